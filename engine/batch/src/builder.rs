@@ -1,0 +1,269 @@
+//! Writing a batch. The decoder calls, in this order: [`Builder::transaction`] once for each
+//! transaction, then for each row [`Builder::begin_row`], for each of its images
+//! [`Builder::begin_image`], the columns in order and [`Builder::end_image`], and
+//! [`Builder::end_row`]. [`Builder::finish`] gives the bytes.
+
+use crate::reader::{Cell, Row};
+use crate::schema::{ColumnIndex, ImageKind, Operation, TableId};
+use crate::{
+    FLAG_LAST_IN_TRANSACTION, HEADER_LEN, MAGIC, ROW_HEADER_LEN, TRANSACTION_HEADER_LEN, state, states_len,
+};
+
+/// What a row says of itself beside its columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowHeader {
+    /// The row's table.
+    pub table: TableId,
+    /// What happened to it.
+    pub operation: Operation,
+    /// Columns of the table.
+    pub columns: u16,
+    /// Its place among its transaction's rows, from 0.
+    pub index_in_transaction: u32,
+    /// Its place among its binlog event's rows, from 0.
+    pub index_in_event: u32,
+    /// Where its binlog event begins in the file.
+    pub event_position: u64,
+    /// When the statement ran, in microseconds since 1970.
+    pub time_us: i64,
+}
+
+/// What rows share with their transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TransactionHeader<'a> {
+    /// The binlog file's name.
+    pub file: &'a str,
+    /// Where the transaction begins in it.
+    pub position: u64,
+    /// Its global id, empty where the server gives none.
+    pub gtid: &'a str,
+    /// When it was committed, in microseconds since 1970; 0 where unknown.
+    pub commit_time_us: i64,
+    /// The server on which it first ran.
+    pub server_id: u32,
+    /// The session in which it ran; 0 where unknown.
+    pub thread_id: u32,
+}
+
+/// A batch in the making.
+#[derive(Debug)]
+pub struct Builder {
+    bytes: Vec<u8>,
+    row_offsets: Vec<u32>,
+    transaction_offsets: Vec<u32>,
+    row_at: usize,
+    image: OpenImage,
+}
+
+/// Where the image being written keeps what; offsets into the batch.
+#[derive(Debug, Default, Clone, Copy)]
+struct OpenImage {
+    at: usize,
+    columns: usize,
+    column: usize,
+    ends_at: usize,
+    data_at: usize,
+}
+
+impl Builder {
+    /// An empty batch that grows to about `capacity` bytes without allocating again.
+    pub fn with_capacity(capacity: usize) -> Self {
+        let mut bytes = Vec::with_capacity(capacity);
+        bytes.resize(HEADER_LEN, 0);
+        Self {
+            bytes,
+            row_offsets: Vec::new(),
+            transaction_offsets: Vec::new(),
+            row_at: 0,
+            image: OpenImage::default(),
+        }
+    }
+
+    /// Rows finished so far.
+    pub fn rows(&self) -> usize {
+        self.row_offsets.len()
+    }
+
+    /// Bytes written so far.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether no row was written.
+    pub fn is_empty(&self) -> bool {
+        self.row_offsets.is_empty()
+    }
+
+    /// Begins a transaction: rows written from now on are of it.
+    pub fn transaction(&mut self, transaction: &TransactionHeader<'_>) {
+        self.align();
+        self.transaction_offsets.push(self.bytes.len() as u32);
+        let TransactionHeader { file, position, gtid, commit_time_us, server_id, thread_id } = transaction;
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(&position.to_le_bytes());
+        self.bytes.extend_from_slice(&commit_time_us.to_le_bytes());
+        self.bytes.extend_from_slice(&server_id.to_le_bytes());
+        self.bytes.extend_from_slice(&thread_id.to_le_bytes());
+        self.bytes.extend_from_slice(&(file.len() as u32).to_le_bytes());
+        self.bytes.extend_from_slice(&(gtid.len() as u32).to_le_bytes());
+        debug_assert_eq!(self.bytes.len() - start, TRANSACTION_HEADER_LEN);
+        self.bytes.extend_from_slice(file.as_bytes());
+        self.bytes.extend_from_slice(gtid.as_bytes());
+    }
+
+    /// Begins a row of the newest transaction.
+    pub fn begin_row(&mut self, row: &RowHeader) {
+        debug_assert!(!self.transaction_offsets.is_empty(), "a row belongs to a transaction");
+        self.align();
+        self.row_at = self.bytes.len();
+        let transaction = self.transaction_offsets.len() as u32 - 1;
+        let mut header = [0u8; ROW_HEADER_LEN];
+        header[0..4].copy_from_slice(&row.table.0.to_le_bytes());
+        header[4] = row.operation.code();
+        header[6..8].copy_from_slice(&row.columns.to_le_bytes());
+        header[8..12].copy_from_slice(&transaction.to_le_bytes());
+        header[12..16].copy_from_slice(&row.index_in_transaction.to_le_bytes());
+        header[16..20].copy_from_slice(&row.index_in_event.to_le_bytes());
+        header[24..32].copy_from_slice(&row.event_position.to_le_bytes());
+        header[32..40].copy_from_slice(&row.time_us.to_le_bytes());
+        self.bytes.extend_from_slice(&header);
+    }
+
+    /// Begins an image of the row; an update's before image comes first.
+    pub fn begin_image(&mut self, columns: usize) {
+        let at = self.bytes.len();
+        let ends_at = at + 4 + states_len(columns);
+        let data_at = ends_at + 4 * columns;
+        self.bytes.resize(data_at, 0);
+        self.image = OpenImage { at, columns, column: 0, ends_at, data_at };
+    }
+
+    /// Where the next column's value goes: append its bytes here, then call [`Builder::end_value`].
+    pub fn value(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    /// Ends the column whose value was appended to [`Builder::value`].
+    pub fn end_value(&mut self) {
+        self.end_column(state::VALUE);
+    }
+
+    /// The next column is NULL.
+    pub fn null(&mut self) {
+        self.end_column(state::NULL);
+    }
+
+    /// The row image doesn't have the next column.
+    pub fn absent(&mut self) {
+        self.end_column(state::ABSENT);
+    }
+
+    /// The next column, as read from another batch.
+    pub fn cell(&mut self, cell: Cell<'_>) {
+        match cell {
+            Cell::Absent => self.absent(),
+            Cell::Null => self.null(),
+            Cell::Value(bytes) => {
+                self.bytes.extend_from_slice(bytes);
+                self.end_value();
+            }
+        }
+    }
+
+    #[inline]
+    fn end_column(&mut self, state: u8) {
+        let image = &mut self.image;
+        debug_assert!(image.column < image.columns, "more columns than the image was begun with");
+        let end = (self.bytes.len() - image.data_at) as u32;
+        let end_at = image.ends_at + 4 * image.column;
+        self.bytes[end_at..end_at + 4].copy_from_slice(&end.to_le_bytes());
+        self.bytes[image.at + 4 + image.column / 4] |= state << (image.column % 4 * 2);
+        image.column += 1;
+    }
+
+    /// Ends the image.
+    ///
+    /// # Panics
+    /// In debug builds, if a column is missing.
+    pub fn end_image(&mut self) {
+        debug_assert_eq!(self.image.column, self.image.columns, "a column is missing");
+        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
+        let at = self.image.at;
+        let len = (self.bytes.len() - at) as u32;
+        self.bytes[at..at + 4].copy_from_slice(&len.to_le_bytes());
+    }
+
+    /// Ends the row.
+    pub fn end_row(&mut self) {
+        let len = (self.bytes.len() - self.row_at) as u32;
+        self.bytes[self.row_at + 20..self.row_at + 24].copy_from_slice(&len.to_le_bytes());
+        self.row_offsets.push(self.row_at as u32);
+    }
+
+    /// Takes back the row begun last, so that a row that fails to decode leaves no trace.
+    pub fn abandon_row(&mut self) {
+        self.bytes.truncate(self.row_at);
+    }
+
+    /// The newest row is the last of its transaction.
+    pub fn mark_last_in_transaction(&mut self) {
+        if let Some(&at) = self.row_offsets.last() {
+            self.bytes[at as usize + 5] |= FLAG_LAST_IN_TRANSACTION;
+        }
+    }
+
+    /// Copies a row of another batch into the newest transaction. `write` is asked for each column
+    /// of each image: it writes the column and returns true, or returns false for it as it was.
+    pub fn copy_row(&mut self, row: &Row<'_>, mut write: impl FnMut(ImageKind, ColumnIndex, &mut Self) -> bool) {
+        self.begin_row(&row.header());
+        for (kind, image) in [(ImageKind::Before, row.before()), (ImageKind::After, row.after())] {
+            let Some(image) = image else { continue };
+            self.begin_image(image.columns());
+            for (column, cell) in (0..).map(ColumnIndex).zip(image.cells()) {
+                if !write(kind, column, self) {
+                    self.cell(cell);
+                }
+            }
+            self.end_image();
+        }
+        self.end_row();
+        if row.is_last_in_transaction() {
+            self.mark_last_in_transaction();
+        }
+    }
+
+    /// Copies a row of another batch as it is: one move of memory.
+    pub fn copy_row_unchanged(&mut self, row: &Row<'_>) {
+        self.align();
+        self.row_at = self.bytes.len();
+        self.bytes.extend_from_slice(row.bytes());
+        let transaction = self.transaction_offsets.len() as u32 - 1;
+        self.bytes[self.row_at + 8..self.row_at + 12].copy_from_slice(&transaction.to_le_bytes());
+        self.row_offsets.push(self.row_at as u32);
+    }
+
+    fn align(&mut self) {
+        self.bytes.resize(self.bytes.len().next_multiple_of(8), 0);
+    }
+
+    /// The batch's bytes.
+    pub fn finish(mut self) -> Vec<u8> {
+        self.align();
+        let rows_at = self.bytes.len() as u32;
+        for offset in &self.row_offsets {
+            self.bytes.extend_from_slice(&offset.to_le_bytes());
+        }
+        let transactions_at = self.bytes.len() as u32;
+        for offset in &self.transaction_offsets {
+            self.bytes.extend_from_slice(&offset.to_le_bytes());
+        }
+        let total = self.bytes.len() as u32;
+        self.bytes[0..4].copy_from_slice(&MAGIC);
+        self.bytes[4..8].copy_from_slice(&(self.row_offsets.len() as u32).to_le_bytes());
+        self.bytes[8..12].copy_from_slice(&rows_at.to_le_bytes());
+        self.bytes[12..16].copy_from_slice(&(self.transaction_offsets.len() as u32).to_le_bytes());
+        self.bytes[16..20].copy_from_slice(&transactions_at.to_le_bytes());
+        self.bytes[20..24].copy_from_slice(&total.to_le_bytes());
+        self.bytes
+    }
+}

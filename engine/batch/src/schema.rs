@@ -1,0 +1,160 @@
+//! What a row's table id stands for: the table's columns, as the binlog itself describes them.
+
+/// One version of one table: a changed column gives a new id. Ids are small and dense, and mean
+/// something within one run of the engine only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TableId(pub u32);
+
+/// A row's place in its batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RowIndex(pub u32);
+
+/// A column's place in its table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ColumnIndex(pub u32);
+
+/// What a change did to its row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// The row is new: it has an after image.
+    Insert,
+    /// The row changed: it has a before and an after image.
+    Update,
+    /// The row is gone: it has a before image.
+    Delete,
+}
+
+impl Operation {
+    /// The operation's byte in a packed row.
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Insert => 1,
+            Self::Update => 2,
+            Self::Delete => 3,
+        }
+    }
+
+    /// The operation of a packed row's byte.
+    pub const fn from_code(code: u8) -> Option<Self> {
+        match code {
+            1 => Some(Self::Insert),
+            2 => Some(Self::Update),
+            3 => Some(Self::Delete),
+            _ => None,
+        }
+    }
+
+    /// Whether a change of this operation carries the row as it was.
+    pub const fn has_before(self) -> bool {
+        matches!(self, Self::Update | Self::Delete)
+    }
+
+    /// Whether a change of this operation carries the row as it is now.
+    pub const fn has_after(self) -> bool {
+        matches!(self, Self::Insert | Self::Update)
+    }
+}
+
+/// Which of a row's images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ImageKind {
+    /// The row as it was.
+    Before,
+    /// The row as it is now.
+    After,
+}
+
+/// How a column's values are packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Signed integer: 8 bytes.
+    Int,
+    /// Unsigned integer: 8 bytes.
+    Uint,
+    /// IEEE 754 double: 8 bytes. A MySQL `FLOAT` is widened; the column's MySQL type tells.
+    Float,
+    /// Exact decimal as text: `-12.50`.
+    Decimal,
+    /// UTF-8 text.
+    Text,
+    /// Raw bytes.
+    Bytes,
+    /// A JSON document as text, as MySQL shows it.
+    Json,
+    /// `YYYY-MM-DD` as text.
+    Date,
+    /// `[-]HHH:MM:SS[.ffffff]` as text.
+    Time,
+    /// `YYYY-MM-DD HH:MM:SS[.ffffff]` as text, in no time zone.
+    Datetime,
+    /// `YYYY-MM-DD HH:MM:SS[.ffffff]` as text, in UTC.
+    Timestamp,
+    /// A year: an unsigned integer of 8 bytes.
+    Year,
+    /// A bit field: an unsigned integer of 8 bytes.
+    Bit,
+    /// The member's name as text.
+    Enum,
+    /// The members' names as text, separated by commas.
+    Set,
+    /// Raw bytes: the SRID in 4 bytes (little-endian), then WKB.
+    Geometry,
+    /// Raw bytes: 32-bit floats, little-endian.
+    Vector,
+}
+
+impl Kind {
+    /// Whether values are UTF-8.
+    pub const fn is_text(self) -> bool {
+        !self.is_number() && !matches!(self, Self::Bytes | Self::Geometry | Self::Vector)
+    }
+
+    /// Whether values are numbers of 8 bytes.
+    pub const fn is_number(self) -> bool {
+        matches!(self, Self::Int | Self::Uint | Self::Float | Self::Year | Self::Bit)
+    }
+}
+
+/// A column, as rows and transforms see it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Column {
+    /// The column's name.
+    pub name: String,
+    /// How its values are packed.
+    pub kind: Kind,
+    /// Its MySQL type in lower case, without sizes: `bigint unsigned`, `varchar`, `float`.
+    pub mysql_type: String,
+    /// Whether it may be NULL.
+    pub nullable: bool,
+    /// Whether it's part of the primary key.
+    pub key: bool,
+}
+
+/// One version of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Table {
+    /// What rows call it.
+    pub id: TableId,
+    /// The schema (database) that holds it.
+    pub schema: String,
+    /// Its name.
+    pub name: String,
+    /// Its columns, in the order of the table.
+    pub columns: Vec<Column>,
+    /// The primary key's columns, in the order of the key; empty where there is none.
+    pub key: Vec<ColumnIndex>,
+}
+
+impl Table {
+    /// The column of this name, compared as MySQL does: ASCII case doesn't count.
+    pub fn column(&self, name: &str) -> Option<ColumnIndex> {
+        let index = self.columns.iter().position(|column| column.name.eq_ignore_ascii_case(name))?;
+        Some(ColumnIndex(index as u32))
+    }
+}
+
+impl std::fmt::Display for Table {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.schema, self.name)
+    }
+}

@@ -1,0 +1,66 @@
+//! What stops the decoding: what happened, where, and what mends it.
+
+use super::event::EventKind;
+use crate::position::BinlogPosition;
+
+/// An event that can't be decoded. Nothing of it was put into a batch.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("binlog event at {position} (type {}){}: {fault}", .kind.0, .table.as_ref().map(|t| format!(", table {t}")).unwrap_or_default())]
+pub struct DecodeError {
+    /// Where the event begins.
+    pub position: BinlogPosition,
+    /// The event's type.
+    pub kind: EventKind,
+    /// The table, where the event has one that is known.
+    pub table: Option<String>,
+    /// What is wrong.
+    pub fault: Fault,
+}
+
+/// What is wrong with an event.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// It ends too soon.
+    #[error("it ends too soon; the binlog file or the connection is damaged")]
+    Truncated,
+    /// It contradicts the format.
+    #[error("malformed: {0}; the binlog file or the connection is damaged")]
+    Malformed(&'static str),
+    /// Its type isn't known, and it isn't marked as one that may be passed over.
+    #[error("unknown event type; this version of rowmill can't read binlogs of this server without losing what the event says")]
+    UnknownEvent,
+    /// The format knows it, Rowmill doesn't yet.
+    #[error("{what} can't be decoded yet; {mend}")]
+    Unsupported {
+        /// What it is.
+        what: String,
+        /// What the user can do.
+        mend: &'static str,
+    },
+    /// The table map has no column names.
+    #[error(
+        "the binlog doesn't name the table's columns; run `SET PERSIST binlog_row_metadata = 'FULL'` and start \
+         from a position after it"
+    )]
+    MinimalMetadata,
+    /// Rows of a table that no table map announced.
+    #[error("rows of table id {0}, which no table map announced; start from a transaction's beginning")]
+    NoTableMap(u64),
+    /// A data change was logged as a statement.
+    #[error(
+        "a change was logged as a statement, not as rows: `{0}`; run `SET PERSIST binlog_format = 'ROW'` and start \
+         from a position after it"
+    )]
+    Statement(String),
+    /// Text that isn't valid in its character set.
+    #[error("column `{column}` holds bytes that aren't valid {charset}")]
+    Text {
+        /// The column's name.
+        column: String,
+        /// Its character set.
+        charset: &'static str,
+    },
+    /// The server says that it lost events.
+    #[error("the server reports that events were lost here (an incident): {0}; take a new snapshot")]
+    Incident(String),
+}

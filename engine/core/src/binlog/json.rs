@@ -1,0 +1,241 @@
+//! `JSON` columns: MySQL's binary JSON as text, as `SELECT` shows it (`{"a": 1, "b": [true, null]}`).
+//! <https://dev.mysql.com/doc/dev/mysql-server/latest/json__binary_8h.html>
+
+use super::bytes::Bytes;
+use super::decimal;
+use super::error::Fault;
+use super::number::push_json_double;
+use super::temporal;
+
+/// The server allows 100 levels.
+const DEPTH_MAX: usize = 110;
+
+const MALFORMED: Fault = Fault::Malformed("a JSON document");
+
+/// Appends a document as text. No bytes at all are the document `null`.
+pub(super) fn decode(document: &[u8], out: &mut Vec<u8>) -> Result<(), Fault> {
+    match document.split_first() {
+        None => out.extend_from_slice(b"null"),
+        Some((&kind, body)) => value(kind, body, 0, out)?,
+    }
+    Ok(())
+}
+
+fn value(kind: u8, body: &[u8], depth: usize, out: &mut Vec<u8>) -> Result<(), Fault> {
+    if depth > DEPTH_MAX {
+        return Err(MALFORMED);
+    }
+    let mut bytes = Bytes(body);
+    match kind {
+        0x00 => container(body, true, Width::Small, depth, out),
+        0x01 => container(body, true, Width::Large, depth, out),
+        0x02 => container(body, false, Width::Small, depth, out),
+        0x03 => container(body, false, Width::Large, depth, out),
+        0x04 => literal(bytes.u8()?, out),
+        0x05 => push_int(bytes.u16()? as i16, out),
+        0x06 => push_int(bytes.u16()?, out),
+        0x07 => push_int(bytes.u32()? as i32, out),
+        0x08 => push_int(bytes.u32()?, out),
+        0x09 => push_int(bytes.u64()? as i64, out),
+        0x0a => push_int(bytes.u64()?, out),
+        0x0b => {
+            let number = f64::from_bits(bytes.u64()?);
+            if !number.is_finite() {
+                return Err(MALFORMED);
+            }
+            push_json_double(number, out);
+            Ok(())
+        }
+        0x0c => {
+            let len = variable_len(&mut bytes)?;
+            let text = std::str::from_utf8(bytes.take(len)?).map_err(|_| MALFORMED)?;
+            push_string(text, out);
+            Ok(())
+        }
+        0x0f => opaque(bytes, out),
+        _ => Err(MALFORMED),
+    }
+}
+
+/// Containers below 64 KiB have offsets of 2 bytes, others of 4.
+#[derive(Clone, Copy, PartialEq)]
+enum Width {
+    Small,
+    Large,
+}
+
+impl Width {
+    const fn len(self) -> usize {
+        match self {
+            Self::Small => 2,
+            Self::Large => 4,
+        }
+    }
+
+    /// Whether a value of this type stands in its entry instead of an offset.
+    const fn inlines(self, kind: u8) -> bool {
+        matches!(kind, 0x04..=0x06) || matches!(self, Self::Large) && matches!(kind, 0x07 | 0x08)
+    }
+}
+
+fn container(body: &[u8], object: bool, width: Width, depth: usize, out: &mut Vec<u8>) -> Result<(), Fault> {
+    let len = width.len();
+    let mut bytes = Bytes(body);
+    let count = bytes.uint(len)? as usize;
+    let size = bytes.uint(len)? as usize;
+    // An offset counts from the container's own start, and nothing of it lies past its size.
+    let body = body.get(..size).ok_or(MALFORMED)?;
+    let header = 2 * len;
+    let mut keys = Bytes(body.get(header..).ok_or(MALFORMED)?);
+    let keys_len = if object { count.checked_mul(len + 2).ok_or(MALFORMED)? } else { 0 };
+    let mut entries = keys;
+    entries.take(keys_len)?;
+
+    out.push(if object { b'{' } else { b'[' });
+    for index in 0..count {
+        if index > 0 {
+            out.extend_from_slice(b", ");
+        }
+        if object {
+            let key_at = keys.uint(len)? as usize;
+            let key_len = usize::from(keys.u16()?);
+            let key = body.get(key_at..).and_then(|rest| rest.get(..key_len)).ok_or(MALFORMED)?;
+            push_string(std::str::from_utf8(key).map_err(|_| MALFORMED)?, out);
+            out.extend_from_slice(b": ");
+        }
+        let kind = entries.u8()?;
+        let entry = entries.take(len)?;
+        if width.inlines(kind) {
+            value(kind, entry, depth + 1, out)?;
+        } else {
+            let at = Bytes(entry).uint(len)? as usize;
+            value(kind, body.get(at..).ok_or(MALFORMED)?, depth + 1, out)?;
+        }
+    }
+    out.push(if object { b'}' } else { b']' });
+    Ok(())
+}
+
+fn literal(code: u8, out: &mut Vec<u8>) -> Result<(), Fault> {
+    out.extend_from_slice(match code {
+        0 => b"null",
+        1 => b"true",
+        2 => b"false",
+        _ => return Err(MALFORMED),
+    });
+    Ok(())
+}
+
+fn push_int(number: impl itoa::Integer, out: &mut Vec<u8>) -> Result<(), Fault> {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+    Ok(())
+}
+
+/// A length of 7 bits a byte, the lowest first.
+fn variable_len(bytes: &mut Bytes<'_>) -> Result<usize, Fault> {
+    let mut len = 0u64;
+    for shift in (0..35).step_by(7) {
+        let byte = bytes.u8()?;
+        len |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Ok(len as usize);
+        }
+    }
+    Err(MALFORMED)
+}
+
+/// A value of a MySQL type that JSON has no word for.
+fn opaque(mut bytes: Bytes<'_>, out: &mut Vec<u8>) -> Result<(), Fault> {
+    let column_type = bytes.u8()?;
+    let len = variable_len(&mut bytes)?;
+    let mut body = Bytes(bytes.take(len)?);
+    match column_type {
+        246 => {
+            let (precision, scale) = (body.u8()?, body.u8()?);
+            decimal::decode(&mut body, precision, scale, out)?;
+        }
+        7 | 10 | 11 | 12 => {
+            out.push(b'"');
+            let packed = body.u64()?;
+            match column_type {
+                10 => temporal::json_datetime(packed, false, out),
+                11 => temporal::json_time(packed as i64, out),
+                _ => temporal::json_datetime(packed, true, out),
+            }
+            out.push(b'"');
+        }
+        other => {
+            out.extend_from_slice(b"\"base64:type");
+            push_int(other, out)?;
+            out.push(b':');
+            out.extend_from_slice(base64_simd::STANDARD.encode_to_string(body.0).as_bytes());
+            out.push(b'"');
+        }
+    }
+    Ok(())
+}
+
+/// Appends a string with its quotes, escaped as the server does.
+fn push_string(text: &str, out: &mut Vec<u8>) {
+    out.push(b'"');
+    for &byte in text.as_bytes() {
+        match byte {
+            b'"' => out.extend_from_slice(b"\\\""),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            0x08 => out.extend_from_slice(b"\\b"),
+            0x0c => out.extend_from_slice(b"\\f"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            0..0x20 => {
+                const HEX: &[u8; 16] = b"0123456789abcdef";
+                out.extend_from_slice(b"\\u00");
+                out.push(HEX[usize::from(byte >> 4)]);
+                out.push(HEX[usize::from(byte & 15)]);
+            }
+            plain => out.push(plain),
+        }
+    }
+    out.push(b'"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn text(document: &[u8]) -> String {
+        let mut out = Vec::new();
+        decode(document, &mut out).expect("a document");
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn scalars() {
+        assert_eq!(text(b""), "null");
+        assert_eq!(text(&[0x04, 1]), "true");
+        assert_eq!(text(&[0x05, 0xff, 0xff]), "-1");
+        assert_eq!(text(b"\x0c\x05a\"\n\x01z"), r#""a\"\n\u0001z""#);
+assert_eq!(text(&[0x0f, 246, 4, 3, 1, 0x8a, 0x05]), "10.5");
+    }
+
+    /// `{"a": 1, "b": [true, null]}`, laid out by hand after the format's description.
+    #[test]
+    fn containers() {
+        let array = [2, 0, 10, 0, 4, 1, 0, 4, 0, 0];
+        let mut object = vec![0x00, 2, 0, 30, 0];
+        object.extend([18, 0, 1, 0, 19, 0, 1, 0]); // keys
+        object.extend([5, 1, 0, 2, 20, 0]); // values: an inline int16 and an array at 20
+        object.extend(b"ab");
+        object.extend(array);
+        assert_eq!(text(&object), r#"{"a": 1, "b": [true, null]}"#);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(document in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut out = Vec::new();
+            let _ = decode(&document, &mut out);
+        }
+    }
+}

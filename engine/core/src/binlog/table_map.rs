@@ -1,0 +1,345 @@
+//! Table maps: what a table's columns are called and how their values are encoded. With
+//! `binlog_row_metadata=FULL` a table map says all that a reader needs.
+//! <https://dev.mysql.com/doc/dev/mysql-server/latest/classmysql_1_1binlog_1_1event_1_1Table__map__event.html>
+
+use rowmill_batch::{Column, ColumnIndex, Kind};
+
+use super::bytes::Bytes;
+use super::charset::Charset;
+use super::error::Fault;
+use super::value::Codec;
+
+/// A table map's beginning: enough to tell whether the table is wanted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TableName<'a> {
+    pub schema: &'a str,
+    pub table: &'a str,
+    rest: Bytes<'a>,
+}
+
+/// The columns of a table, as a table map describes them.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Columns {
+    pub columns: Vec<Column>,
+    pub codecs: Vec<Codec>,
+    /// The primary key's columns, in the order of the key.
+    pub key: Vec<ColumnIndex>,
+}
+
+/// The server's number for a table, which the rows' events repeat.
+pub(super) fn table_number(body: &[u8]) -> Result<u64, Fault> {
+    Bytes(body).uint(6)
+}
+
+impl<'a> TableName<'a> {
+    pub fn parse(body: &'a [u8]) -> Result<Self, Fault> {
+        let mut bytes = Bytes(body);
+        bytes.take(6 + 2)?; // the table's number, flags
+        let mut name = || {
+            let len = usize::from(bytes.u8()?);
+            let name = std::str::from_utf8(bytes.take(len)?).map_err(|_| Fault::Malformed("a table's name"))?;
+            bytes.take(1)?; // a zero byte
+            Ok::<_, Fault>(name)
+        };
+        let (schema, table) = (name()?, name()?);
+        Ok(Self { schema, table, rest: bytes })
+    }
+
+    /// Reads the columns.
+    pub fn columns(mut self) -> Result<Columns, Fault> {
+        let count = self.rest.lenenc_usize()?;
+        let types = self.rest.take(count)?;
+        let type_metadata = Bytes(self.rest.lenenc_bytes()?);
+        let nullable = self.rest.take(count.div_ceil(8))?;
+        let types = column_types(types, type_metadata)?;
+        let metadata = Metadata::parse(self.rest, &types)?;
+        metadata.columns(&types, nullable)
+    }
+}
+
+/// A column's type and the two bytes that refine it.
+#[derive(Debug, Clone, Copy)]
+struct ColumnType {
+    code: u8,
+    meta: [u8; 2],
+}
+
+pub(super) mod code {
+    pub const DECIMAL: u8 = 0;
+    pub const TINY: u8 = 1;
+    pub const SHORT: u8 = 2;
+    pub const LONG: u8 = 3;
+    pub const FLOAT: u8 = 4;
+    pub const DOUBLE: u8 = 5;
+    pub const TIMESTAMP: u8 = 7;
+    pub const LONGLONG: u8 = 8;
+    pub const INT24: u8 = 9;
+    pub const DATE: u8 = 10;
+    pub const TIME: u8 = 11;
+    pub const DATETIME: u8 = 12;
+    pub const YEAR: u8 = 13;
+    pub const VARCHAR: u8 = 15;
+    pub const BIT: u8 = 16;
+    pub const TIMESTAMP2: u8 = 17;
+    pub const DATETIME2: u8 = 18;
+    pub const TIME2: u8 = 19;
+    pub const VECTOR: u8 = 242;
+    pub const JSON: u8 = 245;
+    pub const NEWDECIMAL: u8 = 246;
+    pub const ENUM: u8 = 247;
+    pub const SET: u8 = 248;
+    pub const BLOB: u8 = 252;
+    pub const VAR_STRING: u8 = 253;
+    pub const STRING: u8 = 254;
+    pub const GEOMETRY: u8 = 255;
+}
+
+impl ColumnType {
+    fn is_numeric(self) -> bool {
+        use code::*;
+        matches!(
+            self.code,
+            DECIMAL | TINY | SHORT | LONG | FLOAT | DOUBLE | LONGLONG | INT24 | YEAR | NEWDECIMAL
+        )
+    }
+
+    fn is_character(self) -> bool {
+        use code::*;
+        matches!(self.code, VARCHAR | BLOB | VAR_STRING | STRING)
+    }
+
+    fn is_enum_or_set(self) -> bool {
+        matches!(self.code, code::ENUM | code::SET)
+    }
+}
+
+fn column_types(codes: &[u8], mut metadata: Bytes<'_>) -> Result<Vec<ColumnType>, Fault> {
+    use code::*;
+    codes
+        .iter()
+        .map(|&code| {
+            let meta = match code {
+                FLOAT | DOUBLE | BLOB | GEOMETRY | JSON | VECTOR | TIMESTAMP2 | DATETIME2 | TIME2 => [metadata.u8()?, 0],
+                VARCHAR | BIT | NEWDECIMAL | ENUM | SET | VAR_STRING | STRING => [metadata.u8()?, metadata.u8()?],
+                _ => [0, 0],
+            };
+            // ENUM and SET call themselves STRING, with their own type in the first byte; a CHAR
+            // of more than 255 bytes keeps two bits of its length there, inverted.
+            Ok(match (code, meta) {
+                (STRING, [real @ (ENUM | SET), len]) => ColumnType { code: real, meta: [len, 0] },
+                (STRING, [real, len]) => {
+                    let high = (real & 0x30) ^ 0x30;
+                    ColumnType { code: STRING, meta: (u16::from(len) | u16::from(high) << 4).to_le_bytes() }
+                }
+                _ => ColumnType { code, meta },
+            })
+        })
+        .collect()
+}
+
+/// What `binlog_row_metadata=FULL` adds, by column.
+#[derive(Debug, Default)]
+struct Metadata<'a> {
+    unsigned: Vec<bool>,
+    collations: Vec<u64>,
+    names: Option<Vec<&'a str>>,
+    members: Vec<Vec<&'a [u8]>>,
+    key: Vec<ColumnIndex>,
+}
+
+impl<'a> Metadata<'a> {
+    fn parse(mut bytes: Bytes<'a>, types: &[ColumnType]) -> Result<Self, Fault> {
+        let mut metadata = Self {
+            unsigned: vec![false; types.len()],
+            collations: vec![0; types.len()],
+            members: vec![Vec::new(); types.len()],
+            ..Self::default()
+        };
+        let columns_of = |is: fn(ColumnType) -> bool| {
+            types.iter().enumerate().filter(move |(_, column)| is(**column)).map(|(index, _)| index)
+        };
+        while !bytes.is_empty() {
+            let field = bytes.u8()?;
+            let mut body = Bytes(bytes.lenenc_bytes()?);
+            match field {
+                1 => {
+                    for (bit, column) in columns_of(ColumnType::is_numeric).enumerate() {
+                        let byte = body.0.get(bit / 8).ok_or(Fault::Truncated)?;
+                        metadata.unsigned[column] = byte << (bit % 8) & 0x80 != 0;
+                    }
+                }
+                2 => metadata.default_collations(columns_of(ColumnType::is_character), body)?,
+                10 => metadata.default_collations(columns_of(ColumnType::is_enum_or_set), body)?,
+                3 | 11 => {
+                    let is = if field == 3 { ColumnType::is_character } else { ColumnType::is_enum_or_set };
+                    for column in columns_of(is) {
+                        metadata.collations[column] = body.lenenc()?;
+                    }
+                }
+                4 => {
+                    let mut names = Vec::with_capacity(types.len());
+                    for _ in types {
+                        let name = std::str::from_utf8(body.lenenc_bytes()?);
+                        names.push(name.map_err(|_| Fault::Malformed("a column's name"))?);
+                    }
+                    metadata.names = Some(names);
+                }
+                5 | 6 => {
+                    let is: fn(ColumnType) -> bool =
+                        if field == 5 { |column| column.code == code::SET } else { |column| column.code == code::ENUM };
+                    for column in columns_of(is) {
+                        for _ in 0..body.lenenc()? {
+                            metadata.members[column].push(body.lenenc_bytes()?);
+                        }
+                    }
+                }
+                8 | 9 => {
+                    while !body.is_empty() {
+                        let column = body.lenenc_usize()?;
+                        if field == 9 {
+                            body.lenenc()?; // the key's prefix length
+                        }
+                        if column >= types.len() {
+                            return Err(Fault::Malformed("a primary key's column"));
+                        }
+                        metadata.key.push(ColumnIndex(column as u32));
+                    }
+                }
+                // Geometry types, visibility, vector dimensions: nothing that values need.
+                _ => {}
+            }
+        }
+        Ok(metadata)
+    }
+
+    /// A collation for all, then pairs of those that differ.
+    fn default_collations(
+        &mut self,
+        columns: impl Iterator<Item = usize> + Clone,
+        mut body: Bytes<'_>,
+    ) -> Result<(), Fault> {
+        let default = body.lenenc()?;
+        for column in columns.clone() {
+            self.collations[column] = default;
+        }
+        while !body.is_empty() {
+            let nth = body.lenenc_usize()?;
+            let column = columns.clone().nth(nth).ok_or(Fault::Malformed("a column's collation"))?;
+            self.collations[column] = body.lenenc()?;
+        }
+        Ok(())
+    }
+
+    fn columns(self, types: &[ColumnType], nullable: &[u8]) -> Result<Columns, Fault> {
+        let Self { unsigned, collations, names, members, key } = self;
+        let names = names.ok_or(Fault::MinimalMetadata)?;
+        let mut columns = Vec::with_capacity(types.len());
+        let mut codecs = Vec::with_capacity(types.len());
+        for (index, &column_type) in types.iter().enumerate() {
+            let name = names[index];
+            let charset = Charset::of_collation(collations[index]);
+            let (kind, mysql_type, codec) =
+                describe(name, column_type, unsigned[index], charset, &members[index])?;
+            columns.push(Column {
+                name: name.to_owned(),
+                kind,
+                mysql_type,
+                nullable: nullable[index / 8] >> (index % 8) & 1 != 0,
+                key: key.contains(&ColumnIndex(index as u32)),
+            });
+            codecs.push(codec);
+        }
+        Ok(Columns { columns, codecs, key })
+    }
+}
+
+/// What a column's values are and how they're decoded.
+fn describe(
+    name: &str,
+    column: ColumnType,
+    unsigned: bool,
+    charset: Charset,
+    members: &[&[u8]],
+) -> Result<(Kind, String, Codec), Fault> {
+    use code::*;
+    let [meta, meta_high] = column.meta;
+    let len_max = u16::from_le_bytes(column.meta);
+    let integer = |len: usize, signed_name, unsigned_name| {
+        if unsigned {
+            (Kind::Uint, unsigned_name, Codec::Uint { len })
+        } else {
+            (Kind::Int, signed_name, Codec::Int { len })
+        }
+    };
+    let binary = charset == Charset::Binary;
+    if column.code == BIT {
+        // The metadata counts whole bytes and the bits beside them.
+        let bits = usize::from(meta_high) * 8 + usize::from(meta);
+        return Ok((Kind::Bit, format!("bit({bits})"), Codec::Bit { len: bits.div_ceil(8) }));
+    }
+    let (kind, mysql_type, codec) = match column.code {
+        TINY => integer(1, "tinyint", "tinyint unsigned"),
+        SHORT => integer(2, "smallint", "smallint unsigned"),
+        INT24 => integer(3, "mediumint", "mediumint unsigned"),
+        LONG => integer(4, "int", "int unsigned"),
+        LONGLONG => integer(8, "bigint", "bigint unsigned"),
+        FLOAT => (Kind::Float, "float", Codec::Float),
+        DOUBLE => (Kind::Float, "double", Codec::Double),
+        NEWDECIMAL => (Kind::Decimal, "decimal", Codec::Decimal { precision: meta, scale: meta_high }),
+        YEAR => (Kind::Year, "year", Codec::Year),
+        DATE => (Kind::Date, "date", Codec::Date),
+        TIME => (Kind::Time, "time", Codec::TimeOld),
+        TIME2 => (Kind::Time, "time", Codec::Time { digits: meta }),
+        DATETIME => (Kind::Datetime, "datetime", Codec::DatetimeOld),
+        DATETIME2 => (Kind::Datetime, "datetime", Codec::Datetime { digits: meta }),
+        TIMESTAMP => (Kind::Timestamp, "timestamp", Codec::TimestampOld),
+        TIMESTAMP2 => (Kind::Timestamp, "timestamp", Codec::Timestamp { digits: meta }),
+        ENUM => (Kind::Enum, "enum", Codec::Enum { len: usize::from(meta), members: texts(name, charset, members)? }),
+        SET => (Kind::Set, "set", Codec::Set { len: usize::from(meta), members: texts(name, charset, members)? }),
+        JSON => (Kind::Json, "json", Codec::Json { len_bytes: usize::from(meta) }),
+        GEOMETRY => (Kind::Geometry, "geometry", Codec::Bytes { len_bytes: usize::from(meta) }),
+        VECTOR => (Kind::Vector, "vector", Codec::Bytes { len_bytes: usize::from(meta) }),
+        VARCHAR | VAR_STRING | STRING => {
+            let len_bytes = if len_max > 255 { 2 } else { 1 };
+            let fixed = column.code == STRING;
+            match (binary, fixed) {
+                // BINARY(n) loses its trailing zero bytes in the binlog; they are part of the value.
+                (true, true) => (Kind::Bytes, "binary", Codec::Binary { len_bytes, len: usize::from(len_max) }),
+                (true, false) => (Kind::Bytes, "varbinary", Codec::Bytes { len_bytes }),
+                (false, true) => (Kind::Text, "char", Codec::Text { len_bytes, charset }),
+                (false, false) => (Kind::Text, "varchar", Codec::Text { len_bytes, charset }),
+            }
+        }
+        BLOB => {
+            let len_bytes = usize::from(meta);
+            let size = usize::from(meta.saturating_sub(1)).min(3);
+            if binary {
+                let names = ["tinyblob", "blob", "mediumblob", "longblob"];
+                (Kind::Bytes, names[size], Codec::Bytes { len_bytes })
+            } else {
+                let names = ["tinytext", "text", "mediumtext", "longtext"];
+                (Kind::Text, names[size], Codec::Text { len_bytes, charset })
+            }
+        }
+        other => {
+            return Err(Fault::Unsupported {
+                what: format!("column `{name}` of type {other}"),
+                mend: "leave its table out by `source.tables`",
+            });
+        }
+    };
+    Ok((kind, mysql_type.to_owned(), codec))
+}
+
+/// The names of an ENUM's or SET's members.
+fn texts(column: &str, charset: Charset, members: &[&[u8]]) -> Result<Vec<Box<str>>, Fault> {
+    members
+        .iter()
+        .map(|member| {
+            let mut out = Vec::new();
+            charset.decode(member, &mut out).map_err(|fault| fault.in_column(column))?;
+            let text = String::from_utf8(out).map_err(|_| Fault::Malformed("a member of an ENUM or SET"))?;
+            Ok(text.into_boxed_str())
+        })
+        .collect()
+}

@@ -1,0 +1,222 @@
+//! Dates and times as text, in MySQL's own form. Zero dates and zero parts stay as they are.
+//! <https://dev.mysql.com/doc/dev/mysql-server/latest/field_8h.html> (`my_datetime_packed_from_binary`)
+
+use super::bytes::Bytes;
+use super::error::Fault;
+
+/// Appends `number` with at least `width` digits.
+fn push_padded(mut number: u64, width: usize, out: &mut Vec<u8>) {
+    let mut digits = [b'0'; 20];
+    let mut count = 0;
+    while number > 0 || count < width {
+        count += 1;
+        digits[20 - count] = b'0' + (number % 10) as u8;
+        number /= 10;
+    }
+    out.extend_from_slice(&digits[20 - count..]);
+}
+
+fn push_date(year: u64, month: u64, day: u64, out: &mut Vec<u8>) {
+    push_padded(year, 4, out);
+    out.push(b'-');
+    push_padded(month, 2, out);
+    out.push(b'-');
+    push_padded(day, 2, out);
+}
+
+fn push_time(hours: u64, minutes: u64, seconds: u64, out: &mut Vec<u8>) {
+    push_padded(hours, 2, out);
+    out.push(b':');
+    push_padded(minutes, 2, out);
+    out.push(b':');
+    push_padded(seconds, 2, out);
+}
+
+/// Appends the first `digits` of a fraction of a second.
+fn push_fraction(micros: u64, digits: u8, out: &mut Vec<u8>) {
+    if digits > 0 {
+        out.push(b'.');
+        let at = out.len();
+        push_padded(micros, 6, out);
+        out.truncate(at + usize::from(digits.min(6)));
+    }
+}
+
+/// Reads the fraction behind a time: hundredths in pairs of digits, to microseconds.
+fn fraction(bytes: &mut Bytes<'_>, digits: u8) -> Result<u64, Fault> {
+    let len = fraction_len(digits)?;
+    Ok(bytes.uint_be(len)? * [0, 10_000, 100, 1][len])
+}
+
+fn fraction_len(digits: u8) -> Result<usize, Fault> {
+    if digits > 6 { Err(Fault::Malformed("more than 6 digits of a second")) } else { Ok(usize::from(digits.div_ceil(2))) }
+}
+
+/// `DATE`: 3 bytes, 5 bits of day, 4 of month, the rest year.
+pub(super) fn date(bytes: &mut Bytes<'_>, out: &mut Vec<u8>) -> Result<(), Fault> {
+    let packed = bytes.uint(3)?;
+    push_date(packed >> 9, packed >> 5 & 15, packed & 31, out);
+    Ok(())
+}
+
+/// `DATETIME(digits)`: 5 bytes big-endian (sign, year * 13 + month, day, hour, minute, second), then the fraction.
+pub(super) fn datetime2(bytes: &mut Bytes<'_>, digits: u8, out: &mut Vec<u8>) -> Result<(), Fault> {
+    let packed = bytes.uint_be(5)?.wrapping_sub(0x80_0000_0000);
+    let micros = fraction(bytes, digits)?;
+    push_packed_datetime(packed, micros, digits, out);
+    Ok(())
+}
+
+fn push_packed_datetime(packed: u64, micros: u64, digits: u8, out: &mut Vec<u8>) {
+    let date = packed >> 17 & 0x3f_ffff;
+    let time = packed & 0x1_ffff;
+    let months = date >> 5;
+    push_date(months / 13, months % 13, date & 31, out);
+    out.push(b' ');
+    push_time(time >> 12, time >> 6 & 63, time & 63, out);
+    push_fraction(micros, digits, out);
+}
+
+/// `DATETIME` before MySQL 5.6: 8 bytes, the decimal digits YYYYMMDDhhmmss.
+pub(super) fn datetime_old(bytes: &mut Bytes<'_>, out: &mut Vec<u8>) -> Result<(), Fault> {
+    let packed = bytes.u64()?;
+    let (date, time) = (packed / 1_000_000, packed % 1_000_000);
+    push_date(date / 10_000, date / 100 % 100, date % 100, out);
+    out.push(b' ');
+    push_time(time / 10_000, time / 100 % 100, time % 100, out);
+    Ok(())
+}
+
+/// `TIME(digits)`: a signed number of 3 bytes and the fraction's, big-endian, offset by its sign bit.
+pub(super) fn time2(bytes: &mut Bytes<'_>, digits: u8, out: &mut Vec<u8>) -> Result<(), Fault> {
+    let len = fraction_len(digits)?;
+    let packed = bytes.uint_be(3 + len)? as i64 - (0x80_0000_i64 << (8 * len));
+    if packed < 0 {
+        out.push(b'-');
+    }
+    let magnitude = packed.unsigned_abs();
+    let (time, parts) = (magnitude >> (8 * len), magnitude & ((1 << (8 * len)) - 1));
+    push_time(time >> 12 & 0x3ff, time >> 6 & 63, time & 63, out);
+    push_fraction(parts * [0, 10_000, 100, 1][len], digits, out);
+    Ok(())
+}
+
+/// `TIME` before MySQL 5.6: 3 bytes, the decimal digits hhmmss, signed.
+pub(super) fn time_old(bytes: &mut Bytes<'_>, out: &mut Vec<u8>) -> Result<(), Fault> {
+    let packed = (bytes.uint(3)? as i64) << 40 >> 40;
+    if packed < 0 {
+        out.push(b'-');
+    }
+    let time = packed.unsigned_abs();
+    push_time(time / 10_000, time / 100 % 100, time % 100, out);
+    Ok(())
+}
+
+/// `TIMESTAMP(digits)`: seconds since 1970 in 4 bytes, big-endian, then the fraction. In UTC.
+pub(super) fn timestamp2(bytes: &mut Bytes<'_>, digits: u8, out: &mut Vec<u8>) -> Result<(), Fault> {
+    let seconds = bytes.uint_be(4)?;
+    let micros = fraction(bytes, digits)?;
+    push_timestamp(seconds, micros, digits, out);
+    Ok(())
+}
+
+/// `TIMESTAMP` before MySQL 5.6: seconds since 1970 in 4 bytes, little-endian.
+pub(super) fn timestamp_old(bytes: &mut Bytes<'_>, out: &mut Vec<u8>) -> Result<(), Fault> {
+    push_timestamp(u64::from(bytes.u32()?), 0, 0, out);
+    Ok(())
+}
+
+fn push_timestamp(seconds: u64, micros: u64, digits: u8, out: &mut Vec<u8>) {
+    if seconds == 0 {
+        // TIMESTAMP has no value for 1970-01-01 00:00:00: zero is the zero date.
+        push_date(0, 0, 0, out);
+    } else {
+        let (year, month, day) = civil_from_days(seconds / 86_400);
+        push_date(year, month, day, out);
+    }
+    out.push(b' ');
+    push_time(seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60, out);
+    push_fraction(micros, digits, out);
+}
+
+/// The Gregorian date of a day since 1970, by Howard Hinnant's algorithm.
+/// <https://howardhinnant.github.io/date_algorithms.html#civil_from_days>
+fn civil_from_days(days: u64) -> (u64, u64, u64) {
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
+}
+
+/// A `DATETIME`, `TIMESTAMP` or `DATE` inside a JSON document: 8 bytes, little-endian, the fraction in the low 24 bits.
+pub(super) fn json_datetime(packed: u64, with_time: bool, out: &mut Vec<u8>) {
+    if with_time {
+        push_packed_datetime(packed >> 24, packed & 0xff_ffff, 6, out);
+    } else {
+        let date = packed >> 41 & 0x3f_ffff;
+        push_date((date >> 5) / 13, (date >> 5) % 13, date & 31, out);
+    }
+}
+
+/// A `TIME` inside a JSON document.
+pub(super) fn json_time(packed: i64, out: &mut Vec<u8>) {
+    if packed < 0 {
+        out.push(b'-');
+    }
+    let magnitude = packed.unsigned_abs();
+    let time = magnitude >> 24;
+    push_time(time >> 12 & 0x3ff, time >> 6 & 63, time & 63, out);
+    push_fraction(magnitude & 0xff_ffff, 6, out);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(decode: impl FnOnce(&mut Bytes<'_>, &mut Vec<u8>) -> Result<(), Fault>, bytes: &[u8]) -> String {
+        let mut out = Vec::new();
+        let mut bytes = Bytes(bytes);
+        decode(&mut bytes, &mut out).expect("a value");
+        assert!(bytes.is_empty(), "all bytes are read");
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn timestamps_are_utc() {
+        let at = |seconds: u32| text(|b, o| timestamp2(b, 0, o), &seconds.to_be_bytes());
+        assert_eq!(at(0), "0000-00-00 00:00:00");
+        assert_eq!(at(1), "1970-01-01 00:00:01");
+        assert_eq!(at(951_782_400), "2000-02-29 00:00:00");
+        assert_eq!(at(u32::MAX), "2106-02-07 06:28:15");
+    }
+
+    #[test]
+    fn datetimes_keep_zero_parts() {
+        let packed = |year: u64, month: u64, day: u64, time: u64| {
+            let packed = ((year * 13 + month) << 5 | day) << 17 | time | 0x80_0000_0000;
+            packed.to_be_bytes()[3..].to_vec()
+        };
+        let decode = |bytes: &[u8]| text(|b, o| datetime2(b, 0, o), bytes);
+        assert_eq!(decode(&packed(0, 0, 0, 0)), "0000-00-00 00:00:00");
+        assert_eq!(decode(&packed(2026, 0, 31, 23 << 12 | 59 << 6 | 58)), "2026-00-31 23:59:58");
+        assert_eq!(decode(&packed(9999, 12, 31, 0)), "9999-12-31 00:00:00");
+    }
+
+    #[test]
+    fn times_may_be_negative_and_long() {
+        let packed = |time: i64, digits: u8| {
+            let len = 3 + usize::from(digits.div_ceil(2));
+            let shift = 8 * (len - 3);
+            ((time + (0x80_0000_i64 << shift)) as u64).to_be_bytes()[8 - len..].to_vec()
+        };
+        let long = (838 << 12 | 59 << 6 | 59) as i64;
+        assert_eq!(text(|b, o| time2(b, 0, o), &packed(long, 0)), "838:59:59");
+        assert_eq!(text(|b, o| time2(b, 0, o), &packed(-long, 0)), "-838:59:59");
+        assert_eq!(text(|b, o| time2(b, 2, o), &packed(-(1 << 8 | 50), 2)), "-00:00:01.50");
+        assert_eq!(text(|b, o| time2(b, 6, o), &packed(-1, 6)), "-00:00:00.000001");
+    }
+}

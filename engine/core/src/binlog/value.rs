@@ -1,0 +1,122 @@
+//! One column's value: from the row event's encoding to the packed one.
+//! <https://dev.mysql.com/doc/dev/mysql-server/latest/classmysql_1_1binlog_1_1event_1_1Rows__event.html>
+
+use super::bytes::Bytes;
+use super::charset::{Charset, TextFault};
+use super::error::Fault;
+use super::{decimal, json, temporal};
+
+/// How a column's values are encoded in row events.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Codec {
+    Int { len: usize },
+    Uint { len: usize },
+    Float,
+    Double,
+    Decimal { precision: u8, scale: u8 },
+    Year,
+    Date,
+    Time { digits: u8 },
+    TimeOld,
+    Datetime { digits: u8 },
+    DatetimeOld,
+    Timestamp { digits: u8 },
+    TimestampOld,
+    Bit { len: usize },
+    Enum { len: usize, members: Vec<Box<str>> },
+    Set { len: usize, members: Vec<Box<str>> },
+    Json { len_bytes: usize },
+    Text { len_bytes: usize, charset: Charset },
+    Bytes { len_bytes: usize },
+    Binary { len_bytes: usize, len: usize },
+}
+
+/// A value that can't be decoded.
+#[derive(Debug, PartialEq)]
+pub(super) enum ValueFault {
+    Fault(Fault),
+    Text(TextFault),
+}
+
+impl From<Fault> for ValueFault {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+impl From<TextFault> for ValueFault {
+    fn from(fault: TextFault) -> Self {
+        Self::Text(fault)
+    }
+}
+
+impl Codec {
+    /// Reads one value and appends it in its packed form.
+    #[inline]
+    pub fn decode(&self, bytes: &mut Bytes<'_>, out: &mut Vec<u8>) -> Result<(), ValueFault> {
+        match self {
+            Self::Int { len } => {
+                let unused_bits = 64 - 8 * *len as u32;
+                let number = ((bytes.uint(*len)? << unused_bits) as i64) >> unused_bits;
+                out.extend_from_slice(&number.to_le_bytes());
+            }
+            Self::Uint { len } => out.extend_from_slice(&bytes.uint(*len)?.to_le_bytes()),
+            Self::Text { len_bytes, charset } => {
+                let len = bytes.uint(*len_bytes)? as usize;
+                charset.decode(bytes.take(len)?, out)?;
+            }
+            Self::Decimal { precision, scale } => decimal::decode(bytes, *precision, *scale, out)?,
+            Self::Datetime { digits } => temporal::datetime2(bytes, *digits, out)?,
+            Self::Timestamp { digits } => temporal::timestamp2(bytes, *digits, out)?,
+            Self::Date => temporal::date(bytes, out)?,
+            Self::Json { len_bytes } => {
+                let len = bytes.uint(*len_bytes)? as usize;
+                json::decode(bytes.take(len)?, out)?;
+            }
+            Self::Bytes { len_bytes } => {
+                let len = bytes.uint(*len_bytes)? as usize;
+                out.extend_from_slice(bytes.take(len)?);
+            }
+            Self::Binary { len_bytes, len } => {
+                let stored = bytes.uint(*len_bytes)? as usize;
+                let end = out.len() + (*len).max(stored);
+                out.extend_from_slice(bytes.take(stored)?);
+                out.resize(end, 0);
+            }
+            Self::Float => out.extend_from_slice(&f64::from(f32::from_bits(bytes.u32()?)).to_le_bytes()),
+            Self::Double => out.extend_from_slice(&bytes.u64()?.to_le_bytes()),
+            Self::Year => {
+                let stored = u64::from(bytes.u8()?);
+                let year = if stored == 0 { 0 } else { 1900 + stored };
+                out.extend_from_slice(&year.to_le_bytes());
+            }
+            Self::Bit { len } => out.extend_from_slice(&bytes.uint_be(*len)?.to_le_bytes()),
+            Self::Enum { len, members } => {
+                // Index 0 is the empty text that a value outside the list became.
+                let index = bytes.uint(*len)? as usize;
+                if let Some(index) = index.checked_sub(1) {
+                    let member = members.get(index).ok_or(Fault::Malformed("an ENUM's index"))?;
+                    out.extend_from_slice(member.as_bytes());
+                }
+            }
+            Self::Set { len, members } => {
+                let bits = bytes.uint(*len)?;
+                if bits.checked_shr(members.len() as u32).unwrap_or(0) != 0 {
+                    return Err(Fault::Malformed("a SET's bits").into());
+                }
+                let at = out.len();
+                for (_, member) in members.iter().enumerate().filter(|(bit, _)| bits >> bit & 1 != 0) {
+                    if out.len() > at {
+                        out.push(b',');
+                    }
+                    out.extend_from_slice(member.as_bytes());
+                }
+            }
+            Self::Time { digits } => temporal::time2(bytes, *digits, out)?,
+            Self::TimeOld => temporal::time_old(bytes, out)?,
+            Self::DatetimeOld => temporal::datetime_old(bytes, out)?,
+            Self::TimestampOld => temporal::timestamp_old(bytes, out)?,
+        }
+        Ok(())
+    }
+}

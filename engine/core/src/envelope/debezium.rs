@@ -1,0 +1,329 @@
+//! Debezium's JSON envelope, as its JsonConverter writes it without schemas, so that consumers
+//! written for Debezium work unchanged.
+//! <https://debezium.io/documentation/reference/stable/connectors/mysql.html#mysql-events>
+//!
+//! The handling modes are `decimal.handling.mode=string`, `time.precision.mode=isostring`,
+//! `binary.handling.mode=base64` and `bigint.unsigned.handling.mode=long`, but that an unsigned
+//! number beyond a signed 64-bit integer is written as what it is. A column that the row image
+//! doesn't have is left out of its object: it isn't NULL.
+
+use rowmill_batch::{Batch, Cell, Column, Image, Kind, Operation, Row, Table, TableId};
+
+use super::json::{push_base64, push_int, push_string};
+
+/// Who the envelope says it comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceName {
+    /// The version of Rowmill.
+    pub version: String,
+    /// The logical name of the server, Debezium's `topic.prefix`.
+    pub name: String,
+}
+
+/// Writes rows in the envelope.
+#[derive(Debug)]
+pub struct Debezium {
+    source: SourceName,
+    tables: Vec<Option<TableText>>,
+}
+
+/// What is the same in every row of a table.
+#[derive(Debug)]
+struct TableText {
+    /// `"name":` of each column.
+    columns: Vec<Vec<u8>>,
+    /// `,"db":...,"sequence":null`
+    schema: Vec<u8>,
+    /// `,"table":...`
+    table: Vec<u8>,
+}
+
+impl Debezium {
+    /// A writer of envelopes.
+    pub fn new(source: SourceName) -> Self {
+        Self { source, tables: Vec::new() }
+    }
+
+    /// Appends a row of `table`. `now_us` is the wall clock in microseconds since 1970.
+    pub fn write(&mut self, table: &Table, batch: &Batch<'_>, row: &Row<'_>, now_us: i64, out: &mut Vec<u8>) {
+        let TableId(id) = table.id;
+        let index = id as usize;
+        if self.tables.len() <= index {
+            self.tables.resize_with(index + 1, || None);
+        }
+        let text = self.tables[index].get_or_insert_with(|| TableText::new(table));
+
+        out.extend_from_slice(b"{\"before\":");
+        push_image(table, text, row.before(), out);
+        out.extend_from_slice(b",\"after\":");
+        push_image(table, text, row.after(), out);
+        push_source(&self.source, text, batch, row, out);
+        out.extend_from_slice(match row.operation() {
+            Operation::Insert => b",\"transaction\":null,\"op\":\"c\",\"ts_ms\":",
+            Operation::Update => b",\"transaction\":null,\"op\":\"u\",\"ts_ms\":",
+            Operation::Delete => b",\"transaction\":null,\"op\":\"d\",\"ts_ms\":",
+        });
+        push_int(now_us / 1000, out);
+        out.extend_from_slice(b",\"ts_us\":");
+        push_int(now_us, out);
+        out.extend_from_slice(b",\"ts_ns\":");
+        push_int(now_us * 1000, out);
+        out.push(b'}');
+    }
+}
+
+impl TableText {
+    fn new(table: &Table) -> Self {
+        let labelled = |label: &[u8], text: &str| {
+            let mut out = label.to_vec();
+            push_string(text, &mut out);
+            out
+        };
+        let mut schema = labelled(b",\"snapshot\":\"false\",\"db\":", &table.schema);
+        schema.extend_from_slice(b",\"sequence\":null");
+        let column = |column: &Column| {
+            let mut out = labelled(b"", &column.name);
+            out.push(b':');
+            out
+        };
+        Self {
+            columns: table.columns.iter().map(column).collect(),
+            schema,
+            table: labelled(b",\"table\":", &table.name),
+        }
+    }
+}
+
+fn push_source(source: &SourceName, text: &TableText, batch: &Batch<'_>, row: &Row<'_>, out: &mut Vec<u8>) {
+    let header = row.header();
+    let transaction = batch.transaction(row.transaction()).header();
+    out.extend_from_slice(b",\"source\":{\"version\":");
+    push_string(&source.version, out);
+    out.extend_from_slice(b",\"connector\":\"mysql\",\"name\":");
+    push_string(&source.name, out);
+    out.extend_from_slice(b",\"ts_ms\":");
+    push_int(header.time_us / 1000, out);
+    out.extend_from_slice(&text.schema);
+    out.extend_from_slice(b",\"ts_us\":");
+    push_int(header.time_us, out);
+    out.extend_from_slice(b",\"ts_ns\":");
+    push_int(header.time_us * 1000, out);
+    out.extend_from_slice(&text.table);
+    out.extend_from_slice(b",\"server_id\":");
+    push_int(transaction.server_id, out);
+    out.extend_from_slice(b",\"gtid\":");
+    match transaction.gtid {
+        "" => out.extend_from_slice(b"null"),
+        gtid => push_string(gtid, out),
+    }
+    out.extend_from_slice(b",\"file\":");
+    push_string(transaction.file, out);
+    out.extend_from_slice(b",\"pos\":");
+    push_int(header.event_position, out);
+    out.extend_from_slice(b",\"row\":");
+    push_int(header.index_in_event, out);
+    out.extend_from_slice(b",\"thread\":");
+    match transaction.thread_id {
+        0 => out.extend_from_slice(b"null"),
+        thread => push_int(thread, out),
+    }
+    out.extend_from_slice(b",\"query\":null}");
+}
+
+fn push_image(table: &Table, text: &TableText, image: Option<Image<'_>>, out: &mut Vec<u8>) {
+    let Some(image) = image else {
+        out.extend_from_slice(b"null");
+        return;
+    };
+    let mut separator = b'{';
+    for ((column, name), cell) in table.columns.iter().zip(&text.columns).zip(image.cells()) {
+        let bytes = match cell {
+            Cell::Absent => continue,
+            Cell::Null => None,
+            Cell::Value(bytes) => Some(bytes),
+        };
+        out.push(separator);
+        separator = b',';
+        out.extend_from_slice(name);
+        match bytes {
+            None => out.extend_from_slice(b"null"),
+            Some(bytes) => push_value(column, bytes, out),
+        }
+    }
+    if separator == b'{' {
+        out.push(b'{');
+    }
+    out.push(b'}');
+}
+
+fn push_value(column: &Column, bytes: &[u8], out: &mut Vec<u8>) {
+    let cell = Cell::Value(bytes);
+    // The decoder wrote text as UTF-8 and numbers in 8 bytes; transforms' edits were checked.
+    let text = || std::str::from_utf8(bytes).unwrap_or_default();
+    match column.kind {
+        Kind::Int => push_int(cell.int().unwrap_or_default(), out),
+        Kind::Uint | Kind::Year => push_int(cell.uint().unwrap_or_default(), out),
+        Kind::Float => push_float(column, cell.float().unwrap_or_default(), out),
+        Kind::Text | Kind::Json | Kind::Enum | Kind::Set | Kind::Decimal => push_string(text(), out),
+        Kind::Date | Kind::Time => {
+            out.push(b'"');
+            out.extend_from_slice(bytes);
+            out.extend_from_slice(b"Z\"");
+        }
+        Kind::Datetime | Kind::Timestamp => {
+            out.push(b'"');
+            let at = out.len();
+            out.extend_from_slice(bytes);
+            if let Some(space) = out[at..].iter().position(|&byte| byte == b' ') {
+                out[at + space] = b'T';
+            }
+            out.extend_from_slice(b"Z\"");
+        }
+        Kind::Bit => push_bits(column, cell.uint().unwrap_or_default(), out),
+        Kind::Bytes => push_base64(bytes, out),
+        Kind::Geometry => push_geometry(bytes, out),
+        Kind::Vector => push_vector(bytes, out),
+    }
+}
+
+/// A `FLOAT` is written with the digits that tell it from its neighbours, not with those of the
+/// double that it was widened to.
+fn push_float(column: &Column, number: f64, out: &mut Vec<u8>) {
+    let mut buffer = zmij::Buffer::new();
+    let text = if column.mysql_type == "float" { buffer.format(number as f32) } else { buffer.format(number) };
+    out.extend_from_slice(text.as_bytes());
+}
+
+/// `BIT(1)` is a boolean, a wider one its bytes, the lowest first.
+fn push_bits(column: &Column, bits: u64, out: &mut Vec<u8>) {
+    let width = column.mysql_type.trim_start_matches("bit(").trim_end_matches(')').parse().unwrap_or(64usize);
+    if width == 1 {
+        out.extend_from_slice(if bits == 0 { b"false" } else { b"true" });
+    } else {
+        let len = width.div_ceil(8).clamp(1, 8);
+        push_base64(&bits.to_le_bytes()[..len], out);
+    }
+}
+
+fn push_geometry(bytes: &[u8], out: &mut Vec<u8>) {
+    let Some((srid, wkb)) = bytes.split_first_chunk::<4>() else {
+        out.extend_from_slice(b"null");
+        return;
+    };
+    out.extend_from_slice(b"{\"wkb\":");
+    push_base64(wkb, out);
+    out.extend_from_slice(b",\"srid\":");
+    match u32::from_le_bytes(*srid) {
+        0 => out.extend_from_slice(b"null"),
+        srid => push_int(srid, out),
+    }
+    out.push(b'}');
+}
+
+fn push_vector(bytes: &[u8], out: &mut Vec<u8>) {
+    out.push(b'[');
+    let (numbers, _) = bytes.as_chunks::<4>();
+    for (nth, number) in numbers.iter().enumerate() {
+        if nth > 0 {
+            out.push(b',');
+        }
+        let number = f32::from_le_bytes(*number);
+        if number.is_finite() {
+            out.extend_from_slice(zmij::Buffer::new().format(number).as_bytes());
+        } else {
+            out.extend_from_slice(b"null"); // JSON has no word for it
+        }
+    }
+    out.push(b']');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rowmill_batch::{Builder, ColumnIndex, RowHeader, TransactionHeader};
+
+    #[test]
+    fn an_update_of_every_kind() {
+        let int = (-5i64).to_le_bytes();
+        let uint = u64::MAX.to_le_bytes();
+        let float = f64::from(0.1f32).to_le_bytes();
+        let bits = 0x0102u64.to_le_bytes();
+        let one = 1u64.to_le_bytes();
+        let year = 2026u64.to_le_bytes();
+        let mut geometry = 4326u32.to_le_bytes().to_vec();
+        geometry.extend([1, 2, 3]);
+        let mut vector = 1.5f32.to_le_bytes().to_vec();
+        vector.extend((-2.0f32).to_le_bytes());
+        let values: &[(&str, Kind, &str, &[u8])] = &[
+            ("id", Kind::Int, "bigint", &int),
+            ("u", Kind::Uint, "bigint unsigned", &uint),
+            ("f", Kind::Float, "float", &float),
+            ("d", Kind::Float, "double", &float),
+            ("amount", Kind::Decimal, "decimal", b"-12.50"),
+            ("t", Kind::Text, "varchar", "a\"b\u{1}\u{ffff}é".as_bytes()),
+            ("j", Kind::Json, "json", br#"{"a": 1}"#),
+            ("date", Kind::Date, "date", b"2026-11-23"),
+            ("time", Kind::Time, "time", b"10:00:00.5"),
+            ("at", Kind::Datetime, "datetime", b"2026-11-23 10:00:00.123456"),
+            ("ts", Kind::Timestamp, "timestamp", b"2026-11-23 10:00:00"),
+            ("y", Kind::Year, "year", &year),
+            ("flag", Kind::Bit, "bit(1)", &one),
+            ("bits", Kind::Bit, "bit(10)", &bits),
+            ("b", Kind::Bytes, "blob", &[0, 255]),
+            ("g", Kind::Geometry, "geometry", &geometry),
+            ("v", Kind::Vector, "vector", &vector),
+        ];
+        let table = Table {
+            id: TableId(0),
+            schema: "shop".to_owned(),
+            name: "all".to_owned(),
+            columns: values
+                .iter()
+                .map(|(name, kind, mysql_type, _)| Column {
+                    name: (*name).to_owned(),
+                    kind: *kind,
+                    mysql_type: (*mysql_type).to_owned(),
+                    nullable: true,
+                    key: *name == "id",
+                })
+                .collect(),
+            key: vec![ColumnIndex(0)],
+        };
+        let mut builder = Builder::with_capacity(0);
+        builder.transaction(&TransactionHeader {
+            file: "binlog.000001",
+            position: 4,
+            gtid: "uuid:7",
+            commit_time_us: 0,
+            server_id: 1,
+            thread_id: 12,
+        });
+        builder.begin_row(&RowHeader {
+            table: TableId(0),
+            operation: Operation::Update,
+            columns: values.len() as u16,
+            index_in_transaction: 0,
+            index_in_event: 3,
+            event_position: 77,
+            time_us: 5_000_000,
+        });
+        builder.begin_image(values.len());
+        builder.cell(Cell::Value(&int));
+        (1..values.len()).for_each(|column| if column == 1 { builder.null() } else { builder.absent() });
+        builder.end_image();
+        builder.begin_image(values.len());
+        values.iter().for_each(|value| builder.cell(Cell::Value(value.3)));
+        builder.end_image();
+        builder.end_row();
+        let bytes = builder.finish();
+        let batch = Batch::parse(&bytes).expect("a batch");
+
+        let mut out = Vec::new();
+        let source = SourceName { version: "0.1.0".to_owned(), name: "shop".to_owned() };
+        let row = batch.rows().next().expect("a row");
+        Debezium::new(source).write(&table, &batch, &row, 6_000_001, &mut out);
+        let written = String::from_utf8(out).expect("UTF-8");
+        serde_json::from_str::<serde_json::Value>(&written).expect("JSON");
+        insta::assert_snapshot!(written.replace(",\"", ",\n\"").replace(":{", ":{\n"));
+    }
+}

@@ -1,0 +1,6 @@
+//! A row as a message body.
+
+mod debezium;
+mod json;
+
+pub use debezium::{Debezium, SourceName};

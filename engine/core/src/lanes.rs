@@ -1,0 +1,226 @@
+//! Which messages may go into the next request.
+//!
+//! Messages of one group leave one at a time: the next waits until the one before it is accepted.
+//! So the group's order survives whatever happens to single requests and single entries of them.
+//! Messages without a group go as they come.
+
+use std::collections::{HashMap, VecDeque};
+
+/// How much fits into a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestLimits {
+    /// Messages.
+    pub messages: usize,
+    /// Bytes of their bodies and attributes.
+    pub bytes: usize,
+}
+
+/// A message that waits for its turn.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Waiting<T> {
+    /// Its group, where order counts.
+    pub group: Option<String>,
+    /// Its share of [`RequestLimits::bytes`].
+    pub bytes: usize,
+    /// The message.
+    pub item: T,
+}
+
+#[derive(Debug)]
+struct Lane<T> {
+    waiting: VecDeque<Waiting<T>>,
+    in_flight: bool,
+}
+
+/// See the module's description.
+#[derive(Debug)]
+pub struct Lanes<T> {
+    limits: RequestLimits,
+    free: VecDeque<Waiting<T>>,
+    lanes: HashMap<String, Lane<T>>,
+    /// Groups that have a message waiting and none in flight, longest first.
+    ready: VecDeque<String>,
+    len: usize,
+}
+
+impl<T> Lanes<T> {
+    /// Empty lanes.
+    pub fn new(limits: RequestLimits) -> Self {
+        Self { limits, free: VecDeque::new(), lanes: HashMap::new(), ready: VecDeque::new(), len: 0 }
+    }
+
+    /// Messages that wait.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Takes a message in, behind all of its group.
+    pub fn push(&mut self, message: Waiting<T>) {
+        self.len += 1;
+        let Some(group) = &message.group else {
+            self.free.push_back(message);
+            return;
+        };
+        match self.lanes.get_mut(group) {
+            Some(lane) => lane.waiting.push_back(message),
+            None => {
+                let group = group.clone();
+                self.ready.push_back(group.clone());
+                self.lanes.insert(group, Lane { waiting: VecDeque::from([message]), in_flight: false });
+            }
+        }
+    }
+
+    /// Whether a full request could be made now.
+    pub fn has_full_request(&self) -> bool {
+        self.free.len() + self.ready.len() >= self.limits.messages
+    }
+
+    /// The messages of the next request: empty if none may go now. Each must come back by
+    /// [`Lanes::accepted`] or [`Lanes::refused`].
+    pub fn next_request(&mut self) -> Vec<Waiting<T>> {
+        let mut request: Vec<Waiting<T>> = Vec::new();
+        let mut bytes = 0;
+        let RequestLimits { messages, bytes: bytes_max } = self.limits;
+        let mut fits = |request: &[Waiting<T>], next: &Waiting<T>| {
+            // A message that is too large by itself goes alone: the queue's answer tells what's wrong.
+            let fits = request.is_empty() || request.len() < messages && bytes + next.bytes <= bytes_max;
+            if fits {
+                bytes += next.bytes;
+            }
+            fits
+        };
+        while let Some(group) = self.ready.pop_front() {
+            let lane = self.lanes.get_mut(&group).expect("a ready group has a lane");
+            let next = lane.waiting.pop_front_if(|next| fits(&request, next));
+            let Some(next) = next else {
+                self.ready.push_front(group);
+                break;
+            };
+            lane.in_flight = true;
+            request.push(next);
+        }
+        while let Some(next) = self.free.pop_front_if(|next| fits(&request, next)) {
+            request.push(next);
+        }
+        self.len -= request.len();
+        request
+    }
+
+    /// A message of this group was accepted: the next of its group may go.
+    pub fn accepted(&mut self, group: Option<&str>) {
+        let Some(group) = group else { return };
+        let lane = self.lanes.get_mut(group).expect("a message in flight keeps its lane");
+        debug_assert!(lane.in_flight, "one message of a group at a time");
+        lane.in_flight = false;
+        if lane.waiting.is_empty() {
+            self.lanes.remove(group);
+        } else {
+            self.ready.push_back(group.to_owned());
+        }
+    }
+
+    /// A message wasn't accepted: it goes again, before all others of its group.
+    pub fn refused(&mut self, message: Waiting<T>) {
+        self.len += 1;
+        let Some(group) = &message.group else {
+            self.free.push_front(message);
+            return;
+        };
+        let group = group.clone();
+        let lane = self.lanes.get_mut(&group).expect("a message in flight keeps its lane");
+        debug_assert!(lane.in_flight, "one message of a group at a time");
+        lane.in_flight = false;
+        lane.waiting.push_front(message);
+        self.ready.push_front(group);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LIMITS: RequestLimits = RequestLimits { messages: 10, bytes: 1000 };
+
+    fn message(group: Option<u8>, bytes: usize, item: usize) -> Waiting<usize> {
+        Waiting { group: group.map(|group| group.to_string()), bytes, item }
+    }
+
+    #[test]
+    fn requests_are_filled_by_count_and_by_bytes() {
+        let mut lanes = Lanes::new(LIMITS);
+        for item in 0..25 {
+            lanes.push(message(None, 10, item));
+        }
+        assert_eq!(lanes.next_request().len(), 10);
+        lanes.push(message(None, 900, 25));
+        assert_eq!(lanes.next_request().len(), 10);
+        assert_eq!(lanes.next_request().iter().map(|next| next.bytes).sum::<usize>(), 50 + 900);
+        lanes.push(message(None, 5000, 26));
+        assert_eq!(lanes.next_request().len(), 1, "too large by itself, it goes alone");
+        assert!(lanes.is_empty());
+    }
+
+    #[test]
+    fn a_group_has_one_message_in_flight() {
+        let mut lanes = Lanes::new(LIMITS);
+        for item in 0..3 {
+            lanes.push(message(Some(1), 1, item));
+        }
+        let first = lanes.next_request().remove(0);
+        assert_eq!(first.item, 0);
+        assert!(lanes.next_request().is_empty());
+        lanes.refused(first);
+        assert_eq!(lanes.next_request().remove(0).item, 0, "again, before the others");
+        lanes.accepted(Some("1"));
+        assert_eq!(lanes.next_request().remove(0).item, 1);
+    }
+
+    proptest! {
+        /// Whatever entries fail and in whatever order answers come, each group arrives in order.
+        #[test]
+        fn order_survives_any_failures(
+            messages in proptest::collection::vec((proptest::option::of(0u8..4), 1usize..400), 1..80),
+            outcomes in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u16>()), 1..50),
+        ) {
+            let mut lanes = Lanes::new(LIMITS);
+            for (item, (group, bytes)) in messages.iter().enumerate() {
+                lanes.push(message(*group, *bytes, item));
+            }
+            let mut in_flight: Vec<Vec<Waiting<usize>>> = Vec::new();
+            let mut arrived = Vec::new();
+            let mut outcomes = outcomes.into_iter();
+            while arrived.len() < messages.len() {
+                loop {
+                    let request = lanes.next_request();
+                    if request.is_empty() { break; }
+                    prop_assert!(request.len() <= LIMITS.messages);
+                    prop_assert!(request.len() == 1 || request.iter().map(|m| m.bytes).sum::<usize>() <= LIMITS.bytes);
+                    in_flight.push(request);
+                }
+                // When the random outcomes end, everything is accepted.
+                let (which, failures) = outcomes.next().map_or((0, 0), |(index, bits)| (index.index(in_flight.len()), bits));
+                for (entry, message) in in_flight.swap_remove(which).into_iter().enumerate() {
+                    if failures >> entry & 1 == 1 {
+                        lanes.refused(message);
+                    } else {
+                        lanes.accepted(message.group.as_deref());
+                        arrived.push((message.group, message.item));
+                    }
+                }
+            }
+            prop_assert!(lanes.is_empty());
+            for group in 0u8..4 {
+                let name = Some(group.to_string());
+                let items: Vec<usize> = arrived.iter().filter(|(g, _)| *g == name).map(|(_, item)| *item).collect();
+                prop_assert!(items.is_sorted(), "group {group}: {items:?}");
+            }
+        }
+    }
+}

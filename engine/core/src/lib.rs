@@ -1,0 +1,23 @@
+//! Rowmill's pure logic. It knows no socket, file, clock, thread or task: values in, values out.
+//!
+//! ```text
+//!   events ──▶ binlog ──▶ batch ──▶ (transforms) ──▶ route ──▶ envelope ──▶ lanes
+//!                                                                             │ settled
+//!                                   resume point ◀──────── progress ◀─────────┘
+//! ```
+//!
+//! - [`binlog`] decodes events into packed row batches;
+//! - [`batch`] is the packed format, shared with the guests' SDK;
+//! - [`route`] gives each output its message group and its identity;
+//! - [`envelope`] writes a row as a message body;
+//! - [`lanes`] decides which messages may go into the next request;
+//! - [`progress`] tells up to where everything is delivered.
+
+pub mod binlog;
+pub mod envelope;
+pub mod lanes;
+pub mod position;
+pub mod progress;
+pub mod route;
+
+pub use rowmill_batch as batch;

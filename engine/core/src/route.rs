@@ -1,0 +1,217 @@
+//! What a message is called: its group, within which order is kept, and its deduplication id.
+
+use std::fmt::Write;
+
+use rowmill_batch::{Batch, Cell, Column, Kind, Row, Table};
+use sha2::{Digest, Sha256};
+
+/// SQS's limit for message groups and deduplication ids.
+/// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html>
+const ID_CHARS_MAX: usize = 128;
+
+/// A message group's name, made of a row: text with `{schema}`, `{table}` and `{key}`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupTemplate {
+    parts: Vec<Part>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    Text(String),
+    Schema,
+    Table,
+    Key,
+}
+
+/// A template that can't be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TemplateError {
+    /// A placeholder that isn't known.
+    #[error("`{{{0}}}` isn't known: a group is made of text, {{schema}}, {{table}} and {{key}}")]
+    UnknownPlaceholder(String),
+    /// A brace without its other one.
+    #[error("a `{{` without its `}}`")]
+    OpenBrace,
+}
+
+impl Default for GroupTemplate {
+    /// `{table}:{key}`: one group for each row of each table.
+    fn default() -> Self {
+        Self { parts: vec![Part::Table, Part::Text(":".to_owned()), Part::Key] }
+    }
+}
+
+impl GroupTemplate {
+    /// Reads a template.
+    ///
+    /// # Errors
+    /// If it has an unknown placeholder or a brace too few.
+    pub fn parse(template: &str) -> Result<Self, TemplateError> {
+        let mut parts = Vec::new();
+        let mut rest = template;
+        while let Some((text, behind)) = rest.split_once('{') {
+            let (name, behind) = behind.split_once('}').ok_or(TemplateError::OpenBrace)?;
+            if !text.is_empty() {
+                parts.push(Part::Text(text.to_owned()));
+            }
+            parts.push(match name {
+                "schema" => Part::Schema,
+                "table" => Part::Table,
+                "key" => Part::Key,
+                other => return Err(TemplateError::UnknownPlaceholder(other.to_owned())),
+            });
+            rest = behind;
+        }
+        if !rest.is_empty() {
+            parts.push(Part::Text(rest.to_owned()));
+        }
+        Ok(Self { parts })
+    }
+
+    /// The group of a row. A table without a primary key is one group.
+    pub fn group(&self, table: &Table, row: &Row<'_>) -> String {
+        let mut group = String::with_capacity(32);
+        for part in &self.parts {
+            match part {
+                Part::Text(text) => group.push_str(text),
+                Part::Schema => group.push_str(&table.schema),
+                Part::Table => group.push_str(&table.name),
+                Part::Key => push_key(table, row, &mut group),
+            }
+        }
+        sqs_id(group)
+    }
+}
+
+fn push_key(table: &Table, row: &Row<'_>, out: &mut String) {
+    let image = row.newest();
+    for (nth, &column) in table.key.iter().enumerate() {
+        if nth > 0 {
+            out.push(',');
+        }
+        push_cell(&table.columns[column.0 as usize], image.cell(column), out);
+    }
+}
+
+fn push_cell(column: &Column, cell: Cell<'_>, out: &mut String) {
+    match (column.kind, cell) {
+        (_, Cell::Null | Cell::Absent) => out.push_str("null"),
+        (Kind::Int, cell) => out.push_str(itoa::Buffer::new().format(cell.int().unwrap_or_default())),
+        (Kind::Uint | Kind::Year | Kind::Bit, cell) => {
+            out.push_str(itoa::Buffer::new().format(cell.uint().unwrap_or_default()));
+        }
+        (Kind::Float, cell) => out.push_str(zmij::Buffer::new().format(cell.float().unwrap_or_default())),
+        (_, Cell::Value(bytes)) => match std::str::from_utf8(bytes) {
+            Ok(text) if column.kind.is_text() => out.push_str(text),
+            _ => push_hex(bytes, out),
+        },
+    }
+}
+
+fn push_hex(bytes: &[u8], out: &mut String) {
+    for byte in bytes {
+        write!(out, "{byte:02x}").expect("writing to memory doesn't fail");
+    }
+}
+
+/// Makes an id that SQS takes: its SHA-256 in hex where it is too long, empty or has other
+/// characters than SQS allows.
+pub fn sqs_id(id: String) -> String {
+    let allowed = !id.is_empty() && id.len() <= ID_CHARS_MAX && id.bytes().all(|byte| byte.is_ascii_graphic());
+    if allowed {
+        return id;
+    }
+    let mut hashed = String::with_capacity(64);
+    push_hex(&Sha256::digest(id.as_bytes()), &mut hashed);
+    hashed
+}
+
+/// The deduplication id of a row's output: a pure function of the change's place in the binlog, so
+/// that a replay is the same message. The statement's time tells apart the binlogs of a server
+/// whose file names began anew (`RESET BINARY LOGS AND GTIDS`).
+pub fn deduplication_id(server: &str, batch: &Batch<'_>, row: &Row<'_>, output: u32) -> String {
+    let header = row.header();
+    let file = batch.transaction(row.transaction()).header().file;
+    let time_s = header.time_us / 1_000_000;
+    sqs_id(format!("{server}-{time_s}-{file}-{}-{}-{output}", header.event_position, header.index_in_event))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rowmill_batch::{Builder, ColumnIndex, Operation, RowHeader, TableId, TransactionHeader};
+
+    fn table() -> Table {
+        let column = |name: &str, kind, key| Column {
+            name: name.to_owned(),
+            kind,
+            mysql_type: String::new(),
+            nullable: false,
+            key,
+        };
+        Table {
+            id: TableId(0),
+            schema: "shop".to_owned(),
+            name: "lines".to_owned(),
+            columns: vec![column("order", Kind::Int, true), column("sku", Kind::Text, true)],
+            key: vec![ColumnIndex(1), ColumnIndex(0)],
+        }
+    }
+
+    fn batch(sku: &str) -> Vec<u8> {
+        let mut builder = Builder::with_capacity(0);
+        builder.transaction(&TransactionHeader {
+            file: "binlog.000001",
+            position: 4,
+            gtid: "",
+            commit_time_us: 0,
+            server_id: 1,
+            thread_id: 0,
+        });
+        builder.begin_row(&RowHeader {
+            table: TableId(0),
+            operation: Operation::Insert,
+            columns: 2,
+            index_in_transaction: 0,
+            index_in_event: 3,
+            event_position: 77,
+            time_us: 5_000_000,
+        });
+        builder.begin_image(2);
+        builder.cell(Cell::Value(&(-7i64).to_le_bytes()));
+        builder.cell(Cell::Value(sku.as_bytes()));
+        builder.end_image();
+        builder.end_row();
+        builder.finish()
+    }
+
+    #[test]
+    fn groups_follow_the_template_and_the_keys_order() {
+        let bytes = batch("A-1");
+        let row = Batch::parse(&bytes).expect("a batch").rows().next().expect("a row");
+        assert_eq!(GroupTemplate::default().group(&table(), &row), "lines:A-1,-7");
+        let template = GroupTemplate::parse("x-{schema}.{table}").expect("a template");
+        assert_eq!(template.group(&table(), &row), "x-shop.lines");
+        assert_eq!(GroupTemplate::parse("{id}"), Err(TemplateError::UnknownPlaceholder("id".to_owned())));
+        assert_eq!(GroupTemplate::parse("{table"), Err(TemplateError::OpenBrace));
+    }
+
+    #[test]
+    fn what_sqs_refuses_is_hashed() {
+        let bytes = batch("a b");
+        let row = Batch::parse(&bytes).expect("a batch").rows().next().expect("a row");
+        let group = GroupTemplate::default().group(&table(), &row);
+        assert_eq!(group.len(), 64);
+        assert_ne!(group, sqs_id("lines:a c,-7".to_owned()));
+        assert_eq!(sqs_id("x".repeat(129)).len(), 64);
+        assert_eq!(sqs_id(String::new()).len(), 64);
+    }
+
+    #[test]
+    fn a_deduplication_id_says_the_place() {
+        let bytes = batch("A-1");
+        let batch = Batch::parse(&bytes).expect("a batch");
+        let row = batch.rows().next().expect("a row");
+        assert_eq!(deduplication_id("uuid", &batch, &row, 1), "uuid-5-binlog.000001-77-3-1");
+    }
+}

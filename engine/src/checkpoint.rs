@@ -1,0 +1,143 @@
+//! The checkpoint: up to where everything is delivered, as a small JSON file. It is replaced
+//! atomically (written aside, synced, renamed, the directory synced), so a crash leaves the old one
+//! or the new one.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use atomic_write_file::AtomicWriteFile;
+use rowmill_core::position::{BinlogPosition, Progress, Resume};
+use serde::{Deserialize, Serialize};
+
+const VERSION: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    version: u32,
+    server_uuid: String,
+    file: String,
+    position: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    past: Option<Past>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    gtid: String,
+}
+
+/// Rows behind the position that are delivered all the same: see [`Progress`].
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Past {
+    event: u64,
+    rows: u32,
+}
+
+/// A checkpoint file of one server's binlog.
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    server_uuid: String,
+}
+
+impl Checkpoint {
+    /// Opens the file's place, and reads the file if there is one.
+    ///
+    /// # Errors
+    /// If it can't be read, isn't a checkpoint or is another server's, or if its directory can't be
+    /// made. The file is left as it is.
+    pub fn open(path: &Path, server_uuid: &str) -> anyhow::Result<(Self, Option<Resume>)> {
+        let checkpoint = Self { path: path.to_owned(), server_uuid: server_uuid.to_owned() };
+        let resume = checkpoint.read().with_context(|| format!("checkpoint {}", path.display()))?;
+        Ok((checkpoint, resume))
+    }
+
+    fn read(&self) -> anyhow::Result<Option<Resume>> {
+        let text = match std::fs::read_to_string(&self.path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                if let Some(directory) = self.path.parent() {
+                    std::fs::create_dir_all(directory)
+                        .with_context(|| format!("its directory {} can't be made", directory.display()))?;
+                }
+                return Ok(None);
+            }
+            Err(error) => return Err(error).context("the file can't be read"),
+        };
+        let Document { version, server_uuid, file, position, past, gtid } = serde_json::from_str(&text).context(
+            "the file is damaged or isn't a checkpoint; restore it, or remove it to begin at `source.start`",
+        )?;
+        if version != VERSION {
+            bail!("the file has version {version}, and this rowmill reads version {VERSION}; use the rowmill that wrote it");
+        }
+        if server_uuid != self.server_uuid {
+            bail!(
+                "it belongs to the server {server_uuid}, and this one is {}; point `source.url` at the server it \
+                 belongs to, or remove the file to begin at `source.start`",
+                self.server_uuid
+            );
+        }
+        let partial = past.map(|Past { event, rows }| Progress { event, rows });
+        Ok(Some(Resume { position: BinlogPosition::new(file, position), partial, gtid }))
+    }
+
+    /// Replaces the file. When this returns, a crash of the machine doesn't lose it.
+    ///
+    /// # Errors
+    /// If it can't be written. The old file is then as it was.
+    pub fn write(&self, resume: &Resume) -> anyhow::Result<()> {
+        let document = Document {
+            version: VERSION,
+            server_uuid: self.server_uuid.clone(),
+            file: resume.position.file.clone(),
+            position: resume.position.offset,
+            past: resume.partial.map(|Progress { event, rows }| Past { event, rows }),
+            gtid: resume.gtid.clone(),
+        };
+        let write = || {
+            let mut file = AtomicWriteFile::open(&self.path)?;
+            serde_json::to_writer_pretty(&mut file, &document)?;
+            file.write_all(b"\n")?;
+            file.commit()
+        };
+        write().with_context(|| {
+            format!("checkpoint {} can't be written; what was delivered since the last one is sent again after a restart", self.path.display())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resume() -> Resume {
+        let position = BinlogPosition::new("binlog.000007", 1234);
+        Resume { position, partial: Some(Progress { event: 2000, rows: 17 }), gtid: "uuid:9".to_owned() }
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("deep/er/checkpoint.json");
+        let (checkpoint, none) = Checkpoint::open(&path, "uuid").expect("a new checkpoint");
+        assert_eq!(none, None);
+        checkpoint.write(&resume()).expect("written");
+        checkpoint.write(&resume()).expect("replaced");
+        let (_, read) = Checkpoint::open(&path, "uuid").expect("a checkpoint");
+        assert_eq!(read, Some(resume()));
+    }
+
+    #[test]
+    fn another_servers_and_a_damaged_one_are_refused_and_stay() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("checkpoint.json");
+        Checkpoint::open(&path, "uuid").expect("new").0.write(&resume()).expect("written");
+        let error = format!("{:#}", Checkpoint::open(&path, "other").expect_err("another server's"));
+        assert!(error.contains("belongs to the server uuid") && error.contains("checkpoint.json"), "{error}");
+
+        std::fs::write(&path, "{\"version\": 1").expect("damaged");
+        let error = format!("{:#}", Checkpoint::open(&path, "uuid").expect_err("damaged"));
+        assert!(error.contains("damaged"), "{error}");
+        assert_eq!(std::fs::read_to_string(&path).expect("still there"), "{\"version\": 1");
+    }
+}

@@ -1,0 +1,412 @@
+//! The configuration file: TOML, in which unknown keys are refused and `${VAR}` stands for an
+//! environment variable.
+
+mod error;
+mod tables;
+mod text;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use rowmill_core::position::BinlogPosition;
+use rowmill_core::route::GroupTemplate;
+use serde::Deserialize;
+
+pub use error::ConfigError;
+pub use tables::TablePatterns;
+use text::Text;
+
+/// A configuration that makes sense in itself.
+#[derive(Debug)]
+pub struct Config {
+    /// Where changes come from.
+    pub source: Source,
+    /// Where the progress is kept.
+    pub checkpoint: PathBuf,
+    /// Where the transforms are. `None`: there are none.
+    pub plugins: Option<PathBuf>,
+    /// Where messages go, in the order of their names.
+    pub sinks: Vec<Sink>,
+    /// Which tables go to which sink; the first that matches counts.
+    pub routes: Vec<Route>,
+    /// How much may be on its way.
+    pub in_flight: InFlight,
+}
+
+/// Where changes come from.
+#[derive(Debug)]
+pub struct Source {
+    /// The server, with user and password.
+    pub options: mysql_async::Opts,
+    /// The server as users may see it: without the password.
+    pub address: String,
+    /// What this replica calls itself to the server.
+    pub server_id: u32,
+    /// What the envelope calls the server.
+    pub name: String,
+    /// Which tables' changes are read.
+    pub tables: TablePatterns,
+    /// Where to begin without a checkpoint.
+    pub start: Start,
+}
+
+/// Where to begin without a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// With the oldest change that the server still has.
+    Earliest,
+    /// With the next change.
+    Latest,
+    /// With the transaction that begins here.
+    Position(BinlogPosition),
+}
+
+/// Where messages go.
+#[derive(Debug)]
+pub struct Sink {
+    /// What routes and transforms call it.
+    pub name: String,
+    /// How a row is written as a message's body.
+    pub format: Format,
+    /// What it is.
+    pub kind: SinkKind,
+}
+
+/// How a row is written as a message's body.
+#[derive(Debug, Deserialize, Clone, Copy, Default, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// Debezium's JSON envelope.
+    #[default]
+    Debezium,
+}
+
+/// What a sink is.
+#[derive(Debug)]
+pub enum SinkKind {
+    /// An SQS queue.
+    Sqs {
+        /// The queue's URL.
+        queue_url: String,
+        /// The region; by default the queue URL's, or the AWS default chain's.
+        region: Option<String>,
+        /// Another endpoint than AWS's: a local server.
+        endpoint_url: Option<String>,
+    },
+    /// Standard output, a message a line.
+    Stdout,
+    /// A file, a message a line.
+    File {
+        /// The file, which is appended to.
+        path: PathBuf,
+    },
+    /// Nowhere.
+    Null,
+}
+
+/// Which sink a table's rows go to.
+#[derive(Debug)]
+pub struct Route {
+    /// The tables.
+    pub tables: TablePatterns,
+    /// The sink's index in [`Config::sinks`].
+    pub sink: usize,
+    /// The message group.
+    pub group: GroupTemplate,
+}
+
+/// How much may be between the binlog and a durable checkpoint: full, the reading stops. It is also
+/// what may be delivered twice after a crash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InFlight {
+    /// Rows.
+    pub rows: u32,
+    /// Bytes of packed rows.
+    pub bytes: u32,
+}
+
+impl Default for InFlight {
+    fn default() -> Self {
+        Self { rows: 100_000, bytes: 64 << 20 }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    source: SourceTable,
+    checkpoint: Option<CheckpointTable>,
+    plugins: Option<PluginsTable>,
+    #[serde(default)]
+    sink: BTreeMap<String, SinkTable>,
+    #[serde(default)]
+    route: Vec<RouteTable>,
+    in_flight: Option<InFlightTable>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SourceTable {
+    url: Text,
+    password: Option<Text>,
+    password_file: Option<Text>,
+    server_id: Option<u32>,
+    name: Option<Text>,
+    tables: Option<TablePatterns>,
+    start: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CheckpointTable {
+    path: Text,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PluginsTable {
+    dir: Text,
+}
+
+#[derive(Deserialize, Clone, Copy, PartialEq)]
+#[serde(rename_all = "lowercase")]
+enum SinkType {
+    Sqs,
+    Stdout,
+    File,
+    Null,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SinkTable {
+    r#type: SinkType,
+    format: Option<Format>,
+    queue_url: Option<Text>,
+    region: Option<Text>,
+    endpoint_url: Option<Text>,
+    path: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RouteTable {
+    tables: TablePatterns,
+    sink: Text,
+    group: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct InFlightTable {
+    rows: Option<u32>,
+    bytes: Option<u32>,
+}
+
+const CHECKPOINT_DEFAULT: &str = "state/checkpoint.json";
+const PLUGINS_DEFAULT: &str = "plugins";
+const PASSWORD_VARIABLE: &str = "ROWMILL_SOURCE_PASSWORD";
+
+impl Config {
+    /// Reads a configuration file. Paths in it are relative to the working directory.
+    ///
+    /// # Errors
+    /// If it can't be read, or says something that can't be meant.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable {
+            path: path.to_owned(),
+            error,
+        })?;
+        Self::parse(&text).map_err(|fault| ConfigError::Invalid { path: path.to_owned(), fault })
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let file: File = toml::from_str(text).map_err(|error| error::toml_fault(text, &error))?;
+        let sinks = file.sink.into_iter().map(|(name, table)| sink(name, table)).collect::<Result<Vec<_>, _>>()?;
+        if sinks.is_empty() {
+            return Err("there is no sink: add `[sink.NAME]` with a `type`".to_owned());
+        }
+        let routes = routes(file.route, &sinks)?;
+        let default = InFlight::default();
+        let in_flight = file.in_flight.map_or(default, |table| InFlight {
+            rows: table.rows.unwrap_or(default.rows),
+            bytes: table.bytes.unwrap_or(default.bytes),
+        });
+        if in_flight.rows == 0 || in_flight.bytes == 0 {
+            return Err("in_flight: `rows` and `bytes` must be more than 0, or nothing ever moves".to_owned());
+        }
+        let plugins = match file.plugins {
+            Some(table) => Some(PathBuf::from(table.dir.0)),
+            None => Some(PathBuf::from(PLUGINS_DEFAULT)).filter(|dir| dir.is_dir()),
+        };
+        Ok(Self {
+            source: source(file.source)?,
+            checkpoint: file.checkpoint.map_or_else(|| CHECKPOINT_DEFAULT.into(), |table| table.path.0.into()),
+            plugins,
+            sinks,
+            routes,
+            in_flight,
+        })
+    }
+}
+
+fn source(table: SourceTable) -> Result<Source, String> {
+    let SourceTable { url: Text(url), password, password_file, server_id, name, tables, start } = table;
+    // The driver's own messages may repeat the URL, and with it the password.
+    let options = mysql_async::Opts::from_url(&url).map_err(|_| {
+        "source.url isn't a MySQL URL: write `mysql://user@host:3306`, special characters percent-encoded".to_owned()
+    })?;
+    let password = match (password, password_file) {
+        (Some(_), Some(_)) => return Err("source: give `password` or `password_file`, not both".to_owned()),
+        (Some(Text(password)), None) => Some(password),
+        (None, Some(Text(path))) => Some(
+            std::fs::read_to_string(&path)
+                .map_err(|error| format!("source.password_file `{path}` can't be read: {error}"))?
+                .trim_end_matches(['\r', '\n'])
+                .to_owned(),
+        ),
+        (None, None) => std::env::var(PASSWORD_VARIABLE).ok(),
+    };
+    let mut builder = mysql_async::OptsBuilder::from_opts(options);
+    if let Some(password) = password {
+        builder = builder.pass(Some(password));
+    }
+    let options = mysql_async::Opts::from(builder);
+    let user = options.user().unwrap_or_default();
+    let address = format!("mysql://{user}@{}:{}", options.ip_or_hostname(), options.tcp_port());
+    let start = start.map_or(Ok(Start::Latest), |Text(start)| parse_start(&start))?;
+    Ok(Source {
+        options,
+        address,
+        // A replica's id must differ from every other's on the server: pick one that few others would.
+        server_id: server_id.unwrap_or_else(|| 1 << 31 | std::process::id()),
+        name: name.map_or_else(|| "rowmill".to_owned(), |name| name.0),
+        tables: tables.unwrap_or_default(),
+        start,
+    })
+}
+
+fn parse_start(start: &str) -> Result<Start, String> {
+    match start {
+        "earliest" => return Ok(Start::Earliest),
+        "latest" => return Ok(Start::Latest),
+        "snapshot" => {
+            return Err("source.start = \"snapshot\" isn't there yet: use \"latest\" or \"earliest\"".to_owned());
+        }
+        _ => {}
+    }
+    let position = start.rsplit_once(':').and_then(|(file, offset)| {
+        let offset = offset.parse().ok().filter(|&offset: &u64| offset >= BinlogPosition::FIRST_EVENT)?;
+        (!file.is_empty() && file != "gtid").then(|| BinlogPosition::new(file, offset))
+    });
+    position.map(Start::Position).ok_or_else(|| {
+        format!("source.start = \"{start}\" isn't known: use \"earliest\", \"latest\" or \"binlog.000042:1234\"")
+    })
+}
+
+fn sink(name: String, table: SinkTable) -> Result<Sink, String> {
+    let SinkTable { r#type, format, queue_url, region, endpoint_url, path } = table;
+    let refuse = |given: bool, key: &str| {
+        if given { Err(format!("sink.{name}: `{key}` means nothing for a sink of this type")) } else { Ok(()) }
+    };
+    if r#type != SinkType::Sqs {
+        refuse(queue_url.is_some(), "queue_url")?;
+        refuse(region.is_some(), "region")?;
+        refuse(endpoint_url.is_some(), "endpoint_url")?;
+    }
+    if r#type != SinkType::File {
+        refuse(path.is_some(), "path")?;
+    }
+    let kind = match r#type {
+        SinkType::Sqs => SinkKind::Sqs {
+            queue_url: queue_url.ok_or_else(|| format!("sink.{name}: an sqs sink needs a `queue_url`"))?.0,
+            region: region.map(|text| text.0),
+            endpoint_url: endpoint_url.map(|text| text.0),
+        },
+        SinkType::Stdout => SinkKind::Stdout,
+        SinkType::File => SinkKind::File {
+            path: path.ok_or_else(|| format!("sink.{name}: a file sink needs a `path`"))?.0.into(),
+        },
+        SinkType::Null => SinkKind::Null,
+    };
+    Ok(Sink { name, format: format.unwrap_or_default(), kind })
+}
+
+fn routes(tables: Vec<RouteTable>, sinks: &[Sink]) -> Result<Vec<Route>, String> {
+    // With a single sink there is nothing to choose.
+    if let ([], [_]) = (&tables[..], sinks) {
+        return Ok(vec![Route { tables: TablePatterns::default(), sink: 0, group: GroupTemplate::default() }]);
+    }
+    tables
+        .into_iter()
+        .map(|RouteTable { tables, sink: Text(name), group }| {
+            let sink = sinks.iter().position(|sink| sink.name == name).ok_or_else(|| {
+                let nearest = error::nearest(&name, sinks.iter().map(|sink| sink.name.as_str()));
+                format!("route: there is no sink `{name}`{nearest}")
+            })?;
+            let group = group.map_or_else(
+                || Ok(GroupTemplate::default()),
+                |Text(template)| {
+                    GroupTemplate::parse(&template).map_err(|error| format!("route: group = \"{template}\": {error}"))
+                },
+            )?;
+            Ok(Route { tables, sink, group })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: &str = "[source]\nurl = \"mysql://me@127.0.0.1:3306\"\n[sink.out]\ntype = \"null\"\n";
+
+    fn fault(text: &str) -> String {
+        Config::parse(text).err().expect("this must be refused")
+    }
+
+    #[test]
+    fn a_small_configuration_has_sane_defaults() {
+        let config = Config::parse(SMALL).expect("valid");
+        assert_eq!(config.source.start, Start::Latest);
+        assert_eq!(config.source.address, "mysql://me@127.0.0.1:3306");
+        assert_eq!(config.checkpoint, PathBuf::from(CHECKPOINT_DEFAULT));
+        assert_eq!(config.routes.len(), 1);
+        assert_eq!(config.in_flight, InFlight::default());
+    }
+
+    #[test]
+    fn an_unknown_key_names_its_line_and_the_nearest_one() {
+        let fault = fault(&SMALL.replace("[sink", "strat = \"latest\"\n[sink"));
+        assert!(fault.contains("line 3") && fault.contains("`strat`"), "{fault}");
+        assert!(fault.contains("did you mean `start`?"), "{fault}");
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        let with = |start: &str| fault(&SMALL.replace("[sink", &format!("start = \"{start}\"\n[sink")));
+        assert!(with("snapshot").contains("isn't there yet"));
+        assert!(with("yesterday").contains("isn't known"));
+        assert!(with("binlog.000001:2").contains("isn't known"));
+        assert!(fault("[source]\nurl = \"mysql://x\"\n").contains("no sink"));
+        assert!(fault(&SMALL.replace("null", "sqs")).contains("queue_url"));
+        assert!(fault(&format!("{SMALL}path = \"x\"")).contains("means nothing"));
+        let route = format!("{SMALL}[[route]]\ntables = [\"a.*\"]\nsink = \"uot\"");
+        assert!(fault(&route).contains("did you mean `out`?"), "{}", fault(&route));
+        assert!(fault(&format!("{SMALL}[in_flight]\nrows = 0")).contains("more than 0"));
+    }
+
+    #[test]
+    fn positions_are_read() {
+        assert_eq!(parse_start("binlog.000042:1234"), Ok(Start::Position(BinlogPosition::new("binlog.000042", 1234))));
+        assert!(parse_start("gtid:abc").is_err());
+    }
+
+    #[test]
+    fn a_missing_variable_is_named_and_a_password_never_shown() {
+        let fault = fault(&SMALL.replace("me@", "me:${ROWMILL_TEST_NO_SUCH_VARIABLE}@"));
+        assert!(fault.contains("ROWMILL_TEST_NO_SUCH_VARIABLE") && fault.contains("line 2"), "{fault}");
+        let config = Config::parse(&SMALL.replace("me@", "me:secret@")).expect("valid");
+        assert!(!config.source.address.contains("secret"));
+    }
+}

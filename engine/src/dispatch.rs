@@ -1,0 +1,156 @@
+//! From rows to messages: which sink, which group, which body. No I/O.
+
+use std::sync::Arc;
+
+use anyhow::bail;
+use rowmill_core::batch::{Batch, Row, Table, TableId};
+use rowmill_core::envelope::{Debezium, SourceName};
+use rowmill_core::route::{GroupTemplate, deduplication_id, sqs_id};
+
+use crate::config;
+use crate::sink::Message;
+use crate::transform::{Emitted, Passed, Reroute, Transformed};
+
+/// What is known of a sink here.
+#[derive(Debug, Clone, Copy)]
+pub struct SinkNeeds {
+    /// Whether messages need a group and a deduplication id.
+    pub ordered: bool,
+}
+
+/// Makes messages of rows.
+#[derive(Debug)]
+pub struct Dispatcher {
+    routes: Vec<config::Route>,
+    /// By table id: the index in `routes`.
+    route_of: Vec<Option<usize>>,
+    sinks: Vec<SinkNeeds>,
+    server_uuid: String,
+    envelope: Debezium,
+}
+
+/// A route's part of a decision.
+struct Routed<'a> {
+    sink: Option<usize>,
+    group: &'a GroupTemplate,
+}
+
+impl Dispatcher {
+    /// Sends rows where `routes` say, to sinks that need what `sinks` say.
+    pub fn new(routes: Vec<config::Route>, sinks: Vec<SinkNeeds>, server_uuid: String, source_name: String) -> Self {
+        let source = SourceName { version: env!("CARGO_PKG_VERSION").to_owned(), name: source_name };
+        Self { routes, route_of: Vec::new(), sinks, server_uuid, envelope: Debezium::new(source) }
+    }
+
+    /// A batch's messages, by sink. `now_us` is the wall clock in microseconds since 1970.
+    ///
+    /// # Errors
+    /// If a row has no route: nothing is dropped in silence.
+    pub fn messages<'t>(
+        &mut self,
+        transformed: Transformed,
+        table_of: impl Fn(TableId) -> &'t Arc<Table>,
+        now_us: i64,
+    ) -> anyhow::Result<Vec<Vec<Message>>> {
+        let Transformed { bytes, rows, emitted } = transformed;
+        let batch = Batch::parse(&bytes).expect("batches are written by the builder");
+        let mut by_sink: Vec<Vec<Message>> = self.sinks.iter().map(|_| Vec::new()).collect();
+        let mut emitted = emitted.into_iter().peekable();
+        let mut outputs = Outputs::default();
+        for Passed { row, origin, reroute } in rows {
+            while let Some(message) = emitted.next_if(|message| message.origin <= origin) {
+                self.emitted(message, &table_of, &mut outputs, &mut by_sink)?;
+            }
+            let row = batch.row(row);
+            let table = table_of(row.table());
+            let mut body = Vec::with_capacity(1024);
+            self.envelope.write(table, &batch, &row, now_us, &mut body);
+            let body = String::from_utf8(body).expect("the envelope is written as UTF-8");
+            let reroute = reroute.unwrap_or(Reroute { sink: None, group: None });
+            let output = outputs.next(origin);
+            let (sink, group, deduplication_id) = self.address(table, &batch, &row, reroute, output, None)?;
+            by_sink[sink].push(Message { body, group, deduplication_id, attributes: Vec::new() });
+        }
+        for message in emitted {
+            self.emitted(message, &table_of, &mut outputs, &mut by_sink)?;
+        }
+        Ok(by_sink)
+    }
+
+    fn emitted<'t>(
+        &mut self,
+        message: Emitted,
+        table_of: &impl Fn(TableId) -> &'t Arc<Table>,
+        outputs: &mut Outputs,
+        by_sink: &mut [Vec<Message>],
+    ) -> anyhow::Result<()> {
+        let Emitted { batch, row, origin, reroute, deduplication_id, body, attributes } = message;
+        let batch = Batch::parse(&batch).expect("batches are written by the builder");
+        let row = batch.row(row);
+        let table = table_of(row.table());
+        let output = outputs.next(origin);
+        let (sink, group, deduplication_id) = self.address(table, &batch, &row, reroute, output, deduplication_id)?;
+        by_sink[sink].push(Message { body, group, deduplication_id, attributes });
+        Ok(())
+    }
+
+    /// The sink, the group and the deduplication id of a row's output.
+    fn address(
+        &mut self,
+        table: &Table,
+        batch: &Batch<'_>,
+        row: &Row<'_>,
+        reroute: Reroute,
+        output: u32,
+        given_id: Option<String>,
+    ) -> anyhow::Result<(usize, String, String)> {
+        let Routed { sink, group } = route(&self.routes, &mut self.route_of, table);
+        let Some(sink) = reroute.sink.or(sink) else {
+            bail!(
+                "no route for table {table}, whose row at {}:{} passed the transforms; add a [[route]] for it, or leave \
+                 it out by `source.tables`",
+                batch.transaction(row.transaction()).header().file,
+                row.header().event_position
+            );
+        };
+        if !self.sinks.get(sink).is_some_and(|needs| needs.ordered) {
+            return Ok((sink.min(self.sinks.len() - 1), String::new(), String::new()));
+        }
+        let group = reroute.group.map_or_else(|| group.group(table, row), sqs_id);
+        let id = given_id.map_or_else(|| deduplication_id(&self.server_uuid, batch, row, output), sqs_id);
+        Ok((sink, group, id))
+    }
+}
+
+fn route<'r>(routes: &'r [config::Route], route_of: &mut Vec<Option<usize>>, table: &Table) -> Routed<'r> {
+    static DEFAULT: std::sync::LazyLock<GroupTemplate> = std::sync::LazyLock::new(GroupTemplate::default);
+    // Tables come in the order of their ids, but not all of them get here.
+    let index = table.id.0 as usize;
+    if route_of.len() <= index {
+        route_of.resize(index + 1, None);
+    }
+    let known = route_of[index]
+        .or_else(|| routes.iter().position(|route| route.tables.matches(&table.schema, &table.name)));
+    route_of[index] = known;
+    match known.map(|index| &routes[index]) {
+        Some(route) => Routed { sink: Some(route.sink), group: &route.group },
+        None => Routed { sink: None, group: &DEFAULT },
+    }
+}
+
+/// Numbers the outputs of each row.
+#[derive(Default)]
+struct Outputs {
+    origin: Option<u32>,
+    next: u32,
+}
+
+impl Outputs {
+    fn next(&mut self, origin: u32) -> u32 {
+        if self.origin != Some(origin) {
+            *self = Self { origin: Some(origin), next: 0 };
+        }
+        self.next += 1;
+        self.next - 1
+    }
+}

@@ -1,0 +1,22 @@
+//! Rowmill tails a MySQL binlog, passes each row change through WebAssembly transforms, and
+//! delivers to AWS SQS: at least once, in order per key.
+//!
+//! ```text
+//!   MySQL ──▶ source ──▶ (core: binlog, batch) ──▶ transform ──▶ dispatch ──▶ sink ──▶ SQS
+//!               ▲                                                 (core: route,   │ settled
+//!               │                                                  envelope)      ▼
+//!               └──────────────── checkpoint ◀──────────────── (core: progress) ◀─┘
+//! ```
+//!
+//! Follow a row: [`source`] reads its event and decodes it into a batch, [`transform`] passes the
+//! batch through the plugins, [`dispatch`] makes a message of what is left, [`sink`] sends it, and
+//! [`checkpoint`] records that it arrived. [`pipeline`] wires them together. What needs no socket,
+//! file or clock lives in the crate `rowmill-core`.
+
+pub mod checkpoint;
+pub mod config;
+pub mod dispatch;
+pub mod pipeline;
+pub mod sink;
+pub mod source;
+pub mod transform;

@@ -1,0 +1,274 @@
+//! The whole: starts each stage, bounds what is in flight, and shuts down in order.
+//!
+//! Stages are joined by channels and end when their input does. To stop, the source is stopped: the
+//! rest drains. A stage that fails closes its channels, which ends the others; the first cause is
+//! the one that is reported.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, anyhow, bail};
+use rowmill_core::binlog::RowBatch;
+use rowmill_core::position::Resume;
+use rowmill_core::progress::{Advance, Ticket, Watermark};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tracing::{debug, info};
+
+use crate::checkpoint::Checkpoint;
+use crate::config::Config;
+use crate::dispatch::{Dispatcher, SinkNeeds};
+use crate::sink::{self, Delivery, Settled, Sink};
+use crate::source::preflight::Server;
+use crate::source::{Budget, Source};
+use crate::transform::{Chain, Limits};
+
+/// Batches that wait between two stages.
+const BATCHES_WAITING_MAX: usize = 8;
+/// Checkpoints are no closer than this, unless the in-flight budget is short.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(50);
+/// After a signal, how long what is in flight may take to arrive.
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(25);
+
+type SharedWatermark = Arc<Mutex<Watermark>>;
+
+/// Runs until a signal says to stop.
+///
+/// # Errors
+/// If it can't start, or if a stage fails. The checkpoint is then before everything that wasn't
+/// delivered.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
+    let result = runtime.block_on(start(config));
+    runtime.shutdown_background(); // a sink may still wait for a queue that is out of reach
+    result
+}
+
+async fn start(config: Config) -> anyhow::Result<()> {
+    let signals = Signals::listen()?;
+    let Config { source, checkpoint, plugins, sinks: sink_configs, routes, in_flight } = config;
+
+    let sink_names: Vec<String> = sink_configs.iter().map(|sink| sink.name.clone()).collect();
+    let chain = Chain::load(plugins.as_deref(), &sink_names, Limits::default())?;
+    let mut sinks = Vec::with_capacity(sink_configs.len());
+    for config in &sink_configs {
+        sinks.push(sink::open(config).await?);
+    }
+    let mut server = Server::connect(&source).await?;
+    let (checkpoint, saved) = Checkpoint::open(&checkpoint, &server.uuid)?;
+    let is_first_run = saved.is_none();
+    let resume = server.resume(&source.start, saved).await?;
+    if is_first_run {
+        // Were it written only with the first change, a restart before it would begin elsewhere.
+        checkpoint.write(&resume)?;
+    }
+
+    let needs = sinks.iter().map(|sink| SinkNeeds { ordered: sink.is_ordered() }).collect();
+    let dispatcher = Dispatcher::new(routes, needs, server.uuid.clone(), source.name.clone());
+    info!(
+        source = source.address,
+        version = server.version,
+        position = %resume,
+        plugins = ?chain,
+        sinks = ?sinks.iter().map(|sink| sink.name()).collect::<Vec<_>>(),
+        "running"
+    );
+    let source = Source::open(server.into_conn(), &source, resume).await?;
+    Stages { source, chain, dispatcher, sinks, checkpoint, budget: Budget::new(in_flight) }.run(signals).await
+}
+
+/// All that runs, ready to.
+struct Stages {
+    source: Source,
+    chain: Chain,
+    dispatcher: Dispatcher,
+    sinks: Vec<Box<dyn Sink>>,
+    checkpoint: Checkpoint,
+    budget: Budget,
+}
+
+impl Stages {
+    async fn run(self, mut signals: Signals) -> anyhow::Result<()> {
+        let Self { source, chain, dispatcher, sinks, checkpoint, budget } = self;
+        let (stop, stopped) = watch::channel(false);
+        let watermark = SharedWatermark::default();
+        let (settled, tickets) = mpsc::unbounded_channel();
+        let (batches, batches_out) = mpsc::channel(BATCHES_WAITING_MAX);
+
+        let mut outlets = Vec::with_capacity(sinks.len());
+        let mut stages = JoinSet::new();
+        for sink in sinks {
+            let (outlet, deliveries) = mpsc::channel(BATCHES_WAITING_MAX);
+            outlets.push(outlet);
+            stages.spawn(sink.run(deliveries, settled.clone()));
+        }
+        stages.spawn(source.run(batches, budget.clone(), stopped));
+        let transforms = Transforms { chain, dispatcher, watermark: Arc::clone(&watermark), outlets, settled };
+        stages.spawn_blocking(move || transforms.run(batches_out));
+        stages.spawn(keep_checkpoint(checkpoint, Arc::clone(&watermark), tickets, budget));
+
+        // Which stage failed first is why the others ended.
+        let mut first_error = None;
+        let mut deadline = None;
+        loop {
+            let ended = tokio::select! {
+                ended = stages.join_next() => ended,
+                name = signals.next() => {
+                    if deadline.is_some() {
+                        bail!("stopped by a second {name}; what was in flight is sent again at the next start");
+                    }
+                    info!(signal = name, "stopping: delivering what is in flight");
+                    deadline = Some(Instant::now() + DRAIN_TIME_MAX);
+                    stop.send_replace(true);
+                    continue;
+                }
+                () = async { tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)).await }, if deadline.is_some() => {
+                    return Err(first_error.unwrap_or_else(|| anyhow!(
+                        "what was in flight wasn't delivered within {DRAIN_TIME_MAX:?}; it is sent again at the next start"
+                    )));
+                }
+            };
+            let Some(ended) = ended else { break };
+            let result = ended.unwrap_or_else(|panic| Err(anyhow!("a stage panicked: {panic}")));
+            if let Err(error) = result {
+                debug!(error = format!("{error:#}"), "a stage failed");
+                first_error.get_or_insert(error);
+                stop.send_replace(true);
+                deadline.get_or_insert_with(|| Instant::now() + DRAIN_TIME_MAX);
+            }
+        }
+        if let Some(error) = first_error {
+            return Err(error);
+        }
+        let lost = watermark.lock().unwrap_or_else(PoisonError::into_inner).lost();
+        if lost > 0 {
+            bail!("{lost} batches were given up by their sink; they are sent again at the next start");
+        }
+        info!("stopped: everything that was read is delivered");
+        Ok(())
+    }
+}
+
+/// The stage between source and sinks, on a thread of its own: transforms and envelopes take time.
+struct Transforms {
+    chain: Chain,
+    dispatcher: Dispatcher,
+    watermark: SharedWatermark,
+    outlets: Vec<mpsc::Sender<Delivery>>,
+    settled: Settled,
+}
+
+impl Transforms {
+    fn run(mut self, mut batches: mpsc::Receiver<RowBatch>) -> anyhow::Result<()> {
+        while let Some(batch) = batches.blocking_recv() {
+            if !self.batch(batch)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// False if a sink takes no messages any more: it says why.
+    fn batch(&mut self, batch: RowBatch) -> anyhow::Result<bool> {
+        let (resume, cost) = (batch.resume.clone(), batch.cost());
+        let transformed = self.chain.run(batch)?;
+        let now_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as i64);
+        let chain = &self.chain;
+        let by_sink = self.dispatcher.messages(transformed, |id| chain.table(id), now_us)?;
+
+        let ticket = self.watermark.lock().unwrap_or_else(PoisonError::into_inner).open(resume, cost);
+        let sinks_used = by_sink.iter().filter(|messages| !messages.is_empty()).count();
+        if sinks_used == 0 {
+            // Who takes tickets ends last, unless it failed: that is then the error to report.
+            let _ = self.settled.send(ticket);
+            return Ok(true);
+        }
+        let mut receipts = ticket.split(sinks_used).into_iter();
+        for (messages, outlet) in by_sink.into_iter().zip(&self.outlets) {
+            if messages.is_empty() {
+                continue;
+            }
+            let receipt = receipts.next().expect("a receipt for each sink used");
+            if outlet.blocking_send(Delivery { messages, receipt }).is_err() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Follows the watermark and makes it durable; what it passed is given back to the budget after.
+async fn keep_checkpoint(
+    checkpoint: Checkpoint,
+    watermark: SharedWatermark,
+    mut tickets: mpsc::UnboundedReceiver<Ticket>,
+    budget: Budget,
+) -> anyhow::Result<()> {
+    let checkpoint = Arc::new(checkpoint);
+    let mut pending: Option<Advance> = None;
+    let mut due = Instant::now();
+    let mut open = true;
+    while open || pending.is_some() {
+        let is_due = pending.is_some() && (!open || budget.is_short());
+        tokio::select! {
+            biased;
+            () = std::future::ready(()), if is_due => {}
+            ticket = tickets.recv(), if open => {
+                match ticket {
+                    Some(ticket) => {
+                        let advance = watermark.lock().unwrap_or_else(PoisonError::into_inner).settle(ticket);
+                        merge(&mut pending, advance);
+                    }
+                    None => open = false,
+                }
+                if Instant::now() < due || pending.is_none() {
+                    continue;
+                }
+            }
+            () = tokio::time::sleep_until(due), if pending.is_some() => {}
+        }
+        let Some(Advance { resume, passed }) = pending.take() else { continue };
+        write(Arc::clone(&checkpoint), resume).await?;
+        passed.into_iter().for_each(|cost| budget.give_back(cost));
+        due = Instant::now() + CHECKPOINT_INTERVAL;
+    }
+    Ok(())
+}
+
+fn merge(pending: &mut Option<Advance>, advance: Option<Advance>) {
+    match (pending, advance) {
+        (Some(pending), Some(advance)) => {
+            pending.resume = advance.resume;
+            pending.passed.extend(advance.passed);
+        }
+        (none @ None, advance) => *none = advance,
+        (Some(_), None) => {}
+    }
+}
+
+async fn write(checkpoint: Arc<Checkpoint>, resume: Resume) -> anyhow::Result<()> {
+    debug!(position = %resume, "checkpoint");
+    tokio::task::spawn_blocking(move || checkpoint.write(&resume)).await.context("the checkpoint's writer stopped")?
+}
+
+/// The signals that mean stop.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("signals can't be listened to");
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

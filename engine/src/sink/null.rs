@@ -1,0 +1,39 @@
+//! Nowhere: for benchmarks, and for looking at what transforms say.
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::sync::mpsc;
+
+use super::{Delivery, Settled, Sink, settle};
+
+/// Takes everything and keeps nothing.
+#[derive(Debug)]
+pub(super) struct Null {
+    name: String,
+}
+
+impl Null {
+    pub fn new(name: &str) -> Self {
+        Self { name: name.to_owned() }
+    }
+}
+
+impl Sink for Null {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn is_ordered(&self) -> bool {
+        false
+    }
+
+    fn run(self: Box<Self>, mut deliveries: mpsc::Receiver<Delivery>, settled: Settled) -> BoxFuture<'static, anyhow::Result<()>> {
+        async move {
+            while let Some(delivery) = deliveries.recv().await {
+                settle(delivery.receipt, &settled);
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+}

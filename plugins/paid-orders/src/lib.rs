@@ -1,0 +1,18 @@
+//! Keeps orders that became paid, and sends them to the order-management queue.
+//! Changes of other tables pass on.
+
+use rowmill_sdk::{Interest, Outcome, Row, Table, Transform, export};
+
+#[derive(Default)]
+struct PaidOrders;
+
+impl Transform for PaidOrders {
+    fn interest(&mut self, table: &Table) -> Interest {
+        Interest::only(table.name() == "orders")
+    }
+    fn row(&mut self, row: &Row<'_>) -> Outcome {
+        if row.changed_to("status", "paid") { row.keep().to("order-management") } else { row.drop() }
+    }
+}
+
+export!(PaidOrders);

@@ -1,0 +1,122 @@
+//! Write Rowmill transforms in Rust.
+//!
+//! A transform is asked about each row change: keep it, drop it, change it, send it elsewhere, or
+//! make messages of it. This one keeps orders that became paid, and sends them to another queue:
+//!
+//! ```ignore
+//! use rowmill_sdk::{Interest, Outcome, Row, Table, Transform, export};
+//!
+//! #[derive(Default)]
+//! struct PaidOrders;
+//!
+//! impl Transform for PaidOrders {
+//!     fn interest(&mut self, table: &Table) -> Interest {
+//!         Interest::only(table.is("shop.orders"))
+//!     }
+//!     fn row(&mut self, row: &Row) -> Outcome {
+//!         if row.changed_to("status", "paid") { row.keep().to("order-management") } else { row.drop() }
+//!     }
+//! }
+//! export!(PaidOrders);
+//! ```
+//!
+//! Build it as a `cdylib` with `cargo build --release --target wasm32-unknown-unknown` and copy the
+//! `.wasm` file into the plugins directory. Rows are read in place: nothing is copied for a column
+//! that the transform doesn't ask for.
+
+mod outcome;
+mod row;
+#[doc(hidden)]
+pub mod runtime;
+
+pub use outcome::{Message, Outcome};
+pub use row::{Row, Table};
+pub use rowmill_batch::{Cell, Column, Kind, Operation};
+
+#[doc(hidden)]
+#[allow(missing_docs)]
+pub mod bindings {
+    wit_bindgen::generate!({
+        path: "../../wit",
+        world: "transform",
+        pub_export_macro: true,
+        export_macro_name: "export_transform",
+        default_bindings_module: "rowmill_sdk::bindings",
+    });
+}
+
+/// What a transform does; see the crate's description.
+pub trait Transform: Default {
+    /// Takes the `[settings]` of the plugin's `.toml`, as JSON (`{}` where there are none).
+    ///
+    /// # Errors
+    /// Whatever it says stops the engine's start, with the plugin's name.
+    fn configure(&mut self, settings: &str) -> Result<(), String> {
+        let _ = settings;
+        Ok(())
+    }
+
+    /// Which rows of a table the transform decides on. Called once for each table version.
+    fn interest(&mut self, table: &Table) -> Interest {
+        let _ = table;
+        Interest::All
+    }
+
+    /// Decides on a row.
+    fn row(&mut self, row: &Row<'_>) -> Outcome;
+}
+
+/// Which rows of a table a transform decides on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interest {
+    /// On none: they pass on untouched.
+    Pass,
+    /// On none: they are dropped.
+    Drop,
+    /// On all.
+    All,
+}
+
+impl Interest {
+    /// All rows if `wanted`; else they pass on untouched.
+    pub fn only(wanted: bool) -> Self {
+        if wanted { Self::All } else { Self::Pass }
+    }
+}
+
+/// A line in the engine's log, with the plugin's name.
+pub fn log(message: &str) {
+    use bindings::rowmill::transform::host;
+    host::log(host::Level::Info, message);
+}
+
+/// Makes a [`Transform`] the module's own.
+#[macro_export]
+macro_rules! export {
+    ($transform:ty) => {
+        const _: () = {
+            use $crate::bindings::{Failure, Guest, Interest, Table, Verdict};
+            use $crate::runtime::Runtime;
+
+            ::std::thread_local! {
+                static RUNTIME: ::std::cell::RefCell<Runtime<$transform>> = ::std::default::Default::default();
+            }
+
+            struct Component;
+
+            impl Guest for Component {
+                fn configure(settings: ::std::string::String) -> ::std::result::Result<(), ::std::string::String> {
+                    RUNTIME.with_borrow_mut(|runtime| runtime.configure(&settings))
+                }
+                fn describe(table: Table) -> ::std::result::Result<Interest, ::std::string::String> {
+                    RUNTIME.with_borrow_mut(|runtime| runtime.describe(table))
+                }
+                fn process(_rows: u32) -> ::std::result::Result<Verdict, Failure> {
+                    RUNTIME.with_borrow_mut(|runtime| runtime.process())
+                }
+            }
+
+            $crate::bindings::export_transform!(Component with_types_in $crate::bindings);
+        };
+    };
+}

@@ -1,0 +1,143 @@
+//! Rows and tables as a transform sees them.
+
+use rowmill_batch::{self as packed, Cell, ColumnIndex, Image, Kind, Operation};
+
+use crate::outcome::Outcome;
+
+/// A version of a table: its name and columns.
+#[derive(Debug)]
+pub struct Table(pub(crate) packed::Table);
+
+impl Table {
+    /// Whether this is its name: `shop.orders`.
+    pub fn is(&self, name: &str) -> bool {
+        name.split_once('.') == Some((&self.0.schema, &self.0.name))
+    }
+
+    /// The schema (database) that holds it.
+    pub fn schema(&self) -> &str {
+        &self.0.schema
+    }
+
+    /// Its name, without the schema.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Its columns.
+    pub fn columns(&self) -> &[packed::Column] {
+        &self.0.columns
+    }
+
+    /// The column of this name.
+    #[inline]
+    pub(crate) fn column(&self, name: &str) -> Option<ColumnIndex> {
+        let exact = self.0.columns.iter().position(|column| column.name == name);
+        exact.map(|index| ColumnIndex(index as u32)).or_else(|| self.0.column(name))
+    }
+}
+
+/// A row change. Columns are asked for by name; one that the table doesn't have reads as NULL.
+#[derive(Debug, Clone, Copy)]
+pub struct Row<'a> {
+    pub(crate) table: &'a Table,
+    pub(crate) row: packed::Row<'a>,
+}
+
+impl<'a> Row<'a> {
+    /// The row's table.
+    pub fn table(&self) -> &'a Table {
+        self.table
+    }
+
+    /// What happened to it.
+    pub fn operation(&self) -> Operation {
+        self.row.operation()
+    }
+
+    /// A column as it is now; for a delete, as it was.
+    #[inline]
+    pub fn cell(&self, column: &str) -> Cell<'a> {
+        self.in_image(Some(self.row.newest()), column)
+    }
+
+    /// A column as it was before an update or delete; absent for inserts.
+    #[inline]
+    pub fn cell_before(&self, column: &str) -> Cell<'a> {
+        self.in_image(self.row.before(), column)
+    }
+
+    #[inline]
+    fn in_image(&self, image: Option<Image<'a>>, column: &str) -> Cell<'a> {
+        match (image, self.table.column(column)) {
+            (Some(image), Some(index)) => image.cell(index),
+            _ => Cell::Absent,
+        }
+    }
+
+    /// A column's text; `None` for NULL and for columns of numbers and bytes.
+    #[inline]
+    pub fn text(&self, column: &str) -> Option<&'a str> {
+        self.typed(column, Kind::is_text)?.text()
+    }
+
+    /// A column's integer.
+    #[inline]
+    pub fn int(&self, column: &str) -> Option<i64> {
+        self.typed(column, |kind| kind == Kind::Int)?.int()
+    }
+
+    /// A column's unsigned integer.
+    #[inline]
+    pub fn uint(&self, column: &str) -> Option<u64> {
+        self.typed(column, |kind| matches!(kind, Kind::Uint | Kind::Year | Kind::Bit))?.uint()
+    }
+
+    /// A column's float.
+    #[inline]
+    pub fn float(&self, column: &str) -> Option<f64> {
+        self.typed(column, |kind| kind == Kind::Float)?.float()
+    }
+
+    #[inline]
+    fn typed(&self, column: &str, fits: fn(Kind) -> bool) -> Option<Cell<'a>> {
+        let index = self.table.column(column)?;
+        fits(self.table.0.columns[index.0 as usize].kind).then(|| self.row.newest().cell(index))
+    }
+
+    /// Whether a text column has this value now and hadn't before: true for an insert with it and
+    /// for an update to it.
+    #[inline]
+    pub fn changed_to(&self, column: &str, value: &str) -> bool {
+        let is = |cell: Cell<'_>| cell.value() == Some(value.as_bytes());
+        self.operation() != Operation::Delete && is(self.cell(column)) && !is(self.cell_before(column))
+    }
+
+    /// Whether an update changed a column.
+    pub fn changed(&self, column: &str) -> bool {
+        self.operation() == Operation::Update && self.cell(column) != self.cell_before(column)
+    }
+
+    /// The row stays.
+    pub fn keep(&self) -> Outcome {
+        Outcome::Keep
+    }
+
+    /// The row stays, with a text column replaced by what `map` makes of it: as it is now, and as
+    /// it was. NULL stays NULL.
+    pub fn map_text(&self, column: &str, map: impl Fn(&str) -> String) -> Outcome {
+        let mut outcome = self.keep();
+        if let Some(text) = self.in_image(self.row.before(), column).text() {
+            outcome = outcome.set_before(column, map(text));
+        }
+        if let Some(text) = self.in_image(self.row.after(), column).text() {
+            outcome = outcome.set(column, map(text));
+        }
+        outcome
+    }
+
+    /// The row goes no further.
+    pub fn drop(&self) -> Outcome {
+        Outcome::Drop
+    }
+}

@@ -1,0 +1,136 @@
+//! The engine itself, as a child process.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+
+use crate::mysql::MySql;
+use crate::process::{self, Process, wait_for};
+
+/// What the engine is told.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// Where its configuration, checkpoint and log are.
+    pub directory: PathBuf,
+    /// The configuration file's text.
+    pub text: String,
+    /// ROWMILL_SOURCE_PASSWORD.
+    pub password: String,
+}
+
+impl EngineConfig {
+    /// A configuration that reads `mysql`, with `more` behind its `[source]` and `[checkpoint]`.
+    pub fn new(directory: &Path, mysql: &MySql, source: &str, more: &str) -> Self {
+        let text = format!(
+            "[source]\nurl = \"{}\"\n{source}\n[checkpoint]\npath = \"{}\"\n{more}\n",
+            mysql.url(),
+            directory.join("checkpoint.json").display()
+        );
+        Self { directory: directory.to_owned(), text, password: mysql.password().to_owned() }
+    }
+
+    /// Where the checkpoint is.
+    pub fn checkpoint(&self) -> PathBuf {
+        self.directory.join("checkpoint.json")
+    }
+}
+
+/// A running engine.
+#[derive(Debug)]
+pub struct Engine {
+    process: Process,
+    log: PathBuf,
+}
+
+impl Engine {
+    /// Starts `rowmill run`.
+    ///
+    /// # Errors
+    /// If it can't be started.
+    pub fn start(config: &EngineConfig) -> anyhow::Result<Self> {
+        let file = config.directory.join("rowmill.toml");
+        std::fs::write(&file, &config.text)?;
+        let log = config.directory.join("rowmill.log");
+        let mut command = process::command(binary()?);
+        command
+            .args(["run", "--config"])
+            .arg(&file)
+            .current_dir(&config.directory)
+            .env("ROWMILL_SOURCE_PASSWORD", &config.password)
+            .env("AWS_ACCESS_KEY_ID", "test")
+            .env("AWS_SECRET_ACCESS_KEY", "test")
+            .env("AWS_REGION", "us-east-1")
+            .env("AWS_EC2_METADATA_DISABLED", "true");
+        Ok(Self { process: Process::start(&mut command, &log)?, log })
+    }
+
+    /// Starts it, and waits until it reads the binlog.
+    ///
+    /// # Errors
+    /// If it ends before.
+    pub async fn start_and_wait(config: &EngineConfig) -> anyhow::Result<Self> {
+        let before = std::fs::read_to_string(config.directory.join("rowmill.log")).unwrap_or_default().len();
+        let mut engine = Self::start(config)?;
+        wait_for("the engine runs", Duration::from_secs(30), || {
+            let (ended, log) = (engine.process.ended(), engine.log());
+            async move {
+                if let Some(status) = ended? {
+                    bail!("the engine ended ({status}): {log}");
+                }
+                Ok(log.get(before..).is_some_and(|new| new.contains("running")).then_some(()))
+            }
+        })
+        .await?;
+        Ok(engine)
+    }
+
+    /// All that it said so far, in this and earlier runs.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Kills it.
+    pub fn kill(mut self) {
+        self.process.kill();
+    }
+
+    /// The process, for signals.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// If it doesn't end within `deadline`.
+    pub async fn end(&mut self, deadline: Duration) -> anyhow::Result<ExitStatus> {
+        wait_for("the engine ends", deadline, || {
+            let ended = self.process.ended();
+            async move { ended }
+        })
+        .await
+    }
+
+    /// Stops it by SIGTERM; it must end well.
+    ///
+    /// # Errors
+    /// If it doesn't.
+    pub async fn stop(mut self) -> anyhow::Result<()> {
+        self.process.terminate()?;
+        let status = self.end(Duration::from_secs(30)).await?;
+        if !status.success() {
+            bail!("the engine ended with {status}: {}", self.log());
+        }
+        Ok(())
+    }
+}
+
+/// The engine's binary: beside the running program, or beside its directory.
+fn binary() -> anyhow::Result<PathBuf> {
+    let program = std::env::current_exe()?;
+    let places = program.ancestors().skip(1).take(2).map(|directory| directory.join("rowmill"));
+    let found = places.into_iter().find(|path| path.is_file());
+    found.context("there is no rowmill binary beside this program; run `cargo build --release` first")
+}

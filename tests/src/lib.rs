@@ -1,0 +1,35 @@
+//! What end-to-end tests and the examples stand on: a real MySQL, an SQS-compatible server and the
+//! engine itself, each a child process that ends with its parent.
+//!
+//! `tests/tools/*` install what is needed; the engine's binary is the one beside the running program.
+
+mod engine;
+mod mysql;
+mod process;
+mod sqs;
+
+pub use engine::{Engine, EngineConfig};
+pub use mysql::MySql;
+pub use process::{free_port, wait_for};
+pub use sqs::{Queue, Received, Sqs};
+
+use std::path::{Path, PathBuf};
+
+/// The repository's top.
+pub fn top() -> PathBuf {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    tests.parent().unwrap_or(tests).to_owned()
+}
+
+/// A new empty directory under `target/run`, which keeps what failed for a look at it.
+///
+/// # Panics
+/// If it can't be made.
+pub fn scratch(name: &str) -> PathBuf {
+    let directory = top().join("target/run").join(name);
+    if directory.exists() {
+        std::fs::remove_dir_all(&directory).expect("an old directory can be removed");
+    }
+    std::fs::create_dir_all(&directory).expect("a directory can be made");
+    directory
+}

@@ -1,0 +1,108 @@
+//! Child processes that don't outlive their parent.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::future::Future;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+/// A child that is killed when this is dropped, and by the kernel when its parent dies.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+}
+
+/// A command whose process ends with this one. It must be spawned by a thread that stays.
+pub fn command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]).arg(program);
+    command
+}
+
+impl Process {
+    /// Starts a command with its output in a file.
+    pub fn start(command: &mut Command, log: &Path) -> anyhow::Result<Self> {
+        let file = File::options().create(true).append(true).open(log).with_context(|| log.display().to_string())?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .spawn()
+            .with_context(|| format!("{command:?} can't be started"))?;
+        Ok(Self { child })
+    }
+
+    /// Sends SIGTERM.
+    pub fn terminate(&self) -> anyhow::Result<()> {
+        self.signal("TERM")
+    }
+
+    /// Sends SIGINT, as Ctrl-C does.
+    pub fn interrupt(&self) -> anyhow::Result<()> {
+        self.signal("INT")
+    }
+
+    fn signal(&self, name: &str) -> anyhow::Result<()> {
+        let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status()?;
+        if !status.success() {
+            bail!("no SIG{name} to {}", self.child.id());
+        }
+        Ok(())
+    }
+
+    /// Sends SIGKILL, and waits until it's gone.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill(); // it may be gone already
+        let _ = self.child.wait();
+    }
+
+    /// How it ended, if it did.
+    pub fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
+    }
+
+    /// The process's number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A TCP port on loopback that nobody uses now.
+///
+/// # Panics
+/// If there is none.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    listener.local_addr().expect("it has an address").port()
+}
+
+/// Asks again until the answer is `Some`, at most for `deadline`.
+///
+/// # Errors
+/// If the time is over or asking failed.
+pub async fn wait_for<T, F: Future<Output = anyhow::Result<Option<T>>>>(
+    what: &str,
+    deadline: Duration,
+    mut ask: impl FnMut() -> F,
+) -> anyhow::Result<T> {
+    let started = Instant::now();
+    loop {
+        if let Some(answer) = ask().await? {
+            return Ok(answer);
+        }
+        if started.elapsed() > deadline {
+            bail!("{what}: not within {deadline:?}");
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
