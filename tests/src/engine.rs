@@ -128,7 +128,10 @@ impl Engine {
 }
 
 /// The engine's binary: beside the running program, or beside its directory.
-fn binary() -> anyhow::Result<PathBuf> {
+///
+/// # Errors
+/// If it was not built.
+pub fn binary() -> anyhow::Result<PathBuf> {
     let program = std::env::current_exe()?;
     let places = program.ancestors().skip(1).take(2).map(|directory| directory.join("rowmill"));
     let found = places.into_iter().find(|path| path.is_file());

@@ -8,7 +8,7 @@ mod mysql;
 mod process;
 mod sqs;
 
-pub use engine::{Engine, EngineConfig};
+pub use engine::{Engine, EngineConfig, binary};
 pub use mysql::MySql;
 pub use process::{free_port, wait_for};
 pub use sqs::{Queue, Received, Sqs};

@@ -55,23 +55,19 @@ async fn rows_are_filtered_masked_and_routed() -> anyhow::Result<()> {
     let paid = management.receive_all(2, SOON).await?;
     let mut paid: Vec<Value> = paid.iter().map(body).collect();
     paid.sort_by_key(|order| order["after"]["id"].as_i64());
-    // SHA-256 of the addresses in lower case.
-    let ann = "ad0aa7ac77b0b5ac7a10c2f6a1d9d1cf6b9e0f6b2fb3d5dd3ad4d1e3a4c0f9a1";
     assert_eq!(paid.len(), 2);
     assert_eq!((&paid[0]["op"], &paid[0]["before"]["status"]), (&json!("u"), &json!("new")));
-    let masked = paid[0]["after"]["email"].as_str().expect("masked").to_owned();
-    assert!(masked.len() == ann.len() && masked.bytes().all(|byte| byte.is_ascii_hexdigit()), "{masked}");
-    assert_eq!(paid[0]["before"]["email"], json!(masked), "masked as it was, too");
+    let masked = json!(sha256("ann@example.com"));
+    assert_eq!((&paid[0]["before"]["email"], &paid[0]["after"]["email"]), (&masked, &masked));
     assert_eq!((&paid[1]["op"], &paid[1]["after"]["email"]), (&json!("c"), &Value::Null));
 
     let customers = orders.receive_all(3, SOON).await?;
     let operations: Vec<Value> = customers.iter().map(|message| body(message)["op"].clone()).collect();
     assert_eq!(operations, ["c", "u", "d"], "in order within the key's group");
     assert!(customers.iter().all(|message| message.group == "customers:7"), "{customers:?}");
-    let hash = |text: &str| sha256(text);
-    assert_eq!(body(&customers[0])["after"]["email"], json!(hash("bob@example.com")));
-    assert_eq!(body(&customers[1])["after"]["email"], json!(hash("bob2@example.com")));
-    assert_eq!(body(&customers[2])["before"]["email"], json!(hash("bob2@example.com")));
+    assert_eq!(body(&customers[0])["after"]["email"], json!(sha256("bob@example.com")));
+    assert_eq!(body(&customers[1])["after"]["email"], json!(sha256("bob2@example.com")));
+    assert_eq!(body(&customers[2])["before"]["email"], json!(sha256("bob2@example.com")));
     engine.stop().await
 }
 
@@ -152,7 +148,7 @@ async fn values_are_what_select_says() -> anyhow::Result<()> {
     conn.query_drop(format!("INSERT INTO v.v VALUES (1, {})", values.join(", "))).await?;
     // Compressed in the binlog, and a row of NULLs.
     conn.query_drop("SET SESSION binlog_transaction_compression = ON").await?;
-    conn.query_drop(format!("INSERT INTO v.v (id) VALUES (2), (3)")).await?;
+    conn.query_drop("INSERT INTO v.v (id) VALUES (2), (3)").await?;
     conn.query_drop("DELETE FROM v.v WHERE id = 3").await?;
 
     let lines = rowmill_tests::wait_for("rows arrive", SOON, || {
@@ -204,7 +200,7 @@ async fn values_are_what_select_says() -> anyhow::Result<()> {
 async fn a_stop_within_a_transaction_repeats_nothing() -> anyhow::Result<()> {
     let directory = scratch("a_stop_within_a_transaction_repeats_nothing");
     let mysql = MySql::start(&directory, &[]).await?;
-    mysql.run("CREATE DATABASE s; CREATE TABLE s.s (id INT PRIMARY KEY, pad VARCHAR(200)); SET SESSION cte_max_recursion_depth = 100000").await?;
+    mysql.run("CREATE DATABASE s; CREATE TABLE s.s (id INT PRIMARY KEY, pad VARCHAR(200))").await?;
     let out = directory.join("out.jsonl");
     let more = format!("[in_flight]\nrows = 300\n[sink.out]\ntype = \"file\"\npath = \"{}\"\n", out.display());
     let config = EngineConfig::new(&directory, &mysql, "", &more);
@@ -220,8 +216,8 @@ async fn a_stop_within_a_transaction_repeats_nothing() -> anyhow::Result<()> {
     let count = || std::fs::read_to_string(&out).unwrap_or_default().lines().count();
     let mut stops_within = 0;
     while count() < rows {
-        let engine = Engine::start_and_wait(&config).await?;
         let before = count();
+        let engine = Engine::start_and_wait(&config).await?;
         rowmill_tests::wait_for("rows arrive", SOON, || {
             let now = count();
             async move { Ok((now > before).then_some(())) }

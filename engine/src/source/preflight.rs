@@ -19,6 +19,7 @@ const ER_PARSE: u16 = 1064;
 pub struct Server {
     conn: Conn,
     address: String,
+    user: String,
     /// The server's own id.
     pub uuid: String,
     /// Its version, as it says.
@@ -66,7 +67,8 @@ impl Server {
         if uuid.is_empty() {
             bail!("{address} has no server_uuid: it isn't MySQL 5.6 or later (MariaDB isn't supported yet)");
         }
-        Ok(Self { conn, address, uuid, version })
+        let user = config.options.user().unwrap_or_default().to_owned();
+        Ok(Self { conn, address, user, uuid, version })
     }
 
     /// Where to begin: at the checkpoint if there is one, else where `start` says. The position is
@@ -131,9 +133,9 @@ impl Server {
     async fn privileged(&mut self, statement: &str) -> anyhow::Result<Vec<Row>> {
         self.conn.query(statement).await.map_err(|error| match &error {
             mysql_async::Error::Server(server) if server.code == ER_SPECIFIC_ACCESS_DENIED => anyhow!(
-                "{}: the user may not run {statement}; run `GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO` \
-                 the user",
-                self.address
+                "{}: the user may not run {statement}; run `GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO {}`",
+                self.address,
+                self.user
             ),
             _ => anyhow::Error::new(error).context(format!("{}: {statement} failed", self.address)),
         })

@@ -1,0 +1,169 @@
+//! What users get wrong, or meet: one clear error each (what, where, how to mend it), the right exit
+//! code, and a checkpoint that stays as it was.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use rowmill_tests::{Engine, EngineConfig, MySql, Sqs, free_port, scratch};
+
+const NULL_SINK: &str = "[sink.out]\ntype = \"null\"\n";
+
+/// The engine must end with `code` and one error line that has all of `words`.
+async fn refused(config: &EngineConfig, code: i32, words: &[&str]) -> anyhow::Result<()> {
+    let checkpoint = std::fs::read(config.checkpoint()).ok();
+    let said_before = std::fs::read_to_string(config.directory.join("rowmill.log")).unwrap_or_default().len();
+    let mut engine = Engine::start(config)?;
+    let status = engine.end(Duration::from_secs(20)).await?;
+    let log = engine.log();
+    let said = &log[said_before..];
+
+    let errors: Vec<&str> = said.lines().filter(|line| line.starts_with("error: ")).collect();
+    assert_eq!(errors.len(), 1, "one error: {said}");
+    for word in words {
+        assert!(errors[0].contains(word), "`{word}` isn't in: {}", errors[0]);
+    }
+    assert!(!said.contains(&config.password), "the password is shown: {said}");
+    assert_eq!(status.code(), Some(code), "{said}");
+    assert_eq!(std::fs::read(config.checkpoint()).ok(), checkpoint, "the checkpoint changed");
+    Ok(())
+}
+
+/// The engine must run, and leave a checkpoint.
+async fn accepted(config: &EngineConfig) -> anyhow::Result<()> {
+    Engine::start_and_wait(config).await?.stop().await?;
+    std::fs::metadata(config.checkpoint()).context("a checkpoint")?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_be_read() -> anyhow::Result<()> {
+    let directory = scratch("a_server_that_cannot_be_read");
+    let mysql = MySql::start(&directory, &[]).await?;
+    let config = EngineConfig::new(&directory, &mysql, "", NULL_SINK);
+    accepted(&config).await?;
+
+    let wrong_password = EngineConfig { password: "wrong".to_owned(), ..config.clone() };
+    refused(&wrong_password, 1, &["mysql://rowmill@127.0.0.1", "password", "ROWMILL_SOURCE_PASSWORD"]).await?;
+
+    let port = free_port();
+    let text = config.text.replace(&mysql.port().to_string(), &port.to_string());
+    let unreachable = EngineConfig { text, ..config.clone() };
+    refused(&unreachable, 1, &[&port.to_string(), "can't be reached"]).await?;
+
+    mysql.run("SET GLOBAL binlog_format = 'STATEMENT'").await?;
+    refused(&config, 1, &["binlog_format = STATEMENT", "SET PERSIST binlog_format = 'ROW'"]).await?;
+    mysql.run("SET GLOBAL binlog_format = 'ROW'; SET GLOBAL binlog_row_metadata = 'MINIMAL'").await?;
+    refused(&config, 1, &["binlog_row_metadata = MINIMAL", "SET PERSIST binlog_row_metadata = 'FULL'"]).await?;
+    mysql.run("SET GLOBAL binlog_row_metadata = 'FULL'").await?;
+    accepted(&config).await?;
+
+    mysql.run("CREATE USER weak@'%' IDENTIFIED BY 'feeble'").await?;
+    let text = config.text.replace("rowmill@", "weak@");
+    let weak = EngineConfig { text, password: "feeble".to_owned(), ..config.clone() };
+    refused(&weak, 1, &["GRANT REPLICATION SLAVE, REPLICATION CLIENT"]).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_without_a_binlog() -> anyhow::Result<()> {
+    let directory = scratch("a_server_without_a_binlog");
+    let mysql = MySql::start(&directory, &["--skip-log-bin"]).await?;
+    let config = EngineConfig::new(&directory, &mysql, "", NULL_SINK);
+    refused(&config, 1, &["writes no binlog", "skip-log-bin"]).await
+}
+
+#[tokio::test]
+async fn a_position_that_is_gone() -> anyhow::Result<()> {
+    let directory = scratch("a_position_that_is_gone");
+    let mysql = MySql::start(&directory, &[]).await?;
+    let config = EngineConfig::new(&directory, &mysql, "", NULL_SINK);
+    accepted(&config).await?;
+    let checkpoint = std::fs::read_to_string(config.checkpoint())?;
+
+    mysql.run("FLUSH BINARY LOGS; FLUSH BINARY LOGS").await?;
+    accepted(&config).await?;
+    mysql.run("PURGE BINARY LOGS TO 'binlog.000003'").await?;
+    std::fs::write(config.checkpoint(), &checkpoint)?;
+    refused(&config, 1, &["the checkpoint says binlog.000001", "purged", "binlog.000003"]).await?;
+
+    let beyond = checkpoint.replace("binlog.000001", "binlog.000003").replace("\"position\": ", "\"position\": 99999");
+    std::fs::write(config.checkpoint(), beyond)?;
+    refused(&config, 1, &["binlog.000003", "ends at"]).await?;
+
+    let other = checkpoint.replace("\"server_uuid\": \"", "\"server_uuid\": \"not-");
+    std::fs::write(config.checkpoint(), other)?;
+    refused(&config, 1, &["checkpoint.json", "belongs to the server not-"]).await?;
+
+    std::fs::write(config.checkpoint(), &checkpoint[..checkpoint.len() / 2])?;
+    refused(&config, 1, &["checkpoint.json", "damaged"]).await?;
+
+    std::fs::remove_file(config.checkpoint())?;
+    let start = EngineConfig::new(&directory, &mysql, "start = \"binlog.000001:4\"", NULL_SINK);
+    refused(&start, 1, &["`source.start` says binlog.000001:4", "purged"]).await
+}
+
+#[tokio::test]
+async fn plugins_and_queues_that_are_not_there() -> anyhow::Result<()> {
+    let directory = scratch("plugins_and_queues_that_are_not_there");
+    let mysql = MySql::start(&directory, &[]).await?;
+    let sqs = Sqs::start(&directory).await?;
+
+    let queue = |name: &str| {
+        let url = format!("{}/000000000000/{name}", sqs.endpoint());
+        let sink = format!("[sink.out]\ntype = \"sqs\"\nqueue_url = \"{url}\"\nendpoint_url = \"{}\"\n", sqs.endpoint());
+        EngineConfig::new(&directory, &mysql, "", &sink)
+    };
+    sqs.create("there").await?;
+    accepted(&queue("there")).await?;
+    refused(&queue("missing"), 1, &["sink.out", "there is no queue", "/missing", "create it"]).await?;
+    let dead = EngineConfig {
+        text: queue("there").text.replace(&sqs.endpoint(), &format!("http://127.0.0.1:{}", free_port())),
+        ..queue("there")
+    };
+    refused(&dead, 1, &["sink.out", "can't be reached", "endpoint"]).await?;
+
+    let plugins = directory.join("plugins");
+    std::fs::create_dir(&plugins)?;
+    let more = format!("[plugins]\ndir = \"{}\"\n{NULL_SINK}", plugins.display());
+    let config = EngineConfig::new(&directory, &mysql, "", &more);
+    accepted(&config).await?;
+    let with = async |bytes: &[u8], words: &[&str]| {
+        std::fs::write(plugins.join("bad.wasm"), bytes)?;
+        refused(&config, 1, &[&["plugin ", "bad.wasm"], words].concat()).await
+    };
+    with(b"not WebAssembly at all", &["isn't WebAssembly"]).await?;
+    with(b"", &["isn't WebAssembly"]).await?;
+    with(b"\0asm\x01\0\0\0\xff\xff", &["isn't"]).await?;
+    // An empty core module, and an empty component: valid, but neither is a transform.
+    with(b"\0asm\x01\0\0\0", &["doesn't export `configure`", "rowmill:transform"]).await?;
+    with(b"\0asm\x0d\0\x01\0", &["doesn't export `configure`", "rowmill:transform"]).await?;
+
+    let text = config.text.replace(plugins.to_str().context("UTF-8")?, "/no/such/directory");
+    refused(&EngineConfig { text, ..config.clone() }, 1, &["/no/such/directory", "can't be read"]).await
+}
+
+#[tokio::test]
+async fn a_configuration_that_cannot_be_meant() -> anyhow::Result<()> {
+    let directory = scratch("a_configuration_that_cannot_be_meant");
+    let text = "[source]\nurl = \"mysql://rowmill@127.0.0.1:1\"\nstrat = \"latest\"\n[sink.out]\ntype = \"null\"\n";
+    let config = EngineConfig { directory: directory.clone(), text: text.to_owned(), password: "secret".to_owned() };
+    refused(&config, 2, &["rowmill.toml", "line 3", "`strat`", "did you mean `start`?"]).await?;
+
+    let with = |from: &str, to: &str| EngineConfig { text: text.replace(from, to), ..config.clone() };
+    refused(&with("strat = \"latest\"", "start = \"snapshot\""), 2, &["snapshot", "isn't there yet"]).await?;
+    refused(&with("strat = \"latest\"", "= 7"), 2, &["line 3"]).await?;
+    refused(&with("strat = \"latest\"", "password = \"${NO_SUCH_VARIABLE}\""), 2, &["NO_SUCH_VARIABLE", "line 3"]).await?;
+    let text = text.replace("strat", "start").replace("type = \"null\"", "type = \"sqs\"");
+    refused(&EngineConfig { text, ..config.clone() }, 2, &["sink.out", "queue_url"]).await?;
+
+    std::fs::remove_file(directory.join("rowmill.toml"))?;
+    let output = std::process::Command::new(rowmill_tests::binary()?)
+        .args(["run", "--config"])
+        .arg(Path::new("/no/such/rowmill.toml"))
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("/no/such/rowmill.toml") && said.contains("can't be read"), "{said}");
+    assert_eq!(output.status.code(), Some(2));
+    Ok(())
+}
