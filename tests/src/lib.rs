@@ -6,11 +6,13 @@
 mod engine;
 mod mysql;
 mod process;
+mod shop;
 mod sqs;
 
 pub use engine::{Engine, EngineConfig, binary};
 pub use mysql::MySql;
 pub use process::{free_port, wait_for};
+pub use shop::{Change, Committed, Shop};
 pub use sqs::{Queue, Received, Sqs};
 
 use std::path::{Path, PathBuf};

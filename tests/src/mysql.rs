@@ -111,6 +111,22 @@ impl MySql {
         Ok(())
     }
 
+    /// Where the binlog ends: file and position.
+    ///
+    /// # Errors
+    /// If the server doesn't say.
+    pub async fn binlog_end(&self) -> anyhow::Result<(String, u64)> {
+        let mut conn = self.connect().await?;
+        let row: Option<mysql_async::Row> = match conn.query_first("SHOW BINARY LOG STATUS").await {
+            Ok(row) => row,
+            Err(_) => conn.query_first("SHOW MASTER STATUS").await?, // before MySQL 8.2
+        };
+        let row = row.context("the server writes a binlog")?;
+        let end = row.get(0).zip(row.get(1)).context("a file and a position")?;
+        conn.disconnect().await?;
+        Ok(end)
+    }
+
     /// The port on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port

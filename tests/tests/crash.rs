@@ -1,0 +1,139 @@
+//! The engine is killed at random moments under load: nothing is lost, order is kept per key, and
+//! what comes twice is no more than what was in flight.
+//!
+//! `ROWMILL_TEST_SEED` repeats a run, `ROWMILL_TEST_KILLS` makes a longer one.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use rowmill_tests::{Change, Engine, EngineConfig, MySql, Queue, Received, Shop, Sqs, scratch};
+use serde_json::Value;
+
+/// What may be in flight: as small as a batch, so that the bound on duplicates says something.
+const IN_FLIGHT_ROWS: usize = 256;
+const KILLS: usize = 24;
+/// For what is left when the killing is over.
+const DRAIN: Duration = Duration::from_secs(90);
+
+fn setting(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// Receives from a queue until told to stop and nothing more comes.
+async fn collect(queue: Queue, stop: Arc<AtomicBool>) -> anyhow::Result<Vec<Received>> {
+    let mut all = Vec::new();
+    loop {
+        let stopping = stop.load(Ordering::Relaxed);
+        let some = queue.receive(Duration::from_secs(1)).await?;
+        if some.is_empty() && stopping {
+            return Ok(all);
+        }
+        all.extend(some);
+    }
+}
+
+fn change(message: &Received) -> Change {
+    let body: Value = serde_json::from_str(&message.body).expect("bodies are JSON");
+    let image = if body["after"].is_null() { &body["before"] } else { &body["after"] };
+    let table = match body["source"]["table"].as_str() {
+        Some("orders") => "orders",
+        Some("payments") => "payments",
+        Some("customers") => "customers",
+        other => panic!("unknown table {other:?}"),
+    };
+    Change {
+        table,
+        id: image["id"].as_i64().expect("an id"),
+        operation: body["op"].as_str().and_then(|op| op.chars().next()).expect("an operation"),
+        version: image["version"].as_i64().expect("a version"),
+    }
+}
+
+/// Changes by key, in their order.
+fn by_key(changes: impl Iterator<Item = Change>) -> BTreeMap<(&'static str, i64), Vec<(char, i64)>> {
+    let mut keys = BTreeMap::<_, Vec<_>>::new();
+    for Change { table, id, operation, version } in changes {
+        keys.entry((table, id)).or_default().push((operation, version));
+    }
+    keys
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kills_lose_nothing() -> anyhow::Result<()> {
+    let seed = setting("ROWMILL_TEST_SEED").unwrap_or_else(rand::random);
+    let kills = setting("ROWMILL_TEST_KILLS").map_or(KILLS, |kills| kills as usize);
+    println!("seed: ROWMILL_TEST_SEED={seed}, {kills} kills");
+    let directory = scratch("kills_lose_nothing");
+    let mysql = MySql::start(&directory, &[]).await?;
+    let sqs = Sqs::start(&directory).await?;
+    let (orders, events) = (sqs.create("orders.fifo").await?, sqs.create("events").await?);
+    Shop::create(&mysql).await?;
+
+    let endpoint = sqs.endpoint();
+    let sink = |name: &str, queue: &Queue| {
+        format!("[sink.{name}]\ntype = \"sqs\"\nqueue_url = \"{}\"\nendpoint_url = \"{endpoint}\"\n", queue.url)
+    };
+    let more = format!(
+        "[in_flight]\nrows = {IN_FLIGHT_ROWS}\n{}{}\
+         [[route]]\ntables = [\"shop.orders\"]\nsink = \"orders\"\n[[route]]\ntables = [\"shop.*\"]\nsink = \"events\"\n",
+        sink("orders", &orders),
+        sink("events", &events)
+    );
+    let config = EngineConfig::new(&directory, &mysql, "start = \"earliest\"\ntables = [\"shop.*\"]", &more);
+
+    let (stop_writing, stop_receiving) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let mut shop = Shop::open(&mysql, seed).await?;
+    let stop = Arc::clone(&stop_writing);
+    let writing = tokio::spawn(async move {
+        let mut ledger = Vec::new();
+        while !stop.load(Ordering::Relaxed) {
+            ledger.extend(shop.step().await?.changes);
+        }
+        Ok::<_, anyhow::Error>(ledger)
+    });
+    let receiving_orders = tokio::spawn(collect(orders, Arc::clone(&stop_receiving)));
+    let receiving_events = tokio::spawn(collect(events, Arc::clone(&stop_receiving)));
+
+    let mut random = SmallRng::seed_from_u64(seed);
+    for _ in 0..kills {
+        let engine = Engine::start(&config)?;
+        tokio::time::sleep(Duration::from_millis(random.random_range(30..700))).await;
+        engine.kill();
+    }
+    stop_writing.store(true, Ordering::Relaxed);
+    let ledger = writing.await??;
+    let engine = Engine::start_and_wait(&config).await?;
+    // The engine is done when its checkpoint is where the binlog ends.
+    rowmill_tests::wait_for("the rest is delivered", DRAIN, || async {
+        let end = mysql.binlog_end().await?;
+        let checkpoint: Value = serde_json::from_str(&std::fs::read_to_string(config.checkpoint())?)?;
+        Ok((checkpoint["position"] == end.1 && checkpoint["file"] == end.0.as_str()).then_some(()))
+    })
+    .await?;
+    engine.stop().await?;
+    stop_receiving.store(true, Ordering::Relaxed);
+    let (received_orders, received_events) = (receiving_orders.await??, receiving_events.await??);
+
+    let of_orders = |change: &Change| change.table == "orders";
+    let expected_orders = by_key(ledger.iter().copied().filter(of_orders));
+    let delivered_orders = by_key(received_orders.iter().map(change));
+    assert_eq!(delivered_orders, expected_orders, "the FIFO queue has every change once, in order (seed {seed})");
+
+    let expected: HashSet<Change> = ledger.iter().copied().filter(|change| !of_orders(change)).collect();
+    let delivered: HashSet<Change> = received_events.iter().map(change).collect();
+    let lost: Vec<_> = expected.difference(&delivered).collect();
+    let invented: Vec<_> = delivered.difference(&expected).collect();
+    assert!(lost.is_empty() && invented.is_empty(), "lost {lost:?}, invented {invented:?} (seed {seed})");
+    let duplicates = received_events.len() - delivered.len();
+    println!(
+        "{} changes committed, {} delivered to the standard queue, {duplicates} of them twice, {kills} kills",
+        ledger.len(),
+        received_events.len()
+    );
+    assert!(duplicates <= kills * IN_FLIGHT_ROWS, "{duplicates} duplicates after {kills} kills (seed {seed})");
+    Ok(())
+}
