@@ -68,7 +68,9 @@ impl Checkpoint {
             "the file is damaged or isn't a checkpoint; restore it, or remove it to begin at `source.start`",
         )?;
         if version != VERSION {
-            bail!("the file has version {version}, and this rowmill reads version {VERSION}; use the rowmill that wrote it");
+            bail!(
+                "the file has version {version}, and this rowmill reads version {VERSION}; use the rowmill that wrote it"
+            );
         }
         if server_uuid != self.server_uuid {
             bail!(
@@ -101,7 +103,10 @@ impl Checkpoint {
             file.commit()
         };
         write().with_context(|| {
-            format!("checkpoint {} can't be written; what was delivered since the last one is sent again after a restart", self.path.display())
+            format!(
+                "checkpoint {} can't be written; what was delivered since the last one is sent again after a restart",
+                self.path.display()
+            )
         })
     }
 }

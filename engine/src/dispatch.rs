@@ -129,8 +129,8 @@ fn route<'r>(routes: &'r [config::Route], route_of: &mut Vec<Option<usize>>, tab
     if route_of.len() <= index {
         route_of.resize(index + 1, None);
     }
-    let known = route_of[index]
-        .or_else(|| routes.iter().position(|route| route.tables.matches(&table.schema, &table.name)));
+    let known =
+        route_of[index].or_else(|| routes.iter().position(|route| route.tables.matches(&table.schema, &table.name)));
     route_of[index] = known;
     match known.map(|index| &routes[index]) {
         Some(route) => Routed { sink: Some(route.sink), group: &route.group },

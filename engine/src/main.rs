@@ -40,8 +40,8 @@ enum Command {
 fn main() -> ExitCode {
     let Cli { command } = Cli::parse();
     // The driver logs errors that are handled, and logged, here.
-    let level = EnvFilter::try_from_env("ROWMILL_LOG")
-        .unwrap_or_else(|_| EnvFilter::new("warn,rowmill=info,mysql_async=off"));
+    let level =
+        EnvFilter::try_from_env("ROWMILL_LOG").unwrap_or_else(|_| EnvFilter::new("warn,rowmill=info,mysql_async=off"));
     tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr).with_target(false).init();
 
     match command {

@@ -81,11 +81,7 @@ impl MySql {
     }
 
     fn root(&self) -> OptsBuilder {
-        OptsBuilder::default()
-            .ip_or_hostname("127.0.0.1")
-            .tcp_port(self.port)
-            .user(Some("root"))
-            .prefer_socket(false)
+        OptsBuilder::default().ip_or_hostname("127.0.0.1").tcp_port(self.port).user(Some("root")).prefer_socket(false)
     }
 
     /// A connection that may do everything.
@@ -161,9 +157,8 @@ fn template(mysqld: &Path, located: &str) -> anyhow::Result<PathBuf> {
         bail!("mysqld --initialize-insecure failed: {}", String::from_utf8_lossy(&output.stderr));
     }
     // Each copy must be a server of its own.
-    std::fs::remove_file(new.join("auto.cnf")).or_else(|error| {
-        if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
-    })?;
+    std::fs::remove_file(new.join("auto.cnf"))
+        .or_else(|error| if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) })?;
     if std::fs::rename(&new, &template).is_err() {
         std::fs::remove_dir_all(&new)?;
     }

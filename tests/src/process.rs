@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::future::Future;
 use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -16,10 +17,11 @@ pub struct Process {
     child: Child,
 }
 
-/// A command whose process ends with this one. It must be spawned by a thread that stays.
+/// A command whose process ends with this one. It must be spawned by a thread that stays. A Ctrl-C
+/// in the terminal is for this process alone: it stops its children in order.
 pub fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL"]).arg(program);
+    command.args(["--pdeathsig", "KILL"]).arg(program).process_group(0);
     command
 }
 

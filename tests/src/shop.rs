@@ -114,7 +114,8 @@ impl Shop {
         let values: Vec<String> =
             ids.clone().map(|id| format!("({id}, 1, 'Customer {id} Ünïcode', 'customer{id}@example.com')")).collect();
         let changes = ids.map(|id| Change { table: "customers", id, operation: 'c', version: 1 }).collect();
-        let story = if many == 1 { format!("customer {first} signs up") } else { format!("{many} customers are imported") };
+        let story =
+            if many == 1 { format!("customer {first} signs up") } else { format!("{many} customers are imported") };
         (vec![format!("INSERT INTO shop.customers VALUES {}", values.join(", "))], Committed { changes, story })
     }
 

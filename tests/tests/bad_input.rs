@@ -111,7 +111,8 @@ async fn plugins_and_queues_that_are_not_there() -> anyhow::Result<()> {
 
     let queue = |name: &str| {
         let url = format!("{}/000000000000/{name}", sqs.endpoint());
-        let sink = format!("[sink.out]\ntype = \"sqs\"\nqueue_url = \"{url}\"\nendpoint_url = \"{}\"\n", sqs.endpoint());
+        let sink =
+            format!("[sink.out]\ntype = \"sqs\"\nqueue_url = \"{url}\"\nendpoint_url = \"{}\"\n", sqs.endpoint());
         EngineConfig::new(&directory, &mysql, "", &sink)
     };
     sqs.create("there").await?;
@@ -153,7 +154,8 @@ async fn a_configuration_that_cannot_be_meant() -> anyhow::Result<()> {
     let with = |from: &str, to: &str| EngineConfig { text: text.replace(from, to), ..config.clone() };
     refused(&with("strat = \"latest\"", "start = \"snapshot\""), 2, &["snapshot", "isn't there yet"]).await?;
     refused(&with("strat = \"latest\"", "= 7"), 2, &["line 3"]).await?;
-    refused(&with("strat = \"latest\"", "password = \"${NO_SUCH_VARIABLE}\""), 2, &["NO_SUCH_VARIABLE", "line 3"]).await?;
+    refused(&with("strat = \"latest\"", "password = \"${NO_SUCH_VARIABLE}\""), 2, &["NO_SUCH_VARIABLE", "line 3"])
+        .await?;
     let text = text.replace("strat", "start").replace("type = \"null\"", "type = \"sqs\"");
     refused(&EngineConfig { text, ..config.clone() }, 2, &["sink.out", "queue_url"]).await?;
 

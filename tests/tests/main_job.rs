@@ -75,8 +75,7 @@ async fn rows_are_filtered_masked_and_routed() -> anyhow::Result<()> {
 fn sha256(text: &str) -> String {
     use std::io::Write;
     use std::process::{Command, Stdio};
-    let mut child =
-        Command::new("sha256sum").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("sha256sum");
+    let mut child = Command::new("sha256sum").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("sha256sum");
     child.stdin.take().expect("piped").write_all(text.as_bytes()).expect("written");
     let output = child.wait_with_output().expect("its output");
     String::from_utf8_lossy(&output.stdout)[..64].to_owned()
@@ -126,7 +125,11 @@ async fn values_are_what_select_says() -> anyhow::Result<()> {
             "JSON",
             "'{\"b\": [1, -2, 3.5, true, null, \"t\\\\u0001é\"], \"a\": {\"n\": 18446744073709551615, \"e\": 1e100}}'",
         ),
-        ("j2", "JSON", "JSON_OBJECT('d', CAST(1.50 AS DECIMAL(5,2)), 't', CAST('2026-11-23 10:00:00.5' AS DATETIME(6)), 'x', TIME'10:11:12', 'y', DATE'2026-11-23')"),
+        (
+            "j2",
+            "JSON",
+            "JSON_OBJECT('d', CAST(1.50 AS DECIMAL(5,2)), 't', CAST('2026-11-23 10:00:00.5' AS DATETIME(6)), 'x', TIME'10:11:12', 'y', DATE'2026-11-23')",
+        ),
         ("n", "VARCHAR(10)", "NULL"),
         ("vb", "VARBINARY(10)", "x'00ff00'"),
         ("bn", "BINARY(4)", "x'6100'"),

@@ -5,9 +5,7 @@
 
 use crate::reader::{Cell, Row};
 use crate::schema::{ColumnIndex, ImageKind, Operation, TableId};
-use crate::{
-    FLAG_LAST_IN_TRANSACTION, HEADER_LEN, MAGIC, ROW_HEADER_LEN, TRANSACTION_HEADER_LEN, state, states_len,
-};
+use crate::{FLAG_LAST_IN_TRANSACTION, HEADER_LEN, MAGIC, ROW_HEADER_LEN, TRANSACTION_HEADER_LEN, state, states_len};
 
 /// What a row says of itself beside its columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,13 +68,7 @@ impl Builder {
     pub fn with_capacity(capacity: usize) -> Self {
         let mut bytes = Vec::with_capacity(capacity);
         bytes.resize(HEADER_LEN, 0);
-        Self {
-            bytes,
-            row_offsets: Vec::new(),
-            transaction_offsets: Vec::new(),
-            row_at: 0,
-            image: OpenImage::default(),
-        }
+        Self { bytes, row_offsets: Vec::new(), transaction_offsets: Vec::new(), row_at: 0, image: OpenImage::default() }
     }
 
     /// Rows finished so far.

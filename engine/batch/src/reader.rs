@@ -72,7 +72,8 @@ impl<'a> Batch<'a> {
         };
         let total = u32_at(bytes, 20) as usize;
         let fits = |at: usize, count: usize| count.checked_mul(4).and_then(|len| at.checked_add(len)) <= Some(total);
-        if total != bytes.len() || !fits(batch.rows_at, batch.rows) || !fits(batch.transactions_at, batch.transactions) {
+        if total != bytes.len() || !fits(batch.rows_at, batch.rows) || !fits(batch.transactions_at, batch.transactions)
+        {
             return Err(FormatError::Length);
         }
         Ok(batch)

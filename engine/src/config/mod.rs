@@ -213,10 +213,8 @@ impl Config {
     /// # Errors
     /// If it can't be read, or says something that can't be meant.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable {
-            path: path.to_owned(),
-            error,
-        })?;
+        let text =
+            std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable { path: path.to_owned(), error })?;
         Self::parse(&text).map_err(|fault| ConfigError::Invalid { path: path.to_owned(), fault })
     }
 
@@ -324,9 +322,9 @@ fn sink(name: String, table: SinkTable) -> Result<Sink, String> {
             endpoint_url: endpoint_url.map(|text| text.0),
         },
         SinkType::Stdout => SinkKind::Stdout,
-        SinkType::File => SinkKind::File {
-            path: path.ok_or_else(|| format!("sink.{name}: a file sink needs a `path`"))?.0.into(),
-        },
+        SinkType::File => {
+            SinkKind::File { path: path.ok_or_else(|| format!("sink.{name}: a file sink needs a `path`"))?.0.into() }
+        }
         SinkType::Null => SinkKind::Null,
     };
     Ok(Sink { name, format: format.unwrap_or_default(), kind })
@@ -362,7 +360,7 @@ mod tests {
     const SMALL: &str = "[source]\nurl = \"mysql://me@127.0.0.1:3306\"\n[sink.out]\ntype = \"null\"\n";
 
     fn fault(text: &str) -> String {
-        Config::parse(text).err().expect("this must be refused")
+        Config::parse(text).expect_err("this must be refused")
     }
 
     #[test]

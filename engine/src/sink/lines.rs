@@ -110,7 +110,11 @@ impl Sink for Lines {
         false
     }
 
-    fn run(self: Box<Self>, deliveries: mpsc::Receiver<Delivery>, settled: Settled) -> BoxFuture<'static, anyhow::Result<()>> {
+    fn run(
+        self: Box<Self>,
+        deliveries: mpsc::Receiver<Delivery>,
+        settled: Settled,
+    ) -> BoxFuture<'static, anyhow::Result<()>> {
         let name = self.name.clone();
         async move {
             let writing = tokio::task::spawn_blocking(move || self.write(deliveries, &settled));

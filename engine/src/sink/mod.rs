@@ -45,7 +45,11 @@ pub trait Sink: Send {
     fn is_ordered(&self) -> bool;
 
     /// Delivers what comes until there is no more, and ends when all of it is durable.
-    fn run(self: Box<Self>, deliveries: mpsc::Receiver<Delivery>, settled: Settled) -> BoxFuture<'static, anyhow::Result<()>>;
+    fn run(
+        self: Box<Self>,
+        deliveries: mpsc::Receiver<Delivery>,
+        settled: Settled,
+    ) -> BoxFuture<'static, anyhow::Result<()>>;
 }
 
 /// Makes a sink ready to deliver.

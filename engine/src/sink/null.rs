@@ -27,7 +27,11 @@ impl Sink for Null {
         false
     }
 
-    fn run(self: Box<Self>, mut deliveries: mpsc::Receiver<Delivery>, settled: Settled) -> BoxFuture<'static, anyhow::Result<()>> {
+    fn run(
+        self: Box<Self>,
+        mut deliveries: mpsc::Receiver<Delivery>,
+        settled: Settled,
+    ) -> BoxFuture<'static, anyhow::Result<()>> {
         async move {
             while let Some(delivery) = deliveries.recv().await {
                 settle(delivery.receipt, &settled);

@@ -90,29 +90,36 @@ impl Sqs {
             loader = loader.endpoint_url(url);
         }
         let client = Client::new(&loader.load().await);
-        let sink = Self { name: name.to_owned(), client, queue_url: queue_url.to_owned(), fifo: queue_url.ends_with(".fifo") };
+        let sink =
+            Self { name: name.to_owned(), client, queue_url: queue_url.to_owned(), fifo: queue_url.ends_with(".fifo") };
         sink.check().await?;
         Ok(sink)
     }
 
     /// Asks the queue for itself.
     async fn check(&self) -> anyhow::Result<()> {
-        let request = self.client.get_queue_attributes().queue_url(&self.queue_url).attribute_names(QueueAttributeName::QueueArn);
+        let request =
+            self.client.get_queue_attributes().queue_url(&self.queue_url).attribute_names(QueueAttributeName::QueueArn);
         let Err(error) = request.send().await else { return Ok(()) };
         let url = &self.queue_url;
         match error.code() {
             Some("AWS.SimpleQueueService.NonExistentQueue" | "QueueDoesNotExist") => {
                 bail!("there is no queue {url}; create it, or mend `queue_url`")
             }
-            Some(code) => Err(anyhow!("{code}: {}", error.message().unwrap_or_default()))
-                .with_context(|| format!("the queue {url} can't be used; the user needs sqs:SendMessage and sqs:GetQueueAttributes on it")),
-            None => Err(anyhow!("{}", DisplayErrorContext(&error)))
-                .with_context(|| format!("the queue {url} can't be reached; are the endpoint, the region and the credentials right?")),
+            Some(code) => Err(anyhow!("{code}: {}", error.message().unwrap_or_default())).with_context(|| {
+                format!(
+                    "the queue {url} can't be used; the user needs sqs:SendMessage and sqs:GetQueueAttributes on it"
+                )
+            }),
+            None => Err(anyhow!("{}", DisplayErrorContext(&error))).with_context(|| {
+                format!("the queue {url} can't be reached; are the endpoint, the region and the credentials right?")
+            }),
         }
     }
 
     fn waiting(&self, message: Message, receipt: Receipt) -> Waiting<Outgoing> {
-        let attributes: usize = message.attributes.iter().map(|(name, value)| name.len() + value.len() + "String".len()).sum();
+        let attributes: usize =
+            message.attributes.iter().map(|(name, value)| name.len() + value.len() + "String".len()).sum();
         let bytes = message.body.len() + attributes;
         let group = self.fifo.then(|| message.group.clone());
         Waiting { group, bytes, item: Outgoing { message, receipt } }
@@ -125,7 +132,10 @@ impl Sqs {
         let mut open = true;
         loop {
             let paused = pause.as_ref().is_some_and(Pause::is_on);
-            while !paused && requests.len() < REQUESTS_MAX && (requests.len() < REQUESTS_UNFULL_MAX || lanes.has_full_request()) {
+            while !paused
+                && requests.len() < REQUESTS_MAX
+                && (requests.len() < REQUESTS_UNFULL_MAX || lanes.has_full_request())
+            {
                 let request = lanes.next_request();
                 if request.is_empty() {
                     break;
@@ -220,7 +230,10 @@ async fn send(client: Client, queue_url: String, fifo: bool, request: Request) -
                 Some(message) => format!("{code}: {message}"),
                 None => DisplayErrorContext(&error).to_string(),
             };
-            if matches!(code, "InvalidMessageContents" | "BatchRequestTooLong" | "AWS.SimpleQueueService.BatchRequestTooLong") {
+            if matches!(
+                code,
+                "InvalidMessageContents" | "BatchRequestTooLong" | "AWS.SimpleQueueService.BatchRequestTooLong"
+            ) {
                 return Err(refusal(&queue_url, &request[0].item.message, &text));
             }
             return Ok(Answer { accepted: Vec::new(), refused: request, reason: Some(text) });
@@ -289,7 +302,11 @@ impl Sink for Sqs {
         self.fifo
     }
 
-    fn run(self: Box<Self>, deliveries: mpsc::Receiver<Delivery>, settled: Settled) -> BoxFuture<'static, anyhow::Result<()>> {
+    fn run(
+        self: Box<Self>,
+        deliveries: mpsc::Receiver<Delivery>,
+        settled: Settled,
+    ) -> BoxFuture<'static, anyhow::Result<()>> {
         let name = self.name.clone();
         async move { self.deliver(deliveries, settled).await.with_context(|| format!("sink.{name}")) }.boxed()
     }

@@ -42,7 +42,9 @@ impl Source {
     /// If the server refuses.
     pub async fn open(mut conn: Conn, config: &config::Source, resume: Resume) -> anyhow::Result<Self> {
         let context = || format!("the binlog of {} can't be read from {resume}", config.address);
-        conn.query_drop(format!("SET SESSION net_write_timeout = {NET_WRITE_TIMEOUT_S}")).await.with_context(context)?;
+        conn.query_drop(format!("SET SESSION net_write_timeout = {NET_WRITE_TIMEOUT_S}"))
+            .await
+            .with_context(context)?;
         let request = BinlogStreamRequest::new(config.server_id)
             .with_filename(resume.position.file.as_bytes())
             .with_pos(resume.position.offset);
@@ -97,7 +99,7 @@ impl Source {
 
             events = events.wrapping_add(1);
             let mut next = self.decoder.pop();
-            if next.is_none() && events % EVENTS_BETWEEN_CLOCKS == 0 && handed_on.elapsed() > BATCH_AGE_MAX {
+            if next.is_none() && events.is_multiple_of(EVENTS_BETWEEN_CLOCKS) && handed_on.elapsed() > BATCH_AGE_MAX {
                 next = self.decoder.flush();
             }
             while let Some(batch) = next {
@@ -138,7 +140,8 @@ fn core_event(event: &mysql_async::binlog::events::Event) -> Event<'_> {
 fn verify_checksum(event: &mysql_async::binlog::events::Event) -> anyhow::Result<()> {
     let header = event.header();
     // A format description's checksum is of the event with a flag cleared; it has no rows to protect.
-    let unverified = !event.footer().get_checksum_enabled() || header.event_type_raw() == EventKind::FORMAT_DESCRIPTION.0;
+    let unverified =
+        !event.footer().get_checksum_enabled() || header.event_type_raw() == EventKind::FORMAT_DESCRIPTION.0;
     let (false, Some(expected)) = (unverified, event.checksum()) else { return Ok(()) };
     let mut bytes = [0; 19];
     bytes[0..4].copy_from_slice(&header.timestamp().to_le_bytes());

@@ -46,7 +46,9 @@ impl Server {
         let setting = |name: &str| variables.get(name).map_or("", String::as_str);
 
         if setting("log_bin") != "ON" {
-            bail!("{address} writes no binlog (log_bin is OFF); start the server without `skip-log-bin`, or with `log-bin`");
+            bail!(
+                "{address} writes no binlog (log_bin is OFF); start the server without `skip-log-bin`, or with `log-bin`"
+            );
         }
         // Servers that have no other format any more don't have the setting.
         if !matches!(setting("binlog_format"), "" | "ROW") {
@@ -93,7 +95,8 @@ impl Server {
             Some((_, size)) => bail!(
                 "{whose} says {}, and {file} on {} ends at {size}: the file isn't the one that it was; begin \
                  elsewhere by `source.start` without the checkpoint",
-                resume.position, self.address
+                resume.position,
+                self.address
             ),
             None => bail!(
                 "{whose} says {}, and {} has purged that file (its oldest is {}): the changes in between can't be \

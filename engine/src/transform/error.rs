@@ -42,6 +42,7 @@ impl TransformError {
 fn place(batch: &Batch<'_>, row: &rowmill_core::batch::Row<'_>, tables: &[Arc<Table>]) -> String {
     let header = row.header();
     let file = batch.transaction(row.transaction()).header().file;
-    let table = tables.get(header.table.0 as usize).map_or_else(|| "an unknown table".to_owned(), |table| table.to_string());
+    let table =
+        tables.get(header.table.0 as usize).map_or_else(|| "an unknown table".to_owned(), |table| table.to_string());
     format!("of {table} at {file}:{} (row {})", header.event_position, header.index_in_event)
 }

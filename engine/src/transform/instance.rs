@@ -18,8 +18,8 @@ mod bindings {
 }
 
 pub(super) use bindings::Verdict;
-pub(super) use bindings::rowmill::transform::types;
 use bindings::rowmill::transform::host::{self, Level};
+pub(super) use bindings::rowmill::transform::types;
 use bindings::{Failure, Transform};
 
 /// How often the clock of deadlines moves.
@@ -74,7 +74,9 @@ pub(super) fn add_to_linker(linker: &mut Linker<PluginState>) -> wasmtime::Resul
     // By hand, not by bindgen: the rows go from the batch into the guest's memory, copied once.
     linker
         .instance("rowmill:transform/batch@0.1.0")?
-        .func_wrap("rows", |store: wasmtime::StoreContextMut<'_, PluginState>, (): ()| Ok((Arc::clone(&store.data().rows),)))
+        .func_wrap("rows", |store: wasmtime::StoreContextMut<'_, PluginState>, (): ()| {
+            Ok((Arc::clone(&store.data().rows),))
+        })
 }
 
 /// What a plugin decides on.

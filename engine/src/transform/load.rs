@@ -84,7 +84,8 @@ fn plugin(
 ) -> anyhow::Result<Instance> {
     let bytes = std::fs::read(path).context("the file can't be read")?;
     let bytes = component_bytes(bytes)?;
-    let component = Component::new(engine, &bytes).map_err(|error| anyhow!("the file isn't valid WebAssembly: {error:#}"))?;
+    let component =
+        Component::new(engine, &bytes).map_err(|error| anyhow!("the file isn't valid WebAssembly: {error:#}"))?;
 
     let mut linker = linker.clone();
     check_interface(engine, &component)?;

@@ -209,13 +209,15 @@ fn rewrite(batch: &Batch<'_>, rows: &[Passed], edits: Option<&Edits>) -> Vec<u8>
         }
         match edits.filter(|edits| edits.of_row(passed.row)) {
             None => builder.copy_row_unchanged(&row),
-            Some(edits) => builder.copy_row(&row, |image, column, builder| match edits.get(passed.row, image, column) {
-                Some(cell) => {
-                    builder.cell(cell);
-                    true
-                }
-                None => false,
-            }),
+            Some(edits) => {
+                builder.copy_row(&row, |image, column, builder| match edits.get(passed.row, image, column) {
+                    Some(cell) => {
+                        builder.cell(cell);
+                        true
+                    }
+                    None => false,
+                })
+            }
         }
     }
     builder.finish()

@@ -116,7 +116,7 @@ macro_rules! export {
                 }
             }
 
-            $crate::bindings::export_transform!(Component with_types_in $crate::bindings);
+    $crate::bindings::export_transform!(Component with_types_in $crate::bindings);
         };
     };
 }

@@ -45,7 +45,10 @@ impl<'a> Bytes<'a> {
     #[inline]
     pub fn uint(&mut self, len: usize) -> Result<u64, Fault> {
         let mut array = [0; 8];
-        array.get_mut(..len).ok_or(Fault::Malformed("an integer of more than 8 bytes"))?.copy_from_slice(self.take(len)?);
+        array
+            .get_mut(..len)
+            .ok_or(Fault::Malformed("an integer of more than 8 bytes"))?
+            .copy_from_slice(self.take(len)?);
         Ok(u64::from_le_bytes(array))
     }
 

@@ -258,10 +258,9 @@ impl Decoder {
                 what: "a partial JSON update".to_owned(),
                 mend: "run `SET PERSIST binlog_row_value_options = ''` and start from a position after it",
             }),
-            EventKind::XA_PREPARE => Err(Fault::Unsupported {
-                what: "an XA transaction".to_owned(),
-                mend: "start from a position after it",
-            }),
+            EventKind::XA_PREPARE => {
+                Err(Fault::Unsupported { what: "an XA transaction".to_owned(), mend: "start from a position after it" })
+            }
             _ if header.is_ignorable() => Ok(()),
             _ => Err(Fault::UnknownEvent),
         }
@@ -307,10 +306,9 @@ impl Decoder {
                 transaction.thread_id = thread_id;
                 Ok(())
             }
-            ["XA", ..] => Err(Fault::Unsupported {
-                what: "an XA transaction".to_owned(),
-                mend: "start from a position after it",
-            }),
+            ["XA", ..] => {
+                Err(Fault::Unsupported { what: "an XA transaction".to_owned(), mend: "start from a position after it" })
+            }
             ["COMMIT"] | ["ROLLBACK"] => self.commit(span.end),
             ["SAVEPOINT" | "ROLLBACK" | "RELEASE", ..] if transaction.begun => Ok(()),
             // DDL and the like stand alone; a statement within BEGIN and COMMIT changes rows.

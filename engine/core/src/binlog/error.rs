@@ -27,7 +27,9 @@ pub enum Fault {
     #[error("malformed: {0}; the binlog file or the connection is damaged")]
     Malformed(&'static str),
     /// Its type isn't known, and it isn't marked as one that may be passed over.
-    #[error("unknown event type; this version of rowmill can't read binlogs of this server without losing what the event says")]
+    #[error(
+        "unknown event type; this version of rowmill can't read binlogs of this server without losing what the event says"
+    )]
     UnknownEvent,
     /// The format knows it, Rowmill doesn't yet.
     #[error("{what} can't be decoded yet; {mend}")]

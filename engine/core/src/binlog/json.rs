@@ -216,7 +216,7 @@ mod tests {
         assert_eq!(text(&[0x04, 1]), "true");
         assert_eq!(text(&[0x05, 0xff, 0xff]), "-1");
         assert_eq!(text(b"\x0c\x05a\"\n\x01z"), r#""a\"\n\u0001z""#);
-assert_eq!(text(&[0x0f, 246, 4, 3, 1, 0x8a, 0x05]), "10.5");
+        assert_eq!(text(&[0x0f, 246, 4, 3, 1, 0x8a, 0x05]), "10.5");
     }
 
     /// `{"a": 1, "b": [true, null]}`, laid out by hand after the format's description.

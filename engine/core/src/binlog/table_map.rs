@@ -97,10 +97,7 @@ pub(super) mod code {
 impl ColumnType {
     fn is_numeric(self) -> bool {
         use code::*;
-        matches!(
-            self.code,
-            DECIMAL | TINY | SHORT | LONG | FLOAT | DOUBLE | LONGLONG | INT24 | YEAR | NEWDECIMAL
-        )
+        matches!(self.code, DECIMAL | TINY | SHORT | LONG | FLOAT | DOUBLE | LONGLONG | INT24 | YEAR | NEWDECIMAL)
     }
 
     fn is_character(self) -> bool {
@@ -119,7 +116,9 @@ fn column_types(codes: &[u8], mut metadata: Bytes<'_>) -> Result<Vec<ColumnType>
         .iter()
         .map(|&code| {
             let meta = match code {
-                FLOAT | DOUBLE | BLOB | GEOMETRY | JSON | VECTOR | TIMESTAMP2 | DATETIME2 | TIME2 => [metadata.u8()?, 0],
+                FLOAT | DOUBLE | BLOB | GEOMETRY | JSON | VECTOR | TIMESTAMP2 | DATETIME2 | TIME2 => {
+                    [metadata.u8()?, 0]
+                }
                 VARCHAR | BIT | NEWDECIMAL | ENUM | SET | VAR_STRING | STRING => [metadata.u8()?, metadata.u8()?],
                 _ => [0, 0],
             };
@@ -238,8 +237,7 @@ impl<'a> Metadata<'a> {
         for (index, &column_type) in types.iter().enumerate() {
             let name = names[index];
             let charset = Charset::of_collation(collations[index]);
-            let (kind, mysql_type, codec) =
-                describe(name, column_type, unsigned[index], charset, &members[index])?;
+            let (kind, mysql_type, codec) = describe(name, column_type, unsigned[index], charset, &members[index])?;
             columns.push(Column {
                 name: name.to_owned(),
                 kind,

@@ -49,7 +49,11 @@ fn fraction(bytes: &mut Bytes<'_>, digits: u8) -> Result<u64, Fault> {
 }
 
 fn fraction_len(digits: u8) -> Result<usize, Fault> {
-    if digits > 6 { Err(Fault::Malformed("more than 6 digits of a second")) } else { Ok(usize::from(digits.div_ceil(2))) }
+    if digits > 6 {
+        Err(Fault::Malformed("more than 6 digits of a second"))
+    } else {
+        Ok(usize::from(digits.div_ceil(2)))
+    }
 }
 
 /// `DATE`: 3 bytes, 5 bits of day, 4 of month, the rest year.
