@@ -20,7 +20,7 @@ pub const BATCH_ROWS_MAX: usize = 256;
 pub const BATCH_BYTES_MAX: usize = 1 << 20;
 
 /// Most batches are far smaller than [`BATCH_BYTES_MAX`].
-const BATCH_CAPACITY: usize = 64 << 10;
+const BATCH_CAPACITY: usize = 96 << 10;
 /// Table maps are repeated before every statement, so that forgetting old ones costs little.
 const TABLE_NUMBERS_MAX: usize = 4096;
 

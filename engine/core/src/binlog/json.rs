@@ -178,8 +178,11 @@ fn opaque(mut bytes: Bytes<'_>, out: &mut Vec<u8>) -> Result<(), Fault> {
 /// Appends a string with its quotes, escaped as the server does.
 fn push_string(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
-    for &byte in text.as_bytes() {
-        match byte {
+    let mut rest = text.as_bytes();
+    while let Some(plain) = rest.iter().position(|&byte| byte < 0x20 || byte == b'"' || byte == b'\\') {
+        let (before, behind) = rest.split_at(plain);
+        out.extend_from_slice(before);
+        match behind[0] {
             b'"' => out.extend_from_slice(b"\\\""),
             b'\\' => out.extend_from_slice(b"\\\\"),
             0x08 => out.extend_from_slice(b"\\b"),
@@ -187,15 +190,16 @@ fn push_string(text: &str, out: &mut Vec<u8>) {
             b'\n' => out.extend_from_slice(b"\\n"),
             b'\r' => out.extend_from_slice(b"\\r"),
             b'\t' => out.extend_from_slice(b"\\t"),
-            0..0x20 => {
+            control => {
                 const HEX: &[u8; 16] = b"0123456789abcdef";
                 out.extend_from_slice(b"\\u00");
-                out.push(HEX[usize::from(byte >> 4)]);
-                out.push(HEX[usize::from(byte & 15)]);
+                out.push(HEX[usize::from(control >> 4)]);
+                out.push(HEX[usize::from(control & 15)]);
             }
-            plain => out.push(plain),
         }
+        rest = &behind[1..];
     }
+    out.extend_from_slice(rest);
     out.push(b'"');
 }
 

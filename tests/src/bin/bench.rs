@@ -1,0 +1,236 @@
+//! Rows a second through the engine, beside what the wire and MySQL's own tool can do, in one run on
+//! one binlog; and what a row costs in each part. `tests/bench` builds and runs it.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use futures_util::StreamExt;
+use mysql_async::BinlogStreamRequest;
+use rowmill::transform::{Chain, Limits};
+use rowmill_core::batch::Batch;
+use rowmill_core::binlog::{Decoder, Event, EventHeader, EventKind, RowBatch};
+use rowmill_core::envelope::{Debezium, SourceName};
+use rowmill_core::position::{BinlogPosition, Resume};
+use rowmill_tests::{Engine, EngineConfig, MySql, scratch, top};
+use serde_json::Value;
+
+const ROWS: f64 = 1_525_000.0;
+const RUNS: usize = 3;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let directory = top().join("target/bench");
+    let is_loaded = directory.join("loaded").exists();
+    if !is_loaded && directory.exists() {
+        std::fs::remove_dir_all(&directory)?;
+    }
+    let mysql = MySql::start(&directory, &["--innodb-flush-log-at-trx-commit=0", "--sync-binlog=0"]).await?;
+    if !is_loaded {
+        println!("loading the workload: about two minutes, once");
+        load(&mysql)?;
+        let (file, _) = mysql.binlog_end().await?;
+        std::fs::write(directory.join("loaded"), file)?;
+    }
+    let file = std::fs::read_to_string(directory.join("loaded"))?;
+    if std::env::args().any(|argument| argument == "--parts") {
+        return parts(&directory.join("data").join(&file), &file);
+    }
+    // A server that is started again begins a new file: the workload's is whole.
+    let size = std::fs::metadata(directory.join("data").join(&file))?.len();
+    println!("{ROWS} row changes, {} MB of binlog; medians of {RUNS} runs\n", size / 1_000_000);
+
+    println!("| what | rows/s | of mysqlbinlog | CPU s | peak MB |\n| --- | --- | --- | --- | --- |");
+    let raw = median(async || mysqlbinlog(&mysql, &file)).await?;
+    let floor = median(async || bare_stream(&mysql, &file).await).await?;
+    let filter = median(async || engine(&mysql, &file, size, true).await).await?;
+    let all = median(async || engine(&mysql, &file, size, false).await).await?;
+    for (name, run) in [
+        ("mysqlbinlog --raw", &raw),
+        ("mysql_async's stream, thrown away", &floor),
+        ("rowmill, paid-orders, null sink", &filter),
+        ("rowmill, every row in the envelope, null sink", &all),
+    ] {
+        let Run { seconds, cpu, peak } = run;
+        let (cpu, peak) =
+            (cpu.map_or("-".to_owned(), |cpu| format!("{cpu:.2}")), peak.map_or("-".to_owned(), |mb| mb.to_string()));
+        println!("| {name} | {:.0} | {:.2} | {cpu} | {peak} |", ROWS / seconds, raw.seconds / seconds);
+    }
+    println!();
+    parts(&directory.join("data").join(&file), &file)
+}
+
+/// One measurement.
+#[derive(Debug, Clone)]
+struct Run {
+    seconds: f64,
+    cpu: Option<f64>,
+    peak: Option<u64>,
+}
+
+async fn median(mut run: impl AsyncFnMut() -> anyhow::Result<Run>) -> anyhow::Result<Run> {
+    let mut runs = Vec::new();
+    for _ in 0..RUNS {
+        runs.push(run().await?);
+    }
+    runs.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
+    Ok(runs[RUNS / 2].clone())
+}
+
+fn client(program: &str, mysql: &MySql) -> Command {
+    let mut command = Command::new(top().join("target/tools/mysql/bin").join(program));
+    command.args(["--protocol=TCP", "--host=127.0.0.1", "--user=root", "--ssl-mode=DISABLED"]);
+    command.arg(format!("--port={}", mysql.port()));
+    command
+}
+
+fn load(mysql: &MySql) -> anyhow::Result<()> {
+    let sql = std::fs::File::open(top().join("tests/bench.sql"))?;
+    let status = client("mysql", mysql).stdin(Stdio::from(sql)).status()?;
+    ensure!(status.success(), "the workload can't be loaded");
+    Ok(())
+}
+
+fn mysqlbinlog(mysql: &MySql, file: &str) -> anyhow::Result<Run> {
+    let started = Instant::now();
+    let status = client("mysqlbinlog", mysql)
+        .args(["--read-from-remote-server", "--raw", "--result-file=/dev/shm/rowmill-bench-", file])
+        .status()?;
+    let seconds = started.elapsed().as_secs_f64();
+    std::fs::remove_file(format!("/dev/shm/rowmill-bench-{file}")).context("mysqlbinlog writes a file")?;
+    ensure!(status.success(), "mysqlbinlog failed");
+    Ok(Run { seconds, cpu: None, peak: None })
+}
+
+async fn bare_stream(mysql: &MySql, file: &str) -> anyhow::Result<Run> {
+    let conn = mysql.connect().await?;
+    let started = Instant::now();
+    let request = BinlogStreamRequest::new(99).with_filename(file.as_bytes()).with_pos(4).with_non_blocking();
+    let mut stream = conn.get_binlog_stream(request).await?;
+    let mut bytes = 0;
+    while let Some(event) = stream.next().await {
+        bytes += event?.data().len();
+    }
+    ensure!(bytes > 0, "an empty stream");
+    Ok(Run { seconds: started.elapsed().as_secs_f64(), cpu: None, peak: None })
+}
+
+/// From the moment that the engine reads until its checkpoint is behind the workload's file.
+async fn engine(mysql: &MySql, file: &str, size: u64, filter: bool) -> anyhow::Result<Run> {
+    let directory = scratch("bench");
+    let plugins = directory.join("plugins");
+    std::fs::create_dir(&plugins)?;
+    if filter {
+        std::fs::copy(top().join("plugins/paid-orders.wasm"), plugins.join("paid-orders.wasm"))?;
+    }
+    let more = format!("[plugins]\ndir = \"{}\"\n[sink.order-management]\ntype = \"null\"\n", plugins.display());
+    let source = format!("tables = [\"bench.orders\", \"bench.sbtest\"]\nstart = \"{file}:4\"");
+    let config = EngineConfig::new(&directory, mysql, &source, &more);
+    let mut engine = Engine::start_and_wait(&config).await?;
+    let started = Instant::now();
+    loop {
+        let checkpoint: Value = serde_json::from_str(&std::fs::read_to_string(config.checkpoint())?)?;
+        let is_behind = checkpoint["file"] != file || checkpoint["position"].as_u64() >= Some(size);
+        if is_behind {
+            break;
+        }
+        if started.elapsed() > Duration::from_secs(120) {
+            bail!("the engine isn't done after two minutes: {}", engine.log());
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    let id = engine.process().id();
+    let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
+    let peak =
+        status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat"))?;
+    // Fields 14 and 15, in hundredths of a second; the second field may have spaces.
+    let ticks: f64 = stat
+        .rsplit_once(')')
+        .map_or("", |(_, rest)| rest)
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .filter_map(|ticks| ticks.parse::<f64>().ok())
+        .sum();
+    engine.stop().await?;
+    Ok(Run { seconds, cpu: Some(ticks / 100.0), peak: peak.map(|kb| kb / 1000) })
+}
+
+/// Decodes a binlog file.
+fn decode(binlog: &[u8], file: &str, mut take: impl FnMut(RowBatch)) -> anyhow::Result<()> {
+    let mut decoder = Decoder::new(
+        Resume::at(BinlogPosition::new(file, BinlogPosition::FIRST_EVENT)),
+        Box::new(|_, table| matches!(table, "orders" | "sbtest")),
+    );
+    let mut rest = &binlog[4..];
+    while rest.len() > 19 {
+        let u32_at = |at: usize| u32::from_le_bytes([rest[at], rest[at + 1], rest[at + 2], rest[at + 3]]);
+        let header = EventHeader {
+            timestamp_s: u32_at(0),
+            kind: EventKind(rest[4]),
+            server_id: u32_at(5),
+            size: u32_at(9),
+            log_pos: u32_at(13),
+            flags: u16::from_le_bytes([rest[17], rest[18]]),
+        };
+        let (event, behind) = rest.split_at(header.size as usize);
+        rest = behind;
+        decoder.event(&Event { header, body: &event[19..event.len() - 4] })?;
+        while let Some(batch) = decoder.pop() {
+            take(batch);
+        }
+    }
+    if let Some(batch) = decoder.flush() {
+        take(batch);
+    }
+    Ok(())
+}
+
+/// What a row costs in each part, on one thread, the binlog in memory.
+fn parts(path: &Path, file: &str) -> anyhow::Result<()> {
+    let binlog = std::fs::read(path)?;
+    // Once for the time, each batch dropped as soon as it's there; once to keep them all.
+    let started = Instant::now();
+    decode(&binlog, file, drop)?;
+    let decoded = started.elapsed();
+    let mut batches = Vec::new();
+    decode(&binlog, file, |batch| batches.push(batch))?;
+    let rows: usize = batches.iter().map(|batch| batch.rows).sum();
+    let bytes: usize = batches.iter().map(|batch| batch.bytes.len()).sum();
+    let per_row = |time: Duration| time.as_nanos() as f64 / rows as f64;
+
+    let copy = |batch: &RowBatch| RowBatch {
+        bytes: batch.bytes.clone(),
+        rows: batch.rows,
+        new_tables: batch.new_tables.clone(),
+        resume: batch.resume.clone(),
+    };
+    let plugins = scratch("bench-parts");
+    std::fs::copy(top().join("plugins/paid-orders.wasm"), plugins.join("paid-orders.wasm"))?;
+    let mut chain = Chain::load(Some(&plugins), &["order-management".to_owned()], Limits::default())?;
+    let copies: Vec<RowBatch> = batches.iter().map(copy).collect();
+    let started = Instant::now();
+    let mut passed = 0;
+    for batch in copies {
+        passed += chain.run(batch)?.rows.len();
+    }
+    let transformed = started.elapsed();
+
+    let mut envelope = Debezium::new(SourceName { version: String::new(), name: String::new() });
+    let started = Instant::now();
+    let mut body = Vec::new();
+    for batch in &batches {
+        let parsed = Batch::parse(&batch.bytes)?;
+        for row in parsed.rows() {
+            body.clear();
+            envelope.write(chain.table(row.table()), &parsed, &row, 0, &mut body);
+        }
+    }
+    let written = started.elapsed();
+    println!("{rows} rows decoded, {} bytes packed a row, {passed} passed the filter; ns a row:", bytes / rows);
+    println!("decode {:.0}, filter {:.0}, envelope {:.0}", per_row(decoded), per_row(transformed), per_row(written));
+    Ok(())
+}
