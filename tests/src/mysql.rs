@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -141,12 +142,18 @@ impl MySql {
 
 /// An initialised data directory, made once: copying it is faster than making another.
 fn template(mysqld: &Path, located: &str) -> anyhow::Result<PathBuf> {
+    // Tests of one program run at the same time, and so do programs: within one the first makes it
+    // while the others wait; of several programs each makes its own, and the first to be done names it.
+    static MAKING: Mutex<()> = Mutex::new(());
+    let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
     let template = top().join("target/tools/mysql/template");
     if template.exists() {
         return Ok(template);
     }
-    // Tests run at the same time: each makes its own, and the first to be done names it.
     let new = top().join(format!("target/tools/mysql/template.{}", std::process::id()));
+    if new.exists() {
+        std::fs::remove_dir_all(&new)?; // a program of the same number was cut off
+    }
     let output = Command::new(mysqld)
         .arg("--no-defaults")
         .args(located.lines())
@@ -159,8 +166,10 @@ fn template(mysqld: &Path, located: &str) -> anyhow::Result<PathBuf> {
     // Each copy must be a server of its own.
     std::fs::remove_file(new.join("auto.cnf"))
         .or_else(|error| if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) })?;
-    if std::fs::rename(&new, &template).is_err() {
-        std::fs::remove_dir_all(&new)?;
+    match std::fs::rename(&new, &template) {
+        Ok(()) => {}
+        Err(_) if template.exists() => std::fs::remove_dir_all(&new)?,
+        Err(error) => return Err(error).with_context(|| format!("{} can't be named", template.display())),
     }
     Ok(template)
 }

@@ -79,13 +79,14 @@ impl Drop for Process {
     }
 }
 
-/// A TCP port on loopback that nobody uses now.
+/// A TCP port on loopback that nobody uses now, and that the system gives to no outgoing connection:
+/// below the range those are taken from.
 ///
 /// # Panics
 /// If there is none.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    listener.local_addr().expect("it has an address").port()
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    std::iter::repeat_with(|| rand::random_range(15_000..32_000)).take(1_000).find(is_free).expect("a port is free")
 }
 
 /// Asks again until the answer is `Some`, at most for `deadline`.
