@@ -10,7 +10,7 @@ mod shop;
 mod sqs;
 
 pub use engine::{Engine, EngineConfig, binary};
-pub use mysql::MySql;
+pub use mysql::{Build, MySql};
 pub use process::{free_port, wait_for};
 pub use shop::{Change, Committed, Shop};
 pub use sqs::{Queue, Received, Sqs};

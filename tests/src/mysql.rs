@@ -1,5 +1,6 @@
 //! A real MySQL server.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
@@ -16,60 +17,74 @@ use crate::top;
 const USER: &str = "rowmill";
 const PASSWORD: &str = "a password with ünïcode & /slashes";
 
+/// Which server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Build {
+    /// MySQL, as `tests/tools/mysql` finds it.
+    MySql,
+    /// MariaDB of a version, as `tests/tools/mariadb` unpacks it.
+    MariaDb(&'static str),
+}
+
+impl Build {
+    /// Where it was unpacked.
+    fn tools(self) -> PathBuf {
+        match self {
+            Self::MySql => top().join("target/tools/mysql"),
+            Self::MariaDb(version) => top().join(format!("target/tools/mariadb-{version}")),
+        }
+    }
+
+    fn program(self) -> PathBuf {
+        self.tools().join(match self {
+            Self::MySql => "bin/mysqld",
+            Self::MariaDb(_) => "bin/mariadbd",
+        })
+    }
+
+    /// What the program must be told because it isn't where its package puts it.
+    fn located(self) -> Vec<String> {
+        let options = std::fs::read_to_string(self.tools().join("mysqld.options")).unwrap_or_default();
+        options.lines().map(str::to_owned).collect()
+    }
+}
+
 /// A server with a data directory of its own, on loopback.
 #[derive(Debug)]
 pub struct MySql {
     process: Process,
+    build: Build,
+    directory: PathBuf,
+    options: Vec<String>,
     port: u16,
-    log: PathBuf,
 }
 
 impl MySql {
-    /// Starts a server with its data in `directory`, and the settings that Rowmill needs besides
+    /// Starts a MySQL with its data in `directory`, and the settings that Rowmill needs besides
     /// `options`. A directory that a server used before keeps its data.
     ///
     /// # Errors
     /// If it doesn't start: its log is in the directory.
     pub async fn start(directory: &Path, options: &[&str]) -> anyhow::Result<Self> {
-        let tools = top().join("target/tools/mysql");
-        let mysqld = tools.join("bin/mysqld");
-        if !mysqld.exists() {
-            bail!("there is no {}; run tests/run, which installs it", mysqld.display());
-        }
-        let located = std::fs::read_to_string(tools.join("mysqld.options")).unwrap_or_default();
-        let data = directory.join("data");
-        let log = directory.join("mysqld.log");
+        Self::start_build(Build::MySql, directory, options).await
+    }
+
+    /// Starts a server of any build in the same way.
+    ///
+    /// # Errors
+    /// If it doesn't start: its log is in the directory.
+    pub async fn start_build(build: Build, directory: &Path, options: &[&str]) -> anyhow::Result<Self> {
         std::fs::create_dir_all(directory)?;
+        let data = directory.join("data");
         let is_new = !data.exists();
         if is_new {
-            let template = template(&mysqld, &located)?;
-            copy_directory(&template, &data)?;
+            copy_directory(&template(build)?, &data)?;
         }
+        let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
         let port = free_port();
-        let mut command = process::command(&mysqld);
-        command
-            .arg("--no-defaults")
-            .args(located.lines())
-            .arg(format!("--datadir={}", data.display()))
-            .arg(format!("--port={port}"))
-            .args(["--user=root", "--bind-address=127.0.0.1", "--socket=mysql.sock", "--mysqlx=OFF"])
-            .args(["--secure-file-priv=NULL", "--pid-file=mysqld.pid", "--server-id=1"])
-            .args(["--binlog-row-metadata=FULL", "--innodb-buffer-pool-size=64M"])
-            .args(options);
-        let process = Process::start(&mut command, &log)?;
-        let mut server = Self { process, port, log };
-        wait_for("MySQL answers", Duration::from_secs(60), || {
-            let connecting = Conn::new(server.root());
-            let ended = server.process.ended();
-            let log = server.log.clone();
-            async move {
-                if let Some(status) = ended? {
-                    bail!("mysqld ended ({status}); see {}", log.display());
-                }
-                Ok(connecting.await.ok())
-            }
-        })
-        .await?;
+        let process = launch(build, directory, &options, port)?;
+        let mut server = Self { process, build, directory: directory.to_owned(), options, port };
+        server.wait_until_it_answers().await?;
         if is_new {
             server
                 .run(&format!(
@@ -79,6 +94,33 @@ impl MySql {
                 .await?;
         }
         Ok(server)
+    }
+
+    async fn wait_until_it_answers(&mut self) -> anyhow::Result<()> {
+        wait_for("the server answers", Duration::from_secs(60), || {
+            let connecting = Conn::new(self.root());
+            let ended = self.process.ended();
+            let log = self.directory.join("mysqld.log");
+            async move {
+                if let Some(status) = ended? {
+                    bail!("the server ended ({status}); see {}", log.display());
+                }
+                let Ok(conn) = connecting.await else { return Ok(None) };
+                conn.disconnect().await?;
+                Ok(Some(()))
+            }
+        })
+        .await
+    }
+
+    /// Kills it, and starts it again on the same port and data.
+    ///
+    /// # Errors
+    /// If it doesn't start again.
+    pub async fn kill_and_restart(&mut self) -> anyhow::Result<()> {
+        self.process.kill();
+        self.process = launch(self.build, &self.directory, &self.options, self.port)?;
+        self.wait_until_it_answers().await
     }
 
     fn root(&self) -> OptsBuilder {
@@ -140,28 +182,54 @@ impl MySql {
     }
 }
 
+fn launch(build: Build, directory: &Path, options: &[String], port: u16) -> anyhow::Result<Process> {
+    let program = build.program();
+    if !program.exists() {
+        bail!("there is no {}; run tests/run, which installs it", program.display());
+    }
+    let mut command = process::command(&program);
+    command
+        .arg("--no-defaults")
+        .args(build.located())
+        .arg(format!("--datadir={}", directory.join("data").display()))
+        .arg(format!("--port={port}"))
+        .args(["--user=root", "--bind-address=127.0.0.1", "--socket=mysql.sock", "--pid-file=mysqld.pid"])
+        .args(["--server-id=1", "--binlog-row-metadata=FULL", "--innodb-buffer-pool-size=64M"]);
+    match build {
+        Build::MySql => command.args(["--mysqlx=OFF", "--secure-file-priv=NULL"]),
+        Build::MariaDb(_) => command.args(["--log-bin=binlog", "--binlog-format=ROW"]),
+    };
+    command.args(options);
+    Process::start(&mut command, &directory.join("mysqld.log"))
+}
+
 /// An initialised data directory, made once: copying it is faster than making another.
-fn template(mysqld: &Path, located: &str) -> anyhow::Result<PathBuf> {
+fn template(build: Build) -> anyhow::Result<PathBuf> {
     // Tests of one program run at the same time, and so do programs: within one the first makes it
     // while the others wait; of several programs each makes its own, and the first to be done names it.
     static MAKING: Mutex<()> = Mutex::new(());
     let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
-    let template = top().join("target/tools/mysql/template");
+    let template = build.tools().join("template");
     if template.exists() {
         return Ok(template);
     }
-    let new = top().join(format!("target/tools/mysql/template.{}", std::process::id()));
+    let new = build.tools().join(format!("template.{}", std::process::id()));
     if new.exists() {
         std::fs::remove_dir_all(&new)?; // a program of the same number was cut off
     }
-    let output = Command::new(mysqld)
-        .arg("--no-defaults")
-        .args(located.lines())
-        .arg(format!("--datadir={}", new.display()))
-        .args(["--user=root", "--initialize-insecure", "--innodb-data-file-path=ibdata1:12M:autoextend"])
-        .output()?;
+    let mut command = Command::new(build.program());
+    command.arg("--no-defaults").args(build.located()).arg(format!("--datadir={}", new.display())).arg("--user=root");
+    match build {
+        Build::MySql => command.args(["--initialize-insecure", "--innodb-data-file-path=ibdata1:12M:autoextend"]),
+        Build::MariaDb(_) => {
+            std::fs::create_dir_all(&new)?;
+            let statements = File::open(build.tools().join("bootstrap.sql"))?;
+            command.args(["--bootstrap", "--innodb-buffer-pool-size=16M"]).stdin(statements)
+        }
+    };
+    let output = command.output().with_context(|| format!("{command:?} can't be started"))?;
     if !output.status.success() {
-        bail!("mysqld --initialize-insecure failed: {}", String::from_utf8_lossy(&output.stderr));
+        bail!("a data directory can't be made: {}", String::from_utf8_lossy(&output.stderr));
     }
     // Each copy must be a server of its own.
     std::fs::remove_file(new.join("auto.cnf"))

@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use mysql_async::BinlogStreamRequest;
 use rowmill::transform::{Chain, Limits};
 use rowmill_core::batch::Batch;
-use rowmill_core::binlog::{Decoder, Event, EventHeader, EventKind, RowBatch};
+use rowmill_core::binlog::{Decoder, Next, RowBatch, Select};
 use rowmill_core::envelope::{Debezium, SourceName};
 use rowmill_core::position::{BinlogPosition, Resume};
 use rowmill_tests::{Engine, EngineConfig, MySql, scratch, top};
@@ -159,27 +159,28 @@ async fn engine(mysql: &MySql, file: &str, size: u64, filter: bool) -> anyhow::R
     Ok(Run { seconds, cpu: Some(ticks / 100.0), peak: peak.map(|kb| kb / 1000) })
 }
 
+/// The tables of the workload.
+struct Workload;
+
+impl Select for Workload {
+    fn table(&self, _schema: &str, table: &str) -> bool {
+        matches!(table, "orders" | "sbtest")
+    }
+
+    fn schema(&self, schema: &str) -> bool {
+        schema == "bench"
+    }
+}
+
 /// Decodes a binlog file.
 fn decode(binlog: &[u8], file: &str, mut take: impl FnMut(RowBatch)) -> anyhow::Result<()> {
-    let mut decoder = Decoder::new(
-        Resume::at(BinlogPosition::new(file, BinlogPosition::FIRST_EVENT)),
-        Box::new(|_, table| matches!(table, "orders" | "sbtest")),
-    );
+    let resume = Resume::at(BinlogPosition::new(file, BinlogPosition::FIRST_EVENT));
+    let mut decoder = Decoder::new(resume, Box::new(Workload));
     let mut rest = &binlog[4..];
-    while rest.len() > 19 {
-        let u32_at = |at: usize| u32::from_le_bytes([rest[at], rest[at + 1], rest[at + 2], rest[at + 3]]);
-        let header = EventHeader {
-            timestamp_s: u32_at(0),
-            kind: EventKind(rest[4]),
-            server_id: u32_at(5),
-            size: u32_at(9),
-            log_pos: u32_at(13),
-            flags: u16::from_le_bytes([rest[17], rest[18]]),
-        };
-        let (event, behind) = rest.split_at(header.size as usize);
+    while let Some(size) = rest.get(9..13).and_then(|size| size.first_chunk()) {
+        let (event, behind) = rest.split_at(u32::from_le_bytes(*size) as usize);
         rest = behind;
-        decoder.event(&Event { header, body: &event[19..event.len() - 4] })?;
-        while let Some(batch) = decoder.pop() {
+        while let Next::Batch(batch) = decoder.next(event)? {
             take(batch);
         }
     }
