@@ -4,10 +4,12 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use atomic_write_file::AtomicWriteFile;
-use rowmill_core::position::{BinlogPosition, Progress, Resume};
+use rowmill_core::gtid::GtidSet;
+use rowmill_core::position::{BinlogPosition, Past, Progress, Resume};
 use serde::{Deserialize, Serialize};
 
 const VERSION: u32 = 1;
@@ -16,19 +18,22 @@ const VERSION: u32 = 1;
 #[serde(deny_unknown_fields)]
 struct Document {
     version: u32,
-    server_uuid: String,
+    /// What tells the server from others.
+    server: String,
     file: String,
     position: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    past: Option<Past>,
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    gtid: String,
+    past: Option<PastDocument>,
+    /// All transactions that are wholly delivered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    gtids: Option<String>,
 }
 
-/// Rows behind the position that are delivered all the same: see [`Progress`].
+/// Rows behind the position that are delivered all the same: see [`Past`].
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Past {
+struct PastDocument {
+    file: String,
     event: u64,
     rows: u32,
 }
@@ -37,7 +42,7 @@ struct Past {
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,
-    server_uuid: String,
+    server: String,
 }
 
 impl Checkpoint {
@@ -46,8 +51,8 @@ impl Checkpoint {
     /// # Errors
     /// If it can't be read, isn't a checkpoint or is another server's, or if its directory can't be
     /// made. The file is left as it is.
-    pub fn open(path: &Path, server_uuid: &str) -> anyhow::Result<(Self, Option<Resume>)> {
-        let checkpoint = Self { path: path.to_owned(), server_uuid: server_uuid.to_owned() };
+    pub fn open(path: &Path, server: &str) -> anyhow::Result<(Self, Option<Resume>)> {
+        let checkpoint = Self { path: path.to_owned(), server: server.to_owned() };
         let resume = checkpoint.read().with_context(|| format!("checkpoint {}", path.display()))?;
         Ok((checkpoint, resume))
     }
@@ -64,7 +69,7 @@ impl Checkpoint {
             }
             Err(error) => return Err(error).context("the file can't be read"),
         };
-        let Document { version, server_uuid, file, position, past, gtid } = serde_json::from_str(&text).context(
+        let Document { version, server, file, position, past, gtids } = serde_json::from_str(&text).context(
             "the file is damaged or isn't a checkpoint; restore it, or remove it to begin at `source.start`",
         )?;
         if version != VERSION {
@@ -72,15 +77,17 @@ impl Checkpoint {
                 "the file has version {version}, and this rowmill reads version {VERSION}; use the rowmill that wrote it"
             );
         }
-        if server_uuid != self.server_uuid {
+        if server != self.server {
             bail!(
-                "it belongs to the server {server_uuid}, and this one is {}; point `source.url` at the server it \
+                "it belongs to the server {server}, and this one is {}; point `source.url` at the server it \
                  belongs to, or remove the file to begin at `source.start`",
-                self.server_uuid
+                self.server
             );
         }
-        let partial = past.map(|Past { event, rows }| Progress { event, rows });
-        Ok(Some(Resume { position: BinlogPosition::new(file, position), partial, gtid }))
+        let past = past.map(|PastDocument { file, event, rows }| Past { file, progress: Progress { event, rows } });
+        let gtids =
+            gtids.map(|text| text.parse::<GtidSet>().map(Arc::new)).transpose().context("the file is damaged")?;
+        Ok(Some(Resume { position: BinlogPosition::new(file, position), past, gtids }))
     }
 
     /// Replaces the file. When this returns, a crash of the machine doesn't lose it.
@@ -90,11 +97,15 @@ impl Checkpoint {
     pub fn write(&self, resume: &Resume) -> anyhow::Result<()> {
         let document = Document {
             version: VERSION,
-            server_uuid: self.server_uuid.clone(),
+            server: self.server.clone(),
             file: resume.position.file.clone(),
             position: resume.position.offset,
-            past: resume.partial.map(|Progress { event, rows }| Past { event, rows }),
-            gtid: resume.gtid.clone(),
+            past: resume.past.as_ref().map(|Past { file, progress: Progress { event, rows } }| PastDocument {
+                file: file.clone(),
+                event: *event,
+                rows: *rows,
+            }),
+            gtids: resume.gtids.as_ref().map(ToString::to_string).filter(|text| !text.is_empty()),
         };
         let write = || {
             let mut file = AtomicWriteFile::open(&self.path)?;
@@ -117,7 +128,9 @@ mod tests {
 
     fn resume() -> Resume {
         let position = BinlogPosition::new("binlog.000007", 1234);
-        Resume { position, partial: Some(Progress { event: 2000, rows: 17 }), gtid: "uuid:9".to_owned() }
+        let past = Past { file: "binlog.000008".to_owned(), progress: Progress { event: 2000, rows: 17 } };
+        let gtids = "3e11fa47-71ca-11e1-9e33-c80aa9429562:1-9".parse().expect("a set");
+        Resume { position, past: Some(past), gtids: Some(Arc::new(gtids)) }
     }
 
     #[test]

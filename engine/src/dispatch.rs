@@ -25,7 +25,7 @@ pub struct Dispatcher {
     /// By table id: the index in `routes`.
     route_of: Vec<Option<usize>>,
     sinks: Vec<SinkNeeds>,
-    server_uuid: String,
+    server: String,
     envelope: Debezium,
 }
 
@@ -37,9 +37,9 @@ struct Routed<'a> {
 
 impl Dispatcher {
     /// Sends rows where `routes` say, to sinks that need what `sinks` say.
-    pub fn new(routes: Vec<config::Route>, sinks: Vec<SinkNeeds>, server_uuid: String, source_name: String) -> Self {
+    pub fn new(routes: Vec<config::Route>, sinks: Vec<SinkNeeds>, server: String, source_name: String) -> Self {
         let source = SourceName { version: env!("CARGO_PKG_VERSION").to_owned(), name: source_name };
-        Self { routes, route_of: Vec::new(), sinks, server_uuid, envelope: Debezium::new(source) }
+        Self { routes, route_of: Vec::new(), sinks, server, envelope: Debezium::new(source) }
     }
 
     /// A batch's messages, by sink. `now_us` is the wall clock in microseconds since 1970.
@@ -117,7 +117,7 @@ impl Dispatcher {
             return Ok((sink.min(self.sinks.len() - 1), String::new(), String::new()));
         }
         let group = reroute.group.map_or_else(|| group.group(table, row), sqs_id);
-        let id = given_id.map_or_else(|| deduplication_id(&self.server_uuid, batch, row, output), sqs_id);
+        let id = given_id.map_or_else(|| deduplication_id(&self.server, batch, row, output), sqs_id);
         Ok((sink, group, id))
     }
 }

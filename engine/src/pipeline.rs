@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
@@ -57,7 +57,16 @@ async fn start(config: Config) -> anyhow::Result<()> {
         sinks.push(sink::open(config).await?);
     }
     let mut server = Server::connect(&source).await?;
-    let (checkpoint, saved) = Checkpoint::open(&checkpoint, &server.uuid)?;
+    if let Some(problem) = server.problems().into_iter().next() {
+        return Err(problem.into());
+    }
+    if !server.names_columns() {
+        warn!(
+            "binlog_row_metadata isn't FULL: columns are looked up in information_schema, which stops the stream when a \
+             table was changed meanwhile; FULL is safer"
+        );
+    }
+    let (checkpoint, saved) = Checkpoint::open(&checkpoint, &server.identity)?;
     let is_first_run = saved.is_none();
     let resume = server.resume(&source.start, saved).await?;
     if is_first_run {
@@ -66,7 +75,7 @@ async fn start(config: Config) -> anyhow::Result<()> {
     }
 
     let needs = sinks.iter().map(|sink| SinkNeeds { ordered: sink.is_ordered() }).collect();
-    let dispatcher = Dispatcher::new(routes, needs, server.uuid.clone(), source.name.clone());
+    let dispatcher = Dispatcher::new(routes, needs, server.identity.clone(), source.name.clone());
     info!(
         source = source.address,
         version = server.version,
@@ -75,7 +84,7 @@ async fn start(config: Config) -> anyhow::Result<()> {
         sinks = ?sinks.iter().map(|sink| sink.name()).collect::<Vec<_>>(),
         "running"
     );
-    let source = Source::open(server.into_conn(), &source, resume).await?;
+    let source = Source::open(server, source, resume).await?;
     Stages { source, chain, dispatcher, sinks, checkpoint, budget: Budget::new(in_flight) }.run(signals).await
 }
 

@@ -140,6 +140,11 @@ impl Builder {
         self.end_column(state::VALUE);
     }
 
+    /// Ends the column of which [`Builder::value`] got not the value but its changes.
+    pub fn end_changes(&mut self) {
+        self.end_column(state::CHANGES);
+    }
+
     /// The next column is NULL.
     pub fn null(&mut self) {
         self.end_column(state::NULL);
@@ -158,6 +163,10 @@ impl Builder {
             Cell::Value(bytes) => {
                 self.bytes.extend_from_slice(bytes);
                 self.end_value();
+            }
+            Cell::Changes(bytes) => {
+                self.bytes.extend_from_slice(bytes);
+                self.end_changes();
             }
         }
     }
@@ -195,6 +204,21 @@ impl Builder {
     /// Takes back the row begun last, so that a row that fails to decode leaves no trace.
     pub fn abandon_row(&mut self) {
         self.bytes.truncate(self.row_at);
+    }
+
+    /// Takes back all rows but the first `rows`. Their transactions stay, maybe without rows.
+    pub fn truncate_rows(&mut self, rows: usize) {
+        if let Some(&at) = self.row_offsets.get(rows) {
+            // Headers of transactions that begin behind would go with the rows' bytes.
+            self.transaction_offsets.retain(|&offset| offset < at);
+            self.bytes.truncate(at as usize);
+            self.row_offsets.truncate(rows);
+        }
+    }
+
+    /// Whether offsets within the batch no longer fit their 32 bits.
+    pub fn is_too_large(&self) -> bool {
+        u32::try_from(self.bytes.len()).is_err()
     }
 
     /// The newest row is the last of its transaction.

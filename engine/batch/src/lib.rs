@@ -30,6 +30,7 @@ pub(crate) mod state {
     pub const ABSENT: u8 = 0;
     pub const NULL: u8 = 1;
     pub const VALUE: u8 = 2;
+    pub const CHANGES: u8 = 3;
 }
 
 /// Bytes that the column states of an image take, padded so that the end offsets are aligned.

@@ -244,6 +244,9 @@ pub enum Cell<'a> {
     Null,
     /// The packed value; the column's [`Kind`](crate::Kind) says how to read it.
     Value(&'a [u8]),
+    /// Not the value but what changed in it: a partial update of a JSON document whose old value the
+    /// row image doesn't have, as JSON text.
+    Changes(&'a [u8]),
 }
 
 impl<'a> Cell<'a> {
@@ -252,7 +255,7 @@ impl<'a> Cell<'a> {
     pub fn value(self) -> Option<&'a [u8]> {
         match self {
             Self::Value(bytes) => Some(bytes),
-            Self::Null | Self::Absent => None,
+            Self::Null | Self::Absent | Self::Changes(_) => None,
         }
     }
 
@@ -302,15 +305,17 @@ impl<'a> Image<'a> {
     pub fn cell(&self, column: ColumnIndex) -> Cell<'a> {
         let column = column.0 as usize;
         assert!(column < self.columns, "column {column} of {}", self.columns);
+        let data = || {
+            let ends_at = 4 + states_len(self.columns);
+            let data_at = ends_at + 4 * self.columns;
+            let start = if column == 0 { 0 } else { u32_at(self.bytes, ends_at + 4 * (column - 1)) as usize };
+            let end = u32_at(self.bytes, ends_at + 4 * column) as usize;
+            &self.bytes[data_at + start..data_at + end]
+        };
         match self.bytes[4 + column / 4] >> (column % 4 * 2) & 3 {
-            state::VALUE => {
-                let ends_at = 4 + states_len(self.columns);
-                let data_at = ends_at + 4 * self.columns;
-                let start = if column == 0 { 0 } else { u32_at(self.bytes, ends_at + 4 * (column - 1)) as usize };
-                let end = u32_at(self.bytes, ends_at + 4 * column) as usize;
-                Cell::Value(&self.bytes[data_at + start..data_at + end])
-            }
+            state::VALUE => Cell::Value(data()),
             state::NULL => Cell::Null,
+            state::CHANGES => Cell::Changes(data()),
             _ => Cell::Absent,
         }
     }

@@ -7,6 +7,7 @@
 //! ```
 //!
 //! - [`binlog`] decodes events into packed row batches;
+//! - [`gtid`] knows transactions' ids and sets of them;
 //! - [`batch`] is the packed format, shared with the guests' SDK;
 //! - [`route`] gives each output its message group and its identity;
 //! - [`envelope`] writes a row as a message body;
@@ -15,6 +16,7 @@
 
 pub mod binlog;
 pub mod envelope;
+pub mod gtid;
 pub mod lanes;
 pub mod position;
 pub mod progress;

@@ -1,6 +1,9 @@
 //! Places in the binlog.
 
 use std::fmt;
+use std::sync::Arc;
+
+use crate::gtid::GtidSet;
 
 /// A place between two events of a binlog file.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -27,14 +30,22 @@ impl fmt::Display for BinlogPosition {
     }
 }
 
-/// How far behind a position the rows of the same file are already past: all in events that begin
-/// before `event`, and the first `rows` of that one.
+/// A place among rows: all in events that begin before `event`, and the first `rows` of that one, are past.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Progress {
-    /// Where the event begins in the file.
+    /// Where the event begins in its file.
     pub event: u64,
     /// Rows of it that are past.
     pub rows: u32,
+}
+
+/// How far behind a [`Resume`]'s position the rows are already past.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Past {
+    /// The file; all rows between the position and its beginning are past.
+    pub file: String,
+    /// How far in that file.
+    pub progress: Progress,
 }
 
 /// From where to read on so that nothing is missed.
@@ -42,25 +53,32 @@ pub struct Progress {
 pub struct Resume {
     /// Between two transactions.
     pub position: BinlogPosition,
-    /// What is already past behind it: within a transaction, or beyond what a position can say.
-    pub partial: Option<Progress>,
-    /// The last transaction that is wholly past, where the server numbers them: for people to read.
-    pub gtid: String,
+    /// What is already past behind it: within a transaction, behind a prepared one that isn't
+    /// committed yet, or beyond what a position can say.
+    pub past: Option<Past>,
+    /// The transactions that are wholly before the position, where the server numbers them and it is
+    /// known which they are.
+    pub gtids: Option<Arc<GtidSet>>,
 }
 
 impl Resume {
     /// To read on at a place between two transactions.
     pub fn at(position: BinlogPosition) -> Self {
-        Self { position, partial: None, gtid: String::new() }
+        Self { position, past: None, gtids: None }
     }
 }
 
 impl fmt::Display for Resume {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.position)?;
-        if let Some(Progress { event, rows }) = self.partial {
-            write!(f, " (past it, all before {event} and {rows} rows of the event there are done)")?;
+        if let Some(Past { file, progress: Progress { event, rows } }) = &self.past {
+            write!(f, " (behind it, all before {file}:{event} and {rows} rows of the event there are done)")?;
         }
         Ok(())
     }
+}
+
+/// The number that a binlog file's name ends with: files of a server ascend by it.
+pub fn file_number(file: &str) -> Option<u64> {
+    file.rsplit_once('.')?.1.parse().ok()
 }

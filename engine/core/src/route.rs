@@ -84,18 +84,22 @@ impl GroupTemplate {
 }
 
 fn push_key(table: &Table, row: &Row<'_>, out: &mut String) {
-    let image = row.newest();
     for (nth, &column) in table.key.iter().enumerate() {
         if nth > 0 {
             out.push(',');
         }
-        push_cell(&table.columns[column.0 as usize], image.cell(column), out);
+        // A row image that isn't full has a key that didn't change in the before image alone.
+        let cell = match (row.newest().cell(column), row.before()) {
+            (Cell::Absent, Some(before)) => before.cell(column),
+            (cell, _) => cell,
+        };
+        push_cell(&table.columns[column.0 as usize], cell, out);
     }
 }
 
 fn push_cell(column: &Column, cell: Cell<'_>, out: &mut String) {
     match (column.kind, cell) {
-        (_, Cell::Null | Cell::Absent) => out.push_str("null"),
+        (_, Cell::Null | Cell::Absent | Cell::Changes(_)) => out.push_str("null"),
         (Kind::Int, cell) => out.push_str(itoa::Buffer::new().format(cell.int().unwrap_or_default())),
         (Kind::Uint | Kind::Year | Kind::Bit, cell) => {
             out.push_str(itoa::Buffer::new().format(cell.uint().unwrap_or_default()));

@@ -14,6 +14,8 @@ use serde::Deserialize;
 
 pub use error::ConfigError;
 pub use tables::TablePatterns;
+
+use crate::source::tls::{Tls, TlsMode};
 use text::Text;
 
 /// A configuration that makes sense in itself.
@@ -34,10 +36,12 @@ pub struct Config {
 }
 
 /// Where changes come from.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Source {
     /// The server, with user and password.
     pub options: mysql_async::Opts,
+    /// How the connections are secured.
+    pub tls: Tls,
     /// The server as users may see it: without the password.
     pub address: String,
     /// What this replica calls itself to the server.
@@ -154,6 +158,16 @@ struct SourceTable {
     name: Option<Text>,
     tables: Option<TablePatterns>,
     start: Option<Text>,
+    tls: Option<TlsTable>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct TlsTable {
+    mode: Option<TlsMode>,
+    ca: Option<Text>,
+    cert: Option<Text>,
+    key: Option<Text>,
 }
 
 #[derive(Deserialize)]
@@ -249,7 +263,7 @@ impl Config {
 }
 
 fn source(table: SourceTable) -> Result<Source, String> {
-    let SourceTable { url: Text(url), password, password_file, server_id, name, tables, start } = table;
+    let SourceTable { url: Text(url), password, password_file, server_id, name, tables, start, tls } = table;
     // The driver's own messages may repeat the URL, and with it the password.
     let options = mysql_async::Opts::from_url(&url).map_err(|_| {
         "source.url isn't a MySQL URL: write `mysql://user@host:3306`, special characters percent-encoded".to_owned()
@@ -265,7 +279,8 @@ fn source(table: SourceTable) -> Result<Source, String> {
         ),
         (None, None) => std::env::var(PASSWORD_VARIABLE).ok(),
     };
-    let mut builder = mysql_async::OptsBuilder::from_opts(options);
+    // A socket is used if it's asked for, never because the server has one.
+    let mut builder = mysql_async::OptsBuilder::from_opts(options).prefer_socket(false).enable_cleartext_plugin(false);
     if let Some(password) = password {
         builder = builder.pass(Some(password));
     }
@@ -275,6 +290,7 @@ fn source(table: SourceTable) -> Result<Source, String> {
     let start = start.map_or(Ok(Start::Latest), |Text(start)| parse_start(&start))?;
     Ok(Source {
         options,
+        tls: tls_of(tls.unwrap_or_default())?,
         address,
         // A replica's id must differ from every other's on the server: pick one that few others would.
         server_id: server_id.unwrap_or_else(|| 1 << 31 | std::process::id()),
@@ -282,6 +298,23 @@ fn source(table: SourceTable) -> Result<Source, String> {
         tables: tables.unwrap_or_default(),
         start,
     })
+}
+
+fn tls_of(table: TlsTable) -> Result<Tls, String> {
+    let TlsTable { mode, ca, cert, key } = table;
+    let path = |text: Text| PathBuf::from(text.0);
+    let ca = ca.map(path);
+    // Who names an authority wants it to be asked.
+    let mode = mode.unwrap_or(if ca.is_some() { TlsMode::VerifyIdentity } else { TlsMode::default() });
+    if ca.is_some() && mode < TlsMode::VerifyCa {
+        return Err("source.tls: `ca` is used only if `mode` is \"verify-ca\" or \"verify-identity\"".to_owned());
+    }
+    let identity = match (cert, key) {
+        (None, None) => None,
+        (Some(cert), Some(key)) => Some((path(cert), path(key))),
+        _ => return Err("source.tls: `cert` and `key` go together".to_owned()),
+    };
+    Ok(Tls { mode, ca, identity })
 }
 
 fn parse_start(start: &str) -> Result<Start, String> {

@@ -1,24 +1,29 @@
 //! Reading the binlog: events in from the server, decoded batches out.
 //!
 //! The reading stops where the in-flight budget is used up, and goes on when checkpoints give it
-//! back. [`preflight`] finds out before that whether the server can be read at all, and from where.
+//! back. A connection that is lost is made again, and the reading goes on exactly where it was.
+//! [`preflight`] finds out before that whether the server can be read at all, and from where.
 
 mod budget;
+mod catalog;
 pub mod preflight;
+pub mod tls;
+mod wire;
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
-use futures_util::{FutureExt, StreamExt};
-use mysql_async::prelude::Queryable;
-use mysql_async::{BinlogStream, BinlogStreamRequest, Conn};
-use rowmill_core::binlog::{Decoder, Event, EventHeader, EventKind, RowBatch};
+use anyhow::{Context, anyhow, bail};
+use backon::{BackoffBuilder, ExponentialBuilder};
+use rowmill_core::binlog::{DecodeError, Decoder, Next, RowBatch};
 use rowmill_core::position::Resume;
 use tokio::sync::{mpsc, watch};
+use tracing::{debug, info, warn};
 
 pub use budget::Budget;
+use preflight::{ConnectError, Flavor, Server};
+use wire::{DumpRequest, HEARTBEAT_PERIOD, Login, Wire, WireError};
 
-use crate::config;
+use crate::config::{self, Start};
 
 /// The server closes a dump connection that isn't read for this long. While a queue is out of reach
 /// nothing is read, so the session asks for a long time.
@@ -28,36 +33,64 @@ const BATCH_AGE_MAX: Duration = Duration::from_millis(10);
 /// How many events may pass between two looks at the clock.
 const EVENTS_BETWEEN_CLOCKS: u32 = 64;
 
-/// A connection that streams the binlog.
+const RECONNECT_DELAY_MIN: Duration = Duration::from_millis(100);
+const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(30);
+
+/// The server's error where the binlog can't be read on; its text says why.
+const ER_SOURCE_FATAL_ERROR_READING_BINLOG: u16 = 1236;
+
+/// Reads one server's binlog.
 pub struct Source {
-    stream: BinlogStream,
+    config: config::Source,
+    /// The server that the positions are of.
+    identity: String,
+    wire: Wire,
     decoder: Decoder,
-    address: String,
+}
+
+/// Why the reading stopped.
+enum Interruption {
+    /// A new connection may mend it.
+    Connection(WireError),
+    /// Nothing mends it here.
+    Fatal(anyhow::Error),
+}
+
+impl From<DecodeError> for Interruption {
+    fn from(error: DecodeError) -> Self {
+        Self::Fatal(error.into())
+    }
+}
+
+impl From<ConnectError> for Interruption {
+    fn from(error: ConnectError) -> Self {
+        match error {
+            ConnectError::Refused(error) => Self::Fatal(error),
+            ConnectError::Unreachable(error) => Self::Connection(WireError::Io(std::io::Error::other(error))),
+        }
+    }
 }
 
 impl Source {
-    /// Asks the server for its binlog from `resume` on. `conn` becomes the stream.
+    /// Asks the server for its binlog from `resume` on.
     ///
     /// # Errors
     /// If the server refuses.
-    pub async fn open(mut conn: Conn, config: &config::Source, resume: Resume) -> anyhow::Result<Self> {
-        let context = || format!("the binlog of {} can't be read from {resume}", config.address);
-        conn.query_drop(format!("SET SESSION net_write_timeout = {NET_WRITE_TIMEOUT_S}"))
+    pub async fn open(server: Server, config: config::Source, resume: Resume) -> anyhow::Result<Self> {
+        let wire = stream(&config, server.flavor, &resume)
             .await
-            .with_context(context)?;
-        let request = BinlogStreamRequest::new(config.server_id)
-            .with_filename(resume.position.file.as_bytes())
-            .with_pos(resume.position.offset);
-        let stream = conn.get_binlog_stream(request).await.with_context(context)?;
-        let tables = config.tables.clone();
-        let select = Box::new(move |schema: &str, table: &str| tables.matches(schema, table));
-        Ok(Self { stream, decoder: Decoder::new(resume, select), address: config.address.clone() })
+            .map_err(|error| explained(error, &config))
+            .with_context(|| format!("the binlog of {} can't be read from {resume}", config.address))?;
+        let decoder = Decoder::new(resume, Box::new(config.tables.clone()));
+        let identity = server.identity.clone();
+        server.disconnect().await;
+        Ok(Self { config, identity, wire, decoder })
     }
 
     /// Reads until `stop` says so, or until nobody takes batches any more.
     ///
     /// # Errors
-    /// If the connection is lost or an event can't be decoded.
+    /// If an event can't be decoded, or the server hasn't got what is to be read any more.
     pub async fn run(
         mut self,
         batches: mpsc::Sender<RowBatch>,
@@ -65,49 +98,110 @@ impl Source {
         mut stop: watch::Receiver<bool>,
     ) -> anyhow::Result<()> {
         tokio::select! {
-            result = self.read(batches, budget) => result?,
+            result = self.follow(batches, budget) => result?,
             _ = stop.wait_for(|stop| *stop) => {}
         }
         Ok(())
     }
 
-    async fn read(&mut self, batches: mpsc::Sender<RowBatch>, budget: Budget) -> anyhow::Result<()> {
+    /// Reads, and reconnects where the connection is lost.
+    async fn follow(&mut self, batches: mpsc::Sender<RowBatch>, budget: Budget) -> anyhow::Result<()> {
+        loop {
+            match self.read(&batches, &budget).await {
+                Ok(()) => return Ok(()),
+                Err(Interruption::Fatal(error)) => return Err(error),
+                Err(Interruption::Connection(error)) => {
+                    let read_to = self.decoder.position().clone();
+                    if is_final(&error) {
+                        let address = &self.config.address;
+                        return Err(explained(error, &self.config))
+                            .with_context(|| format!("{address} can't be read on at {read_to}"));
+                    }
+                    let resume = self.decoder.rewind();
+                    warn!(source = self.config.address, position = %read_to, error = %error, "connection lost, reconnecting");
+                    self.reconnect(&resume).await?;
+                    info!(source = self.config.address, position = %resume, "reading on");
+                }
+            }
+        }
+    }
+
+    /// Tries again until there is a connection that reads on at `resume`.
+    async fn reconnect(&mut self, resume: &Resume) -> anyhow::Result<()> {
+        let mut delays = ExponentialBuilder::new()
+            .with_min_delay(RECONNECT_DELAY_MIN)
+            .with_max_delay(RECONNECT_DELAY_MAX)
+            .with_jitter()
+            .without_max_times()
+            .build();
+        loop {
+            tokio::time::sleep(delays.next().unwrap_or(RECONNECT_DELAY_MAX)).await;
+            let mut server = match Server::connect(&self.config).await {
+                Ok(server) => server,
+                Err(ConnectError::Refused(error)) => return Err(error),
+                Err(ConnectError::Unreachable(error)) => {
+                    debug!(error = format!("{error:#}"), "not reconnected yet");
+                    continue;
+                }
+            };
+            if let Some(problem) = server.problems().into_iter().next() {
+                return Err(problem.into());
+            }
+            if server.identity != self.identity {
+                bail!(
+                    "{} is another server now ({}, and it was {}), whose binlog positions mean something else; point \
+                     `source.url` at the server that the checkpoint belongs to",
+                    self.config.address,
+                    server.identity,
+                    self.identity
+                );
+            }
+            server.resume(&Start::Latest, Some(resume.clone())).await?;
+            match stream(&self.config, server.flavor, resume).await {
+                Ok(wire) => {
+                    self.wire = wire;
+                    server.disconnect().await;
+                    return Ok(());
+                }
+                Err(error) if is_final(&error) => return Err(explained(error, &self.config)),
+                Err(error) => debug!(error = %error, "not reconnected yet"),
+            }
+        }
+    }
+
+    async fn read(&mut self, batches: &mpsc::Sender<RowBatch>, budget: &Budget) -> Result<(), Interruption> {
+        let Self { config, wire, decoder, .. } = self;
         let mut handed_on = Instant::now();
         let mut events: u32 = 0;
         loop {
             // An event that is there already is taken at once; before waiting for one, what was
             // decoded so far is handed on, so that rows never wait for more rows.
-            let event = match self.stream.next().now_or_never() {
-                Some(event) => event,
-                None => {
-                    while let Some(batch) = self.decoder.flush() {
-                        if !hand_on(batch, &batches, &budget).await {
+            let is_there = wire.is_event_there().map_err(Interruption::Connection)?;
+            events = events.wrapping_add(1);
+            let is_old = || events.is_multiple_of(EVENTS_BETWEEN_CLOCKS) && handed_on.elapsed() > BATCH_AGE_MAX;
+            if !is_there || is_old() {
+                while let Some(batch) = decoder.flush() {
+                    handed_on = Instant::now();
+                    if !hand_on(batch, batches, budget).await {
+                        return Ok(());
+                    }
+                }
+            }
+            let event = wire.event().await.map_err(Interruption::Connection)?;
+            loop {
+                match decoder.next(event)? {
+                    Next::Event => break,
+                    Next::Batch(batch) => {
+                        handed_on = Instant::now();
+                        if !hand_on(batch, batches, budget).await {
                             return Ok(());
                         }
                     }
-                    self.stream.next().await
+                    Next::Columns { schema, table } => {
+                        let columns = catalog::columns(config, &schema, &table).await?;
+                        decoder.learn(schema, table, columns);
+                    }
                 }
-            };
-            let Some(event) = event else {
-                bail!("{} ended the binlog stream at {}", self.address, self.decoder.position());
-            };
-            let event = event
-                .with_context(|| format!("the connection to {} failed at {}", self.address, self.decoder.position()))?;
-            verify_checksum(&event)
-                .with_context(|| format!("a binlog event behind {} is damaged", self.decoder.position()))?;
-            self.decoder.event(&core_event(&event))?;
-
-            events = events.wrapping_add(1);
-            let mut next = self.decoder.pop();
-            if next.is_none() && events.is_multiple_of(EVENTS_BETWEEN_CLOCKS) && handed_on.elapsed() > BATCH_AGE_MAX {
-                next = self.decoder.flush();
-            }
-            while let Some(batch) = next {
-                handed_on = Instant::now();
-                if !hand_on(batch, &batches, &budget).await {
-                    return Ok(());
-                }
-                next = self.decoder.pop();
             }
         }
     }
@@ -120,42 +214,75 @@ async fn hand_on(batch: RowBatch, batches: &mpsc::Sender<RowBatch>, budget: &Bud
     batches.send(batch).await.is_ok()
 }
 
-fn core_event(event: &mysql_async::binlog::events::Event) -> Event<'_> {
-    let header = event.header();
-    Event {
-        header: EventHeader {
-            timestamp_s: header.timestamp(),
-            kind: EventKind(header.event_type_raw()),
-            server_id: header.server_id(),
-            size: header.event_size(),
-            log_pos: header.log_pos(),
-            flags: header.flags_raw(),
-        },
-        body: event.data(),
+/// A connection on which the binlog comes from `resume` on.
+async fn stream(config: &config::Source, flavor: Flavor, resume: &Resume) -> Result<Wire, WireError> {
+    let mut wire = Wire::connect(&login(config)).await?;
+    wire.run(&format!("SET SESSION net_write_timeout = {NET_WRITE_TIMEOUT_S}")).await?;
+    let heartbeat_ns = HEARTBEAT_PERIOD.as_nanos();
+    // Servers before 8.0.26, and MariaDB, know the old names alone; newer ones take both.
+    for name in ["master", "source"] {
+        wire.run(&format!(
+            "SET @{name}_heartbeat_period = {heartbeat_ns}, @{name}_binlog_checksum = @@global.binlog_checksum"
+        ))
+        .await?;
+    }
+    if flavor == Flavor::MariaDb {
+        wire.run("SET @mariadb_slave_capability = 4").await?;
+    }
+    let offset = u32::try_from(resume.position.offset).map_err(|_| WireError::Protocol("a position below 4 GiB"))?;
+    let request = DumpRequest {
+        file: &resume.position.file,
+        offset,
+        server_id: config.server_id,
+        annotations: flavor == Flavor::MariaDb,
+    };
+    wire.dump(&request).await?;
+    Ok(wire)
+}
+
+fn login(config: &config::Source) -> Login {
+    let options = &config.options;
+    Login {
+        host: options.ip_or_hostname().to_owned(),
+        port: options.tcp_port(),
+        socket: options.socket().map(str::to_owned),
+        user: options.user().unwrap_or_default().to_owned(),
+        password: options.pass().map(str::to_owned),
+        tls: config.tls.clone(),
     }
 }
 
-/// Compares an event with the CRC-32 behind it, where there is one.
-/// <https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_replication_binlog_event.html>
-fn verify_checksum(event: &mysql_async::binlog::events::Event) -> anyhow::Result<()> {
-    let header = event.header();
-    // A format description's checksum is of the event with a flag cleared; it has no rows to protect.
-    let unverified =
-        !event.footer().get_checksum_enabled() || header.event_type_raw() == EventKind::FORMAT_DESCRIPTION.0;
-    let (false, Some(expected)) = (unverified, event.checksum()) else { return Ok(()) };
-    let mut bytes = [0; 19];
-    bytes[0..4].copy_from_slice(&header.timestamp().to_le_bytes());
-    bytes[4] = header.event_type_raw();
-    bytes[5..9].copy_from_slice(&header.server_id().to_le_bytes());
-    bytes[9..13].copy_from_slice(&header.event_size().to_le_bytes());
-    bytes[13..17].copy_from_slice(&header.log_pos().to_le_bytes());
-    bytes[17..19].copy_from_slice(&header.flags_raw().to_le_bytes());
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&bytes);
-    hasher.update(event.data());
-    let (expected, found) = (u32::from_le_bytes(expected), hasher.finalize());
-    if expected != found {
-        bail!("its checksum is {found:08x} and should be {expected:08x}; the binlog file or the connection is damaged");
+/// Whether another connection would fail in the same way.
+fn is_final(error: &WireError) -> bool {
+    match error {
+        WireError::Server { code, .. } => {
+            matches!(
+                *code,
+                ER_SOURCE_FATAL_ERROR_READING_BINLOG
+                    | preflight::ER_ACCESS_DENIED
+                    | preflight::ER_SPECIFIC_ACCESS_DENIED
+            )
+        }
+        WireError::Setup(_) => true,
+        _ => false,
     }
-    Ok(())
+}
+
+/// The server's error, with what mends it.
+fn explained(error: WireError, config: &config::Source) -> anyhow::Error {
+    let WireError::Server { code, message } = &error else { return error.into() };
+    let mend = match *code {
+        preflight::ER_SPECIFIC_ACCESS_DENIED | preflight::ER_ACCESS_DENIED => {
+            let user = config.options.user().unwrap_or_default();
+            format!("run `GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO {user}`")
+        }
+        _ if message.contains("same server_uuid/server_id") || message.contains("same server_id") => {
+            format!("another replica uses server_id {} too; give each its own by `source.server_id`", config.server_id)
+        }
+        _ if message.contains("purged") || message.contains("find first log file") => {
+            "take a new copy of the tables, then remove the checkpoint and begin at \"earliest\"".to_owned()
+        }
+        _ => return error.into(),
+    };
+    anyhow!("{error}; {mend}")
 }

@@ -2,75 +2,133 @@
 //! the reading begin?
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
 use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, Row};
+use mysql_async::{Conn, DriverError, OptsBuilder, Row, SslOpts};
+use rowmill_core::gtid::GtidSet;
 use rowmill_core::position::{BinlogPosition, Resume};
+use tracing::debug;
 
+use super::tls::TlsMode;
 use crate::config::{self, Start};
 
-const ER_ACCESS_DENIED: u16 = 1045;
-const ER_SPECIFIC_ACCESS_DENIED: u16 = 1227;
+pub(super) const ER_ACCESS_DENIED: u16 = 1045;
+pub(super) const ER_SPECIFIC_ACCESS_DENIED: u16 = 1227;
 const ER_PARSE: u16 = 1064;
 
-/// A server whose binlog can be read.
+/// Which family a server is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flavor {
+    /// MySQL, and what is made of it.
+    MySql,
+    /// MariaDB.
+    MariaDb,
+}
+
+/// A server that answers.
 #[derive(Debug)]
 pub struct Server {
     conn: Conn,
     address: String,
     user: String,
-    /// The server's own id.
-    pub uuid: String,
+    settings: HashMap<String, String>,
+    /// Its family.
+    pub flavor: Flavor,
+    /// What tells it from other servers: a UUID, of MariaDB's the server id.
+    pub identity: String,
     /// Its version, as it says.
     pub version: String,
 }
 
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// It may come about later.
+    #[error("{0:#}")]
+    Unreachable(anyhow::Error),
+    /// The server doesn't want it.
+    #[error("{0:#}")]
+    Refused(anyhow::Error),
+}
+
+/// Something of the server that must be changed before it can be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what}; {mend}")]
+pub struct Problem {
+    /// What is wrong.
+    pub what: String,
+    /// What mends it.
+    pub mend: String,
+}
+
 impl Server {
-    /// Connects, and looks at the settings that matter.
+    /// Connects, and asks for the settings that matter.
     ///
     /// # Errors
-    /// If it can't be reached, refuses the password, or doesn't write what is needed; each with what
-    /// mends it.
-    pub async fn connect(config: &config::Source) -> anyhow::Result<Self> {
+    /// If it can't be reached or refuses the password.
+    pub async fn connect(config: &config::Source) -> Result<Self, ConnectError> {
         let address = config.address.clone();
-        let mut conn = Conn::new(config.options.clone()).await.map_err(|error| connect_error(error, config))?;
+        let mut conn = connect(config).await?;
         let variables: Vec<(String, String)> = conn
             .query(
                 "SHOW GLOBAL VARIABLES WHERE Variable_name IN \
-                 ('log_bin', 'binlog_format', 'binlog_row_metadata', 'server_uuid', 'version')",
+                 ('log_bin', 'binlog_format', 'binlog_row_metadata', 'server_uuid', 'server_id', 'version')",
             )
             .await
-            .with_context(|| format!("{address}: its settings can't be read"))?;
-        let variables: HashMap<String, String> = variables.into_iter().collect();
-        let setting = |name: &str| variables.get(name).map_or("", String::as_str);
+            .with_context(|| format!("{address}: its settings can't be read"))
+            .map_err(ConnectError::Unreachable)?;
+        let settings: HashMap<String, String> = variables.into_iter().collect();
+        let setting = |name: &str| settings.get(name).cloned().unwrap_or_default();
+        let version = setting("version");
+        let flavor = if version.contains("MariaDB") { Flavor::MariaDb } else { Flavor::MySql };
+        let identity = match flavor {
+            Flavor::MySql => setting("server_uuid"),
+            Flavor::MariaDb => format!("mariadb-server-id-{}", setting("server_id")),
+        };
+        let user = config.options.user().unwrap_or_default().to_owned();
+        Ok(Self { conn, address, user, settings, flavor, identity, version })
+    }
 
-        if setting("log_bin") != "ON" {
-            bail!(
-                "{address} writes no binlog (log_bin is OFF); start the server without `skip-log-bin`, or with `log-bin`"
+    fn setting(&self, name: &str) -> &str {
+        self.settings.get(name).map_or("", String::as_str)
+    }
+
+    /// What of its settings keeps it from being read.
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let mut problem = |what: String, mend: &str| problems.push(Problem { what, mend: mend.to_owned() });
+        let address = &self.address;
+        let set = match self.flavor {
+            Flavor::MySql => "SET PERSIST",
+            Flavor::MariaDb => "SET GLOBAL",
+        };
+        if self.setting("log_bin") != "ON" {
+            problem(
+                format!("{address} writes no binlog (log_bin is OFF)"),
+                "start the server without `skip-log-bin`, or with `log-bin`",
             );
         }
         // Servers that have no other format any more don't have the setting.
-        if !matches!(setting("binlog_format"), "" | "ROW") {
-            bail!(
-                "{address} has binlog_format = {}, which doesn't log the rows that change; run `SET PERSIST \
-                 binlog_format = 'ROW'` and reconnect its clients",
-                setting("binlog_format")
+        if !matches!(self.setting("binlog_format"), "" | "ROW") {
+            problem(
+                format!(
+                    "{address} has binlog_format = {}, which doesn't log the rows that change",
+                    self.setting("binlog_format")
+                ),
+                &format!("run `{set} binlog_format = 'ROW'` and reconnect its clients"),
             );
         }
-        if setting("binlog_row_metadata") != "FULL" {
-            bail!(
-                "{address} has binlog_row_metadata = {}, so its binlog doesn't name the columns; run `SET PERSIST \
-                 binlog_row_metadata = 'FULL'`",
-                setting("binlog_row_metadata")
-            );
+        if self.identity.is_empty() {
+            problem(format!("{address} has no server_uuid"), "use MySQL 5.7 or later, or MariaDB 10.5 or later");
         }
-        let (uuid, version) = (setting("server_uuid").to_owned(), setting("version").to_owned());
-        if uuid.is_empty() {
-            bail!("{address} has no server_uuid: it isn't MySQL 5.6 or later (MariaDB isn't supported yet)");
-        }
-        let user = config.options.user().unwrap_or_default().to_owned();
-        Ok(Self { conn, address, user, uuid, version })
+        problems
+    }
+
+    /// Whether the binlog names the columns by itself.
+    pub fn names_columns(&self) -> bool {
+        self.setting("binlog_row_metadata") == "FULL"
     }
 
     /// Where to begin: at the checkpoint if there is one, else where `start` says. The position is
@@ -83,7 +141,7 @@ impl Server {
         let (resume, whose) = match (checkpoint, start) {
             (Some(resume), _) => (resume, "the checkpoint"),
             (None, Start::Position(position)) => (Resume::at(position.clone()), "`source.start`"),
-            (None, Start::Latest) => return self.end_of_binlog().await.map(Resume::at),
+            (None, Start::Latest) => return self.end_of_binlog().await,
             (None, Start::Earliest) => {
                 let (file, _) = logs.first().ok_or_else(|| anyhow!("{} has no binlog files", self.address))?;
                 return Ok(Resume::at(BinlogPosition::new(file, BinlogPosition::FIRST_EVENT)));
@@ -109,9 +167,11 @@ impl Server {
         }
     }
 
-    /// Gives the connection to who reads the binlog.
-    pub fn into_conn(self) -> Conn {
-        self.conn
+    /// Closes the connection.
+    pub async fn disconnect(self) {
+        if let Err(error) = self.conn.disconnect().await {
+            debug!(%error, "a connection wasn't closed well");
+        }
     }
 
     /// The binlog files, oldest first, with their sizes.
@@ -120,8 +180,8 @@ impl Server {
         Ok(rows.iter().filter_map(|row| Some((row.get(0)?, row.get(1)?))).collect())
     }
 
-    async fn end_of_binlog(&mut self) -> anyhow::Result<BinlogPosition> {
-        // MySQL 8.2 renamed the statement, 8.4 dropped its old name.
+    async fn end_of_binlog(&mut self) -> anyhow::Result<Resume> {
+        // MySQL 8.2 renamed the statement, 8.4 dropped its old name; MariaDB has the old one.
         let rows = match self.conn.query::<Row, _>("SHOW BINARY LOG STATUS").await {
             Err(mysql_async::Error::Server(error)) if error.code == ER_PARSE => {
                 self.privileged("SHOW MASTER STATUS").await?
@@ -130,7 +190,18 @@ impl Server {
         };
         let row = rows.first().ok_or_else(|| anyhow!("{} doesn't say where its binlog ends", self.address))?;
         let (file, offset) = row.get::<String, _>(0).zip(row.get::<u64, _>(1)).unwrap_or_default();
-        Ok(BinlogPosition::new(file, offset))
+        let executed: Option<String> = match self.flavor {
+            Flavor::MySql => row.get::<Option<String>, _>("Executed_Gtid_Set").flatten(),
+            Flavor::MariaDb => self
+                .conn
+                .exec_first("SELECT BINLOG_GTID_POS(?, ?)", (&file, offset))
+                .await
+                .with_context(|| format!("{}: its GTID position can't be read", self.address))?
+                .flatten(),
+        };
+        let gtids =
+            executed.filter(|text| !text.is_empty()).map(|text| text.parse::<GtidSet>().map(Arc::new)).transpose()?;
+        Ok(Resume { gtids, ..Resume::at(BinlogPosition::new(file, offset)) })
     }
 
     async fn privileged(&mut self, statement: &str) -> anyhow::Result<Vec<Row>> {
@@ -145,16 +216,45 @@ impl Server {
     }
 }
 
-fn connect_error(error: mysql_async::Error, config: &config::Source) -> anyhow::Error {
+/// A connection by the driver, secured as the configuration says.
+pub(super) async fn connect(config: &config::Source) -> Result<Conn, ConnectError> {
+    let with = |tls: Option<SslOpts>| OptsBuilder::from_opts(config.options.clone()).ssl_opts(tls);
+    let tls =
+        if config.options.socket().is_some() { None } else { config.tls.driver().map_err(ConnectError::Refused)? };
+    let result = match Conn::new(with(tls)).await {
+        Err(mysql_async::Error::Driver(DriverError::NoClientSslFlagFromServer)) => {
+            if config.tls.mode > TlsMode::Preferred {
+                return Err(ConnectError::Refused(anyhow!(
+                    "{} offers no TLS, and source.tls.mode asks for it; let the server have a certificate, or set the \
+                     mode to \"preferred\"",
+                    config.address
+                )));
+            }
+            Conn::new(with(None)).await
+        }
+        other => other,
+    };
+    result.map_err(|error| connect_error(error, config))
+}
+
+fn connect_error(error: mysql_async::Error, config: &config::Source) -> ConnectError {
     let address = &config.address;
     match error {
-        mysql_async::Error::Server(server) if server.code == ER_ACCESS_DENIED => anyhow!(
+        mysql_async::Error::Server(server) if server.code == ER_ACCESS_DENIED => ConnectError::Refused(anyhow!(
             "{address} refuses the user or the password ({}); the password comes from `source.url`, \
              `source.password`, `source.password_file` or ROWMILL_SOURCE_PASSWORD",
             server.message
+        )),
+        mysql_async::Error::Io(mysql_async::IoError::Tls(tls)) => ConnectError::Refused(
+            anyhow::Error::new(tls)
+                .context(format!("{address}: no secure connection; is `source.tls` right (mode, ca, cert and key)?")),
         ),
-        mysql_async::Error::Io(io) => anyhow::Error::new(io)
-            .context(format!("{address} can't be reached; is the server running, and are host and port right?")),
-        other => anyhow::Error::new(other).context(format!("{address}: the connection failed")),
+        mysql_async::Error::Io(io) => ConnectError::Unreachable(
+            anyhow::Error::new(io)
+                .context(format!("{address} can't be reached; is the server running, and are host and port right?")),
+        ),
+        other => {
+            ConnectError::Unreachable(anyhow::Error::new(other).context(format!("{address}: the connection failed")))
+        }
     }
 }

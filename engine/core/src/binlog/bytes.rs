@@ -15,7 +15,7 @@ impl<'a> Bytes<'a> {
     }
 
     #[inline]
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
+    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
         let (taken, rest) = self.0.split_first_chunk::<N>().ok_or(Fault::Truncated)?;
         self.0 = rest;
         Ok(*taken)
@@ -80,6 +80,17 @@ impl<'a> Bytes<'a> {
     pub fn lenenc_bytes(&mut self) -> Result<&'a [u8], Fault> {
         let len = self.lenenc_usize()?;
         self.take(len)
+    }
+
+    /// An integer of MySQL's serialization format: as many low one bits as bytes follow the first.
+    /// <https://dev.mysql.com/doc/dev/mysql-server/latest/PageLibsMysqlSerialization.html>
+    pub fn serialized_uint(&mut self) -> Result<u64, Fault> {
+        let more = self.0.first().ok_or(Fault::Truncated)?.trailing_ones() as usize;
+        if more == 8 {
+            self.u8()?;
+            return self.u64();
+        }
+        Ok(self.uint(more + 1)? >> (more + 1))
     }
 
     pub fn is_empty(&self) -> bool {

@@ -39,12 +39,27 @@ pub enum Fault {
         /// What the user can do.
         mend: &'static str,
     },
-    /// The table map has no column names.
+    /// It isn't what was written.
+    #[error("its checksum is {found:08x} and should be {expected:08x}; the binlog file or the connection is damaged")]
+    Checksum {
+        /// What its bytes give.
+        found: u32,
+        /// What it says.
+        expected: u32,
+    },
+    /// The table map has no column names, and there's no server to ask.
     #[error(
         "the binlog doesn't name the table's columns; run `SET PERSIST binlog_row_metadata = 'FULL'` and start \
          from a position after it"
     )]
     MinimalMetadata,
+    /// The table map has no column names, and the table is another one now.
+    #[error(
+        "the binlog doesn't name the table's columns, and information_schema has others ({0}): the table was changed \
+         since; run `SET PERSIST binlog_row_metadata = 'FULL'` (`SET GLOBAL` on MariaDB) and start from a position \
+         after it, or leave the table out by `source.tables`"
+    )]
+    OtherColumns(String),
     /// Rows of a table that no table map announced.
     #[error("rows of table id {0}, which no table map announced; start from a transaction's beginning")]
     NoTableMap(u64),
@@ -54,8 +69,31 @@ pub enum Fault {
          from a position after it"
     )]
     Statement(String),
+    /// A row larger than a batch can be.
+    #[error("a row of more than 4 GiB; leave its table out by `source.tables`")]
+    RowTooLarge,
+    /// Rows were handed on that were rolled back later.
+    #[error(
+        "a transaction of more than {held_bytes} bytes of rows was rolled back behind rows that were delivered already; \
+         consumers must be told that its rows since {since} are void; then start from a position after it"
+    )]
+    RolledBack {
+        /// How much is held back until it's known whether a transaction is committed.
+        held_bytes: usize,
+        /// Where it began.
+        since: BinlogPosition,
+    },
+    /// A prepared transaction was committed that isn't known.
+    #[error(
+        "XA transaction {0} is committed, and it was prepared before the position that the reading began at; start \
+         from a position before its `XA PREPARE`, or after this event to go on without its rows"
+    )]
+    UnknownXa(String),
     /// Text that isn't valid in its character set.
-    #[error("column `{column}` holds bytes that aren't valid {charset}")]
+    #[error(
+        "column `{column}` holds bytes that aren't valid {charset}; mend the row and start from a position after it, or \
+         leave the table out by `source.tables`"
+    )]
     Text {
         /// The column's name.
         column: String,

@@ -1,4 +1,8 @@
-//! An event's header, as every binlog event of version 4 begins.
+//! An event's frame: the header that every event of binlog version 4 begins with, and the checksum
+//! that it may end with.
+
+use super::bytes::Bytes;
+use super::error::Fault;
 
 /// An event's first 19 bytes.
 /// <https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_replication_binlog_event.html>
@@ -19,6 +23,25 @@ pub struct EventHeader {
 }
 
 impl EventHeader {
+    /// Bytes of a header.
+    pub const LEN: usize = 19;
+
+    /// Reads the header that an event begins with.
+    ///
+    /// # Errors
+    /// If there are fewer bytes than a header has.
+    pub(super) fn parse(event: &[u8]) -> Result<Self, Fault> {
+        let mut bytes = Bytes(event);
+        Ok(Self {
+            timestamp_s: bytes.u32()?,
+            kind: EventKind(bytes.u8()?),
+            server_id: bytes.u32()?,
+            size: bytes.u32()?,
+            log_pos: bytes.u32()?,
+            flags: bytes.u16()?,
+        })
+    }
+
     /// Whether the server made it for this connection: it isn't in the file.
     pub fn is_artificial(&self) -> bool {
         self.flags & 0x20 != 0 || self.log_pos == 0
@@ -32,11 +55,80 @@ impl EventHeader {
 
 /// An event, borrowed from whoever read it.
 #[derive(Debug, Clone, Copy)]
-pub struct Event<'a> {
-    /// Its header.
+pub(super) struct Event<'a> {
     pub header: EventHeader,
     /// What follows the header, without the checksum.
     pub body: &'a [u8],
+}
+
+/// Whether events end with a checksum: the format description at the head of each file says so.
+/// <https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_replication_binlog_event.html>
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Checksums {
+    /// No format description was read yet.
+    Unknown,
+    None,
+    Crc32,
+}
+
+const CRC32_LEN: usize = 4;
+
+impl Checksums {
+    /// Takes an event apart, and verifies its checksum.
+    pub fn open<'a>(&mut self, bytes: &'a [u8]) -> Result<Event<'a>, Fault> {
+        let header = EventHeader::parse(bytes)?;
+        if header.size as usize != bytes.len() {
+            return Err(Fault::Malformed("an event's size"));
+        }
+        if header.kind == EventKind::FORMAT_DESCRIPTION {
+            *self = Self::of_format_description(bytes)?;
+        }
+        let (covered, checksum) = bytes.split_last_chunk::<CRC32_LEN>().ok_or(Fault::Truncated)?;
+        let expected = u32::from_le_bytes(*checksum);
+        let end = match self {
+            Self::None => bytes.len(),
+            // Before the format description the server sends a rotation of its own making, with or without.
+            Self::Unknown => {
+                if crc32fast::hash(covered) == expected {
+                    covered.len()
+                } else {
+                    bytes.len()
+                }
+            }
+            Self::Crc32 => {
+                let found = checksum_of(header.kind, covered);
+                if found != expected {
+                    return Err(Fault::Checksum { found, expected });
+                }
+                covered.len()
+            }
+        };
+        Ok(Event { header, body: bytes.get(EventHeader::LEN..end).ok_or(Fault::Truncated)? })
+    }
+
+    /// A format description always ends with the algorithm's number and room for a checksum.
+    fn of_format_description(bytes: &[u8]) -> Result<Self, Fault> {
+        let algorithm = bytes.len().checked_sub(CRC32_LEN + 1).and_then(|at| bytes.get(at)).ok_or(Fault::Truncated)?;
+        match algorithm {
+            0 => Ok(Self::None),
+            1 => Ok(Self::Crc32),
+            _ => Err(Fault::Malformed("an unknown checksum algorithm; the server is too old or too new")),
+        }
+    }
+}
+
+fn checksum_of(kind: EventKind, covered: &[u8]) -> u32 {
+    const FLAGS_AT: usize = 17;
+    const IN_USE: u8 = 1;
+    if kind != EventKind::FORMAT_DESCRIPTION || covered.get(FLAGS_AT).is_none_or(|flags| flags & IN_USE == 0) {
+        return crc32fast::hash(covered);
+    }
+    // A file that is being written says so in this flag, which its checksum doesn't know of.
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&covered[..FLAGS_AT]);
+    hasher.update(&[covered[FLAGS_AT] & !IN_USE]);
+    hasher.update(&covered[FLAGS_AT + 1..]);
+    hasher.finalize()
 }
 
 /// An event's type code.
@@ -80,4 +172,12 @@ impl EventKind {
     pub const MARIADB_BINLOG_CHECKPOINT: Self = Self(161);
     pub const MARIADB_GTID: Self = Self(162);
     pub const MARIADB_GTID_LIST: Self = Self(163);
+    pub const MARIADB_START_ENCRYPTION: Self = Self(164);
+    pub const MARIADB_QUERY_COMPRESSED: Self = Self(165);
+    pub const MARIADB_WRITE_ROWS_COMPRESSED_V1: Self = Self(166);
+    pub const MARIADB_UPDATE_ROWS_COMPRESSED_V1: Self = Self(167);
+    pub const MARIADB_DELETE_ROWS_COMPRESSED_V1: Self = Self(168);
+    pub const MARIADB_WRITE_ROWS_COMPRESSED: Self = Self(169);
+    pub const MARIADB_UPDATE_ROWS_COMPRESSED: Self = Self(170);
+    pub const MARIADB_DELETE_ROWS_COMPRESSED: Self = Self(171);
 }

@@ -1,28 +1,41 @@
-//! Binlog events in, packed row batches out. No I/O: [`Decoder::event`] takes an event's bytes.
+//! Binlog events in, packed row batches out. No I/O: [`Decoder::next`] takes an event's bytes.
 //!
 //! ```text
 //!   event ──▶ decoder (transactions, positions) ──▶ rows ──▶ value ──▶ batch builder
-//!                  └─▶ table_map (columns, once per table version)
+//!     │            ├─▶ transaction (what is held back until it's committed)
+//!     │            └─▶ tables, table_map (columns, once per table version)
+//!     └─▶ payload, mariadb (compressed ones, unpacked)
 //! ```
 //!
-//! Column names come from the binlog itself (`binlog_row_metadata=FULL`); what can't be decoded
-//! with certainty is an error with its position, never a guess and never skipped.
+//! Column names come from the binlog itself (`binlog_row_metadata=FULL`), else from
+//! information_schema, compared with the table map ([`CatalogColumn`]). What can't be decoded with
+//! certainty is an error with its position, never a guess and never skipped.
 //!
 //! Formats: <https://dev.mysql.com/doc/dev/mysql-server/latest/namespacemysql_1_1binlog_1_1event.html>
 
 mod bytes;
+mod catalog;
 mod charset;
 mod decimal;
 mod decoder;
 mod error;
 mod event;
+mod gtid_event;
 mod json;
+mod mariadb;
 mod number;
+mod payload;
+mod query;
 mod rows;
+mod single_byte;
 mod table_map;
+mod tables;
 mod temporal;
+mod transaction;
 mod value;
 
-pub use decoder::{BATCH_BYTES_MAX, BATCH_ROWS_MAX, Decoder, RowBatch};
+pub use catalog::CatalogColumn;
+pub use decoder::{BATCH_BYTES_MAX, BATCH_ROWS_MAX, Decoder, Next, RowBatch};
 pub use error::{DecodeError, Fault};
-pub use event::{Event, EventHeader, EventKind};
+pub use event::{EventHeader, EventKind};
+pub use tables::Select;

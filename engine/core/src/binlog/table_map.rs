@@ -1,10 +1,12 @@
 //! Table maps: what a table's columns are called and how their values are encoded. With
-//! `binlog_row_metadata=FULL` a table map says all that a reader needs.
+//! `binlog_row_metadata=FULL` a table map says all that a reader needs; what it leaves out otherwise
+//! comes from information_schema, and is compared with what it has.
 //! <https://dev.mysql.com/doc/dev/mysql-server/latest/classmysql_1_1binlog_1_1event_1_1Table__map__event.html>
 
 use rowmill_batch::{Column, ColumnIndex, Kind};
 
 use super::bytes::Bytes;
+use super::catalog::CatalogColumn;
 use super::charset::Charset;
 use super::error::Fault;
 use super::value::Codec;
@@ -45,23 +47,41 @@ impl<'a> TableName<'a> {
         Ok(Self { schema, table, rest: bytes })
     }
 
-    /// Reads the columns.
-    pub fn columns(mut self) -> Result<Columns, Fault> {
+    /// Reads the columns. What the map leaves out is taken from `catalog`.
+    pub fn columns(mut self, catalog: Option<&[CatalogColumn]>) -> Result<Columns, ColumnsFault> {
         let count = self.rest.lenenc_usize()?;
         let types = self.rest.take(count)?;
         let type_metadata = Bytes(self.rest.lenenc_bytes()?);
         let nullable = self.rest.take(count.div_ceil(8))?;
         let types = column_types(types, type_metadata)?;
         let metadata = Metadata::parse(self.rest, &types)?;
-        metadata.columns(&types, nullable)
+        match (metadata.names.is_some(), catalog) {
+            (true, _) => Ok(metadata.columns(&types, nullable)?),
+            (false, Some(catalog)) => Ok(metadata.complete(catalog, &types)?.columns(&types, nullable)?),
+            (false, None) => Err(ColumnsFault::Unnamed),
+        }
+    }
+}
+
+/// Why a table map's columns can't be known.
+#[derive(Debug)]
+pub(super) enum ColumnsFault {
+    /// It doesn't name them, and no catalog was given.
+    Unnamed,
+    Fault(Fault),
+}
+
+impl From<Fault> for ColumnsFault {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
     }
 }
 
 /// A column's type and the two bytes that refine it.
 #[derive(Debug, Clone, Copy)]
-struct ColumnType {
-    code: u8,
-    meta: [u8; 2],
+pub(super) struct ColumnType {
+    pub code: u8,
+    pub meta: [u8; 2],
 }
 
 pub(super) mod code {
@@ -83,6 +103,8 @@ pub(super) mod code {
     pub const TIMESTAMP2: u8 = 17;
     pub const DATETIME2: u8 = 18;
     pub const TIME2: u8 = 19;
+    pub const BLOB_COMPRESSED: u8 = 140; // MariaDB's, as the next
+    pub const VARCHAR_COMPRESSED: u8 = 141;
     pub const VECTOR: u8 = 242;
     pub const JSON: u8 = 245;
     pub const NEWDECIMAL: u8 = 246;
@@ -100,9 +122,14 @@ impl ColumnType {
         matches!(self.code, DECIMAL | TINY | SHORT | LONG | FLOAT | DOUBLE | LONGLONG | INT24 | YEAR | NEWDECIMAL)
     }
 
+    fn is_integer(self) -> bool {
+        use code::*;
+        matches!(self.code, TINY | SHORT | INT24 | LONG | LONGLONG)
+    }
+
     fn is_character(self) -> bool {
         use code::*;
-        matches!(self.code, VARCHAR | BLOB | VAR_STRING | STRING)
+        matches!(self.code, VARCHAR | BLOB | VAR_STRING | STRING | VARCHAR_COMPRESSED | BLOB_COMPRESSED)
     }
 
     fn is_enum_or_set(self) -> bool {
@@ -116,10 +143,12 @@ fn column_types(codes: &[u8], mut metadata: Bytes<'_>) -> Result<Vec<ColumnType>
         .iter()
         .map(|&code| {
             let meta = match code {
-                FLOAT | DOUBLE | BLOB | GEOMETRY | JSON | VECTOR | TIMESTAMP2 | DATETIME2 | TIME2 => {
+                FLOAT | DOUBLE | BLOB | BLOB_COMPRESSED | GEOMETRY | JSON | VECTOR | TIMESTAMP2 | DATETIME2 | TIME2 => {
                     [metadata.u8()?, 0]
                 }
-                VARCHAR | BIT | NEWDECIMAL | ENUM | SET | VAR_STRING | STRING => [metadata.u8()?, metadata.u8()?],
+                VARCHAR | VARCHAR_COMPRESSED | BIT | NEWDECIMAL | ENUM | SET | VAR_STRING | STRING => {
+                    [metadata.u8()?, metadata.u8()?]
+                }
                 _ => [0, 0],
             };
             // ENUM and SET call themselves STRING, with their own type in the first byte; a CHAR
@@ -136,22 +165,30 @@ fn column_types(codes: &[u8], mut metadata: Bytes<'_>) -> Result<Vec<ColumnType>
         .collect()
 }
 
-/// What `binlog_row_metadata=FULL` adds, by column.
+/// What `binlog_row_metadata` adds, by column.
 #[derive(Debug, Default)]
 struct Metadata<'a> {
-    unsigned: Vec<bool>,
-    collations: Vec<u64>,
+    unsigned: Option<Vec<bool>>,
+    /// `None` where the map doesn't say.
+    charsets: Vec<Option<Charset>>,
     names: Option<Vec<&'a str>>,
-    members: Vec<Vec<&'a [u8]>>,
+    members: Vec<Members<'a>>,
     key: Vec<ColumnIndex>,
+}
+
+/// The members of an `ENUM` or `SET`.
+#[derive(Debug, Clone)]
+enum Members<'a> {
+    /// In the column's character set.
+    Encoded(Vec<&'a [u8]>),
+    Text(Vec<Box<str>>),
 }
 
 impl<'a> Metadata<'a> {
     fn parse(mut bytes: Bytes<'a>, types: &[ColumnType]) -> Result<Self, Fault> {
         let mut metadata = Self {
-            unsigned: vec![false; types.len()],
-            collations: vec![0; types.len()],
-            members: vec![Vec::new(); types.len()],
+            charsets: vec![None; types.len()],
+            members: vec![Members::Encoded(Vec::new()); types.len()],
             ..Self::default()
         };
         let columns_of = |is: fn(ColumnType) -> bool| {
@@ -162,17 +199,19 @@ impl<'a> Metadata<'a> {
             let mut body = Bytes(bytes.lenenc_bytes()?);
             match field {
                 1 => {
+                    let mut unsigned = vec![false; types.len()];
                     for (bit, column) in columns_of(ColumnType::is_numeric).enumerate() {
                         let byte = body.0.get(bit / 8).ok_or(Fault::Truncated)?;
-                        metadata.unsigned[column] = byte << (bit % 8) & 0x80 != 0;
+                        unsigned[column] = byte << (bit % 8) & 0x80 != 0;
                     }
+                    metadata.unsigned = Some(unsigned);
                 }
                 2 => metadata.default_collations(columns_of(ColumnType::is_character), body)?,
                 10 => metadata.default_collations(columns_of(ColumnType::is_enum_or_set), body)?,
                 3 | 11 => {
                     let is = if field == 3 { ColumnType::is_character } else { ColumnType::is_enum_or_set };
                     for column in columns_of(is) {
-                        metadata.collations[column] = body.lenenc()?;
+                        metadata.charsets[column] = Some(Charset::of_collation(body.lenenc()?));
                     }
                 }
                 4 => {
@@ -187,9 +226,11 @@ impl<'a> Metadata<'a> {
                     let is: fn(ColumnType) -> bool =
                         if field == 5 { |column| column.code == code::SET } else { |column| column.code == code::ENUM };
                     for column in columns_of(is) {
+                        let mut members = Vec::new();
                         for _ in 0..body.lenenc()? {
-                            metadata.members[column].push(body.lenenc_bytes()?);
+                            members.push(body.lenenc_bytes()?);
                         }
+                        metadata.members[column] = Members::Encoded(members);
                     }
                 }
                 8 | 9 => {
@@ -217,27 +258,81 @@ impl<'a> Metadata<'a> {
         columns: impl Iterator<Item = usize> + Clone,
         mut body: Bytes<'_>,
     ) -> Result<(), Fault> {
-        let default = body.lenenc()?;
+        let default = Charset::of_collation(body.lenenc()?);
         for column in columns.clone() {
-            self.collations[column] = default;
+            self.charsets[column] = Some(default.clone());
         }
         while !body.is_empty() {
             let nth = body.lenenc_usize()?;
             let column = columns.clone().nth(nth).ok_or(Fault::Malformed("a column's collation"))?;
-            self.collations[column] = body.lenenc()?;
+            self.charsets[column] = Some(Charset::of_collation(body.lenenc()?));
         }
         Ok(())
     }
 
+    /// Takes what is missing from information_schema, if its columns are those of the map.
+    fn complete(self, catalog: &'a [CatalogColumn], types: &[ColumnType]) -> Result<Self, Fault> {
+        if catalog.is_empty() {
+            return Err(Fault::OtherColumns(
+                "none at all: the table isn't there any more, or the user lacks SELECT on it".to_owned(),
+            ));
+        }
+        if catalog.len() != types.len() {
+            return Err(Fault::OtherColumns(format!(
+                "it has {} columns there and {} here",
+                catalog.len(),
+                types.len()
+            )));
+        }
+        let differs = |column: &CatalogColumn, what: &str| {
+            Fault::OtherColumns(format!("column `{}` is `{}` there, and {what} here", column.name, column.column_type))
+        };
+        for (column, column_type) in catalog.iter().zip(types) {
+            if !column.fits(*column_type) {
+                let ColumnType { code, meta } = *column_type;
+                return Err(differs(column, &format!("of type {code} {meta:?}")));
+            }
+        }
+        let from_catalog: Vec<bool> = catalog.iter().map(CatalogColumn::is_unsigned).collect();
+        if let Some(unsigned) = &self.unsigned {
+            let is_other = |index: &usize| types[*index].is_integer() && unsigned[*index] != from_catalog[*index];
+            if let Some(index) = (0..types.len()).find(is_other) {
+                return Err(differs(&catalog[index], if unsigned[index] { "unsigned" } else { "signed" }));
+            }
+        }
+        for ((column, column_type), charset) in catalog.iter().zip(types).zip(&self.charsets) {
+            if let Some(charset) = charset.as_ref().filter(|charset| **charset != column.charset())
+                && column_type.is_character()
+            {
+                return Err(differs(column, &format!("in the character set {charset:?}")));
+            }
+        }
+        let mut key: Vec<(u32, ColumnIndex)> = (0..)
+            .map(ColumnIndex)
+            .zip(catalog)
+            .filter_map(|(index, column)| Some((column.key_position?, index)))
+            .collect();
+        key.sort_unstable_by_key(|(position, _)| *position);
+        let charsets = self.charsets.into_iter().zip(catalog);
+        Ok(Self {
+            unsigned: self.unsigned.or(Some(from_catalog)),
+            charsets: charsets.map(|(charset, column)| charset.or_else(|| Some(column.charset()))).collect(),
+            names: Some(catalog.iter().map(|column| column.name.as_str()).collect()),
+            members: catalog.iter().map(|column| Members::Text(column.members())).collect(),
+            key: key.into_iter().map(|(_, index)| index).collect(),
+        })
+    }
+
     fn columns(self, types: &[ColumnType], nullable: &[u8]) -> Result<Columns, Fault> {
-        let Self { unsigned, collations, names, members, key } = self;
-        let names = names.ok_or(Fault::MinimalMetadata)?;
+        let Self { unsigned, charsets, names, members, key } = self;
+        let names = names.unwrap_or_default();
         let mut columns = Vec::with_capacity(types.len());
         let mut codecs = Vec::with_capacity(types.len());
-        for (index, &column_type) in types.iter().enumerate() {
-            let name = names[index];
-            let charset = Charset::of_collation(collations[index]);
-            let (kind, mysql_type, codec) = describe(name, column_type, unsigned[index], charset, &members[index])?;
+        for (index, ((&column_type, charset), members)) in types.iter().zip(charsets).zip(members).enumerate() {
+            let name = *names.get(index).ok_or(Fault::Malformed("a table map's names"))?;
+            let charset = charset.unwrap_or(Charset::Binary);
+            let unsigned = unsigned.as_ref().is_some_and(|unsigned| unsigned[index]);
+            let (kind, mysql_type, codec) = describe(name, column_type, unsigned, charset, members)?;
             columns.push(Column {
                 name: name.to_owned(),
                 kind,
@@ -257,7 +352,7 @@ fn describe(
     column: ColumnType,
     unsigned: bool,
     charset: Charset,
-    members: &[&[u8]],
+    members: Members<'_>,
 ) -> Result<(Kind, String, Codec), Fault> {
     use code::*;
     let [meta, meta_high] = column.meta;
@@ -292,11 +387,25 @@ fn describe(
         DATETIME2 => (Kind::Datetime, "datetime", Codec::Datetime { digits: meta }),
         TIMESTAMP => (Kind::Timestamp, "timestamp", Codec::TimestampOld),
         TIMESTAMP2 => (Kind::Timestamp, "timestamp", Codec::Timestamp { digits: meta }),
-        ENUM => (Kind::Enum, "enum", Codec::Enum { len: usize::from(meta), members: texts(name, charset, members)? }),
-        SET => (Kind::Set, "set", Codec::Set { len: usize::from(meta), members: texts(name, charset, members)? }),
+        ENUM => (Kind::Enum, "enum", Codec::Enum { len: usize::from(meta), members: texts(name, &charset, members)? }),
+        SET => (Kind::Set, "set", Codec::Set { len: usize::from(meta), members: texts(name, &charset, members)? }),
         JSON => (Kind::Json, "json", Codec::Json { len_bytes: usize::from(meta) }),
         GEOMETRY => (Kind::Geometry, "geometry", Codec::Bytes { len_bytes: usize::from(meta) }),
         VECTOR => (Kind::Vector, "vector", Codec::Bytes { len_bytes: usize::from(meta) }),
+        VARCHAR_COMPRESSED | BLOB_COMPRESSED => {
+            let len_bytes = match column.code {
+                BLOB_COMPRESSED => usize::from(meta),
+                _ if len_max > 255 => 2,
+                _ => 1,
+            };
+            let (kind, mysql_type) = match (binary, column.code) {
+                (true, VARCHAR_COMPRESSED) => (Kind::Bytes, "varbinary"),
+                (true, _) => (Kind::Bytes, "blob"),
+                (false, VARCHAR_COMPRESSED) => (Kind::Text, "varchar"),
+                (false, _) => (Kind::Text, "text"),
+            };
+            (kind, mysql_type, Codec::Compressed { len_bytes, charset })
+        }
         VARCHAR | VAR_STRING | STRING => {
             let len_bytes = if len_max > 255 { 2 } else { 1 };
             let fixed = column.code == STRING;
@@ -330,14 +439,16 @@ fn describe(
 }
 
 /// The names of an ENUM's or SET's members.
-fn texts(column: &str, charset: Charset, members: &[&[u8]]) -> Result<Vec<Box<str>>, Fault> {
-    members
-        .iter()
-        .map(|member| {
-            let mut out = Vec::new();
-            charset.decode(member, &mut out).map_err(|fault| fault.in_column(column))?;
-            let text = String::from_utf8(out).map_err(|_| Fault::Malformed("a member of an ENUM or SET"))?;
-            Ok(text.into_boxed_str())
-        })
-        .collect()
+fn texts(column: &str, charset: &Charset, members: Members<'_>) -> Result<Vec<Box<str>>, Fault> {
+    let encoded = match members {
+        Members::Text(texts) => return Ok(texts),
+        Members::Encoded(encoded) => encoded,
+    };
+    let text = |member: &[u8]| {
+        let mut out = Vec::new();
+        charset.decode(member, &mut out).map_err(|fault| fault.in_column(column))?;
+        let text = String::from_utf8(out).map_err(|_| Fault::Malformed("a member of an ENUM or SET"))?;
+        Ok(text.into_boxed_str())
+    };
+    encoded.into_iter().map(text).collect()
 }

@@ -4,31 +4,67 @@
 use super::bytes::Bytes;
 use super::charset::{Charset, TextFault};
 use super::error::Fault;
-use super::{decimal, json, temporal};
+use super::{decimal, json, mariadb, temporal};
 
 /// How a column's values are encoded in row events.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Codec {
-    Int { len: usize },
-    Uint { len: usize },
+    Int {
+        len: usize,
+    },
+    Uint {
+        len: usize,
+    },
     Float,
     Double,
-    Decimal { precision: u8, scale: u8 },
+    Decimal {
+        precision: u8,
+        scale: u8,
+    },
     Year,
     Date,
-    Time { digits: u8 },
+    Time {
+        digits: u8,
+    },
     TimeOld,
-    Datetime { digits: u8 },
+    Datetime {
+        digits: u8,
+    },
     DatetimeOld,
-    Timestamp { digits: u8 },
+    Timestamp {
+        digits: u8,
+    },
     TimestampOld,
-    Bit { len: usize },
-    Enum { len: usize, members: Vec<Box<str>> },
-    Set { len: usize, members: Vec<Box<str>> },
-    Json { len_bytes: usize },
-    Text { len_bytes: usize, charset: Charset },
-    Bytes { len_bytes: usize },
-    Binary { len_bytes: usize, len: usize },
+    Bit {
+        len: usize,
+    },
+    Enum {
+        len: usize,
+        members: Vec<Box<str>>,
+    },
+    Set {
+        len: usize,
+        members: Vec<Box<str>>,
+    },
+    Json {
+        len_bytes: usize,
+    },
+    Text {
+        len_bytes: usize,
+        charset: Charset,
+    },
+    Bytes {
+        len_bytes: usize,
+    },
+    /// MariaDB's compressed columns.
+    Compressed {
+        len_bytes: usize,
+        charset: Charset,
+    },
+    Binary {
+        len_bytes: usize,
+        len: usize,
+    },
 }
 
 /// A value that can't be decoded.
@@ -76,6 +112,10 @@ impl Codec {
             Self::Bytes { len_bytes } => {
                 let len = bytes.uint(*len_bytes)? as usize;
                 out.extend_from_slice(bytes.take(len)?);
+            }
+            Self::Compressed { len_bytes, charset } => {
+                let len = bytes.uint(*len_bytes)? as usize;
+                charset.decode(&mariadb::unpack_column(bytes.take(len)?)?, out)?;
             }
             Self::Binary { len_bytes, len } => {
                 let stored = bytes.uint(*len_bytes)? as usize;

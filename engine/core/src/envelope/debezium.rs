@@ -11,6 +11,10 @@ use rowmill_batch::{Batch, Cell, Column, Image, Kind, Operation, Row, Table, Tab
 
 use super::json::{push_base64, push_int, push_string};
 
+/// Stands for a value that the binlog doesn't have though it changed: Debezium's own placeholder
+/// (`unavailable.value.placeholder`).
+const UNAVAILABLE: &str = "__debezium_unavailable_value";
+
 /// Who the envelope says it comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceName {
@@ -137,17 +141,16 @@ fn push_image(table: &Table, text: &TableText, image: Option<Image<'_>>, out: &m
     };
     let mut separator = b'{';
     for ((column, name), cell) in table.columns.iter().zip(&text.columns).zip(image.cells()) {
-        let bytes = match cell {
-            Cell::Absent => continue,
-            Cell::Null => None,
-            Cell::Value(bytes) => Some(bytes),
-        };
+        if cell == Cell::Absent {
+            continue;
+        }
         out.push(separator);
         separator = b',';
         out.extend_from_slice(name);
-        match bytes {
-            None => out.extend_from_slice(b"null"),
-            Some(bytes) => push_value(column, bytes, out),
+        match cell {
+            Cell::Absent | Cell::Null => out.extend_from_slice(b"null"),
+            Cell::Value(bytes) => push_value(column, bytes, out),
+            Cell::Changes(_) => push_string(UNAVAILABLE, out),
         }
     }
     if separator == b'{' {

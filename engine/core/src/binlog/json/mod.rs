@@ -1,11 +1,15 @@
 //! `JSON` columns: MySQL's binary JSON as text, as `SELECT` shows it (`{"a": 1, "b": [true, null]}`).
 //! <https://dev.mysql.com/doc/dev/mysql-server/latest/json__binary_8h.html>
 
+mod diff;
+
 use super::bytes::Bytes;
 use super::decimal;
 use super::error::Fault;
 use super::number::push_json_double;
 use super::temporal;
+
+pub(super) use diff::{apply, describe};
 
 /// The server allows 100 levels.
 const DEPTH_MAX: usize = 110;
@@ -78,39 +82,72 @@ impl Width {
     }
 }
 
-fn container(body: &[u8], object: bool, width: Width, depth: usize, out: &mut Vec<u8>) -> Result<(), Fault> {
-    let len = width.len();
-    let mut bytes = Bytes(body);
-    let count = bytes.uint(len)? as usize;
-    let size = bytes.uint(len)? as usize;
-    // An offset counts from the container's own start, and nothing of it lies past its size.
-    let body = body.get(..size).ok_or(MALFORMED)?;
-    let header = 2 * len;
-    let mut keys = Bytes(body.get(header..).ok_or(MALFORMED)?);
-    let keys_len = if object { count.checked_mul(len + 2).ok_or(MALFORMED)? } else { 0 };
-    let mut entries = keys;
-    entries.take(keys_len)?;
+/// An array's or object's members, in their order.
+struct Container<'a> {
+    body: &'a [u8],
+    width: Width,
+    keys: Option<Bytes<'a>>,
+    entries: Bytes<'a>,
+    left: usize,
+}
 
-    out.push(if object { b'{' } else { b'[' });
-    for index in 0..count {
-        if index > 0 {
-            out.extend_from_slice(b", ");
-        }
-        if object {
-            let key_at = keys.uint(len)? as usize;
-            let key_len = usize::from(keys.u16()?);
-            let key = body.get(key_at..).and_then(|rest| rest.get(..key_len)).ok_or(MALFORMED)?;
-            push_string(std::str::from_utf8(key).map_err(|_| MALFORMED)?, out);
-            out.extend_from_slice(b": ");
-        }
-        let kind = entries.u8()?;
-        let entry = entries.take(len)?;
-        if width.inlines(kind) {
-            value(kind, entry, depth + 1, out)?;
+/// A member: its key in an object, its type and where its bytes begin.
+type Member<'a> = (Option<&'a str>, u8, &'a [u8]);
+
+impl<'a> Container<'a> {
+    fn parse(body: &'a [u8], object: bool, width: Width) -> Result<Self, Fault> {
+        let len = width.len();
+        let mut bytes = Bytes(body);
+        let count = bytes.uint(len)? as usize;
+        let size = bytes.uint(len)? as usize;
+        // An offset counts from the container's own start, and nothing of it lies past its size.
+        let body = body.get(..size).ok_or(MALFORMED)?;
+        let keys = Bytes(body.get(2 * len..).ok_or(MALFORMED)?);
+        let keys_len = if object { count.checked_mul(len + 2).ok_or(MALFORMED)? } else { 0 };
+        let mut entries = keys;
+        entries.take(keys_len)?;
+        Ok(Self { body, width, keys: object.then_some(keys), entries, left: count })
+    }
+
+    fn next(&mut self) -> Result<Option<Member<'a>>, Fault> {
+        let Some(left) = self.left.checked_sub(1) else { return Ok(None) };
+        self.left = left;
+        let len = self.width.len();
+        let key = match &mut self.keys {
+            Some(keys) => {
+                let key_at = keys.uint(len)? as usize;
+                let key_len = usize::from(keys.u16()?);
+                let key = self.body.get(key_at..).and_then(|rest| rest.get(..key_len)).ok_or(MALFORMED)?;
+                Some(std::str::from_utf8(key).map_err(|_| MALFORMED)?)
+            }
+            None => None,
+        };
+        let kind = self.entries.u8()?;
+        let entry = self.entries.take(len)?;
+        let value = if self.width.inlines(kind) {
+            entry
         } else {
             let at = Bytes(entry).uint(len)? as usize;
-            value(kind, body.get(at..).ok_or(MALFORMED)?, depth + 1, out)?;
+            self.body.get(at..).ok_or(MALFORMED)?
+        };
+        Ok(Some((key, kind, value)))
+    }
+}
+
+fn container(body: &[u8], object: bool, width: Width, depth: usize, out: &mut Vec<u8>) -> Result<(), Fault> {
+    let mut members = Container::parse(body, object, width)?;
+    out.push(if object { b'{' } else { b'[' });
+    let mut first = true;
+    while let Some((key, kind, body)) = members.next()? {
+        if !first {
+            out.extend_from_slice(b", ");
         }
+        first = false;
+        if let Some(key) = key {
+            push_string(key, out);
+            out.extend_from_slice(b": ");
+        }
+        value(kind, body, depth + 1, out)?;
     }
     out.push(if object { b'}' } else { b']' });
     Ok(())

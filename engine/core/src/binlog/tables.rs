@@ -1,0 +1,149 @@
+//! The tables met so far. The server numbers them anew whenever it opens them, and repeats their
+//! maps before every statement; a version gets an id of its own only if its content is new.
+
+use std::collections::HashMap;
+use std::mem;
+use std::sync::Arc;
+
+use rowmill_batch::{Table, TableId};
+
+use super::catalog::CatalogColumn;
+use super::error::Fault;
+use super::table_map::{self, Columns, ColumnsFault, TableName};
+
+/// Table maps are repeated before every statement, so that forgetting old ones costs little.
+const NUMBERS_MAX: usize = 4096;
+
+/// Which tables' rows are wanted.
+pub trait Select: Send {
+    /// Whether this table's rows are.
+    fn table(&self, schema: &str, table: &str) -> bool;
+
+    /// Whether rows of any table of this schema may be.
+    fn schema(&self, schema: &str) -> bool;
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Tables {
+    by_number: HashMap<u64, KnownTable>,
+    versions: Vec<Arc<TableVersion>>,
+    /// Versions that no batch had yet, in the order of their ids.
+    new: Vec<Arc<Table>>,
+    /// Columns as information_schema has them, of tables whose maps don't name them.
+    catalog: HashMap<(String, String), Vec<CatalogColumn>>,
+}
+
+#[derive(Debug)]
+struct KnownTable {
+    /// The table map's body, to see that nothing changed.
+    map: Vec<u8>,
+    /// `None` where the table isn't selected.
+    version: Option<Arc<TableVersion>>,
+}
+
+#[derive(Debug)]
+pub(super) struct TableVersion {
+    pub id: TableId,
+    pub name: (String, String),
+    pub columns: Columns,
+}
+
+/// Why a table map can't be taken.
+#[derive(Debug)]
+pub(super) enum MapFault {
+    /// The columns' names aren't in it: [`Tables::learn`] them.
+    Unnamed {
+        schema: String,
+        table: String,
+    },
+    Fault(Fault),
+}
+
+impl From<Fault> for MapFault {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+impl Tables {
+    /// Takes a table map.
+    pub fn map(&mut self, body: &[u8], select: &dyn Select) -> Result<(), MapFault> {
+        let number = table_map::table_number(body)?;
+        if self.by_number.get(&number).is_some_and(|known| known.map == body) {
+            return Ok(());
+        }
+        let name = TableName::parse(body)?;
+        let version = if select.table(name.schema, name.table) { Some(self.version(name)?) } else { None };
+        self.by_number.insert(number, KnownTable { map: body.to_vec(), version });
+        Ok(())
+    }
+
+    fn version(&mut self, name: TableName<'_>) -> Result<Arc<TableVersion>, MapFault> {
+        let key = (name.schema.to_owned(), name.table.to_owned());
+        let columns = name.columns(self.catalog.get(&key).map(Vec::as_slice)).map_err(|fault| match fault {
+            ColumnsFault::Unnamed => MapFault::Unnamed { schema: key.0.clone(), table: key.1.clone() },
+            ColumnsFault::Fault(fault) => MapFault::Fault(fault),
+        })?;
+        let same = |version: &&Arc<TableVersion>| version.name == key && version.columns == columns;
+        if let Some(version) = self.versions.iter().rev().find(same) {
+            return Ok(Arc::clone(version));
+        }
+        let id = TableId(self.versions.len() as u32);
+        self.new.push(Arc::new(Table {
+            id,
+            schema: key.0.clone(),
+            name: key.1.clone(),
+            columns: columns.columns.clone(),
+            key: columns.key.clone(),
+        }));
+        let version = Arc::new(TableVersion { id, name: key, columns });
+        self.versions.push(Arc::clone(&version));
+        Ok(version)
+    }
+
+    /// The table of a number: `Some(None)` where it isn't selected.
+    pub fn of_number(&self, number: u64) -> Option<Option<&Arc<TableVersion>>> {
+        self.by_number.get(&number).map(|known| known.version.as_ref())
+    }
+
+    /// The name of a number's table, if it is selected.
+    pub fn name(&self, number: u64) -> Option<String> {
+        let version = self.by_number.get(&number)?.version.as_ref()?;
+        Some(format!("{}.{}", version.name.0, version.name.1))
+    }
+
+    /// Columns of a table whose map doesn't name them.
+    pub fn learn(&mut self, schema: String, table: String, columns: Vec<CatalogColumn>) {
+        self.catalog.insert((schema, table), columns);
+    }
+
+    /// A statement may have changed tables: what was learned of them may be wrong from here on.
+    pub fn forget_learned(&mut self) {
+        if !self.catalog.is_empty() {
+            self.catalog.clear();
+            self.by_number.clear();
+        }
+    }
+
+    /// The server's numbers mean nothing any more: another connection, maybe another server.
+    pub fn forget_numbers(&mut self) {
+        self.by_number.clear();
+    }
+
+    pub fn forget_numbers_if_many(&mut self) {
+        if self.by_number.len() > NUMBERS_MAX {
+            self.by_number.clear();
+        }
+    }
+
+    /// The versions that no batch had yet.
+    pub fn take_new(&mut self) -> Vec<Arc<Table>> {
+        mem::take(&mut self.new)
+    }
+
+    /// Versions whose batch was thrown away: the next batch has them.
+    pub fn give_back(&mut self, mut tables: Vec<Arc<Table>>) {
+        tables.append(&mut self.new);
+        self.new = tables;
+    }
+}

@@ -1,0 +1,179 @@
+//! The transaction that is being read, and what of it is held back.
+//!
+//! A binlog may have rows that never happened: MariaDB writes a whole transaction with a `ROLLBACK`
+//! behind it where temporary tables were made in it, `ROLLBACK TO` takes back what follows a
+//! savepoint, and a prepared XA transaction may be rolled back days later. So rows are held back
+//! until it is known that they were committed.
+
+use std::collections::HashMap;
+
+use rowmill_batch::{Batch, Builder, RowIndex};
+
+use super::RowBatch;
+use crate::gtid::Gtid;
+use crate::position::Resume;
+
+/// What is held back at most; a transaction that has more is handed on before its end is known.
+pub(super) const HELD_BYTES_MAX: usize = 32 << 20;
+
+/// The transaction that is being read.
+#[derive(Debug)]
+pub(super) struct Transaction {
+    /// Where it begins.
+    pub begin: u64,
+    pub gtid: Option<Gtid>,
+    pub commit_time_us: i64,
+    pub server_id: u32,
+    pub thread_id: u32,
+    /// Rows so far.
+    pub rows: u32,
+    /// Whether its end is a commit of its own, or that of the one statement in it.
+    pub begun: bool,
+    /// Rows of a compressed transaction: its events have no place of their own, and count as rows of
+    /// the event that holds them.
+    pub payload_rows: Option<u32>,
+    /// The id of an XA transaction.
+    pub xa: Option<String>,
+    pub hold: Hold,
+}
+
+/// What of a transaction is held back.
+#[derive(Debug)]
+pub(super) struct Hold {
+    /// Whether rows are held back at all.
+    pub on: bool,
+    /// Rows of earlier transactions in the batch that is being filled.
+    pub earlier: usize,
+    /// Full batches, of this transaction alone.
+    pub batches: Vec<RowBatch>,
+    /// How often rows of the transaction were handed on.
+    pub handed_on: u32,
+    savepoints: Vec<(String, Savepoint)>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Savepoint {
+    /// Full batches at that time.
+    batches: usize,
+    /// Rows in the batch that was being filled.
+    batch_rows: usize,
+    /// Rows of the transaction.
+    rows: u32,
+    /// How often rows had been handed on.
+    handed_on: u32,
+}
+
+/// What is left when a part of a transaction is taken back.
+#[derive(Debug)]
+pub(super) struct RolledBack {
+    /// Rows of the transaction.
+    pub rows: u32,
+    /// Rows of the batch that is being filled.
+    pub batch_rows: usize,
+    /// Instead of that batch, one that was full.
+    pub batch: Option<Builder>,
+}
+
+impl Hold {
+    pub fn new(earlier: usize) -> Self {
+        Self { on: false, earlier, batches: Vec::new(), handed_on: 0, savepoints: Vec::new() }
+    }
+
+    /// Bytes of the full batches.
+    pub fn bytes(&self) -> usize {
+        self.batches.iter().map(|batch| batch.bytes.len()).sum()
+    }
+
+    /// The batch that is being filled has none but the transaction's rows any more.
+    pub fn divided(&mut self) {
+        let earlier = std::mem::take(&mut self.earlier);
+        self.savepoints.iter_mut().for_each(|(_, savepoint)| savepoint.batch_rows -= earlier);
+    }
+
+    /// A savepoint is made here. One of the same name is forgotten.
+    pub fn savepoint(&mut self, name: String, batch_rows: usize, rows: u32) {
+        self.savepoints.retain(|(known, _)| *known != name);
+        let savepoint = Savepoint { batches: self.batches.len(), batch_rows, rows, handed_on: self.handed_on };
+        self.savepoints.push((name, savepoint));
+    }
+
+    /// Takes back what came behind a savepoint; one that isn't known was made before any rows.
+    /// `None` if some of it was handed on already.
+    pub fn roll_back_to(&mut self, name: &str) -> Option<RolledBack> {
+        let known = self.savepoints.iter().position(|(known, _)| known == name);
+        let none = Savepoint { batch_rows: self.earlier, ..Savepoint::default() };
+        let savepoint = known.map_or(none, |index| self.savepoints[index].1);
+        self.savepoints.truncate(known.map_or(0, |index| index + 1));
+        if self.handed_on != savepoint.handed_on {
+            return None;
+        }
+        // The batch that was being filled then may be full now: of its rows some stay.
+        let full = self.batches.get(savepoint.batches);
+        let batch = full.map(|full| copy(&full.bytes, 0, savepoint.batch_rows));
+        self.batches.truncate(savepoint.batches);
+        Some(RolledBack { rows: savepoint.rows, batch_rows: savepoint.batch_rows, batch })
+    }
+}
+
+/// Divides a batch before the row at an index.
+pub(super) fn divide(bytes: &[u8], at: usize) -> (Builder, Builder) {
+    let rows = Batch::parse(bytes).map_or(0, |batch| batch.len());
+    (copy(bytes, 0, at), copy(bytes, at, rows))
+}
+
+fn copy(bytes: &[u8], from: usize, to: usize) -> Builder {
+    let mut builder = Builder::with_capacity(bytes.len());
+    let batch = Batch::parse(bytes).expect("batches are written by the builder");
+    let mut transaction = None;
+    for index in from..to {
+        let row = batch.row(RowIndex(index as u32));
+        if transaction != Some(row.transaction()) {
+            transaction = Some(row.transaction());
+            builder.transaction(&batch.transaction(row.transaction()).header());
+        }
+        builder.copy_row_unchanged(&row);
+    }
+    builder
+}
+
+/// XA transactions that are prepared and neither committed nor rolled back.
+#[derive(Debug, Default)]
+pub(super) struct PreparedXa {
+    by_id: HashMap<String, Prepared>,
+}
+
+/// A prepared transaction.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub batches: Vec<RowBatch>,
+    /// From where to read on to meet it again.
+    resume: Resume,
+    /// Orders them by age.
+    sequence: u64,
+}
+
+impl PreparedXa {
+    /// `resume` is the place before the transaction.
+    pub fn insert(&mut self, id: String, batches: Vec<RowBatch>, resume: Resume, sequence: u64) {
+        self.by_id.insert(id, Prepared { batches, resume, sequence });
+    }
+
+    pub fn remove(&mut self, id: &str) -> Option<Prepared> {
+        self.by_id.remove(id)
+    }
+
+    /// Bytes of rows that are held back.
+    pub fn bytes(&self) -> usize {
+        self.by_id.values().flat_map(|prepared| &prepared.batches).map(|batch| batch.bytes.len()).sum()
+    }
+
+    /// The place before the oldest.
+    pub fn oldest(&self) -> Option<&Resume> {
+        self.by_id.values().min_by_key(|prepared| prepared.sequence).map(|prepared| &prepared.resume)
+    }
+
+    /// All of them, forgotten: they will be met again.
+    pub fn take_all(&mut self) -> impl Iterator<Item = RowBatch> {
+        std::mem::take(&mut self.by_id).into_values().flat_map(|prepared| prepared.batches)
+    }
+}

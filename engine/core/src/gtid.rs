@@ -1,0 +1,337 @@
+//! Global transaction ids, MySQL's and MariaDB's, and the sets of them that say what was executed.
+//!
+//! MySQL: <https://dev.mysql.com/doc/refman/8.4/en/replication-gtids-concepts.html>;
+//! MariaDB: <https://mariadb.com/kb/en/gtid/>.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+/// One transaction's id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Gtid {
+    /// MySQL's `uuid:number` or `uuid:tag:number`.
+    MySql {
+        /// Who gave the number.
+        source: Source,
+        /// From 1.
+        number: u64,
+    },
+    /// MariaDB's `domain-server-sequence`.
+    MariaDb {
+        /// The replication domain.
+        domain: u32,
+        /// The server on which it first ran.
+        server: u32,
+        /// Ascends within a domain.
+        sequence: u64,
+    },
+}
+
+/// Who gave a MySQL GTID its number: a server, and within it a tag (8.3 and later; often none).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Source {
+    /// The server's UUID.
+    pub uuid: [u8; 16],
+    /// The tag, empty for none.
+    pub tag: Box<str>,
+}
+
+/// What was executed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GtidSet {
+    /// By source, ascending intervals of numbers without gaps between: first and last, both inclusive.
+    MySql(BTreeMap<Source, Vec<Interval>>),
+    /// The last transaction of each domain, as MariaDB's `gtid_slave_pos`.
+    MariaDb(BTreeMap<u32, (u32, u64)>),
+}
+
+/// Numbers from `first` to `last`, both inclusive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Interval {
+    /// The smallest.
+    pub first: u64,
+    /// The largest.
+    pub last: u64,
+}
+
+/// Text that isn't a set of GTIDs.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` isn't a GTID set: write `uuid:1-100` (MySQL; several separated by commas) or `0-1-100` (MariaDB)")]
+pub struct GtidSetError(pub String);
+
+impl GtidSet {
+    /// MySQL's empty set.
+    pub fn mysql() -> Self {
+        Self::MySql(BTreeMap::new())
+    }
+
+    /// MariaDB's empty set.
+    pub fn mariadb() -> Self {
+        Self::MariaDb(BTreeMap::new())
+    }
+
+    /// Adds a transaction. One of the other family is ignored: a server writes only its own.
+    pub fn add(&mut self, gtid: &Gtid) {
+        match (self, gtid) {
+            (Self::MySql(sources), Gtid::MySql { source, number }) => {
+                if let Some(intervals) = sources.get_mut(source) {
+                    // Nearly always the next number.
+                    match intervals.last_mut() {
+                        Some(newest) if newest.last + 1 == *number => newest.last = *number,
+                        _ => insert(intervals, Interval { first: *number, last: *number }),
+                    }
+                } else {
+                    sources.insert(source.clone(), vec![Interval { first: *number, last: *number }]);
+                }
+            }
+            (Self::MariaDb(domains), Gtid::MariaDb { domain, server, sequence }) => {
+                domains.insert(*domain, (*server, *sequence));
+            }
+            (Self::MySql(_), _) | (Self::MariaDb(_), _) => {}
+        }
+    }
+
+    /// Adds an interval of a source's numbers to a MySQL set.
+    pub fn add_interval(&mut self, source: Source, interval: Interval) {
+        if let Self::MySql(sources) = self {
+            insert(sources.entry(source).or_default(), interval);
+        }
+    }
+
+    /// Whether a transaction is in the set. For MariaDB: whether it isn't newer than its domain's last.
+    pub fn contains(&self, gtid: &Gtid) -> bool {
+        match (self, gtid) {
+            (Self::MySql(sources), Gtid::MySql { source, number }) => sources
+                .get(source)
+                .is_some_and(|intervals| intervals.iter().any(|i| (i.first..=i.last).contains(number))),
+            (Self::MariaDb(domains), Gtid::MariaDb { domain, sequence, .. }) => {
+                domains.get(domain).is_some_and(|(_, last)| sequence <= last)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether all of `self` is in `other`.
+    pub fn is_subset_of(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::MySql(mine), Self::MySql(theirs)) => mine.iter().all(|(source, intervals)| {
+                let theirs = theirs.get(source).map_or(&[][..], Vec::as_slice);
+                intervals.iter().all(|i| theirs.iter().any(|other| other.first <= i.first && i.last <= other.last))
+            }),
+            (Self::MariaDb(mine), Self::MariaDb(theirs)) => {
+                mine.iter().all(|(domain, (_, sequence))| theirs.get(domain).is_some_and(|(_, last)| sequence <= last))
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether nothing is in it.
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Self::MySql(sources) => sources.is_empty(),
+            Self::MariaDb(domains) => domains.is_empty(),
+        }
+    }
+}
+
+/// Puts an interval among ascending ones, joining what touches.
+fn insert(intervals: &mut Vec<Interval>, new: Interval) {
+    let from = intervals.partition_point(|i| i.last.saturating_add(1) < new.first);
+    let to = intervals.partition_point(|i| i.first <= new.last.saturating_add(1));
+    let joined = match intervals.get(from..to) {
+        Some([first, .., last]) => Interval { first: first.first.min(new.first), last: last.last.max(new.last) },
+        Some([one]) => Interval { first: one.first.min(new.first), last: one.last.max(new.last) },
+        _ => new,
+    };
+    intervals.splice(from..to, [joined]);
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const HEX: &[u8; 16] = b"0123456789abcdef";
+        let mut text = [b'-'; 36];
+        let mut at = 0;
+        for (index, byte) in self.uuid.iter().enumerate() {
+            if matches!(index, 4 | 6 | 8 | 10) {
+                at += 1;
+            }
+            text[at] = HEX[usize::from(byte >> 4)];
+            text[at + 1] = HEX[usize::from(byte & 15)];
+            at += 2;
+        }
+        f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)?;
+        if !self.tag.is_empty() {
+            write!(f, ":{}", self.tag)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Gtid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::MySql { source, number } => write!(f, "{source}:{number}"),
+            Self::MariaDb { domain, server, sequence } => write!(f, "{domain}-{server}-{sequence}"),
+        }
+    }
+}
+
+impl fmt::Display for Interval {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.first == self.last { write!(f, "{}", self.first) } else { write!(f, "{}-{}", self.first, self.last) }
+    }
+}
+
+/// As the servers write it, and read it back.
+impl fmt::Display for GtidSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        match self {
+            Self::MySql(sources) => {
+                for (source, intervals) in sources {
+                    write!(f, "{separator}{source}")?;
+                    separator = ",";
+                    for interval in intervals {
+                        write!(f, ":{interval}")?;
+                    }
+                }
+            }
+            Self::MariaDb(domains) => {
+                for (domain, (server, sequence)) in domains {
+                    write!(f, "{separator}{domain}-{server}-{sequence}")?;
+                    separator = ",";
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for GtidSet {
+    type Err = GtidSetError;
+
+    /// Reads what [`GtidSet`]'s `Display`, MySQL's `gtid_executed` or MariaDB's `gtid_binlog_pos`
+    /// write. The empty text is MySQL's empty set.
+    fn from_str(text: &str) -> Result<Self, GtidSetError> {
+        let refuse = || GtidSetError(text.trim().to_owned());
+        let mut set: Option<Self> = None;
+        for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+            if item.contains(':') {
+                let Self::MySql(sources) = set.get_or_insert_with(Self::mysql) else { return Err(refuse()) };
+                mysql_item(item, sources).ok_or_else(refuse)?;
+            } else {
+                let Self::MariaDb(domains) = set.get_or_insert_with(Self::mariadb) else { return Err(refuse()) };
+                let mut numbers = item.split('-');
+                let mut number = || numbers.next()?.parse::<u64>().ok();
+                let (Some(domain), Some(server), Some(sequence), None) = (number(), number(), number(), number())
+                else {
+                    return Err(refuse());
+                };
+                let domain = u32::try_from(domain).map_err(|_| refuse())?;
+                let server = u32::try_from(server).map_err(|_| refuse())?;
+                domains.insert(domain, (server, sequence));
+            }
+        }
+        Ok(set.unwrap_or_else(Self::mysql))
+    }
+}
+
+/// `uuid:1-3:5:tag:1-2`: intervals, and tags that hold for the intervals behind them.
+fn mysql_item(item: &str, sources: &mut BTreeMap<Source, Vec<Interval>>) -> Option<()> {
+    let mut parts = item.split(':').map(str::trim);
+    let uuid = parse_uuid(parts.next()?)?;
+    let mut source = Source { uuid, tag: "".into() };
+    let mut found = false;
+    for part in parts {
+        if part.starts_with(|c: char| c.is_ascii_digit()) {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let interval = Interval { first: first.trim().parse().ok()?, last: last.trim().parse().ok()? };
+            if interval.first == 0 || interval.last < interval.first {
+                return None;
+            }
+            insert(sources.entry(source.clone()).or_default(), interval);
+            found = true;
+        } else {
+            let fits = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            if part.is_empty() || part.len() > 32 || !part.chars().all(fits) {
+                return None;
+            }
+            source.tag = part.to_ascii_lowercase().into();
+        }
+    }
+    found.then_some(())
+}
+
+fn parse_uuid(text: &str) -> Option<[u8; 16]> {
+    let digits: Vec<u8> =
+        text.chars().filter(|c| *c != '-').map(|c| c.to_digit(16).map(|digit| digit as u8)).collect::<Option<_>>()?;
+    let (pairs, []) = digits.as_chunks::<2>() else { return None };
+    let bytes: Vec<u8> = pairs.iter().map(|[high, low]| high << 4 | low).collect();
+    bytes.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const UUID: &str = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
+
+    fn set(text: &str) -> GtidSet {
+        text.parse().expect("a set")
+    }
+
+    #[test]
+    fn sets_are_read_and_written_as_the_servers_do() {
+        for text in [
+            "",
+            &format!("{UUID}:1-5"),
+            &format!("{UUID}:1-5:7:9-10"),
+            &format!("00000000-0000-0000-0000-000000000001:1,{UUID}:2"),
+            "0-1-100,7-2-3",
+        ] {
+            assert_eq!(set(text).to_string(), text);
+        }
+        assert_eq!(set(&format!("{UUID}:1-2:a_tag:4")).to_string(), format!("{UUID}:1-2,{UUID}:a_tag:4"));
+        assert_eq!(set(&format!(" {} : 3-4 :1-2,\n{UUID}:5", UUID.to_uppercase())), set(&format!("{UUID}:1-5")));
+        for wrong in ["x", "1-2", "1-2-3-4", &format!("{UUID}:"), &format!("{UUID}:5-3"), &format!("{UUID}:0")] {
+            assert!(wrong.parse::<GtidSet>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn subsets() {
+        let all = set(&format!("{UUID}:1-10:20-30"));
+        assert!(set(&format!("{UUID}:3-5:21")).is_subset_of(&all));
+        assert!(!set(&format!("{UUID}:9-21")).is_subset_of(&all));
+        assert!(set("").is_subset_of(&all));
+        assert!(set("0-1-5").is_subset_of(&set("0-2-7,1-1-1")));
+        assert!(!set("2-1-5").is_subset_of(&set("0-2-7,1-1-1")));
+    }
+
+    proptest! {
+        /// Against the obvious model: a set of numbers.
+        #[test]
+        fn intervals_are_a_set(intervals in proptest::collection::vec((1u64..60, 0u64..6), 0..30)) {
+            let source: Source = Source { uuid: [7; 16], tag: "".into() };
+            let (mut set, mut model) = (GtidSet::mysql(), std::collections::BTreeSet::new());
+            for (first, more) in intervals {
+                if more == 0 {
+                    set.add(&Gtid::MySql { source: source.clone(), number: first });
+                } else {
+                    set.add_interval(source.clone(), Interval { first, last: first + more });
+                }
+                model.extend(first..=first + more);
+                for number in 0..80 {
+                    let gtid = Gtid::MySql { source: source.clone(), number };
+                    prop_assert_eq!(set.contains(&gtid), model.contains(&number));
+                }
+                let GtidSet::MySql(sources) = &set else { panic!("MySQL's") };
+                let gaps = sources[&source].windows(2).all(|pair| pair[0].last + 1 < pair[1].first);
+                prop_assert!(gaps, "{}", set);
+                prop_assert_eq!(&set.to_string().parse::<GtidSet>().expect("a set"), &set);
+            }
+        }
+    }
+}

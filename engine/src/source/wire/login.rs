@@ -1,0 +1,180 @@
+//! Logging in: the handshake, TLS, and the ways to prove the password.
+//! <https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_connection_phase.html>
+
+use mysql_common::constants::CapabilityFlags;
+use mysql_common::crypto;
+use mysql_common::io::ParseBuf;
+use mysql_common::packets::{AuthPlugin, AuthSwitchRequest, HandshakePacket, HandshakeResponse, SslRequest};
+use mysql_common::proto::MySerialize;
+
+use super::{Stream, Wire, WireError};
+use crate::source::tls::{Tls, TlsMode};
+
+/// What a connection logs in with.
+#[derive(Debug, Clone)]
+pub(in crate::source) struct Login {
+    pub host: String,
+    pub port: u16,
+    /// A Unix socket, instead of host and port.
+    pub socket: Option<String>,
+    pub user: String,
+    pub password: Option<String>,
+    pub tls: Tls,
+}
+
+const PACKET_BYTES_MAX: u32 = 1 << 30;
+const UTF8MB4_GENERAL_CI: u8 = 45;
+
+const CAPABILITIES: CapabilityFlags = CapabilityFlags::CLIENT_PROTOCOL_41
+    .union(CapabilityFlags::CLIENT_SECURE_CONNECTION)
+    .union(CapabilityFlags::CLIENT_LONG_PASSWORD)
+    .union(CapabilityFlags::CLIENT_LONG_FLAG)
+    .union(CapabilityFlags::CLIENT_TRANSACTIONS)
+    .union(CapabilityFlags::CLIENT_PLUGIN_AUTH)
+    .union(CapabilityFlags::CLIENT_PLUGIN_AUTH_LENENC_CLIENT_DATA)
+    .union(CapabilityFlags::CLIENT_CONNECT_ATTRS);
+
+/// The password's proof is under way.
+struct Proof<'a> {
+    plugin: AuthPlugin<'static>,
+    nonce: Vec<u8>,
+    password: &'a str,
+    /// Whether nobody between can read what is sent.
+    is_private: bool,
+    switched: bool,
+}
+
+impl Wire {
+    /// Answers the server's greeting.
+    pub(super) async fn log_in(&mut self, login: &Login) -> Result<(), WireError> {
+        let greeting = self.packet().await?;
+        let handshake: HandshakePacket<'_> = parse(&greeting)?;
+        let mut nonce = handshake.scramble_1_ref().to_vec();
+        nonce.extend_from_slice(handshake.scramble_2_ref().unwrap_or_default());
+        nonce.resize(20, 0); // without the zero byte behind it
+        let version = handshake
+            .maria_db_server_version_parsed()
+            .or_else(|| handshake.server_version_parsed())
+            .unwrap_or((0, 0, 0));
+        let mut capabilities = CAPABILITIES & handshake.capabilities();
+        let plugin = match handshake.auth_plugin() {
+            Some(AuthPlugin::CachingSha2Password) => AuthPlugin::CachingSha2Password,
+            _ => AuthPlugin::MysqlNativePassword,
+        };
+
+        let is_socket = matches!(self.stream, Stream::Unix(_));
+        let offers_tls = handshake.capabilities().contains(CapabilityFlags::CLIENT_SSL);
+        if !is_socket && login.tls.mode != TlsMode::Disabled {
+            if offers_tls {
+                capabilities |= CapabilityFlags::CLIENT_SSL;
+                self.send_struct(&SslRequest::new(capabilities, PACKET_BYTES_MAX, UTF8MB4_GENERAL_CI)).await?;
+                self.secure(&login.host, login.tls.client()?).await?;
+            } else if login.tls.mode > TlsMode::Preferred {
+                return Err(WireError::Setup(anyhow::anyhow!(
+                    "the server offers no TLS, and source.tls.mode asks for it; let the server have a certificate, or \
+                     set the mode to \"preferred\""
+                )));
+            }
+        }
+        let mut proof = Proof {
+            plugin,
+            nonce,
+            password: login.password.as_deref().unwrap_or_default(),
+            is_private: is_socket || matches!(self.stream, Stream::Tls(_)),
+            switched: false,
+        };
+        let attributes = [("program_name", "rowmill"), ("_client_version", env!("CARGO_PKG_VERSION"))];
+        let attributes = attributes.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let response = HandshakeResponse::new(
+            Some(proof.first_answer()?),
+            version,
+            Some(login.user.as_bytes()),
+            None::<&[u8]>,
+            Some(proof.plugin.clone()),
+            capabilities,
+            Some(attributes),
+            PACKET_BYTES_MAX,
+        );
+        self.send_struct(&response).await?;
+        self.prove(&mut proof).await
+    }
+
+    /// Answers what the server asks until it is content.
+    async fn prove(&mut self, proof: &mut Proof<'_>) -> Result<(), WireError> {
+        const OK: u8 = 0x00;
+        const MORE_DATA: u8 = 0x01;
+        const SWITCH: u8 = 0xfe;
+        const FAST_PATH: u8 = 3;
+        const FULL_PATH: u8 = 4;
+        const ASK_FOR_KEY: u8 = 2;
+        loop {
+            let packet = self.packet().await?;
+            match (packet.first(), &proof.plugin) {
+                (Some(&OK), _) => return Ok(()),
+                (Some(&SWITCH), _) if !proof.switched => {
+                    let request: AuthSwitchRequest<'_> = parse(&packet)?;
+                    proof.switched = true;
+                    proof.plugin = request.auth_plugin().clone().into_owned();
+                    proof.nonce = request.plugin_data().to_vec();
+                    self.send(&proof.first_answer()?).await?;
+                }
+                (Some(&MORE_DATA), AuthPlugin::CachingSha2Password) => match packet.get(1) {
+                    Some(&FAST_PATH) => {}
+                    Some(&FULL_PATH) if proof.is_private => self.send(&proof.clear()).await?,
+                    Some(&FULL_PATH) => {
+                        self.send(&[ASK_FOR_KEY]).await?;
+                        let key = self.packet().await?;
+                        let mut password = proof.clear();
+                        let nonce = proof.nonce.iter().cycle();
+                        password.iter_mut().zip(nonce).for_each(|(byte, nonce)| *byte ^= nonce);
+                        let key = key.get(1..).ok_or(WireError::Protocol("a public key"))?;
+                        self.send(&crypto::encrypt(&password, key)).await?;
+                    }
+                    _ => return Err(WireError::Protocol("the answer to a password")),
+                },
+                _ => return Err(WireError::Protocol("the answer to a password")),
+            }
+        }
+    }
+}
+
+impl Proof<'_> {
+    /// What a plugin sends first.
+    fn first_answer(&self) -> Result<Vec<u8>, WireError> {
+        match &self.plugin {
+            AuthPlugin::MysqlClearPassword if self.is_private => Ok(self.clear()),
+            AuthPlugin::MysqlClearPassword => Err(WireError::Setup(anyhow::anyhow!(
+                "the server asks for the password in clear text, which is sent over TLS only; set source.tls.mode to \
+                 \"required\""
+            ))),
+            AuthPlugin::MysqlNativePassword | AuthPlugin::CachingSha2Password | AuthPlugin::Ed25519 => {
+                let data =
+                    self.plugin.gen_data(Some(self.password).filter(|password| !password.is_empty()), &self.nonce);
+                Ok(data.map(|data| data.to_vec()).unwrap_or_default())
+            }
+            other => Err(WireError::Setup(anyhow::anyhow!(
+                "the server asks for the authentication `{}`, which isn't known; let the user have \
+                 caching_sha2_password, mysql_native_password or ed25519",
+                String::from_utf8_lossy(other.as_bytes())
+            ))),
+        }
+    }
+
+    fn clear(&self) -> Vec<u8> {
+        let mut bytes = self.password.as_bytes().to_vec();
+        bytes.push(0);
+        bytes
+    }
+}
+
+fn parse<'a, T: mysql_common::proto::MyDeserialize<'a, Ctx = ()>>(packet: &'a [u8]) -> Result<T, WireError> {
+    ParseBuf(packet).parse(()).map_err(|_| WireError::Protocol("the greeting"))
+}
+
+impl Wire {
+    async fn send_struct(&mut self, packet: &impl MySerialize) -> Result<(), WireError> {
+        let mut bytes = Vec::new();
+        packet.serialize(&mut bytes);
+        self.send(&bytes).await
+    }
+}

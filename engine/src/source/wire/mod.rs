@@ -1,0 +1,258 @@
+//! The connection that streams the binlog. The driver, which serves all other questions, unpacks
+//! compressed transactions whole and copies each event; here events are read in place.
+//! <https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_replication.html>
+
+mod login;
+mod packets;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use mysql_common::constants::CapabilityFlags;
+use mysql_common::io::ParseBuf;
+use mysql_common::packets::ErrPacket;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+pub(super) use login::Login;
+use packets::{Payload, ReadBuffer, framed};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often the server says that it is there when it has nothing else to say.
+pub(super) const HEARTBEAT_PERIOD: Duration = Duration::from_secs(5);
+/// A connection that is silent for longer is taken for dead.
+const SILENCE_MAX: Duration = Duration::from_secs(20);
+
+/// Why a connection can't be used, or not any more.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WireError {
+    /// It was cut, or never came about.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// The server sends nothing, not even heartbeats.
+    #[error("the server sent nothing for {SILENCE_MAX:?}, not even a heartbeat")]
+    Silence,
+    /// The server ended the stream.
+    #[error("the server ended the stream")]
+    End,
+    /// What the server says against it.
+    #[error("{message} (error {code})")]
+    Server {
+        /// MySQL's number.
+        code: u16,
+        /// MySQL's words.
+        message: String,
+    },
+    /// Something that the protocol doesn't have.
+    #[error("the server sent something else than {0}")]
+    Protocol(&'static str),
+    /// What can't be done with the settings as they are.
+    #[error("{0:#}")]
+    Setup(#[from] anyhow::Error),
+}
+
+/// A connection.
+#[derive(Debug)]
+pub(super) struct Wire {
+    stream: Stream,
+    buffer: ReadBuffer,
+    /// The number of the next packet that is sent.
+    sequence: u8,
+    /// The next payload, whole in the buffer.
+    ready: Option<Payload>,
+    /// The payload that was handed out.
+    open: Option<Payload>,
+}
+
+#[derive(Debug)]
+enum Stream {
+    Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+    Unix(UnixStream),
+    /// While it is being secured.
+    None,
+}
+
+/// From where the server shall send.
+#[derive(Debug, Clone)]
+pub(super) struct DumpRequest<'a> {
+    pub file: &'a str,
+    /// At most 4 GiB into the file.
+    pub offset: u32,
+    /// Unlike every other replica's.
+    pub server_id: u32,
+    /// MariaDB, which leaves out annotations unless they're asked for; their bytes count.
+    pub annotations: bool,
+}
+
+impl Wire {
+    /// Connects and logs in.
+    pub async fn connect(login: &Login) -> Result<Self, WireError> {
+        let connecting = async {
+            let stream = match &login.socket {
+                Some(path) => Stream::Unix(UnixStream::connect(path).await?),
+                None => {
+                    let stream = TcpStream::connect((login.host.as_str(), login.port)).await?;
+                    stream.set_nodelay(true)?;
+                    Stream::Tcp(stream)
+                }
+            };
+            let mut wire = Self { stream, buffer: ReadBuffer::default(), sequence: 0, ready: None, open: None };
+            wire.log_in(login).await?;
+            Ok(wire)
+        };
+        timeout(CONNECT_TIMEOUT, connecting)
+            .await
+            .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
+    }
+
+    /// Runs a statement that gives no rows.
+    pub async fn run(&mut self, statement: &str) -> Result<(), WireError> {
+        const COM_QUERY: u8 = 0x03;
+        const OK: u8 = 0x00;
+        self.command(COM_QUERY, statement.as_bytes()).await?;
+        let answer = self.packet().await?;
+        if answer.first() == Some(&OK) { Ok(()) } else { Err(WireError::Protocol("an OK")) }
+    }
+
+    /// Asks for the binlog. From then on only [`Wire::event`] is to be called.
+    pub async fn dump(&mut self, request: &DumpRequest<'_>) -> Result<(), WireError> {
+        const COM_BINLOG_DUMP: u8 = 0x12;
+        const SEND_ANNOTATE_ROWS: u16 = 2;
+        let flags = if request.annotations { SEND_ANNOTATE_ROWS } else { 0 };
+        let mut body = Vec::new();
+        body.extend_from_slice(&request.offset.to_le_bytes());
+        body.extend_from_slice(&flags.to_le_bytes());
+        body.extend_from_slice(&request.server_id.to_le_bytes());
+        body.extend_from_slice(request.file.as_bytes());
+        self.command(COM_BINLOG_DUMP, &body).await
+    }
+
+    /// Whether [`Wire::event`] wouldn't wait.
+    pub fn is_event_there(&mut self) -> Result<bool, WireError> {
+        match self.receive().now_or_never() {
+            Some(received) => received.map(|()| true).map_err(ended),
+            None => Ok(false),
+        }
+    }
+
+    /// The next event: from its header to its checksum, valid until the next call. Nothing is lost if
+    /// this is cancelled.
+    pub async fn event(&mut self) -> Result<&[u8], WireError> {
+        timeout(SILENCE_MAX, self.receive()).await.map_err(|_| WireError::Silence)?.map_err(ended)?;
+        self.open = self.ready.take();
+        let payload = self.open.as_ref().ok_or(WireError::Protocol("a packet"))?;
+        event(self.buffer.get(payload))
+    }
+
+    /// Waits until the next payload is there.
+    async fn receive(&mut self) -> Result<(), WireError> {
+        if let Some(done) = self.open.take() {
+            self.buffer.take(&done);
+        }
+        while self.ready.is_none() {
+            self.ready = self.buffer.payload().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            if self.ready.is_none() {
+                self.fill().await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn fill(&mut self) -> io::Result<()> {
+        let room = self.buffer.room();
+        let len = match &mut self.stream {
+            Stream::Tcp(stream) => stream.read(room).await?,
+            Stream::Tls(stream) => stream.read(room).await?,
+            Stream::Unix(stream) => stream.read(room).await?,
+            Stream::None => 0,
+        };
+        if len == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection"));
+        }
+        self.buffer.filled(len);
+        Ok(())
+    }
+
+    /// A packet of the conversation; one that says an error is that error.
+    async fn packet(&mut self) -> Result<Vec<u8>, WireError> {
+        self.receive().await?;
+        let payload = self.ready.take().ok_or(WireError::Protocol("a packet"))?;
+        let bytes = self.buffer.get(&payload).to_vec();
+        self.buffer.take(&payload);
+        self.sequence = payload.sequence.wrapping_add(1);
+        if let Some(error) = error_of(&bytes) {
+            return Err(error);
+        }
+        Ok(bytes)
+    }
+
+    async fn command(&mut self, command: u8, body: &[u8]) -> Result<(), WireError> {
+        self.sequence = 0;
+        let mut payload = vec![command];
+        payload.extend_from_slice(body);
+        self.send(&payload).await
+    }
+
+    async fn send(&mut self, payload: &[u8]) -> Result<(), WireError> {
+        let bytes = framed(payload, self.sequence);
+        self.sequence = self.sequence.wrapping_add(1);
+        match &mut self.stream {
+            Stream::Tcp(stream) => stream.write_all(&bytes).await?,
+            Stream::Tls(stream) => {
+                stream.write_all(&bytes).await?;
+                stream.flush().await?;
+            }
+            Stream::Unix(stream) => stream.write_all(&bytes).await?,
+            Stream::None => {}
+        }
+        Ok(())
+    }
+
+    async fn secure(&mut self, host: &str, config: Arc<rustls::ClientConfig>) -> Result<(), WireError> {
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|_| WireError::Setup(anyhow::anyhow!("`{host}` isn't a name that TLS can be made for")))?;
+        let Stream::Tcp(stream) = std::mem::replace(&mut self.stream, Stream::None) else { return Ok(()) };
+        let stream = TlsConnector::from(config).connect(name, stream).await?;
+        self.stream = Stream::Tls(Box::new(stream));
+        Ok(())
+    }
+}
+
+/// A connection that is closed is the stream's end.
+fn ended(error: WireError) -> WireError {
+    match error {
+        WireError::Io(io) if io.kind() == io::ErrorKind::UnexpectedEof => WireError::End,
+        other => other,
+    }
+}
+
+/// An event in its packet; an error or the stream's end otherwise.
+fn event(packet: &[u8]) -> Result<&[u8], WireError> {
+    const OK: u8 = 0x00;
+    const END: u8 = 0xfe;
+    match packet.split_first() {
+        Some((&OK, event)) => Ok(event),
+        Some((&END, rest)) if rest.len() < 8 => Err(WireError::End),
+        _ => Err(error_of(packet).unwrap_or(WireError::Protocol("a binlog event"))),
+    }
+}
+
+fn error_of(packet: &[u8]) -> Option<WireError> {
+    const ERROR: u8 = 0xff;
+    if packet.first() != Some(&ERROR) {
+        return None;
+    }
+    match ParseBuf(packet).parse::<ErrPacket<'_>>(CapabilityFlags::CLIENT_PROTOCOL_41) {
+        Ok(ErrPacket::Error(error)) => {
+            Some(WireError::Server { code: error.error_code(), message: error.message_str().into_owned() })
+        }
+        _ => Some(WireError::Protocol("an error in words")),
+    }
+}
