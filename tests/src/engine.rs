@@ -5,6 +5,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use serde_json::Value;
 
 use crate::mysql::MySql;
 use crate::process::{self, Process, wait_for};
@@ -29,6 +30,15 @@ impl EngineConfig {
             directory.join("checkpoint.json").display()
         );
         Self { directory: directory.to_owned(), text, password: mysql.password().to_owned() }
+    }
+
+    /// Whether the checkpoint is at a position: file and offset.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn has_reached(&self, (file, offset): &(String, u64)) -> anyhow::Result<bool> {
+        let checkpoint: Value = serde_json::from_str(&std::fs::read_to_string(self.checkpoint())?)?;
+        Ok(checkpoint["file"] == file.as_str() && checkpoint["position"] == *offset)
     }
 
     /// Where the checkpoint is.

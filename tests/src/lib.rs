@@ -4,12 +4,14 @@
 //! `tests/tools/*` install what is needed; the engine's binary is the one beside the running program.
 
 mod engine;
+mod generator;
 mod mysql;
 mod process;
 mod shop;
 mod sqs;
 
 pub use engine::{Engine, EngineConfig, binary};
+pub use generator::{Generator, State};
 pub use mysql::{Build, MySql};
 pub use process::{free_port, wait_for};
 pub use shop::{Change, Committed, Shop};

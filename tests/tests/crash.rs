@@ -109,9 +109,7 @@ async fn kills_lose_nothing() -> anyhow::Result<()> {
     let engine = Engine::start_and_wait(&config).await?;
     // The engine is done when its checkpoint is where the binlog ends.
     rowmill_tests::wait_for("the rest is delivered", DRAIN, || async {
-        let end = mysql.binlog_end().await?;
-        let checkpoint: Value = serde_json::from_str(&std::fs::read_to_string(config.checkpoint())?)?;
-        Ok((checkpoint["position"] == end.1 && checkpoint["file"] == end.0.as_str()).then_some(()))
+        Ok(config.has_reached(&mysql.binlog_end().await?)?.then_some(()))
     })
     .await?;
     engine.stop().await?;

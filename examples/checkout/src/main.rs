@@ -132,9 +132,7 @@ async fn main() -> anyhow::Result<()> {
     // The engine may have got the same Ctrl-C, and then drains and ends by itself.
     if once {
         wait_for("everything is delivered", DRAIN, || async {
-            let (file, position) = mysql.binlog_end().await?;
-            let checkpoint: Value = serde_json::from_str(&std::fs::read_to_string(config.checkpoint())?)?;
-            Ok((checkpoint["position"] == position && checkpoint["file"] == file.as_str()).then_some(()))
+            Ok(config.has_reached(&mysql.binlog_end().await?)?.then_some(()))
         })
         .await?;
     }

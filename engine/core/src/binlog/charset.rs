@@ -3,13 +3,12 @@
 
 use std::sync::Arc;
 
-use encoding_rs::Encoding;
-
 use super::error::Fault;
+use super::multi_byte::MultiByte;
 use super::single_byte::{self, SingleByte};
 
 /// How a text column's bytes become UTF-8.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum Charset {
     /// Not text.
     Binary,
@@ -32,10 +31,7 @@ pub(super) enum Charset {
         characters: Arc<[char; 256]>,
     },
     /// One to four bytes a character.
-    MultiByte {
-        name: &'static str,
-        encoding: &'static Encoding,
-    },
+    MultiByte(&'static MultiByte),
     /// One that isn't known, by what the server calls it.
     Unknown(String),
 }
@@ -104,7 +100,6 @@ impl Charset {
 
     /// The character set of a name in `information_schema.character_sets`.
     pub fn of_name(name: &str) -> Self {
-        let multi_byte = |name, encoding| Self::MultiByte { name, encoding };
         match name {
             "binary" => Self::Binary,
             "utf8mb4" | "utf8mb3" | "utf8" => Self::Utf8,
@@ -113,18 +108,10 @@ impl Charset {
             "utf16" => Self::Utf16 { name: "utf16", big_endian: true },
             "utf16le" => Self::Utf16 { name: "utf16le", big_endian: false },
             "utf32" => Self::Utf32,
-            "big5" => multi_byte("big5", encoding_rs::BIG5),
-            "sjis" => multi_byte("sjis", encoding_rs::SHIFT_JIS),
-            "cp932" => multi_byte("cp932", encoding_rs::SHIFT_JIS),
-            "ujis" => multi_byte("ujis", encoding_rs::EUC_JP),
-            "eucjpms" => multi_byte("eucjpms", encoding_rs::EUC_JP),
-            "euckr" => multi_byte("euckr", encoding_rs::EUC_KR),
-            "gb2312" => multi_byte("gb2312", encoding_rs::GBK),
-            "gbk" => multi_byte("gbk", encoding_rs::GBK),
-            "gb18030" => multi_byte("gb18030", encoding_rs::GB18030),
-            other => match single_byte::of_name(other) {
-                Some(set) => Self::SingleByte { name: set.name, ascii: set.ascii, characters: characters(set) },
-                None => Self::Unknown(format!("character set {other}")),
+            other => match (single_byte::of_name(other), MultiByte::of_name(other)) {
+                (Some(set), _) => Self::SingleByte { name: set.name, ascii: set.ascii, characters: characters(set) },
+                (None, Some(set)) => Self::MultiByte(set),
+                (None, None) => Self::Unknown(format!("character set {other}")),
             },
         }
     }
@@ -135,9 +122,7 @@ impl Charset {
             Self::Binary | Self::Ascii | Self::SingleByte { .. } => Some(1),
             Self::Ucs2 => Some(2),
             Self::Utf16 { .. } | Self::Utf32 => Some(4),
-            Self::MultiByte { name: "ujis" | "eucjpms", .. } => Some(3),
-            Self::MultiByte { name: "gb18030", .. } => Some(4),
-            Self::MultiByte { .. } => Some(2),
+            Self::MultiByte(set) => Some(set.bytes_max),
             Self::Utf8 | Self::Unknown(_) => None,
         }
     }
@@ -165,10 +150,7 @@ impl Charset {
                     }
                 }
             }
-            Self::MultiByte { name, encoding } => {
-                let text = encoding.decode_without_bom_handling_and_without_replacement(bytes);
-                out.extend_from_slice(text.ok_or(TextFault::Invalid(name))?.as_bytes());
-            }
+            Self::MultiByte(set) => set.decode(bytes, out).ok_or(TextFault::Invalid(set.name))?,
             Self::Utf16 { name, big_endian } => utf16(bytes, *big_endian, out).ok_or(TextFault::Invalid(name))?,
             // Characters beyond U+FFFF don't fit; what would pair up to one is refused by the server.
             Self::Ucs2 => utf16(bytes, true, out).ok_or(TextFault::Invalid("ucs2"))?,

@@ -16,7 +16,7 @@ use super::mariadb;
 use super::payload::Payload;
 use super::query::{Query, Statement};
 use super::rows::{RowsEvent, RowsKind};
-use super::table_map::TableName;
+use super::table_map::{Family, TableName};
 use super::tables::{MapFault, Select, TableVersion, Tables};
 use super::transaction::{HELD_BYTES_MAX, Hold, PreparedXa, RolledBack, Transaction, divide};
 use crate::gtid::GtidSet;
@@ -72,6 +72,7 @@ pub struct Decoder {
     select: Box<dyn Select>,
     tables: Tables,
     checksums: Checksums,
+    family: Family,
     /// How much of the event that is being read was done.
     done: Done,
     position: BinlogPosition,
@@ -137,6 +138,7 @@ impl Decoder {
             select,
             tables: Tables::default(),
             checksums: Checksums::Unknown,
+            family: Family::MySql,
             done: Done::Nothing,
             position: resume.position.clone(),
             transaction: None,
@@ -311,7 +313,7 @@ impl Decoder {
             return self.rows(rows, &event.header, span).map_err(|fault| halt(fault, self.tables.name(number)));
         }
         if kind == EventKind::TABLE_MAP {
-            return self.tables.map(event.body, &*self.select).map_err(|fault| match fault {
+            return self.tables.map(event.body, self.family, &*self.select).map_err(|fault| match fault {
                 MapFault::Unnamed { schema, table } => Halt::Columns { schema, table },
                 MapFault::Fault(fault) => {
                     let name = TableName::parse(event.body).ok();
@@ -360,8 +362,14 @@ impl Decoder {
                 let text = body.get(3..).unwrap_or_default();
                 Err(Fault::Incident(String::from_utf8_lossy(text).into_owned()))
             }
-            EventKind::FORMAT_DESCRIPTION
-            | EventKind::STOP
+            EventKind::FORMAT_DESCRIPTION => {
+                // The binlog format's version, then the server's, of 50 bytes.
+                let version = body.get(2..52).ok_or(Fault::Truncated)?;
+                let is_mariadb = version.windows(7).any(|word| word == b"MariaDB");
+                self.family = if is_mariadb { Family::MariaDb } else { Family::MySql };
+                Ok(())
+            }
+            EventKind::STOP
             | EventKind::HEARTBEAT
             | EventKind::HEARTBEAT_V2
             | EventKind::IGNORABLE

@@ -23,6 +23,7 @@ mod event;
 mod gtid_event;
 mod json;
 mod mariadb;
+mod multi_byte;
 mod number;
 mod payload;
 mod query;

@@ -48,19 +48,26 @@ impl<'a> TableName<'a> {
     }
 
     /// Reads the columns. What the map leaves out is taken from `catalog`.
-    pub fn columns(mut self, catalog: Option<&[CatalogColumn]>) -> Result<Columns, ColumnsFault> {
+    pub fn columns(mut self, family: Family, catalog: Option<&[CatalogColumn]>) -> Result<Columns, ColumnsFault> {
         let count = self.rest.lenenc_usize()?;
         let types = self.rest.take(count)?;
         let type_metadata = Bytes(self.rest.lenenc_bytes()?);
         let nullable = self.rest.take(count.div_ceil(8))?;
         let types = column_types(types, type_metadata)?;
-        let metadata = Metadata::parse(self.rest, &types)?;
+        let metadata = Metadata::parse(self.rest, &types, family)?;
         match (metadata.names.is_some(), catalog) {
             (true, _) => Ok(metadata.columns(&types, nullable)?),
             (false, Some(catalog)) => Ok(metadata.complete(catalog, &types)?.columns(&types, nullable)?),
             (false, None) => Err(ColumnsFault::Unnamed),
         }
     }
+}
+
+/// Whose binlog it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Family {
+    MySql,
+    MariaDb,
 }
 
 /// Why a table map's columns can't be known.
@@ -185,11 +192,15 @@ enum Members<'a> {
 }
 
 impl<'a> Metadata<'a> {
-    fn parse(mut bytes: Bytes<'a>, types: &[ColumnType]) -> Result<Self, Fault> {
+    fn parse(mut bytes: Bytes<'a>, types: &[ColumnType], family: Family) -> Result<Self, Fault> {
         let mut metadata = Self {
             charsets: vec![None; types.len()],
             members: vec![Members::Encoded(Vec::new()); types.len()],
             ..Self::default()
+        };
+        let has_charset = match family {
+            Family::MySql => |column: ColumnType| column.is_character() || column.code == code::VECTOR,
+            Family::MariaDb => |column: ColumnType| column.is_character() || column.code == code::GEOMETRY,
         };
         let columns_of = |is: fn(ColumnType) -> bool| {
             types.iter().enumerate().filter(move |(_, column)| is(**column)).map(|(index, _)| index)
@@ -206,10 +217,10 @@ impl<'a> Metadata<'a> {
                     }
                     metadata.unsigned = Some(unsigned);
                 }
-                2 => metadata.default_collations(columns_of(ColumnType::is_character), body)?,
+                2 => metadata.default_collations(columns_of(has_charset), body)?,
                 10 => metadata.default_collations(columns_of(ColumnType::is_enum_or_set), body)?,
                 3 | 11 => {
-                    let is = if field == 3 { ColumnType::is_character } else { ColumnType::is_enum_or_set };
+                    let is = if field == 3 { has_charset } else { ColumnType::is_enum_or_set };
                     for column in columns_of(is) {
                         metadata.charsets[column] = Some(Charset::of_collation(body.lenenc()?));
                     }

@@ -9,7 +9,7 @@ use rowmill_batch::{Table, TableId};
 
 use super::catalog::CatalogColumn;
 use super::error::Fault;
-use super::table_map::{self, Columns, ColumnsFault, TableName};
+use super::table_map::{self, Columns, ColumnsFault, Family, TableName};
 
 /// Table maps are repeated before every statement, so that forgetting old ones costs little.
 const NUMBERS_MAX: usize = 4096;
@@ -67,20 +67,20 @@ impl From<Fault> for MapFault {
 
 impl Tables {
     /// Takes a table map.
-    pub fn map(&mut self, body: &[u8], select: &dyn Select) -> Result<(), MapFault> {
+    pub fn map(&mut self, body: &[u8], family: Family, select: &dyn Select) -> Result<(), MapFault> {
         let number = table_map::table_number(body)?;
         if self.by_number.get(&number).is_some_and(|known| known.map == body) {
             return Ok(());
         }
         let name = TableName::parse(body)?;
-        let version = if select.table(name.schema, name.table) { Some(self.version(name)?) } else { None };
+        let version = if select.table(name.schema, name.table) { Some(self.version(name, family)?) } else { None };
         self.by_number.insert(number, KnownTable { map: body.to_vec(), version });
         Ok(())
     }
 
-    fn version(&mut self, name: TableName<'_>) -> Result<Arc<TableVersion>, MapFault> {
+    fn version(&mut self, name: TableName<'_>, family: Family) -> Result<Arc<TableVersion>, MapFault> {
         let key = (name.schema.to_owned(), name.table.to_owned());
-        let columns = name.columns(self.catalog.get(&key).map(Vec::as_slice)).map_err(|fault| match fault {
+        let columns = name.columns(family, self.catalog.get(&key).map(Vec::as_slice)).map_err(|fault| match fault {
             ColumnsFault::Unnamed => MapFault::Unnamed { schema: key.0.clone(), table: key.1.clone() },
             ColumnsFault::Fault(fault) => MapFault::Fault(fault),
         })?;
