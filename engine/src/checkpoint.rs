@@ -52,21 +52,26 @@ impl Checkpoint {
     /// If it can't be read, isn't a checkpoint or is another server's, or if its directory can't be
     /// made. The file is left as it is.
     pub fn open(path: &Path, server: &str) -> anyhow::Result<(Self, Option<Resume>)> {
-        let checkpoint = Self { path: path.to_owned(), server: server.to_owned() };
-        let resume = checkpoint.read().with_context(|| format!("checkpoint {}", path.display()))?;
-        Ok((checkpoint, resume))
+        let resume = Self::read(path, server)?;
+        if let (None, Some(directory)) = (&resume, path.parent()) {
+            std::fs::create_dir_all(directory)
+                .with_context(|| format!("checkpoint {}: its directory can't be made", path.display()))?;
+        }
+        Ok((Self { path: path.to_owned(), server: server.to_owned() }, resume))
     }
 
-    fn read(&self) -> anyhow::Result<Option<Resume>> {
-        let text = match std::fs::read_to_string(&self.path) {
+    /// Reads the file if there is one.
+    ///
+    /// # Errors
+    /// If it can't be read, isn't a checkpoint or is another server's.
+    pub fn read(path: &Path, server: &str) -> anyhow::Result<Option<Resume>> {
+        Self::parse(path, server).with_context(|| format!("checkpoint {}", path.display()))
+    }
+
+    fn parse(path: &Path, expected_server: &str) -> anyhow::Result<Option<Resume>> {
+        let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                if let Some(directory) = self.path.parent() {
-                    std::fs::create_dir_all(directory)
-                        .with_context(|| format!("its directory {} can't be made", directory.display()))?;
-                }
-                return Ok(None);
-            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).context("the file can't be read"),
         };
         let Document { version, server, file, position, past, gtids } = serde_json::from_str(&text).context(
@@ -77,11 +82,10 @@ impl Checkpoint {
                 "the file has version {version}, and this rowmill reads version {VERSION}; use the rowmill that wrote it"
             );
         }
-        if server != self.server {
+        if server != expected_server {
             bail!(
-                "it belongs to the server {server}, and this one is {}; point `source.url` at the server it \
-                 belongs to, or remove the file to begin at `source.start`",
-                self.server
+                "it belongs to the server {server}, and this one is {expected_server}; point `source.url` at the \
+                 server it belongs to, or remove the file to begin at `source.start`"
             );
         }
         let past = past.map(|PastDocument { file, event, rows }| Past { file, progress: Progress { event, rows } });

@@ -13,10 +13,12 @@
 //! [`checkpoint`] records that it arrived. [`pipeline`] wires them together. What needs no socket,
 //! file or clock lives in the crate `rowmill-core`.
 
+pub mod check;
 pub mod checkpoint;
 pub mod config;
 pub mod dispatch;
 pub mod pipeline;
+pub mod replay;
 pub mod sink;
 pub mod source;
 pub mod transform;

@@ -40,10 +40,18 @@ type SharedWatermark = Arc<Mutex<Watermark>>;
 /// If it can't start, or if a stage fails. The checkpoint is then before everything that wasn't
 /// delivered.
 pub fn run(config: Config) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
+    let runtime = runtime()?;
     let result = runtime.block_on(start(config));
     runtime.shutdown_background(); // a sink may still wait for a queue that is out of reach
     result
+}
+
+/// What tasks run on.
+///
+/// # Errors
+/// If the system has no threads to give.
+pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")
 }
 
 async fn start(config: Config) -> anyhow::Result<()> {

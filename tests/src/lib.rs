@@ -7,6 +7,8 @@ mod engine;
 mod generator;
 mod mysql;
 mod process;
+mod proxy;
+mod rig;
 mod shop;
 mod sqs;
 
@@ -14,6 +16,8 @@ pub use engine::{Engine, EngineConfig, binary};
 pub use generator::{Generator, State};
 pub use mysql::{Build, MySql};
 pub use process::{free_port, wait_for};
+pub use proxy::Proxy;
+pub use rig::Rig;
 pub use shop::{Change, Committed, Shop};
 pub use sqs::{Queue, Received, Sqs};
 

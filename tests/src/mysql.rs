@@ -166,6 +166,11 @@ impl MySql {
         Ok(end)
     }
 
+    /// Its data directory.
+    pub fn data(&self) -> PathBuf {
+        self.directory.join("data")
+    }
+
     /// The port on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port

@@ -108,6 +108,17 @@ pub enum SinkKind {
     Null,
 }
 
+impl std::fmt::Display for SinkKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Sqs { queue_url, .. } => write!(f, "the queue {queue_url} is there"),
+            Self::Stdout => f.write_str("standard output"),
+            Self::File { path } => write!(f, "the file {} can be written", path.display()),
+            Self::Null => f.write_str("nowhere"),
+        }
+    }
+}
+
 /// Which sink a table's rows go to.
 #[derive(Debug)]
 pub struct Route {

@@ -30,7 +30,11 @@ struct Pattern {
 }
 
 impl TablePatterns {
-    fn parse(patterns: &[String]) -> Result<Self, String> {
+    /// Reads patterns.
+    ///
+    /// # Errors
+    /// If one isn't a pattern of schema and table.
+    pub fn parse(patterns: &[String]) -> Result<Self, String> {
         let patterns = patterns.iter().map(|pattern| {
             let (excludes, glob) = pattern.strip_prefix('!').map_or((false, pattern.as_str()), |glob| (true, glob));
             let (schema, table) = glob.split_once('.').ok_or_else(|| {

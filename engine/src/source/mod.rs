@@ -207,6 +207,20 @@ impl Source {
     }
 }
 
+/// Whether the binlog can be read from `resume` on: asks for it, and waits for the first event.
+///
+/// # Errors
+/// If it can't.
+pub async fn probe(config: &config::Source, flavor: Flavor, resume: &Resume) -> anyhow::Result<()> {
+    let read = async {
+        let mut wire = stream(config, flavor, resume).await?;
+        wire.event().await.map(|_| ())
+    };
+    read.await
+        .map_err(|error| explained(error, config))
+        .with_context(|| format!("the binlog of {} can't be read from {resume}", config.address))
+}
+
 /// Waits for room and hands a batch on. False if nobody takes batches any more: whoever stopped
 /// says why.
 async fn hand_on(batch: RowBatch, batches: &mpsc::Sender<RowBatch>, budget: &Budget) -> bool {

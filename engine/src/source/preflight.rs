@@ -100,10 +100,7 @@ impl Server {
         let mut problems = Vec::new();
         let mut problem = |what: String, mend: &str| problems.push(Problem { what, mend: mend.to_owned() });
         let address = &self.address;
-        let set = match self.flavor {
-            Flavor::MySql => "SET PERSIST",
-            Flavor::MariaDb => "SET GLOBAL",
-        };
+        let set = self.set_statement();
         if self.setting("log_bin") != "ON" {
             problem(
                 format!("{address} writes no binlog (log_bin is OFF)"),
@@ -124,6 +121,46 @@ impl Server {
             problem(format!("{address} has no server_uuid"), "use MySQL 5.7 or later, or MariaDB 10.5 or later");
         }
         problems
+    }
+
+    /// The statement that changes a setting for good, as far as the server can.
+    pub fn set_statement(&self) -> &'static str {
+        match self.flavor {
+            Flavor::MySql => "SET PERSIST",
+            Flavor::MariaDb => "SET GLOBAL",
+        }
+    }
+
+    /// For how many hours the server keeps its binlog; `None` if for ever.
+    ///
+    /// # Errors
+    /// If it doesn't say.
+    pub async fn retention(&mut self) -> anyhow::Result<Option<u64>> {
+        const SETTINGS: &str =
+            "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('binlog_expire_logs_seconds', 'expire_logs_days')";
+        let settings: Vec<(String, f64)> =
+            self.conn.query(SETTINGS).await.with_context(|| format!("{}: its settings can't be read", self.address))?;
+        let seconds = |(name, value): &(String, f64)| match name.as_str() {
+            "expire_logs_days" => value * 86_400.0,
+            _ => *value,
+        };
+        let seconds = settings.iter().map(seconds).fold(0.0, f64::max);
+        Ok((seconds > 0.0).then_some((seconds / 3_600.0) as u64))
+    }
+
+    /// The selected tables that have no primary key, of those that the user may see.
+    ///
+    /// # Errors
+    /// If they can't be asked for.
+    pub async fn tables_without_key(&mut self, tables: &config::TablePatterns) -> anyhow::Result<Vec<String>> {
+        const TABLES: &str = "SELECT t.table_schema, t.table_name FROM information_schema.tables t \
+            WHERE t.table_type = 'BASE TABLE' AND NOT EXISTS (SELECT 1 FROM information_schema.statistics s \
+            WHERE s.table_schema = t.table_schema AND s.table_name = t.table_name AND s.index_name = 'PRIMARY') \
+            ORDER BY 1, 2";
+        let found: Vec<(String, String)> =
+            self.conn.query(TABLES).await.with_context(|| format!("{}: its tables can't be listed", self.address))?;
+        let selected = found.into_iter().filter(|(schema, table)| tables.matches(schema, table));
+        Ok(selected.map(|(schema, table)| format!("{schema}.{table}")).collect())
     }
 
     /// Whether the binlog names the columns by itself.

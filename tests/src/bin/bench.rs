@@ -142,9 +142,7 @@ async fn engine(mysql: &MySql, file: &str, size: u64, filter: bool) -> anyhow::R
     }
     let seconds = started.elapsed().as_secs_f64();
     let id = engine.process().id();
-    let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
-    let peak =
-        status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    let peak = engine.peak_memory()?;
     let stat = std::fs::read_to_string(format!("/proc/{id}/stat"))?;
     // Fields 14 and 15, in hundredths of a second; the second field may have spaces.
     let ticks: f64 = stat
@@ -156,7 +154,7 @@ async fn engine(mysql: &MySql, file: &str, size: u64, filter: bool) -> anyhow::R
         .filter_map(|ticks| ticks.parse::<f64>().ok())
         .sum();
     engine.stop().await?;
-    Ok(Run { seconds, cpu: Some(ticks / 100.0), peak: peak.map(|kb| kb / 1000) })
+    Ok(Run { seconds, cpu: Some(ticks / 100.0), peak: Some(peak / 1_000_000) })
 }
 
 /// The tables of the workload.

@@ -198,11 +198,9 @@ impl Decoder {
 
     /// Forgets what wasn't handed on, because the connection was lost: gives from where to read on.
     pub fn rewind(&mut self) -> Resume {
-        let held = self.transaction.take().map(|transaction| transaction.hold.batches).unwrap_or_default();
-        let unread = held.into_iter().chain(self.prepared.take_all()).chain(self.ready.drain(..));
-        let mut tables: Vec<Arc<Table>> = unread.flat_map(|batch| batch.new_tables).collect();
-        tables.sort_unstable_by_key(|table| table.id);
-        self.tables.give_back(tables);
+        self.transaction = None;
+        self.prepared = PreparedXa::default();
+        self.ready.clear();
         self.tables.forget_numbers();
         self.checksums = Checksums::Unknown;
         self.done = Done::Nothing;
@@ -230,7 +228,9 @@ impl Decoder {
     }
 
     fn pop(&mut self) -> Option<RowBatch> {
-        let batch = self.ready.pop_front()?;
+        let mut batch = self.ready.pop_front()?;
+        // Here and not before: a batch that is held back must not keep what an earlier one needs.
+        batch.new_tables = self.tables.take_new();
         self.handed_on.clone_from(&batch.resume);
         Some(batch)
     }
@@ -356,7 +356,7 @@ impl Decoder {
                 self.query(header, query.with_text(&text), span)
             }
             EventKind::XID => self.commit(span.end),
-            EventKind::XA_PREPARE => self.prepare_xa(body, span.end),
+            EventKind::XA_PREPARE => self.prepare_xa(body, span),
             EventKind::ROTATE => self.rotate(header, body),
             EventKind::INCIDENT => {
                 let text = body.get(3..).unwrap_or_default();
@@ -493,9 +493,7 @@ impl Decoder {
             Statement::XaEnd => Ok(()),
             Statement::XaCommit(id) => self.commit_xa(&id, span),
             Statement::XaRollback(id) => {
-                if let Some(prepared) = self.prepared.remove(&id) {
-                    self.forget(prepared.batches);
-                }
+                self.prepared.remove(&id);
                 self.commit(span.end)
             }
             Statement::Change => {
@@ -667,7 +665,6 @@ impl Decoder {
             return Err(self.rolled_back_too_late());
         };
         self.batch.truncate_rows(hold.earlier);
-        self.forget(hold.batches);
         self.batch_has_transaction = false;
         Ok(())
     }
@@ -683,11 +680,14 @@ impl Decoder {
         }
     }
 
-    /// An XA transaction is prepared at `end`, or committed in one phase.
-    fn prepare_xa(&mut self, body: &[u8], end: u64) -> Result<(), Fault> {
+    /// An XA transaction is prepared here, or committed in one phase.
+    fn prepare_xa(&mut self, body: &[u8], span: Span) -> Result<(), Fault> {
         let one_phase = Bytes(body).u8()? != 0;
+        if one_phase && self.is_past(Progress { event: span.begin, rows: 0 }) {
+            return self.roll_back(span.end); // an earlier run was done with it
+        }
         if one_phase {
-            return self.commit(end);
+            return self.commit(span.end);
         }
         let Some(mut transaction) = self.transaction.take() else {
             return Err(Fault::Malformed("an XA PREPARE without a transaction"));
@@ -709,14 +709,14 @@ impl Decoder {
         self.batch_has_transaction = false;
         let before = Resume { past: None, ..self.resume() };
         self.prepared.insert(id, batches, before, self.sequence);
-        self.end_transaction(transaction.gtid, end);
+        self.end_transaction(transaction.gtid, span.end);
         Ok(())
     }
 
     fn commit_xa(&mut self, id: &str, span: Span) -> Result<(), Fault> {
         let place = Progress { event: span.begin, rows: 0 };
         match self.prepared.remove(id) {
-            Some(prepared) if self.is_past(place) => self.forget(prepared.batches),
+            Some(_) if self.is_past(place) => {}
             Some(prepared) => {
                 if self.moved {
                     self.cut();
@@ -736,11 +736,6 @@ impl Decoder {
         let begin = self.transaction.as_ref().map_or(self.position.offset, |transaction| transaction.begin);
         let since = BinlogPosition::new(self.position.file.clone(), begin);
         Fault::RolledBack { held_bytes: HELD_BYTES_MAX, since }
-    }
-
-    /// Rows that never happened are thrown away, but not what their batches say of tables.
-    fn forget(&mut self, batches: Vec<RowBatch>) {
-        self.tables.give_back(batches.into_iter().flat_map(|batch| batch.new_tables).collect());
     }
 
     /// The current position is between two transactions.
@@ -783,6 +778,6 @@ impl Decoder {
         let rows = self.batch.rows();
         let builder = mem::replace(&mut self.batch, Builder::with_capacity(BATCH_CAPACITY));
         self.batch_has_transaction = false;
-        RowBatch { bytes: Arc::new(builder.finish()), rows, new_tables: self.tables.take_new(), resume }
+        RowBatch { bytes: Arc::new(builder.finish()), rows, new_tables: Vec::new(), resume }
     }
 }

@@ -140,10 +140,4 @@ impl Tables {
     pub fn take_new(&mut self) -> Vec<Arc<Table>> {
         mem::take(&mut self.new)
     }
-
-    /// Versions whose batch was thrown away: the next batch has them.
-    pub fn give_back(&mut self, mut tables: Vec<Arc<Table>>) {
-        tables.append(&mut self.new);
-        self.new = tables;
-    }
 }

@@ -171,9 +171,4 @@ impl PreparedXa {
     pub fn oldest(&self) -> Option<&Resume> {
         self.by_id.values().min_by_key(|prepared| prepared.sequence).map(|prepared| &prepared.resume)
     }
-
-    /// All of them, forgotten: they will be met again.
-    pub fn take_all(&mut self) -> impl Iterator<Item = RowBatch> {
-        std::mem::take(&mut self.by_id).into_values().flat_map(|prepared| prepared.batches)
-    }
 }

@@ -1,0 +1,130 @@
+//! Before the first run: everything that the engine needs, asked for one by one; what is wrong comes
+//! with the statement or setting that mends it. Nothing is changed or sent.
+
+use std::fmt::Display;
+use std::io::Write;
+
+use rowmill_core::position::Resume;
+
+use crate::checkpoint::Checkpoint;
+use crate::config::Config;
+use crate::sink;
+use crate::source::preflight::{ConnectError, Server};
+use crate::source::{self};
+use crate::transform::{Chain, Limits};
+
+/// Findings, written as they come.
+struct Report<'a, W> {
+    out: &'a mut W,
+    problems: usize,
+}
+
+impl<W: Write> Report<'_, W> {
+    fn line(&mut self, mark: &str, finding: impl Display) -> std::io::Result<()> {
+        writeln!(self.out, "{mark:<8} {finding}")?;
+        self.out.flush()
+    }
+
+    fn ok(&mut self, finding: impl Display) -> std::io::Result<()> {
+        self.line("ok", finding)
+    }
+
+    fn note(&mut self, finding: impl Display) -> std::io::Result<()> {
+        self.line("note", finding)
+    }
+
+    fn problem(&mut self, finding: impl Display) -> std::io::Result<()> {
+        self.problems += 1;
+        self.line("problem", finding)
+    }
+}
+
+/// Checks everything that a configuration names. Gives the number of problems.
+///
+/// # Errors
+/// If `out` can't be written.
+pub async fn run(config: &Config, out: &mut impl Write) -> std::io::Result<usize> {
+    let mut report = Report { out, problems: 0 };
+    server(config, &mut report).await?;
+    for config in &config.sinks {
+        match sink::open(config).await {
+            Ok(_) => report.ok(format!("sink.{}: {}", config.name, config.kind))?,
+            Err(error) => report.problem(format!("{error:#}"))?,
+        }
+    }
+    let sinks: Vec<String> = config.sinks.iter().map(|sink| sink.name.clone()).collect();
+    match Chain::load(config.plugins.as_deref(), &sinks, Limits::default()) {
+        Ok(chain) => {
+            let names: Vec<&str> = chain.names().collect();
+            match (&config.plugins, names.as_slice()) {
+                (None, _) => report.note("no plugins directory: rows pass as they are")?,
+                (Some(directory), []) => {
+                    report.note(format!("{} has no plugins: rows pass as they are", directory.display()))?
+                }
+                (Some(_), names) => report.ok(format!("plugins: {}", names.join(", ")))?,
+            }
+        }
+        Err(error) => report.problem(format!("{error:#}"))?,
+    }
+    Ok(report.problems)
+}
+
+async fn server(config: &Config, report: &mut Report<'_, impl Write>) -> std::io::Result<()> {
+    let source = &config.source;
+    let mut server = match Server::connect(source).await {
+        Ok(server) => server,
+        Err(ConnectError::Unreachable(error) | ConnectError::Refused(error)) => {
+            return report.problem(format!("{error:#}"));
+        }
+    };
+    report.ok(format!("{} answers: {}", source.address, server.version))?;
+    let problems = server.problems();
+    for problem in &problems {
+        report.problem(problem)?;
+    }
+    if !problems.is_empty() {
+        return Ok(()); // what follows depends on them
+    }
+    report.ok("it writes a binlog of rows")?;
+    if server.names_columns() {
+        report.ok("the binlog names the columns (binlog_row_metadata = FULL)")?;
+    } else {
+        report.note(format!(
+            "the binlog doesn't name the columns: they are looked up in information_schema, for which the user needs \
+             SELECT on the tables; run `{} binlog_row_metadata = 'FULL'` to be safe when tables change",
+            server.set_statement()
+        ))?;
+    }
+    match server.retention().await {
+        Ok(Some(hours)) if hours < 24 => report.note(format!(
+            "the server keeps its binlog for {hours} hours: an engine that is down for longer loses its place; raise \
+             binlog_expire_logs_seconds"
+        ))?,
+        Ok(_) => {}
+        Err(error) => report.problem(format!("{error:#}"))?,
+    }
+    match server.tables_without_key(&source.tables).await {
+        Ok(tables) if tables.is_empty() => {}
+        Ok(tables) => report.note(format!(
+            "without a primary key all changes of a table are one message group: {}",
+            tables.join(", ")
+        ))?,
+        Err(error) => report.problem(format!("{error:#}"))?,
+    }
+    let saved = match Checkpoint::read(&config.checkpoint, &server.identity) {
+        Ok(saved) => saved,
+        Err(error) => return report.problem(format!("{error:#}")),
+    };
+    let has_checkpoint = saved.is_some();
+    let resume: Resume = match server.resume(&source.start, saved).await {
+        Ok(resume) => resume,
+        Err(error) => return report.problem(format!("{error:#}")),
+    };
+    match source::probe(source, server.flavor, &resume).await {
+        Ok(()) if has_checkpoint => report.ok(format!("the binlog can be read on from the checkpoint, {resume}"))?,
+        Ok(()) => report.ok(format!("there is no checkpoint yet; the binlog can be read from {resume}"))?,
+        Err(error) => report.problem(format!("{error:#}"))?,
+    }
+    server.disconnect().await;
+    Ok(())
+}

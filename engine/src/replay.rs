@@ -1,0 +1,136 @@
+//! Binlog files, without a server: the same decoder and envelope, to standard output.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail};
+use rowmill_core::batch::{Batch, Table};
+use rowmill_core::binlog::{Decoder, Fault, Next, RowBatch};
+use rowmill_core::envelope::{Debezium, SourceName};
+use rowmill_core::position::{BinlogPosition, Resume};
+
+use crate::config::TablePatterns;
+
+/// What a binlog file begins with, and an encrypted one.
+/// <https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_replication_binlog_event.html>
+const MAGIC: [u8; 4] = *b"\xfebin";
+const MAGIC_ENCRYPTED: [u8; 4] = *b"\xfdbin";
+/// An event's size stands here in its header.
+const SIZE_AT: usize = 9;
+const HEADER_LEN: usize = 19;
+
+/// Writes the rows of files, in their order, as lines of Debezium's JSON.
+///
+/// # Errors
+/// If a file can't be read or decoded: the error names it and the position. The rows before it are
+/// written. If `out` is closed, that's the end and no error.
+pub fn run(files: &[PathBuf], tables: TablePatterns, out: &mut impl Write) -> anyhow::Result<()> {
+    let name = |path: &Path| path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    let begin = |path: &Path| BinlogPosition::new(name(path), BinlogPosition::FIRST_EVENT);
+    let Some(first) = files.first() else { bail!("no file to read") };
+    let mut decoder = Decoder::new(Resume::at(begin(first)), Box::new(tables));
+    let mut printer = Printer::new(out);
+    for path in files {
+        // A file's last event names the next one: where the files don't follow each other, start anew.
+        if *decoder.position() != begin(path) {
+            decoder.relocate(begin(path));
+        }
+        let done = file(path, &mut decoder, &mut printer).with_context(|| path.display().to_string())?;
+        if !done {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// False if nobody reads what is written any more.
+fn file(path: &Path, decoder: &mut Decoder, printer: &mut Printer<'_, impl Write>) -> anyhow::Result<bool> {
+    let mut file = BufReader::with_capacity(1 << 20, File::open(path).context("the file can't be read")?);
+    let mut magic = [0; 4];
+    match file.read_exact(&mut magic) {
+        Ok(()) if magic == MAGIC => {}
+        Ok(()) if magic == MAGIC_ENCRYPTED => {
+            bail!("the file is encrypted; read it from its server, which decrypts it")
+        }
+        _ => bail!("the file isn't a binlog"),
+    }
+    let mut event = Vec::new();
+    while next_event(&mut file, &mut event)
+        .with_context(|| format!("the file ends within the event at {}", decoder.position()))?
+    {
+        loop {
+            match decoder.next(&event)? {
+                Next::Event => break,
+                Next::Batch(batch) => {
+                    if !printer.print(&batch)? {
+                        return Ok(false);
+                    }
+                }
+                Next::Columns { schema, table } => {
+                    bail!("binlog event at {}, table {schema}.{table}: {}", decoder.position(), Fault::MinimalMetadata)
+                }
+            }
+        }
+    }
+    while let Some(batch) = decoder.flush() {
+        if !printer.print(&batch)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Reads an event. False behind the last.
+fn next_event(file: &mut impl BufRead, event: &mut Vec<u8>) -> anyhow::Result<bool> {
+    if file.fill_buf()?.is_empty() {
+        return Ok(false);
+    }
+    event.clear();
+    file.by_ref().take(HEADER_LEN as u64).read_to_end(event)?;
+    let size =
+        event.get(SIZE_AT..SIZE_AT + 4).and_then(|size| size.first_chunk::<4>()).context("its header is cut off")?;
+    let size = u32::from_le_bytes(*size) as usize;
+    let rest = size.checked_sub(HEADER_LEN).context("its size is too small")?;
+    file.by_ref().take(rest as u64).read_to_end(event)?;
+    if event.len() < size {
+        bail!("{} of its {size} bytes are there", event.len());
+    }
+    Ok(true)
+}
+
+/// Writes rows as lines.
+struct Printer<'a, W> {
+    out: &'a mut W,
+    envelope: Debezium,
+    tables: Vec<Arc<Table>>,
+    line: Vec<u8>,
+}
+
+impl<'a, W: Write> Printer<'a, W> {
+    fn new(out: &'a mut W) -> Self {
+        let source = SourceName { version: env!("CARGO_PKG_VERSION").to_owned(), name: "rowmill".to_owned() };
+        Self { out, envelope: Debezium::new(source), tables: Vec::new(), line: Vec::new() }
+    }
+
+    /// False if nobody reads any more.
+    fn print(&mut self, batch: &RowBatch) -> anyhow::Result<bool> {
+        self.tables.extend(batch.new_tables.iter().map(Arc::clone));
+        let parsed = Batch::parse(&batch.bytes).expect("batches are written by the builder");
+        let now_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as i64);
+        for row in parsed.rows() {
+            self.line.clear();
+            let table = &self.tables[row.table().0 as usize];
+            self.envelope.write(table, &parsed, &row, now_us, &mut self.line);
+            self.line.push(b'\n');
+            match self.out.write_all(&self.line) {
+                Ok(()) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(false),
+                Err(error) => return Err(error).context("standard output can't be written"),
+            }
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,98 @@
+//! A network in between that fails when it is told to.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::broadcast;
+
+/// Passes bytes on between clients and a port on loopback.
+#[derive(Debug)]
+pub struct Proxy {
+    /// Where clients connect.
+    pub port: u16,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    stalled: AtomicBool,
+    /// Bytes that the server may still send before all connections are cut; `u64::MAX`: any number.
+    allowance: AtomicU64,
+    cut: broadcast::Sender<()>,
+}
+
+impl Proxy {
+    /// Listens on loopback for connections to `port`.
+    ///
+    /// # Errors
+    /// If it can't listen.
+    pub async fn start(port: u16) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let (cut, _) = broadcast::channel(1);
+        let shared = Arc::new(Shared { stalled: AtomicBool::new(false), allowance: AtomicU64::new(u64::MAX), cut });
+        let this = Self { port: listener.local_addr()?.port(), shared: Arc::clone(&shared) };
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let Ok(server) = TcpStream::connect(("127.0.0.1", port)).await else { continue };
+                let (client_read, client_write) = client.into_split();
+                let (server_read, server_write) = server.into_split();
+                tokio::spawn(pass(client_read, server_write, Arc::clone(&shared), false));
+                tokio::spawn(pass(server_read, client_write, Arc::clone(&shared), true));
+            }
+        });
+        Ok(this)
+    }
+
+    /// Cuts all connections that there are.
+    pub fn cut(&self) {
+        let _ = self.shared.cut.send(()); // there may be none
+    }
+
+    /// Cuts all connections once the server has sent so many bytes more: in the middle of whatever
+    /// it is sending.
+    pub fn cut_after(&self, bytes: u64) {
+        self.shared.allowance.store(bytes, Ordering::SeqCst);
+    }
+
+    /// Whether bytes of connections that there are go nowhere, though they stay open. New ones are
+    /// not concerned.
+    pub fn stall(&self) {
+        self.shared.stalled.store(true, Ordering::SeqCst);
+    }
+}
+
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: Arc<Shared>, is_from_server: bool) {
+    let mut cut = shared.cut.subscribe();
+    let was_stalled = shared.stalled.load(Ordering::SeqCst);
+    let mut bytes = vec![0; 16 << 10];
+    loop {
+        let read = tokio::select! {
+            read = from.read(&mut bytes) => read,
+            _ = cut.recv() => return,
+        };
+        let Ok(mut len @ 1..) = read else { return };
+        while shared.stalled.load(Ordering::SeqCst) && !was_stalled {
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(50)) => {}
+                _ = cut.recv() => return,
+            }
+        }
+        let allowance = shared.allowance.load(Ordering::SeqCst);
+        if is_from_server && allowance != u64::MAX {
+            len = len.min(usize::try_from(allowance).unwrap_or(usize::MAX));
+            shared.allowance.store(allowance - len as u64, Ordering::SeqCst);
+        }
+        if to.write_all(&bytes[..len]).await.is_err() {
+            return;
+        }
+        if is_from_server && allowance == len as u64 {
+            shared.allowance.store(u64::MAX, Ordering::SeqCst);
+            let _ = shared.cut.send(());
+            return;
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! What a binlog may hold beside plain rows: rows that never happened, transactions that wait,
+//! tables that change, statements, and things of great size.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use mysql_async::prelude::Queryable;
+use rowmill_tests::{Build, Engine, Rig};
+use serde_json::json;
+
+const SHOP: &str = "tables = [\"shop.*\"]";
+
+/// Runs statements one by one, each in the same session.
+async fn session(rig: &Rig, statements: &[&str]) -> anyhow::Result<()> {
+    let mut conn = rig.mysql.connect().await?;
+    for statement in statements {
+        if let Err(error) = conn.query_drop(*statement).await {
+            ensure!(statement.contains("/* fails */"), "{statement}: {error}");
+        }
+    }
+    conn.disconnect().await?;
+    Ok(())
+}
+
+/// Savepoints, rollbacks, and tables of engines that can't roll back.
+async fn rows_that_never_happened(name: &str, build: Build, options: &[&str]) -> anyhow::Result<()> {
+    let rig = Rig::start(name, build, options, SHOP).await?;
+    rig.mysql
+        .run(
+            "CREATE DATABASE shop; CREATE TABLE shop.i (id INT PRIMARY KEY) ENGINE = InnoDB; \
+             CREATE TABLE shop.m (id INT PRIMARY KEY) ENGINE = MyISAM",
+        )
+        .await?;
+    let engine = Engine::start_and_wait(&rig.config).await?;
+    session(
+        &rig,
+        &[
+            "BEGIN",
+            "INSERT INTO shop.i VALUES (1)",
+            "INSERT INTO shop.m VALUES (1)", // stays
+            "INSERT INTO shop.i VALUES (2)",
+            "ROLLBACK",
+            "BEGIN",
+            "INSERT INTO shop.i VALUES (3)",
+            "SAVEPOINT a",
+            "INSERT INTO shop.i VALUES (4)",
+            "INSERT INTO shop.m VALUES (4)", // stays
+            "SAVEPOINT b",
+            "INSERT INTO shop.i VALUES (5)",
+            "ROLLBACK TO a",
+            "INSERT INTO shop.i VALUES (6)",
+            "COMMIT",
+            // MariaDB writes such a transaction with a ROLLBACK behind it.
+            "BEGIN",
+            "INSERT INTO shop.i VALUES (7)",
+            "CREATE TEMPORARY TABLE shop.tt (id INT)",
+            "INSERT INTO shop.tt VALUES (1)",
+            "INSERT INTO shop.i VALUES (8)",
+            "ROLLBACK",
+            // More rows than a batch has, before and behind a savepoint.
+            "BEGIN",
+            "INSERT INTO shop.i WITH RECURSIVE n(i) AS (SELECT 1000 UNION ALL SELECT i + 1 FROM n WHERE i < 1499) SELECT i FROM n",
+            "SAVEPOINT c",
+            "INSERT INTO shop.i WITH RECURSIVE n(i) AS (SELECT 2000 UNION ALL SELECT i + 1 FROM n WHERE i < 2499) SELECT i FROM n",
+            "INSERT INTO shop.m VALUES (9)", // stays
+            "ROLLBACK TO c",
+            "INSERT INTO shop.i VALUES (3000)",
+            "COMMIT",
+            // It fails in its middle, and the row before stays.
+            "INSERT INTO shop.m VALUES (10), (1), (11) /* fails */",
+            "INSERT INTO shop.i VALUES (12)",
+        ],
+    )
+    .await?;
+    rig.read_to_the_end(&engine).await?;
+    engine.stop().await?;
+
+    let mut conn = rig.mysql.connect().await?;
+    for table in ["i", "m"] {
+        let there: Vec<i64> = conn.query(format!("SELECT id FROM shop.{table} ORDER BY id")).await?;
+        let there: Vec<String> = there.iter().map(|id| format!("c {table} {id}")).collect();
+        let of_table = format!("c {table} ");
+        let mut arrived: Vec<String> =
+            rig.changes()?.into_iter().filter(|change| change.starts_with(&of_table)).collect();
+        arrived.sort_by_key(|change| change.rsplit(' ').next().and_then(|id| id.parse::<i64>().ok()));
+        assert_eq!(arrived, there, "{name}, table {table}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn rows_that_never_happened_in_mysql() -> anyhow::Result<()> {
+    // With GTIDs the server doesn't allow such transactions.
+    let options = ["--gtid-mode=OFF", "--enforce-gtid-consistency=OFF"];
+    rows_that_never_happened("rows_that_never_happened_in_mysql", Build::MySql, &options).await
+}
+
+#[tokio::test]
+async fn rows_that_never_happened_in_mariadb() -> anyhow::Result<()> {
+    rows_that_never_happened("rows_that_never_happened_in_mariadb_10_11", Build::MariaDb("10.11"), &[]).await?;
+    rows_that_never_happened("rows_that_never_happened_in_mariadb_11_8", Build::MariaDb("11.8"), &[]).await
+}
+
+/// A prepared transaction's rows arrive when it is committed, once, and the engine may be restarted
+/// in between; those of one that is rolled back never do.
+async fn xa_transactions(name: &str, build: Build) -> anyhow::Result<()> {
+    let rig = Rig::start(name, build, &[], SHOP).await?;
+    rig.mysql.run("CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY)").await?;
+    let engine = Engine::start_and_wait(&rig.config).await?;
+    let insert = |id: i64| format!("INSERT INTO shop.t VALUES ({id})");
+    for (id, xid) in [(1, "one"), (2, "two")] {
+        let (start, end, prepare) =
+            (format!("XA START '{xid}'"), format!("XA END '{xid}'"), format!("XA PREPARE '{xid}'"));
+        session(&rig, &[&start, &insert(id), &end, &prepare]).await?;
+    }
+    session(&rig, &[&insert(3)]).await?;
+    session(&rig, &["XA START 'x'", &insert(4), "XA END 'x'", "XA COMMIT 'x' ONE PHASE"]).await?;
+    rowmill_tests::wait_for("rows arrive", Duration::from_secs(20), || async {
+        Ok((rig.changes()?.len() == 2).then_some(()))
+    })
+    .await?;
+    engine.stop().await?;
+    assert_eq!(rig.changes()?, ["c t 3", "c t 4"]);
+
+    // From here on it begins before what was prepared, and repeats nothing.
+    rig.mysql.run("FLUSH BINARY LOGS").await?;
+    let engine = Engine::start_and_wait(&rig.config).await?;
+    session(&rig, &["XA COMMIT 'one'", &insert(5), "XA ROLLBACK 'two'", &insert(6)]).await?;
+    rig.read_to_the_end(&engine).await?;
+    engine.stop().await?;
+    assert_eq!(rig.changes()?, ["c t 3", "c t 4", "c t 1", "c t 5", "c t 6"]);
+
+    let engine = Engine::start_and_wait(&rig.config).await?;
+    session(&rig, &[&insert(7)]).await?;
+    rig.read_to_the_end(&engine).await?;
+    engine.stop().await?;
+    assert_eq!(rig.changes()?.len(), 6);
+    Ok(())
+}
+
+#[tokio::test]
+async fn xa_transactions_wait_for_their_commit() -> anyhow::Result<()> {
+    xa_transactions("xa_transactions_of_mysql", Build::MySql).await?;
+    xa_transactions("xa_transactions_of_mariadb_10_11", Build::MariaDb("10.11")).await?;
+    xa_transactions("xa_transactions_of_mariadb_11_8", Build::MariaDb("11.8")).await
+}
+
+/// Tables come, change, change places as online schema changes do, and go.
+async fn tables_change(name: &str, build: Build) -> anyhow::Result<()> {
+    let rig = Rig::start(name, build, &[], SHOP).await?;
+    rig.mysql.run("CREATE DATABASE shop; CREATE TABLE shop.o (id INT PRIMARY KEY, a INT)").await?;
+    let engine = Engine::start_and_wait(&rig.config).await?;
+    session(
+        &rig,
+        &[
+            "INSERT INTO shop.o VALUES (1, 10)",
+            "CREATE TABLE shop.copied SELECT * FROM shop.o",
+            "ALTER TABLE shop.o ADD COLUMN b VARCHAR(10) FIRST",
+            "INSERT INTO shop.o VALUES ('b', 2, 20)",
+            // gh-ost: rows are copied into a ghost table, which takes the table's place.
+            "CREATE TABLE shop._o_gho (id BIGINT PRIMARY KEY, a INT, c DATE)",
+            "INSERT INTO shop._o_gho (id, a) SELECT id, a FROM shop.o",
+            "CREATE TABLE shop._o_ghc (id INT PRIMARY KEY)",
+            "INSERT INTO shop._o_ghc VALUES (1)",
+            "RENAME TABLE shop.o TO shop._o_del, shop._o_gho TO shop.o",
+            "INSERT INTO shop.o VALUES (3, 30, '2026-11-24')",
+            "DROP TABLE shop._o_del, shop._o_ghc",
+            "TRUNCATE TABLE shop.copied",
+            "INSERT INTO shop.copied VALUES (9, 9)",
+            "DROP TABLE shop.copied",
+            "CREATE TABLE shop.copied (id INT, other TEXT)",
+            "INSERT INTO shop.copied VALUES (10, 'x')",
+            "/* with a comment */ INSERT INTO shop.copied VALUES (11, 'y')",
+            "CREATE VIEW shop.v AS SELECT 1",
+            "CREATE PROCEDURE shop.p() INSERT INTO shop.copied VALUES (12, 'z')",
+            "CALL shop.p()",
+        ],
+    )
+    .await?;
+    rig.read_to_the_end(&engine).await?;
+    engine.stop().await?;
+    let expected = ["c o 1", "c copied 1", "c o 2", "c o 3", "c copied 9", "c copied 10", "c copied 11", "c copied 12"];
+    assert_eq!(rig.changes()?, expected, "{name}");
+    let arrived = rig.arrived()?;
+    assert_eq!(arrived[0]["after"], json!({"id": 1, "a": 10}));
+    assert_eq!(arrived[2]["after"], json!({"b": "b", "id": 2, "a": 20}));
+    assert_eq!(arrived[3]["after"], json!({"id": 3, "a": 30, "c": "2026-11-24Z"}));
+    assert_eq!(arrived[5]["after"], json!({"id": 10, "other": "x"}));
+    Ok(())
+}
+
+#[tokio::test]
+async fn tables_change_in_mid_stream() -> anyhow::Result<()> {
+    tables_change("tables_change_in_mysql", Build::MySql).await?;
+    tables_change("tables_change_in_mariadb_10_11", Build::MariaDb("10.11")).await?;
+    tables_change("tables_change_in_mariadb_11_8", Build::MariaDb("11.8")).await
+}
+
+/// A change that is logged as a statement stops the stream before it, unless it is of a schema that
+/// nobody wants.
+#[tokio::test]
+async fn statements_are_never_passed_over() -> anyhow::Result<()> {
+    let rig = Rig::start("statements_are_never_passed_over", Build::MySql, &[], SHOP).await?;
+    rig.mysql
+        .run(
+            "CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY); CREATE DATABASE percona; \
+             CREATE TABLE percona.heartbeat (ts VARCHAR(26))",
+        )
+        .await?;
+    let mut engine = Engine::start_and_wait(&rig.config).await?;
+    session(
+        &rig,
+        &[
+            "SET SESSION binlog_format = 'STATEMENT'",
+            "INSERT INTO percona.heartbeat VALUES ('now')",
+            "SET SESSION binlog_format = 'ROW'",
+            "INSERT INTO shop.t VALUES (1)",
+        ],
+    )
+    .await?;
+    rig.read_to_the_end(&engine).await?;
+    let before = std::fs::read_to_string(rig.config.checkpoint())?;
+    session(&rig, &["SET SESSION binlog_format = 'STATEMENT'", "INSERT INTO shop.t VALUES (2)"]).await?;
+    let status = engine.end(Duration::from_secs(20)).await?;
+    assert_eq!(status.code(), Some(1));
+    let log = engine.log();
+    assert!(log.contains("logged as a statement") && log.contains("INSERT INTO shop.t VALUES (2)"), "{log}");
+    assert!(log.contains("binlog event at binlog.0") && log.contains("SET PERSIST binlog_format = 'ROW'"), "{log}");
+    assert_eq!(rig.changes()?, ["c t 1"]);
+    assert_eq!(std::fs::read_to_string(rig.config.checkpoint())?, before, "the checkpoint stays");
+    Ok(())
+}
+
+/// The checkpoint has the set of all transactions, tags included.
+#[tokio::test]
+async fn gtids_are_followed() -> anyhow::Result<()> {
+    let options = ["--gtid-mode=ON", "--enforce-gtid-consistency=ON"];
+    let rig = Rig::start("gtids_are_followed", Build::MySql, &options, "start = \"earliest\"").await?;
+    session(
+        &rig,
+        &[
+            "CREATE DATABASE shop",
+            "CREATE TABLE shop.t (id INT PRIMARY KEY)",
+            "INSERT INTO shop.t VALUES (1)",
+            "FLUSH BINARY LOGS",
+            "SET gtid_next = 'AUTOMATIC:blue'",
+            "INSERT INTO shop.t VALUES (2)",
+            "INSERT INTO shop.t VALUES (3)",
+            "SET gtid_next = '11111111-2222-3333-4444-555555555555:77'",
+            "INSERT INTO shop.t VALUES (4)",
+            "SET gtid_next = 'AUTOMATIC'",
+            "FLUSH BINARY LOGS",
+            "INSERT INTO shop.t VALUES (5)",
+        ],
+    )
+    .await?;
+    let engine = Engine::start_and_wait(&rig.config).await?;
+    rig.read_to_the_end(&engine).await?;
+    engine.stop().await?;
+    let checkpoint: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(rig.config.checkpoint())?)?;
+    let mut conn = rig.mysql.connect().await?;
+    let executed: Option<String> = conn.query_first("SELECT @@GLOBAL.gtid_executed").await?;
+    let set = |text: &str| text.parse::<rowmill_core::gtid::GtidSet>();
+    assert_eq!(set(checkpoint["gtids"].as_str().unwrap_or_default())?, set(&executed.unwrap_or_default())?);
+    let arrived = rig.arrived()?;
+    let gtid = |index: usize| arrived[index]["source"]["gtid"].as_str().unwrap_or_default().to_owned();
+    assert!(gtid(1).contains(":blue:1") && gtid(2).contains(":blue:2"), "{} {}", gtid(1), gtid(2));
+    assert_eq!(gtid(3), "11111111-2222-3333-4444-555555555555:77");
+    Ok(())
+}
+
+/// Tables of a thousand columns and more, a row of 100 MB, and columns that the server computes.
+#[tokio::test]
+async fn great_rows_and_computed_columns() -> anyhow::Result<()> {
+    let options = ["--max-allowed-packet=1G", "--innodb-log-buffer-size=64M", "--innodb-redo-log-capacity=2G"];
+    let rig = Rig::start("great_rows_and_computed_columns", Build::MySql, &options, SHOP).await?;
+    let columns: Vec<String> = (0..1000).map(|number| format!("c{number} INT")).collect();
+    let values: Vec<String> = (0..1000).map(|number| (number * 7).to_string()).collect();
+    rig.mysql.run("CREATE DATABASE shop; CREATE TABLE shop.large (id INT PRIMARY KEY, b LONGBLOB)").await?;
+    session(
+        &rig,
+        &[
+            &format!("CREATE TABLE shop.wide (id INT PRIMARY KEY, {})", columns.join(", ")),
+            "CREATE TABLE shop.computed (id INT PRIMARY KEY, a INT, s INT AS (a * 2) STORED, v INT AS (a * 3) VIRTUAL, \
+             hidden INT INVISIBLE, t VARCHAR(20), KEY ((LOWER(t))), KEY ((a + 1), id))",
+        ],
+    )
+    .await?;
+    let engine = Engine::start_and_wait(&rig.config).await?;
+    session(
+        &rig,
+        &[
+            &format!("INSERT INTO shop.wide VALUES (1, {})", values.join(", ")),
+            "INSERT INTO shop.computed (id, a, hidden, t) VALUES (2, 5, 7, 'Ann')",
+            "UPDATE shop.computed SET a = 6 WHERE id = 2",
+            "SET SESSION binlog_transaction_compression = OFF",
+            "INSERT INTO shop.large VALUES (3, REPEAT(x'00ff41', 35000000))",
+            "UPDATE shop.wide SET c999 = -1 WHERE id = 1",
+        ],
+    )
+    .await?;
+    rig.read_to_the_end(&engine).await?;
+    engine.stop().await?;
+    let arrived = rig.arrived()?;
+    assert_eq!(rig.changes()?, ["c wide 1", "c computed 2", "u computed 2", "c large 3", "u wide 1"]);
+    assert!((0..1000).all(|number| arrived[0]["after"][format!("c{number}")] == json!(number * 7)));
+    assert_eq!(arrived[1]["after"], json!({"id": 2, "a": 5, "s": 10, "v": 15, "hidden": 7, "t": "Ann"}));
+    assert_eq!(arrived[2]["after"], json!({"id": 2, "a": 6, "s": 12, "v": 18, "hidden": 7, "t": "Ann"}));
+    let large = arrived[3]["after"]["b"].as_str().unwrap_or_default();
+    assert_eq!((large.len(), &large[..8]), (140_000_000, "AP9BAP9B"));
+    assert_eq!(arrived[4]["after"]["c999"], json!(-1));
+    Ok(())
+}
+
+/// A compressed transaction of several hundred megabytes is unpacked bit by bit.
+#[tokio::test]
+async fn a_compressed_transaction_is_streamed() -> anyhow::Result<()> {
+    let options = ["--max-allowed-packet=1G", "--innodb-redo-log-capacity=2G"];
+    let rig = Rig::start("a_compressed_transaction_is_streamed", Build::MySql, &options, SHOP).await?;
+    rig.mysql.run("CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY, pad VARCHAR(2000))").await?;
+    let mut engine = Engine::start_and_wait(&rig.config).await?;
+    let rows = 200_000;
+    session(
+        &rig,
+        &[
+            "SET SESSION binlog_transaction_compression = ON, cte_max_recursion_depth = 1000000",
+            &format!(
+                "INSERT INTO shop.t WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows}) \
+                 SELECT i, REPEAT(CHAR(65 + i % 26), 1800) FROM n"
+            ),
+        ],
+    )
+    .await?;
+    rig.read_to_the_end(&engine).await?;
+    let peak = engine.peak_memory()?;
+    engine.stop().await?;
+    let (_, binlog) = rig.mysql.binlog_end().await?;
+    println!("{rows} rows of 1.8 KB in {} KB of binlog; peak memory {} MB", binlog >> 10, peak >> 20);
+    assert!(binlog < 40 << 20, "it is compressed");
+    let changes = rig.changes()?;
+    assert!(changes.iter().enumerate().all(|(index, change)| *change == format!("c t {}", index + 1)));
+    assert_eq!(changes.len(), rows);
+    assert!(peak < 250 << 20, "{} MB", peak >> 20);
+    Ok(())
+}
