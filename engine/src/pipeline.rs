@@ -84,15 +84,16 @@ async fn start(config: Config) -> anyhow::Result<()> {
 
     let needs = sinks.iter().map(|sink| SinkNeeds { ordered: sink.is_ordered() }).collect();
     let dispatcher = Dispatcher::new(routes, needs, server.identity.clone(), source.name.clone());
+    let (address, version) = (source.address.clone(), server.version.clone());
+    let source = Source::open(server, source, resume.clone()).await?;
     info!(
-        source = source.address,
-        version = server.version,
+        source = address,
+        version,
         position = %resume,
         plugins = ?chain,
         sinks = ?sinks.iter().map(|sink| sink.name()).collect::<Vec<_>>(),
         "running"
     );
-    let source = Source::open(server, source, resume).await?;
     Stages { source, chain, dispatcher, sinks, checkpoint, budget: Budget::new(in_flight) }.run(signals).await
 }
 

@@ -317,8 +317,8 @@ fn tls_of(table: TlsTable) -> Result<Tls, String> {
     let ca = ca.map(path);
     // Who names an authority wants it to be asked.
     let mode = mode.unwrap_or(if ca.is_some() { TlsMode::VerifyIdentity } else { TlsMode::default() });
-    if ca.is_some() && mode < TlsMode::VerifyCa {
-        return Err("source.tls: `ca` is used only if `mode` is \"verify-ca\" or \"verify-identity\"".to_owned());
+    if ca.is_some() && mode < TlsMode::VerifyIdentity {
+        return Err("source.tls: `ca` is used only if `mode` is \"verify-identity\"".to_owned());
     }
     let identity = match (cert, key) {
         (None, None) => None,

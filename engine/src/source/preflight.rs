@@ -286,6 +286,13 @@ fn connect_error(error: mysql_async::Error, config: &config::Source) -> ConnectE
             anyhow::Error::new(tls)
                 .context(format!("{address}: no secure connection; is `source.tls` right (mode, ca, cert and key)?")),
         ),
+        mysql_async::Error::Io(mysql_async::IoError::Io(io)) if io.kind() == std::io::ErrorKind::InvalidData => {
+            ConnectError::Refused(
+                anyhow::Error::new(io).context(format!(
+                    "{address}: no secure connection; is `source.tls` right (mode, ca, cert and key)?"
+                )),
+            )
+        }
         mysql_async::Error::Io(io) => ConnectError::Unreachable(
             anyhow::Error::new(io)
                 .context(format!("{address} can't be reached; is the server running, and are host and port right?")),

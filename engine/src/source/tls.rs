@@ -10,7 +10,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 /// How a connection is secured.
 #[derive(Debug, Clone, Default)]
@@ -23,7 +23,8 @@ pub struct Tls {
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 
-/// What is asked of a connection's security: the values and meanings of MySQL's `--ssl-mode`.
+/// What is asked of a connection's security: values and meanings of MySQL's `--ssl-mode`. Its
+/// `VERIFY_CA` isn't among them: the driver can't verify a certificate without the host's name.
 /// <https://dev.mysql.com/doc/refman/8.4/en/connection-options.html#option_general_ssl-mode>
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -35,9 +36,7 @@ pub enum TlsMode {
     Preferred,
     /// Encrypted.
     Required,
-    /// And the server's certificate is signed by a known authority.
-    VerifyCa,
-    /// And it is made for the host's name.
+    /// And the server's certificate is signed by a known authority, and made for the host's name.
     VerifyIdentity,
 }
 
@@ -51,9 +50,9 @@ impl Tls {
             return Ok(None);
         }
         let mut options = SslOpts::default()
-            .with_danger_accept_invalid_certs(self.mode < TlsMode::VerifyCa)
+            .with_danger_accept_invalid_certs(self.mode < TlsMode::VerifyIdentity)
             .with_danger_skip_domain_validation(self.mode < TlsMode::VerifyIdentity);
-        if self.mode >= TlsMode::VerifyCa {
+        if self.mode == TlsMode::VerifyIdentity {
             let roots = match &self.ca {
                 Some(path) => vec![path.clone().into()],
                 None => system_roots()?.into_iter().map(|certificate| certificate.to_vec().into()).collect(),
@@ -73,19 +72,15 @@ impl Tls {
     /// If a certificate or key can't be read.
     pub(super) fn client(&self) -> anyhow::Result<Arc<ClientConfig>> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let verifier = Verifier {
-            inner: match self.mode >= TlsMode::VerifyCa {
-                true => Some(self.verifier(&provider)?),
-                false => None,
-            },
-            check_name: self.mode >= TlsMode::VerifyIdentity,
-            provider: Arc::clone(&provider),
+        let verifier: Arc<dyn ServerCertVerifier> = match self.mode == TlsMode::VerifyIdentity {
+            true => self.verifier(&provider)?,
+            false => Arc::new(Unverified(Arc::clone(&provider))),
         };
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .context("TLS 1.2 and 1.3 aren't offered")?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier));
+            .with_custom_certificate_verifier(verifier);
         let client = match &self.identity {
             None => builder.with_no_client_auth(),
             Some((certificate, key)) => {
@@ -131,30 +126,20 @@ fn system_roots() -> anyhow::Result<Vec<CertificateDer<'static>>> {
     Ok(found.certs)
 }
 
-/// Verifies as much as the mode asks for.
+/// Takes any certificate: encrypted, but from whomever.
 #[derive(Debug)]
-struct Verifier {
-    inner: Option<Arc<WebPkiServerVerifier>>,
-    check_name: bool,
-    provider: Arc<CryptoProvider>,
-}
+struct Unverified(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Verifier {
+impl ServerCertVerifier for Unverified {
     fn verify_server_cert(
         &self,
-        certificate: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
+        _certificate: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let Some(inner) = &self.inner else { return Ok(ServerCertVerified::assertion()) };
-        match inner.verify_server_cert(certificate, intermediates, name, ocsp, now) {
-            Err(rustls::Error::InvalidCertificate(
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) if !self.check_name => Ok(ServerCertVerified::assertion()),
-            other => other,
-        }
+        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -163,7 +148,7 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
+        let algorithms = &self.0.signature_verification_algorithms;
         rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
     }
 
@@ -173,11 +158,11 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
+        let algorithms = &self.0.signature_verification_algorithms;
         rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.0.signature_verification_algorithms.supported_schemes()
     }
 }

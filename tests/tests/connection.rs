@@ -1,0 +1,309 @@
+//! The connection to the server: what is lost is made again and goes on exactly where it was.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Context;
+use mysql_async::prelude::Queryable;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use rowmill_tests::{Build, Engine, EngineConfig, MySql, Proxy, Rig, wait_for};
+
+const SHOP: &str = "tables = [\"shop.*\"]";
+
+/// Writes rows in transactions of random size, while `disturb` disturbs; then all rows must have
+/// arrived, each once and in order.
+async fn each_row_once(
+    rig: &mut Rig,
+    config: &EngineConfig,
+    disturb: impl AsyncFn(&mut MySql, usize) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let seed = rand::random();
+    println!("seed {seed}");
+    let mut random = SmallRng::seed_from_u64(seed);
+    rig.mysql
+        .run("CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY AUTO_INCREMENT, pad VARCHAR(1000))")
+        .await?;
+    let engine = Engine::start_and_wait(config).await?;
+    let mut rows = 0;
+    for round in 0..60 {
+        let mut conn = rig.mysql.connect().await?;
+        for _ in 0..random.random_range(1..12) {
+            let many = if random.random_range(0..10) == 0 { 900 } else { random.random_range(1..40) };
+            rows += many;
+            conn.query_drop(format!(
+                "INSERT INTO shop.t (pad) WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {many}) \
+                 SELECT REPEAT('x', i) FROM n"
+            ))
+            .await?;
+        }
+        conn.disconnect().await?;
+        disturb(&mut rig.mysql, round).await?;
+    }
+    rig.read_to_the_end(&engine).await?;
+    let log = engine.log();
+    engine.stop().await?;
+    let changes = rig.changes()?;
+    let ids: Vec<i64> = changes.iter().filter_map(|change| change.rsplit(' ').next()?.parse().ok()).collect();
+    assert_eq!(ids.len(), rows, "seed {seed}: {log}");
+    assert!(ids.is_sorted_by(|a, b| a < b), "each row once and in order, seed {seed}: {log}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_server_is_killed_and_comes_back() -> anyhow::Result<()> {
+    let mut rig = Rig::start("the_server_is_killed_and_comes_back", Build::MySql, &[], SHOP).await?;
+    let config = rig.config.clone();
+    each_row_once(&mut rig, &config, async |mysql, round| {
+        if round % 15 == 7 {
+            mysql.kill_and_restart().await?;
+        } else if round % 15 == 3 {
+            mysql.run("FLUSH BINARY LOGS").await?;
+        }
+        Ok(())
+    })
+    .await?;
+    let log = std::fs::read_to_string(rig.directory.join("rowmill.log"))?;
+    assert!(log.contains("connection lost, reconnecting") && log.contains("reading on"), "{log}");
+    Ok(())
+}
+
+/// Over TLS and without, of MySQL and MariaDB: connections are cut in the middle of whatever is sent.
+async fn cut(name: &str, build: Build, tls: &str) -> anyhow::Result<()> {
+    let mut rig = Rig::start(name, build, &[], SHOP).await?;
+    let proxy = Proxy::start(rig.mysql.port()).await?;
+    let mut config = rig.config.clone();
+    config.text = config.text.replace(&format!(":{}\"", rig.mysql.port()), &format!(":{}\"", proxy.port));
+    config.text.push_str(&format!("[source.tls]\nmode = \"{tls}\"\n"));
+    let seed: u64 = rand::random();
+    println!("cuts: seed {seed}");
+    let random = std::cell::RefCell::new(SmallRng::seed_from_u64(seed));
+    each_row_once(&mut rig, &config, async |_, round| {
+        match round % 8 {
+            0 => proxy.cut_after(random.borrow_mut().random_range(1..60_000)),
+            4 => proxy.cut(),
+            _ => tokio::time::sleep(Duration::from_millis(80)).await, // to come back
+        }
+        Ok(())
+    })
+    .await?;
+    let log = std::fs::read_to_string(rig.directory.join("rowmill.log"))?;
+    let times = log.matches("connection lost").count();
+    println!("{name}: {times} connections lost");
+    assert!(times > 1, "{log}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_are_cut() -> anyhow::Result<()> {
+    cut("connections_are_cut", Build::MySql, "disabled").await?;
+    cut("connections_are_cut_tls", Build::MySql, "required").await?;
+    cut("connections_are_cut_mariadb", Build::MariaDb("11.8"), "preferred").await
+}
+
+/// A connection that stays open and says nothing is found out by its missing heartbeats.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_connection_is_replaced() -> anyhow::Result<()> {
+    let rig = Rig::start("a_silent_connection_is_replaced", Build::MySql, &[], SHOP).await?;
+    let proxy = Proxy::start(rig.mysql.port()).await?;
+    let mut config = rig.config.clone();
+    config.text = config.text.replace(&format!(":{}\"", rig.mysql.port()), &format!(":{}\"", proxy.port));
+    rig.mysql.run("CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY)").await?;
+    let engine = Engine::start_and_wait(&config).await?;
+    // Quiet for longer than heartbeats come: nothing is lost by that.
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    assert!(!engine.log().contains("connection lost"), "{}", engine.log());
+    proxy.stall();
+    rig.mysql.run("INSERT INTO shop.t VALUES (1)").await?;
+    wait_for("the row arrives over another connection", Duration::from_secs(60), || async {
+        Ok((rig.changes()?.len() == 1).then_some(()))
+    })
+    .await
+    .with_context(|| engine.log())?;
+    assert!(engine.log().contains("not even a heartbeat"), "{}", engine.log());
+    engine.stop().await
+}
+
+/// Makes an authority and a certificate of it for 127.0.0.1: `server.pem`, `server-key.pem`.
+fn certify(directory: &Path) -> anyhow::Result<PathBuf> {
+    let script = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=authority -keyout ca-key.pem -out ca.pem && \
+         openssl req -newkey rsa:2048 -nodes -subj /CN=server -keyout server-key.pem -out server.csr && \
+         printf 'subjectAltName=IP:127.0.0.1\\n' > names && \
+         openssl x509 -req -in server.csr -days 2 -CA ca.pem -CAkey ca-key.pem -CAcreateserial -extfile names -out server.pem";
+    let output = Command::new("sh").args(["-c", script]).current_dir(directory).output()?;
+    anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(directory.join("ca.pem"))
+}
+
+/// What `source.tls` asks for is what the server sees, and what is refused says why.
+#[tokio::test]
+async fn tls_is_as_asked_for() -> anyhow::Result<()> {
+    let rig = Rig::start("tls_is_as_asked_for", Build::MySql, &[], SHOP).await?;
+    let data = rig.mysql.data();
+    let file = |name: &str| data.join(name).display().to_string();
+    let with = |tls: &str| {
+        let text = format!("{}[source.tls]\n{tls}\n", rig.config.text);
+        EngineConfig { text, ..rig.config.clone() }
+    };
+    let runs = async |config: &EngineConfig| Engine::start_and_wait(config).await?.stop().await;
+    let refused = async |config: &EngineConfig, words: &[&str]| -> anyhow::Result<()> {
+        let before = std::fs::read_to_string(rig.directory.join("rowmill.log")).unwrap_or_default().len();
+        let mut engine = Engine::start(config)?;
+        let status = engine.end(Duration::from_secs(20)).await?;
+        let log = engine.log();
+        assert_eq!(status.code(), Some(1), "{}", &log[before..]);
+        for word in words {
+            assert!(log[before..].contains(word), "`{word}` isn't in: {}", &log[before..]);
+        }
+        Ok(())
+    };
+
+    rig.mysql.run("ALTER USER rowmill@'%' REQUIRE SSL").await?;
+    runs(&rig.config).await?; // preferred
+    runs(&with("mode = \"required\"")).await?;
+    refused(&with("mode = \"disabled\""), &["refuses the user or the password"]).await?;
+    // The server's own certificate is signed by its own authority, and names no host.
+    refused(&with("mode = \"verify-identity\""), &["source.tls", "secure connection"]).await?;
+    refused(&with(&format!("ca = \"{}\"", file("ca.pem"))), &["source.tls", "secure connection"]).await?;
+    refused(&with(&format!("ca = \"{}\"", file("auto.cnf"))), &["source.tls"]).await?;
+    rig.mysql.run("ALTER USER rowmill@'%' REQUIRE X509").await?;
+    refused(&with("mode = \"required\""), &["refuses the user or the password"]).await?;
+    let identity = format!("cert = \"{}\"\nkey = \"{}\"", file("client-cert.pem"), file("client-key.pem"));
+    runs(&with(&format!("mode = \"required\"\n{identity}"))).await?;
+
+    let certificate = certify(&rig.directory)?;
+    rig.mysql
+        .run(&format!(
+            "ALTER USER rowmill@'%' REQUIRE SSL; SET GLOBAL ssl_ca = '{0}/ca.pem'; SET GLOBAL ssl_cert = '{0}/server.pem'; SET GLOBAL ssl_key = '{0}/server-key.pem'; ALTER INSTANCE RELOAD TLS",
+            rig.directory.display()
+        ))
+        .await?;
+    runs(&with(&format!("ca = \"{}\"", certificate.display()))).await?;
+
+    // Without TLS a caching_sha2_password is sent encrypted by the server's key; then from its cache.
+    rig.mysql.run("ALTER USER rowmill@'%' REQUIRE NONE; FLUSH PRIVILEGES").await?;
+    runs(&with("mode = \"disabled\"")).await?;
+    runs(&with("mode = \"disabled\"")).await?;
+    // Over the server's socket.
+    let socket = data.join("mysql.sock").display().to_string().replace('/', "%2F");
+    let url = rig.mysql.url();
+    let text = rig.config.text.replace(&url, &format!("{url}/?socket={socket}"));
+    runs(&EngineConfig { text, ..rig.config.clone() }).await
+}
+
+/// Another replica with the same id ends ours, and the error says how to tell them apart.
+#[tokio::test]
+async fn two_replicas_of_one_id() -> anyhow::Result<()> {
+    let rig = Rig::start("two_replicas_of_one_id", Build::MySql, &[], "server_id = 4711").await?;
+    let mut first = Engine::start_and_wait(&rig.config).await?;
+    let directory = rig.directory.join("second");
+    std::fs::create_dir(&directory)?;
+    let other = EngineConfig::new(&directory, &rig.mysql, "server_id = 4711", "[sink.out]\ntype = \"null\"\n");
+    let second = Engine::start_and_wait(&other).await?;
+    let status = first.end(Duration::from_secs(30)).await?;
+    let log = first.log();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("another replica uses server_id 4711") && log.contains("source.server_id"), "{log}");
+    second.stop().await
+}
+
+/// `rowmill check` finds each problem, with what mends it, and `rowmill replay` reads the files.
+#[tokio::test]
+async fn checks_and_replays() -> anyhow::Result<()> {
+    let rig = Rig::start("checks_and_replays", Build::MySql, &[], SHOP).await?;
+    rig.mysql
+        .run("CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY, a VARCHAR(10)); CREATE TABLE shop.n (id INT)")
+        .await?;
+    rig.mysql.run("GRANT SELECT ON shop.* TO rowmill@'%'").await?;
+    let check = |config: &EngineConfig| -> anyhow::Result<(Option<i32>, String)> {
+        let file = config.directory.join("rowmill.toml");
+        std::fs::write(&file, &config.text)?;
+        let output = Command::new(rowmill_tests::binary()?)
+            .args(["check", "--config"])
+            .arg(&file)
+            .env("ROWMILL_SOURCE_PASSWORD", &config.password)
+            .output()?;
+        Ok((output.status.code(), String::from_utf8(output.stdout)?))
+    };
+    let (code, said) = check(&rig.config)?;
+    assert_eq!(code, Some(0), "{said}");
+    for words in ["answers: 9.", "binlog of rows", "names the columns", "no checkpoint yet", "sink.out", "shop.n"] {
+        assert!(said.contains(words), "`{words}` isn't in: {said}");
+    }
+    assert!(!rig.config.checkpoint().exists(), "it changes nothing");
+
+    rig.mysql.run("SET GLOBAL binlog_format = 'MIXED'").await?;
+    let (code, said) = check(&rig.config)?;
+    assert!(
+        code == Some(1) && said.contains("problem") && said.contains("SET PERSIST binlog_format = 'ROW'"),
+        "{said}"
+    );
+    rig.mysql.run("SET GLOBAL binlog_format = 'ROW'; REVOKE REPLICATION SLAVE ON *.* FROM rowmill@'%'").await?;
+    let (code, said) = check(&rig.config)?;
+    assert!(code == Some(1) && said.contains("GRANT REPLICATION SLAVE, REPLICATION CLIENT"), "{said}");
+    let wrong = EngineConfig { password: "wrong".to_owned(), ..rig.config.clone() };
+    let (code, said) = check(&wrong)?;
+    assert!(code == Some(1) && said.contains("refuses the user or the password"), "{said}");
+
+    rig.mysql.run("INSERT INTO shop.t VALUES (1, 'x'); FLUSH BINARY LOGS; UPDATE shop.t SET a = 'y'").await?;
+    let binlog = |number: usize| rig.mysql.data().join(format!("binlog.00000{number}"));
+    let replay = |arguments: &[&str], files: &[PathBuf]| {
+        Command::new(rowmill_tests::binary()?).arg("replay").args(arguments).args(files).output().context("run")
+    };
+    let output = replay(&["--tables", "shop.*"], &[binlog(1), binlog(2)])?;
+    let lines = String::from_utf8(output.stdout)?;
+    let rows: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(rows.len(), 2, "{lines}");
+    assert_eq!((&rows[1]["before"]["a"], &rows[1]["after"]["a"]), (&"x".into(), &"y".into()));
+
+    // A file that is cut off, and one that is damaged: the position, and no row of it.
+    let bytes = std::fs::read(binlog(1))?;
+    let damaged = rig.directory.join("binlog.000001");
+    std::fs::write(&damaged, &bytes[..bytes.len() - 60])?;
+    let output = replay(&[], &[damaged.clone()])?;
+    let said = String::from_utf8(output.stderr)?;
+    assert!(output.status.code() == Some(1) && said.contains("ends within the event at binlog.000001:"), "{said}");
+    let mut flipped = bytes.clone();
+    let at = bytes.windows(5).rposition(|window| window == b"\x01\x00\x00\x00\x01").unwrap_or(bytes.len() - 100);
+    flipped[at] ^= 0x40;
+    std::fs::write(&damaged, &flipped)?;
+    let output = replay(&[], &[damaged])?;
+    let said = String::from_utf8(output.stderr)?;
+    assert!(output.status.code() == Some(1) && said.contains("binlog.000001:"), "{said}");
+    let output = replay(&[], &[rig.directory.join("rowmill.toml")])?;
+    assert!(String::from_utf8(output.stderr)?.contains("isn't a binlog"));
+    Ok(())
+}
+
+/// A server that says as little as it can still names its columns, by information_schema: as long as
+/// they're what the binlog has.
+#[tokio::test]
+async fn columns_are_looked_up_and_never_guessed() -> anyhow::Result<()> {
+    for (name, build) in [("lookup_mysql", Build::MySql), ("lookup_mariadb", Build::MariaDb("10.11"))] {
+        let rig = Rig::start(name, build, &["--binlog-row-metadata=MINIMAL"], SHOP).await?;
+        rig.mysql.run("CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY, a VARCHAR(10))").await?;
+        rig.mysql.run("GRANT SELECT ON shop.* TO rowmill@'%'").await?;
+        let engine = Engine::start_and_wait(&rig.config).await?;
+        rig.mysql.run("INSERT INTO shop.t VALUES (1, 'x')").await?;
+        rig.read_to_the_end(&engine).await?;
+        rig.mysql.run("ALTER TABLE shop.t ADD COLUMN b INT; INSERT INTO shop.t VALUES (2, 'y', 7)").await?;
+        rig.read_to_the_end(&engine).await?;
+        engine.stop().await?;
+        assert_eq!(rig.arrived()?[1]["after"], serde_json::json!({"id": 2, "a": "y", "b": 7}));
+
+        // Rows of the old table, read when the new one is there.
+        rig.mysql.run("INSERT INTO shop.t VALUES (3, 'z', 8); ALTER TABLE shop.t DROP COLUMN b").await?;
+        let before = std::fs::read_to_string(rig.config.checkpoint())?;
+        let mut engine = Engine::start(&rig.config)?;
+        let status = engine.end(Duration::from_secs(20)).await?;
+        let log = engine.log();
+        assert_eq!(status.code(), Some(1), "{log}");
+        for words in ["shop.t", "2 columns there and 3 here", "binlog_row_metadata = 'FULL'"] {
+            assert!(log.contains(words), "`{words}` isn't in: {log}");
+        }
+        assert_eq!(std::fs::read_to_string(rig.config.checkpoint())?, before, "the checkpoint stays");
+    }
+    Ok(())
+}
