@@ -9,14 +9,15 @@ pub(super) struct Bytes<'a>(pub &'a [u8]);
 impl<'a> Bytes<'a> {
     #[inline]
     pub fn take(&mut self, len: usize) -> Result<&'a [u8], Fault> {
-        let (taken, rest) = self.0.split_at_checked(len).ok_or(Fault::Truncated)?;
+        // Not `ok_or`: it would make, and drop, an error for each value that is there.
+        let Some((taken, rest)) = self.0.split_at_checked(len) else { return Err(Fault::Truncated) };
         self.0 = rest;
         Ok(taken)
     }
 
     #[inline]
     pub fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
-        let (taken, rest) = self.0.split_first_chunk::<N>().ok_or(Fault::Truncated)?;
+        let Some((taken, rest)) = self.0.split_first_chunk::<N>() else { return Err(Fault::Truncated) };
         self.0 = rest;
         Ok(*taken)
     }
@@ -41,15 +42,22 @@ impl<'a> Bytes<'a> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
-    /// A little-endian unsigned integer of 1 to 8 bytes.
+    /// A little-endian unsigned integer of 0 to 8 bytes.
     #[inline]
     pub fn uint(&mut self, len: usize) -> Result<u64, Fault> {
-        let mut array = [0; 8];
-        array
-            .get_mut(..len)
-            .ok_or(Fault::Malformed("an integer of more than 8 bytes"))?
-            .copy_from_slice(self.take(len)?);
-        Ok(u64::from_le_bytes(array))
+        // The lengths that there are most, without a copy of a length known only now.
+        Ok(match len {
+            1 => u64::from(self.u8()?),
+            2 => u64::from(self.u16()?),
+            3 => {
+                let [a, b, c] = self.array()?;
+                u64::from(u32::from_le_bytes([a, b, c, 0]))
+            }
+            4 => u64::from(self.u32()?),
+            8 => self.u64()?,
+            0 | 5..=7 => self.take(len)?.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte)),
+            _ => return Err(Fault::Malformed("an integer of more than 8 bytes")),
+        })
     }
 
     /// A big-endian unsigned integer of 0 to 8 bytes.
