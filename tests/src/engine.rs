@@ -157,3 +157,17 @@ pub fn binary() -> anyhow::Result<PathBuf> {
     let found = places.into_iter().find(|path| path.is_file());
     found.context("there is no rowmill binary beside this program; run `cargo build --release` first")
 }
+
+/// What `rowmill replay` makes of a binlog file, without the times at which it does.
+///
+/// # Errors
+/// If it fails.
+pub fn replay(file: &Path) -> anyhow::Result<String> {
+    let output = std::process::Command::new(binary()?).arg("replay").arg(file).output()?;
+    if !output.status.success() {
+        bail!("{}: {}", file.display(), String::from_utf8_lossy(&output.stderr));
+    }
+    let lines = String::from_utf8(output.stdout)?;
+    let without_time = |line: &str| line.rsplit_once(",\"ts_ms\":").map_or(line, |(rest, _)| rest).to_owned() + "}\n";
+    Ok(lines.lines().map(without_time).collect())
+}

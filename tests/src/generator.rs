@@ -87,8 +87,33 @@ pub struct Generator {
     columns_made: usize,
 }
 
-/// Rows by table and id: what is known of each column.
-pub type State = BTreeMap<(String, i64), BTreeMap<String, Value>>;
+/// Rows by table and id, and what is known of each column.
+#[derive(Debug, Default)]
+pub struct State(BTreeMap<(String, i64), BTreeMap<String, Value>>);
+
+impl State {
+    /// The rows that messages make, one line after the other.
+    ///
+    /// # Panics
+    /// If a line isn't a message in Debezium's envelope.
+    pub fn of_messages(lines: &str) -> Self {
+        let mut rows = BTreeMap::new();
+        for line in lines.lines() {
+            let message: Value = serde_json::from_str(line).expect("JSON");
+            let table = message["source"]["table"].as_str().expect("a table").to_owned();
+            let id = |image: &Value| image["id"].as_i64();
+            let (before, after) = (&message["before"], &message["after"]);
+            let old: Option<BTreeMap<String, Value>> = id(before).and_then(|id| rows.remove(&(table.clone(), id)));
+            let Some(columns) = after.as_object() else { continue };
+            // An image that isn't full leaves out what didn't change.
+            let mut row = old.unwrap_or_default();
+            row.extend(columns.iter().map(|(name, value)| (name.clone(), value.clone())));
+            let id = row.get("id").and_then(Value::as_i64).expect("an id");
+            rows.insert((table, id), row);
+        }
+        Self(rows)
+    }
+}
 
 const WORDS: [&str; 10] =
     ["", "a", "paid", "O'Hara", "back\\slash", "tab\tnew\nline", "a\"b", "  padded", "x\u{1}y", "0"];
@@ -497,7 +522,7 @@ impl Generator {
             for row in rows {
                 let id: i64 = row.get(0).context("an id")?;
                 seen += 1;
-                let Some(arrived) = state.get(&(table.name.clone(), id)) else {
+                let Some(arrived) = state.0.get(&(table.name.clone(), id)) else {
                     differences.push(format!("{} {id} is missing", table.name));
                     continue;
                 };
@@ -514,7 +539,7 @@ impl Generator {
                     }
                 }
             }
-            let arrived = state.keys().filter(|(name, _)| *name == table.name).count();
+            let arrived = state.0.keys().filter(|(name, _)| *name == table.name).count();
             if arrived != seen {
                 differences.push(format!("{}: {arrived} rows arrived, and there are {seen}", table.name));
             }

@@ -12,7 +12,7 @@ mod rig;
 mod shop;
 mod sqs;
 
-pub use engine::{Engine, EngineConfig, binary};
+pub use engine::{Engine, EngineConfig, binary, replay};
 pub use generator::{Generator, State};
 pub use mysql::{Build, MySql};
 pub use process::{free_port, wait_for};

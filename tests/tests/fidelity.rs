@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
 use rowmill_tests::{Build, Engine, EngineConfig, Generator, MySql, State, scratch, wait_for};
-use serde_json::Value;
 
 const STEPS: u64 = 120;
 const SOON: Duration = Duration::from_secs(60);
@@ -64,25 +63,6 @@ const MARIADB: &[Phase] = &[
     Phase { alters: false, ..phase("no_metadata", &["binlog_row_metadata = 'NO_LOG'"], &[]) },
 ];
 
-/// Rows as the messages make them, one after the other.
-fn replay(messages: &str) -> State {
-    let mut state = State::new();
-    for line in messages.lines() {
-        let message: Value = serde_json::from_str(line).expect("JSON");
-        let table = message["source"]["table"].as_str().expect("a table").to_owned();
-        let id = |image: &Value| image["id"].as_i64();
-        let (before, after) = (&message["before"], &message["after"]);
-        let old = id(before).and_then(|id| state.remove(&(table.clone(), id)));
-        let Some(columns) = after.as_object() else { continue };
-        // An image that isn't full leaves out what didn't change.
-        let mut row = old.unwrap_or_default();
-        row.extend(columns.iter().map(|(name, value)| (name.clone(), value.clone())));
-        let id = row.get("id").and_then(Value::as_i64).expect("an id");
-        state.insert((table, id), row);
-    }
-    state
-}
-
 async fn every_value(build: Build, name: &str, phases: &[Phase]) -> anyhow::Result<()> {
     let seed = setting("ROWMILL_TEST_SEED").unwrap_or_else(rand::random);
     let steps = setting("ROWMILL_TEST_STEPS").unwrap_or(STEPS);
@@ -119,7 +99,7 @@ async fn every_value(build: Build, name: &str, phases: &[Phase]) -> anyhow::Resu
         .await
         .map_err(|error| error.context(engine.log()))?;
         engine.stop().await?;
-        let state = replay(&std::fs::read_to_string(&out)?);
+        let state = State::of_messages(&std::fs::read_to_string(&out)?);
         let compared = generator.compare(&mut conn, &state).await;
         let compared = compared.map_err(|error| error.context(format!("{name}, {}, seed {seed}", phase.name)))?;
         println!("{name}, {}: {compared} values compared", phase.name);
@@ -141,4 +121,20 @@ async fn every_value_of_mariadb_10_11() -> anyhow::Result<()> {
 #[tokio::test]
 async fn every_value_of_mariadb_11_8() -> anyhow::Result<()> {
     every_value(Build::MariaDb("11.8"), "every_value_of_mariadb_11_8", MARIADB).await
+}
+
+/// Binlog files of each server that tests keep are what they were, without a server.
+#[test]
+fn kept_files_are_decoded_as_ever() -> anyhow::Result<()> {
+    let mut files = 0;
+    for entry in std::fs::read_dir(rowmill_tests::top().join("tests/data"))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "binlog") {
+            files += 1;
+            let expected = std::fs::read_to_string(path.with_extension("jsonl"))?;
+            assert!(rowmill_tests::replay(&path)? == expected, "{} is decoded otherwise", path.display());
+        }
+    }
+    assert_eq!(files, 4);
+    Ok(())
 }

@@ -97,7 +97,7 @@ impl Checksums {
             }
             Self::Crc32 => {
                 let found = checksum_of(header.kind, covered);
-                if found != expected {
+                if found != expected && !cfg!(fuzzing) {
                     return Err(Fault::Checksum { found, expected });
                 }
                 covered.len()

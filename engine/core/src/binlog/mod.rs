@@ -20,6 +20,8 @@ mod decimal;
 mod decoder;
 mod error;
 mod event;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod gtid_event;
 mod json;
 mod mariadb;

@@ -1,0 +1,43 @@
+//! A whole binlog file: events of all kinds, in any order, with any content.
+#![no_main]
+use libfuzzer_sys::fuzz_target;
+use rowmill_core::batch::Batch;
+use rowmill_core::binlog::{Decoder, Next, Select};
+use rowmill_core::position::{BinlogPosition, Resume};
+
+struct Everything;
+
+impl Select for Everything {
+    fn table(&self, _schema: &str, _table: &str) -> bool {
+        true
+    }
+
+    fn schema(&self, _schema: &str) -> bool {
+        true
+    }
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    let resume = Resume::at(BinlogPosition::new("binlog.000001", BinlogPosition::FIRST_EVENT));
+    let mut decoder = Decoder::new(resume, Box::new(Everything));
+    let mut rest = bytes.get(4..).unwrap_or_default();
+    while let Some(size) = rest.get(9..13).and_then(|size| size.first_chunk()) {
+        let size = (u32::from_le_bytes(*size) as usize).clamp(19, rest.len().max(19));
+        let Some((event, behind)) = rest.split_at_checked(size) else { break };
+        rest = behind;
+        loop {
+            match decoder.next(event) {
+                Ok(Next::Batch(batch)) => {
+                    // What was decoded is whole.
+                    let parsed = Batch::parse(&batch.bytes).expect("a batch");
+                    for row in parsed.rows() {
+                        row.before().into_iter().chain(row.after()).for_each(|image| image.cells().for_each(drop));
+                    }
+                }
+                Ok(Next::Event) => break,
+                Ok(Next::Columns { .. }) | Err(_) => return,
+            }
+        }
+    }
+    let _ = decoder.flush();
+});
