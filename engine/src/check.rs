@@ -4,8 +4,6 @@
 use std::fmt::Display;
 use std::io::Write;
 
-use rowmill_core::position::Resume;
-
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::sink;
@@ -70,6 +68,12 @@ pub async fn run(config: &Config, out: &mut impl Write) -> std::io::Result<usize
 }
 
 async fn server(config: &Config, report: &mut Report<'_, impl Write>) -> std::io::Result<()> {
+    for other in config.source.candidates().iter().skip(1) {
+        match Server::connect(other).await {
+            Ok(server) => report.ok(format!("failover: {} answers: {}", other.address, server.version))?,
+            Err(error) => report.problem(format!("failover: {error}"))?,
+        }
+    }
     let source = &config.source;
     let mut server = match Server::connect(source).await {
         Ok(server) => server,
@@ -111,18 +115,18 @@ async fn server(config: &Config, report: &mut Report<'_, impl Write>) -> std::io
         ))?,
         Err(error) => report.problem(format!("{error:#}"))?,
     }
-    let saved = match Checkpoint::read(&config.checkpoint, &server.identity) {
+    let saved = match Checkpoint::read(&config.checkpoint) {
         Ok(saved) => saved,
         Err(error) => return report.problem(format!("{error:#}")),
     };
     let has_checkpoint = saved.is_some();
-    let resume: Resume = match server.resume(&source.start, saved).await {
-        Ok(resume) => resume,
+    let start = match server.locate(&source.start, saved).await {
+        Ok(start) => start,
         Err(error) => return report.problem(format!("{error:#}")),
     };
-    match source::probe(source, server.flavor, &resume).await {
-        Ok(()) if has_checkpoint => report.ok(format!("the binlog can be read on from the checkpoint, {resume}"))?,
-        Ok(()) => report.ok(format!("there is no checkpoint yet; the binlog can be read from {resume}"))?,
+    match source::probe(source, server.flavor, &start).await {
+        Ok(()) if has_checkpoint => report.ok(format!("the binlog can be read on from the checkpoint, {start}"))?,
+        Ok(()) => report.ok(format!("there is no checkpoint yet; the binlog can be read from {start}"))?,
         Err(error) => report.problem(format!("{error:#}"))?,
     }
     server.disconnect().await;

@@ -38,37 +38,36 @@ struct PastDocument {
     rows: u32,
 }
 
-/// A checkpoint file of one server's binlog.
+/// A checkpoint file.
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,
-    server: String,
 }
 
 impl Checkpoint {
     /// Opens the file's place, and reads the file if there is one.
     ///
     /// # Errors
-    /// If it can't be read, isn't a checkpoint or is another server's, or if its directory can't be
-    /// made. The file is left as it is.
-    pub fn open(path: &Path, server: &str) -> anyhow::Result<(Self, Option<Resume>)> {
-        let resume = Self::read(path, server)?;
+    /// If it can't be read or isn't a checkpoint, or if its directory can't be made. The file is left
+    /// as it is.
+    pub fn open(path: &Path) -> anyhow::Result<(Self, Option<Resume>)> {
+        let resume = Self::read(path)?;
         if let (None, Some(directory)) = (&resume, path.parent()) {
             std::fs::create_dir_all(directory)
                 .with_context(|| format!("checkpoint {}: its directory can't be made", path.display()))?;
         }
-        Ok((Self { path: path.to_owned(), server: server.to_owned() }, resume))
+        Ok((Self { path: path.to_owned() }, resume))
     }
 
     /// Reads the file if there is one.
     ///
     /// # Errors
-    /// If it can't be read, isn't a checkpoint or is another server's.
-    pub fn read(path: &Path, server: &str) -> anyhow::Result<Option<Resume>> {
-        Self::parse(path, server).with_context(|| format!("checkpoint {}", path.display()))
+    /// If it can't be read or isn't a checkpoint.
+    pub fn read(path: &Path) -> anyhow::Result<Option<Resume>> {
+        Self::parse(path).with_context(|| format!("checkpoint {}", path.display()))
     }
 
-    fn parse(path: &Path, expected_server: &str) -> anyhow::Result<Option<Resume>> {
+    fn parse(path: &Path) -> anyhow::Result<Option<Resume>> {
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -82,16 +81,15 @@ impl Checkpoint {
                 "the file has version {version}, and this rowmill reads version {VERSION}; use the rowmill that wrote it"
             );
         }
-        if server != expected_server {
-            bail!(
-                "it belongs to the server {server}, and this one is {expected_server}; point `source.url` at the \
-                 server it belongs to, or remove the file to begin at `source.start`"
-            );
-        }
         let past = past.map(|PastDocument { file, event, rows }| Past { file, progress: Progress { event, rows } });
         let gtids =
             gtids.map(|text| text.parse::<GtidSet>().map(Arc::new)).transpose().context("the file is damaged")?;
-        Ok(Some(Resume { position: BinlogPosition::new(file, position), past, gtids }))
+        Ok(Some(Resume { server: server.into(), position: BinlogPosition::new(file, position), past, gtids }))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Replaces the file. When this returns, a crash of the machine doesn't lose it.
@@ -101,7 +99,7 @@ impl Checkpoint {
     pub fn write(&self, resume: &Resume) -> anyhow::Result<()> {
         let document = Document {
             version: VERSION,
-            server: self.server.clone(),
+            server: resume.server.to_string(),
             file: resume.position.file.clone(),
             position: resume.position.offset,
             past: resume.past.as_ref().map(|Past { file, progress: Progress { event, rows } }| PastDocument {
@@ -134,31 +132,28 @@ mod tests {
         let position = BinlogPosition::new("binlog.000007", 1234);
         let past = Past { file: "binlog.000008".to_owned(), progress: Progress { event: 2000, rows: 17 } };
         let gtids = "3e11fa47-71ca-11e1-9e33-c80aa9429562:1-9".parse().expect("a set");
-        Resume { position, past: Some(past), gtids: Some(Arc::new(gtids)) }
+        Resume { server: "uuid".into(), position, past: Some(past), gtids: Some(Arc::new(gtids)) }
     }
 
     #[test]
     fn what_is_written_is_read() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("deep/er/checkpoint.json");
-        let (checkpoint, none) = Checkpoint::open(&path, "uuid").expect("a new checkpoint");
+        let (checkpoint, none) = Checkpoint::open(&path).expect("a new checkpoint");
         assert_eq!(none, None);
         checkpoint.write(&resume()).expect("written");
         checkpoint.write(&resume()).expect("replaced");
-        let (_, read) = Checkpoint::open(&path, "uuid").expect("a checkpoint");
+        let (_, read) = Checkpoint::open(&path).expect("a checkpoint");
         assert_eq!(read, Some(resume()));
     }
 
     #[test]
-    fn another_servers_and_a_damaged_one_are_refused_and_stay() {
+    fn a_damaged_one_is_refused_and_stays() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("checkpoint.json");
-        Checkpoint::open(&path, "uuid").expect("new").0.write(&resume()).expect("written");
-        let error = format!("{:#}", Checkpoint::open(&path, "other").expect_err("another server's"));
-        assert!(error.contains("belongs to the server uuid") && error.contains("checkpoint.json"), "{error}");
-
+        Checkpoint::open(&path).expect("new").0.write(&resume()).expect("written");
         std::fs::write(&path, "{\"version\": 1").expect("damaged");
-        let error = format!("{:#}", Checkpoint::open(&path, "uuid").expect_err("damaged"));
+        let error = format!("{:#}", Checkpoint::open(&path).expect_err("damaged"));
         assert!(error.contains("damaged"), "{error}");
         assert_eq!(std::fs::read_to_string(&path).expect("still there"), "{\"version\": 1");
     }

@@ -25,7 +25,8 @@ pub struct Dispatcher {
     /// By table id: the index in `routes`.
     route_of: Vec<Option<usize>>,
     sinks: Vec<SinkNeeds>,
-    server: String,
+    /// Whose binlog the current batch is of.
+    server: Arc<str>,
     envelope: Debezium,
 }
 
@@ -37,21 +38,24 @@ struct Routed<'a> {
 
 impl Dispatcher {
     /// Sends rows where `routes` say, to sinks that need what `sinks` say.
-    pub fn new(routes: Vec<config::Route>, sinks: Vec<SinkNeeds>, server: String, source_name: String) -> Self {
+    pub fn new(routes: Vec<config::Route>, sinks: Vec<SinkNeeds>, source_name: String) -> Self {
         let source = SourceName { version: env!("CARGO_PKG_VERSION").to_owned(), name: source_name };
-        Self { routes, route_of: Vec::new(), sinks, server, envelope: Debezium::new(source) }
+        Self { routes, route_of: Vec::new(), sinks, server: "".into(), envelope: Debezium::new(source) }
     }
 
-    /// A batch's messages, by sink. `now_us` is the wall clock in microseconds since 1970.
+    /// A batch's messages, by sink. `server` is whose binlog it is of, `now_us` the wall clock in
+    /// microseconds since 1970.
     ///
     /// # Errors
     /// If a row has no route: nothing is dropped in silence.
     pub fn messages<'t>(
         &mut self,
         transformed: Transformed,
+        server: Arc<str>,
         table_of: impl Fn(TableId) -> &'t Arc<Table>,
         now_us: i64,
     ) -> anyhow::Result<Vec<Vec<Message>>> {
+        self.server = server;
         let Transformed { bytes, rows, emitted } = transformed;
         let batch = Batch::parse(&bytes).expect("batches are written by the builder");
         let mut by_sink: Vec<Vec<Message>> = self.sinks.iter().map(|_| Vec::new()).collect();

@@ -64,7 +64,7 @@ async fn start(config: Config) -> anyhow::Result<()> {
     for config in &sink_configs {
         sinks.push(sink::open(config).await?);
     }
-    let mut server = Server::connect(&source).await?;
+    let (mut server, source) = Server::connect_first(&source).await?;
     if let Some(problem) = server.problems().into_iter().next() {
         return Err(problem.into());
     }
@@ -74,22 +74,26 @@ async fn start(config: Config) -> anyhow::Result<()> {
              table was changed meanwhile; FULL is safer"
         );
     }
-    let (checkpoint, saved) = Checkpoint::open(&checkpoint, &server.identity)?;
+    let (checkpoint, saved) = Checkpoint::open(&checkpoint)?;
     let is_first_run = saved.is_none();
-    let resume = server.resume(&source.start, saved).await?;
+    let start = server.locate(&source.start, saved).await.with_context(|| match is_first_run {
+        true => "no place to begin".to_owned(),
+        false => format!("checkpoint {}", checkpoint.path().display()),
+    })?;
     if is_first_run {
         // Were it written only with the first change, a restart before it would begin elsewhere.
-        checkpoint.write(&resume)?;
+        checkpoint.write(&start.resume)?;
     }
 
     let needs = sinks.iter().map(|sink| SinkNeeds { ordered: sink.is_ordered() }).collect();
-    let dispatcher = Dispatcher::new(routes, needs, server.identity.clone(), source.name.clone());
+    let dispatcher = Dispatcher::new(routes, needs, source.name.clone());
     let (address, version) = (source.address.clone(), server.version.clone());
-    let source = Source::open(server, source, resume.clone()).await?;
+    let position = start.to_string();
+    let source = Source::open(server, source, start).await?;
     info!(
         source = address,
         version,
-        position = %resume,
+        position,
         plugins = ?chain,
         sinks = ?sinks.iter().map(|sink| sink.name()).collect::<Vec<_>>(),
         "running"
@@ -191,10 +195,11 @@ impl Transforms {
     /// False if a sink takes no messages any more: it says why.
     fn batch(&mut self, batch: RowBatch) -> anyhow::Result<bool> {
         let (resume, cost) = (batch.resume.clone(), batch.cost());
+        let server = Arc::clone(&resume.server);
         let transformed = self.chain.run(batch)?;
         let now_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as i64);
         let chain = &self.chain;
-        let by_sink = self.dispatcher.messages(transformed, |id| chain.table(id), now_us)?;
+        let by_sink = self.dispatcher.messages(transformed, server, |id| chain.table(id), now_us)?;
 
         let ticket = self.watermark.lock().unwrap_or_else(PoisonError::into_inner).open(resume, cost);
         let sinks_used = by_sink.iter().filter(|messages| !messages.is_empty()).count();

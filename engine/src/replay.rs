@@ -31,12 +31,12 @@ pub fn run(files: &[PathBuf], tables: TablePatterns, out: &mut impl Write) -> an
     let name = |path: &Path| path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     let begin = |path: &Path| BinlogPosition::new(name(path), BinlogPosition::FIRST_EVENT);
     let Some(first) = files.first() else { bail!("no file to read") };
-    let mut decoder = Decoder::new(Resume::at(begin(first)), Box::new(tables));
+    let mut decoder = Decoder::new(Resume::at("replay", begin(first)), Box::new(tables));
     let mut printer = Printer::new(out);
     for path in files {
         // A file's last event names the next one: where the files don't follow each other, start anew.
         if *decoder.position() != begin(path) {
-            decoder.relocate(begin(path));
+            decoder.relocate(Resume::at("replay", begin(path)));
         }
         let done = file(path, &mut decoder, &mut printer).with_context(|| path.display().to_string())?;
         if !done {

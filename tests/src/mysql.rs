@@ -166,6 +166,11 @@ impl MySql {
         Ok(end)
     }
 
+    /// Kills it.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
     /// Its data directory.
     pub fn data(&self) -> PathBuf {
         self.directory.join("data")

@@ -136,6 +136,89 @@ fn certify(directory: &Path) -> anyhow::Result<PathBuf> {
     Ok(directory.join("ca.pem"))
 }
 
+/// A server dies and its replica takes its place: what comes next is known by GTIDs.
+async fn failover(name: &str, build: Build) -> anyhow::Result<()> {
+    let options: &[&str] = match build {
+        Build::MySql => &["--gtid-mode=ON", "--enforce-gtid-consistency=ON"],
+        Build::MariaDb(_) => &["--log-slave-updates", "--gtid-strict-mode"],
+    };
+    let mut rig = Rig::start(name, build, options, SHOP).await?;
+    let options = [options, &["--server-id=2"]].concat();
+    let replica = MySql::start_build(build, &rig.directory.join("replica"), &options).await?;
+    rig.mysql.run("CREATE USER repl@'%' IDENTIFIED BY 'r'; GRANT REPLICATION SLAVE ON *.* TO repl@'%'").await?;
+    let port = rig.mysql.port();
+    let mut source = rig.mysql.connect().await?;
+    let statements = match build {
+        Build::MySql => {
+            let executed: Option<String> = source.query_first("SELECT @@GLOBAL.gtid_executed").await?;
+            format!(
+                "RESET BINARY LOGS AND GTIDS; SET GLOBAL gtid_purged = '{}'; \
+                 CHANGE REPLICATION SOURCE TO SOURCE_HOST = '127.0.0.1', SOURCE_PORT = {port}, SOURCE_USER = 'repl', \
+                 SOURCE_PASSWORD = 'r', SOURCE_AUTO_POSITION = 1, GET_SOURCE_PUBLIC_KEY = 1; START REPLICA",
+                executed.unwrap_or_default()
+            )
+        }
+        Build::MariaDb(_) => {
+            let executed: Option<String> = source.query_first("SELECT @@GLOBAL.gtid_binlog_pos").await?;
+            format!(
+                "RESET MASTER; SET GLOBAL gtid_slave_pos = '{}'; CHANGE MASTER TO MASTER_HOST = '127.0.0.1', \
+                 MASTER_PORT = {port}, MASTER_USER = 'repl', MASTER_PASSWORD = 'r', MASTER_USE_GTID = slave_pos, \
+                 MASTER_SSL_VERIFY_SERVER_CERT = 0; START SLAVE",
+                executed.unwrap_or_default()
+            )
+        }
+    };
+    replica.run(&statements).await?;
+    source.disconnect().await?;
+    let has = async |table: &str| -> anyhow::Result<Option<()>> {
+        let mut conn = replica.connect().await?;
+        let found: Option<i64> = conn.query_first(format!("SELECT 1 FROM {table} LIMIT 1")).await.unwrap_or_default();
+        conn.disconnect().await?;
+        Ok(found.map(|_| ()))
+    };
+
+    let mut config = rig.config.clone();
+    config.text = config.text.replace("[checkpoint]", &format!("failover = [\"{}\"]\n[checkpoint]", replica.url()));
+    let engine = Engine::start_and_wait(&config).await?;
+    let insert = |id: i64| format!("INSERT INTO shop.t VALUES ({id}), ({})", id + 1);
+    rig.mysql.run("CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY)").await?;
+    for id in 0..50 {
+        rig.mysql.run(&insert(2 * id)).await?;
+    }
+    wait_for("the replica has it all", Duration::from_secs(30), || has("shop.t WHERE id = 99")).await?;
+    wait_for("the engine has some of it", Duration::from_secs(30), || async {
+        Ok((!rig.changes()?.is_empty()).then_some(()))
+    })
+    .await?;
+    rig.mysql.kill();
+    for id in 50..60 {
+        replica.run(&insert(2 * id)).await?;
+    }
+    wait_for("rows of the replica arrive", Duration::from_secs(60), || async {
+        Ok((rig.changes()?.len() >= 120).then_some(()))
+    })
+    .await
+    .with_context(|| engine.log())?;
+    engine.stop().await?;
+
+    // The checkpoint is the replica's now.
+    let engine = Engine::start_and_wait(&config).await?;
+    replica.run(&insert(120)).await?;
+    wait_for("rows arrive", Duration::from_secs(60), || async { Ok((rig.changes()?.len() >= 122).then_some(())) })
+        .await
+        .with_context(|| engine.log())?;
+    engine.stop().await?;
+    let expected: Vec<String> = (0..122).map(|id| format!("c t {id}")).collect();
+    assert_eq!(rig.changes()?, expected, "each row once and in order");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_takes_its_sources_place() -> anyhow::Result<()> {
+    failover("a_replica_takes_its_sources_place", Build::MySql).await?;
+    failover("a_replica_takes_its_sources_place_mariadb", Build::MariaDb("11.8")).await
+}
+
 /// What `source.tls` asks for is what the server sees, and what is refused says why.
 #[tokio::test]
 async fn tls_is_as_asked_for() -> anyhow::Result<()> {

@@ -51,6 +51,8 @@ pub struct Past {
 /// From where to read on so that nothing is missed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resume {
+    /// What tells the server that the position is of from others.
+    pub server: Arc<str>,
     /// Between two transactions.
     pub position: BinlogPosition,
     /// What is already past behind it: within a transaction, behind a prepared one that isn't
@@ -62,9 +64,9 @@ pub struct Resume {
 }
 
 impl Resume {
-    /// To read on at a place between two transactions.
-    pub fn at(position: BinlogPosition) -> Self {
-        Self { position, past: None, gtids: None }
+    /// To read on at a place between two transactions of a server's binlog.
+    pub fn at(server: impl Into<Arc<str>>, position: BinlogPosition) -> Self {
+        Self { server: server.into(), position, past: None, gtids: None }
     }
 }
 

@@ -156,7 +156,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn resume(number: u64) -> Resume {
-        Resume::at(BinlogPosition::new("binlog.000001", number))
+        Resume::at("server", BinlogPosition::new("binlog.000001", number))
     }
 
     #[derive(Debug, Clone)]

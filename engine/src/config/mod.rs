@@ -44,6 +44,8 @@ pub struct Source {
     pub tls: Tls,
     /// The server as users may see it: without the password.
     pub address: String,
+    /// Servers that take its place, as the two above.
+    pub failover: Vec<(mysql_async::Opts, String)>,
     /// What this replica calls itself to the server.
     pub server_id: u32,
     /// What the envelope calls the server.
@@ -170,6 +172,8 @@ struct SourceTable {
     tables: Option<TablePatterns>,
     start: Option<Text>,
     tls: Option<TlsTable>,
+    #[serde(default)]
+    failover: Vec<Text>,
 }
 
 #[derive(Deserialize, Default)]
@@ -274,11 +278,7 @@ impl Config {
 }
 
 fn source(table: SourceTable) -> Result<Source, String> {
-    let SourceTable { url: Text(url), password, password_file, server_id, name, tables, start, tls } = table;
-    // The driver's own messages may repeat the URL, and with it the password.
-    let options = mysql_async::Opts::from_url(&url).map_err(|_| {
-        "source.url isn't a MySQL URL: write `mysql://user@host:3306`, special characters percent-encoded".to_owned()
-    })?;
+    let SourceTable { url, password, password_file, server_id, name, tables, start, tls, failover } = table;
     let password = match (password, password_file) {
         (Some(_), Some(_)) => return Err("source: give `password` or `password_file`, not both".to_owned()),
         (Some(Text(password)), None) => Some(password),
@@ -290,25 +290,55 @@ fn source(table: SourceTable) -> Result<Source, String> {
         ),
         (None, None) => std::env::var(PASSWORD_VARIABLE).ok(),
     };
-    // A socket is used if it's asked for, never because the server has one.
-    let mut builder = mysql_async::OptsBuilder::from_opts(options).prefer_socket(false).enable_cleartext_plugin(false);
-    if let Some(password) = password {
-        builder = builder.pass(Some(password));
-    }
-    let options = mysql_async::Opts::from(builder);
-    let user = options.user().unwrap_or_default();
-    let address = format!("mysql://{user}@{}:{}", options.ip_or_hostname(), options.tcp_port());
+    let (options, address) = server("source.url", &url.0, password.as_deref())?;
+    let failover = failover.iter().map(|url| server("source.failover", &url.0, password.as_deref()));
+    let failover = failover.collect::<Result<_, _>>()?;
     let start = start.map_or(Ok(Start::Latest), |Text(start)| parse_start(&start))?;
     Ok(Source {
         options,
         tls: tls_of(tls.unwrap_or_default())?,
         address,
+        failover,
         // A replica's id must differ from every other's on the server: pick one that few others would.
         server_id: server_id.unwrap_or_else(|| 1 << 31 | std::process::id()),
         name: name.map_or_else(|| "rowmill".to_owned(), |name| name.0),
         tables: tables.unwrap_or_default(),
         start,
     })
+}
+
+/// A server by its URL, and as users may see it. The password in the URL counts only where there is no
+/// other.
+fn server(key: &str, url: &str, password: Option<&str>) -> Result<(mysql_async::Opts, String), String> {
+    // The driver's own messages may repeat the URL, and with it the password.
+    let options = mysql_async::Opts::from_url(url).map_err(|_| {
+        format!("{key} isn't a MySQL URL: write `mysql://user@host:3306`, special characters percent-encoded")
+    })?;
+    // A socket is used if it's asked for, never because the server has one.
+    let mut builder = mysql_async::OptsBuilder::from_opts(options).prefer_socket(false);
+    if let Some(password) = password {
+        builder = builder.pass(Some(password));
+    }
+    let options = mysql_async::Opts::from(builder);
+    let user = options.user().unwrap_or_default();
+    let address = format!("mysql://{user}@{}:{}", options.ip_or_hostname(), options.tcp_port());
+    Ok((options, address))
+}
+
+impl Source {
+    /// This server, then those that take its place, each as the first.
+    pub fn candidates(&self) -> Vec<Self> {
+        let servers = std::iter::once((self.options.clone(), self.address.clone())).chain(self.failover.clone());
+        let servers: Vec<_> = servers.collect();
+        (0..servers.len())
+            .map(|first| {
+                let mut servers = servers.clone();
+                servers.rotate_left(first);
+                let (options, address) = servers.remove(0);
+                Self { options, address, failover: servers, ..self.clone() }
+            })
+            .collect()
+    }
 }
 
 fn tls_of(table: TlsTable) -> Result<Tls, String> {

@@ -12,7 +12,7 @@ mod wire;
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 use backon::{BackoffBuilder, ExponentialBuilder};
 use rowmill_core::binlog::{DecodeError, Decoder, Next, RowBatch};
 use rowmill_core::position::Resume;
@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
 pub use budget::Budget;
-use preflight::{ConnectError, Flavor, Server};
+use preflight::{By, ConnectError, Flavor, LocateError, Place, Server};
 use wire::{DumpRequest, HEARTBEAT_PERIOD, Login, Wire, WireError};
 
 use crate::config::{self, Start};
@@ -41,9 +41,8 @@ const ER_SOURCE_FATAL_ERROR_READING_BINLOG: u16 = 1236;
 
 /// Reads one server's binlog.
 pub struct Source {
+    /// The server that is read is the first of its servers.
     config: config::Source,
-    /// The server that the positions are of.
-    identity: String,
     wire: Wire,
     decoder: Decoder,
 }
@@ -72,19 +71,18 @@ impl From<ConnectError> for Interruption {
 }
 
 impl Source {
-    /// Asks the server for its binlog from `resume` on.
+    /// Asks the server for its binlog from a place on.
     ///
     /// # Errors
     /// If the server refuses.
-    pub async fn open(server: Server, config: config::Source, resume: Resume) -> anyhow::Result<Self> {
-        let wire = stream(&config, server.flavor, &resume)
+    pub async fn open(server: Server, config: config::Source, place: Place) -> anyhow::Result<Self> {
+        let wire = stream(&config, server.flavor, &place)
             .await
             .map_err(|error| explained(error, &config))
-            .with_context(|| format!("the binlog of {} can't be read from {resume}", config.address))?;
-        let decoder = Decoder::new(resume, Box::new(config.tables.clone()));
-        let identity = server.identity.clone();
+            .with_context(|| format!("the binlog of {} can't be read from {place}", config.address))?;
+        let decoder = Decoder::new(place.resume, Box::new(config.tables.clone()));
         server.disconnect().await;
-        Ok(Self { config, identity, wire, decoder })
+        Ok(Self { config, wire, decoder })
     }
 
     /// Reads until `stop` says so, or until nobody takes batches any more.
@@ -119,15 +117,14 @@ impl Source {
                     }
                     let resume = self.decoder.rewind();
                     warn!(source = self.config.address, position = %read_to, error = %error, "connection lost, reconnecting");
-                    self.reconnect(&resume).await?;
-                    info!(source = self.config.address, position = %resume, "reading on");
+                    self.reconnect(resume).await?;
                 }
             }
         }
     }
 
-    /// Tries again until there is a connection that reads on at `resume`.
-    async fn reconnect(&mut self, resume: &Resume) -> anyhow::Result<()> {
+    /// Tries again, and where there are several servers each in turn, until one reads on at `resume`.
+    async fn reconnect(&mut self, resume: Resume) -> anyhow::Result<()> {
         let mut delays = ExponentialBuilder::new()
             .with_min_delay(RECONNECT_DELAY_MIN)
             .with_max_delay(RECONNECT_DELAY_MAX)
@@ -136,35 +133,15 @@ impl Source {
             .build();
         loop {
             tokio::time::sleep(delays.next().unwrap_or(RECONNECT_DELAY_MAX)).await;
-            let mut server = match Server::connect(&self.config).await {
-                Ok(server) => server,
-                Err(ConnectError::Refused(error)) => return Err(error),
-                Err(ConnectError::Unreachable(error)) => {
-                    debug!(error = format!("{error:#}"), "not reconnected yet");
-                    continue;
+            for candidate in self.config.candidates() {
+                let Some((wire, place)) = reconnect_to(&candidate, &resume).await? else { continue };
+                info!(source = candidate.address, position = %place, "reading on");
+                if place.by == By::Gtids {
+                    self.decoder.relocate(place.resume);
                 }
-            };
-            if let Some(problem) = server.problems().into_iter().next() {
-                return Err(problem.into());
-            }
-            if server.identity != self.identity {
-                bail!(
-                    "{} is another server now ({}, and it was {}), whose binlog positions mean something else; point \
-                     `source.url` at the server that the checkpoint belongs to",
-                    self.config.address,
-                    server.identity,
-                    self.identity
-                );
-            }
-            server.resume(&Start::Latest, Some(resume.clone())).await?;
-            match stream(&self.config, server.flavor, resume).await {
-                Ok(wire) => {
-                    self.wire = wire;
-                    server.disconnect().await;
-                    return Ok(());
-                }
-                Err(error) if is_final(&error) => return Err(explained(error, &self.config)),
-                Err(error) => debug!(error = %error, "not reconnected yet"),
+                self.wire = wire;
+                self.config = candidate;
+                return Ok(());
             }
         }
     }
@@ -207,18 +184,53 @@ impl Source {
     }
 }
 
-/// Whether the binlog can be read from `resume` on: asks for it, and waits for the first event.
+/// A connection to a server that reads on at `resume`; `None` if it may come about later.
+async fn reconnect_to(config: &config::Source, resume: &Resume) -> anyhow::Result<Option<(Wire, Place)>> {
+    let not_yet = |error: &dyn std::fmt::Display| debug!(source = config.address, %error, "not reconnected yet");
+    let mut server = match Server::connect(config).await {
+        Ok(server) => server,
+        Err(ConnectError::Refused(error)) => return Err(error),
+        Err(ConnectError::Unreachable(error)) => {
+            not_yet(&format_args!("{error:#}"));
+            return Ok(None);
+        }
+    };
+    if let Some(problem) = server.problems().into_iter().next() {
+        return Err(problem.into());
+    }
+    let place = match server.locate(&Start::Latest, Some(resume.clone())).await {
+        Ok(place) => place,
+        Err(LocateError::Gone(error)) => return Err(error.context("the checkpoint can't be gone on from")),
+        Err(LocateError::Behind(error)) => {
+            warn!(source = config.address, error = format!("{error:#}"), "not reconnected yet");
+            return Ok(None);
+        }
+    };
+    match stream(config, server.flavor, &place).await {
+        Ok(wire) => {
+            server.disconnect().await;
+            Ok(Some((wire, place)))
+        }
+        Err(error) if is_final(&error) => Err(explained(error, config)),
+        Err(error) => {
+            not_yet(&error);
+            Ok(None)
+        }
+    }
+}
+
+/// Whether the binlog can be read from a place on: asks for it, and waits for the first event.
 ///
 /// # Errors
 /// If it can't.
-pub async fn probe(config: &config::Source, flavor: Flavor, resume: &Resume) -> anyhow::Result<()> {
+pub async fn probe(config: &config::Source, flavor: Flavor, place: &Place) -> anyhow::Result<()> {
     let read = async {
-        let mut wire = stream(config, flavor, resume).await?;
+        let mut wire = stream(config, flavor, place).await?;
         wire.event().await.map(|_| ())
     };
     read.await
         .map_err(|error| explained(error, config))
-        .with_context(|| format!("the binlog of {} can't be read from {resume}", config.address))
+        .with_context(|| format!("the binlog of {} can't be read from {place}", config.address))
 }
 
 /// Waits for room and hands a batch on. False if nobody takes batches any more: whoever stopped
@@ -228,8 +240,8 @@ async fn hand_on(batch: RowBatch, batches: &mpsc::Sender<RowBatch>, budget: &Bud
     batches.send(batch).await.is_ok()
 }
 
-/// A connection on which the binlog comes from `resume` on.
-async fn stream(config: &config::Source, flavor: Flavor, resume: &Resume) -> Result<Wire, WireError> {
+/// A connection on which the binlog comes from a place on.
+async fn stream(config: &config::Source, flavor: Flavor, place: &Place) -> Result<Wire, WireError> {
     let mut wire = Wire::connect(&login(config)).await?;
     wire.run(&format!("SET SESSION net_write_timeout = {NET_WRITE_TIMEOUT_S}")).await?;
     let heartbeat_ns = HEARTBEAT_PERIOD.as_nanos();
@@ -240,17 +252,23 @@ async fn stream(config: &config::Source, flavor: Flavor, resume: &Resume) -> Res
         ))
         .await?;
     }
-    if flavor == Flavor::MariaDb {
-        wire.run("SET @mariadb_slave_capability = 4").await?;
+    let Place { resume: Resume { position, gtids, .. }, by } = place;
+    let server_id = config.server_id;
+    // MariaDB leaves annotations out unless they're asked for, though their bytes count.
+    let annotations = flavor == Flavor::MariaDb;
+    match (flavor, by, gtids) {
+        (Flavor::MySql, By::Gtids, Some(gtids)) => {
+            wire.dump_by_gtids(server_id, &gtids.encode()).await?;
+            return Ok(wire);
+        }
+        (Flavor::MariaDb, By::Gtids, Some(gtids)) => {
+            wire.run(&format!("SET @mariadb_slave_capability = 4, @slave_connect_state = '{gtids}'")).await?;
+        }
+        (Flavor::MariaDb, ..) => wire.run("SET @mariadb_slave_capability = 4").await?,
+        (Flavor::MySql, ..) => {}
     }
-    let offset = u32::try_from(resume.position.offset).map_err(|_| WireError::Protocol("a position below 4 GiB"))?;
-    let request = DumpRequest {
-        file: &resume.position.file,
-        offset,
-        server_id: config.server_id,
-        annotations: flavor == Flavor::MariaDb,
-    };
-    wire.dump(&request).await?;
+    let offset = u32::try_from(position.offset).map_err(|_| WireError::Protocol("a position below 4 GiB"))?;
+    wire.dump(&DumpRequest { file: &position.file, offset, server_id, annotations }).await?;
     Ok(wire)
 }
 

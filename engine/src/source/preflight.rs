@@ -63,7 +63,69 @@ pub struct Problem {
     pub mend: String,
 }
 
+/// Where to begin, and how to ask for it.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// From where to read on.
+    pub resume: Resume,
+    /// How.
+    pub by: By,
+}
+
+/// How a server is asked for what comes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// From a position in a file.
+    Position,
+    /// What isn't in the set of GTIDs.
+    Gtids,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.by, &self.resume.gtids) {
+            (By::Gtids, Some(gtids)) => write!(f, "behind the transactions {gtids}"),
+            _ => self.resume.fmt(f),
+        }
+    }
+}
+
+/// Why there is no place to begin.
+#[derive(Debug, thiserror::Error)]
+pub enum LocateError {
+    /// The server may have it later.
+    #[error("{0:#}")]
+    Behind(anyhow::Error),
+    /// The server hasn't got it, or not any more.
+    #[error("{0:#}")]
+    Gone(anyhow::Error),
+}
+
+impl From<anyhow::Error> for LocateError {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Gone(error)
+    }
+}
+
 impl Server {
+    /// Connects to the first of a source's servers that answers. Gives the source as that one has it.
+    ///
+    /// # Errors
+    /// If none answers: what the first one had against it.
+    pub async fn connect_first(source: &config::Source) -> Result<(Self, config::Source), ConnectError> {
+        let mut first_error = None;
+        for candidate in source.candidates() {
+            match Self::connect(&candidate).await {
+                Ok(server) => return Ok((server, candidate)),
+                Err(error) => {
+                    debug!(source = candidate.address, %error, "not reached");
+                    first_error.get_or_insert(error);
+                }
+            }
+        }
+        Err(first_error.unwrap_or_else(|| ConnectError::Refused(anyhow!("there is no server to connect to"))))
+    }
+
     /// Connects, and asks for the settings that matter.
     ///
     /// # Errors
@@ -168,20 +230,83 @@ impl Server {
         self.setting("binlog_row_metadata") == "FULL"
     }
 
-    /// Where to begin: at the checkpoint if there is one, else where `start` says. The position is
-    /// one that the server still has.
+    /// Where to begin: at the checkpoint if there is one, else where `start` says. The place is one
+    /// that the server still has.
     ///
     /// # Errors
-    /// If the server doesn't say what it has, or hasn't got the position any more.
-    pub async fn resume(&mut self, start: &Start, checkpoint: Option<Resume>) -> anyhow::Result<Resume> {
+    /// If the server doesn't say what it has, or hasn't got the place any more, or is another one
+    /// than the checkpoint's and GTIDs don't help.
+    pub async fn locate(&mut self, start: &Start, checkpoint: Option<Resume>) -> Result<Place, LocateError> {
+        match checkpoint {
+            Some(resume) if *resume.server != *self.identity => {
+                let resume = self.locate_by_gtids(resume).await?;
+                Ok(Place { resume, by: By::Gtids })
+            }
+            checkpoint => {
+                let resume = self.locate_by_position(start, checkpoint).await?;
+                Ok(Place { resume, by: By::Position })
+            }
+        }
+    }
+
+    /// Another server than the checkpoint's: what it has that isn't delivered is known by GTIDs alone.
+    async fn locate_by_gtids(&mut self, resume: Resume) -> Result<Resume, LocateError> {
+        let differs = || {
+            format!(
+                "it belongs to the server {}, and {} is {}, whose positions mean something else",
+                resume.server, self.address, self.identity
+            )
+        };
+        let Some(gtids) = resume.gtids.as_ref().filter(|gtids| !gtids.is_empty()) else {
+            return Err(LocateError::Gone(anyhow!(
+                "{}, and there are no GTIDs to go on by; point `source.url` at the server it belongs to, or remove the \
+                 checkpoint to begin at `source.start`",
+                differs()
+            )));
+        };
+        let statement = match self.flavor {
+            Flavor::MySql => "SELECT @@GLOBAL.gtid_executed, @@GLOBAL.gtid_purged",
+            Flavor::MariaDb => "SELECT @@GLOBAL.gtid_binlog_pos, ''",
+        };
+        let sets: Option<(String, String)> = self
+            .conn
+            .query_first(statement)
+            .await
+            .with_context(|| format!("{}: its GTIDs can't be read", self.address))
+            .map_err(LocateError::Gone)?;
+        let (executed, purged) = sets.unwrap_or_default();
+        let set = |text: &str| text.parse::<GtidSet>().map_err(|error| LocateError::Gone(error.into()));
+        let (executed, purged) = (set(&executed)?, set(&purged)?);
+        if !gtids.is_subset_of(&executed) {
+            return Err(LocateError::Behind(anyhow!(
+                "{}, and it lacks transactions that are delivered already (it has {executed}, delivered are {gtids}); \
+                 wait until it has caught up, or point `source.url` at a server that has them",
+                differs()
+            )));
+        }
+        if self.flavor == Flavor::MySql && !purged.is_subset_of(gtids) {
+            return Err(LocateError::Gone(anyhow!(
+                "{}, and it has purged transactions that aren't delivered yet (purged are {purged}, delivered are \
+                 {gtids}); point `source.url` at a server that still has them, or take a new copy of the tables, then \
+                 remove the checkpoint and begin at \"earliest\"",
+                differs()
+            )));
+        }
+        let position = BinlogPosition::new("", BinlogPosition::FIRST_EVENT);
+        let server: Arc<str> = self.identity.as_str().into();
+        Ok(Resume { server, position, past: None, gtids: resume.gtids })
+    }
+
+    async fn locate_by_position(&mut self, start: &Start, checkpoint: Option<Resume>) -> anyhow::Result<Resume> {
         let logs = self.binary_logs().await?;
+        let at = |position: BinlogPosition| Resume::at(self.identity.as_str(), position);
         let (resume, whose) = match (checkpoint, start) {
             (Some(resume), _) => (resume, "the checkpoint"),
-            (None, Start::Position(position)) => (Resume::at(position.clone()), "`source.start`"),
+            (None, Start::Position(position)) => (at(position.clone()), "`source.start`"),
             (None, Start::Latest) => return self.end_of_binlog().await,
             (None, Start::Earliest) => {
                 let (file, _) = logs.first().ok_or_else(|| anyhow!("{} has no binlog files", self.address))?;
-                return Ok(Resume::at(BinlogPosition::new(file, BinlogPosition::FIRST_EVENT)));
+                return Ok(at(BinlogPosition::new(file, BinlogPosition::FIRST_EVENT)));
             }
         };
         let BinlogPosition { file, offset } = &resume.position;
@@ -238,7 +363,7 @@ impl Server {
         };
         let gtids =
             executed.filter(|text| !text.is_empty()).map(|text| text.parse::<GtidSet>().map(Arc::new)).transpose()?;
-        Ok(Resume { gtids, ..Resume::at(BinlogPosition::new(file, offset)) })
+        Ok(Resume { gtids, ..Resume::at(self.identity.as_str(), BinlogPosition::new(file, offset)) })
     }
 
     async fn privileged(&mut self, statement: &str) -> anyhow::Result<Vec<Row>> {

@@ -172,7 +172,7 @@ impl Select for Workload {
 
 /// Decodes a binlog file.
 fn decode(binlog: &[u8], file: &str, mut take: impl FnMut(RowBatch)) -> anyhow::Result<()> {
-    let resume = Resume::at(BinlogPosition::new(file, BinlogPosition::FIRST_EVENT));
+    let resume = Resume::at("bench", BinlogPosition::new(file, BinlogPosition::FIRST_EVENT));
     let mut decoder = Decoder::new(resume, Box::new(Workload));
     let mut rest = &binlog[4..];
     while let Some(size) = rest.get(9..13).and_then(|size| size.first_chunk()) {

@@ -18,7 +18,7 @@ impl Select for Everything {
 }
 
 fuzz_target!(|bytes: &[u8]| {
-    let resume = Resume::at(BinlogPosition::new("binlog.000001", BinlogPosition::FIRST_EVENT));
+    let resume = Resume::at("server", BinlogPosition::new("binlog.000001", BinlogPosition::FIRST_EVENT));
     let mut decoder = Decoder::new(resume, Box::new(Everything));
     let mut rest = bytes.get(4..).unwrap_or_default();
     while let Some(size) = rest.get(9..13).and_then(|size| size.first_chunk()) {

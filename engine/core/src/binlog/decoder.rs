@@ -214,12 +214,11 @@ impl Decoder {
         self.resume.clone()
     }
 
-    /// The server at the other end is another one: its positions mean something else.
-    pub fn relocate(&mut self, position: BinlogPosition) {
-        self.position = position.clone();
-        self.resume = Resume { position, past: None, gtids: self.gtids.clone() };
-        self.handed_on = self.resume.clone();
-        self.skip = None;
+    /// What comes next is of another server, or from another place: from `resume` on. What wasn't
+    /// handed on is forgotten.
+    pub fn relocate(&mut self, resume: Resume) {
+        self.handed_on = resume;
+        self.rewind();
     }
 
     /// How far the binlog was read.
@@ -430,6 +429,8 @@ impl Decoder {
         }
         self.tables.forget_numbers_if_many();
         self.sequence += 1;
+        // Read from the beginning of a file by its position, a server sends what it doesn't by GTIDs.
+        let is_past = begin.gtid.as_ref().zip(self.gtids.as_ref()).is_some_and(|(gtid, gtids)| gtids.contains(gtid));
         self.transaction = Some(Transaction {
             begin: span.begin,
             gtid: begin.gtid,
@@ -437,6 +438,7 @@ impl Decoder {
             server_id: header.server_id,
             thread_id: 0,
             rows: 0,
+            is_past,
             begun: false,
             payload_rows: None,
             xa: None,
@@ -557,7 +559,7 @@ impl Decoder {
             let read = read.and_then(|()| if self.batch.is_too_large() { Err(Fault::RowTooLarge) } else { Ok(()) });
             read.inspect_err(|_| self.batch.abandon_row())?;
             // What is past of an XA transaction is decided by its commit.
-            if transaction.xa.is_none() && self.is_past(place) {
+            if transaction.is_past || transaction.xa.is_none() && self.is_past(place) {
                 self.batch.abandon_row();
             } else {
                 self.batch.end_row();

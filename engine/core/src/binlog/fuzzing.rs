@@ -1,6 +1,6 @@
 //! What fuzz targets call: the decoders that nothing else outside sees.
 
-use rowmill_batch::Builder;
+use rowmill_batch::{Builder, RowHeader, TableId, TransactionHeader};
 
 use super::bytes::Bytes;
 use super::rows::{RowsEvent, RowsKind};
@@ -19,9 +19,17 @@ pub fn rows(bytes: &[u8]) {
         return;
     }
     let mut builder = Builder::with_capacity(0);
+    builder.transaction(&TransactionHeader {
+        file: "",
+        position: 0,
+        gtid: "",
+        commit_time_us: 0,
+        server_id: 0,
+        thread_id: 0,
+    });
     while !rows.is_done() {
-        builder.begin_row(&rowmill_batch::RowHeader {
-            table: rowmill_batch::TableId(0),
+        builder.begin_row(&RowHeader {
+            table: TableId(0),
             operation: rows.operation(),
             columns: 0,
             index_in_transaction: 0,

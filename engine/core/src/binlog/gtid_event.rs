@@ -200,6 +200,10 @@ mod tests {
         let set = previous_mysql(&tagged).expect("a set");
         assert_eq!(set.to_string(), "3e11fa47-71ca-11e1-9e33-c80aa9429562:t:1");
         assert!(previous_mysql(&tagged[..30]).is_err());
+        for text in ["", "3e11fa47-71ca-11e1-9e33-c80aa9429562:1-5:8,3e11fa47-71ca-11e1-9e33-c80aa9429562:a_tag:4"] {
+            let set: GtidSet = text.parse().expect("a set");
+            assert_eq!(previous_mysql(&set.encode()), Ok(set), "what is sent is what the head of a file has");
+        }
 
         let list = [
             &2u32.to_le_bytes()[..],

@@ -27,6 +27,8 @@ pub(super) struct Transaction {
     pub thread_id: u32,
     /// Rows so far.
     pub rows: u32,
+    /// An earlier run was done with all of it.
+    pub is_past: bool,
     /// Whether its end is a commit of its own, or that of the one statement in it.
     pub begun: bool,
     /// Rows of a compressed transaction: its events have no place of their own, and count as rows of

@@ -134,6 +134,24 @@ impl Wire {
         self.command(COM_BINLOG_DUMP, &body).await
     }
 
+    /// Asks for the transactions that aren't in a set of GTIDs, as [`GtidSet::encode`] writes it. From
+    /// then on only [`Wire::event`] is to be called.
+    ///
+    /// [`GtidSet::encode`]: rowmill_core::gtid::GtidSet::encode
+    pub async fn dump_by_gtids(&mut self, server_id: u32, gtids: &[u8]) -> Result<(), WireError> {
+        const COM_BINLOG_DUMP_GTID: u8 = 0x1e;
+        const THROUGH_GTID: u16 = 4;
+        const FIRST_EVENT: u64 = 4;
+        let mut body = Vec::new();
+        body.extend_from_slice(&THROUGH_GTID.to_le_bytes());
+        body.extend_from_slice(&server_id.to_le_bytes());
+        body.extend_from_slice(&0u32.to_le_bytes()); // no file
+        body.extend_from_slice(&FIRST_EVENT.to_le_bytes());
+        body.extend_from_slice(&(gtids.len() as u32).to_le_bytes());
+        body.extend_from_slice(gtids);
+        self.command(COM_BINLOG_DUMP_GTID, &body).await
+    }
+
     /// Whether [`Wire::event`] wouldn't wait.
     pub fn is_event_there(&mut self) -> Result<bool, WireError> {
         match self.receive().now_or_never() {
