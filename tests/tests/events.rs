@@ -281,6 +281,7 @@ async fn great_rows_and_computed_columns() -> anyhow::Result<()> {
         &rig,
         &[
             &format!("CREATE TABLE shop.wide (id INT PRIMARY KEY, {})", columns.join(", ")),
+            "CREATE TABLE shop.blank (a INT, b INT DEFAULT 3)",
             "CREATE TABLE shop.computed (id INT PRIMARY KEY, a INT, s INT AS (a * 2) STORED, v INT AS (a * 3) VIRTUAL, \
              hidden INT INVISIBLE, t VARCHAR(20), KEY ((LOWER(t))), KEY ((a + 1), id))",
         ],
@@ -293,7 +294,9 @@ async fn great_rows_and_computed_columns() -> anyhow::Result<()> {
             &format!("INSERT INTO shop.wide VALUES (1, {})", values.join(", ")),
             "INSERT INTO shop.computed (id, a, hidden, t) VALUES (2, 5, 7, 'Ann')",
             "UPDATE shop.computed SET a = 6 WHERE id = 2",
-            "SET SESSION binlog_transaction_compression = OFF",
+            "SET SESSION binlog_row_image = 'MINIMAL'",
+            "INSERT INTO shop.blank () VALUES ()",
+            "SET SESSION binlog_row_image = 'FULL'",
             "INSERT INTO shop.large VALUES (3, REPEAT(x'00ff41', 35000000))",
             "UPDATE shop.wide SET c999 = -1 WHERE id = 1",
         ],
@@ -302,13 +305,15 @@ async fn great_rows_and_computed_columns() -> anyhow::Result<()> {
     rig.read_to_the_end(&engine).await?;
     engine.stop().await?;
     let arrived = rig.arrived()?;
-    assert_eq!(rig.changes()?, ["c wide 1", "c computed 2", "u computed 2", "c large 3", "u wide 1"]);
+    let expected = ["c wide 1", "c computed 2", "u computed 2", "c blank null", "c large 3", "u wide 1"];
+    assert_eq!(rig.changes()?, expected);
     assert!((0..1000).all(|number| arrived[0]["after"][format!("c{number}")] == json!(number * 7)));
     assert_eq!(arrived[1]["after"], json!({"id": 2, "a": 5, "s": 10, "v": 15, "hidden": 7, "t": "Ann"}));
     assert_eq!(arrived[2]["after"], json!({"id": 2, "a": 6, "s": 12, "v": 18, "hidden": 7, "t": "Ann"}));
-    let large = arrived[3]["after"]["b"].as_str().unwrap_or_default();
+    assert_eq!(arrived[3]["after"], json!({}), "the row image has no column");
+    let large = arrived[4]["after"]["b"].as_str().unwrap_or_default();
     assert_eq!((large.len(), &large[..8]), (140_000_000, "AP9BAP9B"));
-    assert_eq!(arrived[4]["after"]["c999"], json!(-1));
+    assert_eq!(arrived[5]["after"]["c999"], json!(-1));
     Ok(())
 }
 

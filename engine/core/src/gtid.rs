@@ -78,7 +78,7 @@ impl GtidSet {
                 if let Some(intervals) = sources.get_mut(source) {
                     // Nearly always the next number.
                     match intervals.last_mut() {
-                        Some(newest) if newest.last + 1 == *number => newest.last = *number,
+                        Some(newest) if newest.last.checked_add(1) == Some(*number) => newest.last = *number,
                         _ => insert(intervals, Interval { first: *number, last: *number }),
                     }
                 } else {
@@ -145,7 +145,7 @@ impl GtidSet {
             bytes.extend_from_slice(&(intervals.len() as u64).to_le_bytes());
             for Interval { first, last } in intervals {
                 bytes.extend_from_slice(&first.to_le_bytes());
-                bytes.extend_from_slice(&(last + 1).to_le_bytes());
+                bytes.extend_from_slice(&last.saturating_add(1).to_le_bytes());
             }
         }
         bytes

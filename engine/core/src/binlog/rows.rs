@@ -63,6 +63,8 @@ pub(super) struct RowsEvent<'a> {
     before_present: &'a [u8],
     after_present: &'a [u8],
     rows: Bytes<'a>,
+    /// Whether a row without any column is still to come.
+    blank_row: bool,
 }
 
 impl<'a> RowsEvent<'a> {
@@ -82,7 +84,12 @@ impl<'a> RowsEvent<'a> {
         let columns = bytes.lenenc_usize()?;
         let before_present = if kind.operation.has_before() { bytes.take(columns.div_ceil(8))? } else { &[] };
         let after_present = if kind.operation.has_after() { bytes.take(columns.div_ceil(8))? } else { &[] };
-        Ok(Some(Self { kind, table_number, columns, before_present, after_present, rows: bytes }))
+        // `INSERT INTO t () VALUES ()` with a minimal row image: a row that takes no bytes at all.
+        let blank_row = before_present.iter().chain(after_present).all(|byte| *byte == 0);
+        if blank_row && !bytes.is_empty() && !kind.compressed {
+            return Err(Fault::Malformed("rows without columns"));
+        }
+        Ok(Some(Self { kind, table_number, columns, before_present, after_present, rows: bytes, blank_row }))
     }
 
     /// What happened to the rows.
@@ -107,11 +114,15 @@ impl<'a> RowsEvent<'a> {
 
     /// Whether all rows were read.
     pub fn is_done(&self) -> bool {
-        self.rows.is_empty()
+        self.rows.is_empty() && !self.blank_row
     }
 
     /// Reads the next row's images into the row that was begun in `builder`.
     pub fn next_row(&mut self, table: &Columns, builder: &mut Builder) -> Result<(), Fault> {
+        if self.blank_row && !self.rows.is_empty() {
+            return Err(Fault::Malformed("rows without columns"));
+        }
+        self.blank_row = false;
         if self.kind.partial {
             return self.next_partial_row(table, builder);
         }
