@@ -180,7 +180,7 @@ impl Server {
             );
         }
         if self.identity.is_empty() {
-            problem(format!("{address} has no server_uuid"), "use MySQL 5.7 or later, or MariaDB 10.5 or later");
+            problem(format!("{address} has no server_uuid"), "use MySQL 8 or later, or MariaDB 10.5 or later");
         }
         problems
     }
