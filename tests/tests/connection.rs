@@ -345,7 +345,7 @@ async fn checks_and_replays() -> anyhow::Result<()> {
     let bytes = std::fs::read(binlog(1))?;
     let damaged = rig.directory.join("binlog.000001");
     std::fs::write(&damaged, &bytes[..bytes.len() - 60])?;
-    let output = replay(&[], &[damaged.clone()])?;
+    let output = replay(&[], std::slice::from_ref(&damaged))?;
     let said = String::from_utf8(output.stderr)?;
     assert!(output.status.code() == Some(1) && said.contains("ends within the event at binlog.000001:"), "{said}");
     let mut flipped = bytes.clone();

@@ -1,0 +1,169 @@
+//! Rows into batches: when a batch is full, and whether it is handed on or held back.
+
+use std::mem;
+use std::sync::Arc;
+
+use rowmill_batch::{Builder, RowHeader, TransactionHeader};
+
+use super::super::error::Fault;
+use super::super::event::EventHeader;
+use super::super::rows::RowsEvent;
+use super::super::tables::TableVersion;
+use super::super::transaction::{HELD_BYTES_MAX, Transaction, divide};
+use super::{BATCH_BYTES_MAX, BATCH_CAPACITY, BATCH_ROWS_MAX, Decoder, RowBatch, Span};
+use crate::position::{Past, Progress, Resume};
+
+impl Decoder {
+    pub(super) fn rows(&mut self, mut rows: RowsEvent<'_>, header: &EventHeader, span: Span) -> Result<(), Fault> {
+        let Some(known) = self.tables.of_number(rows.table_number) else {
+            return Err(Fault::NoTableMap(rows.table_number));
+        };
+        let Some(version) = known.map(Arc::clone) else { return Ok(()) };
+        if rows.columns() != version.columns.codecs.len() {
+            return Err(Fault::Malformed("a row event with other columns than its table map"));
+        }
+        let Some(mut transaction) = self.transaction.take() else {
+            return Err(Fault::Malformed("rows outside a transaction"));
+        };
+        let result = self.rows_of(&mut rows, &version, header, span, &mut transaction);
+        self.transaction = Some(transaction);
+        result
+    }
+
+    pub(super) fn rows_of(
+        &mut self,
+        rows: &mut RowsEvent<'_>,
+        version: &TableVersion,
+        header: &EventHeader,
+        span: Span,
+        transaction: &mut Transaction,
+    ) -> Result<(), Fault> {
+        let mut place = Progress { event: span.begin, rows: transaction.payload_rows.unwrap_or(0) };
+        while !rows.is_done() {
+            if self.is_full() {
+                self.cut_within(transaction, place)?;
+            }
+            if !self.batch_has_transaction {
+                self.begin_in_batch(transaction);
+            }
+            self.batch.begin_row(&RowHeader {
+                table: version.id,
+                operation: rows.operation(),
+                columns: version.columns.codecs.len() as u16,
+                index_in_transaction: transaction.rows,
+                index_in_event: place.rows,
+                event_position: place.event,
+                time_us: i64::from(header.timestamp_s) * 1_000_000,
+            });
+            let read = rows.next_row(&version.columns, &mut self.batch);
+            let read = read.and_then(|()| if self.batch.is_too_large() { Err(Fault::RowTooLarge) } else { Ok(()) });
+            read.inspect_err(|_| self.batch.abandon_row())?;
+            // What is past of an XA transaction is decided by its commit.
+            if transaction.is_past || transaction.xa.is_none() && self.is_past(place) {
+                self.batch.abandon_row();
+            } else {
+                self.batch.end_row();
+                self.moved = true;
+            }
+            transaction.rows += 1;
+            place.rows += 1;
+        }
+        if let Some(payload_rows) = &mut transaction.payload_rows {
+            *payload_rows = place.rows;
+        }
+        Ok(())
+    }
+
+    /// Whether an earlier run was done with the row at a place of the current file.
+    pub(super) fn is_past(&self, place: Progress) -> bool {
+        self.skip.as_ref().is_some_and(|past| past.file != self.position.file || place < past.progress)
+    }
+
+    pub(super) fn begin_in_batch(&mut self, transaction: &Transaction) {
+        let gtid = transaction.gtid.as_ref().map(ToString::to_string).unwrap_or_default();
+        self.batch.transaction(&TransactionHeader {
+            file: &self.position.file,
+            position: transaction.begin,
+            gtid: &gtid,
+            commit_time_us: transaction.commit_time_us,
+            server_id: transaction.server_id,
+            thread_id: transaction.thread_id,
+        });
+        self.batch_has_transaction = true;
+    }
+
+    /// The batch is full within a transaction: it is handed on, or held back. `place` is that of the
+    /// next row.
+    pub(super) fn cut_within(&mut self, transaction: &mut Transaction, place: Progress) -> Result<(), Fault> {
+        let past = Some(Past { file: self.position.file.clone(), progress: place });
+        let hold = &mut transaction.hold;
+        if !hold.on || hold.handed_on > 0 {
+            hold.handed_on += 1;
+            self.resume.past = past;
+            self.cut();
+            return Ok(());
+        }
+        // What is before the transaction in the batch is committed.
+        if hold.earlier > 0 {
+            let bytes = mem::replace(&mut self.batch, Builder::with_capacity(0)).finish();
+            let (committed, open) = divide(&bytes, hold.earlier);
+            self.batch = committed;
+            self.cut();
+            self.batch_has_transaction = open.rows() > 0;
+            self.batch = open;
+            hold.divided();
+            if !self.is_full() {
+                return Ok(());
+            }
+        }
+        let resume = Resume { past, ..self.resume() };
+        let batch = self.take_batch(resume);
+        hold.batches.push(batch);
+        if hold.bytes() + self.prepared.bytes() > HELD_BYTES_MAX {
+            if transaction.xa.is_some() {
+                return Err(Fault::Unsupported {
+                    what: format!(
+                        "XA transactions of more than {HELD_BYTES_MAX} bytes that are prepared and not committed"
+                    ),
+                    mend: "commit or roll back prepared transactions sooner; or start from a position after them",
+                });
+            }
+            hold.handed_on += 1;
+            self.ready.extend(hold.batches.drain(..));
+        }
+        Ok(())
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.batch.rows() >= BATCH_ROWS_MAX || self.batch.len() >= BATCH_BYTES_MAX
+    }
+
+    /// Hands on what the batch has.
+    pub(super) fn cut(&mut self) {
+        let resume = self.resume();
+        let batch = self.take_batch(resume);
+        self.ready.push_back(batch);
+        self.moved = false;
+    }
+
+    pub(super) fn take_batch(&mut self, resume: Resume) -> RowBatch {
+        let rows = self.batch.rows();
+        let builder = mem::replace(&mut self.batch, Builder::with_capacity(BATCH_CAPACITY));
+        self.batch_has_transaction = false;
+        RowBatch { bytes: Arc::new(builder.finish()), rows, new_tables: Vec::new(), resume }
+    }
+
+    pub(super) fn pop(&mut self) -> Option<RowBatch> {
+        let mut batch = self.ready.pop_front()?;
+        // Here and not before: a batch that is held back must not keep what an earlier one needs.
+        batch.new_tables = self.tables.take_new();
+        self.handed_on.clone_from(&batch.resume);
+        Some(batch)
+    }
+
+    /// From where to read on behind the last transaction, with the set of what was executed.
+    pub(super) fn resume(&self) -> Resume {
+        let gtids = self.resume.gtids.clone().or_else(|| self.gtids.clone());
+        Resume { gtids, ..self.resume.clone() }
+    }
+}

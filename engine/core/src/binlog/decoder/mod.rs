@@ -1,0 +1,385 @@
+//! The decoder: follows transactions and positions, and gathers rows into batches.
+
+mod batches;
+mod transactions;
+
+use std::collections::VecDeque;
+use std::mem;
+use std::ops::Range;
+use std::sync::Arc;
+
+use rowmill_batch::{Builder, Table};
+
+use super::catalog::CatalogColumn;
+use super::error::{DecodeError, Fault};
+use super::event::{Checksums, Event, EventHeader, EventKind};
+use super::gtid_event;
+use super::mariadb;
+use super::payload::Payload;
+use super::query::Query;
+use super::rows::{RowsEvent, RowsKind};
+use super::table_map::{Family, TableName};
+use super::tables::{MapFault, Select, Tables};
+use super::transaction::{PreparedXa, Transaction};
+use crate::gtid::GtidSet;
+use crate::position::{BinlogPosition, Past, Resume};
+use crate::progress::Cost;
+
+/// A batch is handed on when it has this many rows,
+pub const BATCH_ROWS_MAX: usize = 256;
+/// or this many bytes. A single row may be larger.
+pub const BATCH_BYTES_MAX: usize = 1 << 20;
+
+/// Most batches are far smaller than [`BATCH_BYTES_MAX`].
+const BATCH_CAPACITY: usize = 96 << 10;
+
+/// Decoded rows, in binlog order. May have no rows: then it says only how far the binlog was read.
+#[derive(Debug)]
+pub struct RowBatch {
+    /// The rows, packed.
+    pub bytes: Arc<Vec<u8>>,
+    /// How many there are.
+    pub rows: usize,
+    /// Table versions that no earlier batch had, in the order of their ids.
+    pub new_tables: Vec<Arc<Table>>,
+    /// From where to read on once all rows of this batch (and of those before it) are done with.
+    pub resume: Resume,
+}
+
+impl RowBatch {
+    /// What the batch takes of the in-flight budget.
+    pub fn cost(&self) -> Cost {
+        Cost { rows: self.rows as u32, bytes: u32::try_from(self.bytes.len()).unwrap_or(u32::MAX) }
+    }
+}
+
+/// What the decoder has or needs next.
+#[derive(Debug)]
+pub enum Next {
+    /// A batch that is full.
+    Batch(RowBatch),
+    /// This table's columns as information_schema has them: see [`Decoder::learn`].
+    Columns {
+        /// The table's schema.
+        schema: String,
+        /// Its name.
+        table: String,
+    },
+    /// The event is done with: the next one may come.
+    Event,
+}
+
+/// Decodes a binlog's events, in their order, into batches.
+pub struct Decoder {
+    select: Box<dyn Select>,
+    tables: Tables,
+    checksums: Checksums,
+    family: Family,
+    /// How much of the event that is being read was done.
+    done: Done,
+    position: BinlogPosition,
+    transaction: Option<Transaction>,
+    prepared: PreparedXa,
+    /// Counts transactions.
+    sequence: u64,
+    /// Rows that an earlier run was done with.
+    skip: Option<Past>,
+    /// All transactions that were committed, where that is known.
+    gtids: Option<Arc<GtidSet>>,
+    /// From where to read on behind the last transaction.
+    resume: Resume,
+    /// That of the last batch that was handed on.
+    handed_on: Resume,
+    batch: Builder,
+    /// Whether the batch's newest transaction is the one that is open.
+    batch_has_transaction: bool,
+    ready: VecDeque<RowBatch>,
+    /// Whether `resume` moved since the last batch.
+    moved: bool,
+}
+
+/// How much of an event was done.
+#[derive(Debug)]
+enum Done {
+    Nothing,
+    All,
+    /// Some events of a compressed transaction.
+    Payload {
+        payload: Box<Payload>,
+        body: Range<usize>,
+        span: Span,
+    },
+}
+
+/// Where an event lies in its file.
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    begin: u64,
+    end: u64,
+}
+
+/// Why an event can't be taken: a fault of an event, which may be one inside another, or columns that
+/// must be known first.
+#[derive(Debug)]
+enum Halt {
+    Fault { fault: Fault, kind: EventKind, table: Option<String> },
+    Columns { schema: String, table: String },
+}
+
+impl std::fmt::Debug for Decoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Decoder").field("position", &self.position).field("rows", &self.batch.rows()).finish()
+    }
+}
+
+impl Decoder {
+    /// Reads on at `resume`: the first event must be one that the server sends for that position.
+    /// Rows of tables that `select` refuses are passed over.
+    pub fn new(resume: Resume, select: Box<dyn Select>) -> Self {
+        Self {
+            select,
+            tables: Tables::default(),
+            checksums: Checksums::Unknown,
+            family: Family::MySql,
+            done: Done::Nothing,
+            position: resume.position.clone(),
+            transaction: None,
+            prepared: PreparedXa::default(),
+            sequence: 0,
+            skip: resume.past.clone(),
+            gtids: resume.gtids.clone(),
+            handed_on: resume.clone(),
+            resume,
+            batch: Builder::with_capacity(BATCH_CAPACITY),
+            batch_has_transaction: false,
+            ready: VecDeque::new(),
+            moved: false,
+        }
+    }
+
+    /// Goes on with an event, from its header to its checksum. Called with the same bytes again and
+    /// again until it gives [`Next::Event`]: so that no event, and be it a compressed transaction of
+    /// a million rows, fills more than a batch at a time.
+    ///
+    /// # Errors
+    /// If the event can't be decoded with certainty. Nothing of it is in a batch; the decoder must
+    /// not be used any more.
+    pub fn next(&mut self, event: &[u8]) -> Result<Next, DecodeError> {
+        loop {
+            if let Some(batch) = self.pop() {
+                return Ok(Next::Batch(batch));
+            }
+            let step = match mem::replace(&mut self.done, Done::Nothing) {
+                Done::All => return Ok(Next::Event),
+                Done::Nothing => self.begin_event(event),
+                Done::Payload { payload, body, span } => self.go_on(event, payload, body, span),
+            };
+            match step {
+                Ok(()) => {}
+                Err(Halt::Columns { schema, table }) => return Ok(Next::Columns { schema, table }),
+                Err(Halt::Fault { fault, kind, table }) => {
+                    return Err(DecodeError { position: self.position.clone(), kind, table, fault });
+                }
+            }
+        }
+    }
+
+    /// A table's columns, as [`Next::Columns`] asked for.
+    pub fn learn(&mut self, schema: String, table: String, columns: Vec<CatalogColumn>) {
+        self.tables.learn(schema, table, columns);
+    }
+
+    /// What there is, though it may be little: called when no event is waiting, so that rows don't.
+    /// `None` within a transaction (its end is near) and where nothing happened.
+    pub fn flush(&mut self) -> Option<RowBatch> {
+        if self.transaction.is_none() && self.moved {
+            self.cut();
+        }
+        self.pop()
+    }
+
+    /// Forgets what wasn't handed on, because the connection was lost: gives from where to read on.
+    pub fn rewind(&mut self) -> Resume {
+        self.transaction = None;
+        self.prepared = PreparedXa::default();
+        self.ready.clear();
+        self.tables.forget_numbers();
+        self.checksums = Checksums::Unknown;
+        self.done = Done::Nothing;
+        self.resume = self.handed_on.clone();
+        self.position = self.resume.position.clone();
+        self.skip = self.resume.past.clone();
+        self.gtids = self.resume.gtids.clone();
+        self.batch = Builder::with_capacity(BATCH_CAPACITY);
+        self.batch_has_transaction = false;
+        self.moved = false;
+        self.resume.clone()
+    }
+
+    /// What comes next is of another server, or from another place: from `resume` on. What wasn't
+    /// handed on is forgotten.
+    pub fn relocate(&mut self, resume: Resume) {
+        self.handed_on = resume;
+        self.rewind();
+    }
+
+    /// How far the binlog was read.
+    pub fn position(&self) -> &BinlogPosition {
+        &self.position
+    }
+
+    fn begin_event(&mut self, bytes: &[u8]) -> Result<(), Halt> {
+        let kind = EventHeader::parse(bytes).map_or(EventKind(0), |header| header.kind);
+        let event = self.checksums.open(bytes).map_err(|fault| Halt::Fault { fault, kind, table: None })?;
+        let span = self.span(&event.header);
+        if kind == EventKind::TRANSACTION_PAYLOAD {
+            let payload = Payload::begin(event.body).map_err(|fault| Halt::Fault { fault, kind, table: None })?;
+            if let Some(transaction) = &mut self.transaction {
+                transaction.payload_rows = Some(0);
+            }
+            let body = EventHeader::LEN..EventHeader::LEN + event.body.len();
+            self.done = Done::Payload { payload: Box::new(payload), body, span };
+            return Ok(());
+        }
+        self.dispatch(&event, span)?;
+        if kind != EventKind::ROTATE {
+            self.position.offset = span.end;
+        }
+        self.done = Done::All;
+        Ok(())
+    }
+
+    /// The next event of a compressed transaction.
+    fn go_on(&mut self, bytes: &[u8], mut payload: Box<Payload>, body: Range<usize>, span: Span) -> Result<(), Halt> {
+        let kind = EventKind::TRANSACTION_PAYLOAD;
+        let packed = bytes.get(body.clone()).unwrap_or_default();
+        let event = payload.event(packed).map_err(|fault| Halt::Fault { fault, kind, table: None })?;
+        let Some(event) = event else {
+            self.position.offset = span.end;
+            self.done = Done::All;
+            return Ok(());
+        };
+        let outcome = self.dispatch(&event, span);
+        // An event that needs a table's columns comes again.
+        if outcome.is_ok() {
+            payload.take();
+        }
+        self.done = Done::Payload { payload, body, span };
+        outcome
+    }
+
+    /// Where an event lies. A file may be larger than the header's 32 bits can say: the nearest
+    /// position ahead counts. MariaDB leaves positions within a transaction out.
+    fn span(&self, header: &EventHeader) -> Span {
+        let at = self.position.offset;
+        let is_in_file = match header.kind {
+            EventKind::HEARTBEAT | EventKind::HEARTBEAT_V2 => false,
+            EventKind::FORMAT_DESCRIPTION | EventKind::ROTATE | EventKind::MARIADB_GTID_LIST => header.log_pos != 0,
+            _ => true,
+        };
+        if !is_in_file || header.is_artificial() {
+            return Span { begin: at, end: at };
+        }
+        if header.log_pos == 0 {
+            return Span { begin: at, end: at + u64::from(header.size) };
+        }
+        let end = (at & !0xffff_ffff) | u64::from(header.log_pos);
+        let end = if end < at { end + (1 << 32) } else { end };
+        Span { begin: end.saturating_sub(u64::from(header.size)), end }
+    }
+
+    fn dispatch(&mut self, event: &Event<'_>, span: Span) -> Result<(), Halt> {
+        let kind = event.header.kind;
+        let halt = |fault, table| Halt::Fault { fault, kind, table };
+        if let Some(rows_kind) = RowsKind::of(kind) {
+            let rows = RowsEvent::parse(rows_kind, event.body).map_err(|fault| halt(fault, None))?;
+            let Some(rows) = rows else { return Ok(()) };
+            let unpacked;
+            let rows = match rows.packed() {
+                None => rows,
+                Some(packed) => {
+                    unpacked = mariadb::unpack(packed).map_err(|fault| halt(fault, None))?;
+                    rows.with_rows(&unpacked)
+                }
+            };
+            let number = rows.table_number;
+            return self.rows(rows, &event.header, span).map_err(|fault| halt(fault, self.tables.name(number)));
+        }
+        if kind == EventKind::TABLE_MAP {
+            return self.tables.map(event.body, self.family, &*self.select).map_err(|fault| match fault {
+                MapFault::Unnamed { schema, table } => Halt::Columns { schema, table },
+                MapFault::Fault(fault) => {
+                    let name = TableName::parse(event.body).ok();
+                    halt(fault, name.map(|name| format!("{}.{}", name.schema, name.table)))
+                }
+            });
+        }
+        self.control(event, span).map_err(|fault| halt(fault, None))
+    }
+
+    /// Events that aren't rows.
+    fn control(&mut self, event: &Event<'_>, span: Span) -> Result<(), Fault> {
+        let Event { header, body } = event;
+        match header.kind {
+            EventKind::GTID => self.begin(header, span, gtid_event::mysql(body, false)?),
+            EventKind::ANONYMOUS_GTID => self.begin(header, span, gtid_event::mysql(body, true)?),
+            EventKind::GTID_TAGGED => self.begin(header, span, gtid_event::mysql_tagged(body)?),
+            EventKind::MARIADB_GTID => {
+                let begin = gtid_event::mariadb(body, header.server_id)?;
+                let (begun, xa) = (!begin.standalone, begin.prepared_xa.clone());
+                self.begin(header, span, begin)?;
+                if let Some(transaction) = &mut self.transaction {
+                    transaction.begun = begun;
+                    transaction.xa = xa;
+                    transaction.hold.on = true;
+                }
+                Ok(())
+            }
+            EventKind::PREVIOUS_GTIDS => self.previous_gtids(gtid_event::previous_mysql(body)?),
+            EventKind::MARIADB_GTID_LIST => {
+                if header.is_artificial() || header.log_pos == 0 {
+                    return Ok(());
+                }
+                self.previous_gtids(gtid_event::previous_mariadb(body)?)
+            }
+            EventKind::QUERY => self.query(header, Query::parse(body)?, span),
+            EventKind::MARIADB_QUERY_COMPRESSED => {
+                let query = Query::parse(body)?;
+                let text = mariadb::unpack(query.text)?;
+                self.query(header, query.with_text(&text), span)
+            }
+            EventKind::XID => self.commit(span.end),
+            EventKind::XA_PREPARE => self.prepare_xa(body, span),
+            EventKind::ROTATE => self.rotate(header, body),
+            EventKind::INCIDENT => {
+                let text = body.get(3..).unwrap_or_default();
+                Err(Fault::Incident(String::from_utf8_lossy(text).into_owned()))
+            }
+            EventKind::FORMAT_DESCRIPTION => {
+                // The binlog format's version, then the server's, of 50 bytes.
+                let version = body.get(2..52).ok_or(Fault::Truncated)?;
+                let is_mariadb = version.windows(7).any(|word| word == b"MariaDB");
+                self.family = if is_mariadb { Family::MariaDb } else { Family::MySql };
+                Ok(())
+            }
+            EventKind::STOP
+            | EventKind::HEARTBEAT
+            | EventKind::HEARTBEAT_V2
+            | EventKind::IGNORABLE
+            | EventKind::ROWS_QUERY
+            | EventKind::TRANSACTION_CONTEXT
+            | EventKind::VIEW_CHANGE
+            | EventKind::MARIADB_ANNOTATE_ROWS
+            | EventKind::MARIADB_BINLOG_CHECKPOINT => Ok(()),
+            // Context for a statement that follows; the statement itself is what counts.
+            EventKind::INTVAR | EventKind::RAND | EventKind::USER_VAR | EventKind::BEGIN_LOAD_QUERY => Ok(()),
+            EventKind::EXECUTE_LOAD_QUERY => Err(Fault::Statement("LOAD DATA".to_owned())),
+            EventKind::MARIADB_START_ENCRYPTION => Err(Fault::Unsupported {
+                what: "an encrypted binlog file".to_owned(),
+                mend: "read it from its server, which decrypts it",
+            }),
+            _ if header.is_ignorable() => Ok(()),
+            _ => Err(Fault::UnknownEvent),
+        }
+    }
+}

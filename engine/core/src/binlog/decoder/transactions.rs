@@ -1,0 +1,267 @@
+//! Where transactions begin and how they end, and what positions follow from that.
+
+use std::mem;
+use std::sync::Arc;
+
+use rowmill_batch::Builder;
+
+use super::super::bytes::Bytes;
+use super::super::error::Fault;
+use super::super::event::EventHeader;
+use super::super::gtid_event::Begin;
+use super::super::query::{Query, Statement};
+use super::super::transaction::{HELD_BYTES_MAX, Hold, RolledBack, Transaction, divide};
+use super::{BATCH_CAPACITY, Decoder, RowBatch, Span};
+use crate::gtid::{Gtid, GtidSet};
+use crate::position::{BinlogPosition, Past, Progress, Resume, file_number};
+
+impl Decoder {
+    pub(super) fn begin(&mut self, header: &EventHeader, span: Span, begin: Begin) -> Result<(), Fault> {
+        if self.transaction.is_some() {
+            return Err(Fault::Malformed("a transaction that begins within another"));
+        }
+        self.tables.forget_numbers_if_many();
+        self.sequence += 1;
+        // Read from the beginning of a file by its position, a server sends what it doesn't by GTIDs.
+        let is_past = begin.gtid.as_ref().zip(self.gtids.as_ref()).is_some_and(|(gtid, gtids)| gtids.contains(gtid));
+        self.transaction = Some(Transaction {
+            begin: span.begin,
+            gtid: begin.gtid,
+            commit_time_us: begin.commit_time_us,
+            server_id: header.server_id,
+            thread_id: 0,
+            rows: 0,
+            is_past,
+            begun: false,
+            payload_rows: None,
+            xa: None,
+            hold: Hold::new(self.batch.rows()),
+        });
+        Ok(())
+    }
+
+    pub(super) fn query(&mut self, header: &EventHeader, query: Query<'_>, span: Span) -> Result<(), Fault> {
+        if self.transaction.is_none() {
+            // Servers without GTID events: a statement begins its own transaction.
+            self.begin(header, span, Begin::default())?;
+        }
+        let Some(transaction) = &mut self.transaction else { return Ok(()) };
+        match query.statement() {
+            Statement::Begin => {
+                transaction.begun = true;
+                transaction.thread_id = query.thread_id;
+                Ok(())
+            }
+            Statement::CreateWithRows => {
+                transaction.begun = true;
+                self.tables.forget_learned();
+                Ok(())
+            }
+            Statement::Commit => self.commit(span.end),
+            Statement::Rollback => self.roll_back(span.end),
+            Statement::Savepoint(name) => {
+                transaction.hold.on = true;
+                transaction.hold.savepoint(name, self.batch.rows(), transaction.rows);
+                Ok(())
+            }
+            Statement::RollbackTo(name) => {
+                let Some(RolledBack { rows, batch_rows, batch }) = transaction.hold.roll_back_to(&name) else {
+                    return Err(self.rolled_back_too_late());
+                };
+                transaction.rows = rows;
+                match batch {
+                    Some(batch) => {
+                        self.batch_has_transaction = batch.rows() > 0;
+                        self.batch = batch;
+                    }
+                    None => self.batch.truncate_rows(batch_rows),
+                }
+                Ok(())
+            }
+            Statement::XaStart(id) => {
+                transaction.begun = true;
+                transaction.xa = Some(id);
+                transaction.hold.on = true;
+                transaction.thread_id = query.thread_id;
+                Ok(())
+            }
+            Statement::XaEnd => Ok(()),
+            Statement::XaCommit(id) => self.commit_xa(&id, span),
+            Statement::XaRollback(id) => {
+                self.prepared.remove(&id);
+                self.commit(span.end)
+            }
+            Statement::Change => {
+                let elsewhere = query.changed_schemas().is_some_and(|schemas| {
+                    !schemas.is_empty() && !schemas.iter().any(|schema| self.select.schema(schema))
+                });
+                if !elsewhere {
+                    return Err(Fault::Statement(query.shown()));
+                }
+                if transaction.begun { Ok(()) } else { self.commit(span.end) }
+            }
+            Statement::Other => {
+                self.tables.forget_learned();
+                if transaction.begun { Ok(()) } else { self.commit(span.end) }
+            }
+        }
+    }
+
+    /// The open transaction ends at `end`, committed.
+    pub(super) fn commit(&mut self, end: u64) -> Result<(), Fault> {
+        let Some(transaction) = self.transaction.take() else {
+            return Err(Fault::Malformed("a commit without a transaction"));
+        };
+        if self.batch_has_transaction {
+            self.batch.mark_last_in_transaction();
+        }
+        self.batch_has_transaction = false;
+        self.ready.extend(transaction.hold.batches);
+        self.end_transaction(transaction.gtid, end);
+        Ok(())
+    }
+
+    /// The open transaction ends at `end`; none of its rows ever happened.
+    pub(super) fn roll_back(&mut self, end: u64) -> Result<(), Fault> {
+        let gtid = self.transaction.as_ref().and_then(|transaction| transaction.gtid.clone());
+        self.discard_transaction()?;
+        self.end_transaction(gtid, end);
+        Ok(())
+    }
+
+    /// Forgets the rows of the open transaction.
+    pub(super) fn discard_transaction(&mut self) -> Result<(), Fault> {
+        let Some(Transaction { hold, .. }) = self.transaction.take_if(|transaction| transaction.hold.handed_on == 0)
+        else {
+            return Err(self.rolled_back_too_late());
+        };
+        self.batch.truncate_rows(hold.earlier);
+        self.batch_has_transaction = false;
+        Ok(())
+    }
+
+    pub(super) fn end_transaction(&mut self, gtid: Option<Gtid>, end: u64) {
+        if let (Some(gtid), Some(gtids)) = (&gtid, &mut self.gtids) {
+            Arc::make_mut(gtids).add(gtid);
+        }
+        self.position.offset = end;
+        self.boundary();
+        if self.is_full() {
+            self.cut();
+        }
+    }
+
+    /// An XA transaction is prepared here, or committed in one phase.
+    pub(super) fn prepare_xa(&mut self, body: &[u8], span: Span) -> Result<(), Fault> {
+        let one_phase = Bytes(body).u8()? != 0;
+        if one_phase && self.is_past(Progress { event: span.begin, rows: 0 }) {
+            return self.roll_back(span.end); // an earlier run was done with it
+        }
+        if one_phase {
+            return self.commit(span.end);
+        }
+        let Some(mut transaction) = self.transaction.take() else {
+            return Err(Fault::Malformed("an XA PREPARE without a transaction"));
+        };
+        let Some(id) = transaction.xa.take() else { return Err(Fault::Malformed("an XA PREPARE without an XA START")) };
+        let Hold { earlier, mut batches, .. } = transaction.hold;
+        if self.batch_has_transaction {
+            self.batch.mark_last_in_transaction();
+        }
+        // What stands in the batch before it is committed.
+        let bytes = mem::replace(&mut self.batch, Builder::with_capacity(BATCH_CAPACITY)).finish();
+        let (committed, open) = divide(&bytes, earlier);
+        self.batch = open;
+        if self.batch.rows() > 0 {
+            let resume = self.resume();
+            batches.push(self.take_batch(resume));
+        }
+        self.batch = committed;
+        self.batch_has_transaction = false;
+        let before = Resume { past: None, ..self.resume() };
+        self.prepared.insert(id, batches, before, self.sequence);
+        self.end_transaction(transaction.gtid, span.end);
+        Ok(())
+    }
+
+    pub(super) fn commit_xa(&mut self, id: &str, span: Span) -> Result<(), Fault> {
+        let place = Progress { event: span.begin, rows: 0 };
+        match self.prepared.remove(id) {
+            Some(_) if self.is_past(place) => {}
+            Some(prepared) => {
+                if self.moved {
+                    self.cut();
+                }
+                // Its rows lie far back: from where to read on doesn't follow from them.
+                let resume = self.resume();
+                let batches = prepared.batches.into_iter();
+                self.ready.extend(batches.map(|batch| RowBatch { resume: resume.clone(), ..batch }));
+            }
+            None if self.is_past(place) => {}
+            None => return Err(Fault::UnknownXa(id.to_owned())),
+        }
+        self.commit(span.end)
+    }
+
+    pub(super) fn rolled_back_too_late(&self) -> Fault {
+        let begin = self.transaction.as_ref().map_or(self.position.offset, |transaction| transaction.begin);
+        let since = BinlogPosition::new(self.position.file.clone(), begin);
+        Fault::RolledBack { held_bytes: HELD_BYTES_MAX, since }
+    }
+
+    pub(super) fn rotate(&mut self, header: &EventHeader, body: &[u8]) -> Result<(), Fault> {
+        let mut bytes = Bytes(body);
+        let offset = bytes.u64()?;
+        let file = std::str::from_utf8(bytes.0).map_err(|_| Fault::Malformed("a binlog file's name"))?;
+        // The first rotation of a connection repeats where it was asked to begin.
+        if self.position.file == file && self.position.offset == offset {
+            return Ok(());
+        }
+        if self.transaction.is_some() {
+            if !header.is_artificial() {
+                return Err(Fault::Malformed("a transaction that the file's end cuts off"));
+            }
+            // The server crashed while it wrote it: it never was committed.
+            self.discard_transaction()?;
+        }
+        if self.position.file != file {
+            let is_behind = |past: &Past| file_number(&past.file).zip(file_number(file)).is_none_or(|(a, b)| b > a);
+            self.skip.take_if(|past| past.file != file && is_behind(past));
+        }
+        self.position = BinlogPosition::new(file, offset);
+        self.boundary();
+        Ok(())
+    }
+
+    /// What the head of a file says was executed before it.
+    pub(super) fn previous_gtids(&mut self, set: GtidSet) -> Result<(), Fault> {
+        // MariaDB's list may lack domains that were forgotten; what is known by counting stays.
+        if self.gtids.is_none() {
+            self.gtids = Some(Arc::new(set));
+            self.boundary();
+        }
+        Ok(())
+    }
+
+    /// The current position is between two transactions.
+    pub(super) fn boundary(&mut self) {
+        self.moved = true;
+        let BinlogPosition { file, offset } = &self.position;
+        // A dump can't be asked to begin past 4 GiB of a file, nor may a prepared transaction be
+        // missed: then an earlier position stands, and the rest says how far from it all is past.
+        let stays =
+            self.prepared.oldest().cloned().or_else(|| (*offset > u64::from(u32::MAX)).then(|| self.resume.clone()));
+        match stays {
+            Some(earlier) => {
+                self.resume = earlier;
+                let progress = Progress { event: *offset, rows: 0 };
+                self.resume.past = Some(Past { file: file.clone(), progress });
+            }
+            None => {
+                self.resume.position.clone_from(&self.position);
+                self.resume.past = None;
+                self.resume.gtids = None;
+            }
+        }
+    }
+}
