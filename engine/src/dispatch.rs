@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::bail;
 use rowmill_core::batch::{Batch, Row, Table, TableId};
-use rowmill_core::envelope::{Debezium, SourceName};
+use rowmill_core::envelope::{Debezium, Part, SourceName};
 use rowmill_core::route::{GroupTemplate, deduplication_id, sqs_id};
 
 use crate::config;
@@ -67,13 +67,16 @@ impl Dispatcher {
             }
             let row = batch.row(row);
             let table = table_of(row.table());
-            let mut body = Vec::with_capacity(1024);
-            self.envelope.write(table, &batch, &row, now_us, &mut body);
-            let body = String::from_utf8(body).expect("the envelope is written as UTF-8");
             let reroute = reroute.unwrap_or(Reroute { sink: None, group: None });
-            let output = outputs.next(origin);
-            let (sink, group, deduplication_id) = self.address(table, &batch, &row, reroute, output, None)?;
-            by_sink[sink].push(Message { body, group, deduplication_id, attributes: Vec::new() });
+            for &part in Part::of(table, &row) {
+                let mut body = Vec::with_capacity(1024);
+                self.envelope.write(table, &batch, &row, part, now_us, &mut body);
+                let body = String::from_utf8(body).expect("the envelope is written as UTF-8");
+                let output = Output { part, number: outputs.next(origin) };
+                let (sink, group, deduplication_id) =
+                    self.address(table, &batch, &row, reroute.clone(), output, None)?;
+                by_sink[sink].push(Message { body, group, deduplication_id, attributes: Vec::new() });
+            }
         }
         for message in emitted {
             self.emitted(message, &table_of, &mut outputs, &mut by_sink)?;
@@ -92,7 +95,7 @@ impl Dispatcher {
         let batch = Batch::parse(&batch).expect("batches are written by the builder");
         let row = batch.row(row);
         let table = table_of(row.table());
-        let output = outputs.next(origin);
+        let output = Output { part: Part::Whole, number: outputs.next(origin) };
         let (sink, group, deduplication_id) = self.address(table, &batch, &row, reroute, output, deduplication_id)?;
         by_sink[sink].push(Message { body, group, deduplication_id, attributes });
         Ok(())
@@ -105,7 +108,7 @@ impl Dispatcher {
         batch: &Batch<'_>,
         row: &Row<'_>,
         reroute: Reroute,
-        output: u32,
+        output: Output,
         given_id: Option<String>,
     ) -> anyhow::Result<(usize, String, String)> {
         let Routed { sink, group } = route(&self.routes, &mut self.route_of, table);
@@ -120,8 +123,12 @@ impl Dispatcher {
         if !self.sinks.get(sink).is_some_and(|needs| needs.ordered) {
             return Ok((sink.min(self.sinks.len() - 1), String::new(), String::new()));
         }
-        let group = reroute.group.map_or_else(|| group.group(table, row), sqs_id);
-        let id = given_id.map_or_else(|| deduplication_id(&self.server, batch, row, output), sqs_id);
+        let group = match (reroute.group, output.part) {
+            (Some(group), _) => sqs_id(group),
+            (None, Part::OldKey) => group.old_group(table, row),
+            (None, Part::Whole | Part::NewKey) => group.group(table, row),
+        };
+        let id = given_id.map_or_else(|| deduplication_id(&self.server, batch, row, output.number), sqs_id);
         Ok((sink, group, id))
     }
 }
@@ -140,6 +147,14 @@ fn route<'r>(routes: &'r [config::Route], route_of: &mut Vec<Option<usize>>, tab
         Some(route) => Routed { sink: Some(route.sink), group: &route.group },
         None => Routed { sink: None, group: &DEFAULT },
     }
+}
+
+/// What of a row a message has.
+#[derive(Debug, Clone, Copy)]
+struct Output {
+    part: Part,
+    /// Its place among the row's messages.
+    number: u32,
 }
 
 /// Numbers the outputs of each row.

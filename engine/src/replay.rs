@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, bail};
 use rowmill_core::batch::{Batch, Table};
 use rowmill_core::binlog::{Decoder, Fault, Next, RowBatch};
-use rowmill_core::envelope::{Debezium, SourceName};
+use rowmill_core::envelope::{Debezium, Part, SourceName};
 use rowmill_core::position::{BinlogPosition, Resume};
 
 use crate::config::TablePatterns;
@@ -123,8 +123,10 @@ impl<'a, W: Write> Printer<'a, W> {
         for row in parsed.rows() {
             self.line.clear();
             let table = &self.tables[row.table().0 as usize];
-            self.envelope.write(table, &parsed, &row, now_us, &mut self.line);
-            self.line.push(b'\n');
+            for &part in Part::of(table, &row) {
+                self.envelope.write(table, &parsed, &row, part, now_us, &mut self.line);
+                self.line.push(b'\n');
+            }
             match self.out.write_all(&self.line) {
                 Ok(()) => {}
                 Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(false),

@@ -506,6 +506,13 @@ impl Generator {
         }
     }
 
+    /// The type of a table's column.
+    pub fn declared(&self, table: &str, column: &str) -> Option<&str> {
+        let table = self.tables.iter().find(|known| known.name == table)?;
+        let (_, column_type) = table.columns.iter().find(|(name, _)| name == column)?;
+        Some(&column_type.declared)
+    }
+
     /// Compares what arrived with what the server has.
     ///
     /// # Errors

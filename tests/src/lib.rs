@@ -15,7 +15,7 @@ mod sqs;
 pub use engine::{Engine, EngineConfig, binary, replay};
 pub use generator::{Generator, State};
 pub use mysql::{Build, MySql};
-pub use process::{free_port, wait_for};
+pub use process::{Process, command, free_port, wait_for};
 pub use proxy::Proxy;
 pub use rig::Rig;
 pub use shop::{Change, Committed, Shop};

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use rowmill_batch::{Batch, Cell, Column, Kind, Row, Table};
+use rowmill_batch::{Batch, Cell, Column, Image, Kind, Row, Table};
 use sha2::{Digest, Sha256};
 
 /// SQS's limit for message groups and deduplication ids.
@@ -70,26 +70,35 @@ impl GroupTemplate {
 
     /// The group of a row. A table without a primary key is one group.
     pub fn group(&self, table: &Table, row: &Row<'_>) -> String {
+        self.group_of(table, row.newest(), row.before())
+    }
+
+    /// The group of the row that an update of its primary key made disappear.
+    pub fn old_group(&self, table: &Table, row: &Row<'_>) -> String {
+        self.group_of(table, row.before().unwrap_or_else(|| row.newest()), None)
+    }
+
+    fn group_of(&self, table: &Table, image: Image<'_>, otherwise: Option<Image<'_>>) -> String {
         let mut group = String::with_capacity(32);
         for part in &self.parts {
             match part {
                 Part::Text(text) => group.push_str(text),
                 Part::Schema => group.push_str(&table.schema),
                 Part::Table => group.push_str(&table.name),
-                Part::Key => push_key(table, row, &mut group),
+                Part::Key => push_key(table, image, otherwise, &mut group),
             }
         }
         sqs_id(group)
     }
 }
 
-fn push_key(table: &Table, row: &Row<'_>, out: &mut String) {
+fn push_key(table: &Table, image: Image<'_>, otherwise: Option<Image<'_>>, out: &mut String) {
     for (nth, &column) in table.key.iter().enumerate() {
         if nth > 0 {
             out.push(',');
         }
         // A row image that isn't full has a key that didn't change in the before image alone.
-        let cell = match (row.newest().cell(column), row.before()) {
+        let cell = match (image.cell(column), otherwise) {
             (Cell::Absent, Some(before)) => before.cell(column),
             (cell, _) => cell,
         };
@@ -194,6 +203,7 @@ mod tests {
         let bytes = batch("A-1");
         let row = Batch::parse(&bytes).expect("a batch").rows().next().expect("a row");
         assert_eq!(GroupTemplate::default().group(&table(), &row), "lines:A-1,-7");
+        assert_eq!(GroupTemplate::default().old_group(&table(), &row), "lines:A-1,-7", "nothing was before");
         let template = GroupTemplate::parse("x-{schema}.{table}").expect("a template");
         assert_eq!(template.group(&table(), &row), "x-shop.lines");
         assert_eq!(GroupTemplate::parse("{id}"), Err(TemplateError::UnknownPlaceholder("id".to_owned())));

@@ -11,7 +11,7 @@ use mysql_async::BinlogStreamRequest;
 use rowmill::transform::{Chain, Limits};
 use rowmill_core::batch::Batch;
 use rowmill_core::binlog::{Decoder, Next, RowBatch, Select};
-use rowmill_core::envelope::{Debezium, SourceName};
+use rowmill_core::envelope::{Debezium, Part, SourceName};
 use rowmill_core::position::{BinlogPosition, Resume};
 use rowmill_tests::{Engine, EngineConfig, MySql, scratch, top};
 use serde_json::Value;
@@ -225,7 +225,7 @@ fn parts(path: &Path, file: &str) -> anyhow::Result<()> {
         let parsed = Batch::parse(&batch.bytes)?;
         for row in parsed.rows() {
             body.clear();
-            envelope.write(chain.table(row.table()), &parsed, &row, 0, &mut body);
+            envelope.write(chain.table(row.table()), &parsed, &row, Part::Whole, 0, &mut body);
         }
     }
     let written = started.elapsed();

@@ -180,6 +180,8 @@ struct Metadata<'a> {
     charsets: Vec<Option<Charset>>,
     names: Option<Vec<&'a str>>,
     members: Vec<Members<'a>>,
+    /// What the geometries are declared as.
+    geometries: Vec<u64>,
     key: Vec<ColumnIndex>,
 }
 
@@ -196,6 +198,7 @@ impl<'a> Metadata<'a> {
         let mut metadata = Self {
             charsets: vec![None; types.len()],
             members: vec![Members::Encoded(Vec::new()); types.len()],
+            geometries: vec![0; types.len()],
             ..Self::default()
         };
         let has_charset = match family {
@@ -256,7 +259,12 @@ impl<'a> Metadata<'a> {
                         metadata.key.push(ColumnIndex(column as u32));
                     }
                 }
-                // Geometry types, visibility, vector dimensions: nothing that values need.
+                7 => {
+                    for column in columns_of(|column| column.code == code::GEOMETRY) {
+                        metadata.geometries[column] = body.lenenc()?;
+                    }
+                }
+                // Visibility, vector dimensions: nothing that values need.
                 _ => {}
             }
         }
@@ -330,12 +338,13 @@ impl<'a> Metadata<'a> {
             charsets: charsets.map(|(charset, column)| charset.or_else(|| Some(column.charset()))).collect(),
             names: Some(catalog.iter().map(|column| column.name.as_str()).collect()),
             members: catalog.iter().map(|column| Members::Text(column.members())).collect(),
+            geometries: self.geometries,
             key: key.into_iter().map(|(_, index)| index).collect(),
         })
     }
 
     fn columns(self, types: &[ColumnType], nullable: &[u8]) -> Result<Columns, Fault> {
-        let Self { unsigned, charsets, names, members, key } = self;
+        let Self { unsigned, charsets, names, members, geometries, key } = self;
         let names = names.unwrap_or_default();
         let mut columns = Vec::with_capacity(types.len());
         let mut codecs = Vec::with_capacity(types.len());
@@ -343,7 +352,10 @@ impl<'a> Metadata<'a> {
             let name = *names.get(index).ok_or(Fault::Malformed("a table map's names"))?;
             let charset = charset.unwrap_or(Charset::Binary);
             let unsigned = unsigned.as_ref().is_some_and(|unsigned| unsigned[index]);
-            let (kind, mysql_type, codec) = describe(name, column_type, unsigned, charset, members)?;
+            let (kind, mut mysql_type, codec) = describe(name, column_type, unsigned, charset, members)?;
+            if kind == Kind::Geometry {
+                geometry_name(geometries[index]).clone_into(&mut mysql_type);
+            }
             columns.push(Column {
                 name: name.to_owned(),
                 kind,
@@ -447,6 +459,21 @@ fn describe(
         }
     };
     Ok((kind, mysql_type.to_owned(), codec))
+}
+
+/// The type of a geometry column, by its number in well-known binary; 0: any.
+fn geometry_name(number: u64) -> &'static str {
+    const NAMES: [&str; 8] = [
+        "geometry",
+        "point",
+        "linestring",
+        "polygon",
+        "multipoint",
+        "multilinestring",
+        "multipolygon",
+        "geometrycollection",
+    ];
+    usize::try_from(number).ok().and_then(|number| NAMES.get(number)).copied().unwrap_or("geometry")
 }
 
 /// The names of an ENUM's or SET's members.

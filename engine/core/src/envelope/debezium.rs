@@ -7,7 +7,7 @@
 //! number beyond a signed 64-bit integer is written as what it is. A column that the row image
 //! doesn't have is left out of its object: it isn't NULL.
 
-use rowmill_batch::{Batch, Cell, Column, Image, Kind, Operation, Row, Table, TableId};
+use rowmill_batch::{Batch, Cell, Column, ColumnIndex, Image, Kind, Operation, Row, Table, TableId};
 
 use super::json::{push_base64, push_int, push_string};
 
@@ -22,6 +22,32 @@ pub struct SourceName {
     pub version: String,
     /// The logical name of the server, Debezium's `topic.prefix`.
     pub name: String,
+}
+
+/// Which event is made of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The one that it is.
+    Whole,
+    /// Of an update that changes the key: the old row is gone.
+    OldKey,
+    /// Of the same: the new row is there.
+    NewKey,
+}
+
+impl Part {
+    /// The events that are made of a row, in their order: an update that changes the primary key is
+    /// two, as Debezium has it, so that each is of one key. Of a row image that lacks columns no whole
+    /// new row can be made: then it stays one.
+    pub fn of(table: &Table, row: &Row<'_>) -> &'static [Self] {
+        let (Some(before), Some(after)) = (row.before(), row.after()) else { return &[Self::Whole] };
+        let changes = |column: &ColumnIndex| after.cell(*column) != before.cell(*column);
+        if table.key.iter().any(changes) && after.cells().all(|cell| cell != Cell::Absent) {
+            &[Self::OldKey, Self::NewKey]
+        } else {
+            &[Self::Whole]
+        }
+    }
 }
 
 /// Writes rows in the envelope.
@@ -48,8 +74,17 @@ impl Debezium {
         Self { source, tables: Vec::new() }
     }
 
-    /// Appends a row of `table`. `now_us` is the wall clock in microseconds since 1970.
-    pub fn write(&mut self, table: &Table, batch: &Batch<'_>, row: &Row<'_>, now_us: i64, out: &mut Vec<u8>) {
+    /// Appends a row of `table`, or the part of it that [`Part::of`] says. `now_us` is the wall clock in
+    /// microseconds since 1970.
+    pub fn write(
+        &mut self,
+        table: &Table,
+        batch: &Batch<'_>,
+        row: &Row<'_>,
+        part: Part,
+        now_us: i64,
+        out: &mut Vec<u8>,
+    ) {
         let TableId(id) = table.id;
         let index = id as usize;
         if self.tables.len() <= index {
@@ -57,12 +92,17 @@ impl Debezium {
         }
         let text = self.tables[index].get_or_insert_with(|| TableText::new(table));
 
+        let (before, after, operation) = match part {
+            Part::Whole => (row.before(), row.after(), row.operation()),
+            Part::OldKey => (row.before(), None, Operation::Delete),
+            Part::NewKey => (None, row.after(), Operation::Insert),
+        };
         out.extend_from_slice(b"{\"before\":");
-        push_image(table, text, row.before(), out);
+        push_image(table, text, before, out);
         out.extend_from_slice(b",\"after\":");
-        push_image(table, text, row.after(), out);
+        push_image(table, text, after, out);
         push_source(&self.source, text, batch, row, out);
-        out.extend_from_slice(match row.operation() {
+        out.extend_from_slice(match operation {
             Operation::Insert => b",\"transaction\":null,\"op\":\"c\",\"ts_ms\":",
             Operation::Update => b",\"transaction\":null,\"op\":\"u\",\"ts_ms\":",
             Operation::Delete => b",\"transaction\":null,\"op\":\"d\",\"ts_ms\":",
@@ -101,17 +141,19 @@ impl TableText {
 fn push_source(source: &SourceName, text: &TableText, batch: &Batch<'_>, row: &Row<'_>, out: &mut Vec<u8>) {
     let header = row.header();
     let transaction = batch.transaction(row.transaction()).header();
+    // When it was committed; servers that don't say when a statement began.
+    let time_us = if transaction.commit_time_us == 0 { header.time_us } else { transaction.commit_time_us };
     out.extend_from_slice(b",\"source\":{\"version\":");
     push_string(&source.version, out);
     out.extend_from_slice(b",\"connector\":\"mysql\",\"name\":");
     push_string(&source.name, out);
     out.extend_from_slice(b",\"ts_ms\":");
-    push_int(header.time_us / 1000, out);
+    push_int(time_us / 1000, out);
     out.extend_from_slice(&text.schema);
     out.extend_from_slice(b",\"ts_us\":");
-    push_int(header.time_us, out);
+    push_int(time_us, out);
     out.extend_from_slice(b",\"ts_ns\":");
-    push_int(header.time_us * 1000, out);
+    push_int(time_us * 1000, out);
     out.extend_from_slice(&text.table);
     out.extend_from_slice(b",\"server_id\":");
     push_int(transaction.server_id, out);
@@ -184,7 +226,7 @@ fn push_value(column: &Column, bytes: &[u8], out: &mut Vec<u8>) {
         }
         Kind::Bit => push_bits(column, cell.uint().unwrap_or_default(), out),
         Kind::Bytes => push_base64(bytes, out),
-        Kind::Geometry => push_geometry(bytes, out),
+        Kind::Geometry => push_geometry(column, bytes, out),
         Kind::Vector => push_vector(bytes, out),
     }
 }
@@ -208,12 +250,24 @@ fn push_bits(column: &Column, bits: u64, out: &mut Vec<u8>) {
     }
 }
 
-fn push_geometry(bytes: &[u8], out: &mut Vec<u8>) {
+/// A `POINT` column's values have their coordinates beside them, as Debezium writes them.
+fn push_geometry(column: &Column, bytes: &[u8], out: &mut Vec<u8>) {
     let Some((srid, wkb)) = bytes.split_first_chunk::<4>() else {
         out.extend_from_slice(b"null");
         return;
     };
-    out.extend_from_slice(b"{\"wkb\":");
+    out.push(b'{');
+    // Little-endian, type 1, then two doubles.
+    if let (true, Some(([1, 1, 0, 0, 0], rest))) = (column.mysql_type == "point", wkb.split_first_chunk::<5>())
+        && let (&[x, y], []) = rest.as_chunks::<8>()
+    {
+        for (name, coordinate) in [("\"x\":", x), ("\"y\":", y)] {
+            out.extend_from_slice(name.as_bytes());
+            out.extend_from_slice(zmij::Buffer::new().format(f64::from_le_bytes(coordinate)).as_bytes());
+            out.push(b',');
+        }
+    }
+    out.extend_from_slice(b"\"wkb\":");
     push_base64(wkb, out);
     out.extend_from_slice(b",\"srid\":");
     match u32::from_le_bytes(*srid) {
@@ -243,7 +297,7 @@ fn push_vector(bytes: &[u8], out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rowmill_batch::{Builder, ColumnIndex, RowHeader, TransactionHeader};
+    use rowmill_batch::{Builder, RowHeader, TransactionHeader};
 
     #[test]
     fn an_update_of_every_kind() {
@@ -324,7 +378,7 @@ mod tests {
         let mut out = Vec::new();
         let source = SourceName { version: "0.1.0".to_owned(), name: "shop".to_owned() };
         let row = batch.rows().next().expect("a row");
-        Debezium::new(source).write(&table, &batch, &row, 6_000_001, &mut out);
+        Debezium::new(source).write(&table, &batch, &row, Part::Whole, 6_000_001, &mut out);
         let written = String::from_utf8(out).expect("UTF-8");
         serde_json::from_str::<serde_json::Value>(&written).expect("JSON");
         insta::assert_snapshot!(written.replace(",\"", ",\n\"").replace(":{", ":{\n"));

@@ -3,4 +3,4 @@
 mod debezium;
 mod json;
 
-pub use debezium::{Debezium, SourceName};
+pub use debezium::{Debezium, Part, SourceName};
