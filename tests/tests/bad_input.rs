@@ -89,9 +89,17 @@ async fn a_position_that_is_gone() -> anyhow::Result<()> {
     std::fs::write(config.checkpoint(), beyond)?;
     refused(&config, 1, &["binlog.000003", "ends at"]).await?;
 
-    let other = checkpoint.replace("\"server\": \"", "\"server\": \"not-");
-    std::fs::write(config.checkpoint(), other)?;
-    refused(&config, 1, &["checkpoint.json", "belongs to the server not-"]).await?;
+    // Another server's: without GTIDs its place means nothing here, and with some that aren't here neither.
+    let mut other: serde_json::Value = serde_json::from_str(&checkpoint)?;
+    other["server"] = "another".into();
+    for (gtids, words) in [
+        (serde_json::Value::Null, "there are no GTIDs to go on by"),
+        ("11111111-2222-3333-4444-555555555555:1-7".into(), "lacks transactions that are delivered already"),
+    ] {
+        other["gtids"] = gtids;
+        std::fs::write(config.checkpoint(), other.to_string())?;
+        refused(&config, 1, &["checkpoint.json", "belongs to the server another", words]).await?;
+    }
 
     std::fs::write(config.checkpoint(), &checkpoint[..checkpoint.len() / 2])?;
     refused(&config, 1, &["checkpoint.json", "damaged"]).await?;

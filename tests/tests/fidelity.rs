@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
-use rowmill_tests::{Build, Engine, EngineConfig, Generator, MySql, State, scratch, wait_for};
+use rowmill_tests::{Build, Engine, EngineConfig, Generator, MySql, Rig, State, scratch, wait_for};
 
 const STEPS: u64 = 120;
 const SOON: Duration = Duration::from_secs(60);
@@ -114,6 +114,11 @@ async fn every_value_of_mysql() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
+async fn every_value_of_mariadb_10_5() -> anyhow::Result<()> {
+    every_value(Build::MariaDb("10.5"), "every_value_of_mariadb_10_5", MARIADB).await
+}
+
+#[tokio::test]
 async fn every_value_of_mariadb_10_11() -> anyhow::Result<()> {
     every_value(Build::MariaDb("10.11"), "every_value_of_mariadb_10_11", MARIADB).await
 }
@@ -137,4 +142,67 @@ fn kept_files_are_decoded_as_ever() -> anyhow::Result<()> {
     }
     assert_eq!(files, 4);
     Ok(())
+}
+
+/// Every character of every character set is what the server's own conversion says.
+async fn every_character(name: &str, build: Build) -> anyhow::Result<()> {
+    let rig = Rig::start(name, build, &[], "tables = [\"characters.*\"]").await?;
+    let mut conn = rig.mysql.connect().await?;
+    conn.query_drop("SET sql_mode = ''").await?;
+    rig.mysql
+        .run("CREATE DATABASE characters; CREATE DATABASE codes; CREATE TABLE codes.c (code VARBINARY(4))")
+        .await?;
+    // One byte, two bytes, and three as EUC has them.
+    let ones: Vec<String> = (0..=255).map(|a: u32| format!("(x'{a:02x}')")).collect();
+    conn.query_drop(format!("INSERT INTO codes.c VALUES {}", ones.join(","))).await?;
+    for (lead, prefix) in (0x81..=0xfe).map(|a: u32| (a, "")).chain((0xa1..=0xfe).map(|a| (a, "8f"))) {
+        let twos: Vec<String> = (0x40..=0xfe).map(|b: u32| format!("(x'{prefix}{lead:02x}{b:02x}')")).collect();
+        conn.query_drop(format!("INSERT INTO codes.c VALUES {}", twos.join(","))).await?;
+    }
+    let sets: Vec<String> = conn
+        .query("SELECT character_set_name FROM information_schema.character_sets WHERE character_set_name <> 'binary'")
+        .await?;
+    let engine = Engine::start_and_wait(&rig.config).await?;
+    for set in &sets {
+        conn.query_drop(format!(
+            "CREATE TABLE characters.`{set}` (id INT PRIMARY KEY AUTO_INCREMENT, c VARCHAR(4) CHARACTER SET {set})"
+        ))
+        .await?;
+        // What stands for one character, and for nothing else than it.
+        conn.query_drop(format!(
+            "INSERT INTO characters.`{set}` (c) SELECT CONVERT(code USING {set}) FROM codes.c \
+             WHERE CONVERT(code USING {set}) IS NOT NULL AND CHAR_LENGTH(CONVERT(code USING {set})) = 1 \
+             AND HEX(CAST(CONVERT(code USING {set}) AS BINARY)) = HEX(code) \
+             AND CONVERT(CONVERT(code USING {set}) USING utf8mb4) NOT IN ('?', CONVERT(x'efbfbd' USING utf8mb4)) \
+             AND NOT ('{set}' = 'ucs2' AND HEX(code) BETWEEN 'D800' AND 'DFFF')" // halves of a character
+        ))
+        .await?;
+    }
+    rig.read_to_the_end(&engine).await?;
+    engine.stop().await?;
+    let mut arrived = std::collections::HashMap::new();
+    for message in rig.arrived()? {
+        let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        arrived
+            .insert((text(&message["source"]["table"]), message["after"]["id"].as_i64()), text(&message["after"]["c"]));
+    }
+    let mut compared = 0;
+    for set in &sets {
+        let rows: Vec<(i64, String)> =
+            conn.query(format!("SELECT id, CONVERT(c USING utf8mb4) FROM characters.`{set}`")).await?;
+        compared += rows.len();
+        for (id, expected) in rows {
+            let got = arrived.get(&(set.clone(), Some(id)));
+            assert_eq!(got, Some(&expected), "{set}, row {id}");
+        }
+    }
+    println!("{name}: {compared} characters of {} sets", sets.len());
+    assert!(compared > 100_000, "{compared} characters");
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_character_of_every_set() -> anyhow::Result<()> {
+    every_character("every_character_of_mysql", Build::MySql).await?;
+    every_character("every_character_of_mariadb", Build::MariaDb("11.8")).await
 }

@@ -70,8 +70,8 @@ impl MultiByte {
 
     fn difference(&self, code: &[u8]) -> Option<char> {
         let number = code.iter().fold(0, |number, byte| number << 8 | u32::from(*byte));
-        let (first, characters) = self.differences[..self.differences.partition_point(|run| run.0 <= number)].last()?;
-        let listed = characters.chars().nth((number - first) as usize);
+        let run = self.differences[..self.differences.partition_point(|run| run.0 <= number)].last();
+        let listed = run.and_then(|(first, characters)| characters.chars().nth((number - first) as usize));
         listed.or_else(|| if self.lengths == Lengths::Euc { private_use(code) } else { None })
     }
 }
@@ -189,6 +189,7 @@ mod tests {
             ("sjis", &b"a\x81\x5f\x82\xb1\xb1\x81\x60z"[..], "a\\こｱ\u{301c}z"),
             ("cp932", b"\x81\x5f", "\u{ff3c}"),
             ("ujis", b"\xa1\xc0\x8f\xa2\xb7\xf5\xa1\x8f\xf5\xa2\xa4\xb3", "\\~\u{e000}\u{e3ad}こ"),
+            ("eucjpms", b"\xf5\xa1\x8f\xf3\xf3", "\u{e000}ⅰ"),
             ("gb2312", b"\xa1\xa4\xc4\xe3", "\u{30fb}你"),
             ("gb18030", b"\xa6\xd9\x95\x32\x82\x36", "\u{e78d}𠀀"),
             ("big5", b"\xa1\x45\xa7A", "\u{2022}你"),
