@@ -133,15 +133,28 @@ impl Source {
             .build();
         loop {
             tokio::time::sleep(delays.next().unwrap_or(RECONNECT_DELAY_MAX)).await;
+            // One server that can't be gone on with doesn't matter while another may come back.
+            let (mut first_error, mut may_come_back) = (None, false);
             for candidate in self.config.candidates() {
-                let Some((wire, place)) = reconnect_to(&candidate, &resume).await? else { continue };
-                info!(source = candidate.address, position = %place, "reading on");
-                if place.by == By::Gtids {
-                    self.decoder.relocate(place.resume);
+                match reconnect_to(&candidate, &resume).await {
+                    Ok(Some((wire, place))) => {
+                        info!(source = candidate.address, position = %place, "reading on");
+                        if place.by == By::Gtids {
+                            self.decoder.relocate(place.resume);
+                        }
+                        self.wire = wire;
+                        self.config = candidate;
+                        return Ok(());
+                    }
+                    Ok(None) => may_come_back = true,
+                    Err(error) => {
+                        debug!(source = candidate.address, error = format!("{error:#}"), "can't be gone on with");
+                        first_error.get_or_insert(error);
+                    }
                 }
-                self.wire = wire;
-                self.config = candidate;
-                return Ok(());
+            }
+            if let (Some(error), false) = (first_error, may_come_back) {
+                return Err(error);
             }
         }
     }
