@@ -16,7 +16,8 @@ pub struct EventHeader {
     pub server_id: u32,
     /// Bytes of the event: header, body and checksum.
     pub size: u32,
-    /// Where the next event begins, its low 32 bits; 0 in events that aren't in the file.
+    /// Where the next event begins, its low 32 bits; 0 in events that aren't in the file, and within
+    /// MariaDB's transactions.
     pub log_pos: u32,
     /// Flags: see [`EventHeader::is_artificial`] and [`EventHeader::is_ignorable`].
     pub flags: u16,
@@ -44,7 +45,7 @@ impl EventHeader {
 
     /// Whether the server made it for this connection: it isn't in the file.
     pub fn is_artificial(&self) -> bool {
-        self.flags & 0x20 != 0 || self.log_pos == 0
+        self.flags & 0x20 != 0
     }
 
     /// Whether a reader that doesn't know the event may pass over it.
