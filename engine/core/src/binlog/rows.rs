@@ -151,14 +151,12 @@ impl<'a> RowsEvent<'a> {
         }
         let partial_bits = self.rows.take(table.codecs.iter().filter(is_json).count().div_ceil(8))?;
         let documents = documents(&mut before, table, self.before_present)?;
-        let mut nth_json = 0;
-        let mut scratch = Vec::new();
         image_by(&mut self.rows, table, self.after_present, builder, |index, codec, rows, builder| {
             let Codec::Json { len_bytes } = codec else {
                 return codec.decode(rows, builder.value()).map(|()| Decoded::Value);
             };
             // Bits count JSON columns, whether the image has them or not.
-            nth_json = table.codecs[..index].iter().filter(is_json).count();
+            let nth_json = table.codecs[..index].iter().filter(is_json).count();
             if !bit(partial_bits, nth_json) {
                 return codec.decode(rows, builder.value()).map(|()| Decoded::Value);
             }
@@ -166,9 +164,7 @@ impl<'a> RowsEvent<'a> {
             let diffs = rows.take(len)?;
             match documents[index] {
                 Some(document) => {
-                    scratch.clear();
-                    json::apply(document, diffs, &mut scratch)?;
-                    builder.value().extend_from_slice(&scratch);
+                    json::apply(document, diffs, builder.value())?;
                     Ok(Decoded::Value)
                 }
                 None => {
