@@ -3,6 +3,7 @@
 
 use std::fmt::Display;
 use std::io::Write;
+use std::time::Duration;
 
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
@@ -10,6 +11,8 @@ use crate::sink;
 use crate::source::preflight::{ConnectError, Server};
 use crate::source::{self};
 use crate::transform::{Chain, Limits};
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Findings, written as they come.
 struct Report<'a, W> {
@@ -99,13 +102,15 @@ async fn server(config: &Config, report: &mut Report<'_, impl Write>) -> std::io
             server.set_statement()
         ))?;
     }
-    match server.retention().await {
-        Ok(Some(hours)) if hours < 24 => report.note(format!(
-            "the server keeps its binlog for {hours} hours: an engine that is down for longer loses its place; raise \
+    let kept = match server.retention().await {
+        Ok(kept) => kept,
+        Err(error) => return report.problem(format!("{error:#}")),
+    };
+    if let Some(kept) = kept.filter(|&kept| kept < DAY) {
+        report.note(format!(
+            "the server keeps its binlog for {kept:?}: an engine that is down for longer loses its place; raise \
              binlog_expire_logs_seconds"
-        ))?,
-        Ok(_) => {}
-        Err(error) => report.problem(format!("{error:#}"))?,
+        ))?;
     }
     match server.tables_without_key(&source.tables).await {
         Ok(tables) if tables.is_empty() => {}
@@ -125,8 +130,18 @@ async fn server(config: &Config, report: &mut Report<'_, impl Write>) -> std::io
         Err(error) => return report.problem(format!("{error:#}")),
     };
     match source::probe(source, server.flavor, &start).await {
-        Ok(()) if has_checkpoint => report.ok(format!("the binlog can be read on from the checkpoint, {start}"))?,
-        Ok(()) => report.ok(format!("there is no checkpoint yet; the binlog can be read from {start}"))?,
+        Ok(age) => {
+            report.ok(match has_checkpoint {
+                true => format!("the binlog can be read on from the checkpoint, {start}"),
+                false => format!("there is no checkpoint yet; the binlog can be read from {start}"),
+            })?;
+            if let Some((age, kept)) = age.zip(kept).filter(|(age, kept)| *age > *kept / 2) {
+                report.note(format!(
+                    "the next change there is {age:?} old, and the server keeps its binlog for {kept:?}: run the engine \
+                     soon, or raise binlog_expire_logs_seconds"
+                ))?;
+            }
+        }
         Err(error) => report.problem(format!("{error:#}"))?,
     }
     server.disconnect().await;

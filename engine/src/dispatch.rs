@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use anyhow::bail;
 use rowmill_core::batch::{Batch, Row, Table, TableId};
+use rowmill_core::binlog::SchemaChange;
 use rowmill_core::envelope::{Debezium, Part, SourceName};
-use rowmill_core::route::{GroupTemplate, deduplication_id, sqs_id};
+use rowmill_core::route::{GroupTemplate, deduplication_id, schema_change_id, sqs_id};
 
 use crate::config;
 use crate::sink::Message;
@@ -25,6 +26,7 @@ pub struct Dispatcher {
     /// By table id: the index in `routes`.
     route_of: Vec<Option<usize>>,
     sinks: Vec<SinkNeeds>,
+    schema_change_sink: Option<usize>,
     /// Whose binlog the current batch is of.
     server: Arc<str>,
     envelope: Debezium,
@@ -37,10 +39,16 @@ struct Routed<'a> {
 }
 
 impl Dispatcher {
-    /// Sends rows where `routes` say, to sinks that need what `sinks` say.
-    pub fn new(routes: Vec<config::Route>, sinks: Vec<SinkNeeds>, source_name: String) -> Self {
+    /// Sends rows where `routes` say, to sinks that need what `sinks` say, and schema changes to one of them.
+    pub fn new(
+        routes: Vec<config::Route>,
+        sinks: Vec<SinkNeeds>,
+        schema_change_sink: Option<usize>,
+        source_name: String,
+    ) -> Self {
         let source = SourceName { version: env!("CARGO_PKG_VERSION").to_owned(), name: source_name };
-        Self { routes, route_of: Vec::new(), sinks, server: "".into(), envelope: Debezium::new(source) }
+        let envelope = Debezium::new(source);
+        Self { routes, route_of: Vec::new(), sinks, schema_change_sink, server: "".into(), envelope }
     }
 
     /// A batch's messages, by sink. `server` is whose binlog it is of, `now_us` the wall clock in
@@ -82,6 +90,20 @@ impl Dispatcher {
             self.emitted(message, &table_of, &mut outputs, &mut by_sink)?;
         }
         Ok(by_sink)
+    }
+
+    /// A schema change's message, behind those of the rows. All of a schema are one group.
+    ///
+    /// # Panics
+    /// If no sink was configured for them: then none may be decoded either.
+    pub fn schema_change(&self, change: &SchemaChange, server: &str, now_us: i64, by_sink: &mut [Vec<Message>]) {
+        let sink = self.schema_change_sink.expect("schema changes are decoded where a sink is configured");
+        let mut body = Vec::with_capacity(1024);
+        self.envelope.write_schema_change(change, now_us, &mut body);
+        let body = String::from_utf8(body).expect("the envelope is written as UTF-8");
+        let group = sqs_id(change.schema.clone().unwrap_or_default());
+        let deduplication_id = schema_change_id(server, change);
+        by_sink[sink].push(Message { body, group, deduplication_id, attributes: Vec::new() });
     }
 
     fn emitted<'t>(

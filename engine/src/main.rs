@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use rowmill::config::{Config, ConfigError, TablePatterns};
-use rowmill::{check, pipeline, replay};
+use rowmill::replay::{self, Wanted};
+use rowmill::{check, pipeline};
 use tracing_subscriber::EnvFilter;
 
 /// What went well ends with 0; what failed while running with 1; what never could run with 2.
@@ -53,6 +54,9 @@ enum Command {
         /// Which tables, in order, later wins; all but the system schemas by default
         #[arg(short, long, value_name = "PATTERN")]
         tables: Vec<String>,
+        /// Write the statements that change tables as well
+        #[arg(short, long)]
+        schema_changes: bool,
         /// The files, in their order
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
@@ -73,11 +77,11 @@ fn main() -> ExitCode {
             anyhow::ensure!(problems == 0, "{problems} problems: see above");
             Ok(())
         }),
-        Command::Replay { tables, files } => match TablePatterns::parse(&tables) {
+        Command::Replay { tables, schema_changes, files } => match TablePatterns::parse(&tables) {
             Err(fault) => fail(&anyhow::anyhow!("--tables: {fault}"), BAD_CONFIG),
             Ok(tables) => {
                 let mut out = BufWriter::new(std::io::stdout().lock());
-                let result = replay::run(&files, tables, &mut out);
+                let result = replay::run(&files, Wanted { tables, schema_changes }, &mut out);
                 ended(result.and_then(|()| Ok(out.flush()?)))
             }
         },

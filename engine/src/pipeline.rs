@@ -56,7 +56,7 @@ pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 
 async fn start(config: Config) -> anyhow::Result<()> {
     let signals = Signals::listen()?;
-    let Config { source, checkpoint, plugins, sinks: sink_configs, routes, in_flight } = config;
+    let Config { source, checkpoint, plugins, sinks: sink_configs, routes, schema_change_sink, in_flight } = config;
 
     let sink_names: Vec<String> = sink_configs.iter().map(|sink| sink.name.clone()).collect();
     let chain = Chain::load(plugins.as_deref(), &sink_names, Limits::default())?;
@@ -86,7 +86,7 @@ async fn start(config: Config) -> anyhow::Result<()> {
     }
 
     let needs = sinks.iter().map(|sink| SinkNeeds { ordered: sink.is_ordered() }).collect();
-    let dispatcher = Dispatcher::new(routes, needs, source.name.clone());
+    let dispatcher = Dispatcher::new(routes, needs, schema_change_sink, source.name.clone());
     let (address, version) = (source.address.clone(), server.version.clone());
     let position = start.to_string();
     let source = Source::open(server, source, start).await?;
@@ -193,13 +193,17 @@ impl Transforms {
     }
 
     /// False if a sink takes no messages any more: it says why.
-    fn batch(&mut self, batch: RowBatch) -> anyhow::Result<bool> {
+    fn batch(&mut self, mut batch: RowBatch) -> anyhow::Result<bool> {
+        let schema_change = batch.schema_change.take();
         let (resume, cost) = (batch.resume.clone(), batch.cost());
         let server = Arc::clone(&resume.server);
         let transformed = self.chain.run(batch)?;
         let now_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as i64);
         let chain = &self.chain;
-        let by_sink = self.dispatcher.messages(transformed, server, |id| chain.table(id), now_us)?;
+        let mut by_sink = self.dispatcher.messages(transformed, Arc::clone(&server), |id| chain.table(id), now_us)?;
+        if let Some(change) = schema_change {
+            self.dispatcher.schema_change(&change, &server, now_us, &mut by_sink);
+        }
 
         let ticket = self.watermark.lock().unwrap_or_else(PoisonError::into_inner).open(resume, cost);
         let sinks_used = by_sink.iter().filter(|messages| !messages.is_empty()).count();

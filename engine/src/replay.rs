@@ -22,16 +22,27 @@ const MAGIC_ENCRYPTED: [u8; 4] = *b"\xfdbin";
 const SIZE_AT: usize = 9;
 const HEADER_LEN: usize = 19;
 
-/// Writes the rows of files, in their order, as lines of Debezium's JSON.
+/// What of the files is written.
+#[derive(Debug)]
+pub struct Wanted {
+    /// The rows of these tables,
+    pub tables: TablePatterns,
+    /// and the statements that change tables, if this is set.
+    pub schema_changes: bool,
+}
+
+/// Writes what files have, in their order, as lines of Debezium's JSON.
 ///
 /// # Errors
 /// If a file can't be read or decoded: the error names it and the position. The rows before it are
 /// written. If `out` is closed, that's the end and no error.
-pub fn run(files: &[PathBuf], tables: TablePatterns, out: &mut impl Write) -> anyhow::Result<()> {
+pub fn run(files: &[PathBuf], wanted: Wanted, out: &mut impl Write) -> anyhow::Result<()> {
+    let Wanted { tables, schema_changes } = wanted;
     let name = |path: &Path| path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     let begin = |path: &Path| BinlogPosition::new(name(path), BinlogPosition::FIRST_EVENT);
     let Some(first) = files.first() else { bail!("no file to read") };
-    let mut decoder = Decoder::new(Resume::at("replay", begin(first)), Box::new(tables));
+    let begin_first = Resume::at("replay", begin(first));
+    let mut decoder = Decoder::new(begin_first, Box::new(tables)).with_schema_changes(schema_changes);
     let mut printer = Printer::new(out);
     for path in files {
         // A file's last event names the next one: where the files don't follow each other, start anew.
@@ -127,12 +138,23 @@ impl<'a, W: Write> Printer<'a, W> {
                 self.envelope.write(table, &parsed, &row, part, now_us, &mut self.line);
                 self.line.push(b'\n');
             }
-            match self.out.write_all(&self.line) {
-                Ok(()) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(false),
-                Err(error) => return Err(error).context("standard output can't be written"),
+            if !self.write_line()? {
+                return Ok(false);
             }
         }
-        Ok(true)
+        let Some(change) = &batch.schema_change else { return Ok(true) };
+        self.line.clear();
+        self.envelope.write_schema_change(change, now_us, &mut self.line);
+        self.line.push(b'\n');
+        self.write_line()
+    }
+
+    /// False if nobody reads any more.
+    fn write_line(&mut self) -> anyhow::Result<bool> {
+        match self.out.write_all(&self.line) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+            Err(error) => Err(error).context("standard output can't be written"),
+        }
     }
 }

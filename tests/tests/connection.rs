@@ -8,7 +8,7 @@ use anyhow::Context;
 use mysql_async::prelude::Queryable;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use rowmill_tests::{Build, Engine, EngineConfig, MySql, Proxy, Rig, wait_for};
+use rowmill_tests::{Build, Engine, EngineConfig, MySql, Proxy, Rig, Sqs, wait_for};
 
 const SHOP: &str = "tables = [\"shop.*\"]";
 
@@ -376,17 +376,136 @@ async fn columns_are_looked_up_and_never_guessed() -> anyhow::Result<()> {
         engine.stop().await?;
         assert_eq!(rig.arrived()?[1]["after"], serde_json::json!({"id": 2, "a": "y", "b": 7}));
 
-        // Rows of the old table, read when the new one is there.
-        rig.mysql.run("INSERT INTO shop.t VALUES (3, 'z', 8); ALTER TABLE shop.t DROP COLUMN b").await?;
-        let before = std::fs::read_to_string(rig.config.checkpoint())?;
-        let mut engine = Engine::start(&rig.config)?;
-        let status = engine.end(Duration::from_secs(20)).await?;
-        let log = engine.log();
-        assert_eq!(status.code(), Some(1), "{log}");
-        for words in ["shop.t", "2 columns there and 3 here", "binlog_row_metadata = 'FULL'"] {
-            assert!(log.contains(words), "`{words}` isn't in: {log}");
+        // Rows of the old table, read when the new one is there: other columns, or the same under
+        // another name. A statement that changes another table doesn't matter.
+        for (change, is_refused) in [
+            ("CREATE TABLE shop.u (id INT)", false),
+            ("CREATE INDEX i ON shop.t (a)", false),
+            ("ALTER TABLE shop.t DROP COLUMN b", true),
+            ("ALTER TABLE shop.t CHANGE a other VARCHAR(10)", true),
+        ] {
+            let columns = if change.contains("other") { "" } else { ", 8" };
+            rig.mysql.run(&format!("TRUNCATE shop.t; INSERT INTO shop.t VALUES (3, 'z'{columns}); {change}")).await?;
+            let before = std::fs::read_to_string(rig.config.checkpoint())?;
+            let mut engine = Engine::start(&rig.config)?;
+            if !is_refused {
+                rig.read_to_the_end(&engine).await?;
+                engine.stop().await?;
+                continue;
+            }
+            let status = engine.end(Duration::from_secs(20)).await?;
+            let log = engine.log();
+            assert_eq!(status.code(), Some(1), "{log}");
+            for words in ["shop.t", change, "binlog_row_metadata = 'FULL'"] {
+                assert!(log.contains(words), "`{words}` isn't in: {log}");
+            }
+            assert_eq!(std::fs::read_to_string(rig.config.checkpoint())?, before, "the checkpoint stays");
+            // Start anew behind it.
+            std::fs::remove_file(rig.config.checkpoint())?;
+            Engine::start_and_wait(&rig.config).await?.stop().await?;
         }
-        assert_eq!(std::fs::read_to_string(rig.config.checkpoint())?, before, "the checkpoint stays");
     }
+    Ok(())
+}
+
+/// A start behind a set of GTIDs, of MySQL's and of MariaDB's.
+#[tokio::test]
+async fn a_start_by_gtids() -> anyhow::Result<()> {
+    const GTIDS: [&str; 2] = ["--gtid-mode=ON", "--enforce-gtid-consistency=ON"];
+    for (name, build, options) in [
+        ("a_start_by_gtids_of_mysql", Build::MySql, &GTIDS[..]),
+        ("a_start_by_gtids_of_mariadb", Build::MariaDb("11.8"), &[]),
+    ] {
+        let rig = Rig::start(name, build, options, SHOP).await?;
+        rig.mysql
+            .run("CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY); INSERT INTO shop.t VALUES (1)")
+            .await?;
+        rig.mysql.run("FLUSH BINARY LOGS; INSERT INTO shop.t VALUES (2)").await?;
+        let variable = if build == Build::MySql { "gtid_executed" } else { "gtid_binlog_pos" };
+        let mut conn = rig.mysql.connect().await?;
+        let executed: String = conn.query_first(format!("SELECT @@GLOBAL.{variable}")).await?.context("a set")?;
+        rig.mysql.run("INSERT INTO shop.t VALUES (3)").await?;
+        let mut config = rig.config.clone();
+        let start = |set: &str| rig.config.text.replace("tables =", &format!("start = \"gtid:{set}\"\ntables ="));
+
+        // One that the server doesn't have yet isn't begun at.
+        let ahead = match build {
+            Build::MySql => executed.replace(":1-", ":1-9"),
+            Build::MariaDb(_) => format!("{executed}9"),
+        };
+        config.text = start(&ahead);
+        let mut engine = Engine::start(&config)?;
+        assert_eq!(engine.end(Duration::from_secs(20)).await?.code(), Some(1));
+        assert!(engine.log().contains("lacks transactions"), "{}", engine.log());
+        assert!(!config.checkpoint().exists());
+
+        config.text = start(&executed);
+        // Killed before it has read anything, it begins there again.
+        Engine::start(&config)?.kill();
+        let engine = Engine::start_and_wait(&config).await?;
+        engine.kill();
+        let engine = Engine::start_and_wait(&config).await?;
+        rig.read_to_the_end(&engine).await?;
+        engine.stop().await?;
+        let changes = rig.changes()?;
+        assert!(!changes.is_empty() && changes.iter().all(|change| change == "c t 3"), "{changes:?}");
+    }
+    Ok(())
+}
+
+/// While what is read nears what the server purges, the engine says so.
+#[tokio::test]
+async fn a_warning_before_the_server_purges() -> anyhow::Result<()> {
+    let options = ["--binlog-expire-logs-seconds=20"];
+    let rig = Rig::start("a_warning_before_the_server_purges", Build::MySql, &options, SHOP).await?;
+    rig.mysql.run("CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY)").await?;
+    let sqs = Sqs::start(&rig.directory).await?;
+    let queue = sqs.create("changes").await?;
+    let proxy = Proxy::start(sqs.endpoint().rsplit(':').next().context("a port")?.parse()?).await?;
+    let sink = format!(
+        "[sink.queue]\ntype = \"sqs\"\nqueue_url = \"{}\"\nendpoint_url = \"http://127.0.0.1:{}\"\n[in_flight]\nrows = 1\n",
+        queue.url, proxy.port
+    );
+    let config = EngineConfig::new(&rig.directory, &rig.mysql, SHOP, &sink);
+    let engine = Engine::start_and_wait(&config).await?;
+    rig.mysql.run("INSERT INTO shop.t VALUES (1)").await?;
+    assert_eq!(queue.receive_all(1, Duration::from_secs(20)).await?.len(), 1);
+    const WARNING: &str = "older than half of what the server keeps";
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    assert!(!engine.log().contains(WARNING), "nothing waits: {}", engine.log());
+    proxy.stall(); // a queue that takes nothing any more
+    for id in 2..6 {
+        rig.mysql.run(&format!("INSERT INTO shop.t VALUES ({id})")).await?;
+    }
+    wait_for("a warning", Duration::from_secs(30), || async { Ok(engine.log().contains(WARNING).then_some(())) })
+        .await
+        .with_context(|| engine.log())?;
+    engine.kill();
+    Ok(())
+}
+
+/// MariaDB's ed25519: the password never goes over the wire.
+#[tokio::test]
+async fn mariadb_logs_in_by_ed25519() -> anyhow::Result<()> {
+    let rig = Rig::start("mariadb_logs_in_by_ed25519", Build::MariaDb("11.8"), &[], SHOP).await?;
+    rig.mysql
+        .run(&format!(
+            "INSTALL SONAME 'auth_ed25519'; CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY); \
+             CREATE USER signer@'%' IDENTIFIED VIA ed25519 USING PASSWORD('{}'); \
+             GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO signer@'%'",
+            rig.config.password
+        ))
+        .await?;
+    let mut config = rig.config.clone();
+    config.text = config.text.replace("//rowmill@", "//signer@");
+    let engine = Engine::start_and_wait(&config).await?;
+    rig.mysql.run("INSERT INTO shop.t VALUES (1)").await?;
+    rig.read_to_the_end(&engine).await?;
+    engine.stop().await?;
+    assert_eq!(rig.changes()?, ["c t 1"]);
+    config.password = "wrong".to_owned();
+    let mut engine = Engine::start(&config)?;
+    assert_eq!(engine.end(Duration::from_secs(20)).await?.code(), Some(1));
+    assert!(engine.log().contains("refuses the user or the password"), "{}", engine.log());
     Ok(())
 }

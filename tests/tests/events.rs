@@ -196,6 +196,70 @@ async fn tables_change_in_mid_stream() -> anyhow::Result<()> {
     tables_change("tables_change_in_mariadb_11_8", Build::MariaDb("11.8")).await
 }
 
+/// Statements that change tables are passed on where they're asked for, in their place among the rows.
+async fn schema_changes(name: &str, build: Build) -> anyhow::Result<()> {
+    let mut rig = Rig::start(name, build, &[], SHOP).await?;
+    rig.config.text.push_str("[schema_changes]\nsink = \"out\"\n");
+    rig.mysql.run("CREATE DATABASE shop; CREATE DATABASE other").await?;
+    let engine = Engine::start_and_wait(&rig.config).await?;
+    let statements = [
+        "USE shop",
+        "CREATE TABLE o (id INT PRIMARY KEY, a INT) COMMENT 'grün'",
+        "INSERT INTO o VALUES (1, 1)",
+        "BEGIN",
+        "INSERT INTO o VALUES (2, 1)",
+        "/* by hand */ ALTER TABLE o ADD COLUMN b INT", // commits what was begun
+        "CREATE TEMPORARY TABLE t (id INT)",
+        "INSERT INTO o VALUES (3, 1, 1)",
+        "CREATE TABLE copied SELECT * FROM o WHERE id = 3",
+        "DROP TEMPORARY TABLE t",
+        "CREATE USER somebody IDENTIFIED BY 'a secret'",
+        "CREATE VIEW v AS SELECT 1",
+        "RENAME TABLE o TO p",
+        "INSERT INTO p VALUES (4, 1, 1)",
+        "USE other",
+        "CREATE TABLE other.q (id INT)",
+        "DROP DATABASE shop",
+    ];
+    session(&rig, &statements).await?;
+    rig.read_to_the_end(&engine).await?;
+    engine.stop().await?;
+    let arrived = rig.arrived()?;
+    let short = |message: &serde_json::Value| match message["ddl"].as_str() {
+        // The server says with which columns a table was made of a SELECT.
+        Some(ddl) if ddl.contains("copied") => "CREATE copied".to_owned(),
+        Some(ddl) => ddl.to_owned(),
+        None => format!("{} {}", message["source"]["table"], message["after"]["id"]),
+    };
+    // MariaDB doesn't say which schema a statement is about: then all are passed on.
+    let elsewhere: &[&str] = if build == Build::MySql { &[] } else { &[statements[15]] };
+    let expected = [
+        statements[1],
+        "\"o\" 1",
+        "\"o\" 2",
+        statements[5],
+        "\"o\" 3",
+        "CREATE copied",
+        "\"copied\" 3",
+        statements[12],
+        "\"p\" 4",
+    ];
+    let expected: Vec<&str> = [&expected, elsewhere, &[statements[16]]].concat();
+    assert_eq!(arrived.iter().map(short).collect::<Vec<_>>(), expected, "{name}");
+    let alter = &arrived[3];
+    assert_eq!(alter["databaseName"], "shop");
+    assert_eq!(alter["source"]["db"], "shop");
+    assert!(alter["source"]["pos"].as_u64() > arrived[2]["source"]["pos"].as_u64(), "{alter}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn schema_changes_are_passed_on() -> anyhow::Result<()> {
+    schema_changes("schema_changes_of_mysql", Build::MySql).await?;
+    schema_changes("schema_changes_of_mariadb_10_5", Build::MariaDb("10.5")).await?;
+    schema_changes("schema_changes_of_mariadb_11_8", Build::MariaDb("11.8")).await
+}
+
 /// A change that is logged as a statement stops the stream before it, unless it is of a schema that
 /// nobody wants.
 #[tokio::test]
@@ -228,6 +292,14 @@ async fn statements_are_never_passed_over() -> anyhow::Result<()> {
     assert!(log.contains("binlog event at binlog.0") && log.contains("SET PERSIST binlog_format = 'ROW'"), "{log}");
     assert_eq!(rig.changes()?, ["c t 1"]);
     assert_eq!(std::fs::read_to_string(rig.config.checkpoint())?, before, "the checkpoint stays");
+
+    // Rows that come into a new table with it are changes as well.
+    let created = Rig::start("statements_that_create", Build::MySql, &[], SHOP).await?;
+    created.mysql.run("CREATE DATABASE shop").await?;
+    let mut engine = Engine::start_and_wait(&created.config).await?;
+    session(&created, &["SET SESSION binlog_format = 'STATEMENT'", "CREATE TABLE shop.t AS SELECT 1 AS id"]).await?;
+    assert_eq!(engine.end(Duration::from_secs(20)).await?.code(), Some(1));
+    assert!(engine.log().contains("logged as a statement"), "{}", engine.log());
     Ok(())
 }
 

@@ -5,6 +5,8 @@ use std::fmt::Write;
 use rowmill_batch::{Batch, Cell, Column, Image, Kind, Row, Table};
 use sha2::{Digest, Sha256};
 
+use crate::binlog::SchemaChange;
+
 /// SQS's limit for message groups and deduplication ids.
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html>
 const ID_CHARS_MAX: usize = 128;
@@ -147,6 +149,12 @@ pub fn deduplication_id(server: &str, batch: &Batch<'_>, row: &Row<'_>, output: 
     let file = batch.transaction(row.transaction()).header().file;
     let time_s = header.time_us / 1_000_000;
     sqs_id(format!("{server}-{time_s}-{file}-{}-{}-{output}", header.event_position, header.index_in_event))
+}
+
+/// The deduplication id of a schema change, of the same kind.
+pub fn schema_change_id(server: &str, change: &SchemaChange) -> String {
+    let time_s = change.time_us / 1_000_000;
+    sqs_id(format!("{server}-{time_s}-{}-{}-schema", change.file, change.event_position))
 }
 
 #[cfg(test)]

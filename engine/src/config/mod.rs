@@ -6,8 +6,10 @@ mod tables;
 mod text;
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
 
+use rowmill_core::gtid::GtidSet;
 use rowmill_core::position::BinlogPosition;
 use rowmill_core::route::GroupTemplate;
 use serde::Deserialize;
@@ -31,6 +33,8 @@ pub struct Config {
     pub sinks: Vec<Sink>,
     /// Which tables go to which sink; the first that matches counts.
     pub routes: Vec<Route>,
+    /// The sink that schema changes go to: its index in [`Config::sinks`]. `None`: nobody is told of them.
+    pub schema_change_sink: Option<usize>,
     /// How much may be on its way.
     pub in_flight: InFlight,
 }
@@ -52,6 +56,8 @@ pub struct Source {
     pub name: String,
     /// Which tables' changes are read.
     pub tables: TablePatterns,
+    /// Whether schema changes are read as well.
+    pub schema_changes: bool,
     /// Where to begin without a checkpoint.
     pub start: Start,
 }
@@ -65,6 +71,8 @@ pub enum Start {
     Latest,
     /// With the transaction that begins here.
     Position(BinlogPosition),
+    /// With the first transaction that isn't in this set.
+    Gtids(GtidSet),
 }
 
 /// Where messages go.
@@ -158,6 +166,7 @@ struct File {
     sink: BTreeMap<String, SinkTable>,
     #[serde(default)]
     route: Vec<RouteTable>,
+    schema_changes: Option<SchemaChangesTable>,
     in_flight: Option<InFlightTable>,
 }
 
@@ -227,6 +236,12 @@ struct RouteTable {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct SchemaChangesTable {
+    sink: Text,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct InFlightTable {
     rows: Option<u32>,
     bytes: Option<u32>,
@@ -254,6 +269,8 @@ impl Config {
             return Err("there is no sink: add `[sink.NAME]` with a `type`".to_owned());
         }
         let routes = routes(file.route, &sinks)?;
+        let schema_change_sink =
+            file.schema_changes.map(|table| sink_index("schema_changes", &table.sink.0, &sinks)).transpose()?;
         let default = InFlight::default();
         let in_flight = file.in_flight.map_or(default, |table| InFlight {
             rows: table.rows.unwrap_or(default.rows),
@@ -267,17 +284,18 @@ impl Config {
             None => Some(PathBuf::from(PLUGINS_DEFAULT)).filter(|dir| dir.is_dir()),
         };
         Ok(Self {
-            source: source(file.source)?,
+            source: source(file.source, schema_change_sink.is_some())?,
             checkpoint: file.checkpoint.map_or_else(|| CHECKPOINT_DEFAULT.into(), |table| table.path.0.into()),
             plugins,
             sinks,
             routes,
+            schema_change_sink,
             in_flight,
         })
     }
 }
 
-fn source(table: SourceTable) -> Result<Source, String> {
+fn source(table: SourceTable, schema_changes: bool) -> Result<Source, String> {
     let SourceTable { url, password, password_file, server_id, name, tables, start, tls, failover } = table;
     let password = match (password, password_file) {
         (Some(_), Some(_)) => return Err("source: give `password` or `password_file`, not both".to_owned()),
@@ -299,12 +317,18 @@ fn source(table: SourceTable) -> Result<Source, String> {
         tls: tls_of(tls.unwrap_or_default())?,
         address,
         failover,
-        // A replica's id must differ from every other's on the server: pick one that few others would.
-        server_id: server_id.unwrap_or_else(|| 1 << 31 | std::process::id()),
+        server_id: server_id.unwrap_or_else(random_server_id),
         name: name.map_or_else(|| "rowmill".to_owned(), |name| name.0),
         tables: tables.unwrap_or_default(),
+        schema_changes,
         start,
     })
+}
+
+/// A replica's id must differ from every other's on the server: people choose small ones, this is a
+/// large one.
+pub fn random_server_id() -> u32 {
+    1 << 31 | RandomState::new().build_hasher().finish() as u32
 }
 
 /// A server by its URL, and as users may see it. The password in the URL counts only where there is no
@@ -367,12 +391,24 @@ fn parse_start(start: &str) -> Result<Start, String> {
         }
         _ => {}
     }
+    if let Some(gtids) = start.strip_prefix("gtid:") {
+        let set: GtidSet = gtids.parse().map_err(|error| format!("source.start = \"{start}\": {error}"))?;
+        if set.is_empty() {
+            return Err(
+                "source.start = \"gtid:\" names no transactions: use \"earliest\" to begin with the first".to_owned()
+            );
+        }
+        return Ok(Start::Gtids(set));
+    }
     let position = start.rsplit_once(':').and_then(|(file, offset)| {
         let offset = offset.parse().ok().filter(|&offset: &u64| offset >= BinlogPosition::FIRST_EVENT)?;
-        (!file.is_empty() && file != "gtid").then(|| BinlogPosition::new(file, offset))
+        (!file.is_empty()).then(|| BinlogPosition::new(file, offset))
     });
     position.map(Start::Position).ok_or_else(|| {
-        format!("source.start = \"{start}\" isn't known: use \"earliest\", \"latest\" or \"binlog.000042:1234\"")
+        format!(
+            "source.start = \"{start}\" isn't known: use \"earliest\", \"latest\", \"binlog.000042:1234\" or \"gtid:\" \
+             and the set of transactions to begin behind"
+        )
     })
 }
 
@@ -404,6 +440,14 @@ fn sink(name: String, table: SinkTable) -> Result<Sink, String> {
     Ok(Sink { name, format: format.unwrap_or_default(), kind })
 }
 
+/// Where a sink is among all; `key` says where it is named.
+fn sink_index(key: &str, name: &str, sinks: &[Sink]) -> Result<usize, String> {
+    sinks.iter().position(|sink| sink.name == name).ok_or_else(|| {
+        let nearest = error::nearest(name, sinks.iter().map(|sink| sink.name.as_str()));
+        format!("{key}: there is no sink `{name}`{nearest}")
+    })
+}
+
 fn routes(tables: Vec<RouteTable>, sinks: &[Sink]) -> Result<Vec<Route>, String> {
     // With a single sink there is nothing to choose.
     if let ([], [_]) = (&tables[..], sinks) {
@@ -412,10 +456,7 @@ fn routes(tables: Vec<RouteTable>, sinks: &[Sink]) -> Result<Vec<Route>, String>
     tables
         .into_iter()
         .map(|RouteTable { tables, sink: Text(name), group }| {
-            let sink = sinks.iter().position(|sink| sink.name == name).ok_or_else(|| {
-                let nearest = error::nearest(&name, sinks.iter().map(|sink| sink.name.as_str()));
-                format!("route: there is no sink `{name}`{nearest}")
-            })?;
+            let sink = sink_index("route", &name, sinks)?;
             let group = group.map_or_else(
                 || Ok(GroupTemplate::default()),
                 |Text(template)| {
@@ -471,7 +512,11 @@ mod tests {
     #[test]
     fn positions_are_read() {
         assert_eq!(parse_start("binlog.000042:1234"), Ok(Start::Position(BinlogPosition::new("binlog.000042", 1234))));
+        let mysql = "3e11fa47-71ca-11e1-9e33-c80aa9429562:1-9";
+        assert_eq!(parse_start(&format!("gtid:{mysql}")), Ok(Start::Gtids(mysql.parse().expect("a set"))));
+        assert!(matches!(parse_start("gtid:0-1-5"), Ok(Start::Gtids(_))));
         assert!(parse_start("gtid:abc").is_err());
+        assert!(parse_start("gtid:").is_err());
     }
 
     #[test]

@@ -1,10 +1,21 @@
 //! Columns of tables whose maps in the binlog don't name them, from information_schema.
+//!
+//! It has the columns of now, and the rows are of then. A statement in between that changes the
+//! count or the types of columns is found by comparing them with the table map; one that only
+//! renames is not. So the binlog is looked through from the rows to its end, for statements that
+//! name the table.
 
+use anyhow::{Context, anyhow, bail};
 use mysql_async::params;
 use mysql_async::prelude::Queryable;
-use rowmill_core::binlog::CatalogColumn;
+use rowmill_core::binlog::{CatalogColumn, Decoder, Next, SchemaChange, Select};
+use rowmill_core::position::{BinlogPosition, Resume, file_number};
+use tracing::debug;
 
-use super::preflight::{ConnectError, connect};
+use super::place::{By, Place};
+use super::preflight::{ConnectError, Flavor, Server};
+use super::wire::WireError;
+use super::{Ending, Interruption, open_stream};
 use crate::config;
 
 /// A row of the query: name, type, character set, position in the primary key.
@@ -18,26 +29,161 @@ const COLUMNS: &str = "\
     AND k.index_name = 'PRIMARY' \
     WHERE c.table_schema = :schema AND c.table_name = :table ORDER BY c.ordinal_position";
 
-/// Asks for a table's columns. None at all: the table isn't there any more, or the user may not see it.
+/// The columns of a table whose rows come at `rows`, behind `before`, a place between two transactions.
+/// None at all: the table isn't there any more, or the user may not see it.
+///
+/// # Errors
+/// If they can't be asked for, or if the table may have been changed since.
 pub(super) async fn columns(
     config: &config::Source,
+    (before, rows): (Resume, BinlogPosition),
     schema: &str,
     table: &str,
-) -> Result<Vec<CatalogColumn>, ConnectError> {
-    let mut conn = connect(config).await?;
-    let failed = |error: mysql_async::Error| {
+) -> Result<Vec<CatalogColumn>, Interruption> {
+    let mut server = Server::connect(config).await?;
+    let columns: Result<Vec<CatalogRow>, _> =
+        server.conn.exec(COLUMNS, params! { "schema" => schema, "table" => table }).await;
+    let columns = columns.map_err(|error| {
         let is_refusal = matches!(error, mysql_async::Error::Server(_));
         let error = anyhow::Error::new(error).context(format!("the columns of {schema}.{table} can't be looked up"));
         if is_refusal { ConnectError::Refused(error) } else { ConnectError::Unreachable(error) }
-    };
-    let rows: Vec<CatalogRow> =
-        conn.exec(COLUMNS, params! { "schema" => schema, "table" => table }).await.map_err(failed)?;
-    conn.disconnect().await.map_err(failed)?;
+    })?;
+    // What the columns above can't know of yet is behind this.
+    let end = server.end_of_binlog().await.map_err(Interruption::Fatal)?.position;
+    let flavor = server.flavor;
+    server.disconnect().await;
+    if is_before(&rows, &end) {
+        Ahead { schema, table, rows, end }.is_unchanged(config, flavor, before).await?;
+    }
     let column = |(name, column_type, charset, key_position): CatalogRow| CatalogColumn {
         name,
         column_type,
         charset,
         key_position,
     };
-    Ok(rows.into_iter().map(column).collect())
+    Ok(columns.into_iter().map(column).collect())
+}
+
+fn is_before(a: &BinlogPosition, b: &BinlogPosition) -> bool {
+    (file_number(&a.file), a.offset) < (file_number(&b.file), b.offset)
+}
+
+/// What lies between the rows and the end of the binlog.
+struct Ahead<'a> {
+    schema: &'a str,
+    table: &'a str,
+    rows: BinlogPosition,
+    end: BinlogPosition,
+}
+
+/// No rows of any table: schema changes alone.
+struct SchemaOnly(String);
+
+impl Select for SchemaOnly {
+    fn table(&self, _: &str, _: &str) -> bool {
+        false
+    }
+
+    fn schema(&self, schema: &str) -> bool {
+        schema == self.0
+    }
+}
+
+impl Ahead<'_> {
+    /// Reads it on a connection of its own.
+    ///
+    /// # Errors
+    /// If a statement in it names the table.
+    async fn is_unchanged(&self, config: &config::Source, flavor: Flavor, before: Resume) -> Result<(), Interruption> {
+        let Self { schema, table, rows, end } = self;
+        debug!(table = %format_args!("{schema}.{table}"), from = %rows, to = %end, "looking ahead for changes");
+        let resume = Resume { past: None, gtids: None, ..before };
+        let place = Place { resume: resume.clone(), by: By::Position };
+        let config = config::Source { server_id: config::random_server_id(), ..config.clone() };
+        let mut wire = open_stream(&config, flavor, &place, Ending::Ends).await.map_err(Interruption::Connection)?;
+        let mut scan = Decoder::new(resume, Box::new(SchemaOnly((*schema).to_owned()))).with_schema_changes(true);
+        loop {
+            let event = match wire.event().await {
+                Err(WireError::End) => return Ok(()),
+                event => event.map_err(Interruption::Connection)?,
+            };
+            loop {
+                let next =
+                    scan.next(event).with_context(|| format!("while looking ahead for changes of {schema}.{table}"));
+                let batch = match next.map_err(Interruption::Fatal)? {
+                    Next::Event => break,
+                    Next::Columns { .. } => return Err(Interruption::Fatal(anyhow!("columns of no table"))),
+                    Next::Batch(batch) => batch,
+                };
+                if let Some(change) = batch.schema_change {
+                    self.check(&change).map_err(Interruption::Fatal)?;
+                }
+            }
+            if !is_before(scan.position(), end) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// # Errors
+    /// If the change is behind the rows and may be one of the table's columns.
+    fn check(&self, change: &SchemaChange) -> anyhow::Result<()> {
+        let Self { schema, table, rows, .. } = self;
+        let position = BinlogPosition::new(change.file.clone(), change.event_position);
+        if is_before(&position, rows) || !may_change(&change.statement, schema, table) {
+            return Ok(());
+        }
+        let statement: String = change.statement.chars().take(200).collect();
+        bail!(
+            "table {schema}.{table}: the binlog doesn't name its columns, and they may not be the same any more for the \
+             rows at {rows}: behind them, at {position}, is `{statement}`; run `SET PERSIST binlog_row_metadata = 'FULL'` \
+             (`SET GLOBAL` on MariaDB) and start from a position after it, or leave the table out by `source.tables`"
+        )
+    }
+}
+
+/// Whether a statement may change a table's columns: it names the table, or drops its schema.
+fn may_change(statement: &str, schema: &str, table: &str) -> bool {
+    let statement = statement.to_lowercase();
+    let mut words = statement.split_whitespace();
+    match (words.next().unwrap_or_default(), words.next().unwrap_or_default()) {
+        ("truncate", _) | (_, "index") => false,
+        (_, "database" | "schema") => has_name(&statement, schema),
+        _ => has_name(&statement, table),
+    }
+}
+
+/// Whether a name stands in a statement, both in lower case but for the name.
+fn has_name(statement: &str, name: &str) -> bool {
+    let name = name.to_lowercase().replace('`', "``"); // as it is within backticks
+    let is_of_name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '$');
+    statement.match_indices(&name).any(|(at, _)| {
+        let (before, behind) = (statement[..at].chars().next_back(), statement[at + name.len()..].chars().next());
+        !before.is_some_and(is_of_name) && !behind.is_some_and(is_of_name)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statements_that_name_the_table_count() {
+        for (statement, expected) in [
+            ("ALTER TABLE `Orders` RENAME COLUMN a TO b", true),
+            ("/* x */ rename table old to orders", true),
+            ("DROP TABLE lines, orders", true),
+            ("CREATE TABLE lines (a INT)", false),
+            ("ALTER TABLE orders_2 ADD a INT", false),
+            ("ALTER TABLE shop.orders ADD a INT", true),
+            ("TRUNCATE orders", false),
+            ("CREATE INDEX i ON orders (a)", false),
+            ("DROP INDEX i ON orders", false),
+            ("DROP DATABASE shop", true),
+            ("ALTER SCHEMA other READ ONLY = 1", false),
+        ] {
+            assert_eq!(may_change(statement, "shop", "orders"), expected, "{statement}");
+        }
+        assert!(may_change("ALTER TABLE `a``b` ADD c INT", "shop", "a`b"));
+    }
 }

@@ -2,14 +2,17 @@
 //!
 //! The reading stops where the in-flight budget is used up, and goes on when checkpoints give it
 //! back. A connection that is lost is made again, and the reading goes on exactly where it was.
-//! [`preflight`] finds out before that whether the server can be read at all, and from where.
+//! [`preflight`] finds out before that whether the server can be read at all, [`place`] from where.
 
 mod budget;
 mod catalog;
+mod lag;
+pub mod place;
 pub mod preflight;
 pub mod tls;
 mod wire;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
@@ -20,7 +23,9 @@ use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
 pub use budget::Budget;
-use preflight::{By, ConnectError, Flavor, LocateError, Place, Server};
+use lag::Lag;
+use place::{By, LocateError, Place};
+use preflight::{ConnectError, Flavor, Server};
 use wire::{DumpRequest, HEARTBEAT_PERIOD, Login, Wire, WireError};
 
 use crate::config::{self, Start};
@@ -32,6 +37,9 @@ const NET_WRITE_TIMEOUT_S: u32 = 30 * 24 * 3600;
 const BATCH_AGE_MAX: Duration = Duration::from_millis(10);
 /// How many events may pass between two looks at the clock.
 const EVENTS_BETWEEN_CLOCKS: u32 = 64;
+
+/// How long the next change may take to come if there is one.
+const NEXT_CHANGE_WAIT: Duration = Duration::from_secs(1);
 
 const RECONNECT_DELAY_MIN: Duration = Duration::from_millis(100);
 const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(30);
@@ -45,6 +53,7 @@ pub struct Source {
     config: config::Source,
     wire: Wire,
     decoder: Decoder,
+    lag: Arc<Lag>,
 }
 
 /// Why the reading stopped.
@@ -75,14 +84,17 @@ impl Source {
     ///
     /// # Errors
     /// If the server refuses.
-    pub async fn open(server: Server, config: config::Source, place: Place) -> anyhow::Result<Self> {
+    pub async fn open(mut server: Server, config: config::Source, place: Place) -> anyhow::Result<Self> {
         let wire = stream(&config, server.flavor, &place)
             .await
             .map_err(|error| explained(error, &config))
             .with_context(|| format!("the binlog of {} can't be read from {place}", config.address))?;
-        let decoder = Decoder::new(place.resume, Box::new(config.tables.clone()));
+        let decoder =
+            Decoder::new(place.resume, Box::new(config.tables.clone())).with_schema_changes(config.schema_changes);
+        let lag = Arc::new(Lag::default());
+        lag.keeps(server.retention().await?);
         server.disconnect().await;
-        Ok(Self { config, wire, decoder })
+        Ok(Self { config, wire, decoder, lag })
     }
 
     /// Reads until `stop` says so, or until nobody takes batches any more.
@@ -95,8 +107,10 @@ impl Source {
         budget: Budget,
         mut stop: watch::Receiver<bool>,
     ) -> anyhow::Result<()> {
+        let (lag, address) = (Arc::clone(&self.lag), self.config.address.clone());
         tokio::select! {
             result = self.follow(batches, budget) => result?,
+            () = lag.watch(&address) => {}
             _ = stop.wait_for(|stop| *stop) => {}
         }
         Ok(())
@@ -137,11 +151,12 @@ impl Source {
             let (mut first_error, mut may_come_back) = (None, false);
             for candidate in self.config.candidates() {
                 match reconnect_to(&candidate, &resume).await {
-                    Ok(Some((wire, place))) => {
+                    Ok(Some(Reconnected { wire, place, retention })) => {
                         info!(source = candidate.address, position = %place, "reading on");
                         if place.by == By::Gtids {
                             self.decoder.relocate(place.resume);
                         }
+                        self.lag.keeps(retention);
                         self.wire = wire;
                         self.config = candidate;
                         return Ok(());
@@ -160,7 +175,7 @@ impl Source {
     }
 
     async fn read(&mut self, batches: &mpsc::Sender<RowBatch>, budget: &Budget) -> Result<(), Interruption> {
-        let Self { config, wire, decoder, .. } = self;
+        let Self { config, wire, decoder, lag } = self;
         let mut handed_on = Instant::now();
         let mut events: u32 = 0;
         loop {
@@ -178,6 +193,7 @@ impl Source {
                 }
             }
             let event = wire.event().await.map_err(Interruption::Connection)?;
+            lag.read(event);
             loop {
                 match decoder.next(event)? {
                     Next::Event => break,
@@ -188,7 +204,8 @@ impl Source {
                         }
                     }
                     Next::Columns { schema, table } => {
-                        let columns = catalog::columns(config, &schema, &table).await?;
+                        let place = (decoder.resume_before().clone(), decoder.position().clone());
+                        let columns = catalog::columns(config, place, &schema, &table).await?;
                         decoder.learn(schema, table, columns);
                     }
                 }
@@ -197,8 +214,16 @@ impl Source {
     }
 }
 
+/// A connection that reads on.
+struct Reconnected {
+    wire: Wire,
+    place: Place,
+    /// For how long the server keeps its binlog.
+    retention: Option<Duration>,
+}
+
 /// A connection to a server that reads on at `resume`; `None` if it may come about later.
-async fn reconnect_to(config: &config::Source, resume: &Resume) -> anyhow::Result<Option<(Wire, Place)>> {
+async fn reconnect_to(config: &config::Source, resume: &Resume) -> anyhow::Result<Option<Reconnected>> {
     let not_yet = |error: &dyn std::fmt::Display| debug!(source = config.address, %error, "not reconnected yet");
     let mut server = match Server::connect(config).await {
         Ok(server) => server,
@@ -221,8 +246,9 @@ async fn reconnect_to(config: &config::Source, resume: &Resume) -> anyhow::Resul
     };
     match stream(config, server.flavor, &place).await {
         Ok(wire) => {
+            let retention = server.retention().await?;
             server.disconnect().await;
-            Ok(Some((wire, place)))
+            Ok(Some(Reconnected { wire, place, retention }))
         }
         Err(error) if is_final(&error) => Err(explained(error, config)),
         Err(error) => {
@@ -232,18 +258,28 @@ async fn reconnect_to(config: &config::Source, resume: &Resume) -> anyhow::Resul
     }
 }
 
-/// Whether the binlog can be read from a place on: asks for it, and waits for the first event.
+/// Whether the binlog can be read from a place on: asks for it, and waits for the first event. Says how
+/// old the next change is, if there is one.
 ///
 /// # Errors
 /// If it can't.
-pub async fn probe(config: &config::Source, flavor: Flavor, place: &Place) -> anyhow::Result<()> {
+pub async fn probe(config: &config::Source, flavor: Flavor, place: &Place) -> anyhow::Result<Option<Duration>> {
+    let lag = Lag::default();
     let read = async {
         let mut wire = stream(config, flavor, place).await?;
-        wire.event().await.map(|_| ())
+        lag.read(wire.event().await?);
+        let next_change = async {
+            while lag.age().is_none() {
+                lag.read(wire.event().await?);
+            }
+            Ok(())
+        };
+        tokio::time::timeout(NEXT_CHANGE_WAIT, next_change).await.unwrap_or(Ok(()))
     };
     read.await
         .map_err(|error| explained(error, config))
-        .with_context(|| format!("the binlog of {} can't be read from {place}", config.address))
+        .with_context(|| format!("the binlog of {} can't be read from {place}", config.address))?;
+    Ok(lag.age())
 }
 
 /// Waits for room and hands a batch on. False if nobody takes batches any more: whoever stopped
@@ -253,8 +289,26 @@ async fn hand_on(batch: RowBatch, batches: &mpsc::Sender<RowBatch>, budget: &Bud
     batches.send(batch).await.is_ok()
 }
 
-/// A connection on which the binlog comes from a place on.
+/// A connection on which the binlog comes from a place on; without an end.
 async fn stream(config: &config::Source, flavor: Flavor, place: &Place) -> Result<Wire, WireError> {
+    open_stream(config, flavor, place, Ending::Waits).await
+}
+
+/// What the server does where its binlog ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// It waits for more.
+    Waits,
+    /// It says so: [`WireError::End`].
+    Ends,
+}
+
+async fn open_stream(
+    config: &config::Source,
+    flavor: Flavor,
+    place: &Place,
+    ending: Ending,
+) -> Result<Wire, WireError> {
     let mut wire = Wire::connect(&login(config)).await?;
     wire.run(&format!("SET SESSION net_write_timeout = {NET_WRITE_TIMEOUT_S}")).await?;
     let heartbeat_ns = HEARTBEAT_PERIOD.as_nanos();
@@ -281,7 +335,8 @@ async fn stream(config: &config::Source, flavor: Flavor, place: &Place) -> Resul
         (Flavor::MySql, ..) => {}
     }
     let offset = u32::try_from(position.offset).map_err(|_| WireError::Protocol("a position below 4 GiB"))?;
-    wire.dump(&DumpRequest { file: &position.file, offset, server_id, annotations }).await?;
+    let ends = ending == Ending::Ends;
+    wire.dump(&DumpRequest { file: &position.file, offset, server_id, annotations, ends }).await?;
     Ok(wire)
 }
 

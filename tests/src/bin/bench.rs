@@ -201,16 +201,10 @@ fn parts(path: &Path, file: &str) -> anyhow::Result<()> {
     let bytes: usize = batches.iter().map(|batch| batch.bytes.len()).sum();
     let per_row = |time: Duration| time.as_nanos() as f64 / rows as f64;
 
-    let copy = |batch: &RowBatch| RowBatch {
-        bytes: batch.bytes.clone(),
-        rows: batch.rows,
-        new_tables: batch.new_tables.clone(),
-        resume: batch.resume.clone(),
-    };
     let plugins = scratch("bench-parts");
     std::fs::copy(top().join("plugins/paid-orders.wasm"), plugins.join("paid-orders.wasm"))?;
     let mut chain = Chain::load(Some(&plugins), &["order-management".to_owned()], Limits::default())?;
-    let copies: Vec<RowBatch> = batches.iter().map(copy).collect();
+    let copies: Vec<RowBatch> = batches.clone();
     let started = Instant::now();
     let mut passed = 0;
     for batch in copies {

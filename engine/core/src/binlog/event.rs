@@ -31,7 +31,7 @@ impl EventHeader {
     ///
     /// # Errors
     /// If there are fewer bytes than a header has.
-    pub(super) fn parse(event: &[u8]) -> Result<Self, Fault> {
+    pub fn parse(event: &[u8]) -> Result<Self, Fault> {
         let mut bytes = Bytes(event);
         Ok(Self {
             timestamp_s: bytes.u32()?,

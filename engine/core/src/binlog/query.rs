@@ -1,9 +1,15 @@
-//! Query events: what a statement that is logged as text means for the rows around it. DDL is never
-//! parsed: a statement is classified by its first words.
+//! Query events: statements that are logged as text.
 //! <https://dev.mysql.com/doc/dev/mysql-server/latest/classmysql_1_1binlog_1_1event_1_1Query__event.html>
 
 use super::bytes::Bytes;
+use super::charset::Charset;
 use super::error::Fault;
+use super::statement::Statement;
+
+/// Status variables: the session's character sets (first the one of the statement's text), and the
+/// schemas that it changed.
+const CHARSET: u8 = 4;
+const UPDATED_DB_NAMES: u8 = 12;
 
 /// A query event, taken apart.
 #[derive(Debug)]
@@ -16,25 +22,27 @@ pub(super) struct Query<'a> {
     pub text: &'a [u8],
 }
 
-/// What a statement means.
+/// A statement that changed tables or schemas, or may have: what consumers are told of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Statement {
-    /// What follows is of one transaction, until it ends.
-    Begin,
-    Commit,
-    Rollback,
-    Savepoint(String),
-    RollbackTo(String),
-    XaStart(String),
-    XaEnd,
-    XaCommit(String),
-    XaRollback(String),
-    /// A change of rows that isn't logged as rows.
-    Change,
-    /// DDL whose rows follow in the same transaction: `CREATE TABLE ... SELECT`.
-    CreateWithRows,
-    /// DDL and what else changes no rows.
-    Other,
+pub struct SchemaChange {
+    /// The schema that it is about: where the event doesn't say, the session's own; `None` if it has none.
+    pub schema: Option<String>,
+    /// Its text, as it was sent.
+    pub statement: String,
+    /// The binlog file that it is in.
+    pub file: String,
+    /// Where its event begins.
+    pub event_position: u64,
+    /// Its transaction's GTID; empty where there are none.
+    pub gtid: String,
+    /// When it began, in microseconds since 1970.
+    pub time_us: i64,
+    /// When it was committed, in microseconds since 1970; 0 where the server doesn't say.
+    pub commit_time_us: i64,
+    /// The server that it ran on first.
+    pub server_id: u32,
+    /// The session in which it ran.
+    pub thread_id: u32,
 }
 
 impl<'a> Query<'a> {
@@ -63,22 +71,59 @@ impl<'a> Query<'a> {
             b"COMMIT" => return Statement::Commit,
             _ => {}
         }
-        statement(&String::from_utf8_lossy(self.text))
+        Statement::of(&String::from_utf8_lossy(self.text))
     }
 
     /// The schemas whose tables the statement changed; `None` where the event doesn't say.
     pub fn changed_schemas(&self) -> Option<Vec<&'a str>> {
-        const UPDATED_DB_NAMES: u8 = 12;
         const TOO_MANY: u8 = 254;
+        let mut status = self.status_behind(UPDATED_DB_NAMES)?;
+        let count = status.u8().ok()?;
+        if count == TOO_MANY {
+            return None;
+        }
+        let mut names = Vec::new();
+        for _ in 0..count {
+            let end = status.0.iter().position(|&byte| byte == 0)?;
+            let name = status.take(end).ok()?;
+            status.take(1).ok()?;
+            names.push(std::str::from_utf8(name).ok()?);
+        }
+        Some(names)
+    }
+
+    /// The schema that the statement is about, as far as the event says.
+    pub fn about(&self) -> Option<&'a str> {
+        let changed = self.changed_schemas().and_then(|schemas| schemas.first().copied());
+        let current = || std::str::from_utf8(self.schema).ok().filter(|schema| !schema.is_empty());
+        changed.or_else(current)
+    }
+
+    /// The statement's text, from its session's character set. It is for people to read: what stands
+    /// for nothing in that set is shown as U+FFFD.
+    pub fn readable(&self) -> String {
+        let collation = self.status_behind(CHARSET).and_then(|mut status| status.u16().ok());
+        let mut text = Vec::new();
+        match collation.map(|id| Charset::of_collation(id.into()).decode(self.text, &mut text)) {
+            Some(Ok(())) => String::from_utf8_lossy(&text).into_owned(),
+            _ => String::from_utf8_lossy(self.text).into_owned(),
+        }
+    }
+
+    /// The status variables from the value of one of them on.
+    fn status_behind(&self, wanted: u8) -> Option<Bytes<'a>> {
         let mut status = Bytes(self.status);
         while !status.is_empty() {
             let code = status.u8().ok()?;
+            if code == wanted {
+                return Some(status);
+            }
             let len = match code {
                 0 | 3 | 10 => 4,
                 1 | 9 | 17 => 8,
                 2 => usize::from(status.u8().ok()?) + 1,
                 5 | 6 => usize::from(status.u8().ok()?),
-                4 => 6,
+                CHARSET => 6,
                 7 | 8 | 18 => 2,
                 11 => {
                     let user = usize::from(status.u8().ok()?);
@@ -87,20 +132,6 @@ impl<'a> Query<'a> {
                 }
                 13 => 3,
                 16 | 19 | 20 => 1,
-                UPDATED_DB_NAMES => {
-                    let count = status.u8().ok()?;
-                    if count == TOO_MANY {
-                        return None;
-                    }
-                    let mut names = Vec::new();
-                    for _ in 0..count {
-                        let end = status.0.iter().position(|&byte| byte == 0)?;
-                        let name = status.take(end).ok()?;
-                        status.take(1).ok()?;
-                        names.push(std::str::from_utf8(name).ok()?);
-                    }
-                    return Some(names);
-                }
                 _ => return None,
             };
             status.take(len).ok()?;
@@ -118,100 +149,9 @@ impl<'a> Query<'a> {
     }
 }
 
-fn statement(text: &str) -> Statement {
-    let text = without_comments(text);
-    let mut words =
-        text.split(|c: char| c.is_ascii_whitespace() || c == ';' || c == '(').filter(|word| !word.is_empty());
-    let mut word = || words.next().unwrap_or_default().to_ascii_uppercase();
-    let (first, second, third) = (word(), word(), word());
-    // What stands behind the first `skip` words.
-    let behind = |skip: usize| {
-        let mut rest = text;
-        for _ in 0..skip {
-            rest = rest.trim_start();
-            rest = &rest[rest.find(|c: char| c.is_ascii_whitespace()).unwrap_or(rest.len())..];
-        }
-        rest.trim().trim_end_matches(';').trim().to_owned()
-    };
-    match (first.as_str(), second.as_str(), third.as_str()) {
-        ("BEGIN", ..) | ("START", "TRANSACTION", _) => Statement::Begin,
-        ("COMMIT", ..) => Statement::Commit,
-        ("ROLLBACK", "TO", "SAVEPOINT") => Statement::RollbackTo(savepoint(&behind(3))),
-        ("ROLLBACK", "TO", _) => Statement::RollbackTo(savepoint(&behind(2))),
-        ("ROLLBACK", ..) => Statement::Rollback,
-        ("SAVEPOINT", ..) => Statement::Savepoint(savepoint(&behind(1))),
-        ("XA", "START" | "BEGIN", _) => Statement::XaStart(behind(2).to_ascii_lowercase()),
-        ("XA", "END", _) => Statement::XaEnd,
-        ("XA", "COMMIT", _) => Statement::XaCommit(behind(2).to_ascii_lowercase()),
-        ("XA", "ROLLBACK", _) => Statement::XaRollback(behind(2).to_ascii_lowercase()),
-        ("INSERT" | "UPDATE" | "DELETE" | "REPLACE" | "LOAD" | "CALL" | "DO" | "SELECT" | "WITH" | "EXECUTE", ..) => {
-            Statement::Change
-        }
-        ("CREATE", ..) if text.trim_end().to_ascii_uppercase().ends_with("START TRANSACTION") => {
-            Statement::CreateWithRows
-        }
-        _ => Statement::Other,
-    }
-}
-
-/// The names of savepoints are compared without their case and quotes.
-fn savepoint(name: &str) -> String {
-    name.trim_matches('`').to_lowercase()
-}
-
-/// The text behind the comments that it begins with.
-fn without_comments(text: &str) -> &str {
-    let mut rest = text.trim_start();
-    loop {
-        // What stands in `/*! ... */` is executed.
-        let executed = rest.strip_prefix("/*!").or_else(|| rest.strip_prefix("/*M!"));
-        rest = if let Some(behind) = executed {
-            behind.trim_start_matches(|c: char| c.is_ascii_digit())
-        } else if let Some(behind) = rest.strip_prefix("/*") {
-            behind.split_once("*/").map_or("", |(_, rest)| rest)
-        } else if rest.starts_with('#') || rest.starts_with("-- ") {
-            rest.split_once('\n').map_or("", |(_, rest)| rest)
-        } else {
-            return rest;
-        }
-        .trim_start();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn statements_are_known_by_their_first_words() {
-        let text = |text: &str| text.to_owned();
-        for (sql, expected) in [
-            ("BEGIN", Statement::Begin),
-            ("begin", Statement::Begin),
-            ("START TRANSACTION READ WRITE", Statement::Begin),
-            ("COMMIT", Statement::Commit),
-            ("ROLLBACK", Statement::Rollback),
-            ("SAVEPOINT `A b`", Statement::Savepoint(text("a b"))),
-            ("ROLLBACK TO `A b`", Statement::RollbackTo(text("a b"))),
-            ("rollback to savepoint x;", Statement::RollbackTo(text("x"))),
-            ("XA START X'7831',X'',1", Statement::XaStart(text("x'7831',x'',1"))),
-            ("XA END X'7831',X'',1", Statement::XaEnd),
-            ("XA COMMIT X'7831',X'',1", Statement::XaCommit(text("x'7831',x'',1"))),
-            ("XA ROLLBACK X'7831',X'',1", Statement::XaRollback(text("x'7831',x'',1"))),
-            ("/* app */ -- why\n# so\nINSERT INTO t VALUES (1)", Statement::Change),
-            ("/*!50003 UPDATE t SET a = 1 */", Statement::Change),
-            ("delete from t", Statement::Change),
-            ("LOAD DATA INFILE 'x' INTO TABLE t", Statement::Change),
-            ("(SELECT f())", Statement::Change),
-            ("CREATE TABLE t (a INT)\nSTART TRANSACTION", Statement::CreateWithRows),
-            ("CREATE TABLE t (a INT)", Statement::Other),
-            ("DROP TABLE `insert`", Statement::Other),
-            ("/* unfinished", Statement::Other),
-            ("", Statement::Other),
-        ] {
-            assert_eq!(statement(sql), expected, "{sql}");
-        }
-    }
 
     #[test]
     fn the_changed_schemas_are_named() {

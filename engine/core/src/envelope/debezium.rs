@@ -9,6 +9,8 @@
 
 use rowmill_batch::{Batch, Cell, Column, ColumnIndex, Image, Kind, Operation, Row, Table, TableId};
 
+use crate::binlog::SchemaChange;
+
 use super::json::{push_base64, push_int, push_string};
 
 /// Stands for a value that the binlog doesn't have though it changed: Debezium's own placeholder
@@ -101,7 +103,8 @@ impl Debezium {
         push_image(table, text, before, out);
         out.extend_from_slice(b",\"after\":");
         push_image(table, text, after, out);
-        push_source(&self.source, text, batch, row, out);
+        out.push(b',');
+        push_source(&self.source, &row_origin(text, batch, row), out);
         out.extend_from_slice(match operation {
             Operation::Insert => b",\"transaction\":null,\"op\":\"c\",\"ts_ms\":",
             Operation::Update => b",\"transaction\":null,\"op\":\"u\",\"ts_ms\":",
@@ -114,6 +117,39 @@ impl Debezium {
         push_int(now_us * 1000, out);
         out.push(b'}');
     }
+
+    /// Appends a schema change, as the connector's schema change topic has it. Statements aren't parsed:
+    /// which tables it is about is said by its text alone.
+    pub fn write_schema_change(&self, change: &SchemaChange, now_us: i64, out: &mut Vec<u8>) {
+        let origin = Origin {
+            time_us: time_us(change.commit_time_us, change.time_us),
+            schema: &schema_text(change.schema.as_deref().unwrap_or_default()),
+            table: b",\"table\":null",
+            server_id: change.server_id,
+            gtid: &change.gtid,
+            file: &change.file,
+            position: change.event_position,
+            row: 0,
+            thread_id: change.thread_id,
+        };
+        out.push(b'{');
+        push_source(&self.source, &origin, out);
+        out.extend_from_slice(b",\"ts_ms\":");
+        push_int(now_us / 1000, out);
+        out.extend_from_slice(b",\"databaseName\":");
+        push_string(change.schema.as_deref().unwrap_or_default(), out);
+        out.extend_from_slice(b",\"schemaName\":null,\"ddl\":");
+        push_string(&change.statement, out);
+        out.extend_from_slice(b",\"tableChanges\":[]}");
+    }
+}
+
+/// `"snapshot"` to `"sequence"` of a source.
+fn schema_text(schema: &str) -> Vec<u8> {
+    let mut out = b",\"snapshot\":\"false\",\"db\":".to_vec();
+    push_string(schema, &mut out);
+    out.extend_from_slice(b",\"sequence\":null");
+    out
 }
 
 impl TableText {
@@ -123,8 +159,6 @@ impl TableText {
             push_string(text, &mut out);
             out
         };
-        let mut schema = labelled(b",\"snapshot\":\"false\",\"db\":", &table.schema);
-        schema.extend_from_slice(b",\"sequence\":null");
         let column = |column: &Column| {
             let mut out = labelled(b"", &column.name);
             out.push(b':');
@@ -132,44 +166,76 @@ impl TableText {
         };
         Self {
             columns: table.columns.iter().map(column).collect(),
-            schema,
+            schema: schema_text(&table.schema),
             table: labelled(b",\"table\":", &table.name),
         }
     }
 }
 
-fn push_source(source: &SourceName, text: &TableText, batch: &Batch<'_>, row: &Row<'_>, out: &mut Vec<u8>) {
+/// Where a change comes from.
+struct Origin<'a> {
+    time_us: i64,
+    /// As [`TableText`] has them.
+    schema: &'a [u8],
+    table: &'a [u8],
+    server_id: u32,
+    gtid: &'a str,
+    file: &'a str,
+    position: u64,
+    row: u32,
+    thread_id: u32,
+}
+
+fn row_origin<'a>(text: &'a TableText, batch: &Batch<'a>, row: &Row<'_>) -> Origin<'a> {
     let header = row.header();
     let transaction = batch.transaction(row.transaction()).header();
-    // When it was committed; servers that don't say when a statement began.
-    let time_us = if transaction.commit_time_us == 0 { header.time_us } else { transaction.commit_time_us };
-    out.extend_from_slice(b",\"source\":{\"version\":");
+    Origin {
+        time_us: time_us(transaction.commit_time_us, header.time_us),
+        schema: &text.schema,
+        table: &text.table,
+        server_id: transaction.server_id,
+        gtid: transaction.gtid,
+        file: transaction.file,
+        position: header.event_position,
+        row: header.index_in_event,
+        thread_id: transaction.thread_id,
+    }
+}
+
+/// When a change was committed; of servers that don't say when its statement began.
+fn time_us(commit_time_us: i64, begin_time_us: i64) -> i64 {
+    if commit_time_us == 0 { begin_time_us } else { commit_time_us }
+}
+
+fn push_source(source: &SourceName, origin: &Origin<'_>, out: &mut Vec<u8>) {
+    let Origin { time_us, .. } = *origin;
+    out.extend_from_slice(b"\"source\":{\"version\":");
     push_string(&source.version, out);
     out.extend_from_slice(b",\"connector\":\"mysql\",\"name\":");
     push_string(&source.name, out);
     out.extend_from_slice(b",\"ts_ms\":");
     push_int(time_us / 1000, out);
-    out.extend_from_slice(&text.schema);
+    out.extend_from_slice(origin.schema);
     out.extend_from_slice(b",\"ts_us\":");
     push_int(time_us, out);
     out.extend_from_slice(b",\"ts_ns\":");
     push_int(time_us * 1000, out);
-    out.extend_from_slice(&text.table);
+    out.extend_from_slice(origin.table);
     out.extend_from_slice(b",\"server_id\":");
-    push_int(transaction.server_id, out);
+    push_int(origin.server_id, out);
     out.extend_from_slice(b",\"gtid\":");
-    match transaction.gtid {
+    match origin.gtid {
         "" => out.extend_from_slice(b"null"),
         gtid => push_string(gtid, out),
     }
     out.extend_from_slice(b",\"file\":");
-    push_string(transaction.file, out);
+    push_string(origin.file, out);
     out.extend_from_slice(b",\"pos\":");
-    push_int(header.event_position, out);
+    push_int(origin.position, out);
     out.extend_from_slice(b",\"row\":");
-    push_int(header.index_in_event, out);
+    push_int(origin.row, out);
     out.extend_from_slice(b",\"thread\":");
-    match transaction.thread_id {
+    match origin.thread_id {
         0 => out.extend_from_slice(b"null"),
         thread => push_int(thread, out),
     }

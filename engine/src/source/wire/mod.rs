@@ -89,6 +89,8 @@ pub(super) struct DumpRequest<'a> {
     pub server_id: u32,
     /// MariaDB, which leaves out annotations unless they're asked for; their bytes count.
     pub annotations: bool,
+    /// Whether the stream ends where the binlog does, instead of waiting there.
+    pub ends: bool,
 }
 
 impl Wire {
@@ -125,7 +127,9 @@ impl Wire {
     pub async fn dump(&mut self, request: &DumpRequest<'_>) -> Result<(), WireError> {
         const COM_BINLOG_DUMP: u8 = 0x12;
         const SEND_ANNOTATE_ROWS: u16 = 2;
-        let flags = if request.annotations { SEND_ANNOTATE_ROWS } else { 0 };
+        const NON_BLOCK: u16 = 1;
+        let flag = |is_set: bool, flag: u16| if is_set { flag } else { 0 };
+        let flags = flag(request.annotations, SEND_ANNOTATE_ROWS) | flag(request.ends, NON_BLOCK);
         let mut body = Vec::new();
         body.extend_from_slice(&request.offset.to_le_bytes());
         body.extend_from_slice(&flags.to_le_bytes());

@@ -7,6 +7,7 @@ use rowmill_batch::{Builder, RowHeader, TransactionHeader};
 
 use super::super::error::Fault;
 use super::super::event::EventHeader;
+use super::super::query::SchemaChange;
 use super::super::rows::RowsEvent;
 use super::super::tables::TableVersion;
 use super::super::transaction::{HELD_BYTES_MAX, Transaction, divide};
@@ -146,11 +147,23 @@ impl Decoder {
         self.moved = false;
     }
 
+    /// Hands on a schema change, behind the committed rows before it.
+    pub(super) fn cut_schema_change(&mut self, change: SchemaChange) {
+        if !self.batch_has_transaction && self.moved {
+            self.cut();
+            self.transaction.iter_mut().for_each(|transaction| transaction.hold.divided());
+        }
+        let resume = self.ready.back().map_or(&self.handed_on, |batch| &batch.resume).clone();
+        let bytes = Arc::new(Builder::with_capacity(0).finish());
+        let schema_change = Some(Box::new(change));
+        self.ready.push_back(RowBatch { bytes, rows: 0, schema_change, new_tables: Vec::new(), resume });
+    }
+
     pub(super) fn take_batch(&mut self, resume: Resume) -> RowBatch {
         let rows = self.batch.rows();
         let builder = mem::replace(&mut self.batch, Builder::with_capacity(BATCH_CAPACITY));
         self.batch_has_transaction = false;
-        RowBatch { bytes: Arc::new(builder.finish()), rows, new_tables: Vec::new(), resume }
+        RowBatch { bytes: Arc::new(builder.finish()), rows, schema_change: None, new_tables: Vec::new(), resume }
     }
 
     pub(super) fn pop(&mut self) -> Option<RowBatch> {

@@ -16,7 +16,7 @@ use super::event::{Checksums, Event, EventHeader, EventKind};
 use super::gtid_event;
 use super::mariadb;
 use super::payload::Payload;
-use super::query::Query;
+use super::query::{Query, SchemaChange};
 use super::rows::{RowsEvent, RowsKind};
 use super::table_map::{Family, TableName};
 use super::tables::{MapFault, Select, Tables};
@@ -33,13 +33,16 @@ pub const BATCH_BYTES_MAX: usize = 1 << 20;
 /// Most batches are far smaller than [`BATCH_BYTES_MAX`].
 const BATCH_CAPACITY: usize = 96 << 10;
 
-/// Decoded rows, in binlog order. May have no rows: then it says only how far the binlog was read.
-#[derive(Debug)]
+/// Decoded rows, in binlog order. May have no rows: then it says how far the binlog was read, and maybe
+/// that tables were changed.
+#[derive(Debug, Clone)]
 pub struct RowBatch {
     /// The rows, packed.
     pub bytes: Arc<Vec<u8>>,
     /// How many there are.
     pub rows: usize,
+    /// A statement that changed tables or schemas behind the rows of earlier batches; this one has none.
+    pub schema_change: Option<Box<SchemaChange>>,
     /// Table versions that no earlier batch had, in the order of their ids.
     pub new_tables: Vec<Arc<Table>>,
     /// From where to read on once all rows of this batch (and of those before it) are done with.
@@ -49,7 +52,9 @@ pub struct RowBatch {
 impl RowBatch {
     /// What the batch takes of the in-flight budget.
     pub fn cost(&self) -> Cost {
-        Cost { rows: self.rows as u32, bytes: u32::try_from(self.bytes.len()).unwrap_or(u32::MAX) }
+        let (changes, change_len) = self.schema_change.as_ref().map_or((0, 0), |change| (1, change.statement.len()));
+        let bytes = u32::try_from(self.bytes.len() + change_len).unwrap_or(u32::MAX);
+        Cost { rows: self.rows as u32 + changes, bytes }
     }
 }
 
@@ -72,6 +77,8 @@ pub enum Next {
 /// Decodes a binlog's events, in their order, into batches.
 pub struct Decoder {
     select: Box<dyn Select>,
+    /// Whether schema changes are wanted.
+    schema_changes: bool,
     tables: Tables,
     checksums: Checksums,
     family: Family,
@@ -138,6 +145,7 @@ impl Decoder {
     pub fn new(resume: Resume, select: Box<dyn Select>) -> Self {
         Self {
             select,
+            schema_changes: false,
             tables: Tables::default(),
             checksums: Checksums::Unknown,
             family: Family::MySql,
@@ -155,6 +163,12 @@ impl Decoder {
             ready: VecDeque::new(),
             moved: false,
         }
+    }
+
+    /// Hands on schema changes as well ([`RowBatch::schema_change`]), if they are `wanted`: those that
+    /// the event says or leaves open to be about schemas of which tables are selected.
+    pub fn with_schema_changes(self, wanted: bool) -> Self {
+        Self { schema_changes: wanted, ..self }
     }
 
     /// Goes on with an event, from its header to its checksum. Called with the same bytes again and
@@ -221,6 +235,11 @@ impl Decoder {
     pub fn relocate(&mut self, resume: Resume) {
         self.handed_on = resume;
         self.rewind();
+    }
+
+    /// A place between two transactions, before all rows that weren't handed on yet.
+    pub fn resume_before(&self) -> &Resume {
+        &self.handed_on
     }
 
     /// How far the binlog was read.

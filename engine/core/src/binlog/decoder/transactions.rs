@@ -9,7 +9,8 @@ use super::super::bytes::Bytes;
 use super::super::error::Fault;
 use super::super::event::EventHeader;
 use super::super::gtid_event::Begin;
-use super::super::query::{Query, Statement};
+use super::super::query::{Query, SchemaChange};
+use super::super::statement::Statement;
 use super::super::transaction::{HELD_BYTES_MAX, Hold, RolledBack, Transaction, divide};
 use super::{BATCH_CAPACITY, Decoder, RowBatch, Span};
 use crate::gtid::{Gtid, GtidSet};
@@ -55,7 +56,14 @@ impl Decoder {
             Statement::CreateWithRows => {
                 transaction.begun = true;
                 self.tables.forget_learned();
+                self.schema_change(header, &query, span);
                 Ok(())
+            }
+            Statement::Schema => {
+                let begun = transaction.begun;
+                self.tables.forget_learned();
+                self.schema_change(header, &query, span);
+                if begun { Ok(()) } else { self.commit(span.end) }
             }
             Statement::Commit => self.commit(span.end),
             Statement::Rollback => self.roll_back(span.end),
@@ -92,19 +100,45 @@ impl Decoder {
                 self.commit(span.end)
             }
             Statement::Change => {
-                let elsewhere = query.changed_schemas().is_some_and(|schemas| {
-                    !schemas.is_empty() && !schemas.iter().any(|schema| self.select.schema(schema))
-                });
-                if !elsewhere {
+                let begun = transaction.begun;
+                if self.may_be_wanted(&query) {
                     return Err(Fault::Statement(query.shown()));
                 }
-                if transaction.begun { Ok(()) } else { self.commit(span.end) }
+                if begun { Ok(()) } else { self.commit(span.end) }
             }
             Statement::Other => {
                 self.tables.forget_learned();
                 if transaction.begun { Ok(()) } else { self.commit(span.end) }
             }
         }
+    }
+
+    /// Whether a statement may be about a schema of which tables are selected.
+    fn may_be_wanted(&self, query: &Query<'_>) -> bool {
+        query
+            .changed_schemas()
+            .is_none_or(|schemas| schemas.is_empty() || schemas.iter().any(|schema| self.select.schema(schema)))
+    }
+
+    /// Hands on what a statement changed, if that is wanted and wasn't done by an earlier run.
+    fn schema_change(&mut self, header: &EventHeader, query: &Query<'_>, span: Span) {
+        let Some(transaction) = &self.transaction else { return };
+        let is_past = transaction.is_past || self.is_past(Progress { event: span.begin, rows: 0 });
+        if !self.schema_changes || is_past || !self.may_be_wanted(query) {
+            return;
+        }
+        let change = SchemaChange {
+            schema: query.about().map(str::to_owned),
+            statement: query.readable(),
+            file: self.position.file.clone(),
+            event_position: span.begin,
+            gtid: transaction.gtid.as_ref().map(ToString::to_string).unwrap_or_default(),
+            time_us: i64::from(header.timestamp_s) * 1_000_000,
+            commit_time_us: transaction.commit_time_us,
+            server_id: transaction.server_id,
+            thread_id: query.thread_id,
+        };
+        self.cut_schema_change(change);
     }
 
     /// The open transaction ends at `end`, committed.
