@@ -24,7 +24,7 @@ public class Capture {
         properties.setProperty("database.include.list", args[3]);
         properties.setProperty("database.server.id", "4242");
         properties.setProperty("snapshot.mode", "no_data");
-        properties.setProperty("include.schema.changes", "false");
+        properties.setProperty("include.schema.changes", "true");
         properties.setProperty("tombstones.on.delete", "false");
         properties.setProperty("decimal.handling.mode", "string");
         properties.setProperty("time.precision.mode", "isostring");

@@ -13,12 +13,22 @@ use serde_json::Value;
 
 const STEPS: usize = 400;
 const SCHEMA: &str = "shop";
+/// All of them name the table `extra`.
+const SCHEMA_CHANGES: [&str; 6] = [
+    "CREATE TABLE shop.extra (id INT PRIMARY KEY, a VARCHAR(10) DEFAULT 'é')",
+    "ALTER TABLE shop.extra ADD COLUMN b INT, ADD INDEX (a)",
+    "CREATE INDEX i ON shop.extra (b)",
+    "TRUNCATE TABLE shop.extra",
+    "RENAME TABLE shop.extra TO shop.extra_2",
+    "DROP TABLE shop.extra_2",
+];
 const LONG: Duration = Duration::from_secs(120);
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let seed = std::env::var("ROWMILL_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(7);
-    let rig = Rig::start("debezium", Build::MySql, &[], &format!("tables = [\"{SCHEMA}.*\"]")).await?;
+    let mut rig = Rig::start("debezium", Build::MySql, &[], &format!("tables = [\"{SCHEMA}.*\"]")).await?;
+    rig.config.text.push_str("[schema_changes]\nsink = \"out\"\n");
     rig.mysql.run("CREATE DATABASE marker; GRANT SELECT, RELOAD, SHOW DATABASES, REPLICATION SLAVE, REPLICATION CLIENT, LOCK TABLES ON *.* TO rowmill@'%'").await?;
     let mut conn = rig.mysql.connect().await?;
     conn.query_drop("SET sql_mode = '', time_zone = '+00:00'").await?;
@@ -29,7 +39,10 @@ async fn main() -> anyhow::Result<()> {
     let engine = Engine::start_and_wait(&rig.config).await?;
     // Debezium streams when it sees this.
     conn.query_drop(format!("CREATE TABLE {SCHEMA}.marker (id INT PRIMARY KEY)")).await?;
-    let count = || std::fs::read_to_string(&captured).unwrap_or_default().lines().count();
+    let count = || {
+        let text = std::fs::read_to_string(&captured).unwrap_or_default();
+        text.lines().filter(|line| line.contains("\"op\":")).count()
+    };
     let mut marker = 0;
     while count() == 0 {
         marker += 1;
@@ -39,6 +52,9 @@ async fn main() -> anyhow::Result<()> {
     }
     for _ in 0..STEPS {
         generator.step(&mut conn).await?;
+    }
+    for statement in SCHEMA_CHANGES {
+        conn.query_drop(statement).await?;
     }
     conn.query_drop(format!("INSERT INTO {SCHEMA}.marker VALUES (1000)")).await?;
     let is_last = |line: &str| line.contains("\"marker\"") && line.contains("\"id\":1000");
@@ -72,12 +88,18 @@ type Differences = BTreeMap<String, (String, usize)>;
 
 fn compare(generator: &Generator, ours: Vec<Value>, theirs: Vec<Value>, seed: u64) -> anyhow::Result<String> {
     let is_marker = |event: &Value| event["source"]["table"] == "marker";
-    let ours: Vec<Value> = ours.into_iter().filter(|event| !is_marker(event)).collect();
-    let theirs: Vec<Value> = theirs.into_iter().filter(|event| !is_marker(event)).collect();
+    let divide = |events: Vec<Value>| -> (Vec<Value>, Vec<Value>) {
+        let (mut changes, rows): (Vec<Value>, Vec<Value>) =
+            events.into_iter().filter(|event| !is_marker(event)).partition(|event| event["ddl"].is_string());
+        changes.retain(|change| change["ddl"].as_str().is_some_and(|ddl| ddl.contains("extra")));
+        (changes, rows)
+    };
+    let ((our_changes, ours), (their_changes, theirs)) = (divide(ours), divide(theirs));
     let mut differences = Differences::new();
     let mut differ = |kind: String, example: String| {
         differences.entry(kind).or_insert((example, 0)).1 += 1;
     };
+    schema_changes(&our_changes, &their_changes, &mut differ);
     let (mut events, mut values) = (0, 0);
     let mut theirs = theirs.into_iter();
     for our in &ours {
@@ -93,37 +115,7 @@ fn compare(generator: &Generator, ours: Vec<Value>, theirs: Vec<Value>, seed: u6
         }
         values += images(&of_column, &our["before"], &their["before"], &mut differ);
         values += images(&of_column, &our["after"], &their["after"], &mut differ);
-        let (our, their) = (&our["source"], &their["source"]);
-        for field in [
-            "db",
-            "table",
-            "file",
-            "pos",
-            "row",
-            "server_id",
-            "gtid",
-            "ts_ms",
-            "ts_us",
-            "ts_ns",
-            "snapshot",
-            "query",
-            "connector",
-            "sequence",
-            "thread",
-        ] {
-            if our[field] != their[field] {
-                differ(format!("`source.{field}`"), format!("{} here, {} there", our[field], their[field]));
-            }
-        }
-        let names = |object: &Value| {
-            object.as_object().map(|object| object.keys().cloned().collect::<Vec<_>>()).unwrap_or_default()
-        };
-        let (mut our_names, mut their_names) = (names(our), names(their));
-        our_names.sort();
-        their_names.sort();
-        if our_names != their_names {
-            differ("the fields of `source`".to_owned(), format!("{our_names:?} here, {their_names:?} there"));
-        }
+        sources(&our["source"], &their["source"], &[], &mut differ);
     }
     for their in theirs {
         differ("an event is missing in Rowmill's".to_owned(), short(&their));
@@ -136,7 +128,8 @@ fn compare(generator: &Generator, ours: Vec<Value>, theirs: Vec<Value>, seed: u6
          of [fidelity.md](fidelity.md)) and through Rowmill, compared event by event. Written by `tests/debezium/run`, seed \
          {seed}, from MySQL 9.7: random tables of every type, inserts, updates and deletes.\n"
     )?;
-    writeln!(report, "{events} events and {values} values compared.\n")?;
+    let changes = their_changes.len();
+    writeln!(report, "{events} events of rows with {values} values, and {changes} schema changes compared.\n")?;
     ensure!(
         !differences.keys().any(|kind| kind.starts_with("**")) && events > STEPS,
         "differences without a reason in {events} events: {differences:#?}"
@@ -150,6 +143,102 @@ fn compare(generator: &Generator, ours: Vec<Value>, theirs: Vec<Value>, seed: u6
         writeln!(report, "| {kind} | {count} | {} |", example.replace('|', "\\|").replace('\n', " "))?;
     }
     Ok(report)
+}
+
+/// Compares where two events come from. Fields that are `explained` are compared elsewhere.
+fn sources(ours: &Value, theirs: &Value, explained: &[&str], differ: &mut impl FnMut(String, String)) {
+    const NAMES: [&str; 15] = [
+        "db",
+        "table",
+        "file",
+        "pos",
+        "row",
+        "server_id",
+        "gtid",
+        "ts_ms",
+        "ts_us",
+        "ts_ns",
+        "snapshot",
+        "query",
+        "connector",
+        "sequence",
+        "thread",
+    ];
+    for name in NAMES {
+        if ours[name] != theirs[name] && !explained.contains(&name) {
+            differ(
+                format!("**not explained**: `source.{name}`"),
+                format!("{} here, {} there", ours[name], theirs[name]),
+            );
+        }
+    }
+    let (our_names, their_names) = (names(ours), names(theirs));
+    if our_names != their_names {
+        differ(
+            "**not explained**: the fields of `source`".to_owned(),
+            format!("{our_names:?} here, {their_names:?} there"),
+        );
+    }
+}
+
+fn names(object: &Value) -> Vec<String> {
+    let mut names: Vec<String> = object.as_object().map(|object| object.keys().cloned().collect()).unwrap_or_default();
+    names.sort();
+    names
+}
+
+fn schema_changes(ours: &[Value], theirs: &[Value], differ: &mut impl FnMut(String, String)) {
+    const NOT_PARSED: &str =
+        "statements aren't parsed here: of a schema change `source.table` and `tableChanges` are empty";
+    let text = |change: &Value| change["ddl"].as_str().unwrap_or_default().to_owned();
+    let (truncations, ours): (Vec<&Value>, Vec<&Value>) =
+        ours.iter().partition(|change| text(change).starts_with("TRUNCATE"));
+    for truncation in truncations {
+        let kind = "`TRUNCATE`: not there (an event of its own, which is left out by default); here a schema change";
+        differ(kind.to_owned(), format!("`{}` here", text(truncation)));
+    }
+    if ours.len() != theirs.len() {
+        differ("**not explained**: schema changes".to_owned(), format!("{} here, {} there", ours.len(), theirs.len()));
+    }
+    for (our, their) in ours.into_iter().zip(theirs) {
+        let example = |name: &str| format!("{} here, {} there", our[name], their[name]);
+        if our["schemaName"] != their["schemaName"] {
+            differ("**not explained**: `schemaName` of a schema change".to_owned(), example("schemaName"));
+        }
+        let mut explained = vec!["table", "thread", "ts_us", "ts_ns"];
+        let (our_us, their_us) = (&our["source"]["ts_us"], &their["source"]["ts_us"]);
+        if our_us.as_i64().map(|us| us / 1000 * 1000) != their_us.as_i64() {
+            differ("**not explained**: `source.ts_us`".to_owned(), format!("{our_us} here, {their_us} there"));
+        } else if our_us != their_us {
+            let kind = "`source.ts_us` and `ts_ns` of a schema change: of whole milliseconds there; here as of rows";
+            differ(kind.to_owned(), format!("{our_us} here, {their_us} there"));
+        }
+        if their["databaseName"] == "" {
+            differ("`CREATE INDEX`: of no schema there; here of its own".to_owned(), example("databaseName"));
+            explained.push("db");
+        } else if our["databaseName"] != their["databaseName"] {
+            differ("**not explained**: `databaseName` of a schema change".to_owned(), example("databaseName"));
+        }
+        if text(our) != text(their) {
+            let is_comment = text(our).replace(" /* generated by server */", "") == text(their);
+            let kind =
+                if is_comment { "the server's own comment: not there; here" } else { "**not explained**: `ddl`" };
+            differ(kind.to_owned(), example("ddl"));
+        }
+        let source = |event: &Value| format!("`{}` {}", text(event), event["source"]["table"]);
+        if our["tableChanges"] != their["tableChanges"] {
+            differ(NOT_PARSED.to_owned(), format!("{} here, {} there", source(our), source(their)));
+        }
+        if our["source"]["thread"] != their["source"]["thread"] {
+            let threads = format!("{} here, {} there", our["source"]["thread"], their["source"]["thread"]);
+            differ("`source.thread` of a schema change: null there; here the session".to_owned(), threads);
+        }
+        if names(our) != names(their) {
+            let example = format!("{:?} here, {:?} there", names(our), names(their));
+            differ("**not explained**: the fields of a schema change".to_owned(), example);
+        }
+        sources(&our["source"], &their["source"], &explained, differ);
+    }
 }
 
 fn short(event: &Value) -> String {

@@ -124,7 +124,7 @@ impl Debezium {
         let origin = Origin {
             time_us: time_us(change.commit_time_us, change.time_us),
             schema: &schema_text(change.schema.as_deref().unwrap_or_default()),
-            table: b",\"table\":null",
+            table: b",\"table\":\"\"", // its word for what isn't known
             server_id: change.server_id,
             gtid: &change.gtid,
             file: &change.file,
