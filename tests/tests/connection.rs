@@ -283,12 +283,30 @@ async fn two_replicas_of_one_id() -> anyhow::Result<()> {
     let directory = rig.directory.join("second");
     std::fs::create_dir(&directory)?;
     let other = EngineConfig::new(&directory, &rig.mysql, "server_id = 4711", "[sink.out]\ntype = \"null\"\n");
+    // A check with its id doesn't disturb it.
+    let (code, said) = check(&other)?;
+    assert_eq!(code, Some(0), "{said}");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(first.process().ended()?, None, "{}", first.log());
+
     let second = Engine::start_and_wait(&other).await?;
     let status = first.end(Duration::from_secs(30)).await?;
     let log = first.log();
     assert_eq!(status.code(), Some(1), "{log}");
     assert!(log.contains("another replica uses server_id 4711") && log.contains("source.server_id"), "{log}");
     second.stop().await
+}
+
+/// Runs `rowmill check`. Gives its exit code, and what it says.
+fn check(config: &EngineConfig) -> anyhow::Result<(Option<i32>, String)> {
+    let file = config.directory.join("rowmill.toml");
+    std::fs::write(&file, &config.text)?;
+    let output = Command::new(rowmill_tests::binary()?)
+        .args(["check", "--config"])
+        .arg(&file)
+        .env("ROWMILL_SOURCE_PASSWORD", &config.password)
+        .output()?;
+    Ok((output.status.code(), String::from_utf8(output.stdout)?))
 }
 
 /// `rowmill check` finds each problem, with what mends it, and `rowmill replay` reads the files.
@@ -299,16 +317,6 @@ async fn checks_and_replays() -> anyhow::Result<()> {
         .run("CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY, a VARCHAR(10)); CREATE TABLE shop.n (id INT)")
         .await?;
     rig.mysql.run("GRANT SELECT ON shop.* TO rowmill@'%'").await?;
-    let check = |config: &EngineConfig| -> anyhow::Result<(Option<i32>, String)> {
-        let file = config.directory.join("rowmill.toml");
-        std::fs::write(&file, &config.text)?;
-        let output = Command::new(rowmill_tests::binary()?)
-            .args(["check", "--config"])
-            .arg(&file)
-            .env("ROWMILL_SOURCE_PASSWORD", &config.password)
-            .output()?;
-        Ok((output.status.code(), String::from_utf8(output.stdout)?))
-    };
     let (code, said) = check(&rig.config)?;
     assert_eq!(code, Some(0), "{said}");
     for words in ["answers: 9.", "binlog of rows", "names the columns", "no checkpoint yet", "sink.out", "shop.n"] {

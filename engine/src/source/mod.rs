@@ -265,8 +265,10 @@ async fn reconnect_to(config: &config::Source, resume: &Resume) -> anyhow::Resul
 /// If it can't.
 pub async fn probe(config: &config::Source, flavor: Flavor, place: &Place) -> anyhow::Result<Option<Duration>> {
     let lag = Lag::default();
+    // The server ends a connection with the id of a new one: that of an engine that runs stays.
+    let other = config::Source { server_id: config::random_server_id(), ..config.clone() };
     let read = async {
-        let mut wire = stream(config, flavor, place).await?;
+        let mut wire = stream(&other, flavor, place).await?;
         lag.read(wire.event().await?);
         let next_change = async {
             while lag.age().is_none() {
