@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::sink;
 use crate::source::preflight::{ConnectError, Server};
 use crate::source::{self};
-use crate::transform::{Chain, Limits};
+use crate::transform::{Loader, Settings};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -53,11 +53,13 @@ pub async fn run(config: &Config, out: &mut impl Write) -> std::io::Result<usize
             Err(error) => report.problem(format!("{error:#}"))?,
         }
     }
-    let sinks: Vec<String> = config.sinks.iter().map(|sink| sink.name.clone()).collect();
-    match Chain::load(config.plugins.as_deref(), &sinks, Limits::default()) {
+    let directory = &config.plugins.directory;
+    // Compiled code isn't kept: nothing is changed.
+    let settings = Settings { cache: None, ..Settings::of(config) };
+    match Loader::new(settings).and_then(|loader| loader.load_all()) {
         Ok(chain) => {
-            let names: Vec<&str> = chain.names().collect();
-            match (&config.plugins, names.as_slice()) {
+            let names: Vec<&str> = chain.plugins().iter().map(|plugin| plugin.name()).collect();
+            match (directory, names.as_slice()) {
                 (None, _) => report.note("no plugins directory: rows pass as they are")?,
                 (Some(directory), []) => {
                     report.note(format!("{} has no plugins: rows pass as they are", directory.display()))?

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use anyhow::bail;
-use rowmill_core::batch::{Batch, Row, Table, TableId};
+use rowmill_core::batch::{Batch, Row, Table};
 use rowmill_core::binlog::SchemaChange;
-use rowmill_core::envelope::{Debezium, Part, SourceName};
+use rowmill_core::envelope::{Debezium, Part, SourceName, push_int, push_string};
 use rowmill_core::route::{GroupTemplate, deduplication_id, schema_change_id, sqs_id};
 
-use crate::config;
+use crate::config::{self, Destinations};
 use crate::sink::Message;
-use crate::transform::{Emitted, Passed, Reroute, Transformed};
+use crate::transform::{DeadRow, Emitted, Passed, Reroute, TransformError, Transformed};
 
 /// What is known of a sink here.
 #[derive(Debug, Clone, Copy)]
@@ -20,13 +20,14 @@ pub struct SinkNeeds {
 }
 
 /// Makes messages of rows.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Dispatcher {
-    routes: Vec<config::Route>,
+    routes: Arc<[config::Route]>,
     /// By table id: the index in `routes`.
     route_of: Vec<Option<usize>>,
     sinks: Vec<SinkNeeds>,
     schema_change_sink: Option<usize>,
+    dead_letter_sink: Option<usize>,
     /// Whose binlog the current batch is of.
     server: Arc<str>,
     envelope: Debezium,
@@ -39,42 +40,45 @@ struct Routed<'a> {
 }
 
 impl Dispatcher {
-    /// Sends rows where `routes` say, to sinks that need what `sinks` say, and schema changes to one of them.
-    pub fn new(
-        routes: Vec<config::Route>,
-        sinks: Vec<SinkNeeds>,
-        schema_change_sink: Option<usize>,
-        source_name: String,
-    ) -> Self {
+    /// Sends what `config` says where it says, to sinks that need what `sinks` say.
+    pub fn new(config: Destinations, sinks: Vec<SinkNeeds>, source_name: String) -> Self {
+        let Destinations { routes, schema_changes, dead_letters } = config;
         let source = SourceName { version: env!("CARGO_PKG_VERSION").to_owned(), name: source_name };
-        let envelope = Debezium::new(source);
-        Self { routes, route_of: Vec::new(), sinks, schema_change_sink, server: "".into(), envelope }
+        Self {
+            routes: routes.into(),
+            route_of: Vec::new(),
+            sinks,
+            schema_change_sink: schema_changes,
+            dead_letter_sink: dead_letters,
+            server: "".into(),
+            envelope: Debezium::new(source),
+        }
     }
 
-    /// A batch's messages, by sink. `server` is whose binlog it is of, `now_us` the wall clock in
-    /// microseconds since 1970.
+    /// A batch's messages, by sink. `server` is whose binlog it is of, `tables` are by their ids, `now_us` is
+    /// the wall clock in microseconds since 1970.
     ///
     /// # Errors
     /// If a row has no route: nothing is dropped in silence.
-    pub fn messages<'t>(
+    pub fn messages(
         &mut self,
         transformed: Transformed,
         server: Arc<str>,
-        table_of: impl Fn(TableId) -> &'t Arc<Table>,
+        tables: &[Arc<Table>],
         now_us: i64,
     ) -> anyhow::Result<Vec<Vec<Message>>> {
         self.server = server;
-        let Transformed { bytes, rows, emitted } = transformed;
+        let Transformed { bytes, rows, emitted, dead, stop: _ } = transformed;
         let batch = Batch::parse(&bytes).expect("batches are written by the builder");
         let mut by_sink: Vec<Vec<Message>> = self.sinks.iter().map(|_| Vec::new()).collect();
         let mut emitted = emitted.into_iter().peekable();
         let mut outputs = Outputs::default();
         for Passed { row, origin, reroute } in rows {
             while let Some(message) = emitted.next_if(|message| message.origin <= origin) {
-                self.emitted(message, &table_of, &mut outputs, &mut by_sink)?;
+                self.emitted(message, tables, &mut outputs, &mut by_sink)?;
             }
             let row = batch.row(row);
-            let table = table_of(row.table());
+            let table = &tables[row.table().0 as usize];
             let reroute = reroute.unwrap_or(Reroute { sink: None, group: None });
             for &part in Part::of(table, &row) {
                 let mut body = Vec::with_capacity(1024);
@@ -87,9 +91,40 @@ impl Dispatcher {
             }
         }
         for message in emitted {
-            self.emitted(message, &table_of, &mut outputs, &mut by_sink)?;
+            self.emitted(message, tables, &mut outputs, &mut by_sink)?;
+        }
+        for row in dead {
+            self.dead_letter(&row, tables, now_us, &mut by_sink);
         }
         Ok(by_sink)
+    }
+
+    /// A row that a transform failed on, with why: in the group that its table's rows are in by default.
+    fn dead_letter(&mut self, dead: &DeadRow, tables: &[Arc<Table>], now_us: i64, by_sink: &mut [Vec<Message>]) {
+        let sink = self.dead_letter_sink.expect("plugins that make dead letters are loaded only where a sink is");
+        let batch = Batch::parse(&dead.batch).expect("batches are written by the builder");
+        let row = batch.row(dead.row);
+        let table = &tables[row.table().0 as usize];
+        let TransformError { plugin, file, position, row: row_index, fault, .. } = &dead.error;
+        let mut body = Vec::with_capacity(1024);
+        let mut text = |label: &[u8], text: &str| {
+            body.extend_from_slice(label);
+            push_string(text, &mut body);
+        };
+        text(b"{\"plugin\":", plugin);
+        text(b",\"error\":", fault);
+        text(b",\"file\":", file);
+        body.extend_from_slice(b",\"pos\":");
+        push_int(*position, &mut body);
+        body.extend_from_slice(b",\"row\":");
+        push_int(*row_index, &mut body);
+        body.extend_from_slice(b",\"change\":");
+        self.envelope.write(table, &batch, &row, Part::Whole, now_us, &mut body);
+        body.push(b'}');
+        let group = GroupTemplate::default().group(table, &row);
+        let deduplication_id = sqs_id(deduplication_id(&self.server, &batch, &row, u32::MAX));
+        let body = String::from_utf8(body).expect("JSON is written as UTF-8");
+        by_sink[sink].push(Message { body, group, deduplication_id, attributes: Vec::new() });
     }
 
     /// A schema change's message, behind those of the rows. All of a schema are one group.
@@ -106,17 +141,17 @@ impl Dispatcher {
         by_sink[sink].push(Message { body, group, deduplication_id, attributes: Vec::new() });
     }
 
-    fn emitted<'t>(
+    fn emitted(
         &mut self,
         message: Emitted,
-        table_of: &impl Fn(TableId) -> &'t Arc<Table>,
+        tables: &[Arc<Table>],
         outputs: &mut Outputs,
         by_sink: &mut [Vec<Message>],
     ) -> anyhow::Result<()> {
         let Emitted { batch, row, origin, reroute, deduplication_id, body, attributes } = message;
         let batch = Batch::parse(&batch).expect("batches are written by the builder");
         let row = batch.row(row);
-        let table = table_of(row.table());
+        let table = &tables[row.table().0 as usize];
         let output = Output { part: Part::Whole, number: outputs.next(origin) };
         let (sink, group, deduplication_id) = self.address(table, &batch, &row, reroute, output, deduplication_id)?;
         by_sink[sink].push(Message { body, group, deduplication_id, attributes });

@@ -9,8 +9,9 @@
 //! ```
 //!
 //! Follow a row: [`source`] reads its event and decodes it into a batch, [`transform`] passes the
-//! batch through the plugins, [`dispatch`] makes a message of what is left, [`sink`] sends it, and
-//! [`checkpoint`] records that it arrived. [`pipeline`] wires them together. What needs no socket,
+//! batch through the plugins, [`dispatch`] makes a message of what is left (both on the threads of
+//! [`workers`]), [`sink`] sends it, and [`checkpoint`] records that it arrived. [`pipeline`] wires them
+//! together. What needs no socket,
 //! file or clock lives in the crate `rowmill-core`.
 
 pub mod check;
@@ -22,3 +23,5 @@ pub mod replay;
 pub mod sink;
 pub mod source;
 pub mod transform;
+mod turnstile;
+pub mod workers;

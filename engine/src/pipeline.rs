@@ -4,13 +4,12 @@
 //! rest drains. A stage that fails closes its channels, which ends the others; the first cause is
 //! the one that is reported.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use rowmill_core::binlog::RowBatch;
 use rowmill_core::position::Resume;
-use rowmill_core::progress::{Advance, Ticket, Watermark};
+use rowmill_core::progress::{Advance, Ticket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -20,10 +19,11 @@ use tracing::{debug, info, warn};
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::dispatch::{Dispatcher, SinkNeeds};
-use crate::sink::{self, Delivery, Settled, Sink};
+use crate::sink::{self, Sink};
 use crate::source::preflight::Server;
 use crate::source::{Budget, Source};
-use crate::transform::{Chain, Limits};
+use crate::transform::{Loader, Reloader, Settings};
+use crate::workers::{SharedWatermark, Workshop};
 
 /// Batches that wait between two stages.
 const BATCHES_WAITING_MAX: usize = 8;
@@ -31,8 +31,6 @@ const BATCHES_WAITING_MAX: usize = 8;
 const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(50);
 /// After a signal, how long what is in flight may take to arrive.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(25);
-
-type SharedWatermark = Arc<Mutex<Watermark>>;
 
 /// Runs until a signal says to stop.
 ///
@@ -56,10 +54,9 @@ pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 
 async fn start(config: Config) -> anyhow::Result<()> {
     let signals = Signals::listen()?;
-    let Config { source, checkpoint, plugins, sinks: sink_configs, routes, schema_change_sink, in_flight } = config;
-
-    let sink_names: Vec<String> = sink_configs.iter().map(|sink| sink.name.clone()).collect();
-    let chain = Chain::load(plugins.as_deref(), &sink_names, Limits::default())?;
+    let loader = Loader::new(Settings::of(&config))?;
+    let Config { source, checkpoint, plugins, sinks: sink_configs, destinations, in_flight } = config;
+    let plugins_running = Reloader::load(loader)?;
     let mut sinks = Vec::with_capacity(sink_configs.len());
     for config in &sink_configs {
         sinks.push(sink::open(config).await?);
@@ -86,25 +83,38 @@ async fn start(config: Config) -> anyhow::Result<()> {
     }
 
     let needs = sinks.iter().map(|sink| SinkNeeds { ordered: sink.is_ordered() }).collect();
-    let dispatcher = Dispatcher::new(routes, needs, schema_change_sink, source.name.clone());
+    let dispatcher = Dispatcher::new(destinations, needs, source.name.clone());
     let (address, version) = (source.address.clone(), server.version.clone());
-    let position = start.to_string();
+    let (position, first_resume) = (start.to_string(), start.resume.clone());
     let source = Source::open(server, source, start).await?;
     info!(
         source = address,
         version,
         position,
-        plugins = ?chain,
+        plugins = ?plugins_running.names(),
         sinks = ?sinks.iter().map(|sink| sink.name()).collect::<Vec<_>>(),
         "running"
     );
-    Stages { source, chain, dispatcher, sinks, checkpoint, budget: Budget::new(in_flight) }.run(signals).await
+    let stages = Stages {
+        source,
+        first_resume,
+        plugins: plugins_running,
+        threads: plugins.threads,
+        dispatcher,
+        sinks,
+        checkpoint,
+        budget: Budget::new(in_flight),
+    };
+    stages.run(signals).await
 }
 
 /// All that runs, ready to.
 struct Stages {
     source: Source,
-    chain: Chain,
+    /// From where it begins.
+    first_resume: Resume,
+    plugins: Reloader,
+    threads: usize,
     dispatcher: Dispatcher,
     sinks: Vec<Box<dyn Sink>>,
     checkpoint: Checkpoint,
@@ -113,7 +123,7 @@ struct Stages {
 
 impl Stages {
     async fn run(self, mut signals: Signals) -> anyhow::Result<()> {
-        let Self { source, chain, dispatcher, sinks, checkpoint, budget } = self;
+        let Self { source, first_resume, plugins, threads, dispatcher, sinks, checkpoint, budget } = self;
         let (stop, stopped) = watch::channel(false);
         let watermark = SharedWatermark::default();
         let (settled, tickets) = mpsc::unbounded_channel();
@@ -127,8 +137,15 @@ impl Stages {
             stages.spawn(sink.run(deliveries, settled.clone()));
         }
         stages.spawn(source.run(batches, budget.clone(), stopped));
-        let transforms = Transforms { chain, dispatcher, watermark: Arc::clone(&watermark), outlets, settled };
-        stages.spawn_blocking(move || transforms.run(batches_out));
+        let chain = plugins.chain();
+        plugins.watch();
+        let shared = Arc::clone(&watermark);
+        let workshop = Arc::new(Workshop::new(batches_out, first_resume, Arc::clone(&chain), outlets, shared, settled));
+        for _ in 0..threads {
+            let (workshop, dispatcher) = (Arc::clone(&workshop), dispatcher.clone());
+            stages.spawn_blocking(move || workshop.work(dispatcher));
+        }
+        drop(workshop); // sinks end when the last worker does
         stages.spawn(keep_checkpoint(checkpoint, Arc::clone(&watermark), tickets, budget));
 
         // Which stage failed first is why the others ended.
@@ -161,6 +178,7 @@ impl Stages {
                 deadline.get_or_insert_with(|| Instant::now() + DRAIN_TIME_MAX);
             }
         }
+        chain.lock().unwrap_or_else(PoisonError::into_inner).log_counters();
         if let Some(error) = first_error {
             return Err(error);
         }
@@ -170,59 +188,6 @@ impl Stages {
         }
         info!("stopped: everything that was read is delivered");
         Ok(())
-    }
-}
-
-/// The stage between source and sinks, on a thread of its own: transforms and envelopes take time.
-struct Transforms {
-    chain: Chain,
-    dispatcher: Dispatcher,
-    watermark: SharedWatermark,
-    outlets: Vec<mpsc::Sender<Delivery>>,
-    settled: Settled,
-}
-
-impl Transforms {
-    fn run(mut self, mut batches: mpsc::Receiver<RowBatch>) -> anyhow::Result<()> {
-        while let Some(batch) = batches.blocking_recv() {
-            if !self.batch(batch)? {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// False if a sink takes no messages any more: it says why.
-    fn batch(&mut self, mut batch: RowBatch) -> anyhow::Result<bool> {
-        let schema_change = batch.schema_change.take();
-        let (resume, cost) = (batch.resume.clone(), batch.cost());
-        let server = Arc::clone(&resume.server);
-        let transformed = self.chain.run(batch)?;
-        let now_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as i64);
-        let chain = &self.chain;
-        let mut by_sink = self.dispatcher.messages(transformed, Arc::clone(&server), |id| chain.table(id), now_us)?;
-        if let Some(change) = schema_change {
-            self.dispatcher.schema_change(&change, &server, now_us, &mut by_sink);
-        }
-
-        let ticket = self.watermark.lock().unwrap_or_else(PoisonError::into_inner).open(resume, cost);
-        let sinks_used = by_sink.iter().filter(|messages| !messages.is_empty()).count();
-        if sinks_used == 0 {
-            // Who takes tickets ends last, unless it failed: that is then the error to report.
-            let _ = self.settled.send(ticket);
-            return Ok(true);
-        }
-        let mut receipts = ticket.split(sinks_used).into_iter();
-        for (messages, outlet) in by_sink.into_iter().zip(&self.outlets) {
-            if messages.is_empty() {
-                continue;
-            }
-            let receipt = receipts.next().expect("a receipt for each sink used");
-            if outlet.blocking_send(Delivery { messages, receipt }).is_err() {
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
 }
 

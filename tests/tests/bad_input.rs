@@ -94,7 +94,7 @@ async fn a_position_that_is_gone() -> anyhow::Result<()> {
     other["server"] = "another".into();
     for (gtids, words) in [
         (serde_json::Value::Null, "there are no GTIDs to go on by"),
-        ("11111111-2222-3333-4444-555555555555:1-7".into(), "lacks transactions that are delivered already"),
+        ("11111111-2222-3333-4444-555555555555:1-7".into(), "lacks transactions that are done with"),
     ] {
         other["gtids"] = gtids;
         std::fs::write(config.checkpoint(), other.to_string())?;

@@ -70,6 +70,19 @@ impl Resume {
     }
 }
 
+impl Resume {
+    /// The same place, with all before `past` done. One that isn't ahead changes nothing: the rows of an
+    /// XA transaction lie where it was prepared, far back.
+    pub fn past_to(self, past: Past) -> Self {
+        let place = |file: &str, progress: Progress| (file_number(file), progress);
+        let known = match &self.past {
+            Some(past) => place(&past.file, past.progress),
+            None => place(&self.position.file, Progress { event: self.position.offset, rows: 0 }),
+        };
+        if place(&past.file, past.progress) > known { Self { past: Some(past), ..self } } else { self }
+    }
+}
+
 impl fmt::Display for Resume {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.position)?;

@@ -24,7 +24,7 @@ pub enum ConfigError {
 }
 
 /// What TOML's parser found, with its line and the nearest known key for one that isn't known.
-pub(super) fn toml_fault(text: &str, error: &toml::de::Error) -> String {
+pub(crate) fn toml_fault(text: &str, error: &toml::de::Error) -> String {
     let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
     let message = error.message();
     // "unknown field `strat`, expected one of `url`, `start`"

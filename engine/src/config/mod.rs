@@ -15,6 +15,7 @@ use rowmill_core::route::GroupTemplate;
 use serde::Deserialize;
 
 pub use error::ConfigError;
+pub(crate) use error::toml_fault;
 pub use tables::TablePatterns;
 
 use crate::source::tls::{Tls, TlsMode};
@@ -27,16 +28,36 @@ pub struct Config {
     pub source: Source,
     /// Where the progress is kept.
     pub checkpoint: PathBuf,
-    /// Where the transforms are. `None`: there are none.
-    pub plugins: Option<PathBuf>,
+    /// The transforms.
+    pub plugins: Plugins,
     /// Where messages go, in the order of their names.
     pub sinks: Vec<Sink>,
-    /// Which tables go to which sink; the first that matches counts.
-    pub routes: Vec<Route>,
-    /// The sink that schema changes go to: its index in [`Config::sinks`]. `None`: nobody is told of them.
-    pub schema_change_sink: Option<usize>,
+    /// Which of them get what.
+    pub destinations: Destinations,
     /// How much may be on its way.
     pub in_flight: InFlight,
+}
+
+/// The transforms, and what they run with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plugins {
+    /// Where they are. `None`: there are none.
+    pub directory: Option<PathBuf>,
+    /// Where their compiled code is kept.
+    pub cache: PathBuf,
+    /// How many threads run them.
+    pub threads: usize,
+}
+
+/// Which sinks get what: indexes in [`Config::sinks`].
+#[derive(Debug)]
+pub struct Destinations {
+    /// Which tables go to which sink; the first that matches counts.
+    pub routes: Vec<Route>,
+    /// The sink that schema changes go to. `None`: nobody is told of them.
+    pub schema_changes: Option<usize>,
+    /// The sink that rows go to which a transform refuses, if its user wants that.
+    pub dead_letters: Option<usize>,
 }
 
 /// Where changes come from.
@@ -166,7 +187,8 @@ struct File {
     sink: BTreeMap<String, SinkTable>,
     #[serde(default)]
     route: Vec<RouteTable>,
-    schema_changes: Option<SchemaChangesTable>,
+    schema_changes: Option<SinkNameTable>,
+    dead_letter: Option<SinkNameTable>,
     in_flight: Option<InFlightTable>,
 }
 
@@ -200,10 +222,12 @@ struct CheckpointTable {
     path: Text,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 struct PluginsTable {
-    dir: Text,
+    dir: Option<Text>,
+    cache: Option<Text>,
+    threads: Option<usize>,
 }
 
 #[derive(Deserialize, Clone, Copy, PartialEq)]
@@ -236,7 +260,7 @@ struct RouteTable {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct SchemaChangesTable {
+struct SinkNameTable {
     sink: Text,
 }
 
@@ -249,6 +273,9 @@ struct InFlightTable {
 
 const CHECKPOINT_DEFAULT: &str = "state/checkpoint.json";
 const PLUGINS_DEFAULT: &str = "plugins";
+/// Beside the checkpoint.
+const PLUGINS_CACHE_DEFAULT: &str = "plugins-cache";
+const PLUGINS_THREADS_DEFAULT_MAX: usize = 4;
 const PASSWORD_VARIABLE: &str = "ROWMILL_SOURCE_PASSWORD";
 
 impl Config {
@@ -263,14 +290,20 @@ impl Config {
     }
 
     fn parse(text: &str) -> Result<Self, String> {
-        let file: File = toml::from_str(text).map_err(|error| error::toml_fault(text, &error))?;
+        let file: File = toml::from_str(text).map_err(|error| toml_fault(text, &error))?;
         let sinks = file.sink.into_iter().map(|(name, table)| sink(name, table)).collect::<Result<Vec<_>, _>>()?;
         if sinks.is_empty() {
             return Err("there is no sink: add `[sink.NAME]` with a `type`".to_owned());
         }
         let routes = routes(file.route, &sinks)?;
-        let schema_change_sink =
-            file.schema_changes.map(|table| sink_index("schema_changes", &table.sink.0, &sinks)).transpose()?;
+        let named = |key: &str, table: Option<SinkNameTable>| {
+            table.map(|table| sink_index(key, &table.sink.0, &sinks)).transpose()
+        };
+        let destinations = Destinations {
+            routes,
+            schema_changes: named("schema_changes", file.schema_changes)?,
+            dead_letters: named("dead_letter", file.dead_letter)?,
+        };
         let default = InFlight::default();
         let in_flight = file.in_flight.map_or(default, |table| InFlight {
             rows: table.rows.unwrap_or(default.rows),
@@ -279,20 +312,36 @@ impl Config {
         if in_flight.rows == 0 || in_flight.bytes == 0 {
             return Err("in_flight: `rows` and `bytes` must be more than 0, or nothing ever moves".to_owned());
         }
-        let plugins = match file.plugins {
-            Some(table) => Some(PathBuf::from(table.dir.0)),
-            None => Some(PathBuf::from(PLUGINS_DEFAULT)).filter(|dir| dir.is_dir()),
-        };
+        let checkpoint: PathBuf =
+            file.checkpoint.map_or_else(|| CHECKPOINT_DEFAULT.into(), |table| table.path.0.into());
         Ok(Self {
-            source: source(file.source, schema_change_sink.is_some())?,
-            checkpoint: file.checkpoint.map_or_else(|| CHECKPOINT_DEFAULT.into(), |table| table.path.0.into()),
-            plugins,
+            source: source(file.source, destinations.schema_changes.is_some())?,
+            plugins: plugins(file.plugins.unwrap_or_default(), &checkpoint)?,
+            checkpoint,
             sinks,
-            routes,
-            schema_change_sink,
+            destinations,
             in_flight,
         })
     }
+}
+
+fn plugins(table: PluginsTable, checkpoint: &Path) -> Result<Plugins, String> {
+    let PluginsTable { dir, cache, threads } = table;
+    if threads == Some(0) {
+        return Err("plugins: at least one of `threads` is needed".to_owned());
+    }
+    let threads_there = std::thread::available_parallelism().map_or(1, usize::from);
+    Ok(Plugins {
+        directory: match dir {
+            Some(Text(dir)) => Some(dir.into()),
+            None => Some(PathBuf::from(PLUGINS_DEFAULT)).filter(|dir| dir.is_dir()),
+        },
+        cache: match cache {
+            Some(Text(cache)) => cache.into(),
+            None => checkpoint.with_file_name(PLUGINS_CACHE_DEFAULT),
+        },
+        threads: threads.unwrap_or(threads_there.min(PLUGINS_THREADS_DEFAULT_MAX)),
+    })
 }
 
 fn source(table: SourceTable, schema_changes: bool) -> Result<Source, String> {
@@ -484,7 +533,7 @@ mod tests {
         assert_eq!(config.source.start, Start::Latest);
         assert_eq!(config.source.address, "mysql://me@127.0.0.1:3306");
         assert_eq!(config.checkpoint, PathBuf::from(CHECKPOINT_DEFAULT));
-        assert_eq!(config.routes.len(), 1);
+        assert_eq!(config.destinations.routes.len(), 1);
         assert_eq!(config.in_flight, InFlight::default());
     }
 

@@ -1,48 +1,62 @@
-//! A transform that failed on a batch.
+//! A transform that failed.
 
-use rowmill_core::batch::{Batch, RowIndex, Table};
 use std::sync::Arc;
 
-/// A transform that failed: which, on what, and why.
-#[derive(Debug, thiserror::Error)]
-#[error("plugin `{plugin}` failed on {subject}: {fault}")]
+use rowmill_core::batch::{Batch, Row, Table};
+
+/// What a transform did wrong on a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// It trapped, ran out of time or memory, or can't be made: its instance can't be used any more.
+    Trap(String),
+    /// It says that it can't.
+    Reject(String),
+    /// It says that it may succeed if it is tried again.
+    Retry(String),
+    /// What it returned makes no sense.
+    Malformed(String),
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Trap(message) | Self::Reject(message) | Self::Retry(message) => f.write_str(message),
+            Self::Malformed(fault) => {
+                write!(f, "it returned a malformed verdict: {fault}; the plugin or its SDK has a bug")
+            }
+        }
+    }
+}
+
+/// A row that a transform failed on: which transform, which row, and why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("plugin `{plugin}` failed on a row of {table} at {file}:{position} (row {row} there): {fault}")]
 pub struct TransformError {
     /// The plugin's name.
     pub plugin: String,
-    /// The rows or the table.
-    pub subject: String,
+    /// The table.
+    pub table: String,
+    /// The binlog file.
+    pub file: String,
+    /// Where the row's event begins in it.
+    pub position: u64,
+    /// Its place in that event.
+    pub row: u32,
     /// What happened.
     pub fault: String,
 }
 
 impl TransformError {
-    pub(super) fn on_table(plugin: &str, table: &Table, fault: impl Into<String>) -> Self {
-        Self { plugin: plugin.to_owned(), subject: format!("the description of table {table}"), fault: fault.into() }
+    pub(super) fn new(plugin: &str, batch: &Batch<'_>, row: &Row<'_>, tables: &[Arc<Table>], fault: String) -> Self {
+        let header = row.header();
+        let table = tables.get(header.table.0 as usize);
+        Self {
+            plugin: plugin.to_owned(),
+            table: table.map_or_else(|| "an unknown table".to_owned(), |table| table.to_string()),
+            file: batch.transaction(row.transaction()).header().file.to_owned(),
+            position: header.event_position,
+            row: header.index_in_event,
+            fault,
+        }
     }
-
-    pub(super) fn on_batch(plugin: &str, batch: &Batch<'_>, tables: &[Arc<Table>], fault: impl Into<String>) -> Self {
-        let first = batch.rows().next();
-        let place = first.map_or_else(String::new, |row| format!(", the first {}", place(batch, &row, tables)));
-        let rows = batch.len();
-        Self { plugin: plugin.to_owned(), subject: format!("a batch of {rows} rows{place}"), fault: fault.into() }
-    }
-
-    pub(super) fn on_row(
-        plugin: &str,
-        batch: &Batch<'_>,
-        row: RowIndex,
-        tables: &[Arc<Table>],
-        fault: impl Into<String>,
-    ) -> Self {
-        let subject = format!("a row {}", place(batch, &batch.row(row), tables));
-        Self { plugin: plugin.to_owned(), subject, fault: fault.into() }
-    }
-}
-
-fn place(batch: &Batch<'_>, row: &rowmill_core::batch::Row<'_>, tables: &[Arc<Table>]) -> String {
-    let header = row.header();
-    let file = batch.transaction(row.transaction()).header().file;
-    let table =
-        tables.get(header.table.0 as usize).map_or_else(|| "an unknown table".to_owned(), |table| table.to_string());
-    format!("of {table} at {file}:{} (row {})", header.event_position, header.index_in_event)
 }

@@ -1,81 +1,168 @@
-//! One plugin, running: the only place that calls into WebAssembly.
+//! One instance of a plugin: the only place that calls into WebAssembly.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{anyhow, bail};
-use rowmill_core::batch::{Batch, Kind, Table, TableId};
+use rowmill_core::batch::{Batch, Kind, RowIndex, Table, TableId};
 use tracing::{debug, error, info, trace, warn};
-use wasmtime::component::{Component, HasSelf, Linker};
+use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{Engine, Store, StoreLimits, StoreLimitsBuilder};
 
-use super::error::TransformError;
-use super::load::epochs;
+use super::error::Fault;
+use super::manifest::{Grants, Manifest};
+use super::query::{self as ask, Asked};
+use super::recipe::Recipe;
 
 mod bindings {
     #![allow(missing_docs)]
     wasmtime::component::bindgen!({ path: "../wit", world: "transform" });
 }
 
-pub(super) use bindings::Verdict;
 use bindings::rowmill::transform::host::{self, Level};
-pub(super) use bindings::rowmill::transform::types;
+pub(super) use bindings::rowmill::transform::{query, types};
 use bindings::{Failure, Transform};
+pub(super) use bindings::{TransformPre, Verdict};
 
 /// How often the clock of deadlines moves.
 pub(super) const EPOCH: Duration = Duration::from_millis(10);
+/// Entries of function tables, which linear memory's limit doesn't count.
+const TABLE_ELEMENTS_MAX: usize = 100_000;
 
-/// What a plugin may use.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Bytes of linear memory.
-    pub memory: usize,
-    /// Time for one call.
-    pub deadline: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { memory: 256 << 20, deadline: Duration::from_secs(1) }
-    }
-}
+/// Counters that a plugin keeps by itself.
+pub(super) type Counters = Arc<Mutex<BTreeMap<String, u64>>>;
 
 /// What a plugin's calls of the host see.
 pub(super) struct PluginState {
-    name: String,
+    name: Arc<str>,
     sinks: Arc<[String]>,
-    rows: Arc<Vec<u8>>,
+    grants: Grants,
+    counters: Counters,
+    current: Current,
+    recipes: Vec<Recipe>,
+    /// What is wrong with a recipe; said when the call is over.
+    recipe_fault: Option<String>,
+    /// The last error that it logged during the call: mostly why it traps then.
+    last_error: Option<String>,
     limits: StoreLimits,
 }
 
+/// The batch that a plugin was called for.
+#[derive(Default)]
+struct Current {
+    rows: Arc<Vec<u8>>,
+    tables: Arc<[Arc<Table>]>,
+    /// The rows that it decides on.
+    asked: Vec<u32>,
+}
+
+impl Current {
+    fn ask<T: Default>(&self, question: impl FnOnce(Asked<'_>) -> T) -> T {
+        // There is none outside `process`.
+        let Ok(batch) = Batch::parse(&self.rows) else { return T::default() };
+        question(Asked { batch, tables: &self.tables, rows: &self.asked })
+    }
+}
+
 impl types::Host for PluginState {}
+
+impl query::Host for PluginState {
+    fn select(&mut self, all_of: Vec<query::Condition>) -> Vec<u32> {
+        self.current.ask(|asked| asked.select(&all_of))
+    }
+
+    fn asked(&mut self) -> Vec<u32> {
+        self.current.asked.clone()
+    }
+
+    fn operations(&mut self) -> Vec<u8> {
+        self.current.ask(|asked| asked.operations())
+    }
+
+    fn tables(&mut self) -> Vec<u32> {
+        self.current.ask(|asked| asked.tables())
+    }
+
+    fn times(&mut self) -> Vec<i64> {
+        self.current.ask(|asked| asked.times())
+    }
+
+    fn texts(&mut self, column: String, view: query::View) -> Vec<Option<String>> {
+        self.current.ask(|asked| asked.column(&column, view, ask::text))
+    }
+
+    fn integers(&mut self, column: String, view: query::View) -> Vec<Option<i64>> {
+        self.current.ask(|asked| asked.column(&column, view, ask::integer))
+    }
+
+    fn floats(&mut self, column: String, view: query::View) -> Vec<Option<f64>> {
+        self.current.ask(|asked| asked.column(&column, view, ask::float))
+    }
+
+    fn blobs(&mut self, column: String, view: query::View) -> Vec<Option<Vec<u8>>> {
+        self.current.ask(|asked| asked.column(&column, view, |_, bytes| Some(bytes.to_vec())))
+    }
+
+    fn json(&mut self, view: query::View) -> Vec<Option<String>> {
+        self.current.ask(|asked| asked.json(view))
+    }
+}
 
 impl host::Host for PluginState {
     fn sink(&mut self, name: String) -> Option<u32> {
         self.sinks.iter().position(|sink| *sink == name).map(|index| index as u32)
     }
 
+    fn add_recipe(&mut self, recipe: types::Recipe) -> u32 {
+        match Recipe::new(recipe) {
+            Ok(recipe) => self.recipes.push(recipe),
+            Err(fault) => self.recipe_fault = Some(fault),
+        }
+        self.recipes.len().saturating_sub(1) as u32
+    }
+
     fn log(&mut self, level: Level, message: String) {
-        let plugin = &self.name;
+        let plugin = Arc::clone(&self.name);
+        let plugin = &*plugin;
         match level {
-            Level::Error => error!(plugin, "{message}"),
+            Level::Error => {
+                error!(plugin, "{message}");
+                self.last_error = Some(message);
+            }
             Level::Warn => warn!(plugin, "{message}"),
             Level::Info => info!(plugin, "{message}"),
             Level::Debug => debug!(plugin, "{message}"),
             Level::Trace => trace!(plugin, "{message}"),
         }
     }
+
+    fn count(&mut self, counter: String, n: u64) {
+        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counters.entry(counter).or_default();
+        *count = count.saturating_add(n);
+    }
+
+    fn now(&mut self) -> Option<u64> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.grants.clock.then_some(now.as_micros() as u64)
+    }
+
+    fn env(&mut self, name: String) -> Option<String> {
+        self.grants.env.contains(&name).then(|| std::env::var(&name).ok()).flatten()
+    }
 }
 
 /// Offers plugins what their world imports.
 pub(super) fn add_to_linker(linker: &mut Linker<PluginState>) -> wasmtime::Result<()> {
     types::add_to_linker::<_, HasSelf<_>>(linker, |state| state)?;
+    query::add_to_linker::<_, HasSelf<_>>(linker, |state| state)?;
     host::add_to_linker::<_, HasSelf<_>>(linker, |state| state)?;
     // By hand, not by bindgen: the rows go from the batch into the guest's memory, copied once.
     linker
         .instance("rowmill:transform/batch@0.1.0")?
         .func_wrap("rows", |store: wasmtime::StoreContextMut<'_, PluginState>, (): ()| {
-            Ok((Arc::clone(&store.data().rows),))
+            Ok((Arc::clone(&store.data().current.rows),))
         })
 }
 
@@ -88,63 +175,83 @@ pub(super) enum Interest {
     Operations { inserts: bool, updates: bool, deletes: bool },
 }
 
-/// A plugin that is loaded.
+/// An instance of a plugin, ready to be called.
 pub(super) struct Instance {
-    name: String,
     store: Store<PluginState>,
     transform: Transform,
-    /// By table id.
-    interests: Vec<Interest>,
+    /// By table id; `None` where the table wasn't described yet.
+    interests: Vec<Option<Interest>>,
     deadline_epochs: u64,
 }
 
+/// What an instance is made of.
+pub(super) struct Blueprint {
+    pub engine: Engine,
+    pub transform: TransformPre<PluginState>,
+    pub name: Arc<str>,
+    pub manifest: Manifest,
+    pub sinks: Arc<[String]>,
+    pub counters: Counters,
+}
+
 impl Instance {
-    pub fn new(
-        engine: &Engine,
-        linker: &Linker<PluginState>,
-        component: &Component,
-        name: &str,
-        sinks: &[String],
-        limits: Limits,
-    ) -> anyhow::Result<Self> {
+    /// Makes an instance, and hands it its settings.
+    ///
+    /// # Errors
+    /// If it traps at its start, or refuses its settings.
+    pub fn new(blueprint: &Blueprint) -> anyhow::Result<Self> {
+        let Manifest { limits, grants, settings, .. } = &blueprint.manifest;
         let state = PluginState {
-            name: name.to_owned(),
-            sinks: sinks.into(),
-            rows: Arc::default(),
-            limits: StoreLimitsBuilder::new().memory_size(limits.memory).trap_on_grow_failure(true).build(),
+            name: Arc::clone(&blueprint.name),
+            sinks: Arc::clone(&blueprint.sinks),
+            grants: grants.clone(),
+            counters: Arc::clone(&blueprint.counters),
+            current: Current::default(),
+            recipes: Vec::new(),
+            recipe_fault: None,
+            last_error: None,
+            limits: StoreLimitsBuilder::new()
+                .memory_size(limits.memory)
+                .table_elements(TABLE_ELEMENTS_MAX)
+                .trap_on_grow_failure(true)
+                .build(),
         };
-        let mut store = Store::new(engine, state);
+        let mut store = Store::new(&blueprint.engine, state);
         store.limiter(|state| &mut state.limits);
-        let deadline_epochs = epochs(limits.deadline);
+        let deadline_epochs = (limits.deadline.as_millis().div_ceil(EPOCH.as_millis()) + 1) as u64;
         store.set_epoch_deadline(deadline_epochs);
-        let transform = Transform::instantiate(&mut store, component, linker)
+        let transform = blueprint
+            .transform
+            .instantiate(&mut store)
             .map_err(|error| anyhow!("it isn't a transform, or it fails when it starts: {error:#}"))?;
-        Ok(Self { name: name.to_owned(), store, transform, interests: Vec::new(), deadline_epochs })
-    }
-
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Hands over the settings.
-    pub fn configure(&mut self, settings: &str) -> anyhow::Result<()> {
-        self.store.set_epoch_deadline(self.deadline_epochs);
-        match self.transform.call_configure(&mut self.store, settings) {
-            Ok(Ok(())) => Ok(()),
+        let mut instance = Self { store, transform, interests: Vec::new(), deadline_epochs };
+        instance.store.set_epoch_deadline(deadline_epochs);
+        match instance.transform.call_configure(&mut instance.store, settings) {
+            Ok(Ok(())) => {}
             Ok(Err(message)) => bail!("it refuses its settings: {message}"),
             Err(trap) => bail!("it failed when it was given its settings: {trap:#}"),
         }
+        match instance.store.data_mut().recipe_fault.take() {
+            Some(fault) => bail!("{fault}"),
+            None => Ok(instance),
+        }
     }
 
-    /// Tells the plugin of a table, and learns whether it decides on its rows.
-    pub fn describe(&mut self, table: &Table) -> Result<(), TransformError> {
+    /// Whether the plugin decides on a table's rows: asks it if it wasn't asked before.
+    pub fn interest(&mut self, table: &Table) -> Result<Interest, Fault> {
+        let TableId(id) = table.id;
+        let index = id as usize;
+        if let Some(Some(interest)) = self.interests.get(index) {
+            return Ok(*interest);
+        }
         self.store.set_epoch_deadline(self.deadline_epochs);
         let answer = self.transform.call_describe(&mut self.store, &wit_table(table));
         let interest = match answer {
             Ok(Ok(interest)) => interest,
-            Ok(Err(message)) => return Err(TransformError::on_table(&self.name, table, message)),
-            Err(trap) => return Err(TransformError::on_table(&self.name, table, format!("{trap:#}"))),
+            Ok(Err(message)) => return Err(Fault::Reject(format!("it refuses the table: {message}"))),
+            Err(trap) => return Err(self.trap(&trap)),
         };
+        self.recipe_faults()?;
         let interest = match interest {
             types::Interest::Pass => Interest::Pass,
             types::Interest::Drop => Interest::Drop,
@@ -153,33 +260,62 @@ impl Instance {
                 Interest::Operations { inserts, updates, deletes }
             }
         };
-        debug_assert_eq!(self.interests.len(), table.id.0 as usize, "tables come in the order of their ids");
-        self.interests.push(interest);
-        Ok(())
+        if self.interests.len() <= index {
+            self.interests.resize(index + 1, None);
+        }
+        self.interests[index] = Some(interest);
+        Ok(interest)
     }
 
-    /// Whether the plugin decides on a table's rows.
-    pub fn interest(&self, table: TableId) -> Interest {
-        self.interests[table.0 as usize]
-    }
-
-    /// Lets the plugin decide on a batch.
+    /// Lets the plugin decide on the `asked` rows of a batch; it may see the others.
     pub fn process(
         &mut self,
-        bytes: &Arc<Vec<u8>>,
-        batch: &Batch<'_>,
-        tables: &[Arc<Table>],
-    ) -> Result<Verdict, TransformError> {
-        self.store.data_mut().rows = Arc::clone(bytes);
+        rows: &Arc<Vec<u8>>,
+        count: usize,
+        tables: &Arc<[Arc<Table>]>,
+        asked: Vec<u32>,
+    ) -> Result<Verdict, Fault> {
+        self.store.data_mut().last_error = None;
+        self.store.data_mut().current = Current { rows: Arc::clone(rows), tables: Arc::clone(tables), asked };
         self.store.set_epoch_deadline(self.deadline_epochs);
-        let answer = self.transform.call_process(&mut self.store, batch.len() as u32);
-        self.store.data_mut().rows = Arc::default();
-        let fault = match answer {
-            Ok(Ok(verdict)) => return Ok(verdict),
-            Ok(Err(Failure::Retry(message) | Failure::Reject(message))) => message,
-            Err(trap) => format!("{trap:#}"),
+        let answer = self.transform.call_process(&mut self.store, count as u32);
+        self.store.data_mut().current = Current::default();
+        let verdict = match answer {
+            Ok(Ok(verdict)) => verdict,
+            Ok(Err(Failure::Retry(message))) => return Err(Fault::Retry(message)),
+            Ok(Err(Failure::Reject(message))) => return Err(Fault::Reject(message)),
+            Err(trap) => return Err(self.trap(&trap)),
         };
-        Err(TransformError::on_batch(&self.name, batch, tables, fault))
+        self.recipe_faults()?;
+        Ok(verdict)
+    }
+
+    /// A row's message by one of the plugin's recipes: body, and group if the recipe says one.
+    pub fn message(
+        &mut self,
+        recipe: u32,
+        batch: &Batch<'_>,
+        row: RowIndex,
+        tables: &[Arc<Table>],
+    ) -> Result<(String, Option<String>), Fault> {
+        let recipes = &mut self.store.data_mut().recipes;
+        let count = recipes.len();
+        let recipe =
+            recipes.get_mut(recipe as usize).ok_or_else(|| Fault::Malformed(format!("recipe {recipe} of {count}")))?;
+        let row = batch.row(row);
+        recipe.message(&tables[row.table().0 as usize], batch, &row).map_err(Fault::Reject)
+    }
+
+    /// A trap, with what the guest said before it.
+    fn trap(&mut self, trap: &wasmtime::Error) -> Fault {
+        Fault::Trap(match self.store.data_mut().last_error.take() {
+            Some(message) => format!("{message}: {trap:#}"),
+            None => format!("{trap:#}"),
+        })
+    }
+
+    fn recipe_faults(&mut self) -> Result<(), Fault> {
+        self.store.data_mut().recipe_fault.take().map_or(Ok(()), |fault| Err(Fault::Reject(fault)))
     }
 }
 

@@ -1,15 +1,22 @@
-//! Finding and loading plugins.
+//! Finding and loading plugins, at the start and whenever their files change.
 
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
 use anyhow::{Context, anyhow, bail};
+use sha2::{Digest, Sha256};
 use tracing::info;
 use wasmtime::component::{Component, Linker};
-use wasmtime::{Config, Engine};
+use wasmtime::{Cache, CacheConfig, Config, Engine, Module};
 
-use super::instance::{Instance, Limits, PluginState, add_to_linker};
-use crate::transform::instance::EPOCH;
+use crate::config;
+
+use super::instance::{Blueprint, EPOCH, Instance, PluginState, TransformPre, add_to_linker};
+use super::manifest::{Manifest, OnError};
+use super::{Chain, Plugin};
 
 const MAGIC: &[u8] = b"\0asm";
 /// The layer in a WebAssembly file's header: <https://github.com/WebAssembly/component-model/blob/main/design/mvp/Binary.md>
@@ -20,46 +27,215 @@ const INTERFACE: &str = "rowmill:transform/";
 const VERSION: &str = "0.1.0";
 const EXPORTS: [&str; 3] = ["configure", "describe", "process"];
 
-/// Loads every `.wasm` file of a directory, in file-name order.
-pub(super) fn directory(directory: &Path, sinks: &[String], limits: Limits) -> anyhow::Result<Vec<Instance>> {
-    let mut files: Vec<PathBuf> = std::fs::read_dir(directory)
-        .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect())
-        .with_context(|| format!("the plugins directory {} can't be read", directory.display()))?;
-    files.retain(|path| {
-        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        path.extension().is_some_and(|extension| extension == "wasm") && !hidden
-    });
-    files.sort();
-    if files.is_empty() {
-        return Ok(Vec::new());
+/// A guest's stack: a recursion without end is a trap.
+const STACK_MAX: usize = 1 << 20;
+
+/// What plugins are loaded with.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where they are; `None`: there are none.
+    pub directory: Option<PathBuf>,
+    /// Where compiled code is kept, so that no file is compiled twice; `None`: nowhere.
+    pub cache: Option<PathBuf>,
+    /// The names that they may send rows to.
+    pub sinks: Vec<String>,
+    /// Whether there is a sink for dead letters.
+    pub has_dead_letters: bool,
+    /// How many threads run transforms.
+    pub threads: usize,
+}
+
+impl Settings {
+    /// As a configuration has them.
+    pub fn of(config: &config::Config) -> Self {
+        let config::Plugins { directory, cache, threads } = config.plugins.clone();
+        Self {
+            directory,
+            cache: Some(cache),
+            sinks: config.sinks.iter().map(|sink| sink.name.clone()).collect(),
+            has_dead_letters: config.destinations.dead_letters.is_some(),
+            threads,
+        }
+    }
+}
+
+/// Loads plugins.
+pub struct Loader {
+    settings: Settings,
+    sinks: Arc<[String]>,
+    engine: Engine,
+    linker: Linker<PluginState>,
+    cache: Option<Cache>,
+}
+
+/// What tells whether a plugin's files changed, without reading them: of the `.wasm` and of the `.toml`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Stamp(FileStamp, Option<FileStamp>);
+
+type FileStamp = (u64, Option<SystemTime>, u64);
+
+impl std::fmt::Debug for Loader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Loader").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Loader {
+    /// # Errors
+    /// If the cache's directory can't be made, or this machine can't run WebAssembly.
+    pub fn new(settings: Settings) -> anyhow::Result<Self> {
+        let failed = |error: wasmtime::Error| anyhow!("the WebAssembly engine can't be made: {error:#}");
+        let mut config = Config::new();
+        config.epoch_interruption(true).concurrency_support(false).max_wasm_stack(STACK_MAX);
+        let cache = settings.cache.as_deref().map(cache).transpose()?;
+        config.cache(cache.clone());
+        let engine = Engine::new(&config).map_err(failed)?;
+        let mut linker = Linker::new(&engine);
+        add_to_linker(&mut linker).map_err(failed)?;
+        tick(&engine);
+        Ok(Self { sinks: settings.sinks.clone().into(), settings, engine, linker, cache })
     }
 
-    let engine = engine()?;
-    let linker = linker(&engine)?;
-    tick(&engine);
-    files
-        .iter()
-        .map(|path| {
-            let started = std::time::Instant::now();
-            let name = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
-            let plugin = plugin(&engine, &linker, path, &name, sinks, limits)
-                .with_context(|| format!("plugin {}", path.display()))?;
-            info!(plugin = name, took = ?started.elapsed(), "plugin loaded");
-            Ok(plugin)
-        })
-        .collect()
+    /// Loads every plugin of the directory, in file-name order.
+    ///
+    /// # Errors
+    /// If one of them can't be loaded: the error names the file and what mends it.
+    pub fn load_all(&self) -> anyhow::Result<Chain> {
+        let plugins = self.scan()?.into_keys().map(|path| self.load(&path));
+        Ok(Chain::new(plugins.collect::<anyhow::Result<_>>()?))
+    }
+
+    /// How many compiled pieces came from the cache, and how many had to be compiled.
+    pub fn cache_use(&self) -> Option<(usize, usize)> {
+        self.cache.as_ref().map(|cache| (cache.cache_hits(), cache.cache_misses()))
+    }
+
+    /// The plugins' files, in the order of their names.
+    pub(super) fn scan(&self) -> anyhow::Result<BTreeMap<PathBuf, Stamp>> {
+        let Some(directory) = &self.settings.directory else { return Ok(BTreeMap::new()) };
+        let read = || {
+            let mut found = BTreeMap::new();
+            for entry in std::fs::read_dir(directory)? {
+                let path = entry?.path();
+                let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+                if is_hidden || path.extension().is_none_or(|extension| extension != "wasm") {
+                    continue;
+                }
+                // What went away meanwhile isn't there.
+                if let Some(stamp) = stamp(&path) {
+                    found.insert(path.clone(), Stamp(stamp, self::stamp(&path.with_extension("toml"))));
+                }
+            }
+            Ok::<_, std::io::Error>(found)
+        };
+        read().with_context(|| format!("the plugins directory {} can't be read", directory.display()))
+    }
+
+    /// Loads one.
+    ///
+    /// # Errors
+    /// If it isn't a transform, or doesn't start: the error names the file.
+    pub(super) fn load(&self, path: &Path) -> anyhow::Result<Arc<Plugin>> {
+        let load = || {
+            let started = Instant::now();
+            let bytes = std::fs::read(path).context("the file can't be read")?;
+            let plugin = self.plugin(path, &bytes)?;
+            info!(plugin = plugin.name(), took = ?started.elapsed(), "plugin loaded");
+            anyhow::Ok(Arc::new(plugin))
+        };
+        load().with_context(|| format!("plugin {}", path.display()))
+    }
+
+    /// What tells its content from another version's.
+    pub(super) fn digest(path: &Path) -> anyhow::Result<[u8; 32]> {
+        Ok(digest(&std::fs::read(path)?, path))
+    }
+
+    fn plugin(&self, path: &Path, bytes: &[u8]) -> anyhow::Result<Plugin> {
+        let name: Arc<str> =
+            path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned()).into();
+        let digest = digest(bytes, path);
+        let manifest = Manifest::load(&path.with_extension("toml"))?;
+        if manifest.on_error == OnError::DeadLetter && !self.settings.has_dead_letters {
+            bail!(
+                "its .toml says on_error = \"dead-letter\", and the configuration has no `[dead_letter]` with a `sink`"
+            );
+        }
+        let component = self.component_bytes(bytes)?;
+        let component = Component::new(&self.engine, component)
+            .map_err(|error| anyhow!("the file isn't valid WebAssembly: {error:#}"))?;
+        check_interface(&self.engine, &component)?;
+        let mut linker = self.linker.clone();
+        // A toolchain's runtime may import WASI without using it: a call of it is an error of that batch.
+        linker.define_unknown_imports_as_traps(&component).map_err(|error| anyhow!("{error:#}"))?;
+        let transform = linker
+            .instantiate_pre(&component)
+            .and_then(TransformPre::new)
+            .map_err(|error| anyhow!("it isn't a transform: {error:#}"))?;
+        let blueprint = Blueprint {
+            engine: self.engine.clone(),
+            transform,
+            name,
+            manifest,
+            sinks: Arc::clone(&self.sinks),
+            counters: Arc::default(),
+        };
+        let first = Instance::new(&blueprint)?;
+        Ok(Plugin::new(blueprint, digest, first, self.settings.threads))
+    }
+
+    /// A component as it is; of a core module that was built with the SDK, the component in it.
+    fn component_bytes(&self, bytes: &[u8]) -> anyhow::Result<Vec<u8>> {
+        let layer = bytes.strip_prefix(MAGIC).and_then(|rest| rest.first_chunk::<4>());
+        match layer {
+            Some(&COMPONENT) => Ok(bytes.to_vec()),
+            Some(&MODULE) => {
+                // The encoder counts on a module that is whole.
+                Module::validate(&self.engine, bytes)
+                    .map_err(|error| anyhow!("the file isn't valid WebAssembly: {error:#}"))?;
+                wit_component::ComponentEncoder::default()
+                    .validate(true)
+                    .module(bytes)
+                    .and_then(|mut encoder| encoder.encode())
+                    .map_err(|error| {
+                        anyhow!(
+                            "the module isn't a transform: {error:#}; build it with a Rowmill SDK for \
+                             wasm32-unknown-unknown, or as a component of the world {INTERFACE}transform@{VERSION}"
+                        )
+                    })
+            }
+            Some(_) => bail!("the file is WebAssembly of a version that isn't known"),
+            None => {
+                bail!("the file isn't WebAssembly; the plugins directory's `.wasm` files must be compiled transforms")
+            }
+        }
+    }
 }
 
-fn engine() -> anyhow::Result<Engine> {
-    let mut config = Config::new();
-    config.epoch_interruption(true).concurrency_support(false);
-    Engine::new(&config).map_err(|error| anyhow!("the WebAssembly engine can't be made: {error:#}"))
+fn stamp(path: &Path) -> Option<FileStamp> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.len(), metadata.modified().ok(), metadata.ino()))
 }
 
-fn linker(engine: &Engine) -> anyhow::Result<Linker<PluginState>> {
-    let mut linker = Linker::new(engine);
-    add_to_linker(&mut linker).map_err(|error| anyhow!("{error:#}"))?;
-    Ok(linker)
+fn digest(bytes: &[u8], path: &Path) -> [u8; 32] {
+    let manifest = std::fs::read(path.with_extension("toml")).unwrap_or_default();
+    Sha256::new()
+        .chain_update((bytes.len() as u64).to_le_bytes())
+        .chain_update(bytes)
+        .chain_update(manifest)
+        .finalize()
+        .into()
+}
+
+fn cache(directory: &Path) -> anyhow::Result<Cache> {
+    let make = || {
+        std::fs::create_dir_all(directory)?;
+        std::fs::canonicalize(directory)
+    };
+    let directory = make().with_context(|| format!("the plugins' cache {} can't be made", directory.display()))?;
+    let mut config = CacheConfig::new();
+    config.with_directory(directory);
+    Cache::new(config).map_err(|error| anyhow!("the plugins' cache can't be used: {error:#}"))
 }
 
 /// Counts epochs for as long as the engine is used: deadlines are so many of them ahead.
@@ -72,48 +248,6 @@ fn tick(engine: &Engine) {
             std::thread::sleep(EPOCH);
         }
     });
-}
-
-fn plugin(
-    engine: &Engine,
-    linker: &Linker<PluginState>,
-    path: &Path,
-    name: &str,
-    sinks: &[String],
-    limits: Limits,
-) -> anyhow::Result<Instance> {
-    let bytes = std::fs::read(path).context("the file can't be read")?;
-    let bytes = component_bytes(bytes)?;
-    let component =
-        Component::new(engine, &bytes).map_err(|error| anyhow!("the file isn't valid WebAssembly: {error:#}"))?;
-
-    let mut linker = linker.clone();
-    check_interface(engine, &component)?;
-    // A toolchain's runtime may import WASI without using it: a call of it is an error of that batch.
-    linker.define_unknown_imports_as_traps(&component).map_err(|error| anyhow!("{error:#}"))?;
-    let mut instance = Instance::new(engine, &linker, &component, name, sinks, limits)?;
-    instance.configure("{}")?;
-    Ok(instance)
-}
-
-/// A component as it is; of a core module that was built with the SDK, the component in it.
-fn component_bytes(bytes: Vec<u8>) -> anyhow::Result<Vec<u8>> {
-    let layer = bytes.strip_prefix(MAGIC).and_then(|rest| rest.first_chunk::<4>());
-    match layer {
-        Some(&COMPONENT) => Ok(bytes),
-        Some(&MODULE) => wit_component::ComponentEncoder::default()
-            .validate(true)
-            .module(&bytes)
-            .and_then(|mut encoder| encoder.encode())
-            .map_err(|error| {
-                anyhow!(
-                    "the module isn't a transform: {error:#}; build it with a Rowmill SDK for \
-                     wasm32-unknown-unknown, or as a component of the world {INTERFACE}transform@{VERSION}"
-                )
-            }),
-        Some(_) => bail!("the file is WebAssembly of a version that isn't known"),
-        None => bail!("the file isn't WebAssembly; the plugins directory's `.wasm` files must be compiled transforms"),
-    }
 }
 
 fn check_interface(engine: &Engine, component: &Component) -> anyhow::Result<()> {
@@ -138,9 +272,4 @@ fn check_interface(engine: &Engine, component: &Component) -> anyhow::Result<()>
         }
     }
     Ok(())
-}
-
-/// How many epochs are in a time, at least.
-pub(super) fn epochs(time: Duration) -> u64 {
-    (time.as_millis().div_ceil(EPOCH.as_millis()) + 1) as u64
 }

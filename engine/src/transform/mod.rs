@@ -4,21 +4,28 @@
 mod error;
 mod instance;
 mod load;
+mod manifest;
+mod plugin;
+mod query;
+mod recipe;
+mod reload;
 mod verdict;
 
-use std::path::Path;
 use std::sync::Arc;
 
-use rowmill_core::batch::{Batch, Builder, Operation, RowIndex, Table, TableId};
-use rowmill_core::binlog::RowBatch;
+use rowmill_core::batch::{Batch, Builder, Operation, RowIndex, Table};
 
 pub use error::TransformError;
-pub use instance::Limits;
+pub use load::{Loader, Settings};
+pub use plugin::Plugin;
+pub use reload::{CurrentChain, Reloader};
 
+use error::Fault;
 use instance::{Instance, Interest};
+use manifest::OnError;
 use verdict::{Decision, Edits};
 
-/// Rows that passed all transforms, and the messages that they made on the way.
+/// What transforms made of a batch.
 #[derive(Debug)]
 pub struct Transformed {
     /// A packed batch, of which [`Transformed::rows`] names some.
@@ -27,6 +34,32 @@ pub struct Transformed {
     pub rows: Vec<Passed>,
     /// The messages that transforms made, in the order of the rows that they were made of.
     pub emitted: Vec<Emitted>,
+    /// Rows for the sink of dead letters, in binlog order.
+    pub dead: Vec<DeadRow>,
+    /// Everything stops before this row: nothing of it and of those behind it is above.
+    pub stop: Option<Stop>,
+}
+
+/// A row that goes to the sink of dead letters.
+#[derive(Debug)]
+pub struct DeadRow {
+    /// The batch that has it.
+    pub batch: Arc<Vec<u8>>,
+    /// The row in that batch.
+    pub row: RowIndex,
+    /// Its place in the batch that was decoded.
+    pub origin: u32,
+    /// Why.
+    pub error: TransformError,
+}
+
+/// Where everything stops, and why.
+#[derive(Debug)]
+pub struct Stop {
+    /// The row's place in the batch that was decoded.
+    pub origin: u32,
+    /// What a transform failed on.
+    pub error: TransformError,
 }
 
 /// A row that passed all transforms.
@@ -68,72 +101,150 @@ pub struct Emitted {
     pub attributes: Vec<(String, String)>,
 }
 
-/// All transforms, in their order.
+/// All transforms, in their order. One version of them: what is replaced while the engine runs makes
+/// another chain.
+#[derive(Debug, Default)]
 pub struct Chain {
-    plugins: Vec<Instance>,
-    tables: Vec<Arc<Table>>,
-}
-
-impl std::fmt::Debug for Chain {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.plugins.iter().map(Instance::name)).finish()
-    }
+    plugins: Vec<Arc<Plugin>>,
 }
 
 impl Chain {
-    /// Loads the plugins of a directory. `sinks` are the names that they may send rows to.
-    ///
-    /// # Errors
-    /// If one of them can't be loaded: the error names the file and what mends it.
-    pub fn load(directory: Option<&Path>, sinks: &[String], limits: Limits) -> anyhow::Result<Self> {
-        let plugins = match directory {
-            Some(directory) => load::directory(directory, sinks, limits)?,
-            None => Vec::new(),
-        };
-        Ok(Self { plugins, tables: Vec::new() })
+    /// Of plugins in their order.
+    pub fn new(plugins: Vec<Arc<Plugin>>) -> Self {
+        Self { plugins }
     }
 
-    /// The plugins' names, in their order.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.plugins.iter().map(Instance::name)
+    /// The plugins, in their order.
+    pub fn plugins(&self) -> &[Arc<Plugin>] {
+        &self.plugins
     }
 
-    /// The table of an id that a batch had.
-    pub fn table(&self, id: TableId) -> &Arc<Table> {
-        &self.tables[id.0 as usize]
+    /// This chain takes the place of `earlier`, from the batch of a number on.
+    pub fn begin_at(&self, number: u64, earlier: &Self) {
+        let is_new = |plugin: &&Arc<Plugin>| !earlier.plugins.iter().any(|known| Arc::ptr_eq(known, plugin));
+        self.plugins.iter().filter(is_new).for_each(|plugin| plugin.begin_at(number));
     }
 
-    /// Passes a batch through the transforms.
-    ///
-    /// # Errors
-    /// If one of them fails on it. The batch went nowhere.
-    pub fn run(&mut self, batch: RowBatch) -> Result<Transformed, TransformError> {
-        for table in &batch.new_tables {
-            for plugin in &mut self.plugins {
-                plugin.describe(table)?;
+    /// Everything stops: batches that wait for their turn don't get it any more.
+    pub fn close(&self) {
+        self.plugins.iter().for_each(|plugin| plugin.close());
+    }
+
+    /// Logs what the plugins counted.
+    pub fn log_counters(&self) {
+        self.plugins.iter().for_each(|plugin| plugin.log_counters());
+    }
+
+    /// Passes a batch of `rows` rows through the transforms. Batches are numbered in their order, and
+    /// every one must pass. `None` if everything stops because of an earlier one.
+    pub fn run(&self, number: u64, bytes: Arc<Vec<u8>>, rows: u32, tables: &Arc<[Arc<Table>]>) -> Option<Transformed> {
+        let rows = (0..rows).map(|row| Passed { row: RowIndex(row), origin: row, reroute: None }).collect();
+        let mut state = Transformed { bytes, rows, emitted: Vec::new(), dead: Vec::new(), stop: None };
+        for plugin in &self.plugins {
+            let _turn = plugin.turn(number)?;
+            if !state.rows.is_empty() {
+                run_one(plugin, tables, &mut state);
             }
-            self.tables.push(Arc::clone(table));
-        }
-        let rows = (0..batch.rows as u32).map(|row| Passed { row: RowIndex(row), origin: row, reroute: None });
-        let mut state = Transformed { bytes: batch.bytes, rows: rows.collect(), emitted: Vec::new() };
-        for plugin in &mut self.plugins {
-            if state.rows.is_empty() {
-                break;
-            }
-            run_one(plugin, &self.tables, &mut state)?;
         }
         // Transforms ran one after another; consumers see a row's messages in the row's order.
         state.emitted.sort_by_key(|emitted| emitted.origin);
-        Ok(state)
+        state.dead.sort_by_key(|dead| dead.origin);
+        Some(state)
     }
 }
 
-/// Passes what is left of a batch through one transform.
-fn run_one(plugin: &mut Instance, tables: &[Arc<Table>], state: &mut Transformed) -> Result<(), TransformError> {
-    let batch = Batch::parse(&state.bytes).expect("batches are written by the builder");
-    let decides = |plugin: &Instance, row: RowIndex| {
-        let row = batch.row(row);
-        match plugin.interest(row.table()) {
+/// Passes what is left of a batch through one transform. Where it fails on the whole, each row is tried by
+/// itself, so that only the row that it fails on suffers.
+fn run_one(plugin: &Plugin, tables: &Arc<[Arc<Table>]>, state: &mut Transformed) {
+    let whole = match attempt(plugin, tables, state) {
+        Ok(()) => return,
+        Err(fault) => fault,
+    };
+    if let [only] = &state.rows[..] {
+        let only = only.clone();
+        state.rows.clear();
+        let bytes = Arc::clone(&state.bytes);
+        state.fail(plugin, tables, &bytes, only.row, only.origin, whole.to_string());
+        return;
+    }
+    let (bytes, rows) = (Arc::clone(&state.bytes), std::mem::take(&mut state.rows));
+    let batch = Batch::parse(&bytes).expect("batches are written by the builder");
+    let mut left = Rewriter::default();
+    for passed in rows {
+        let single = Arc::new(rewrite(&batch, std::slice::from_ref(&passed), None));
+        let row = Passed { row: RowIndex(0), ..passed };
+        let mut alone =
+            Transformed { bytes: single, rows: vec![row], emitted: Vec::new(), dead: Vec::new(), stop: None };
+        run_one(plugin, tables, &mut alone);
+        let Transformed { bytes, rows, emitted, dead, stop } = alone;
+        let single = Batch::parse(&bytes).expect("batches are written by the builder");
+        for passed in rows {
+            let row = left.copy(&single, passed.row, None);
+            state.rows.push(Passed { row, ..passed });
+        }
+        state.emitted.extend(emitted);
+        state.dead.extend(dead);
+        if stop.is_some() {
+            state.stop = stop;
+            break;
+        }
+    }
+    state.bytes = Arc::new(left.finish());
+}
+
+/// Lets a transform decide on a batch. If it fails, `state` is as it was.
+fn attempt(plugin: &Plugin, tables: &Arc<[Arc<Table>]>, state: &mut Transformed) -> Result<(), Fault> {
+    let manifest = plugin.manifest();
+    let (fates, decided) = plugin.with_instance(|instance| {
+        let batch = Batch::parse(&state.bytes).expect("batches are written by the builder");
+        let fates = fates(manifest, instance, &batch, &state.rows, tables)?;
+        if !fates.contains(&Fate::Ask) {
+            return Ok((fates, None));
+        }
+        // The guest sees the rows that are left, and those only.
+        let bytes = match state.rows.len() == batch.len() {
+            true => Arc::clone(&state.bytes),
+            false => Arc::new(rewrite(&batch, &state.rows, None)),
+        };
+        let batch = Batch::parse(&bytes).expect("batches are written by the builder");
+        let asked = (0..).zip(&fates).filter(|(_, fate)| **fate == Fate::Ask).map(|(index, _)| index).collect();
+        let verdict = instance.process(&bytes, batch.len(), tables, asked)?;
+        let decision = verdict::check(instance, verdict, &bytes, &batch, tables, manifest.limits.output)?;
+        Ok((fates, Some((bytes, decision))))
+    })?;
+    let Some((bytes, decision)) = decided else {
+        let mut fates = fates.into_iter();
+        state.rows.retain(|_| fates.next() == Some(Fate::Keep));
+        return Ok(());
+    };
+    state.decide(plugin, tables, bytes, &fates, decision);
+    Ok(())
+}
+
+/// What becomes of rows before the transform is asked.
+fn fates(
+    manifest: &manifest::Manifest,
+    instance: &mut Instance,
+    batch: &Batch<'_>,
+    rows: &[Passed],
+    tables: &[Arc<Table>],
+) -> Result<Vec<Fate>, Fault> {
+    let mut last = None;
+    let mut fate = |passed: &Passed| {
+        let row = batch.row(passed.row);
+        let id = row.table();
+        // Rows of one table mostly follow each other.
+        let interest = match last {
+            Some((known, interest)) if known == id => interest,
+            _ => {
+                let table = &tables[id.0 as usize];
+                let is_meant = manifest.tables.matches(&table.schema, &table.name);
+                let interest = if is_meant { instance.interest(table)? } else { Interest::Pass };
+                last = Some((id, interest));
+                interest
+            }
+        };
+        Ok(match interest {
             Interest::Pass => Fate::Keep,
             Interest::Drop => Fate::Drop,
             Interest::All => Fate::Ask,
@@ -145,48 +256,77 @@ fn run_one(plugin: &mut Instance, tables: &[Arc<Table>], state: &mut Transformed
                 };
                 if wanted { Fate::Ask } else { Fate::Keep }
             }
-        }
+        })
     };
-    let fates: Vec<Fate> = state.rows.iter().map(|passed| decides(plugin, passed.row)).collect();
-    if !fates.contains(&Fate::Ask) {
-        let mut fates = fates.into_iter();
-        state.rows.retain(|_| fates.next() == Some(Fate::Keep));
-        return Ok(());
-    }
+    rows.iter().map(&mut fate).collect()
+}
 
-    // The guest sees the rows that are left, and those only.
-    if state.rows.len() < batch.len() {
-        state.bytes = Arc::new(rewrite(&batch, &state.rows, None));
-        (0..).zip(&mut state.rows).for_each(|(index, passed)| passed.row = RowIndex(index));
-    }
-    let batch = Batch::parse(&state.bytes).expect("batches are written by the builder");
-    let verdict = plugin.process(&state.bytes, &batch, tables)?;
-    let Decision { keep, reroutes, edits, emitted } = verdict::check(plugin.name(), verdict, &batch, tables)?;
-
-    for mut message in emitted {
-        message.origin = state.rows[message.row.0 as usize].origin;
-        message.batch = Arc::clone(&state.bytes);
-        state.emitted.push(message);
-    }
-    for (row, reroute) in reroutes {
-        state.rows[row.0 as usize].reroute = Some(reroute);
-    }
-    let mut index = 0;
-    state.rows.retain(|passed| {
-        let fate = fates[index];
-        index += 1;
-        match fate {
-            Fate::Keep => true,
-            Fate::Drop => false,
-            Fate::Ask => keep[passed.row.0 as usize],
+impl Transformed {
+    /// Does what a transform decided on its rows, which are those of `bytes`.
+    fn decide(
+        &mut self,
+        plugin: &Plugin,
+        tables: &[Arc<Table>],
+        bytes: Arc<Vec<u8>>,
+        fates: &[Fate],
+        decision: Decision,
+    ) {
+        let Decision { keep, reroutes, edits, emitted, fails } = decision;
+        (0..).zip(&mut self.rows).for_each(|(index, passed)| passed.row = RowIndex(index));
+        self.bytes = bytes;
+        for message in emitted {
+            let origin = self.rows[message.row.0 as usize].origin;
+            self.emitted.push(Emitted { origin, ..message });
         }
-    });
-    if !edits.is_empty() {
-        let bytes = rewrite(&batch, &state.rows, Some(&edits));
-        (0..).zip(&mut state.rows).for_each(|(index, passed)| passed.row = RowIndex(index));
-        state.bytes = Arc::new(bytes);
+        for (row, reroute) in reroutes {
+            self.rows[row.0 as usize].reroute = Some(reroute);
+        }
+        let failed: Vec<(RowIndex, u32, String)> =
+            fails.into_iter().map(|(row, fault)| (row, self.rows[row.0 as usize].origin, fault)).collect();
+        self.rows.retain(|passed| {
+            let index = passed.row.0 as usize;
+            match fates[index] {
+                Fate::Keep => true,
+                Fate::Drop => false,
+                Fate::Ask => keep[index],
+            }
+        });
+        let seen = Arc::clone(&self.bytes);
+        if !edits.is_empty() {
+            let batch = Batch::parse(&seen).expect("batches are written by the builder");
+            self.bytes = Arc::new(rewrite(&batch, &self.rows, Some(&edits)));
+            (0..).zip(&mut self.rows).for_each(|(index, passed)| passed.row = RowIndex(index));
+        }
+        for (row, origin, fault) in failed {
+            self.fail(plugin, tables, &seen, row, origin, fault);
+        }
     }
-    Ok(())
+
+    /// A transform failed on a row of `bytes`, which isn't among the rows any more.
+    fn fail(
+        &mut self,
+        plugin: &Plugin,
+        tables: &[Arc<Table>],
+        bytes: &Arc<Vec<u8>>,
+        row: RowIndex,
+        origin: u32,
+        fault: String,
+    ) {
+        let batch = Batch::parse(bytes).expect("batches are written by the builder");
+        let error = TransformError::new(plugin.name(), &batch, &batch.row(row), tables, fault);
+        match plugin.on_error(&error) {
+            OnError::Skip => {}
+            OnError::DeadLetter => self.dead.push(DeadRow { batch: Arc::clone(bytes), row, origin, error }),
+            OnError::Halt => {
+                if self.stop.as_ref().is_none_or(|stop| origin < stop.origin) {
+                    self.rows.retain(|passed| passed.origin < origin);
+                    self.emitted.retain(|emitted| emitted.origin < origin);
+                    self.dead.retain(|dead| dead.origin < origin);
+                    self.stop = Some(Stop { origin, error });
+                }
+            }
+        }
+    }
 }
 
 /// What becomes of a row at a transform.
@@ -199,18 +339,38 @@ enum Fate {
 
 /// A batch of the named rows, edited.
 fn rewrite(batch: &Batch<'_>, rows: &[Passed], edits: Option<&Edits>) -> Vec<u8> {
-    let mut builder = Builder::with_capacity(64 << 10);
-    let mut transaction = None;
+    let mut out = Rewriter::default();
     for passed in rows {
-        let row = batch.row(passed.row);
-        if transaction != Some(row.transaction()) {
-            transaction = Some(row.transaction());
-            builder.transaction(&batch.transaction(row.transaction()).header());
+        out.copy(batch, passed.row, edits);
+    }
+    out.finish()
+}
+
+/// Copies rows of batches into a new one.
+#[derive(Default)]
+struct Rewriter {
+    builder: Option<Builder>,
+    rows: u32,
+    /// Of the last row's transaction: its file, and where it begins there.
+    transaction: Option<(String, u64)>,
+}
+
+impl Rewriter {
+    /// Gives where the row is now.
+    fn copy(&mut self, batch: &Batch<'_>, row: RowIndex, edits: Option<&Edits>) -> RowIndex {
+        let builder = self.builder.get_or_insert_with(|| Builder::with_capacity(64 << 10));
+        let edits = edits.filter(|edits| edits.of_row(row)).map(|edits| (edits, row));
+        let row = batch.row(row);
+        let transaction = batch.transaction(row.transaction()).header();
+        let is_same = |(file, position): &(String, u64)| *position == transaction.position && file == transaction.file;
+        if !self.transaction.as_ref().is_some_and(is_same) {
+            self.transaction = Some((transaction.file.to_owned(), transaction.position));
+            builder.transaction(&transaction);
         }
-        match edits.filter(|edits| edits.of_row(passed.row)) {
+        match edits {
             None => builder.copy_row_unchanged(&row),
-            Some(edits) => {
-                builder.copy_row(&row, |image, column, builder| match edits.get(passed.row, image, column) {
+            Some((edits, index)) => {
+                builder.copy_row(&row, |image, column, builder| match edits.get(index, image, column) {
                     Some(cell) => {
                         builder.cell(cell);
                         true
@@ -219,6 +379,11 @@ fn rewrite(batch: &Batch<'_>, rows: &[Passed], edits: Option<&Edits>) -> Vec<u8>
                 })
             }
         }
+        self.rows += 1;
+        RowIndex(self.rows - 1)
     }
-    builder.finish()
+
+    fn finish(self) -> Vec<u8> {
+        self.builder.unwrap_or_else(|| Builder::with_capacity(0)).finish()
+    }
 }

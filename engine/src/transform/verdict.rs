@@ -5,18 +5,21 @@ use std::sync::Arc;
 
 use rowmill_core::batch::{Batch, Cell, ColumnIndex, ImageKind, Row, RowIndex, Table};
 
-use super::error::TransformError;
-use super::instance::{Verdict, types};
+use super::error::Fault;
+use super::instance::{Instance, Verdict, types};
 use super::{Emitted, Reroute};
 
 /// A verdict that makes sense.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Decision {
     /// By row.
     pub keep: Vec<bool>,
     pub reroutes: Vec<(RowIndex, Reroute)>,
     pub edits: Edits,
+    /// Their `origin` isn't known here.
     pub emitted: Vec<Emitted>,
+    /// Rows that the plugin can't process, and why. They are neither kept nor were messages made of them.
+    pub fails: Vec<(RowIndex, String)>,
 }
 
 /// New values of columns.
@@ -54,73 +57,98 @@ impl Edits {
 /// `sink` for the sink that the routes give.
 const ROUTED: u32 = u32::MAX;
 
-/// Checks a verdict on a batch.
+/// Checks a verdict on a batch, and writes the messages that it leaves to the host.
 pub(super) fn check(
-    plugin: &str,
+    instance: &mut Instance,
     verdict: Verdict,
+    bytes: &Arc<Vec<u8>>,
     batch: &Batch<'_>,
     tables: &[Arc<Table>],
-) -> Result<Decision, TransformError> {
-    let Verdict { keep, reroutes, edits, emits, attributes, fails, arena } = verdict;
-    let malformed = |fault: String| {
-        let fault = format!("it returned a malformed verdict: {fault}; the plugin or its SDK has a bug");
-        TransformError::on_batch(plugin, batch, tables, fault)
-    };
+    output_max: usize,
+) -> Result<Decision, Fault> {
+    let Verdict { keep, reroutes, edits, emits, attributes, writes, fails, arena } = verdict;
+    let mut output = arena.len();
     let mut arena = Arena { rest: &arena };
     let row_of = |index: u32| {
         let known = (index as usize) < batch.len();
-        if known { Ok(RowIndex(index)) } else { Err(malformed(format!("row {index} of {}", batch.len()))) }
+        if known { Ok(RowIndex(index)) } else { Err(Fault::Malformed(format!("row {index} of {}", batch.len()))) }
     };
-
-    let mut kept = vec![false; batch.len()];
+    let mut decision = Decision { keep: vec![false; batch.len()], ..Decision::default() };
     for index in keep {
-        kept[row_of(index)?.0 as usize] = true;
+        decision.keep[row_of(index)?.0 as usize] = true;
     }
-    let mut checked_reroutes = Vec::with_capacity(reroutes.len());
     for types::Reroute { row, sink, group_len } in reroutes {
-        let group = arena.text(group_len).map_err(malformed)?;
-        checked_reroutes.push((row_of(row)?, reroute(sink, group)));
+        let group = arena.text(group_len)?;
+        decision.reroutes.push((row_of(row)?, reroute(sink, group)));
     }
-    let mut checked_edits = Edits::default();
     for types::Edit { row, image, column, state, value_len } in edits {
-        let (row, value) = (row_of(row)?, arena.bytes(value_len).map_err(malformed)?);
+        let (row, value) = (row_of(row)?, arena.bytes(value_len)?);
         let image = match image {
             types::Image::Before => ImageKind::Before,
             types::Image::After => ImageKind::After,
         };
         let column = ColumnIndex(column);
-        let edit = edit(&batch.row(row), tables, image, column, state, value).map_err(malformed)?;
-        checked_edits.rows.insert(row);
-        checked_edits.values.insert((row, image, column), edit);
+        let edit = edit(&batch.row(row), tables, image, column, state, value).map_err(Fault::Malformed)?;
+        decision.edits.rows.insert(row);
+        decision.edits.values.insert((row, image, column), edit);
     }
-    let mut emitted = Vec::with_capacity(emits.len());
+    let emitted = |row, reroute, body| Emitted {
+        batch: Arc::clone(bytes),
+        row,
+        origin: 0,
+        reroute,
+        deduplication_id: None,
+        body,
+        attributes: Vec::new(),
+    };
     for types::Emit { row, sink, group_len, dedup_len, body_len } in emits {
-        let mut text = |len| arena.text(len).map_err(malformed);
-        let (group, deduplication_id, body) = (text(group_len)?, text(dedup_len)?, text(body_len)?);
-        emitted.push(Emitted {
-            batch: Arc::default(),
-            row: row_of(row)?,
-            origin: 0,
-            reroute: reroute(sink, group),
-            deduplication_id: Some(deduplication_id.to_owned()).filter(|id| !id.is_empty()),
-            body: body.to_owned(),
-            attributes: Vec::new(),
-        });
+        let (group, deduplication_id) = (arena.text(group_len)?, arena.text(dedup_len)?);
+        let body = arena.text(body_len)?.to_owned();
+        let message = emitted(row_of(row)?, reroute(sink, group), body);
+        let deduplication_id = Some(deduplication_id.to_owned()).filter(|id| !id.is_empty());
+        decision.emitted.push(Emitted { deduplication_id, ..message });
     }
     for types::Attribute { emit, name_len, value_len } in attributes {
-        let (name, value) = (arena.text(name_len).map_err(malformed)?, arena.text(value_len).map_err(malformed)?);
-        let count = emitted.len();
-        let message = emitted.get_mut(emit as usize).ok_or_else(|| malformed(format!("message {emit} of {count}")))?;
+        let (name, value) = (arena.text(name_len)?, arena.text(value_len)?);
+        let count = decision.emitted.len();
+        let message = decision.emitted.get_mut(emit as usize);
+        let message = message.ok_or_else(|| Fault::Malformed(format!("message {emit} of {count}")))?;
         message.attributes.push((name.to_owned(), value.to_owned()));
     }
-    if let Some(types::RowFail { row, message_len }) = fails.first() {
-        let message = arena.text(*message_len).map_err(malformed)?;
-        return Err(TransformError::on_row(plugin, batch, row_of(*row)?, tables, message));
+    for types::RowFail { row, message_len } in fails {
+        decision.fails.push((row_of(row)?, arena.text(message_len)?.to_owned()));
     }
     if !arena.rest.is_empty() {
-        return Err(malformed(format!("{} bytes too many in its arena", arena.rest.len())));
+        return Err(Fault::Malformed(format!("{} bytes too many in its arena", arena.rest.len())));
     }
-    Ok(Decision { keep: kept, reroutes: checked_reroutes, edits: checked_edits, emitted })
+    for types::Write { recipe, sink, rows } in writes {
+        for row in rows {
+            let row = row_of(row)?;
+            match instance.message(recipe, batch, row, tables) {
+                Ok((body, group)) => {
+                    output += body.len();
+                    let group = group.unwrap_or_default();
+                    decision.emitted.push(emitted(row, reroute(sink, &group), body));
+                }
+                Err(Fault::Malformed(fault)) => return Err(Fault::Malformed(fault)),
+                Err(fault) => decision.fails.push((row, fault.to_string())),
+            }
+        }
+    }
+    if output > output_max {
+        return Err(Fault::Reject(format!(
+            "it returned {output} bytes for {} rows, and may return {output_max}; raise `output` in its .toml",
+            batch.len()
+        )));
+    }
+    for &(row, _) in &decision.fails {
+        decision.keep[row.0 as usize] = false;
+    }
+    if !decision.fails.is_empty() {
+        let failed: HashSet<RowIndex> = decision.fails.iter().map(|(row, _)| *row).collect();
+        decision.emitted.retain(|message| !failed.contains(&message.row));
+    }
+    Ok(decision)
 }
 
 fn reroute(sink: u32, group: &str) -> Reroute {
@@ -170,14 +198,16 @@ struct Arena<'a> {
 }
 
 impl<'a> Arena<'a> {
-    fn bytes(&mut self, len: u32) -> Result<&'a [u8], String> {
-        let (taken, rest) =
-            self.rest.split_at_checked(len as usize).ok_or("its arena is shorter than its items say")?;
+    fn bytes(&mut self, len: u32) -> Result<&'a [u8], Fault> {
+        let taken = self.rest.split_at_checked(len as usize);
+        let too_short = || Fault::Malformed("its arena is shorter than its items say".to_owned());
+        let (taken, rest) = taken.ok_or_else(too_short)?;
         self.rest = rest;
         Ok(taken)
     }
 
-    fn text(&mut self, len: u32) -> Result<&'a str, String> {
-        std::str::from_utf8(self.bytes(len)?).map_err(|_| "text that isn't UTF-8".to_owned())
+    fn text(&mut self, len: u32) -> Result<&'a str, Fault> {
+        let text = std::str::from_utf8(self.bytes(len)?);
+        text.map_err(|_| Fault::Malformed("text that isn't UTF-8".to_owned()))
     }
 }

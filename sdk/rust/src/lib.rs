@@ -33,6 +33,8 @@ pub use outcome::{Message, Outcome};
 pub use row::{Row, Table};
 pub use rowmill_batch::{Cell, Column, Kind, Operation};
 
+use bindings::rowmill::transform::host;
+
 #[doc(hidden)]
 #[allow(missing_docs)]
 pub mod bindings {
@@ -86,8 +88,28 @@ impl Interest {
 
 /// A line in the engine's log, with the plugin's name.
 pub fn log(message: &str) {
-    use bindings::rowmill::transform::host;
     host::log(host::Level::Info, message);
+}
+
+/// Adds to a counter of the plugin's own.
+pub fn count(counter: &str, n: u64) {
+    host::count(counter, n);
+}
+
+/// The time since 1970, if the plugin's `.toml` grants the clock (`[grant] clock = true`).
+pub fn now() -> Option<std::time::Duration> {
+    host::now().map(std::time::Duration::from_micros)
+}
+
+/// An environment variable, if it is set and the plugin's `.toml` grants it (`[grant] env = [...]`).
+pub fn env(name: &str) -> Option<String> {
+    host::env(name)
+}
+
+/// From now on a panic says its message in the engine's log, and in the error of its row.
+#[doc(hidden)]
+pub fn report_panics() {
+    std::panic::set_hook(Box::new(|panic| host::log(host::Level::Error, &panic.to_string())));
 }
 
 /// Makes a [`Transform`] the module's own.
@@ -106,6 +128,7 @@ macro_rules! export {
 
             impl Guest for Component {
                 fn configure(settings: ::std::string::String) -> ::std::result::Result<(), ::std::string::String> {
+                    $crate::report_panics();
                     RUNTIME.with_borrow_mut(|runtime| runtime.configure(&settings))
                 }
                 fn describe(table: Table) -> ::std::result::Result<Interest, ::std::string::String> {

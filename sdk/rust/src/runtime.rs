@@ -202,6 +202,7 @@ impl<'a> Out<'a> {
             edits: self.edits.0,
             emits: self.emits.0,
             attributes: self.attributes.0,
+            writes: Vec::new(),
             fails: self.fails.0,
             arena,
         }

@@ -3,13 +3,14 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use futures_util::StreamExt;
 use mysql_async::BinlogStreamRequest;
-use rowmill::transform::{Chain, Limits};
-use rowmill_core::batch::Batch;
+use rowmill::transform::{Loader, Settings};
+use rowmill_core::batch::{Batch, Table};
 use rowmill_core::binlog::{Decoder, Next, RowBatch, Select};
 use rowmill_core::envelope::{Debezium, Part, SourceName};
 use rowmill_core::position::{BinlogPosition, Resume};
@@ -203,12 +204,20 @@ fn parts(path: &Path, file: &str) -> anyhow::Result<()> {
 
     let plugins = scratch("bench-parts");
     std::fs::copy(top().join("plugins/paid-orders.wasm"), plugins.join("paid-orders.wasm"))?;
-    let mut chain = Chain::load(Some(&plugins), &["order-management".to_owned()], Limits::default())?;
-    let copies: Vec<RowBatch> = batches.clone();
+    let settings = Settings {
+        directory: Some(plugins),
+        cache: None,
+        sinks: vec!["order-management".to_owned()],
+        has_dead_letters: false,
+        threads: 1,
+    };
+    let chain = Loader::new(settings)?.load_all()?;
+    let tables: Arc<[Arc<Table>]> = batches.iter().flat_map(|batch| batch.new_tables.iter().cloned()).collect();
     let started = Instant::now();
     let mut passed = 0;
-    for batch in copies {
-        passed += chain.run(batch)?.rows.len();
+    for (number, batch) in (0..).zip(&batches) {
+        let transformed = chain.run(number, Arc::clone(&batch.bytes), batch.rows as u32, &tables);
+        passed += transformed.context("nothing stops")?.rows.len();
     }
     let transformed = started.elapsed();
 
@@ -219,7 +228,7 @@ fn parts(path: &Path, file: &str) -> anyhow::Result<()> {
         let parsed = Batch::parse(&batch.bytes)?;
         for row in parsed.rows() {
             body.clear();
-            envelope.write(chain.table(row.table()), &parsed, &row, Part::Whole, 0, &mut body);
+            envelope.write(&tables[row.table().0 as usize], &parsed, &row, Part::Whole, 0, &mut body);
         }
     }
     let written = started.elapsed();

@@ -7,15 +7,12 @@
 //! number beyond a signed 64-bit integer is written as what it is. A column that the row image
 //! doesn't have is left out of its object: it isn't NULL.
 
-use rowmill_batch::{Batch, Cell, Column, ColumnIndex, Image, Kind, Operation, Row, Table, TableId};
+use rowmill_batch::{Batch, Cell, Column, ColumnIndex, Image, Operation, Row, Table, TableId};
 
 use crate::binlog::SchemaChange;
 
-use super::json::{push_base64, push_int, push_string};
-
-/// Stands for a value that the binlog doesn't have though it changed: Debezium's own placeholder
-/// (`unavailable.value.placeholder`).
-const UNAVAILABLE: &str = "__debezium_unavailable_value";
+use super::json::{push_int, push_string};
+use super::value::push_cell;
 
 /// Who the envelope says it comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,14 +50,14 @@ impl Part {
 }
 
 /// Writes rows in the envelope.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Debezium {
     source: SourceName,
     tables: Vec<Option<TableText>>,
 }
 
 /// What is the same in every row of a table.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct TableText {
     /// `"name":` of each column.
     columns: Vec<Vec<u8>>,
@@ -255,11 +252,7 @@ fn push_image(table: &Table, text: &TableText, image: Option<Image<'_>>, out: &m
         out.push(separator);
         separator = b',';
         out.extend_from_slice(name);
-        match cell {
-            Cell::Absent | Cell::Null => out.extend_from_slice(b"null"),
-            Cell::Value(bytes) => push_value(column, bytes, out),
-            Cell::Changes(_) => push_string(UNAVAILABLE, out),
-        }
+        push_cell(column, cell, out);
     }
     if separator == b'{' {
         out.push(b'{');
@@ -267,103 +260,10 @@ fn push_image(table: &Table, text: &TableText, image: Option<Image<'_>>, out: &m
     out.push(b'}');
 }
 
-fn push_value(column: &Column, bytes: &[u8], out: &mut Vec<u8>) {
-    let cell = Cell::Value(bytes);
-    // The decoder wrote text as UTF-8 and numbers in 8 bytes; transforms' edits were checked.
-    let text = || std::str::from_utf8(bytes).unwrap_or_default();
-    match column.kind {
-        Kind::Int => push_int(cell.int().unwrap_or_default(), out),
-        Kind::Uint | Kind::Year => push_int(cell.uint().unwrap_or_default(), out),
-        Kind::Float => push_float(column, cell.float().unwrap_or_default(), out),
-        Kind::Text | Kind::Json | Kind::Enum | Kind::Set | Kind::Decimal => push_string(text(), out),
-        Kind::Date | Kind::Time => {
-            out.push(b'"');
-            out.extend_from_slice(bytes);
-            out.extend_from_slice(b"Z\"");
-        }
-        Kind::Datetime | Kind::Timestamp => {
-            out.push(b'"');
-            let at = out.len();
-            out.extend_from_slice(bytes);
-            if let Some(space) = out[at..].iter().position(|&byte| byte == b' ') {
-                out[at + space] = b'T';
-            }
-            out.extend_from_slice(b"Z\"");
-        }
-        Kind::Bit => push_bits(column, cell.uint().unwrap_or_default(), out),
-        Kind::Bytes => push_base64(bytes, out),
-        Kind::Geometry => push_geometry(column, bytes, out),
-        Kind::Vector => push_vector(bytes, out),
-    }
-}
-
-/// A `FLOAT` is written with the digits that tell it from its neighbours, not with those of the
-/// double that it was widened to.
-fn push_float(column: &Column, number: f64, out: &mut Vec<u8>) {
-    let mut buffer = zmij::Buffer::new();
-    let text = if column.mysql_type == "float" { buffer.format(number as f32) } else { buffer.format(number) };
-    out.extend_from_slice(text.as_bytes());
-}
-
-/// `BIT(1)` is a boolean, a wider one its bytes, the lowest first.
-fn push_bits(column: &Column, bits: u64, out: &mut Vec<u8>) {
-    let width = column.mysql_type.trim_start_matches("bit(").trim_end_matches(')').parse().unwrap_or(64usize);
-    if width == 1 {
-        out.extend_from_slice(if bits == 0 { b"false" } else { b"true" });
-    } else {
-        let len = width.div_ceil(8).clamp(1, 8);
-        push_base64(&bits.to_le_bytes()[..len], out);
-    }
-}
-
-/// A `POINT` column's values have their coordinates beside them, as Debezium writes them.
-fn push_geometry(column: &Column, bytes: &[u8], out: &mut Vec<u8>) {
-    let Some((srid, wkb)) = bytes.split_first_chunk::<4>() else {
-        out.extend_from_slice(b"null");
-        return;
-    };
-    out.push(b'{');
-    // Little-endian, type 1, then two doubles.
-    if let (true, Some(([1, 1, 0, 0, 0], rest))) = (column.mysql_type == "point", wkb.split_first_chunk::<5>())
-        && let (&[x, y], []) = rest.as_chunks::<8>()
-    {
-        for (name, coordinate) in [("\"x\":", x), ("\"y\":", y)] {
-            out.extend_from_slice(name.as_bytes());
-            out.extend_from_slice(zmij::Buffer::new().format(f64::from_le_bytes(coordinate)).as_bytes());
-            out.push(b',');
-        }
-    }
-    out.extend_from_slice(b"\"wkb\":");
-    push_base64(wkb, out);
-    out.extend_from_slice(b",\"srid\":");
-    match u32::from_le_bytes(*srid) {
-        0 => out.extend_from_slice(b"null"),
-        srid => push_int(srid, out),
-    }
-    out.push(b'}');
-}
-
-fn push_vector(bytes: &[u8], out: &mut Vec<u8>) {
-    out.push(b'[');
-    let (numbers, _) = bytes.as_chunks::<4>();
-    for (nth, number) in numbers.iter().enumerate() {
-        if nth > 0 {
-            out.push(b',');
-        }
-        let number = f32::from_le_bytes(*number);
-        if number.is_finite() {
-            out.extend_from_slice(zmij::Buffer::new().format(number).as_bytes());
-        } else {
-            out.extend_from_slice(b"null"); // JSON has no word for it
-        }
-    }
-    out.push(b']');
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rowmill_batch::{Builder, RowHeader, TransactionHeader};
+    use rowmill_batch::{Builder, Kind, RowHeader, TransactionHeader};
 
     #[test]
     fn an_update_of_every_kind() {

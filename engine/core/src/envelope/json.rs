@@ -17,7 +17,7 @@ const SPECIAL: [bool; 256] = {
 };
 
 /// Appends a string with its quotes.
-pub(super) fn push_string(text: &str, out: &mut Vec<u8>) {
+pub fn push_string(text: &str, out: &mut Vec<u8>) {
     let bytes = text.as_bytes();
     out.reserve(bytes.len() + 2);
     out.push(b'"');
@@ -59,7 +59,8 @@ pub(super) fn push_string(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-pub(super) fn push_int(number: impl itoa::Integer, out: &mut Vec<u8>) {
+/// Appends a number.
+pub fn push_int(number: impl itoa::Integer, out: &mut Vec<u8>) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 

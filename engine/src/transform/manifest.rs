@@ -1,0 +1,209 @@
+//! What a plugin's user says of it: the optional `NAME.toml` beside its `NAME.wasm`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use serde::Deserialize;
+
+use crate::config::{TablePatterns, toml_fault};
+
+/// What a plugin may do, and what becomes of rows that it fails on.
+#[derive(Debug, Clone)]
+pub struct Manifest {
+    /// The tables whose rows it sees; others pass it by.
+    pub tables: TablePatterns,
+    /// What becomes of a row that it fails on.
+    pub on_error: OnError,
+    /// What it may use.
+    pub limits: Limits,
+    /// Instances at most; `None`: as many as there are threads. One sees all rows in their order.
+    pub instances: Option<usize>,
+    /// What it is given beside the rows.
+    pub grants: Grants,
+    /// Its `[settings]`, as JSON.
+    pub settings: String,
+}
+
+/// What becomes of a row that a plugin fails on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnError {
+    /// The engine stops before it.
+    #[default]
+    Halt,
+    /// It goes no further; it is logged.
+    Skip,
+    /// It goes to the sink for dead letters.
+    DeadLetter,
+}
+
+/// What a plugin may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of linear memory.
+    pub memory: usize,
+    /// Time for one call.
+    pub deadline: Duration,
+    /// Bytes that it may return for one batch.
+    pub output: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { memory: 256 << 20, deadline: Duration::from_secs(1), output: 64 << 20 }
+    }
+}
+
+/// What a plugin is given beside the rows.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Grants {
+    /// Whether it may know the time.
+    pub clock: bool,
+    /// The environment variables that it may read.
+    pub env: Vec<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    tables: Option<TablePatterns>,
+    on_error: OnError,
+    memory: Option<Quantity>,
+    deadline: Option<Quantity>,
+    output: Option<Quantity>,
+    instances: Option<usize>,
+    grant: Grants,
+    settings: BTreeMap<String, toml::Value>,
+}
+
+/// A number, or text with a unit.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Quantity {
+    Number(u64),
+    Text(String),
+}
+
+impl Default for Manifest {
+    fn default() -> Self {
+        Self {
+            tables: TablePatterns::default(),
+            on_error: OnError::default(),
+            limits: Limits::default(),
+            instances: None,
+            grants: Grants::default(),
+            settings: "{}".to_owned(),
+        }
+    }
+}
+
+impl Manifest {
+    /// Reads a plugin's file; if there is none, everything is as by default.
+    ///
+    /// # Errors
+    /// If it can't be read, or says something that can't be meant: the error names it.
+    pub fn load(path: &Path) -> anyhow::Result<Self> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::parse(&text).with_context(|| path.display().to_string()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(error).with_context(|| format!("{} can't be read", path.display())),
+        }
+    }
+
+    fn parse(text: &str) -> anyhow::Result<Self> {
+        let file: File = toml::from_str(text).map_err(|error| anyhow!(toml_fault(text, &error)))?;
+        let default = Limits::default();
+        let bytes = |key: &str, quantity: Option<Quantity>, default: usize| match quantity {
+            None => Ok(default),
+            Some(quantity) => quantity
+                .in_units(&[("", 1), ("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)])
+                .with_context(|| format!("{key}: write bytes, or a text as \"64MiB\"")),
+        };
+        let limits = Limits {
+            memory: bytes("memory", file.memory, default.memory)?,
+            output: bytes("output", file.output, default.output)?,
+            deadline: match file.deadline {
+                None => default.deadline,
+                Some(quantity) => Duration::from_millis(
+                    quantity.in_units(&[("ms", 1), ("s", 1000)]).context("deadline: write a text as \"250ms\"")? as u64,
+                ),
+            },
+        };
+        if file.instances == Some(0) {
+            bail!("instances: at least one is needed");
+        }
+        let settings = file.settings.into_iter().map(|(key, value)| (key, json(value)));
+        Ok(Self {
+            tables: file.tables.unwrap_or_default(),
+            on_error: file.on_error,
+            limits,
+            instances: file.instances,
+            grants: file.grant,
+            settings: serde_json::Value::Object(settings.collect()).to_string(),
+        })
+    }
+}
+
+impl Quantity {
+    /// The number of the smallest unit; more than none.
+    fn in_units(&self, units: &[(&str, u64)]) -> Option<usize> {
+        let (number, unit) = match self {
+            Self::Number(number) => (*number, ""),
+            Self::Text(text) => {
+                let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+                (text[..end].parse().ok()?, text[end..].trim())
+            }
+        };
+        let (_, factor) = units.iter().find(|(name, _)| *name == unit)?;
+        usize::try_from(number.checked_mul(*factor)?).ok().filter(|&number| number > 0)
+    }
+}
+
+/// A date has no word of its own in JSON: it becomes a text.
+fn json(value: toml::Value) -> serde_json::Value {
+    match value {
+        toml::Value::String(text) => text.into(),
+        toml::Value::Integer(number) => number.into(),
+        toml::Value::Float(number) => number.into(),
+        toml::Value::Boolean(truth) => truth.into(),
+        toml::Value::Datetime(time) => time.to_string().into(),
+        toml::Value::Array(values) => values.into_iter().map(json).collect(),
+        toml::Value::Table(table) => {
+            serde_json::Value::Object(table.into_iter().map(|(key, value)| (key, json(value))).collect())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_it_says_counts() {
+        let manifest = Manifest::parse(
+            "tables = [\"shop.*\"]\non_error = \"dead-letter\"\nmemory = \"8MiB\"\ndeadline = \"50ms\"\noutput = 1000\n\
+             instances = 1\n[grant]\nclock = true\nenv = [\"REGION\"]\n[settings]\nlimit = 3\nsince = 2026-11-24\n",
+        )
+        .expect("valid");
+        assert!(manifest.tables.matches("shop", "orders") && !manifest.tables.matches("other", "orders"));
+        assert_eq!(manifest.on_error, OnError::DeadLetter);
+        let limits = Limits { memory: 8 << 20, deadline: Duration::from_millis(50), output: 1000 };
+        assert_eq!((manifest.limits, manifest.instances), (limits, Some(1)));
+        assert_eq!(manifest.grants, Grants { clock: true, env: vec!["REGION".to_owned()] });
+        assert_eq!(manifest.settings, r#"{"limit":3,"since":"2026-11-24"}"#);
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        let fault = |text: &str| format!("{:#}", Manifest::parse(text).expect_err("refused"));
+        assert!(fault("on_eror = \"skip\"").contains("did you mean `on_error`?"));
+        assert!(fault("on_error = \"ignore\"").contains("line 1"));
+        assert!(fault("memory = \"1 parsec\"").contains("memory"));
+        assert!(fault("deadline = \"0s\"").contains("deadline"));
+        assert!(fault("deadline = 5").contains("250ms"));
+        assert!(fault("instances = 0").contains("at least one"));
+    }
+}

@@ -1,0 +1,166 @@
+//! A plugin and its instances: lent to one thread at a time, made anew after they failed.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::error::{Fault, TransformError};
+use super::instance::{Blueprint, Instance};
+use super::manifest::{Manifest, OnError};
+use crate::turnstile::{Turn, Turnstile};
+
+/// How often a batch is tried again that may succeed then, and how long after.
+const RETRY_DELAYS: [Duration; 3] = [Duration::from_millis(50), Duration::from_millis(250), Duration::from_secs(1)];
+/// Of rows that are skipped, the first are logged each, later ones only now and then.
+const SKIPS_LOGGED_EACH: u64 = 10;
+
+/// A plugin that is loaded.
+pub struct Plugin {
+    blueprint: Blueprint,
+    /// What tells its content from another version's.
+    pub(super) digest: [u8; 32],
+    instances: Mutex<Instances>,
+    returned: Condvar,
+    instances_max: usize,
+    /// Of a plugin with one instance: it sees the batches in their order.
+    in_order: Option<Turnstile>,
+    skipped: AtomicU64,
+}
+
+#[derive(Default)]
+struct Instances {
+    idle: Vec<Instance>,
+    made: usize,
+}
+
+impl std::fmt::Debug for Plugin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Plugin {
+    /// A plugin of which `first` is an instance.
+    pub(super) fn new(blueprint: Blueprint, digest: [u8; 32], first: Instance, threads: usize) -> Self {
+        let instances_max = blueprint.manifest.instances.unwrap_or(threads).min(threads).max(1);
+        // With one thread everything is in order by itself.
+        let in_order = (instances_max == 1 && threads > 1).then(Turnstile::default);
+        Self {
+            blueprint,
+            digest,
+            instances: Mutex::new(Instances { idle: vec![first], made: 1 }),
+            returned: Condvar::new(),
+            instances_max,
+            in_order,
+            skipped: AtomicU64::new(0),
+        }
+    }
+
+    /// Its name: the file's, without `.wasm`.
+    pub fn name(&self) -> &str {
+        &self.blueprint.name
+    }
+
+    pub(super) fn manifest(&self) -> &Manifest {
+        &self.blueprint.manifest
+    }
+
+    /// The first batch that it sees has this number.
+    pub(super) fn begin_at(&self, number: u64) {
+        if let Some(turnstile) = &self.in_order {
+            turnstile.begin_at(number);
+        }
+    }
+
+    /// Waits for a batch's turn, where turns matter. `None` if everything stops.
+    pub(super) fn turn(&self, number: u64) -> Option<Option<Turn<'_>>> {
+        match &self.in_order {
+            Some(turnstile) => turnstile.wait(number).map(Some),
+            None => Some(None),
+        }
+    }
+
+    /// Everything stops: nobody waits any more.
+    pub(super) fn close(&self) {
+        if let Some(turnstile) = &self.in_order {
+            turnstile.close();
+        }
+    }
+
+    /// Lends an instance for a piece of work, which is tried again if the plugin says that this may help.
+    pub(super) fn with_instance<T>(&self, mut work: impl FnMut(&mut Instance) -> Result<T, Fault>) -> Result<T, Fault> {
+        let mut delays = RETRY_DELAYS.iter();
+        loop {
+            let mut instance = self.lend()?;
+            let result = work(&mut instance);
+            match &result {
+                Err(Fault::Trap(_)) => self.discard(instance),
+                _ => self.give_back(instance),
+            }
+            match (result, delays.next()) {
+                (Err(Fault::Retry(_)), Some(delay)) => std::thread::sleep(*delay),
+                (result, _) => return result,
+            }
+        }
+    }
+
+    fn instances(&self) -> MutexGuard<'_, Instances> {
+        self.instances.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lend(&self) -> Result<Instance, Fault> {
+        let mut instances = self.instances();
+        loop {
+            if let Some(instance) = instances.idle.pop() {
+                return Ok(instance);
+            }
+            if instances.made < self.instances_max {
+                instances.made += 1;
+                break;
+            }
+            instances = self.returned.wait(instances).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(instances);
+        Instance::new(&self.blueprint).map_err(|error| {
+            self.instances().made -= 1;
+            self.returned.notify_one();
+            Fault::Trap(format!("{error:#}"))
+        })
+    }
+
+    fn give_back(&self, instance: Instance) {
+        self.instances().idle.push(instance);
+        self.returned.notify_one();
+    }
+
+    fn discard(&self, instance: Instance) {
+        drop(instance);
+        self.instances().made -= 1;
+        self.returned.notify_one();
+    }
+
+    /// What becomes of a row that it failed on.
+    pub(super) fn on_error(&self, error: &TransformError) -> OnError {
+        let on_error = self.manifest().on_error;
+        if on_error == OnError::Skip {
+            let skipped = self.skipped.fetch_add(1, Ordering::Relaxed) + 1;
+            if skipped <= SKIPS_LOGGED_EACH || skipped.is_power_of_two() {
+                warn!(plugin = self.name(), skipped, %error, "row skipped");
+            }
+        }
+        on_error
+    }
+
+    /// Logs what it counted.
+    pub(super) fn log_counters(&self) {
+        let counters = self.blueprint.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        let skipped = self.skipped.load(Ordering::Relaxed);
+        let counters: &BTreeMap<String, u64> = &counters;
+        if skipped > 0 || !counters.is_empty() {
+            info!(plugin = self.name(), skipped, ?counters, "counted");
+        }
+    }
+}

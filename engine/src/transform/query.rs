@@ -1,0 +1,345 @@
+//! What a transform asks about all rows of its batch at once, and the columns that it takes whole.
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use rowmill_core::batch::{Batch, Cell, Column, ColumnIndex, Kind, Operation, Row, RowIndex, Table, TableId};
+use rowmill_core::envelope::{push_cell_text, push_image};
+
+use super::instance::query::{Condition, Test, View};
+
+/// The rows of a batch that a transform decides on.
+pub(super) struct Asked<'a> {
+    pub batch: Batch<'a>,
+    pub tables: &'a [Arc<Table>],
+    pub rows: &'a [u32],
+}
+
+impl<'a> Asked<'a> {
+    fn rows(&self) -> impl Iterator<Item = Row<'a>> {
+        self.rows.iter().map(|&row| self.batch.row(RowIndex(row)))
+    }
+
+    /// The rows for which all conditions hold.
+    pub fn select(&self, conditions: &[Condition]) -> Vec<u32> {
+        let mut left = self.rows.to_vec();
+        for Condition { column, view, test, negated } in conditions {
+            let mut of_table = OfTable::new(|table: &'a Table| {
+                let (index, column) = column_of(table, column)?;
+                Some((index, column.kind, Probe::new(column.kind, test)))
+            });
+            left.retain(|&row| {
+                let row = self.batch.row(RowIndex(row));
+                let Some((index, kind, probe)) = of_table.get(&self.tables[row.table().0 as usize]) else {
+                    return false;
+                };
+                probe.holds(*kind, &row, *index, *view) != *negated
+            });
+        }
+        left
+    }
+
+    /// For each row, in their order.
+    pub fn operations(&self) -> Vec<u8> {
+        let number = |row: Row<'_>| match row.operation() {
+            Operation::Insert => 1,
+            Operation::Update => 2,
+            Operation::Delete => 3,
+        };
+        self.rows().map(number).collect()
+    }
+
+    /// For each row, in their order.
+    pub fn tables(&self) -> Vec<u32> {
+        self.rows().map(|row| row.table().0).collect()
+    }
+
+    /// For each row, in their order.
+    pub fn times(&self) -> Vec<i64> {
+        self.rows().map(|row| time_us(&self.batch, &row)).collect()
+    }
+
+    /// A column of each row, as `map` makes it of the column's description and value.
+    pub fn column<T>(&self, name: &str, view: View, map: impl Fn(&Column, &'a [u8]) -> Option<T>) -> Vec<Option<T>> {
+        let mut of_table = OfTable::new(|table: &'a Table| column_of(table, name));
+        self.rows()
+            .map(|row| {
+                let (index, column) = *of_table.get(&self.tables[row.table().0 as usize])?;
+                map(column, seen(&row, index, view).value()?)
+            })
+            .collect()
+    }
+
+    /// Each row as a JSON object.
+    pub fn json(&self, view: View) -> Vec<Option<String>> {
+        self.rows()
+            .map(|row| {
+                let image = match view {
+                    View::Before => row.before(),
+                    View::After => row.after(),
+                    View::Newest => Some(row.newest()),
+                }?;
+                let mut out = Vec::new();
+                push_image(&self.tables[row.table().0 as usize], image, &mut out);
+                String::from_utf8(out).ok()
+            })
+            .collect()
+    }
+}
+
+/// When a row was committed, in microseconds since 1970; where the server doesn't say, when its
+/// statement began.
+pub(super) fn time_us(batch: &Batch<'_>, row: &Row<'_>) -> i64 {
+    match batch.transaction(row.transaction()).header().commit_time_us {
+        0 => row.header().time_us,
+        time => time,
+    }
+}
+
+/// A value as text: of a column of any kind.
+pub(super) fn text(column: &Column, value: &[u8]) -> Option<String> {
+    let mut out = Vec::new();
+    push_cell_text(column, Cell::Value(value), &mut out);
+    String::from_utf8(out).ok()
+}
+
+/// A value as an integer: of integers, years and bits that fit.
+pub(super) fn integer(column: &Column, value: &[u8]) -> Option<i64> {
+    let cell = Cell::Value(value);
+    match column.kind {
+        Kind::Int => cell.int(),
+        Kind::Uint | Kind::Year | Kind::Bit => cell.uint()?.try_into().ok(),
+        _ => None,
+    }
+}
+
+/// A value as a float: of numbers of any kind.
+pub(super) fn float(column: &Column, value: &[u8]) -> Option<f64> {
+    let cell = Cell::Value(value);
+    match column.kind {
+        Kind::Float => cell.float(),
+        Kind::Int => cell.int().map(|number| number as f64),
+        Kind::Uint | Kind::Year | Kind::Bit => cell.uint().map(|number| number as f64),
+        Kind::Decimal => cell.text()?.parse().ok(),
+        _ => None,
+    }
+}
+
+fn column_of<'a>(table: &'a Table, name: &str) -> Option<(ColumnIndex, &'a Column)> {
+    let index = table.column(name)?;
+    Some((index, &table.columns[index.0 as usize]))
+}
+
+fn seen<'a>(row: &Row<'a>, column: ColumnIndex, view: View) -> Cell<'a> {
+    let image = match view {
+        View::Before => row.before(),
+        View::After => row.after(),
+        View::Newest => Some(row.newest()),
+    };
+    image.map_or(Cell::Absent, |image| image.cell(column))
+}
+
+/// What is the same for all rows of a table; rows of one table mostly follow each other.
+struct OfTable<T, F> {
+    last: Option<(TableId, Option<T>)>,
+    make: F,
+}
+
+impl<'a, T, F: Fn(&'a Table) -> Option<T>> OfTable<T, F> {
+    fn new(make: F) -> Self {
+        Self { last: None, make }
+    }
+
+    fn get(&mut self, table: &'a Table) -> Option<&T> {
+        if self.last.as_ref().is_none_or(|(id, _)| *id != table.id) {
+            self.last = Some((table.id, (self.make)(table)));
+        }
+        self.last.as_ref().and_then(|(_, made)| made.as_ref())
+    }
+}
+
+/// A test, ready to be made on a column of one kind.
+enum Probe {
+    OneOf(Vec<Scalar<'static>>),
+    Prefix(String),
+    Between(Option<Scalar<'static>>, Option<Scalar<'static>>),
+    /// A bound that isn't a value of the column's kind.
+    Never,
+    Null,
+    Changed,
+    ChangedTo(Scalar<'static>),
+}
+
+impl Probe {
+    fn new(kind: Kind, test: &Test) -> Self {
+        // What can't be a value of the column's is equal to none.
+        let scalar = |text: &String| Scalar::parse(kind, text);
+        match test {
+            Test::Equal(text) => Self::OneOf(scalar(text).into_iter().collect()),
+            Test::OneOf(texts) => Self::OneOf(texts.iter().filter_map(scalar).collect()),
+            Test::Prefix(text) => Self::Prefix(text.clone()),
+            Test::Between((low, high)) => {
+                let bound = |text: &String| if text.is_empty() { Some(None) } else { scalar(text).map(Some) };
+                match (bound(low), bound(high)) {
+                    (Some(low), Some(high)) => Self::Between(low, high),
+                    _ => Self::Never,
+                }
+            }
+            Test::Null => Self::Null,
+            Test::Changed => Self::Changed,
+            Test::ChangedTo(text) => scalar(text).map_or(Self::Never, Self::ChangedTo),
+        }
+    }
+
+    fn holds(&self, kind: Kind, row: &Row<'_>, column: ColumnIndex, view: View) -> bool {
+        let cell = |view| seen(row, column, view);
+        let scalar = |view| cell(view).value().and_then(|bytes| Scalar::of(kind, bytes));
+        match self {
+            Self::OneOf(wanted) => scalar(view).is_some_and(|value| wanted.contains(&value)),
+            Self::Between(low, high) => scalar(view).is_some_and(|value| {
+                let ordered =
+                    |a: &Scalar<'_>, b: &Scalar<'_>| matches!(a.partial_cmp(b), Some(Ordering::Less | Ordering::Equal));
+                low.as_ref().is_none_or(|low| ordered(low, &value))
+                    && high.as_ref().is_none_or(|high| ordered(&value, high))
+            }),
+            Self::Prefix(prefix) => cell(view).value().is_some_and(|bytes| {
+                if kind.is_text() {
+                    return bytes.starts_with(prefix.as_bytes());
+                }
+                let described =
+                    Column { name: String::new(), kind, mysql_type: String::new(), nullable: true, key: false };
+                text(&described, bytes).is_some_and(|text| text.starts_with(prefix))
+            }),
+            Self::Never => false,
+            Self::Null => cell(view) == Cell::Null,
+            Self::Changed => row.operation() != Operation::Update || cell(View::Before) != cell(View::After),
+            Self::ChangedTo(wanted) => {
+                let is = |view| scalar(view).is_some_and(|value| value == *wanted);
+                is(View::After) && !is(View::Before)
+            }
+        }
+    }
+}
+
+/// A value that can be compared with others of its column.
+#[derive(Debug, Clone)]
+enum Scalar<'a> {
+    Integer(i128),
+    Float(f64),
+    Decimal(Cow<'a, str>),
+    /// Microseconds.
+    Time(i64),
+    Bytes(Cow<'a, [u8]>),
+}
+
+impl<'a> Scalar<'a> {
+    /// Of what a transform wrote.
+    fn parse(kind: Kind, text: &str) -> Option<Scalar<'static>> {
+        match kind {
+            Kind::Int | Kind::Uint | Kind::Year | Kind::Bit => text.parse().ok().map(Scalar::Integer),
+            Kind::Float => text.parse().ok().map(Scalar::Float),
+            Kind::Decimal => {
+                let digits = text.strip_prefix('-').unwrap_or(text);
+                let is_decimal = digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
+                    && digits.bytes().filter(|&byte| byte == b'.').count() <= 1
+                    && digits.bytes().any(|byte| byte.is_ascii_digit());
+                is_decimal.then(|| Scalar::Decimal(text.to_owned().into()))
+            }
+            Kind::Time => time(text).map(Scalar::Time),
+            Kind::Bytes | Kind::Geometry | Kind::Vector => {
+                let bytes = base64_simd::STANDARD.decode_to_vec(text.as_bytes()).ok()?;
+                Some(Scalar::Bytes(bytes.into()))
+            }
+            Kind::Text | Kind::Json | Kind::Date | Kind::Datetime | Kind::Timestamp | Kind::Enum | Kind::Set => {
+                Some(Scalar::Bytes(text.as_bytes().to_vec().into()))
+            }
+        }
+    }
+
+    /// Of a column's value.
+    fn of(kind: Kind, bytes: &'a [u8]) -> Option<Self> {
+        let cell = Cell::Value(bytes);
+        match kind {
+            Kind::Int => cell.int().map(|number| Self::Integer(number.into())),
+            Kind::Uint | Kind::Year | Kind::Bit => cell.uint().map(|number| Self::Integer(number.into())),
+            Kind::Float => cell.float().map(Self::Float),
+            Kind::Decimal => cell.text().map(|text| Self::Decimal(text.into())),
+            Kind::Time => cell.text().and_then(time).map(Self::Time),
+            _ => Some(Self::Bytes(bytes.into())),
+        }
+    }
+}
+
+impl PartialOrd for Scalar<'_> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        match (self, other) {
+            (Self::Integer(a), Self::Integer(b)) => Some(a.cmp(b)),
+            (Self::Float(a), Self::Float(b)) => a.partial_cmp(b),
+            (Self::Decimal(a), Self::Decimal(b)) => Some(compare_decimals(a, b)),
+            (Self::Time(a), Self::Time(b)) => Some(a.cmp(b)),
+            (Self::Bytes(a), Self::Bytes(b)) => Some(a.cmp(b)),
+            _ => None,
+        }
+    }
+}
+
+impl PartialEq for Scalar<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.partial_cmp(other) == Some(Ordering::Equal)
+    }
+}
+
+fn compare_decimals(a: &str, b: &str) -> Ordering {
+    fn parts(text: &str) -> (bool, &str, &str) {
+        let (negative, digits) = text.strip_prefix('-').map_or((false, text), |digits| (true, digits));
+        let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+        let (whole, fraction) = (whole.trim_start_matches('0'), fraction.trim_end_matches('0'));
+        (negative && !(whole.is_empty() && fraction.is_empty()), whole, fraction)
+    }
+    let ((a_negative, a_whole, a_fraction), (b_negative, b_whole, b_fraction)) = (parts(a), parts(b));
+    let size = || {
+        let wholes = a_whole.len().cmp(&b_whole.len()).then_with(|| a_whole.cmp(b_whole));
+        wholes.then_with(|| a_fraction.cmp(b_fraction))
+    };
+    match (a_negative, b_negative) {
+        (false, true) => Ordering::Greater,
+        (true, false) => Ordering::Less,
+        (false, false) => size(),
+        (true, true) => size().reverse(),
+    }
+}
+
+/// `-838:59:59.5` in microseconds.
+fn time(text: &str) -> Option<i64> {
+    let (negative, digits) = text.strip_prefix('-').map_or((false, text), |digits| (true, digits));
+    let (clock, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let mut parts = clock.split(':').map(str::parse::<i64>);
+    let (hours, minutes, seconds) = (parts.next()?.ok()?, parts.next()?.ok()?, parts.next()?.ok()?);
+    let fraction: i64 = if fraction.is_empty() { 0 } else { format!("{fraction:0<6}").get(..6)?.parse().ok()? };
+    let size = ((hours * 60 + minutes) * 60 + seconds) * 1_000_000 + fraction;
+    Some(if negative { -size } else { size })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_compared_as_what_they_are() {
+        let less = |kind, a: &str, b: &str| Scalar::parse(kind, a) < Scalar::parse(kind, b);
+        assert!(less(Kind::Int, "-10", "9") && less(Kind::Uint, "9", "18446744073709551615"));
+        assert!(
+            less(Kind::Decimal, "-10.5", "-9.75")
+                && less(Kind::Decimal, "9.75", "10")
+                && less(Kind::Decimal, "-0.1", "0")
+        );
+        assert!(less(Kind::Time, "-01:00:00", "00:00:00.5") && less(Kind::Time, "99:00:00", "838:59:59"));
+        assert!(less(Kind::Text, "10", "9") && less(Kind::Float, "9", "10"));
+        assert_eq!(Scalar::parse(Kind::Decimal, "1.50"), Scalar::parse(Kind::Decimal, "01.5"));
+        assert_eq!(Scalar::parse(Kind::Decimal, "-0.0"), Scalar::parse(Kind::Decimal, "0"));
+        for (kind, text) in [(Kind::Int, "1.5"), (Kind::Decimal, "1.2.3"), (Kind::Time, "noon"), (Kind::Bytes, "?")] {
+            assert!(Scalar::parse(kind, text).is_none(), "{text}");
+        }
+    }
+}

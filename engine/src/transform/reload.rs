@@ -1,0 +1,126 @@
+//! Hot reload: watches the plugins directory, and makes another chain when its files change.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing::{error, info, warn};
+
+use super::load::{Loader, Stamp};
+use super::{Chain, Plugin};
+
+/// How often the directory is looked at. A file counts when it is the same at two looks, so that none is
+/// read while it is being written.
+const LOOK_INTERVAL: Duration = Duration::from_millis(300);
+/// A file that is gone may be about to come again: rows shouldn't pass without their filter meanwhile.
+const GONE_FOR: Duration = Duration::from_secs(3);
+
+/// The chain that batches pass through from now on.
+pub type CurrentChain = Arc<Mutex<Arc<Chain>>>;
+
+/// Watches the plugins directory.
+#[derive(Debug)]
+pub struct Reloader {
+    loader: Loader,
+    chain: CurrentChain,
+    /// What runs, by file.
+    running: BTreeMap<PathBuf, Arc<Plugin>>,
+    /// The files as they were when they were last tried.
+    tried: BTreeMap<PathBuf, Stamp>,
+    /// The files at the last look.
+    seen: BTreeMap<PathBuf, Stamp>,
+    gone_since: BTreeMap<PathBuf, Instant>,
+}
+
+impl Reloader {
+    /// Loads what is in the directory.
+    ///
+    /// # Errors
+    /// If a plugin can't be loaded.
+    pub fn load(loader: Loader) -> anyhow::Result<Self> {
+        let tried = loader.scan()?;
+        let mut running = BTreeMap::new();
+        for path in tried.keys() {
+            running.insert(path.clone(), loader.load(path)?);
+        }
+        let chain = Chain::new(running.values().map(Arc::clone).collect());
+        let chain = Arc::new(Mutex::new(Arc::new(chain)));
+        Ok(Self { loader, chain, running, seen: tried.clone(), tried, gone_since: BTreeMap::new() })
+    }
+
+    /// The plugins' names, in their order.
+    pub fn names(&self) -> Vec<&str> {
+        self.running.values().map(|plugin| plugin.name()).collect()
+    }
+
+    /// The chain that batches pass through: always the newest.
+    pub fn chain(&self) -> CurrentChain {
+        Arc::clone(&self.chain)
+    }
+
+    /// Watches for ever, on a thread of its own: compiling takes time, and batches go on meanwhile.
+    pub fn watch(mut self) {
+        std::thread::spawn(move || {
+            loop {
+                std::thread::sleep(LOOK_INTERVAL);
+                match self.loader.scan() {
+                    Ok(files) => self.look(files, Instant::now()),
+                    Err(error) => warn!(error = format!("{error:#}"), "plugins stay as they are"),
+                }
+            }
+        });
+    }
+
+    fn look(&mut self, files: BTreeMap<PathBuf, Stamp>, now: Instant) {
+        let mut is_changed = false;
+        for (path, stamp) in &files {
+            self.gone_since.remove(path);
+            let is_settled = self.seen.get(path) == Some(stamp);
+            if is_settled && self.tried.get(path) != Some(stamp) {
+                self.tried.insert(path.clone(), stamp.clone());
+                is_changed |= self.replace(path);
+            }
+        }
+        let gone: Vec<PathBuf> = self.tried.keys().filter(|path| !files.contains_key(*path)).cloned().collect();
+        for path in gone {
+            if now - *self.gone_since.entry(path.clone()).or_insert(now) < GONE_FOR {
+                continue;
+            }
+            self.gone_since.remove(&path);
+            self.tried.remove(&path);
+            if let Some(plugin) = self.running.remove(&path) {
+                plugin.log_counters();
+                info!(plugin = plugin.name(), "plugin removed");
+                is_changed = true;
+            }
+        }
+        self.seen = files;
+        if is_changed {
+            let chain = Arc::new(Chain::new(self.running.values().map(Arc::clone).collect()));
+            *self.chain.lock().unwrap_or_else(PoisonError::into_inner) = chain;
+        }
+    }
+
+    /// Loads a file that is new or changed. False if what ran goes on running.
+    fn replace(&mut self, path: &Path) -> bool {
+        let running = self.running.get(path);
+        let digest = Loader::digest(path).ok();
+        if running.is_some_and(|running| Some(running.digest) == digest) {
+            return false; // touched, or written anew with the same content
+        }
+        match self.loader.load(path) {
+            Ok(plugin) => {
+                if let Some(earlier) = self.running.insert(path.to_owned(), plugin) {
+                    earlier.log_counters();
+                }
+                true
+            }
+            Err(error) => {
+                let goes_on = if running.is_some() { "the running version goes on" } else { "it isn't used" };
+                error!(error = format!("{error:#}"), "plugin not loaded; {goes_on}");
+                false
+            }
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! Transforms: what they are told and may do, and that nothing they do hurts the engine.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use mysql_async::prelude::Queryable;
+use rowmill::transform::{Loader, Settings};
+use rowmill_tests::{Build, Engine, Rig, scratch, top, wait_for};
+use serde_json::{Value, json};
+
+const SHOP: &str = "tables = [\"shop.*\"]";
+const SOON: Duration = Duration::from_secs(60);
+
+/// A transform of the tests, built by `tests/tools/guests`.
+fn guest(name: &str) -> PathBuf {
+    top().join(format!("target/guests/{name}.wasm"))
+}
+
+/// A rig whose engine has a directory for plugins.
+async fn rig(name: &str, plugins: &str) -> anyhow::Result<(Rig, PathBuf)> {
+    let mut rig = Rig::start(name, Build::MySql, &[], SHOP).await?;
+    let directory = rig.directory.join("plugins");
+    std::fs::create_dir(&directory)?;
+    rig.config.text.push_str(&format!("[plugins]\ndir = \"{}\"\n{plugins}", directory.display()));
+    rig.mysql.run("CREATE DATABASE shop").await?;
+    Ok((rig, directory))
+}
+
+/// Puts a plugin into a directory, as a careful user does.
+fn install(directory: &Path, name: &str, wasm: &Path, toml: &str) -> anyhow::Result<()> {
+    std::fs::write(directory.join(format!("{name}.toml")), toml)?;
+    let hidden = directory.join(format!(".{name}.wasm"));
+    std::fs::copy(wasm, &hidden)?;
+    std::fs::rename(&hidden, directory.join(format!("{name}.wasm")))?;
+    Ok(())
+}
+
+const LIMITS: &str = "deadline = \"100ms\"\nmemory = \"16MiB\"\noutput = \"100KiB\"\n";
+
+/// What `unruly` can be told to do wrong, and what is said of it.
+const ACTS: [(&str, &str); 13] = [
+    ("trap", "told to trap"),
+    ("loop", "interrupt"),
+    ("memory", "memory"),
+    ("stack", "call stack exhausted"),
+    ("fail", "told to fail"),
+    ("reject", "told to reject"),
+    ("row", "malformed verdict: row "),
+    ("arena", "malformed verdict: its arena is shorter"),
+    ("text", "malformed verdict: text that isn't UTF-8"),
+    ("rest", "malformed verdict: 1 bytes too many"),
+    ("column", "malformed verdict: column 99 of shop.t"),
+    ("recipe", "malformed verdict: recipe 5 of 0"),
+    ("output", "raise `output`"),
+];
+
+/// Only the row suffers that a transform fails on, and it is told where it went.
+#[tokio::test]
+async fn rows_that_a_transform_fails_on_are_set_aside() -> anyhow::Result<()> {
+    let (mut rig, plugins) = rig("rows_that_a_transform_fails_on_are_set_aside", "").await?;
+    install(&plugins, "unruly", &guest("unruly"), &format!("{LIMITS}on_error = \"dead-letter\"\n"))?;
+    let mut refused = Engine::start(&rig.config)?;
+    assert_eq!(refused.end(SOON).await?.code(), Some(1));
+    assert!(refused.log().contains("has no `[dead_letter]`"), "{}", refused.log());
+
+    let dead = rig.directory.join("dead.jsonl");
+    rig.config.text.push_str(&format!(
+        "[sink.dead]\ntype = \"file\"\npath = \"{}\"\n[dead_letter]\nsink = \"dead\"\n[[route]]\ntables = [\"*.*\"]\nsink = \"out\"\n",
+        dead.display()
+    ));
+    rig.mysql.run("CREATE TABLE shop.t (id INT PRIMARY KEY AUTO_INCREMENT, act VARCHAR(20))").await?;
+    rig.mysql.run("CREATE TABLE shop.refused (id INT PRIMARY KEY, act VARCHAR(20))").await?;
+    let engine = Engine::start_and_wait(&rig.config).await?;
+    // Each in a batch of its own, then all in one.
+    let acts = || ACTS.iter().map(|(act, _)| act);
+    for act in acts() {
+        rig.mysql.run(&format!("INSERT INTO shop.t (act) VALUES ('ok'), ('{act}'), ('retry'), ('ok')")).await?;
+    }
+    let all: Vec<String> = acts().flat_map(|act| [format!("('{act}')"), "('ok')".to_owned()]).collect();
+    rig.mysql.run(&format!("INSERT INTO shop.t (act) VALUES {}", all.join(", "))).await?;
+    rig.mysql.run("INSERT INTO shop.refused VALUES (1, 'ok')").await?;
+    rig.read_to_the_end(&engine).await?;
+    engine.stop().await?;
+
+    let arrived: Vec<Value> = rig.arrived()?.into_iter().map(|row| row["after"].clone()).collect();
+    let expected: Vec<&str> = acts().flat_map(|_| ["ok", "retry", "ok"]).chain(acts().map(|_| "ok")).collect();
+    assert_eq!(arrived.iter().map(|row| row["act"].as_str().unwrap_or_default()).collect::<Vec<_>>(), expected);
+    let ids: Vec<i64> = arrived.iter().filter_map(|row| row["id"].as_i64()).collect();
+    assert!(ids.is_sorted_by(|a, b| a < b), "{ids:?}");
+
+    let dead: Vec<Value> =
+        std::fs::read_to_string(&dead)?.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    assert_eq!(dead.len(), 2 * ACTS.len() + 1, "{dead:#?}");
+    for (letter, (act, words)) in dead.iter().zip(ACTS.iter().cycle()).take(2 * ACTS.len()) {
+        assert_eq!(letter["change"]["after"]["act"], *act);
+        let error = letter["error"].as_str().unwrap_or_default();
+        assert!(error.contains(words), "{act}: {error}");
+        assert_eq!(letter["plugin"], "unruly");
+        assert_eq!(
+            (&letter["pos"], &letter["file"]),
+            (&letter["change"]["source"]["pos"], &letter["change"]["source"]["file"])
+        );
+    }
+    // A module that has names says where it trapped.
+    assert!(dead[0]["error"].as_str().is_some_and(|error| error.contains("unruly.wasm!")), "{}", dead[0]["error"]);
+    let last = dead.last().context("the last")?;
+    assert!(last["error"].as_str().is_some_and(|error| error.contains("told to refuse the table")), "{last}");
+    Ok(())
+}
+
+/// `halt`, the default: what is before the row is delivered, and a restart begins with it.
+#[tokio::test]
+async fn a_row_that_a_transform_fails_on_stops_the_engine() -> anyhow::Result<()> {
+    let (rig, plugins) = rig("a_row_that_a_transform_fails_on_stops_the_engine", "threads = 3\n").await?;
+    install(&plugins, "unruly", &guest("unruly"), LIMITS)?;
+    rig.mysql.run("CREATE TABLE shop.t (id INT PRIMARY KEY, act VARCHAR(20))").await?;
+    let mut engine = Engine::start_and_wait(&rig.config).await?;
+    rig.mysql
+        .run(
+            "INSERT INTO shop.t VALUES (1, 'ok'); INSERT INTO shop.t VALUES (2, 'ok'), (3, 'ok'), (4, 'reject'), (5, 'ok'); \
+             INSERT INTO shop.t VALUES (6, 'ok')",
+        )
+        .await?;
+    assert_eq!(engine.end(SOON).await?.code(), Some(1));
+    let log = engine.log();
+    for words in ["plugin `unruly` failed on a row of shop.t at binlog.0", "(row 2 there)", "told to reject"] {
+        assert!(log.contains(words), "`{words}` isn't in: {log}");
+    }
+    assert_eq!(rig.changes()?, ["c t 1", "c t 2", "c t 3"]);
+    // And again: nothing before it comes twice.
+    let mut engine = Engine::start(&rig.config)?;
+    assert_eq!(engine.end(SOON).await?.code(), Some(1));
+    assert_eq!(rig.changes()?, ["c t 1", "c t 2", "c t 3"]);
+
+    std::fs::write(plugins.join("unruly.toml"), format!("{LIMITS}on_error = \"skip\"\n"))?;
+    let engine = Engine::start_and_wait(&rig.config).await?;
+    rig.read_to_the_end(&engine).await?;
+    assert!(engine.log().contains("row skipped"), "{}", engine.log());
+    engine.stop().await?;
+    assert_eq!(rig.changes()?, ["c t 1", "c t 2", "c t 3", "c t 5", "c t 6"]);
+    Ok(())
+}
+
+/// Several threads, and what comes is in order; a plugin with one instance sees all rows in order.
+#[tokio::test]
+async fn many_instances_keep_the_order() -> anyhow::Result<()> {
+    let (rig, plugins) = rig("many_instances_keep_the_order", "threads = 4\n").await?;
+    install(&plugins, "1-many", &guest("unruly"), "")?;
+    install(&plugins, "2-one", &guest("unruly"), "instances = 1\ntables = [\"shop.counted\"]\n")?;
+    rig.mysql
+        .run(
+            "CREATE TABLE shop.free (id INT PRIMARY KEY AUTO_INCREMENT, act VARCHAR(20)); \
+             CREATE TABLE shop.counted (id INT PRIMARY KEY AUTO_INCREMENT, act VARCHAR(20), n INT)",
+        )
+        .await?;
+    // The first plugin must not count: its rows pass it by another name of the column.
+    std::fs::write(plugins.join("1-many.toml"), "tables = [\"shop.free\"]\n")?;
+    let engine = Engine::start_and_wait(&rig.config).await?;
+    let mut conn = rig.mysql.connect().await?;
+    let rounds = 400;
+    for round in 0..rounds {
+        let many = 1 + round * 7 % 40;
+        let rows = |row: &str| vec![row; many].join(", ");
+        conn.query_drop(format!("INSERT INTO shop.free (act) VALUES {}", rows("('ok')"))).await?;
+        conn.query_drop(format!("INSERT INTO shop.counted (act) VALUES {}", rows("('count')"))).await?;
+    }
+    rig.read_to_the_end(&engine).await?;
+    engine.stop().await?;
+    let arrived = rig.arrived()?;
+    let of = |table: &str, column: &str| -> Vec<i64> {
+        let rows = arrived.iter().filter(|row| row["source"]["table"] == table);
+        rows.filter_map(|row| row["after"][column].as_i64()).collect()
+    };
+    let count = (0..rounds).map(|round| 1 + round * 7 % 40).sum::<usize>() as i64;
+    assert!(of("free", "id").into_iter().eq(1..=count));
+    assert!(of("counted", "id").into_iter().eq(1..=count));
+    assert!(of("counted", "n").into_iter().eq(1..=count), "each row was counted once, in order");
+    let positions: Vec<u64> = arrived.iter().filter_map(|row| row["source"]["pos"].as_u64()).collect();
+    assert!(positions.is_sorted(), "the tables' rows are in the binlog's order among each other");
+    let log = std::fs::read_to_string(rig.directory.join("rowmill.log"))?;
+    assert!(log.contains(&format!("\"counted\": {count}")), "the plugin's own counter: {log}");
+    Ok(())
+}
+
+/// Plugins come, change and go while rows flow: none is lost, repeated or out of order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plugins_are_reloaded_under_load() -> anyhow::Result<()> {
+    let (rig, plugins) = rig("plugins_are_reloaded_under_load", "threads = 2\n").await?;
+    rig.mysql
+        .run("CREATE TABLE shop.t (id INT PRIMARY KEY AUTO_INCREMENT, act VARCHAR(20), email VARCHAR(40))")
+        .await?;
+    let engine = Engine::start_and_wait(&rig.config).await?;
+    let mut conn = rig.mysql.connect().await?;
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let load = {
+        let stop = std::sync::Arc::clone(&stop);
+        tokio::spawn(async move {
+            let mut rows = 0;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                conn.query_drop("INSERT INTO shop.t (act, email) VALUES ('ok', 'a@b.example'), ('ok', 'a@b.example')")
+                    .await?;
+                rows += 2;
+            }
+            Ok::<i64, mysql_async::Error>(rows)
+        })
+    };
+    let newest = || -> anyhow::Result<Value> { Ok(rig.arrived()?.pop().unwrap_or_default()["after"].clone()) };
+    let says = async |words: &str, times: usize| {
+        wait_for(words, SOON, || async { Ok((engine.log().matches(words).count() >= times).then_some(())) })
+            .await
+            .with_context(|| engine.log())
+    };
+    let masks = async |masked: bool| {
+        wait_for("rows are masked, or not", SOON, || async {
+            let email = newest()?["email"].as_str().unwrap_or_default().to_owned();
+            Ok((!email.is_empty() && (email != "a@b.example") == masked).then_some(()))
+        })
+        .await
+        .with_context(|| engine.log())
+    };
+    masks(false).await?;
+
+    // It comes, slowly written: not read before it is whole.
+    let bytes = std::fs::read(top().join("plugins/mask-email.wasm"))?;
+    let path = plugins.join("mask.wasm");
+    for part in 1..=8 {
+        std::fs::write(&path, &bytes[..bytes.len() * part / 8])?;
+        tokio::time::sleep(Duration::from_millis(80)).await;
+    }
+    masks(true).await?;
+    let loads = engine.log().matches("plugin loaded").count();
+    // Half of it, left so: it isn't used, and what ran goes on.
+    std::fs::write(&path, &bytes[..bytes.len() / 2])?;
+    says("the running version goes on", 1).await?;
+    masks(true).await?;
+    // Written again as it was: nothing changes.
+    std::fs::write(&path, &bytes)?;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(engine.log().matches("plugin loaded").count(), loads, "{}", engine.log());
+    // A settings file comes beside it, and leaves its table out.
+    std::fs::write(plugins.join("mask.toml"), "tables = [\"shop.other\"]\n")?;
+    masks(false).await?;
+    std::fs::write(plugins.join("mask.toml"), "tabels = []\n")?;
+    says("did you mean `tables`?", 1).await?;
+    masks(false).await?;
+    // As an editor saves: away, and another in its place.
+    std::fs::rename(plugins.join("mask.toml"), plugins.join("mask.toml~"))?;
+    std::fs::write(plugins.join("mask.toml"), "tables = [\"shop.t\"]\n")?;
+    masks(true).await?;
+    // Another one beside it, with one instance; then another content under the name.
+    install(&plugins, "unruly", &guest("unruly"), "instances = 1\n")?;
+    says("plugin loaded", 4).await?;
+    install(&plugins, "mask", &guest("unruly"), "")?;
+    masks(false).await?;
+    std::fs::remove_file(plugins.join("unruly.wasm"))?;
+    says("plugin removed", 1).await?;
+
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let rows = load.await??;
+    rig.read_to_the_end(&engine).await?;
+    engine.stop().await?;
+    let ids: Vec<i64> = rig.arrived()?.iter().filter_map(|row| row["after"]["id"].as_i64()).collect();
+    assert!(ids.iter().copied().eq(1..=rows), "{} of {rows} rows, each once and in order", ids.len());
+    Ok(())
+}
+
+/// Compiled code is kept: a second start compiles nothing.
+#[test]
+fn a_warm_start_compiles_nothing() -> anyhow::Result<()> {
+    let directory = scratch("a_warm_start_compiles_nothing");
+    let plugins = directory.join("plugins");
+    std::fs::create_dir(&plugins)?;
+    install(&plugins, "asker", &guest("asker"), "")?;
+    let settings = Settings {
+        directory: Some(plugins),
+        cache: Some(directory.join("cache")),
+        sinks: Vec::new(),
+        has_dead_letters: false,
+        threads: 1,
+    };
+    let load = || -> anyhow::Result<_> {
+        let loader = Loader::new(settings.clone())?;
+        loader.load_all()?;
+        loader.cache_use().context("a cache")
+    };
+    let (_, compiled) = load()?;
+    assert!(compiled > 0);
+    let (kept, compiled) = load()?;
+    assert!(kept > 0 && compiled == 0, "{kept} kept, {compiled} compiled");
+    Ok(())
+}
+
+/// Whole batches asked about, and messages left to the host: what each answer must be.
+#[tokio::test]
+async fn a_guest_that_asks() -> anyhow::Result<()> {
+    let (rig, plugins) = rig("a_guest_that_asks", "threads = 1\n").await?;
+    install(&plugins, "asker", &guest("asker"), "[grant]\nclock = true\nenv = [\"ROWMILL_TEST_GRANTED\"]\n")?;
+    rig.mysql
+        .run(
+            "CREATE TABLE shop.items (id INT PRIMARY KEY, state VARCHAR(20), price DECIMAL(8,2), note TEXT, at DATETIME, raw \
+             VARBINARY(8)); CREATE TABLE shop.others (id INT PRIMARY KEY, state VARCHAR(20))",
+        )
+        .await?;
+    let engine = Engine::start_and_wait(&rig.config).await?;
+    let mut conn = rig.mysql.connect().await?;
+    // One transaction is one batch here: rows 0 to 7, of which the third isn't the plugin's.
+    for statement in [
+        "BEGIN",
+        "INSERT INTO shop.items VALUES (1, 'new', 9.50, NULL, '2026-01-31 23:59:59', x'00ff')",
+        "INSERT INTO shop.items VALUES (2, 'paid', 100, 'x', '2026-02-01 00:00:00', NULL)",
+        "INSERT INTO shop.others VALUES (2, 'paid')",
+        "UPDATE shop.items SET state = 'paid' WHERE id = 1",
+        "UPDATE shop.items SET price = 100.01 WHERE id = 2",
+        "INSERT INTO shop.items VALUES (3, 'PAID', -1, '', '2026-03-01', NULL)",
+        "DELETE FROM shop.items WHERE id = 2",
+        "COMMIT",
+    ] {
+        conn.query_drop(statement).await?;
+    }
+    rig.read_to_the_end(&engine).await?;
+    engine.stop().await?;
+    let arrived = rig.arrived()?;
+    let answers = arrived.iter().find(|message| message.get("equal").is_some()).context("the answers")?;
+    for (question, rows) in [
+        ("equal", json!([1, 3, 4, 6])),
+        ("number", json!([1, 4])),
+        ("one_of", json!([0, 1, 3, 4])),
+        ("prefix", json!([1, 3, 4])),
+        ("between", json!([0, 1, 3])),
+        ("from", json!([1, 4, 5])),
+        ("null", json!([0, 3])),
+        ("changed", json!([0, 1, 4, 5, 6])),
+        ("changed_to", json!([1, 3])),
+        ("not", json!([0, 5, 6])),
+        ("all_of", json!([3])),
+        ("unknown", json!([])),
+        ("asked", json!([0, 1, 3, 4, 5, 6])),
+        ("known", json!(true)),
+        ("granted", json!(false)),
+        ("integers", json!("[Some(1), Some(2), Some(1), Some(2), Some(3), Some(2)]")),
+        (
+            "json",
+            json!({"id": 1, "state": "new", "price": "9.50", "note": null, "at": "2026-01-31T23:59:59Z", "raw": "AP8="}),
+        ),
+    ] {
+        assert_eq!(answers[question], rows, "{question}");
+    }
+    let debug = answers["debug"].as_str().unwrap_or_default();
+    for words in [
+        r#""texts":[None, None, Some("new"), Some("paid"), None, Some("paid")]"#,
+        r#""prices":[Some(9.5), Some(100.0), Some(9.5), Some(100.01), Some(-1.0), Some(100.01)]"#,
+        r#""blobs":[Some([0, 255]), None, Some([0, 255]), None, None, None]"#,
+        r#""operations":[1, 1, 2, 2, 1, 3]"#,
+    ] {
+        assert!(debug.contains(words), "`{words}` isn't in {debug}");
+    }
+
+    let written: Vec<&Value> = arrived.iter().filter(|message| message.get("what").is_some()).collect();
+    assert_eq!(written.len(), 6, "{arrived:#?}");
+    let update = written[2];
+    assert_eq!(update["what"], json!({"kind": "item"}));
+    assert_eq!((&update["id"], &update["was"], &update["now"]), (&json!(1), &json!("new"), &json!("paid")));
+    assert_eq!((&update["op"], &update["of"], &update["in"]), (&json!("u"), &json!("items"), &json!("shop")));
+    assert_eq!(update["row"]["state"], "paid");
+    assert_eq!(update["old"]["state"], "new");
+    assert!(update["at"].as_i64() > Some(1_700_000_000_000), "{update}");
+    assert_eq!((&written[5]["op"], &written[5]["id"], &written[0]["old"]), (&json!("d"), &json!(2), &Value::Null));
+    // The row that the plugin doesn't decide on passes.
+    assert_eq!(rig.changes()?.iter().filter(|change| change.contains("others")).count(), 1);
+    Ok(())
+}
