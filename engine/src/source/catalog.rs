@@ -49,7 +49,7 @@ pub(super) async fn columns(
         if is_refusal { ConnectError::Refused(error) } else { ConnectError::Unreachable(error) }
     })?;
     // What the columns above can't know of yet is behind this.
-    let end = server.end_of_binlog().await.map_err(Interruption::Fatal)?.position;
+    let end = server.end_of_binlog().await.map_err(Interruption::of)?.position;
     let flavor = server.flavor;
     server.disconnect().await;
     if is_before(&rows, &end) {

@@ -79,6 +79,17 @@ impl From<ConnectError> for Interruption {
     }
 }
 
+impl Interruption {
+    /// A question to the server failed.
+    fn of(error: anyhow::Error) -> Self {
+        if is_lost_connection(&error) {
+            Self::Connection(WireError::Io(std::io::Error::other(error)))
+        } else {
+            Self::Fatal(error)
+        }
+    }
+}
+
 impl Source {
     /// Asks the server for its binlog from a place on.
     ///
@@ -156,7 +167,7 @@ impl Source {
                         if place.by == By::Gtids {
                             self.decoder.relocate(place.resume);
                         }
-                        self.lag.keeps(retention);
+                        retention.into_iter().for_each(|kept| self.lag.keeps(kept));
                         self.wire = wire;
                         self.config = candidate;
                         return Ok(());
@@ -218,8 +229,8 @@ impl Source {
 struct Reconnected {
     wire: Wire,
     place: Place,
-    /// For how long the server keeps its binlog.
-    retention: Option<Duration>,
+    /// For how long the server keeps its binlog, where it said so.
+    retention: Option<Option<Duration>>,
 }
 
 /// A connection to a server that reads on at `resume`; `None` if it may come about later.
@@ -238,6 +249,10 @@ async fn reconnect_to(config: &config::Source, resume: &Resume) -> anyhow::Resul
     }
     let place = match server.locate(&Start::Latest, Some(resume.clone())).await {
         Ok(place) => place,
+        Err(LocateError::Gone(error)) if is_lost_connection(&error) => {
+            not_yet(&format_args!("{error:#}"));
+            return Ok(None);
+        }
         Err(LocateError::Gone(error)) => return Err(error.context("the checkpoint can't be gone on from")),
         Err(LocateError::Behind(error)) => {
             warn!(source = config.address, error = format!("{error:#}"), "not reconnected yet");
@@ -246,7 +261,7 @@ async fn reconnect_to(config: &config::Source, resume: &Resume) -> anyhow::Resul
     };
     match stream(config, server.flavor, &place).await {
         Ok(wire) => {
-            let retention = server.retention().await?;
+            let retention = server.retention().await.ok();
             server.disconnect().await;
             Ok(Some(Reconnected { wire, place, retention }))
         }
@@ -352,6 +367,12 @@ fn login(config: &config::Source) -> Login {
         password: options.pass().map(str::to_owned),
         tls: config.tls.clone(),
     }
+}
+
+/// Whether a question to the server failed for want of a connection, not by the server's answer.
+fn is_lost_connection(error: &anyhow::Error) -> bool {
+    let cause = error.chain().find_map(|cause| cause.downcast_ref::<mysql_async::Error>());
+    cause.is_some_and(|error| !matches!(error, mysql_async::Error::Server(_)))
 }
 
 /// Whether another connection would fail in the same way.

@@ -8,10 +8,11 @@ use anyhow::{anyhow, bail};
 use rowmill_core::batch::{Batch, Kind, RowIndex, Table, TableId};
 use tracing::{debug, error, info, trace, warn};
 use wasmtime::component::{HasSelf, Linker};
-use wasmtime::{Engine, Store, StoreLimits, StoreLimitsBuilder};
+use wasmtime::{Engine, InstancePre, Store, StoreLimits, StoreLimitsBuilder};
 
 use super::error::Fault;
 use super::manifest::{Grants, Manifest};
+use super::module::ModuleGuest;
 use super::query::{self as ask, Asked};
 use super::recipe::Recipe;
 
@@ -20,10 +21,10 @@ mod bindings {
     wasmtime::component::bindgen!({ path: "../wit", world: "transform" });
 }
 
+use bindings::Transform;
 use bindings::rowmill::transform::host::{self, Level};
 pub(super) use bindings::rowmill::transform::{query, types};
-use bindings::{Failure, Transform};
-pub(super) use bindings::{TransformPre, Verdict};
+pub(super) use bindings::{Failure, TransformPre, Verdict};
 
 /// How often the clock of deadlines moves.
 pub(super) const EPOCH: Duration = Duration::from_millis(10);
@@ -111,7 +112,7 @@ impl query::Host for PluginState {
 
 impl host::Host for PluginState {
     fn sink(&mut self, name: String) -> Option<u32> {
-        self.sinks.iter().position(|sink| *sink == name).map(|index| index as u32)
+        self.sink_number(&name)
     }
 
     fn add_recipe(&mut self, recipe: types::Recipe) -> u32 {
@@ -123,33 +124,70 @@ impl host::Host for PluginState {
     }
 
     fn log(&mut self, level: Level, message: String) {
-        let plugin = Arc::clone(&self.name);
-        let plugin = &*plugin;
-        match level {
-            Level::Error => {
-                error!(plugin, "{message}");
-                self.last_error = Some(message);
-            }
-            Level::Warn => warn!(plugin, "{message}"),
-            Level::Info => info!(plugin, "{message}"),
-            Level::Debug => debug!(plugin, "{message}"),
-            Level::Trace => trace!(plugin, "{message}"),
-        }
+        self.write_log(level as u32, message);
     }
 
     fn count(&mut self, counter: String, n: u64) {
+        self.add_to_counter(counter, n);
+    }
+
+    fn now(&mut self) -> Option<u64> {
+        self.granted_time()
+    }
+
+    fn env(&mut self, name: String) -> Option<String> {
+        self.granted_variable(&name)
+    }
+}
+
+/// What both kinds of guests may ask for.
+impl PluginState {
+    /// A sink's number.
+    pub fn sink_number(&self, name: &str) -> Option<u32> {
+        self.sinks.iter().position(|sink| *sink == name).map(|index| index as u32)
+    }
+
+    /// Logs a line. Levels are numbered as in the world: from 0, an error, to 4.
+    pub fn write_log(&mut self, level: u32, message: String) {
+        let plugin = Arc::clone(&self.name);
+        let plugin = &*plugin;
+        match level {
+            0 => {
+                error!(plugin, "{message}");
+                self.last_error = Some(message);
+            }
+            1 => warn!(plugin, "{message}"),
+            2 => info!(plugin, "{message}"),
+            3 => debug!(plugin, "{message}"),
+            _ => trace!(plugin, "{message}"),
+        }
+    }
+
+    /// What it said last before it trapped, if it does.
+    pub fn note_error(&mut self, message: &str) {
+        self.last_error = Some(message.to_owned());
+    }
+
+    pub fn add_to_counter(&mut self, counter: String, n: u64) {
         let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counters.entry(counter).or_default();
         *count = count.saturating_add(n);
     }
 
-    fn now(&mut self) -> Option<u64> {
+    /// The time in microseconds since 1970, if it is granted.
+    pub fn granted_time(&self) -> Option<u64> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.grants.clock.then_some(now.as_micros() as u64)
     }
 
-    fn env(&mut self, name: String) -> Option<String> {
-        self.grants.env.contains(&name).then(|| std::env::var(&name).ok()).flatten()
+    /// What a clock shows: the time if it is granted, else when the batch's first change was committed.
+    pub fn clock_us(&self) -> u64 {
+        let of_batch = || self.current.ask(|asked| asked.times().first().copied().unwrap_or_default());
+        self.granted_time().unwrap_or_else(|| of_batch().max(0) as u64)
+    }
+
+    pub fn granted_variable(&self, name: &str) -> Option<String> {
+        self.grants.env.iter().any(|granted| granted == name).then(|| std::env::var(name).ok()).flatten()
     }
 }
 
@@ -175,19 +213,31 @@ pub(super) enum Interest {
     Operations { inserts: bool, updates: bool, deletes: bool },
 }
 
+/// What there is to call.
+enum Guest {
+    Component(Transform),
+    Module(Box<ModuleGuest>),
+}
+
 /// An instance of a plugin, ready to be called.
 pub(super) struct Instance {
     store: Store<PluginState>,
-    transform: Transform,
+    guest: Guest,
     /// By table id; `None` where the table wasn't described yet.
     interests: Vec<Option<Interest>>,
     deadline_epochs: u64,
 }
 
+/// Compiled code, its imports given.
+pub(super) enum Code {
+    Component(TransformPre<PluginState>),
+    Module(InstancePre<PluginState>),
+}
+
 /// What an instance is made of.
 pub(super) struct Blueprint {
     pub engine: Engine,
-    pub transform: TransformPre<PluginState>,
+    pub code: Code,
     pub name: Arc<str>,
     pub manifest: Manifest,
     pub sinks: Arc<[String]>,
@@ -220,20 +270,24 @@ impl Instance {
         store.limiter(|state| &mut state.limits);
         let deadline_epochs = (limits.deadline.as_millis().div_ceil(EPOCH.as_millis()) + 1) as u64;
         store.set_epoch_deadline(deadline_epochs);
-        let transform = blueprint
-            .transform
-            .instantiate(&mut store)
-            .map_err(|error| anyhow!("it isn't a transform, or it fails when it starts: {error:#}"))?;
-        let mut instance = Self { store, transform, interests: Vec::new(), deadline_epochs };
-        instance.store.set_epoch_deadline(deadline_epochs);
-        match instance.transform.call_configure(&mut instance.store, settings) {
+        let guest = match &blueprint.code {
+            Code::Component(transform) => transform.instantiate(&mut store).map(Guest::Component),
+            Code::Module(module) => ModuleGuest::new(&mut store, module).map(|guest| Guest::Module(Box::new(guest))),
+        };
+        let guest = guest.map_err(|error| anyhow!("it isn't a transform, or it fails when it starts: {error:#}"))?;
+        store.set_epoch_deadline(deadline_epochs);
+        let configured = match &guest {
+            Guest::Component(transform) => transform.call_configure(&mut store, settings),
+            Guest::Module(module) => module.configure(&mut store, settings),
+        };
+        match configured {
             Ok(Ok(())) => {}
             Ok(Err(message)) => bail!("it refuses its settings: {message}"),
             Err(trap) => bail!("it failed when it was given its settings: {trap:#}"),
         }
-        match instance.store.data_mut().recipe_fault.take() {
+        match store.data_mut().recipe_fault.take() {
             Some(fault) => bail!("{fault}"),
-            None => Ok(instance),
+            None => Ok(Self { store, guest, interests: Vec::new(), deadline_epochs }),
         }
     }
 
@@ -245,7 +299,10 @@ impl Instance {
             return Ok(*interest);
         }
         self.store.set_epoch_deadline(self.deadline_epochs);
-        let answer = self.transform.call_describe(&mut self.store, &wit_table(table));
+        let answer = match &self.guest {
+            Guest::Component(transform) => transform.call_describe(&mut self.store, &wit_table(table)),
+            Guest::Module(module) => module.describe(&mut self.store, table),
+        };
         let interest = match answer {
             Ok(Ok(interest)) => interest,
             Ok(Err(message)) => return Err(Fault::Reject(format!("it refuses the table: {message}"))),
@@ -278,7 +335,10 @@ impl Instance {
         self.store.data_mut().last_error = None;
         self.store.data_mut().current = Current { rows: Arc::clone(rows), tables: Arc::clone(tables), asked };
         self.store.set_epoch_deadline(self.deadline_epochs);
-        let answer = self.transform.call_process(&mut self.store, count as u32);
+        let answer = match &self.guest {
+            Guest::Component(transform) => transform.call_process(&mut self.store, count as u32),
+            Guest::Module(module) => module.process(&mut self.store, rows),
+        };
         self.store.data_mut().current = Current::default();
         let verdict = match answer {
             Ok(Ok(verdict)) => verdict,

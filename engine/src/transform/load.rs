@@ -14,9 +14,9 @@ use wasmtime::{Cache, CacheConfig, Config, Engine, Module};
 
 use crate::config;
 
-use super::instance::{Blueprint, EPOCH, Instance, PluginState, TransformPre, add_to_linker};
+use super::instance::{Blueprint, Code, EPOCH, Instance, PluginState, TransformPre, add_to_linker};
 use super::manifest::{Manifest, OnError};
-use super::{Chain, Plugin};
+use super::{Chain, Plugin, module};
 
 const MAGIC: &[u8] = b"\0asm";
 /// The layer in a WebAssembly file's header: <https://github.com/WebAssembly/component-model/blob/main/design/mvp/Binary.md>
@@ -65,6 +65,7 @@ pub struct Loader {
     sinks: Arc<[String]>,
     engine: Engine,
     linker: Linker<PluginState>,
+    module_linker: wasmtime::Linker<PluginState>,
     cache: Option<Cache>,
 }
 
@@ -92,8 +93,9 @@ impl Loader {
         let engine = Engine::new(&config).map_err(failed)?;
         let mut linker = Linker::new(&engine);
         add_to_linker(&mut linker).map_err(failed)?;
+        let module_linker = module::linker(&engine).map_err(failed)?;
         tick(&engine);
-        Ok(Self { sinks: settings.sinks.clone().into(), settings, engine, linker, cache })
+        Ok(Self { sinks: settings.sinks.clone().into(), settings, engine, linker, module_linker, cache })
     }
 
     /// Loads every plugin of the directory, in file-name order.
@@ -161,20 +163,10 @@ impl Loader {
                 "its .toml says on_error = \"dead-letter\", and the configuration has no `[dead_letter]` with a `sink`"
             );
         }
-        let component = self.component_bytes(bytes)?;
-        let component = Component::new(&self.engine, component)
-            .map_err(|error| anyhow!("the file isn't valid WebAssembly: {error:#}"))?;
-        check_interface(&self.engine, &component)?;
-        let mut linker = self.linker.clone();
-        // A toolchain's runtime may import WASI without using it: a call of it is an error of that batch.
-        linker.define_unknown_imports_as_traps(&component).map_err(|error| anyhow!("{error:#}"))?;
-        let transform = linker
-            .instantiate_pre(&component)
-            .and_then(TransformPre::new)
-            .map_err(|error| anyhow!("it isn't a transform: {error:#}"))?;
+        let code = self.code(bytes)?;
         let blueprint = Blueprint {
             engine: self.engine.clone(),
-            transform,
+            code,
             name,
             manifest,
             sinks: Arc::clone(&self.sinks),
@@ -184,25 +176,16 @@ impl Loader {
         Ok(Plugin::new(blueprint, digest, first, self.settings.threads))
     }
 
-    /// A component as it is; of a core module that was built with the SDK, the component in it.
-    fn component_bytes(&self, bytes: &[u8]) -> anyhow::Result<Vec<u8>> {
+    /// Compiles a file.
+    fn code(&self, bytes: &[u8]) -> anyhow::Result<Code> {
         let layer = bytes.strip_prefix(MAGIC).and_then(|rest| rest.first_chunk::<4>());
         match layer {
-            Some(&COMPONENT) => Ok(bytes.to_vec()),
+            Some(&COMPONENT) => self.component(bytes),
             Some(&MODULE) => {
-                // The encoder counts on a module that is whole.
+                // The component encoder counts on a module that is whole.
                 Module::validate(&self.engine, bytes)
                     .map_err(|error| anyhow!("the file isn't valid WebAssembly: {error:#}"))?;
-                wit_component::ComponentEncoder::default()
-                    .validate(true)
-                    .module(bytes)
-                    .and_then(|mut encoder| encoder.encode())
-                    .map_err(|error| {
-                        anyhow!(
-                            "the module isn't a transform: {error:#}; build it with a Rowmill SDK for \
-                             wasm32-unknown-unknown, or as a component of the world {INTERFACE}transform@{VERSION}"
-                        )
-                    })
+                if exports(bytes, module::PROCESS) { self.module(bytes) } else { self.component(&component_of(bytes)?) }
             }
             Some(_) => bail!("the file is WebAssembly of a version that isn't known"),
             None => {
@@ -210,6 +193,53 @@ impl Loader {
             }
         }
     }
+
+    fn component(&self, bytes: &[u8]) -> anyhow::Result<Code> {
+        let component = Component::new(&self.engine, bytes)
+            .map_err(|error| anyhow!("the file isn't valid WebAssembly: {error:#}"))?;
+        check_interface(&self.engine, &component)?;
+        let mut linker = self.linker.clone();
+        // A toolchain's runtime may import WASI without using it: a call of it is an error of that batch.
+        linker.define_unknown_imports_as_traps(&component).map_err(|error| anyhow!("{error:#}"))?;
+        linker
+            .instantiate_pre(&component)
+            .and_then(TransformPre::new)
+            .map(Code::Component)
+            .map_err(|error| anyhow!("it isn't a transform: {error:#}"))
+    }
+
+    fn module(&self, bytes: &[u8]) -> anyhow::Result<Code> {
+        let module =
+            Module::new(&self.engine, bytes).map_err(|error| anyhow!("the file isn't valid WebAssembly: {error:#}"))?;
+        self.module_linker
+            .instantiate_pre(&module)
+            .map(Code::Module)
+            .map_err(|error| anyhow!("it imports what isn't offered (see wit/core-module.md): {error:#}"))
+    }
+}
+
+/// Whether a valid module exports something of this name.
+fn exports(module: &[u8], name: &str) -> bool {
+    let exports = wasmparser::Parser::new(0).parse_all(module).find_map(|payload| match payload {
+        Ok(wasmparser::Payload::ExportSection(exports)) => Some(exports),
+        _ => None,
+    });
+    exports.is_some_and(|exports| exports.into_iter().flatten().any(|export| export.name == name))
+}
+
+/// The component in a core module that was built with an SDK.
+fn component_of(module: &[u8]) -> anyhow::Result<Vec<u8>> {
+    wit_component::ComponentEncoder::default()
+        .validate(true)
+        .module(module)
+        .and_then(|mut encoder| encoder.encode())
+        .map_err(|error| {
+            anyhow!(
+                "the module isn't a transform: {error:#}; build it with a Rowmill SDK, or as a component of the world \
+                 {INTERFACE}transform@{VERSION}, or let it export {}",
+                module::PROCESS
+            )
+        })
 }
 
 fn stamp(path: &Path) -> Option<FileStamp> {

@@ -5,11 +5,13 @@ mod error;
 mod instance;
 mod load;
 mod manifest;
+mod module;
 mod plugin;
 mod query;
 mod recipe;
 mod reload;
 mod verdict;
+mod wasi;
 
 use std::sync::Arc;
 

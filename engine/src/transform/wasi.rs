@@ -1,0 +1,166 @@
+//! The little of WASI (preview 1) that language runtimes ask for at their start: no files, no network, no
+//! arguments, no environment; what is printed goes to the engine's log. The clock shows when the newest
+//! change was made that the plugin saw: never the time of day unless that is granted.
+//! <https://github.com/WebAssembly/WASI/blob/main/legacy/preview1/docs.md>
+
+use wasmtime::{Caller, Linker, bail};
+
+use super::instance::PluginState;
+use super::module::memory;
+
+const MODULE: &str = "wasi_snapshot_preview1";
+const SUCCESS: u32 = 0;
+const BAD_DESCRIPTOR: u32 = 8;
+const NOT_SUPPORTED: u32 = 58;
+
+const STDOUT: u32 = 1;
+const STDERR: u32 = 2;
+/// What a plugin may print in one piece.
+const PRINTED_MAX: usize = 64 << 10;
+/// As `rowmill.log` has it.
+const LEVEL_INFO: u32 = 2;
+
+/// Functions that only say that there is nothing.
+const EMPTY: [(&str, usize); 20] = [
+    ("fd_advise", 4),
+    ("fd_allocate", 3),
+    ("fd_datasync", 1),
+    ("fd_filestat_get", 2),
+    ("fd_prestat_dir_name", 3),
+    ("fd_prestat_get", 2),
+    ("fd_read", 4),
+    ("fd_readdir", 5),
+    ("fd_renumber", 2),
+    ("fd_sync", 1),
+    ("fd_tell", 2),
+    ("path_create_directory", 3),
+    ("path_filestat_get", 5),
+    ("path_open", 9),
+    ("path_readlink", 6),
+    ("path_remove_directory", 3),
+    ("path_rename", 6),
+    ("path_unlink_file", 3),
+    ("sock_accept", 3),
+    ("sock_shutdown", 2),
+];
+
+pub(super) fn add_to_linker(linker: &mut Linker<PluginState>) -> wasmtime::Result<()> {
+    let engine = linker.engine().clone();
+    for (name, parameters) in EMPTY {
+        // All are of 32 bits, but for sizes and offsets.
+        let wide: &[usize] = match name {
+            "fd_advise" => &[1, 2],
+            "fd_allocate" => &[1, 2],
+            "fd_readdir" => &[3],
+            "path_open" => &[5, 6],
+            _ => &[],
+        };
+        let types = (0..parameters).map(|index| match wide.contains(&index) {
+            true => wasmtime::ValType::I64,
+            false => wasmtime::ValType::I32,
+        });
+        let signature = wasmtime::FuncType::new(&engine, types, [wasmtime::ValType::I32]);
+        linker.func_new(MODULE, name, signature, |_, _, results| {
+            results[0] = wasmtime::Val::I32(BAD_DESCRIPTOR as i32);
+            Ok(())
+        })?;
+    }
+    for name in ["args_sizes_get", "environ_sizes_get"] {
+        linker.func_wrap(MODULE, name, |mut caller: Caller<'_, PluginState>, count: u32, size: u32| {
+            write(&mut caller, count, &[0; 4])?;
+            write(&mut caller, size, &[0; 4])?;
+            Ok(SUCCESS)
+        })?;
+    }
+    for name in ["args_get", "environ_get"] {
+        linker.func_wrap(MODULE, name, |_: u32, _: u32| SUCCESS)?;
+    }
+    linker.func_wrap(
+        MODULE,
+        "clock_time_get",
+        |mut caller: Caller<'_, PluginState>, _clock: u32, _precision: u64, to: u32| {
+            let now_us = caller.data().clock_us();
+            write(&mut caller, to, &(now_us * 1000).to_le_bytes())?;
+            Ok(SUCCESS)
+        },
+    )?;
+    linker.func_wrap(MODULE, "clock_res_get", |mut caller: Caller<'_, PluginState>, _clock: u32, to: u32| {
+        write(&mut caller, to, &1000u64.to_le_bytes())?;
+        Ok(SUCCESS)
+    })?;
+    // The same for each instance: transforms are functions of their rows.
+    linker.func_wrap(MODULE, "random_get", |mut caller: Caller<'_, PluginState>, to: u32, len: u32| {
+        let mut state = 0x9e37_79b9_7f4a_7c15u64;
+        let bytes: Vec<u8> = (0..len as usize)
+            .map(|_| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                state as u8
+            })
+            .collect();
+        write(&mut caller, to, &bytes)?;
+        Ok(SUCCESS)
+    })?;
+    linker.func_wrap(
+        MODULE,
+        "fd_write",
+        |mut caller: Caller<'_, PluginState>, descriptor: u32, vectors: u32, count: u32, written: u32| {
+            if !matches!(descriptor, STDOUT | STDERR) {
+                return Ok(BAD_DESCRIPTOR);
+            }
+            let mut printed = Vec::new();
+            let mut len = 0u32;
+            for index in 0..count {
+                let vector = read(&mut caller, vectors.saturating_add(8 * index), 8)?;
+                let word = |at: usize| vector[at..].first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
+                let piece = read(&mut caller, word(0), word(4))?;
+                len = len.saturating_add(piece.len() as u32);
+                printed.extend_from_slice(&piece[..piece.len().min(PRINTED_MAX - printed.len().min(PRINTED_MAX))]);
+            }
+            let text = String::from_utf8_lossy(&printed);
+            let text = text.trim_end();
+            if !text.is_empty() {
+                let text = text.to_owned();
+                // What goes to stderr is why a runtime gives up.
+                if descriptor == STDERR {
+                    caller.data_mut().note_error(&text);
+                }
+                caller.data_mut().write_log(LEVEL_INFO, text);
+            }
+            write(&mut caller, written, &len.to_le_bytes())?;
+            Ok(SUCCESS)
+        },
+    )?;
+    linker.func_wrap(MODULE, "fd_close", |_: u32| BAD_DESCRIPTOR)?;
+    linker.func_wrap(MODULE, "fd_seek", |_: u32, _: u64, _: u32, _: u32| BAD_DESCRIPTOR)?;
+    linker.func_wrap(MODULE, "fd_fdstat_set_flags", |_: u32, _: u32| BAD_DESCRIPTOR)?;
+    linker.func_wrap(MODULE, "fd_fdstat_get", |mut caller: Caller<'_, PluginState>, descriptor: u32, to: u32| {
+        if !matches!(descriptor, STDOUT | STDERR) {
+            return Ok(BAD_DESCRIPTOR);
+        }
+        let mut status = [0; 24];
+        status[0] = 2; // a character device
+        status[8] = 1 << 6; // that may be written
+        write(&mut caller, to, &status)?;
+        Ok(SUCCESS)
+    })?;
+    linker.func_wrap(MODULE, "poll_oneoff", |_: u32, _: u32, _: u32, _: u32| NOT_SUPPORTED)?;
+    linker.func_wrap(MODULE, "sched_yield", || SUCCESS)?;
+    linker
+        .func_wrap(MODULE, "proc_exit", |code: u32| -> wasmtime::Result<()> { bail!("it exited with code {code}") })?;
+    Ok(())
+}
+
+fn write(caller: &mut Caller<'_, PluginState>, at: u32, bytes: &[u8]) -> wasmtime::Result<()> {
+    memory(caller)?.write(caller, at as usize, bytes)?;
+    Ok(())
+}
+
+fn read(caller: &mut Caller<'_, PluginState>, at: u32, len: u32) -> wasmtime::Result<Vec<u8>> {
+    let memory = memory(caller)?;
+    match memory.data(&caller).get(at as usize..).and_then(|rest| rest.get(..len as usize)) {
+        Some(bytes) => Ok(bytes.to_vec()),
+        None => bail!("{len} bytes at {at} aren't in its memory"),
+    }
+}
