@@ -177,8 +177,8 @@ impl Dispatcher {
                 row.header().event_position
             );
         };
-        if !self.sinks.get(sink).is_some_and(|needs| needs.ordered) {
-            return Ok((sink.min(self.sinks.len() - 1), String::new(), String::new()));
+        if !self.sinks[sink].ordered {
+            return Ok((sink, String::new(), String::new()));
         }
         let group = match (reroute.group, output.part) {
             (Some(group), _) => sqs_id(group),

@@ -19,6 +19,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod dispatch;
 pub mod pipeline;
+pub mod plugin;
 pub mod replay;
 pub mod sink;
 pub mod source;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use rowmill::config::{Config, ConfigError, TablePatterns};
+use rowmill::plugin::{self, Language, Tested};
 use rowmill::replay::{self, Wanted};
 use rowmill::{check, pipeline};
 use tracing_subscriber::EnvFilter;
@@ -61,6 +62,55 @@ enum Command {
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
+    /// Make, build, test and inspect transforms
+    #[command(subcommand)]
+    Plugin(PluginCommand),
+}
+
+#[derive(Subcommand)]
+enum PluginCommand {
+    /// Make a project that builds with one command and has a test
+    #[command(
+        after_help = "Example:\n  rowmill plugin new paid-orders --lang zig\n  rowmill plugin build paid-orders && rowmill plugin test paid-orders"
+    )]
+    New {
+        /// The plugin's name, and the directory's
+        name: String,
+        /// The language
+        #[arg(short, long)]
+        lang: Language,
+    },
+    /// Build a project: runs its script `build`
+    Build {
+        /// The project's directory
+        #[arg(default_value = ".")]
+        directory: PathBuf,
+    },
+    /// Run a module on rows written as JSON, and compare what it makes of them with what is expected
+    #[command(
+        after_help = "Examples:\n  rowmill plugin test paid-orders\n  rowmill plugin test plugins/paid-orders.wasm --cases tests/paid-orders --accept\n\nA case is NAME.rows.jsonl (sinks, tables, row changes) and NAME.expected.jsonl (what becomes of them) in `tests` beside the module.\nExit codes: 0 all as expected, 1 not, or the module can't be loaded."
+    )]
+    Test {
+        /// The module, or the directory that it is in
+        #[arg(default_value = ".")]
+        path: PathBuf,
+        /// Where the cases are
+        #[arg(long, value_name = "DIR")]
+        cases: Option<PathBuf>,
+        /// Write what it makes as what is expected
+        #[arg(long)]
+        accept: bool,
+    },
+    /// Say what a module is, what it may do, and what a row costs in it
+    #[command(after_help = "Example:\n  rowmill plugin inspect plugins/paid-orders.wasm")]
+    Inspect {
+        /// The module, or the directory that it is in
+        #[arg(default_value = ".")]
+        path: PathBuf,
+        /// Rows to measure with, as lines of JSON; by default of a table with ten columns
+        #[arg(long, value_name = "FILE")]
+        rows: Option<PathBuf>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -71,6 +121,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr).with_target(false).init();
 
     match command {
+        Command::Plugin(command) => ended(plugin(command)),
         Command::Run { config } => with_config(&config, pipeline::run),
         Command::Check { config } => with_config(&config, |config| {
             let problems = pipeline::runtime()?.block_on(check::run(&config, &mut std::io::stdout()))?;
@@ -85,6 +136,30 @@ fn main() -> ExitCode {
                 ended(result.and_then(|()| Ok(out.flush()?)))
             }
         },
+    }
+}
+
+fn plugin(command: PluginCommand) -> anyhow::Result<()> {
+    match command {
+        PluginCommand::New { name, lang } => plugin::new(Path::new(&name), lang).map(|said| print!("{said}")),
+        PluginCommand::Build { directory } => plugin::build(&directory),
+        PluginCommand::Test { path, cases, accept } => {
+            let tested = plugin::test(&path, cases.as_deref(), accept)?;
+            let mut failed = 0;
+            for (name, tested) in &tested {
+                match tested {
+                    Tested::Passed => println!("ok       {name}"),
+                    Tested::Accepted => println!("accepted {name}"),
+                    Tested::Failed(how) => {
+                        failed += 1;
+                        println!("failed   {name}: {how}");
+                    }
+                }
+            }
+            anyhow::ensure!(failed == 0, "{failed} of {} cases failed", tested.len());
+            Ok(())
+        }
+        PluginCommand::Inspect { path, rows } => plugin::inspect(&path, rows.as_deref()).map(|said| print!("{said}")),
     }
 }
 

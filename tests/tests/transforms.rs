@@ -39,7 +39,7 @@ fn install(directory: &Path, name: &str, wasm: &Path, toml: &str) -> anyhow::Res
 const LIMITS: &str = "deadline = \"100ms\"\nmemory = \"16MiB\"\noutput = \"100KiB\"\n";
 
 /// What `unruly` can be told to do wrong, and what is said of it.
-const ACTS: [(&str, &str); 13] = [
+const ACTS: [(&str, &str); 14] = [
     ("trap", "told to trap"),
     ("loop", "interrupt"),
     ("memory", "memory"),
@@ -48,6 +48,7 @@ const ACTS: [(&str, &str); 13] = [
     ("reject", "told to reject"),
     ("row", "malformed verdict: row "),
     ("arena", "malformed verdict: its arena is shorter"),
+    ("sink", "malformed verdict: sink 77 of 2"),
     ("text", "malformed verdict: text that isn't UTF-8"),
     ("rest", "malformed verdict: 1 bytes too many"),
     ("column", "malformed verdict: column 99 of shop.t"),
@@ -272,13 +273,8 @@ fn a_warm_start_compiles_nothing() -> anyhow::Result<()> {
     let plugins = directory.join("plugins");
     std::fs::create_dir(&plugins)?;
     install(&plugins, "asker", &guest("asker"), "")?;
-    let settings = Settings {
-        directory: Some(plugins),
-        cache: Some(directory.join("cache")),
-        sinks: Vec::new(),
-        has_dead_letters: false,
-        threads: 1,
-    };
+    let cache = Some(directory.join("cache"));
+    let settings = Settings { directory: Some(plugins), cache, ..Settings::for_tests(Vec::new()) };
     let load = || -> anyhow::Result<_> {
         let loader = Loader::new(settings.clone())?;
         loader.load_all()?;

@@ -29,6 +29,16 @@ struct Pattern {
     schema_glob: GlobMatcher,
 }
 
+impl std::fmt::Display for TablePatterns {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (index, Pattern { excludes, schema, table, .. }) in self.patterns.iter().enumerate() {
+            let separator = if index == 0 { "" } else { ", " };
+            write!(f, "{separator}{}{schema}.{table}", if *excludes { "!" } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
 impl TablePatterns {
     /// Reads patterns.
     ///

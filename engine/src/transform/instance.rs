@@ -31,6 +31,9 @@ pub(super) const EPOCH: Duration = Duration::from_millis(10);
 /// Entries of function tables, which linear memory's limit doesn't count.
 const TABLE_ELEMENTS_MAX: usize = 100_000;
 
+/// What a plugin may print in one call: a runtime that gives up says a lot.
+const PRINTED_MAX: usize = 4 << 10;
+
 /// Counters that a plugin keeps by itself.
 pub(super) type Counters = Arc<Mutex<BTreeMap<String, u64>>>;
 
@@ -46,6 +49,12 @@ pub(super) struct PluginState {
     recipe_fault: Option<String>,
     /// The last error that it logged during the call: mostly why it traps then.
     last_error: Option<String>,
+    /// A line that it began to print.
+    line: String,
+    /// What it printed in this call.
+    printed_bytes: usize,
+    /// How often it looked at a clock.
+    ticks: u64,
     limits: StoreLimits,
 }
 
@@ -163,9 +172,27 @@ impl PluginState {
         }
     }
 
-    /// What it said last before it trapped, if it does.
-    pub fn note_error(&mut self, message: &str) {
-        self.last_error = Some(message.to_owned());
+    /// It prints: whole lines go to the log. What it prints as an error is why it traps, if it does.
+    pub fn print(&mut self, piece: &[u8], is_error: bool) {
+        const LEVEL_INFO: u32 = 2;
+        let room = PRINTED_MAX.saturating_sub(self.printed_bytes);
+        self.printed_bytes += piece.len();
+        let piece = String::from_utf8_lossy(&piece[..piece.len().min(room)]);
+        if is_error {
+            self.last_error.get_or_insert_default().push_str(&piece);
+        }
+        self.line.push_str(&piece);
+        while let Some((line, rest)) = self.line.split_once('\n') {
+            let (line, rest) = (line.trim_end().to_owned(), rest.to_owned());
+            self.line = rest;
+            self.write_log(LEVEL_INFO, line);
+        }
+    }
+
+    /// Of a clock that goes on with every look at it, and tells nothing.
+    pub fn next_tick_ns(&mut self) -> u64 {
+        self.ticks += 1;
+        self.ticks * 1000
     }
 
     pub fn add_to_counter(&mut self, counter: String, n: u64) {
@@ -183,7 +210,8 @@ impl PluginState {
     /// What a clock shows: the time if it is granted, else when the batch's first change was committed.
     pub fn clock_us(&self) -> u64 {
         let of_batch = || self.current.ask(|asked| asked.times().first().copied().unwrap_or_default());
-        self.granted_time().unwrap_or_else(|| of_batch().max(0) as u64)
+        // Runtimes take 0 for a broken clock.
+        self.granted_time().unwrap_or_else(|| of_batch().max(1) as u64)
     }
 
     pub fn granted_variable(&self, name: &str) -> Option<String> {
@@ -260,6 +288,9 @@ impl Instance {
             recipes: Vec::new(),
             recipe_fault: None,
             last_error: None,
+            line: String::new(),
+            printed_bytes: 0,
+            ticks: 0,
             limits: StoreLimitsBuilder::new()
                 .memory_size(limits.memory)
                 .table_elements(TABLE_ELEMENTS_MAX)
@@ -292,12 +323,22 @@ impl Instance {
     }
 
     /// Whether the plugin decides on a table's rows: asks it if it wasn't asked before.
-    pub fn interest(&mut self, table: &Table) -> Result<Interest, Fault> {
+    pub fn interest(&mut self, table: &Table, manifest: &Manifest) -> Result<Interest, Fault> {
         let TableId(id) = table.id;
         let index = id as usize;
         if let Some(Some(interest)) = self.interests.get(index) {
             return Ok(*interest);
         }
+        let is_meant = manifest.tables.as_ref().is_none_or(|tables| tables.matches(&table.schema, &table.name));
+        let interest = if is_meant { self.describe(table)? } else { Interest::Pass };
+        if self.interests.len() <= index {
+            self.interests.resize(index + 1, None);
+        }
+        self.interests[index] = Some(interest);
+        Ok(interest)
+    }
+
+    fn describe(&mut self, table: &Table) -> Result<Interest, Fault> {
         self.store.set_epoch_deadline(self.deadline_epochs);
         let answer = match &self.guest {
             Guest::Component(transform) => transform.call_describe(&mut self.store, &wit_table(table)),
@@ -309,19 +350,14 @@ impl Instance {
             Err(trap) => return Err(self.trap(&trap)),
         };
         self.recipe_faults()?;
-        let interest = match interest {
+        Ok(match interest {
             types::Interest::Pass => Interest::Pass,
             types::Interest::Drop => Interest::Drop,
             types::Interest::All => Interest::All,
             types::Interest::Want(types::Want { inserts, updates, deletes, .. }) => {
                 Interest::Operations { inserts, updates, deletes }
             }
-        };
-        if self.interests.len() <= index {
-            self.interests.resize(index + 1, None);
-        }
-        self.interests[index] = Some(interest);
-        Ok(interest)
+        })
     }
 
     /// Lets the plugin decide on the `asked` rows of a batch; it may see the others.
@@ -333,6 +369,7 @@ impl Instance {
         asked: Vec<u32>,
     ) -> Result<Verdict, Fault> {
         self.store.data_mut().last_error = None;
+        self.store.data_mut().printed_bytes = 0;
         self.store.data_mut().current = Current { rows: Arc::clone(rows), tables: Arc::clone(tables), asked };
         self.store.set_epoch_deadline(self.deadline_epochs);
         let answer = match &self.guest {
@@ -348,6 +385,11 @@ impl Instance {
         };
         self.recipe_faults()?;
         Ok(verdict)
+    }
+
+    /// How many sinks it may name.
+    pub fn sinks(&self) -> usize {
+        self.store.data().sinks.len()
     }
 
     /// A row's message by one of the plugin's recipes: body, and group if the recipe says one.

@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use anyhow::{Context, anyhow, bail};
 use sha2::{Digest, Sha256};
-use tracing::info;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Cache, CacheConfig, Config, Engine, Module};
 
@@ -43,6 +42,8 @@ pub struct Settings {
     pub has_dead_letters: bool,
     /// How many threads run transforms.
     pub threads: usize,
+    /// Whether rows that a plugin fails on are set aside as dead letters, whatever its .toml says.
+    pub sets_aside: bool,
 }
 
 impl Settings {
@@ -55,7 +56,13 @@ impl Settings {
             sinks: config.sinks.iter().map(|sink| sink.name.clone()).collect(),
             has_dead_letters: config.destinations.dead_letters.is_some(),
             threads,
+            sets_aside: false,
         }
+    }
+
+    /// To try a plugin by itself: on one thread, with sinks of these names.
+    pub fn for_tests(sinks: Vec<String>) -> Self {
+        Self { directory: None, cache: None, sinks, has_dead_letters: true, threads: 1, sets_aside: true }
     }
 }
 
@@ -137,15 +144,51 @@ impl Loader {
     ///
     /// # Errors
     /// If it isn't a transform, or doesn't start: the error names the file.
-    pub(super) fn load(&self, path: &Path) -> anyhow::Result<Arc<Plugin>> {
+    pub fn load(&self, path: &Path) -> anyhow::Result<Arc<Plugin>> {
         let load = || {
-            let started = Instant::now();
             let bytes = std::fs::read(path).context("the file can't be read")?;
-            let plugin = self.plugin(path, &bytes)?;
-            info!(plugin = plugin.name(), took = ?started.elapsed(), "plugin loaded");
-            anyhow::Ok(Arc::new(plugin))
+            anyhow::Ok(Arc::new(self.plugin(path, &bytes)?))
         };
         load().with_context(|| format!("plugin {}", path.display()))
+    }
+
+    /// What a module is and may do, for people to read: names and values.
+    ///
+    /// # Errors
+    /// If it can't be loaded.
+    pub fn describe(&self, path: &Path) -> anyhow::Result<Vec<(&'static str, String)>> {
+        let bytes = std::fs::read(path).context("the file can't be read")?;
+        let manifest = Manifest::load(&path.with_extension("toml"))?;
+        let (what, imports) = match self.code(&bytes)? {
+            Code::Component(transform) => {
+                let component_type = transform.instance_pre().component().component_type();
+                let imports = component_type.imports(&self.engine).map(|(name, _)| name.to_owned()).collect();
+                (format!("component of {INTERFACE}transform@{VERSION}"), imports)
+            }
+            Code::Module(module) => {
+                let import = |import: wasmtime::ImportType<'_>| format!("{}.{}", import.module(), import.name());
+                let imports: Vec<String> = module.module().imports().map(import).collect();
+                ("core module (wit/core-module.md)".to_owned(), imports)
+            }
+        };
+        let Manifest { limits, instances, grants, on_error, .. } = &manifest;
+        let instances = instances.map_or_else(|| "one a thread".to_owned(), |count| count.to_string());
+        Ok(vec![
+            ("is", what),
+            ("imports", if imports.is_empty() { "nothing".to_owned() } else { imports.join(", ") }),
+            ("tables", manifest.tables.as_ref().map_or_else(|| "all".to_owned(), ToString::to_string)),
+            ("on error", format!("{on_error:?}").to_lowercase()),
+            (
+                "limits",
+                format!(
+                    "memory {} bytes, deadline {:?}, output {} bytes",
+                    limits.memory, limits.deadline, limits.output
+                ),
+            ),
+            ("instances", instances),
+            ("granted", format!("clock {}, environment {:?}", grants.clock, grants.env)),
+            ("settings", manifest.settings),
+        ])
     }
 
     /// What tells its content from another version's.
@@ -157,7 +200,10 @@ impl Loader {
         let name: Arc<str> =
             path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned()).into();
         let digest = digest(bytes, path);
-        let manifest = Manifest::load(&path.with_extension("toml"))?;
+        let mut manifest = Manifest::load(&path.with_extension("toml"))?;
+        if self.settings.sets_aside {
+            manifest.on_error = OnError::DeadLetter;
+        }
         if manifest.on_error == OnError::DeadLetter && !self.settings.has_dead_letters {
             bail!(
                 "its .toml says on_error = \"dead-letter\", and the configuration has no `[dead_letter]` with a `sink`"

@@ -12,8 +12,8 @@ use crate::config::{TablePatterns, toml_fault};
 /// What a plugin may do, and what becomes of rows that it fails on.
 #[derive(Debug, Clone)]
 pub struct Manifest {
-    /// The tables whose rows it sees; others pass it by.
-    pub tables: TablePatterns,
+    /// The tables whose rows it sees; others pass it by. `None`: all.
+    pub tables: Option<TablePatterns>,
     /// What becomes of a row that it fails on.
     pub on_error: OnError,
     /// What it may use.
@@ -90,7 +90,7 @@ enum Quantity {
 impl Default for Manifest {
     fn default() -> Self {
         Self {
-            tables: TablePatterns::default(),
+            tables: None,
             on_error: OnError::default(),
             limits: Limits::default(),
             instances: None,
@@ -137,7 +137,7 @@ impl Manifest {
         }
         let settings = file.settings.into_iter().map(|(key, value)| (key, json(value)));
         Ok(Self {
-            tables: file.tables.unwrap_or_default(),
+            tables: file.tables,
             on_error: file.on_error,
             limits,
             instances: file.instances,
@@ -188,7 +188,8 @@ mod tests {
              instances = 1\n[grant]\nclock = true\nenv = [\"REGION\"]\n[settings]\nlimit = 3\nsince = 2026-11-24\n",
         )
         .expect("valid");
-        assert!(manifest.tables.matches("shop", "orders") && !manifest.tables.matches("other", "orders"));
+        let tables = manifest.tables.expect("named");
+        assert!(tables.matches("shop", "orders") && !tables.matches("other", "orders"));
         assert_eq!(manifest.on_error, OnError::DeadLetter);
         let limits = Limits { memory: 8 << 20, deadline: Duration::from_millis(50), output: 1000 };
         assert_eq!((manifest.limits, manifest.instances), (limits, Some(1)));

@@ -239,9 +239,7 @@ fn fates(
         let interest = match last {
             Some((known, interest)) if known == id => interest,
             _ => {
-                let table = &tables[id.0 as usize];
-                let is_meant = manifest.tables.matches(&table.schema, &table.name);
-                let interest = if is_meant { instance.interest(table)? } else { Interest::Pass };
+                let interest = instance.interest(&tables[id.0 as usize], manifest)?;
                 last = Some((id, interest));
                 interest
             }

@@ -103,7 +103,8 @@ impl ModuleGuest {
         let [keep, reroutes, edits, emits, attributes, fails, arena] = counts;
         let verdict = Verdict {
             keep: words.list(keep, |[row]| Ok(row))?,
-            reroutes: words.list(reroutes, |[row, sink, group_len]| Ok(types::Reroute { row, sink, group_len }))?,
+            reroutes: words
+                .list(reroutes, |[row, sink, group_len]| Ok(types::Reroute { row, sink: given(sink), group_len }))?,
             edits: words.list(edits, |[row, image, column, state, value_len]| {
                 let image = match image {
                     0 => types::Image::Before,
@@ -114,7 +115,7 @@ impl ModuleGuest {
                 Ok(types::Edit { row, image, column, state, value_len })
             })?,
             emits: words.list(emits, |[row, sink, group_len, dedup_len, body_len]| {
-                Ok(types::Emit { row, sink, group_len, dedup_len, body_len })
+                Ok(types::Emit { row, sink: given(sink), group_len, dedup_len, body_len })
             })?,
             attributes: words
                 .list(attributes, |[emit, name_len, value_len]| Ok(types::Attribute { emit, name_len, value_len }))?,
@@ -152,6 +153,11 @@ impl ModuleGuest {
             other => bail!("it returned a malformed answer: status {other}"),
         })
     }
+}
+
+/// A sink's number; `None` for the one that the routes give.
+fn given(sink: u32) -> Option<u32> {
+    Some(sink).filter(|&sink| sink != u32::MAX)
 }
 
 /// What a module says.

@@ -64,6 +64,11 @@ impl Plugin {
         &self.blueprint.name
     }
 
+    /// Whether it sees all rows in their order, and may remember them.
+    pub fn is_stateful(&self) -> bool {
+        self.manifest().instances == Some(1)
+    }
+
     pub(super) fn manifest(&self) -> &Manifest {
         &self.blueprint.manifest
     }

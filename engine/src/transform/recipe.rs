@@ -13,7 +13,7 @@ use super::query::time_us;
 pub(super) struct Recipe {
     /// `"name":` and what stands behind it.
     fields: Vec<(Vec<u8>, types::Part)>,
-    group: Option<String>,
+    group: Vec<types::GroupPart>,
     /// What the columns' names mean in each table.
     of_table: HashMap<TableId, Columns>,
 }
@@ -22,7 +22,8 @@ pub(super) struct Recipe {
 struct Columns {
     /// By field; those that aren't columns have none.
     fields: Vec<Option<ColumnIndex>>,
-    group: Option<ColumnIndex>,
+    /// By part of the group, likewise.
+    group: Vec<Option<ColumnIndex>>,
 }
 
 impl Recipe {
@@ -94,11 +95,18 @@ impl Recipe {
             body.push(b'{');
         }
         body.push(b'}');
-        let group = columns.group.map(|index| {
-            let mut group = Vec::new();
-            push_cell_text(&table.columns[index.0 as usize], row.newest().cell(index), &mut group);
-            String::from_utf8(group).expect("text is UTF-8")
-        });
+        let mut group = Vec::new();
+        for (part, column) in self.group.iter().zip(&columns.group) {
+            match (part, column) {
+                (types::GroupPart::Text(text), _) => group.extend_from_slice(text.as_bytes()),
+                (_, Some(index)) => {
+                    push_cell_text(&table.columns[index.0 as usize], row.newest().cell(*index), &mut group);
+                }
+                (_, None) => {}
+            }
+        }
+        let group = String::from_utf8(group).expect("texts are UTF-8");
+        let group = Some(group).filter(|_| !self.group.is_empty());
         Ok((String::from_utf8(body).expect("JSON is written as UTF-8"), group))
     }
 
@@ -110,9 +118,13 @@ impl Recipe {
             types::Part::Column(name) | types::Part::Before(name) => index(name).map(Some),
             _ => Ok(None),
         };
+        let group = |part: &types::GroupPart| match part {
+            types::GroupPart::Column(name) => index(name).map(Some),
+            types::GroupPart::Text(_) => Ok(None),
+        };
         Ok(Columns {
             fields: self.fields.iter().map(field).collect::<Result<_, _>>()?,
-            group: self.group.as_ref().map(index).transpose()?,
+            group: self.group.iter().map(group).collect::<Result<_, _>>()?,
         })
     }
 }

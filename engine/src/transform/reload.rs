@@ -42,7 +42,7 @@ impl Reloader {
         let tried = loader.scan()?;
         let mut running = BTreeMap::new();
         for path in tried.keys() {
-            running.insert(path.clone(), loader.load(path)?);
+            running.insert(path.clone(), load(&loader, path)?);
         }
         let chain = Chain::new(running.values().map(Arc::clone).collect());
         let chain = Arc::new(Mutex::new(Arc::new(chain)));
@@ -109,7 +109,7 @@ impl Reloader {
         if running.is_some_and(|running| Some(running.digest) == digest) {
             return false; // touched, or written anew with the same content
         }
-        match self.loader.load(path) {
+        match load(&self.loader, path) {
             Ok(plugin) => {
                 if let Some(earlier) = self.running.insert(path.to_owned(), plugin) {
                     earlier.log_counters();
@@ -123,4 +123,11 @@ impl Reloader {
             }
         }
     }
+}
+
+fn load(loader: &Loader, path: &Path) -> anyhow::Result<Arc<Plugin>> {
+    let started = Instant::now();
+    let plugin = loader.load(path)?;
+    info!(plugin = plugin.name(), took = ?started.elapsed(), "plugin loaded");
+    Ok(plugin)
 }

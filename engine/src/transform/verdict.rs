@@ -54,9 +54,6 @@ impl Edits {
     }
 }
 
-/// `sink` for the sink that the routes give.
-const ROUTED: u32 = u32::MAX;
-
 /// Checks a verdict on a batch, and writes the messages that it leaves to the host.
 pub(super) fn check(
     instance: &mut Instance,
@@ -73,13 +70,21 @@ pub(super) fn check(
         let known = (index as usize) < batch.len();
         if known { Ok(RowIndex(index)) } else { Err(Fault::Malformed(format!("row {index} of {}", batch.len()))) }
     };
+    let sinks = instance.sinks();
+    let reroute = |sink: Option<u32>, group: &str| match sink {
+        Some(sink) if sink as usize >= sinks => Err(Fault::Malformed(format!("sink {sink} of {sinks}"))),
+        _ => Ok(Reroute {
+            sink: sink.map(|sink| sink as usize),
+            group: Some(group.to_owned()).filter(|group| !group.is_empty()),
+        }),
+    };
     let mut decision = Decision { keep: vec![false; batch.len()], ..Decision::default() };
     for index in keep {
         decision.keep[row_of(index)?.0 as usize] = true;
     }
     for types::Reroute { row, sink, group_len } in reroutes {
         let group = arena.text(group_len)?;
-        decision.reroutes.push((row_of(row)?, reroute(sink, group)));
+        decision.reroutes.push((row_of(row)?, reroute(sink, group)?));
     }
     for types::Edit { row, image, column, state, value_len } in edits {
         let (row, value) = (row_of(row)?, arena.bytes(value_len)?);
@@ -104,7 +109,7 @@ pub(super) fn check(
     for types::Emit { row, sink, group_len, dedup_len, body_len } in emits {
         let (group, deduplication_id) = (arena.text(group_len)?, arena.text(dedup_len)?);
         let body = arena.text(body_len)?.to_owned();
-        let message = emitted(row_of(row)?, reroute(sink, group), body);
+        let message = emitted(row_of(row)?, reroute(sink, group)?, body);
         let deduplication_id = Some(deduplication_id.to_owned()).filter(|id| !id.is_empty());
         decision.emitted.push(Emitted { deduplication_id, ..message });
     }
@@ -128,7 +133,7 @@ pub(super) fn check(
                 Ok((body, group)) => {
                     output += body.len();
                     let group = group.unwrap_or_default();
-                    decision.emitted.push(emitted(row, reroute(sink, &group), body));
+                    decision.emitted.push(emitted(row, reroute(sink, &group)?, body));
                 }
                 Err(Fault::Malformed(fault)) => return Err(Fault::Malformed(fault)),
                 Err(fault) => decision.fails.push((row, fault.to_string())),
@@ -149,13 +154,6 @@ pub(super) fn check(
         decision.emitted.retain(|message| !failed.contains(&message.row));
     }
     Ok(decision)
-}
-
-fn reroute(sink: u32, group: &str) -> Reroute {
-    Reroute {
-        sink: (sink != ROUTED).then_some(sink as usize),
-        group: Some(group.to_owned()).filter(|group| !group.is_empty()),
-    }
 }
 
 fn edit(

@@ -1,6 +1,6 @@
 //! The little of WASI (preview 1) that language runtimes ask for at their start: no files, no network, no
-//! arguments, no environment; what is printed goes to the engine's log. The clock shows when the newest
-//! change was made that the plugin saw: never the time of day unless that is granted.
+//! arguments, no environment; what is printed goes to the engine's log. The clock shows when the batch's first
+//! change was made: never the time of day unless that is granted.
 //! <https://github.com/WebAssembly/WASI/blob/main/legacy/preview1/docs.md>
 
 use wasmtime::{Caller, Linker, bail};
@@ -11,14 +11,11 @@ use super::module::memory;
 const MODULE: &str = "wasi_snapshot_preview1";
 const SUCCESS: u32 = 0;
 const BAD_DESCRIPTOR: u32 = 8;
-const NOT_SUPPORTED: u32 = 58;
+
+const REALTIME: u32 = 0;
 
 const STDOUT: u32 = 1;
 const STDERR: u32 = 2;
-/// What a plugin may print in one piece.
-const PRINTED_MAX: usize = 64 << 10;
-/// As `rowmill.log` has it.
-const LEVEL_INFO: u32 = 2;
 
 /// Functions that only say that there is nothing.
 const EMPTY: [(&str, usize); 20] = [
@@ -78,9 +75,10 @@ pub(super) fn add_to_linker(linker: &mut Linker<PluginState>) -> wasmtime::Resul
     linker.func_wrap(
         MODULE,
         "clock_time_get",
-        |mut caller: Caller<'_, PluginState>, _clock: u32, _precision: u64, to: u32| {
-            let now_us = caller.data().clock_us();
-            write(&mut caller, to, &(now_us * 1000).to_le_bytes())?;
+        |mut caller: Caller<'_, PluginState>, clock: u32, _precision: u64, to: u32| {
+            let state = caller.data_mut();
+            let now_ns = if clock == REALTIME { state.clock_us() * 1000 } else { state.next_tick_ns() };
+            write(&mut caller, to, &now_ns.to_le_bytes())?;
             Ok(SUCCESS)
         },
     )?;
@@ -109,24 +107,12 @@ pub(super) fn add_to_linker(linker: &mut Linker<PluginState>) -> wasmtime::Resul
             if !matches!(descriptor, STDOUT | STDERR) {
                 return Ok(BAD_DESCRIPTOR);
             }
-            let mut printed = Vec::new();
             let mut len = 0u32;
             for index in 0..count {
                 let vector = read(&mut caller, vectors.saturating_add(8 * index), 8)?;
-                let word = |at: usize| vector[at..].first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
-                let piece = read(&mut caller, word(0), word(4))?;
+                let piece = read(&mut caller, word(&vector), word(&vector[4..]))?;
                 len = len.saturating_add(piece.len() as u32);
-                printed.extend_from_slice(&piece[..piece.len().min(PRINTED_MAX - printed.len().min(PRINTED_MAX))]);
-            }
-            let text = String::from_utf8_lossy(&printed);
-            let text = text.trim_end();
-            if !text.is_empty() {
-                let text = text.to_owned();
-                // What goes to stderr is why a runtime gives up.
-                if descriptor == STDERR {
-                    caller.data_mut().note_error(&text);
-                }
-                caller.data_mut().write_log(LEVEL_INFO, text);
+                caller.data_mut().print(&piece, descriptor == STDERR);
             }
             write(&mut caller, written, &len.to_le_bytes())?;
             Ok(SUCCESS)
@@ -145,11 +131,30 @@ pub(super) fn add_to_linker(linker: &mut Linker<PluginState>) -> wasmtime::Resul
         write(&mut caller, to, &status)?;
         Ok(SUCCESS)
     })?;
-    linker.func_wrap(MODULE, "poll_oneoff", |_: u32, _: u32, _: u32, _: u32| NOT_SUPPORTED)?;
+    // Whoever sleeps wakes at once.
+    linker.func_wrap(
+        MODULE,
+        "poll_oneoff",
+        |mut caller: Caller<'_, PluginState>, subscriptions: u32, events: u32, count: u32, happened: u32| {
+            for index in 0..count {
+                let subscription = read(&mut caller, subscriptions.saturating_add(48 * index), 48)?;
+                let mut event = [0; 32];
+                event[..8].copy_from_slice(&subscription[..8]);
+                event[10] = subscription[8];
+                write(&mut caller, events.saturating_add(32 * index), &event)?;
+            }
+            write(&mut caller, happened, &count.to_le_bytes())?;
+            Ok(SUCCESS)
+        },
+    )?;
     linker.func_wrap(MODULE, "sched_yield", || SUCCESS)?;
     linker
         .func_wrap(MODULE, "proc_exit", |code: u32| -> wasmtime::Result<()> { bail!("it exited with code {code}") })?;
     Ok(())
+}
+
+fn word(bytes: &[u8]) -> u32 {
+    bytes.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes))
 }
 
 fn write(caller: &mut Caller<'_, PluginState>, at: u32, bytes: &[u8]) -> wasmtime::Result<()> {

@@ -24,6 +24,7 @@
 //! `.wasm` file into the plugins directory. Rows are read in place: nothing is copied for a column
 //! that the transform doesn't ask for.
 
+pub mod json;
 mod outcome;
 mod row;
 #[doc(hidden)]

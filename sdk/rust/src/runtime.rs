@@ -18,8 +18,6 @@ pub struct Runtime<T> {
     sinks: Vec<(String, u32)>,
 }
 
-/// `emit.sink` for the sink that the routes give.
-const ROUTED: u32 = u32::MAX;
 /// `edit.state`.
 const NULL: u8 = 1;
 const VALUE: u8 = 2;
@@ -181,14 +179,14 @@ impl<'a> Out<'a> {
         Ok(())
     }
 
-    fn sink(&mut self, name: Option<&Cow<'static, str>>) -> Result<u32, String> {
-        let Some(name) = name else { return Ok(ROUTED) };
+    fn sink(&mut self, name: Option<&Cow<'static, str>>) -> Result<Option<u32>, String> {
+        let Some(name) = name else { return Ok(None) };
         if let Some((_, number)) = self.sinks.iter().find(|(known, _)| known == name) {
-            return Ok(*number);
+            return Ok(Some(*number));
         }
         let number = host::sink(name).ok_or_else(|| format!("the configuration has no sink `{name}`"))?;
         self.sinks.push((name.clone().into_owned(), number));
-        Ok(number)
+        Ok(Some(number))
     }
 
     fn verdict(self) -> types::Verdict {

@@ -204,13 +204,8 @@ fn parts(path: &Path, file: &str) -> anyhow::Result<()> {
 
     let plugins = scratch("bench-parts");
     std::fs::copy(top().join("plugins/paid-orders.wasm"), plugins.join("paid-orders.wasm"))?;
-    let settings = Settings {
-        directory: Some(plugins),
-        cache: None,
-        sinks: vec!["order-management".to_owned()],
-        has_dead_letters: false,
-        threads: 1,
-    };
+    let sinks = vec!["order-management".to_owned()];
+    let settings = Settings { directory: Some(plugins), ..Settings::for_tests(sinks) };
     let chain = Loader::new(settings)?.load_all()?;
     let tables: Arc<[Arc<Table>]> = batches.iter().flat_map(|batch| batch.new_tables.iter().cloned()).collect();
     let started = Instant::now();

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use rowmill_sdk::bindings::rowmill::transform::query::{self, Condition, Test, View};
-use rowmill_sdk::bindings::rowmill::transform::types::{Field, Part, Recipe, Write};
+use rowmill_sdk::bindings::rowmill::transform::types::{Field, GroupPart, Part, Recipe, Write};
 use rowmill_sdk::bindings::rowmill::transform::{host, types};
 use rowmill_sdk::bindings::{Failure, Guest, Interest, Table, Verdict};
 
@@ -28,7 +28,7 @@ impl Guest for Asker {
             field("old", Part::RowBefore),
             field("at", Part::Time),
         ];
-        RECIPE.set(host::add_recipe(&Recipe { fields, group: Some("id".to_owned()) }));
+        RECIPE.set(host::add_recipe(&Recipe { fields, group: vec![GroupPart::Column("id".to_owned())] }));
         Ok(())
     }
 
@@ -84,14 +84,14 @@ impl Guest for Asker {
         );
         let asked = query::asked();
         let last = asked.last().copied().unwrap_or_default();
-        let emit = types::Emit { row: last, sink: u32::MAX, group_len: 0, dedup_len: 0, body_len: body.len() as u32 };
+        let emit = types::Emit { row: last, sink: None, group_len: 0, dedup_len: 0, body_len: body.len() as u32 };
         Ok(Verdict {
             keep: Vec::new(),
             reroutes: Vec::new(),
             edits: Vec::new(),
             emits: vec![emit],
             attributes: Vec::new(),
-            writes: vec![Write { recipe: RECIPE.get(), sink: u32::MAX, rows: asked }],
+            writes: vec![Write { recipe: RECIPE.get(), sink: None, rows: asked }],
             fails: Vec::new(),
             arena: body.into_bytes(),
         })

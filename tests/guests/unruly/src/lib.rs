@@ -40,7 +40,7 @@ impl Guest for Unruly {
             fails: Vec::new(),
             arena: Vec::new(),
         };
-        let emit = |row, body_len| types::Emit { row, sink: u32::MAX, group_len: 0, dedup_len: 0, body_len };
+        let emit = |row, body_len| types::Emit { row, sink: None, group_len: 0, dedup_len: 0, body_len };
         for row in 0..rows {
             let cell = batch.row(RowIndex(row)).newest().cell(ColumnIndex(ACT.get()));
             match cell.text().unwrap_or_default() {
@@ -72,13 +72,14 @@ impl Guest for Unruly {
                 }
                 "row" => verdict.keep.push(rows + 7),
                 "arena" => verdict.emits.push(emit(row, 1000)),
+                "sink" => verdict.emits.push(types::Emit { sink: Some(77), ..emit(row, 0) }),
                 "text" => {
                     verdict.arena.push(0xff);
                     verdict.emits.push(emit(row, 1));
                 }
                 "rest" => verdict.arena.push(b'x'),
                 "column" => verdict.edits.push(edit(row, 99, Value::Null)),
-                "recipe" => verdict.writes.push(types::Write { recipe: 5, sink: u32::MAX, rows: vec![row] }),
+                "recipe" => verdict.writes.push(types::Write { recipe: 5, sink: None, rows: vec![row] }),
                 "output" => {
                     verdict.arena.resize(verdict.arena.len() + (1 << 20), b'x');
                     verdict.emits.push(emit(row, 1 << 20));

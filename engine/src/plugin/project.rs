@@ -1,0 +1,156 @@
+//! Projects of transforms: made of templates that hold everything, the language's SDK included.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Component, Path};
+use std::process::Command;
+
+use anyhow::{Context, bail};
+
+/// A language that there is an SDK for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[value(rename_all = "lowercase")]
+pub enum Language {
+    /// Rust.
+    Rust,
+    /// C.
+    C,
+    /// Zig.
+    Zig,
+    /// AssemblyScript.
+    AssemblyScript,
+    /// Go.
+    Go,
+    /// JavaScript.
+    Js,
+    /// Python.
+    Python,
+}
+
+/// A file of a project: where it goes, and what it holds. `PLUGIN_NAME` stands for the project's name in the
+/// name of a file and in what is a template.
+struct File {
+    path: &'static str,
+    text: &'static str,
+}
+
+macro_rules! files {
+    ($($path:literal <- $from:literal),+ $(,)?) => {
+        &[$(File { path: $path, text: include_str!(concat!("../../../sdk/", $from)) }),+]
+    };
+}
+
+/// What every project has: a case that keeps orders which became paid.
+const CASE: &[File] = files![
+    "tests/example.rows.jsonl" <- "cases/filter/example.rows.jsonl",
+    "tests/example.expected.jsonl" <- "cases/filter/example.expected.jsonl",
+];
+
+impl Language {
+    fn files(self) -> &'static [File] {
+        match self {
+            Self::Rust => files![
+                "build" <- "rust/template/build",
+                "Cargo.toml" <- "rust/template/Cargo.toml.txt",
+                "src/lib.rs" <- "rust/examples/filter.rs",
+                "vendor/rowmill-sdk/Cargo.toml" <- "rust/template/sdk.toml.txt",
+                "vendor/rowmill-sdk/src/lib.rs" <- "rust/src/lib.rs",
+                "vendor/rowmill-sdk/src/json.rs" <- "rust/src/json.rs",
+                "vendor/rowmill-sdk/src/outcome.rs" <- "rust/src/outcome.rs",
+                "vendor/rowmill-sdk/src/row.rs" <- "rust/src/row.rs",
+                "vendor/rowmill-sdk/src/runtime.rs" <- "rust/src/runtime.rs",
+                "vendor/rowmill-batch/Cargo.toml" <- "rust/template/batch.toml.txt",
+                "vendor/rowmill-batch/src/lib.rs" <- "../engine/batch/src/lib.rs",
+                "vendor/rowmill-batch/src/builder.rs" <- "../engine/batch/src/builder.rs",
+                "vendor/rowmill-batch/src/reader.rs" <- "../engine/batch/src/reader.rs",
+                "vendor/rowmill-batch/src/schema.rs" <- "../engine/batch/src/schema.rs",
+                "wit/transform.wit" <- "../wit/transform.wit",
+            ],
+            Self::C => files![
+                "build" <- "c/template/build",
+                "PLUGIN_NAME.c" <- "c/examples/filter.c",
+                "rowmill.h" <- "c/rowmill.h",
+            ],
+            Self::Zig => files![
+                "build" <- "zig/template/build",
+                "PLUGIN_NAME.zig" <- "zig/examples/filter.zig",
+                "rowmill.zig" <- "zig/rowmill.zig",
+            ],
+            Self::AssemblyScript => files![
+                "build" <- "assemblyscript/template/build",
+                "PLUGIN_NAME.ts" <- "assemblyscript/examples/filter.ts",
+                "rowmill.ts" <- "assemblyscript/rowmill.ts",
+            ],
+            Self::Go => files![
+                "build" <- "go/template/build",
+                "go.mod" <- "go/template/go.mod.txt",
+                "main.go" <- "go/examples/filter/main.go",
+                "rowmill/rowmill.go" <- "go/rowmill/rowmill.go",
+            ],
+            Self::Js => files![
+                "build" <- "js/template/build",
+                "PLUGIN_NAME.js" <- "js/examples/filter.js",
+                "rowmill.js" <- "js/rowmill.js",
+                "wit/transform.wit" <- "../wit/transform.wit",
+            ],
+            Self::Python => files![
+                "build" <- "python/template/build",
+                "app.py" <- "python/examples/filter.py",
+                "rowmill.py" <- "python/rowmill.py",
+                "wit/transform.wit" <- "../wit/transform.wit",
+            ],
+        }
+    }
+}
+
+/// Makes a project in a new directory. Gives what to do next.
+///
+/// # Errors
+/// If the directory is there already, or can't be made.
+pub fn new(directory: &Path, language: Language) -> anyhow::Result<String> {
+    let name = directory.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let is_name = name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+    if !is_name || directory.components().any(|part| part == Component::ParentDir) {
+        bail!("`{}` can't be a plugin's name: write small letters, digits and `-`", directory.display());
+    }
+    if directory.exists() {
+        bail!("{} is there already", directory.display());
+    }
+    for File { path, text } in language.files().iter().chain(CASE) {
+        let to = directory.join(path.replace("PLUGIN_NAME", name));
+        let write = || {
+            std::fs::create_dir_all(to.parent().unwrap_or(directory))?;
+            // Only what was written as a template has the placeholder.
+            std::fs::write(&to, text.replace("PLUGIN_NAME", name))?;
+            if *path == "build" {
+                std::fs::set_permissions(&to, std::fs::Permissions::from_mode(0o755))?;
+            }
+            Ok::<_, std::io::Error>(())
+        };
+        write().with_context(|| format!("{} can't be written", to.display()))?;
+    }
+    let shown = directory.display();
+    Ok(format!(
+        "made {shown}; next:\n  rowmill plugin build {shown}\n  rowmill plugin test {shown}\n  cp {shown}/{name}.wasm PLUGINS_DIRECTORY/\n"
+    ))
+}
+
+/// Runs a project's script `build`.
+///
+/// # Errors
+/// If there is none, or it fails.
+pub fn build(directory: &Path) -> anyhow::Result<()> {
+    let script = directory.join("build");
+    let script = std::path::absolute(&script).unwrap_or(script);
+    if !script.is_file() {
+        bail!("{} has no script `build`: is it a plugin's project?", directory.display());
+    }
+    let status = Command::new(&script)
+        .current_dir(directory)
+        .status()
+        .with_context(|| format!("{} can't be run", script.display()))?;
+    if !status.success() {
+        bail!("{} ended with {status}", script.display());
+    }
+    Ok(())
+}

@@ -1,0 +1,315 @@
+//! Rows as their author writes them: lines of JSON.
+//!
+//! ```json
+//! {"sinks": ["warehouse"]}
+//! {"table": "shop.orders", "columns": ["id bigint", "status varchar(20)", "total decimal(10,2)"], "key": ["id"]}
+//! {"op": "c", "table": "shop.orders", "after": {"id": 1, "status": "new", "total": "9.50"}}
+//! {"op": "u", "table": "shop.orders", "before": {"id": 1, "status": "new"}, "after": {"id": 1, "status": "paid"}}
+//! ```
+//!
+//! Values are as transforms see them: numbers as numbers, binary in base64, all else as text. A column
+//! that isn't there is absent, as in a row image that isn't full.
+
+use std::sync::Arc;
+
+use rowmill_core::batch::{
+    Batch, Builder, Cell, Column, ColumnIndex, Image, Kind, Operation, Row, RowHeader, Table, TableId,
+    TransactionHeader,
+};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+/// When the first of the rows was changed, in microseconds since 1970; each later one a second after.
+const FIRST_TIME_US: i64 = 1_700_000_000_000_000;
+
+/// Rows to try a transform on.
+#[derive(Debug)]
+pub struct Rows {
+    /// The sinks that it may send to.
+    pub sinks: Vec<String>,
+    /// By their ids.
+    pub tables: Arc<[Arc<Table>]>,
+    /// Each packed as a batch of its own.
+    pub singles: Vec<Arc<Vec<u8>>>,
+    /// All in one batch.
+    pub bytes: Arc<Vec<u8>>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, deny_unknown_fields)]
+enum Line {
+    Change(ChangeLine),
+    Table(TableLine),
+    Sinks { sinks: Vec<String> },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TableLine {
+    table: String,
+    columns: Vec<String>,
+    #[serde(default)]
+    key: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ChangeLine {
+    op: char,
+    table: String,
+    before: Option<Map<String, Value>>,
+    after: Option<Map<String, Value>>,
+}
+
+impl Rows {
+    /// Reads lines of JSON.
+    ///
+    /// # Errors
+    /// If a line makes no sense: the error names it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (mut sinks, mut tables, mut changes) = (Vec::new(), Vec::<Arc<Table>>::new(), Vec::new());
+        for (number, line) in (1u32..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
+            let fault = |fault: String| format!("line {number}: {fault}");
+            let parsed = serde_json::from_str(line).map_err(|error| {
+                let known = "a line is {\"sinks\": [...]}, {\"table\": ..., \"columns\": [...], \"key\": [...]} or {\"op\": \
+                             \"c\", \"table\": ..., \"after\": {...}}";
+                fault(format!("{error}; {known}"))
+            })?;
+            match parsed {
+                Line::Sinks { sinks: named } => sinks.extend(named),
+                Line::Table(line) => tables.push(Arc::new(table(TableId(tables.len() as u32), line).map_err(fault)?)),
+                Line::Change(line) => {
+                    let is_meant = |table: &&Arc<Table>| table.to_string() == line.table;
+                    let table = tables.iter().rfind(is_meant).map(Arc::clone);
+                    let table =
+                        table.ok_or_else(|| fault(format!("no line before it declares table {}", line.table)))?;
+                    changes.push((number, table, line));
+                }
+            }
+        }
+        let pack = |changes: &[(u32, Arc<Table>, ChangeLine)], first: usize| {
+            let mut builder = Builder::with_capacity(64 << 10);
+            builder.transaction(&TransactionHeader {
+                file: "rows",
+                position: 4,
+                gtid: "",
+                commit_time_us: FIRST_TIME_US,
+                server_id: 1,
+                thread_id: 1,
+            });
+            for (index, (number, table, line)) in (first..).zip(changes) {
+                change(&mut builder, table, line, index as u32).map_err(|fault| format!("line {number}: {fault}"))?;
+            }
+            Ok::<_, String>(Arc::new(builder.finish()))
+        };
+        let singles =
+            changes.iter().enumerate().map(|(index, change)| pack(std::slice::from_ref(change), index)).collect();
+        Ok(Self {
+            sinks,
+            bytes: pack(&changes, 0)?,
+            singles: {
+                let singles: Result<_, String> = singles;
+                singles?
+            },
+            tables: tables.into(),
+        })
+    }
+}
+
+fn table(id: TableId, line: TableLine) -> Result<Table, String> {
+    let (schema, name) = line.table.split_once('.').ok_or("a table's name is `schema.table`")?;
+    let mut columns = Vec::new();
+    for column in &line.columns {
+        let (name, declared) = column.split_once(' ').ok_or_else(|| format!("column `{column}`: write `name type`"))?;
+        let (kind, mysql_type) =
+            kind(declared).ok_or_else(|| format!("column `{name}`: type `{declared}` isn't known"))?;
+        columns.push(Column {
+            name: name.to_owned(),
+            kind,
+            mysql_type,
+            nullable: !line.key.iter().any(|key| key == name),
+            key: line.key.iter().any(|key| key == name),
+        });
+    }
+    let index = |key: &String| {
+        let index = columns.iter().position(|column| column.name == *key);
+        index.map(|index| ColumnIndex(index as u32)).ok_or_else(|| format!("the key's column `{key}` isn't a column"))
+    };
+    let key = line.key.iter().map(index).collect::<Result<_, _>>()?;
+    Ok(Table { id, schema: schema.to_owned(), name: name.to_owned(), columns, key })
+}
+
+/// The kind of a declared type, and the type as transforms are told it.
+fn kind(declared: &str) -> Option<(Kind, String)> {
+    let declared = declared.trim().to_ascii_lowercase();
+    let base = declared.split(['(', ' ']).next().unwrap_or_default();
+    let is_unsigned = declared.ends_with("unsigned");
+    let kind = match base {
+        "tinyint" | "smallint" | "mediumint" | "int" | "integer" | "bigint" if is_unsigned => Kind::Uint,
+        "tinyint" | "smallint" | "mediumint" | "int" | "integer" | "bigint" | "bool" | "boolean" => Kind::Int,
+        "float" | "double" | "real" => Kind::Float,
+        "decimal" | "numeric" => Kind::Decimal,
+        "char" | "varchar" | "tinytext" | "text" | "mediumtext" | "longtext" => Kind::Text,
+        "binary" | "varbinary" | "tinyblob" | "blob" | "mediumblob" | "longblob" => Kind::Bytes,
+        "json" => Kind::Json,
+        "date" => Kind::Date,
+        "time" => Kind::Time,
+        "datetime" => Kind::Datetime,
+        "timestamp" => Kind::Timestamp,
+        "year" => Kind::Year,
+        "bit" => Kind::Bit,
+        "enum" => Kind::Enum,
+        "set" => Kind::Set,
+        "geometry" | "point" | "linestring" | "polygon" => Kind::Geometry,
+        "vector" => Kind::Vector,
+        _ => return None,
+    };
+    let told = match (kind, is_unsigned) {
+        (Kind::Bit, _) => declared.clone(),
+        (_, true) => format!("{base} unsigned"),
+        (_, false) => base.to_owned(),
+    };
+    Some((kind, told))
+}
+
+fn change(builder: &mut Builder, table: &Table, line: &ChangeLine, index: u32) -> Result<(), String> {
+    let (operation, images): (Operation, &[&Option<Map<String, Value>>]) = match line.op {
+        'c' => (Operation::Insert, &[&line.after]),
+        'u' => (Operation::Update, &[&line.before, &line.after]),
+        'd' => (Operation::Delete, &[&line.before]),
+        other => return Err(format!("op `{other}` isn't known: c, u or d")),
+    };
+    builder.begin_row(&RowHeader {
+        table: table.id,
+        operation,
+        columns: table.columns.len() as u16,
+        index_in_transaction: index,
+        index_in_event: index,
+        event_position: 4,
+        time_us: FIRST_TIME_US + i64::from(index) * 1_000_000,
+    });
+    for image in images {
+        let image = image.as_ref().ok_or("a create has an `after`, a delete a `before`, an update both")?;
+        if let Some(unknown) = image.keys().find(|name| table.column(name).is_none()) {
+            return Err(format!("table {table} has no column `{unknown}`"));
+        }
+        builder.begin_image(table.columns.len());
+        for column in &table.columns {
+            match image.get(&column.name) {
+                None => builder.absent(),
+                Some(Value::Null) => builder.null(),
+                Some(value) => {
+                    let packed = packed(column.kind, value)
+                        .ok_or_else(|| format!("column `{}` ({}) can't be {value}", column.name, column.mysql_type))?;
+                    builder.cell(Cell::Value(&packed));
+                }
+            }
+        }
+        builder.end_image();
+    }
+    builder.end_row();
+    Ok(())
+}
+
+fn packed(kind: Kind, value: &Value) -> Option<Vec<u8>> {
+    Some(match kind {
+        Kind::Int => value.as_i64()?.to_le_bytes().to_vec(),
+        Kind::Uint | Kind::Year | Kind::Bit => value.as_u64()?.to_le_bytes().to_vec(),
+        Kind::Float => value.as_f64()?.to_le_bytes().to_vec(),
+        Kind::Bytes | Kind::Geometry | Kind::Vector => {
+            base64_simd::STANDARD.decode_to_vec(value.as_str()?.as_bytes()).ok()?
+        }
+        Kind::Json => value.as_str().map_or_else(|| value.to_string(), str::to_owned).into_bytes(),
+        _ => value.as_str()?.as_bytes().to_vec(),
+    })
+}
+
+/// A row in the form in which it can be read.
+pub fn row_json(table: &Table, row: &Row<'_>) -> Value {
+    let image = |image: Option<Image<'_>>| image.map(|image| image_json(table, image));
+    let op = match row.operation() {
+        Operation::Insert => "c",
+        Operation::Update => "u",
+        Operation::Delete => "d",
+    };
+    let mut line = Map::new();
+    line.insert("op".to_owned(), json!(op));
+    line.insert("table".to_owned(), json!(table.to_string()));
+    for (name, image) in [("before", image(row.before())), ("after", image(row.after()))] {
+        if let Some(image) = image {
+            line.insert(name.to_owned(), image);
+        }
+    }
+    Value::Object(line)
+}
+
+fn image_json(table: &Table, image: Image<'_>) -> Value {
+    let mut object = Map::new();
+    for (column, cell) in table.columns.iter().zip(image.cells()) {
+        let value = match cell {
+            Cell::Absent => continue,
+            Cell::Null | Cell::Changes(_) => Value::Null,
+            Cell::Value(bytes) => match column.kind {
+                Kind::Int => json!(cell.int()),
+                Kind::Uint | Kind::Year | Kind::Bit => json!(cell.uint()),
+                Kind::Float => json!(cell.float()),
+                Kind::Bytes | Kind::Geometry | Kind::Vector => json!(base64_simd::STANDARD.encode_to_string(bytes)),
+                _ => json!(String::from_utf8_lossy(bytes)),
+            },
+        };
+        object.insert(column.name.clone(), value);
+    }
+    Value::Object(object)
+}
+
+/// Reads a packed batch, which the engine wrote.
+pub fn batch(bytes: &[u8]) -> Batch<'_> {
+    Batch::parse(bytes).expect("batches are written by the builder")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_read_and_written() {
+        let rows = Rows::parse(
+            "{\"sinks\": [\"a\"]}\n\n\
+             {\"table\": \"s.t\", \"columns\": [\"id bigint unsigned\", \"b varbinary(3)\", \"d decimal(4,2)\", \"j json\"], \"key\": [\"id\"]}\n\
+             {\"op\": \"c\", \"table\": \"s.t\", \"after\": {\"id\": 18446744073709551615, \"b\": \"AP8=\", \"d\": \"-1.50\"}}\n\
+             {\"op\": \"u\", \"table\": \"s.t\", \"before\": {\"id\": 1}, \"after\": {\"id\": 2, \"j\": {\"a\": 1}, \"b\": null}}\n\
+             {\"op\": \"d\", \"table\": \"s.t\", \"before\": {\"id\": 1}}\n",
+        )
+        .expect("valid");
+        assert_eq!(
+            (&rows.sinks[..], rows.tables[0].columns[0].mysql_type.as_str()),
+            (&["a".to_owned()][..], "bigint unsigned")
+        );
+        let written: Vec<Value> = batch(&rows.bytes).rows().map(|row| row_json(&rows.tables[0], &row)).collect();
+        assert_eq!(
+            written[0],
+            json!({"op": "c", "table": "s.t", "after": {"id": u64::MAX, "b": "AP8=", "d": "-1.50"}})
+        );
+        assert_eq!(written[1]["after"], json!({"id": 2, "j": "{\"a\":1}", "b": null}));
+        assert_eq!((rows.singles.len(), &written[2]["op"]), (3, &json!("d")));
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_its_line() {
+        let fault = |text: &str| Rows::parse(text).expect_err("refused");
+        const TABLE: &str = "{\"table\": \"s.t\", \"columns\": [\"id int\"]}\n";
+        assert!(fault("{\"op\": \"c\", \"table\": \"s.t\", \"after\": {}}").contains("line 1: no line before it"));
+        assert!(
+            fault(&format!("{TABLE}{{\"op\": \"c\", \"table\": \"s.t\", \"after\": {{\"x\": 1}}}}")).contains("line 2")
+        );
+        assert!(
+            fault(&format!("{TABLE}{{\"op\": \"c\", \"table\": \"s.t\", \"after\": {{\"id\": \"1\"}}}}"))
+                .contains("`id` (int)")
+        );
+        assert!(
+            fault(&format!("{TABLE}{{\"op\": \"u\", \"table\": \"s.t\", \"after\": {{}}}}")).contains("an update both")
+        );
+        assert!(fault("{\"table\": \"s.t\", \"columns\": [\"id money\"]}").contains("`money` isn't known"));
+        assert!(fault("{\"rows\": 1}").contains("a line is"));
+    }
+}

@@ -1,0 +1,144 @@
+//! Runs a module on rows, and compares what it makes of them with what is expected.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow, bail};
+use serde_json::{Map, Value, json};
+
+use super::module_in;
+use super::rows::{Rows, batch, row_json};
+use crate::transform::{Chain, Emitted, Loader, Reroute, Settings};
+
+/// Files of rows end with this, those of what is expected with the other.
+const ROWS: &str = ".rows.jsonl";
+const EXPECTED: &str = ".expected.jsonl";
+
+/// What became of a case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tested {
+    /// It made what is expected.
+    Passed,
+    /// What it made is now what is expected.
+    Accepted,
+    /// It made something else: the first difference.
+    Failed(String),
+}
+
+/// Runs the cases of a directory (by default `tests` beside the module) on a module. With `accept`, what it
+/// makes is written as what is expected.
+///
+/// # Errors
+/// If the module can't be loaded, or a file can't be read.
+pub fn test(path: &Path, cases: Option<&Path>, accept: bool) -> anyhow::Result<Vec<(String, Tested)>> {
+    let module = module_in(path)?;
+    let beside = module.parent().unwrap_or(Path::new("")).join("tests");
+    let directory = cases.unwrap_or(&beside);
+    let mut files: Vec<PathBuf> = std::fs::read_dir(directory)
+        .with_context(|| {
+            format!("{} can't be read; tests are NAME{ROWS} and NAME{EXPECTED} there", directory.display())
+        })?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.to_string_lossy().ends_with(ROWS))
+        .collect();
+    files.sort();
+    if files.is_empty() {
+        bail!("there is no NAME{ROWS} in {}", directory.display());
+    }
+    let case = |file: &PathBuf| {
+        let name = file.file_name().unwrap_or_default().to_string_lossy().trim_end_matches(ROWS).to_owned();
+        let tested = case(&module, file, accept).with_context(|| file.display().to_string())?;
+        Ok((name, tested))
+    };
+    files.iter().map(case).collect()
+}
+
+fn case(module: &Path, file: &Path, accept: bool) -> anyhow::Result<Tested> {
+    let rows = Rows::parse(&std::fs::read_to_string(file)?).map_err(|fault| anyhow!(fault))?;
+    let plugin = Loader::new(Settings::for_tests(rows.sinks.clone()))?.load(module)?;
+    let has_state = plugin.is_stateful();
+    let chain = Chain::new(vec![plugin]);
+    let made = outputs(&chain, 0, &rows, &rows.bytes, 0)?;
+    if !has_state {
+        // Batches come in any size: what becomes of a row mustn't depend on its neighbours.
+        let mut alone = Vec::new();
+        for (index, single) in (0..).zip(&rows.singles) {
+            alone.extend(outputs(&chain, u64::from(index) + 1, &rows, single, index)?);
+        }
+        if let Some(difference) = difference(&made, &alone) {
+            return Ok(Tested::Failed(format!(
+                "a row's outcome depends on its batch (set `instances = 1` if that is meant); in one batch and alone: \
+                 {difference}"
+            )));
+        }
+    }
+    let expected_file = file.to_string_lossy().replace(ROWS, EXPECTED);
+    if accept {
+        let text: String = made.iter().map(|line| format!("{line}\n")).collect();
+        std::fs::write(&expected_file, text).with_context(|| format!("{expected_file} can't be written"))?;
+        return Ok(Tested::Accepted);
+    }
+    let text = std::fs::read_to_string(&expected_file)
+        .with_context(|| format!("{expected_file} can't be read; `--accept` writes it"))?;
+    let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
+    let expected: Vec<Value> = lines
+        .map(|(number, line)| serde_json::from_str(line).with_context(|| format!("{expected_file}, line {number}")))
+        .collect::<anyhow::Result<_>>()?;
+    Ok(difference(&expected, &made)
+        .map_or(Tested::Passed, |difference| Tested::Failed(format!("expected and made: {difference}"))))
+}
+
+fn difference(left: &[Value], right: &[Value]) -> Option<String> {
+    let line = |value: Option<&Value>| value.map_or_else(|| "nothing".to_owned(), Value::to_string);
+    let at = (0..left.len().max(right.len())).find(|&index| left.get(index) != right.get(index))?;
+    Some(format!("line {}:\n  {}\n  {}", at + 1, line(left.get(at)), line(right.get(at))))
+}
+
+/// What becomes of the rows of a batch, the first of which has the number `first`.
+fn outputs(chain: &Chain, number: u64, rows: &Rows, bytes: &Arc<Vec<u8>>, first: u32) -> anyhow::Result<Vec<Value>> {
+    let count = batch(bytes).len() as u32;
+    let done = chain.run(number, Arc::clone(bytes), count, &rows.tables).context("nothing stops")?;
+    let mut lines: Vec<(u32, Value)> = Vec::new();
+    let address = |line: &mut Map<String, Value>, reroute: Reroute| {
+        if let Some(sink) = reroute.sink {
+            line.insert("sink".to_owned(), json!(rows.sinks.get(sink)));
+        }
+        if let Some(group) = reroute.group {
+            line.insert("group".to_owned(), json!(group));
+        }
+    };
+    let line = |row: u32| Map::from_iter([("row".to_owned(), json!(first + row))]);
+    for Emitted { origin, reroute, deduplication_id, body, attributes, .. } in done.emitted {
+        let mut line = line(origin);
+        line.insert("message".to_owned(), serde_json::from_str(&body).unwrap_or(Value::String(body)));
+        address(&mut line, reroute);
+        if let Some(id) = deduplication_id {
+            line.insert("deduplication_id".to_owned(), json!(id));
+        }
+        if !attributes.is_empty() {
+            line.insert(
+                "attributes".to_owned(),
+                attributes.into_iter().map(|(name, value)| (name, json!(value))).collect(),
+            );
+        }
+        lines.push((origin, Value::Object(line)));
+    }
+    let left = batch(&done.bytes);
+    for passed in done.rows {
+        let row = left.row(passed.row);
+        let mut line = line(passed.origin);
+        line.insert("keep".to_owned(), row_json(&rows.tables[row.table().0 as usize], &row));
+        if let Some(reroute) = passed.reroute {
+            address(&mut line, reroute);
+        }
+        lines.push((passed.origin, Value::Object(line)));
+    }
+    for dead in done.dead {
+        let mut line = line(dead.origin);
+        // A backtrace differs from build to build.
+        line.insert("failed".to_owned(), json!(dead.error.fault.lines().next()));
+        lines.push((dead.origin, Value::Object(line)));
+    }
+    lines.sort_by_key(|(origin, _)| *origin);
+    Ok(lines.into_iter().map(|(_, line)| line).collect())
+}

@@ -1,0 +1,16 @@
+// Sends German orders to another sink, in a group for each country, and hides e-mail addresses.
+import { Interest, Row, Table, Transform, register } from "./rowmill";
+export { rowmill_alloc, rowmill_configure, rowmill_describe, rowmill_process } from "./rowmill";
+
+class Route extends Transform {
+  table(table: Table): Interest {
+    return table.is("shop", "orders") ? Interest.All : Interest.Pass;
+  }
+  row(row: Row): void {
+    if (row.isText("country", "DE")) row.keepTo("europe", "DE");
+    else row.keep();
+    if (row.find("email", row.after)) row.set("email", "hidden");
+  }
+}
+
+register(new Route());

@@ -1,0 +1,11 @@
+/* Sends German orders to another sink, in a group for each country, and hides e-mail addresses. */
+#include "rowmill.h"
+
+rm_interest transform_table(const rm_table *table) { return rm_is(table, "shop", "orders") ? RM_ALL : RM_PASS; }
+
+void transform_row(rm_row *row) {
+    rm_text country = rm_value(row, "country");
+    if (rm_equals(country, "DE")) rm_keep_to(row, "europe", country);
+    else rm_keep(row);
+    if (row->after && rm_value(row, "email").at) rm_set(row, "email", rm_of("hidden"));
+}

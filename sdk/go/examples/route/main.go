@@ -1,0 +1,24 @@
+// Sends German orders to another sink, in a group for each country, and hides e-mail addresses.
+package main
+
+import "PLUGIN_NAME/rowmill"
+
+func route(r *rowmill.Row) {
+	if country, _ := r.Text("country"); country == "DE" {
+		r.KeepTo("europe", country)
+	} else {
+		r.Keep()
+	}
+	if r.HasAfter() && r.Value("email") != nil {
+		r.Set("email", []byte("hidden"))
+	}
+}
+
+func init() {
+	rowmill.Register(rowmill.Transform{
+		Table: func(t *rowmill.Table) rowmill.Interest { return t.OnlyIf(t.Is("shop", "orders")) },
+		Row:   route,
+	})
+}
+
+func main() {}

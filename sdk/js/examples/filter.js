@@ -1,0 +1,9 @@
+// Keeps orders that became paid; drops all other changes of orders.
+import { changedTo, transform } from "./rowmill.js";
+
+export const { configure, describe, process } = transform({
+  tables: ["shop.orders"],
+  batch(batch) {
+    batch.keep(batch.where({ status: changedTo("paid") }));
+  },
+});
