@@ -150,7 +150,8 @@ class Batch {
   }
   /** The numbers of the rows of these operations. */
   of(...operations) {
-    return this.rows.filter((_, index) => operations.includes(this.operations[index]));
+    const all = this.operations;
+    return this.rows.filter((_, index) => operations.includes(all[index]));
   }
   /** A column of each row of `rows`; null where it is NULL or absent. `view`: newest, before or after. */
   texts(column, view = "newest") {

@@ -9,7 +9,7 @@ use anyhow::Context;
 
 use super::module_in;
 use super::rows::{Rows, batch};
-use crate::transform::{Chain, Loader, Settings};
+use crate::transform::{Chain, Loader, Plugin, Settings};
 
 /// For so long rows are passed through it, to see what one costs.
 const MEASURED_FOR: Duration = Duration::from_millis(500);
@@ -39,49 +39,78 @@ pub fn inspect(path: &Path, rows: Option<&Path>) -> anyhow::Result<String> {
     for (name, value) in loader.describe(&module)? {
         writeln!(out, "{name:<10} {value}")?;
     }
-    let chain = Chain::new(vec![Arc::clone(&plugin)]);
-    let count = batch(&rows.bytes).len();
-    let started = Instant::now();
-    let (mut number, mut kept) = (0u64, 0);
-    while started.elapsed() < MEASURED_FOR {
-        let done = chain.run(number, Arc::clone(&rows.bytes), count as u32, &rows.tables).context("nothing stops")?;
-        if let Some(dead) = done.dead.first() {
-            writeln!(out, "rows       {}", dead.error)?;
-            return Ok(out);
+    match measure(&plugin, &rows, MEASURED_FOR)? {
+        Measured::Failed(error) => writeln!(out, "rows       {error}")?,
+        Measured::Passed { each_ns, kept } => {
+            let count = batch(&rows.bytes).len();
+            writeln!(out, "a row      {each_ns:.0} ns, in batches of {count} of which it keeps {kept}")?;
         }
-        kept = done.rows.len();
-        number += 1;
     }
-    let each = started.elapsed().as_nanos() as f64 / (number as f64 * count as f64);
-    writeln!(out, "a row      {each:.0} ns, in batches of {count} of which it keeps {kept}")?;
     Ok(out)
+}
+
+enum Measured {
+    /// What a row costs, and how many of a batch are left.
+    Passed {
+        each_ns: f64,
+        kept: usize,
+    },
+    Failed(String),
+}
+
+/// Passes a batch through a plugin again and again. What a row costs is the best of ten times: others had the machine
+/// to share.
+fn measure(plugin: &Arc<Plugin>, rows: &Rows, time: Duration) -> anyhow::Result<Measured> {
+    let chain = Chain::new(vec![Arc::clone(plugin)]);
+    let count = batch(&rows.bytes).len();
+    let (mut number, mut kept, mut best) = (0u64, 0, f64::INFINITY);
+    for _ in 0..10 {
+        let (started, first) = (Instant::now(), number);
+        while started.elapsed() < time / 10 {
+            let done =
+                chain.run(number, Arc::clone(&rows.bytes), count as u32, &rows.tables).context("nothing stops")?;
+            if let Some(dead) = done.dead.first() {
+                return Ok(Measured::Failed(dead.error.to_string()));
+            }
+            kept = done.rows.len();
+            number += 1;
+        }
+        best = best.min(started.elapsed().as_nanos() as f64 / ((number - first) as f64 * count as f64));
+    }
+    Ok(Measured::Passed { each_ns: best, kept })
+}
+
+/// What a row costs in a module, in nanoseconds, of the rows that [`inspect`] takes where it isn't given others.
+///
+/// # Errors
+/// If the module can't be loaded, or fails on them.
+pub fn cost_of_row(module: &Path) -> anyhow::Result<f64> {
+    let rows = Rows::parse(&sample()).map_err(|fault| anyhow::anyhow!(fault))?;
+    let plugin = Loader::new(Settings::for_tests(rows.sinks.clone()))?.load(module)?;
+    match measure(&plugin, &rows, MEASURED_FOR)? {
+        Measured::Passed { each_ns, .. } => Ok(each_ns),
+        Measured::Failed(error) => anyhow::bail!(error),
+    }
 }
 
 /// Rows of ten columns and about 250 bytes.
 fn sample() -> String {
-    let mut text = "{\"sinks\": [\"order-management\", \"events\", \"warehouse\"]}\n{\"table\": \"shop.orders\", \"columns\": [\"id bigint\", \"customer_id bigint\", \
-        \"status varchar(20)\", \"total decimal(10,2)\", \"currency char(3)\", \"email varchar(100)\", \"note text\", \
-        \"created_at datetime\", \"updated_at timestamp\", \"flags int unsigned\"], \"key\": [\"id\"]}\n"
+    let mut text = "{\"sinks\": [\"order-management\", \"events\", \"europe\"]}\n{\"table\": \"shop.orders\", \"columns\": [\"id bigint\", \
+        \"customer int unsigned\", \"status varchar(20)\", \"total decimal(10,2)\", \"country char(2)\", \"email varchar(100)\", \
+        \"rating double\", \"note text\", \"created_at datetime\", \"updated_at timestamp\"], \"key\": [\"id\"]}\n"
         .to_owned();
     for id in 0..BATCH_ROWS {
-        // A tenth becomes paid.
+        // A tenth is paid, a fifth is German.
         let status = if id % 10 == 0 { "paid" } else { "new" };
-        let row = |status: &str| {
-            format!(
-                "{{\"id\": {id}, \"customer_id\": {}, \"status\": \"{status}\", \"total\": \"{}.50\", \"currency\": \"EUR\", \
-                 \"email\": \"customer{id}@example.com\", \"note\": \"{}\", \"created_at\": \"2026-11-24 10:00:00\", \
-                 \"updated_at\": \"2026-11-24 10:11:12\", \"flags\": 7}}",
-                id * 7,
-                id * 13,
-                "words about the order ".repeat(4)
-            )
-        };
-        let line = format!(
-            "{{\"op\": \"u\", \"table\": \"shop.orders\", \"before\": {}, \"after\": {}}}\n",
-            row("new"),
-            row(status)
-        );
-        text.push_str(&line);
+        let country = if id % 5 == 1 { "DE" } else { "FR" };
+        let note = "words about the order ".repeat(3);
+        text.push_str(&format!(
+            "{{\"op\": \"c\", \"table\": \"shop.orders\", \"after\": {{\"id\": {id}, \"customer\": {}, \"status\": \"{status}\", \
+             \"total\": \"{}.50\", \"country\": \"{country}\", \"email\": \"customer{id}@example.com\", \"rating\": 4.5, \
+             \"note\": \"{note}\", \"created_at\": \"2026-11-24 10:00:00\", \"updated_at\": \"2026-11-24 10:11:12\"}}}}\n",
+            id * 7,
+            id * 13
+        ));
     }
     text
 }

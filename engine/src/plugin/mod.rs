@@ -5,7 +5,7 @@ mod project;
 mod rows;
 mod test;
 
-pub use inspect::inspect;
+pub use inspect::{cost_of_row, inspect};
 pub use project::{Language, build, new};
 pub use test::{Tested, test};
 

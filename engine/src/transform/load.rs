@@ -163,7 +163,7 @@ impl Loader {
             Code::Component(transform) => {
                 let component_type = transform.instance_pre().component().component_type();
                 let imports = component_type.imports(&self.engine).map(|(name, _)| name.to_owned()).collect();
-                (format!("component of {INTERFACE}transform@{VERSION}"), imports)
+                (format!("component of {}@{VERSION}", INTERFACE.trim_end_matches('/')), imports)
             }
             Code::Module(module) => {
                 let import = |import: wasmtime::ImportType<'_>| format!("{}.{}", import.module(), import.name());

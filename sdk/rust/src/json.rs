@@ -18,17 +18,38 @@ pub fn push_text(out: &mut String, text: Option<&str>) {
     };
     out.push('"');
     let mut rest = text;
-    let is_special = |c: char| c < ' ' || matches!(c, '"' | '\\' | '\u{fffe}' | '\u{ffff}');
-    while let Some(at) = rest.find(is_special) {
-        let (plain, special) = rest.split_at(at);
-        out.push_str(plain);
-        let c = special.chars().next().unwrap_or_default();
+    // 0xef begins U+FFFE and U+FFFF, among others.
+    let is_special = |byte: u8| byte < b' ' || matches!(byte, b'"' | b'\\' | 0xef);
+    let mut from = 0;
+    while let Some(next) = rest.as_bytes()[from..].iter().position(|&byte| is_special(byte)) {
+        let at = from + next;
+        let c = rest[at..].chars().next().unwrap_or_default();
+        if c > '\\' && !matches!(c, '\u{fffe}' | '\u{ffff}') {
+            from = at + c.len_utf8();
+            continue;
+        }
+        out.push_str(&rest[..at]);
         match c {
             '"' | '\\' => out.extend(['\\', c]),
             _ => write!(out, "\\u{:04x}", u32::from(c)).expect("writing to memory doesn't fail"),
         }
-        rest = &special[c.len_utf8()..];
+        rest = &rest[at + c.len_utf8()..];
+        from = 0;
     }
     out.push_str(rest);
     out.push('"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_sqs_refuses_is_escaped() {
+        let mut out = String::new();
+        push_text(&mut out, Some("a\"\\\u{1}\n\u{fffd}\u{fffe}\u{ffff}é\u{e000}"));
+        push_text(&mut out, None);
+        push_number(&mut out, Some(-1));
+        assert_eq!(out, "\"a\\\"\\\\\\u0001\\u000a\u{fffd}\\ufffe\\uffffé\u{e000}\"null-1");
+    }
 }

@@ -1,0 +1,175 @@
+//! Transforms in every language: the same three examples, on the same rows, with the same results; and
+//! through the engine, from MySQL to a file.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use rowmill_tests::{Build, Engine, Rig, scratch, top, wait_for};
+use serde_json::{Value, json};
+
+const LANGUAGES: [&str; 7] = ["rust", "c", "zig", "assemblyscript", "go", "js", "python"];
+const EXAMPLES: [&str; 3] = ["filter", "reshape", "route"];
+
+fn module(language: &str, example: &str) -> PathBuf {
+    top().join(format!("target/guests/{language}/{example}.wasm"))
+}
+
+/// Runs `rowmill plugin`. Gives its exit code, and what it says.
+fn plugin(arguments: &[&str]) -> anyhow::Result<(Option<i32>, String)> {
+    let output = Command::new(rowmill_tests::binary()?).arg("plugin").args(arguments).output()?;
+    let said = [output.stdout, output.stderr].concat();
+    Ok((output.status.code(), String::from_utf8_lossy(&said).into_owned()))
+}
+
+/// Each example makes of each case what is expected, in one batch and row by row.
+#[test]
+fn examples_of_all_languages_agree() -> anyhow::Result<()> {
+    for language in LANGUAGES {
+        for example in EXAMPLES {
+            let module = module(language, example);
+            let cases = top().join("sdk/cases").join(example);
+            let (code, said) = plugin(&["test", &module.to_string_lossy(), "--cases", &cases.to_string_lossy()])?;
+            ensure!(code == Some(0) && said.contains("ok "), "{language}/{example}: {said}");
+        }
+    }
+    Ok(())
+}
+
+/// A case that isn't met says where; a module says what it is.
+#[test]
+fn tests_fail_where_they_should() -> anyhow::Result<()> {
+    let directory = scratch("tests_fail_where_they_should");
+    let module = directory.join("plugin.wasm");
+    std::fs::copy(module_of_c(), &module)?;
+    let tests = directory.join("tests");
+    std::fs::create_dir(&tests)?;
+    let cases = top().join("sdk/cases/filter");
+    std::fs::copy(cases.join("example.rows.jsonl"), tests.join("example.rows.jsonl"))?;
+    let path = directory.to_string_lossy().into_owned();
+    let (code, said) = plugin(&["test", &path])?;
+    assert!(code == Some(1) && said.contains("--accept"), "{said}");
+    let (code, said) = plugin(&["test", &path, "--accept"])?;
+    assert!(code == Some(0) && said.contains("accepted example"), "{said}");
+    let expected = tests.join("example.expected.jsonl");
+    let right = std::fs::read_to_string(&expected)?;
+    assert_eq!(right, std::fs::read_to_string(cases.join("example.expected.jsonl"))?);
+    std::fs::write(&expected, right.replace("1200.00", "1200.01"))?;
+    let (code, said) = plugin(&["test", &path])?;
+    assert!(code == Some(1) && said.contains("failed   example") && said.contains("line 1:"), "{said}");
+    std::fs::write(tests.join("example.rows.jsonl"), "{\"op\": \"c\"}")?;
+    let (code, said) = plugin(&["test", &path])?;
+    assert!(code == Some(1) && said.contains("line 1:"), "{said}");
+
+    let (code, said) = plugin(&["inspect", &path])?;
+    assert_eq!(code, Some(0), "{said}");
+    for words in ["core module", "memory 268435456 bytes, deadline 1s", "ns, in batches of 256 of which it keeps 26"] {
+        assert!(said.contains(words), "`{words}` isn't in: {said}");
+    }
+    let (code, said) = plugin(&["inspect", &self::module("python", "filter").to_string_lossy()])?;
+    assert!(code == Some(0) && said.contains("component of rowmill:transform@0.1.0"), "{said}");
+    Ok(())
+}
+
+fn module_of_c() -> PathBuf {
+    module("c", "filter")
+}
+
+/// A new project builds with one command and passes its test. The compilers are those that built the examples.
+#[test]
+fn new_projects_build_and_pass_their_test() -> anyhow::Result<()> {
+    let directory = scratch("new_projects_build_and_pass_their_test");
+    let tools = top().join("target/tools");
+    let environment: Vec<(String, String)> = ["languages.env", "rust.env"]
+        .iter()
+        .map(|file| std::fs::read_to_string(top().join("target/guests").join(file)))
+        .collect::<Result<Vec<_>, _>>()?
+        .iter()
+        .flat_map(|text| text.lines().filter_map(|line| line.split_once('=')))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    for language in LANGUAGES {
+        let project = directory.join(format!("my-{language}"));
+        let path = project.to_string_lossy().into_owned();
+        let (code, said) = plugin(&["new", &path, "--lang", language])?;
+        ensure!(code == Some(0) && said.contains("rowmill plugin build"), "{said}");
+        let (code, said) = plugin(&["new", &path, "--lang", language])?;
+        ensure!(code == Some(1) && said.contains("is there already"), "{said}");
+        // npm would fetch these again.
+        std::os::unix::fs::symlink(tools.join("guests-node/node_modules"), project.join("node_modules"))?;
+        let output = Command::new(rowmill_tests::binary()?)
+            .args(["plugin", "build", &path])
+            .envs(environment.iter().cloned())
+            .output()
+            .context("build")?;
+        ensure!(output.status.success(), "{language}: {}", String::from_utf8_lossy(&output.stderr));
+        let (code, said) = plugin(&["test", &path])?;
+        ensure!(code == Some(0) && said.contains("ok       example"), "{language}: {said}");
+    }
+    let (code, said) = plugin(&["new", "Bad Name", "--lang", "c"])?;
+    assert!(code == Some(1) && said.contains("small letters"), "{said}");
+    let (code, said) = plugin(&["build", &directory.to_string_lossy()])?;
+    assert!(code == Some(1) && said.contains("no script `build`"), "{said}");
+    Ok(())
+}
+
+fn put(from: &Path, plugins: &Path, name: &str) -> anyhow::Result<()> {
+    let hidden = plugins.join(".incoming");
+    std::fs::copy(from, &hidden)?;
+    Ok(std::fs::rename(hidden, plugins.join(format!("{name}.wasm")))?)
+}
+
+/// Every language's routing example in turn, through one running engine: each takes the place of the one before.
+#[tokio::test]
+async fn every_language_through_the_engine() -> anyhow::Result<()> {
+    let mut rig = Rig::start("every_language_through_the_engine", Build::MySql, &[], "tables = [\"shop.*\"]").await?;
+    let plugins = rig.directory.join("plugins");
+    std::fs::create_dir(&plugins)?;
+    let europe = rig.directory.join("europe.jsonl");
+    rig.config.text.push_str(&format!(
+        "[plugins]\ndir = \"{}\"\n[sink.europe]\ntype = \"file\"\npath = \"{}\"\n[[route]]\ntables = [\"*.*\"]\nsink = \"out\"\n",
+        plugins.display(),
+        europe.display()
+    ));
+    rig.mysql
+        .run(
+            "CREATE DATABASE shop; CREATE TABLE shop.orders (id BIGINT PRIMARY KEY AUTO_INCREMENT, customer INT UNSIGNED, status \
+             VARCHAR(20), total DECIMAL(10,2), country CHAR(2), email VARCHAR(100), language VARCHAR(20))",
+        )
+        .await?;
+    put(&module(LANGUAGES[0], "route"), &plugins, "route")?;
+    let engine = Engine::start_and_wait(&rig.config).await?;
+    for (index, language) in LANGUAGES.iter().enumerate() {
+        if index > 0 {
+            put(&module(language, "route"), &plugins, "route")?;
+            wait_for("the plugin is loaded", Duration::from_secs(120), || async {
+                Ok((engine.log().matches("plugin loaded").count() > index).then_some(()))
+            })
+            .await
+            .with_context(|| engine.log())?;
+        }
+        rig.mysql
+            .run(&format!(
+                "INSERT INTO shop.orders (country, email, language) VALUES ('DE', 'a@b.example', '{language}'), ('FR', NULL, \
+                 '{language}'), ('FR', 'c@d.example', '{language}')"
+            ))
+            .await?;
+    }
+    rig.read_to_the_end(&engine).await?;
+    engine.stop().await?;
+    let short = |row: &Value| json!([row["after"]["language"], row["after"]["country"], row["after"]["email"]]);
+    let arrived: Vec<Value> = rig.arrived()?.iter().map(short).collect();
+    let text = std::fs::read_to_string(&europe)?;
+    let german: Vec<Value> =
+        text.lines().map(|line| Ok(short(&serde_json::from_str(line)?))).collect::<anyhow::Result<_>>()?;
+    let of = |rows: &[Value]| {
+        LANGUAGES
+            .iter()
+            .flat_map(|language| rows.iter().map(move |row| json!([language, row[0], row[1]])))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(german, of(&[json!(["DE", "hidden"])]));
+    assert_eq!(arrived, of(&[json!(["FR", null]), json!(["FR", "hidden"])]));
+    Ok(())
+}
