@@ -36,7 +36,7 @@ impl Turnstile {
         while state.next != number && !state.closed {
             state = self.moved.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        (!state.closed).then_some(Turn(self))
+        if state.closed { None } else { Some(Turn(self)) }
     }
 
     /// From now on nobody passes.
