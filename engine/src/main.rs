@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use rowmill::config::{Config, ConfigError, TablePatterns};
+use rowmill::config::{Config, ConfigError, Start, TablePatterns, parse_start};
 use rowmill::plugin::{self, Language, Tested};
+use rowmill::printer::Form;
 use rowmill::replay::{self, Wanted};
-use rowmill::{check, pipeline};
+use rowmill::{check, pipeline, tail};
 use tracing_subscriber::EnvFilter;
 
 /// What went well ends with 0; what failed while running with 1; what never could run with 2.
@@ -58,9 +59,27 @@ enum Command {
         /// Write the statements that change tables as well
         #[arg(short, long)]
         schema_changes: bool,
+        /// Write rows as `rowmill plugin test` reads them
+        #[arg(long, conflicts_with = "schema_changes")]
+        record: bool,
         /// The files, in their order
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
+    },
+    /// Write changes to standard output as they happen
+    #[command(
+        after_help = "Examples:\n  rowmill tail --config rowmill.toml | jq .after\n  rowmill tail --record >tests/mine.rows.jsonl\n\nNothing is delivered, and no checkpoint is read or written. Ctrl-C stops it.\nExit codes: 0 stopped, 1 failed, 2 bad usage or configuration."
+    )]
+    Tail {
+        /// The configuration file; its sinks and plugins aren't used
+        #[arg(short, long, value_name = "FILE", default_value = "rowmill.toml")]
+        config: PathBuf,
+        /// Where to begin: earliest, latest, FILE:POSITION or gtid:SET
+        #[arg(long, value_name = "PLACE", default_value = "latest")]
+        from: String,
+        /// Write rows as `rowmill plugin test` reads them
+        #[arg(long)]
+        record: bool,
     },
     /// Make, build, test and inspect transforms
     #[command(subcommand)]
@@ -128,15 +147,37 @@ fn main() -> ExitCode {
             anyhow::ensure!(problems == 0, "{problems} problems: see above");
             Ok(())
         }),
-        Command::Replay { tables, schema_changes, files } => match TablePatterns::parse(&tables) {
+        Command::Tail { config, from, record } => match parse_start(&from) {
+            Err(fault) => fail(&anyhow::anyhow!("--from: {}", fault.replace("source.start = ", "")), BAD_CONFIG),
+            Ok(start) => with_config(&config, |config| tail(config, start, form(record))),
+        },
+        Command::Replay { tables, schema_changes, record, files } => match TablePatterns::parse(&tables) {
             Err(fault) => fail(&anyhow::anyhow!("--tables: {fault}"), BAD_CONFIG),
             Ok(tables) => {
                 let mut out = BufWriter::new(std::io::stdout().lock());
-                let result = replay::run(&files, Wanted { tables, schema_changes }, &mut out);
+                let result = replay::run(&files, Wanted { tables, schema_changes, form: form(record) }, &mut out);
                 ended(result.and_then(|()| Ok(out.flush()?)))
             }
         },
     }
+}
+
+fn form(record: bool) -> Form {
+    if record { Form::Record } else { Form::Envelope }
+}
+
+fn tail(config: Config, start: Start, form: Form) -> anyhow::Result<()> {
+    let runtime = pipeline::runtime()?;
+    let result = runtime.block_on(async {
+        let mut signals = pipeline::Signals::listen()?;
+        let mut out = BufWriter::new(std::io::stdout());
+        let stop = async {
+            signals.next().await;
+        };
+        tail::run(config.source, start, form, &mut out, stop).await
+    });
+    runtime.shutdown_background();
+    result
 }
 
 fn plugin(command: PluginCommand) -> anyhow::Result<()> {

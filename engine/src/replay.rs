@@ -3,16 +3,13 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
-use rowmill_core::batch::{Batch, Table};
-use rowmill_core::binlog::{Decoder, Fault, Next, RowBatch};
-use rowmill_core::envelope::{Debezium, Part, SourceName};
+use rowmill_core::binlog::{Decoder, Fault, Next};
 use rowmill_core::position::{BinlogPosition, Resume};
 
 use crate::config::TablePatterns;
+use crate::printer::{Form, Printer};
 
 /// What a binlog file begins with, and an encrypted one.
 /// <https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_replication_binlog_event.html>
@@ -27,23 +24,25 @@ const HEADER_LEN: usize = 19;
 pub struct Wanted {
     /// The rows of these tables,
     pub tables: TablePatterns,
-    /// and the statements that change tables, if this is set.
+    /// and the statements that change tables, if this is set,
     pub schema_changes: bool,
+    /// in this form.
+    pub form: Form,
 }
 
-/// Writes what files have, in their order, as lines of Debezium's JSON.
+/// Writes what files have, in their order, as lines of JSON.
 ///
 /// # Errors
 /// If a file can't be read or decoded: the error names it and the position. The rows before it are
 /// written. If `out` is closed, that's the end and no error.
 pub fn run(files: &[PathBuf], wanted: Wanted, out: &mut impl Write) -> anyhow::Result<()> {
-    let Wanted { tables, schema_changes } = wanted;
+    let Wanted { tables, schema_changes, form } = wanted;
     let name = |path: &Path| path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     let begin = |path: &Path| BinlogPosition::new(name(path), BinlogPosition::FIRST_EVENT);
     let Some(first) = files.first() else { bail!("no file to read") };
     let begin_first = Resume::at("replay", begin(first));
     let mut decoder = Decoder::new(begin_first, Box::new(tables)).with_schema_changes(schema_changes);
-    let mut printer = Printer::new(out);
+    let mut printer = Printer::new(out, form);
     for path in files {
         // A file's last event names the next one: where the files don't follow each other, start anew.
         if *decoder.position() != begin(path) {
@@ -110,51 +109,4 @@ fn next_event(file: &mut impl BufRead, event: &mut Vec<u8>) -> anyhow::Result<bo
         bail!("{} of its {size} bytes are there", event.len());
     }
     Ok(true)
-}
-
-/// Writes rows as lines.
-struct Printer<'a, W> {
-    out: &'a mut W,
-    envelope: Debezium,
-    tables: Vec<Arc<Table>>,
-    line: Vec<u8>,
-}
-
-impl<'a, W: Write> Printer<'a, W> {
-    fn new(out: &'a mut W) -> Self {
-        let source = SourceName { version: env!("CARGO_PKG_VERSION").to_owned(), name: "rowmill".to_owned() };
-        Self { out, envelope: Debezium::new(source), tables: Vec::new(), line: Vec::new() }
-    }
-
-    /// False if nobody reads any more.
-    fn print(&mut self, batch: &RowBatch) -> anyhow::Result<bool> {
-        self.tables.extend(batch.new_tables.iter().map(Arc::clone));
-        let parsed = Batch::parse(&batch.bytes).expect("batches are written by the builder");
-        let now_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as i64);
-        for row in parsed.rows() {
-            self.line.clear();
-            let table = &self.tables[row.table().0 as usize];
-            for &part in Part::of(table, &row) {
-                self.envelope.write(table, &parsed, &row, part, now_us, &mut self.line);
-                self.line.push(b'\n');
-            }
-            if !self.write_line()? {
-                return Ok(false);
-            }
-        }
-        let Some(change) = &batch.schema_change else { return Ok(true) };
-        self.line.clear();
-        self.envelope.write_schema_change(change, now_us, &mut self.line);
-        self.line.push(b'\n');
-        self.write_line()
-    }
-
-    /// False if nobody reads any more.
-    fn write_line(&mut self) -> anyhow::Result<bool> {
-        match self.out.write_all(&self.line) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
-            Err(error) => Err(error).context("standard output can't be written"),
-        }
-    }
 }

@@ -89,7 +89,7 @@ fn new_projects_build_and_pass_their_test() -> anyhow::Result<()> {
         .flat_map(|text| text.lines().filter_map(|line| line.split_once('=')))
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect();
-    for language in LANGUAGES {
+    for language in LANGUAGES.iter().chain(&["ts"]) {
         let project = directory.join(format!("my-{language}"));
         let path = project.to_string_lossy().into_owned();
         let (code, said) = plugin(&["new", &path, "--lang", language])?;
@@ -111,6 +111,77 @@ fn new_projects_build_and_pass_their_test() -> anyhow::Result<()> {
     assert!(code == Some(1) && said.contains("small letters"), "{said}");
     let (code, said) = plugin(&["build", &directory.to_string_lossy()])?;
     assert!(code == Some(1) && said.contains("no script `build`"), "{said}");
+    Ok(())
+}
+
+/// Modules that were built for earlier versions of the world load and do what they did. Those of a version that isn't
+/// known are refused, with those that are.
+#[test]
+fn kept_modules_of_each_version() -> anyhow::Result<()> {
+    let directory = scratch("kept_modules_of_each_version");
+    for version in ["0.1.0"] {
+        let kept = top().join("tests/data/plugins").join(version);
+        for name in ["filter-component", "filter-module"] {
+            let module = kept.join(format!("{name}.wasm"));
+            let cases = top().join("sdk/cases/filter");
+            let (code, said) = plugin(&["test", &module.to_string_lossy(), "--cases", &cases.to_string_lossy()])?;
+            ensure!(code == Some(0), "{version}/{name}: {said}");
+        }
+    }
+    let mut bytes = std::fs::read(top().join("tests/data/plugins/0.1.0/filter-component.wasm"))?;
+    let version = b"@0.1.0";
+    for at in 0..bytes.len() - version.len() {
+        if bytes[at..].starts_with(version) {
+            bytes[at + 3] = b'9';
+        }
+    }
+    let module = directory.join("newer.wasm");
+    std::fs::write(&module, bytes)?;
+    let (code, said) = plugin(&["inspect", &module.to_string_lossy()])?;
+    assert!(
+        code == Some(1) && said.contains("@0.9.0") && said.contains("offers rowmill:transform/...@0.1.0"),
+        "{said}"
+    );
+    Ok(())
+}
+
+/// Rows that `rowmill tail --record` writes are a case for `rowmill plugin test`.
+#[tokio::test]
+async fn recorded_rows_are_cases() -> anyhow::Result<()> {
+    let rig = Rig::start("recorded_rows_are_cases", Build::MySql, &[], "tables = [\"shop.*\"]").await?;
+    rig.mysql
+        .run("CREATE DATABASE shop; CREATE TABLE shop.orders (id BIGINT PRIMARY KEY, status VARCHAR(20), b BIT(3))")
+        .await?;
+    let config = rig.directory.join("rowmill.toml");
+    std::fs::write(&config, &rig.config.text)?;
+    let tests = rig.directory.join("tests");
+    std::fs::create_dir(&tests)?;
+    let rows = tests.join("recorded.rows.jsonl");
+    let mut tail = Command::new(rowmill_tests::binary()?)
+        .args(["tail", "--record", "--from", "earliest", "--config"])
+        .arg(&config)
+        .env("ROWMILL_SOURCE_PASSWORD", &rig.config.password)
+        .stdout(std::fs::File::create(&rows)?)
+        .spawn()?;
+    rig.mysql
+        .run(
+            "INSERT INTO shop.orders VALUES (1, 'new', 5), (2, 'paid', NULL); UPDATE shop.orders SET status = 'paid'; DELETE FROM \
+             shop.orders WHERE id = 2",
+        )
+        .await?;
+    wait_for("the rows are recorded", Duration::from_secs(30), || async {
+        Ok(std::fs::read_to_string(&rows)?.contains("\"op\":\"d\"").then_some(()))
+    })
+    .await?;
+    ensure!(Command::new("kill").arg(tail.id().to_string()).status()?.success());
+    ensure!(tail.wait()?.success(), "a stop is no failure");
+    assert!(!rig.config.checkpoint().exists(), "no checkpoint is written");
+    assert_eq!(std::fs::read_to_string(&rows)?.lines().count(), 5);
+    std::fs::copy(module_of_c(), rig.directory.join("filter.wasm"))?;
+    let (code, said) = plugin(&["test", &rig.directory.to_string_lossy(), "--accept"])?;
+    assert_eq!(code, Some(0), "{said}");
+    let made = std::fs::read_to_string(tests.join("recorded.expected.jsonl"))?;
+    assert_eq!(made.matches("\"keep\"").count(), 2, "{made}");
     Ok(())
 }
 

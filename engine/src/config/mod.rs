@@ -431,7 +431,11 @@ fn tls_of(table: TlsTable) -> Result<Tls, String> {
     Ok(Tls { mode, ca, identity })
 }
 
-fn parse_start(start: &str) -> Result<Start, String> {
+/// Reads a place to begin, as `source.start` has it.
+///
+/// # Errors
+/// If it isn't one.
+pub fn parse_start(start: &str) -> Result<Start, String> {
     match start {
         "earliest" => return Ok(Start::Earliest),
         "latest" => return Ok(Start::Latest),

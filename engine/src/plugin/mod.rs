@@ -7,6 +7,9 @@ mod test;
 
 pub use inspect::{cost_of_row, inspect};
 pub use project::{Language, build, new};
+#[cfg(test)]
+pub(crate) use rows::Rows;
+pub use rows::{row_json, table_json};
 pub use test::{Tested, test};
 
 use std::path::{Path, PathBuf};

@@ -22,6 +22,8 @@ pub enum Language {
     Go,
     /// JavaScript.
     Js,
+    /// TypeScript.
+    Ts,
     /// Python.
     Python,
 }
@@ -90,6 +92,13 @@ impl Language {
                 "build" <- "js/template/build",
                 "PLUGIN_NAME.js" <- "js/examples/filter.js",
                 "rowmill.js" <- "js/rowmill.js",
+                "wit/transform.wit" <- "../wit/transform.wit",
+            ],
+            Self::Ts => files![
+                "build" <- "ts/template/build",
+                "PLUGIN_NAME.ts" <- "ts/examples/filter.ts",
+                "rowmill.js" <- "js/rowmill.js",
+                "rowmill.d.ts" <- "js/rowmill.d.ts",
                 "wit/transform.wit" <- "../wit/transform.wit",
             ],
             Self::Python => files![

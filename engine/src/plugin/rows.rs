@@ -224,6 +224,14 @@ fn packed(kind: Kind, value: &Value) -> Option<Vec<u8>> {
     })
 }
 
+/// A table in the form in which it can be read.
+pub fn table_json(table: &Table) -> Value {
+    let columns: Vec<String> =
+        table.columns.iter().map(|column| format!("{} {}", column.name, column.mysql_type)).collect();
+    let key: Vec<&str> = table.key.iter().map(|index| table.columns[index.0 as usize].name.as_str()).collect();
+    json!({"table": table.to_string(), "columns": columns, "key": key})
+}
+
 /// A row in the form in which it can be read.
 pub fn row_json(table: &Table, row: &Row<'_>) -> Value {
     let image = |image: Option<Image<'_>>| image.map(|image| image_json(table, image));

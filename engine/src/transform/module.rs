@@ -91,42 +91,11 @@ impl ModuleGuest {
 
     pub fn process(&self, store: &mut Store<PluginState>, rows: &[u8]) -> wasmtime::Result<Result<Verdict, Failure>> {
         let answer = self.call(store, &self.process, rows)?;
-        let mut words = match self.answer(store, answer)? {
-            Answer::Done(words) => words,
-            Answer::Rejected(message) => return Ok(Err(Failure::Reject(message))),
-            Answer::Retry(message) => return Ok(Err(Failure::Retry(message))),
-        };
-        let mut counts = [0; 7];
-        for count in &mut counts {
-            *count = words.u32()? as usize;
-        }
-        let [keep, reroutes, edits, emits, attributes, fails, arena] = counts;
-        let verdict = Verdict {
-            keep: words.list(keep, |[row]| Ok(row))?,
-            reroutes: words
-                .list(reroutes, |[row, sink, group_len]| Ok(types::Reroute { row, sink: given(sink), group_len }))?,
-            edits: words.list(edits, |[row, image, column, state, value_len]| {
-                let image = match image {
-                    0 => types::Image::Before,
-                    1 => types::Image::After,
-                    other => bail!("it returned a malformed verdict: image {other}"),
-                };
-                let state = u8::try_from(state).unwrap_or(u8::MAX);
-                Ok(types::Edit { row, image, column, state, value_len })
-            })?,
-            emits: words.list(emits, |[row, sink, group_len, dedup_len, body_len]| {
-                Ok(types::Emit { row, sink: given(sink), group_len, dedup_len, body_len })
-            })?,
-            attributes: words
-                .list(attributes, |[emit, name_len, value_len]| Ok(types::Attribute { emit, name_len, value_len }))?,
-            writes: Vec::new(),
-            fails: words.list(fails, |[row, message_len]| Ok(types::RowFail { row, message_len }))?,
-            arena: words.bytes(arena)?.to_vec(),
-        };
-        if !words.0.is_empty() {
-            bail!("it returned a malformed verdict: {} bytes too many", words.0.len());
-        }
-        Ok(Ok(verdict))
+        Ok(match self.answer(store, answer)? {
+            Answer::Done(words) => Ok(words.verdict()?),
+            Answer::Rejected(message) => Err(Failure::Reject(message)),
+            Answer::Retry(message) => Err(Failure::Retry(message)),
+        })
     }
 
     /// Gives where the answer is: its address, and its length.
@@ -171,9 +140,44 @@ enum Answer<'a> {
 struct Words<'a>(&'a [u8]);
 
 impl<'a> Words<'a> {
+    /// All of them are a verdict.
+    fn verdict(mut self) -> wasmtime::Result<Verdict> {
+        let mut counts = [0; 7];
+        for count in &mut counts {
+            *count = self.u32()? as usize;
+        }
+        let [keep, reroutes, edits, emits, attributes, fails, arena] = counts;
+        let verdict = Verdict {
+            keep: self.list(keep, |[row]| Ok(row))?,
+            reroutes: self
+                .list(reroutes, |[row, sink, group_len]| Ok(types::Reroute { row, sink: given(sink), group_len }))?,
+            edits: self.list(edits, |[row, image, column, state, value_len]| {
+                let image = match image {
+                    0 => types::Image::Before,
+                    1 => types::Image::After,
+                    other => bail!("it returned a malformed verdict: image {other}"),
+                };
+                let state = u8::try_from(state).unwrap_or(u8::MAX);
+                Ok(types::Edit { row, image, column, state, value_len })
+            })?,
+            emits: self.list(emits, |[row, sink, group_len, dedup_len, body_len]| {
+                Ok(types::Emit { row, sink: given(sink), group_len, dedup_len, body_len })
+            })?,
+            attributes: self
+                .list(attributes, |[emit, name_len, value_len]| Ok(types::Attribute { emit, name_len, value_len }))?,
+            writes: Vec::new(),
+            fails: self.list(fails, |[row, message_len]| Ok(types::RowFail { row, message_len }))?,
+            arena: self.bytes(arena)?.to_vec(),
+        };
+        if !self.0.is_empty() {
+            bail!("it returned a malformed verdict: {} bytes too many", self.0.len());
+        }
+        Ok(verdict)
+    }
+
     fn u32(&mut self) -> wasmtime::Result<u32> {
-        let [word] = *self.words(1)?.first().ok_or_else(|| format_err!("an empty answer"))?;
-        Ok(word)
+        let word = self.bytes(4)?.first_chunk().map_or([0; 4], |word| *word);
+        Ok(u32::from_le_bytes(word))
     }
 
     fn bytes(&mut self, len: usize) -> wasmtime::Result<&'a [u8]> {
@@ -291,4 +295,73 @@ fn text(caller: &mut Caller<'_, PluginState>, at: u32, len: u32) -> wasmtime::Re
     let bytes = memory.data(&caller).get(at as usize..).and_then(|rest| rest.get(..len as usize));
     let bytes = bytes.ok_or_else(|| format_err!("a text of {len} bytes at {at} isn't in its memory"))?;
     Ok(String::from_utf8_lossy(bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugin::Rows;
+    use std::path::Path;
+
+    /// Compares with a file of hexadecimal bytes, sixteen a line. `ROWMILL_WRITE_VECTORS` writes it anew.
+    fn compare(name: &str, bytes: &[u8]) {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit/vectors").join(name);
+        let line = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ") + "\n";
+        let text: String = bytes.chunks(16).map(line).collect();
+        if std::env::var_os("ROWMILL_WRITE_VECTORS").is_some() {
+            std::fs::write(&path, &text).expect("written");
+        }
+        assert_eq!(std::fs::read_to_string(&path).expect("kept"), text, "{name}");
+    }
+
+    #[test]
+    fn the_vectors_are_what_the_engine_does() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit/vectors");
+        let rows = std::fs::read_to_string(directory.join("batch.rows.jsonl")).expect("kept");
+        let rows = Rows::parse(&rows).expect("rows");
+        compare("batch.hex", &rows.bytes);
+        compare("table.hex", &packed_table(&rows.tables[0]));
+
+        // The verdict that wit/vectors/README.md tells of.
+        let words: Vec<u32> = [
+            &[0, 2, 1, 1, 1, 1, 1, 30][..],
+            &[0, 1],
+            &[0, 3, 2],
+            &[1, 1, 1, 2, 4],
+            &[1, u32::MAX, 0, 3, 8],
+            &[0, 3, 5],
+            &[2, 5],
+        ]
+        .concat();
+        let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        bytes.extend_from_slice(b"DEpaiddd1{\"a\":1} keyvaluebroke");
+        compare("verdict.hex", &bytes);
+        let mut words = Words(&bytes);
+        assert_eq!(words.u32().expect("a status"), DONE);
+        let verdict = words.verdict().expect("a verdict");
+        assert_eq!(verdict.keep, [0, 1]);
+        let types::Reroute { row, sink, group_len } = verdict.reroutes[0];
+        assert_eq!((row, sink, group_len), (0, Some(3), 2));
+        let types::Edit { row, column, state, value_len, .. } = verdict.edits[0];
+        assert_eq!((row, column, state, value_len), (1, 1, 2, 4));
+        let types::Emit { row, sink, group_len, dedup_len, body_len } = verdict.emits[0];
+        assert_eq!((row, sink, group_len, dedup_len, body_len), (1, None, 0, 3, 8));
+        let types::Attribute { emit, name_len, value_len } = verdict.attributes[0];
+        assert_eq!((emit, name_len, value_len), (0, 3, 5));
+        let types::RowFail { row, message_len } = verdict.fails[0];
+        assert_eq!((row, message_len), (2, 5));
+        assert_eq!(verdict.arena.len(), 30);
+    }
+
+    #[test]
+    fn any_answer_is_read_or_refused() {
+        let whole: Vec<u8> = [0u32, 1, 0, 0, 0, 0, 0, 0].iter().flat_map(|word| word.to_le_bytes()).collect();
+        for len in 0..whole.len() {
+            assert!(Words(&whole[..len]).verdict().is_err(), "{len}");
+        }
+        for count in [u32::MAX, 1 << 30] {
+            let bytes: Vec<u8> = [count; 7].iter().flat_map(|word| word.to_le_bytes()).collect();
+            assert!(Words(&bytes).verdict().is_err());
+        }
+    }
 }

@@ -1,0 +1,98 @@
+//! Row changes as lines, for people and for tests.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use rowmill_core::batch::{Batch, Table};
+use rowmill_core::binlog::RowBatch;
+use rowmill_core::envelope::{Debezium, Part, SourceName};
+
+use crate::plugin::{row_json, table_json};
+
+/// How a change is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// In Debezium's envelope.
+    Envelope,
+    /// As `rowmill plugin test` reads it: each table's line before its first row.
+    Record,
+}
+
+/// Writes rows as lines.
+#[derive(Debug)]
+pub struct Printer<'a, W> {
+    out: &'a mut W,
+    form: Form,
+    envelope: Debezium,
+    /// By id, and whether their line was written.
+    tables: Vec<(Arc<Table>, bool)>,
+    line: Vec<u8>,
+}
+
+impl<'a, W: Write> Printer<'a, W> {
+    /// Writes to `out`.
+    pub fn new(out: &'a mut W, form: Form) -> Self {
+        let source = SourceName { version: env!("CARGO_PKG_VERSION").to_owned(), name: "rowmill".to_owned() };
+        Self { out, form, envelope: Debezium::new(source), tables: Vec::new(), line: Vec::new() }
+    }
+
+    /// Writes a batch's rows, and the schema change that it has. False if nobody reads any more.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub fn print(&mut self, batch: &RowBatch) -> anyhow::Result<bool> {
+        self.tables.extend(batch.new_tables.iter().map(|table| (Arc::clone(table), false)));
+        let parsed = Batch::parse(&batch.bytes).expect("batches are written by the builder");
+        let now_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as i64);
+        for row in parsed.rows() {
+            self.line.clear();
+            let (table, is_written) = &mut self.tables[row.table().0 as usize];
+            match self.form {
+                Form::Envelope => {
+                    for &part in Part::of(table, &row) {
+                        self.envelope.write(table, &parsed, &row, part, now_us, &mut self.line);
+                        self.line.push(b'\n');
+                    }
+                }
+                Form::Record => {
+                    if !std::mem::replace(is_written, true) {
+                        writeln!(self.line, "{}", table_json(table))?;
+                    }
+                    writeln!(self.line, "{}", row_json(table, &row))?;
+                }
+            }
+            if !self.write_line()? {
+                return Ok(false);
+            }
+        }
+        let Some(change) = batch.schema_change.as_ref().filter(|_| self.form == Form::Envelope) else {
+            return Ok(true);
+        };
+        self.line.clear();
+        self.envelope.write_schema_change(change, now_us, &mut self.line);
+        self.line.push(b'\n');
+        self.write_line()
+    }
+
+    /// Makes what was written visible. False if nobody reads any more.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub fn flush(&mut self) -> anyhow::Result<bool> {
+        taken(self.out.flush())
+    }
+
+    fn write_line(&mut self) -> anyhow::Result<bool> {
+        taken(self.out.write_all(&self.line))
+    }
+}
+
+fn taken(result: std::io::Result<()>) -> anyhow::Result<bool> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error).context("standard output can't be written"),
+    }
+}

@@ -1,0 +1,52 @@
+//! Changes as they happen, on standard output: nothing is delivered, no checkpoint read or written.
+
+use std::io::Write;
+
+use rowmill_core::binlog::RowBatch;
+use tokio::sync::{mpsc, watch};
+
+use crate::config::{self, InFlight, Start};
+use crate::printer::{Form, Printer};
+use crate::source::preflight::Server;
+use crate::source::{Budget, Source};
+
+/// Batches that wait to be written.
+const BATCHES_WAITING_MAX: usize = 8;
+
+/// Writes changes from `start` on until `stop` is done, or until nobody reads `out` any more.
+///
+/// # Errors
+/// If the server can't be read, or `out` can't be written.
+pub async fn run(
+    source: config::Source,
+    start: Start,
+    form: Form,
+    out: &mut impl Write,
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let source = config::Source { server_id: config::random_server_id(), ..source };
+    let (mut server, source) = Server::connect_first(&source).await?;
+    if let Some(problem) = server.problems().into_iter().next() {
+        return Err(problem.into());
+    }
+    let place = server.locate(&start, None).await?;
+    let source = Source::open(server, source, place).await?;
+    let (batches, mut batches_out) = mpsc::channel::<RowBatch>(BATCHES_WAITING_MAX);
+    let budget = Budget::new(InFlight::default());
+    let (_going, stopped) = watch::channel(false);
+    let mut reading = std::pin::pin!(source.run(batches, budget.clone(), stopped));
+    let mut stop = std::pin::pin!(stop);
+    let mut printer = Printer::new(out, form);
+    loop {
+        tokio::select! {
+            result = &mut reading => return result,
+            () = &mut stop => return Ok(()),
+            Some(batch) = batches_out.recv() => {
+                if !printer.print(&batch)? || !printer.flush()? {
+                    return Ok(());
+                }
+                budget.give_back(batch.cost());
+            }
+        }
+    }
+}

@@ -1,0 +1,9 @@
+// Keeps orders that became paid; drops all other changes of orders.
+import { type Batch, changedTo, transform } from "./rowmill.js";
+
+export const { configure, describe, process } = transform({
+  tables: ["shop.orders"],
+  batch(batch: Batch) {
+    batch.keep(batch.where({ status: changedTo("paid") }));
+  },
+});
