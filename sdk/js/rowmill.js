@@ -177,13 +177,21 @@ class Batch {
   }
   /** A column of these rows gets another value in the row as it is now: text, a number, or null. */
   set(rows, column, value) {
-    this.#tables ??= new Map(Array.from(query.tables(), (table, index) => [this.rows[index], tables.get(table)]));
+    this.#tables ??= new Map(Array.from(query.tables(), (table, index) => [this.rows[index], table]));
+    // The same for all rows of a table.
+    const edits = new Map();
     for (const row of rows) {
-      const index = this.#tables.get(row).columns.findIndex(({ name }) => name === column);
-      if (index < 0) throw new Error(`there is no column \`${column}\``);
-      const bytes = packed(this.#tables.get(row).columns[index].kind, value);
-      const state = value === null ? 1 : 2;
-      this.#edits.push({ row, image: "after", column: index, state, valueLen: this.#arenas.edits.add(bytes) });
+      const id = this.#tables.get(row);
+      let edit = edits.get(id);
+      if (!edit) {
+        const { columns } = tables.get(id);
+        const index = columns.findIndex(({ name }) => name === column);
+        if (index < 0) throw new Error(`there is no column \`${column}\``);
+        edit = { column: index, bytes: packed(columns[index].kind, value) };
+        edits.set(id, edit);
+      }
+      const valueLen = this.#arenas.edits.add(edit.bytes);
+      this.#edits.push({ row, image: "after", column: edit.column, state: value === null ? 1 : 2, valueLen });
     }
   }
   /** The engine makes a message of each of these rows, as the recipe says. */

@@ -194,13 +194,20 @@ class Batch:
     def set(self, rows, column, value):
         """A column of these rows gets another value in the row as it is now."""
         table_of = dict(zip(self.rows, query.tables()))
+        edits = {}  # the same for all rows of a table
         for row in rows:
-            columns = _tables[table_of[row]].columns
-            index = next((index for index, known in enumerate(columns) if known.name == column), None)
-            if index is None:
-                raise ValueError(f"there is no column `{column}`")
-            length = self._add("edits", _packed(columns[index].kind, value))
-            self._edits.append(types.Edit(row, types.Image.AFTER, index, 1 if value is None else 2, length))
+            table = table_of[row]
+            if table not in edits:
+                columns = _tables[table].columns
+                index = next((index for index, known in enumerate(columns) if known.name == column), None)
+                if index is None:
+                    raise ValueError(f"there is no column `{column}`")
+                edits[table] = (index, _packed(columns[index].kind, value))
+            index, value_bytes = edits[table]
+            self._arenas["edits"] += value_bytes
+            self._edits.append(
+                types.Edit(row, types.Image.AFTER, index, 1 if value is None else 2, len(value_bytes))
+            )
 
     def write(self, recipe, rows, sink=None):
         """The engine makes a message of each of these rows, as the recipe says."""
