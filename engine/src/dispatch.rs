@@ -122,7 +122,7 @@ impl Dispatcher {
         self.envelope.write(table, &batch, &row, Part::Whole, now_us, &mut body);
         body.push(b'}');
         let group = GroupTemplate::default().group(table, &row);
-        let deduplication_id = sqs_id(deduplication_id(&self.server, &batch, &row, u32::MAX));
+        let deduplication_id = deduplication_id(&self.server, &batch, &row, u32::MAX);
         let body = String::from_utf8(body).expect("JSON is written as UTF-8");
         by_sink[sink].push(Message { body, group, deduplication_id, attributes: Vec::new() });
     }

@@ -213,7 +213,7 @@ class Batch {
   fail(row, message) {
     this.#fails.push({ row, messageLen: this.#arenas.fails.add(message) });
   }
-  verdict(passing) {
+  verdict() {
     const { reroutes, edits, emits, attributes, fails } = this.#arenas;
     const parts = [reroutes, edits, emits, attributes, fails];
     const arena = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0));
@@ -223,7 +223,7 @@ class Batch {
       at += bytes.length;
     }
     return {
-      keep: [...this.#kept, ...passing],
+      keep: [...this.#kept],
       reroutes: this.#reroutes,
       edits: this.#edits,
       emits: this.#emits,
@@ -270,8 +270,7 @@ export function transform({ tables: wanted, setup, batch }) {
       } catch (error) {
         throw { tag: "reject", val: String(error?.message ?? error) };
       }
-      // Rows that it doesn't decide on pass whatever it says.
-      return work.verdict([]);
+      return work.verdict();
     },
   };
 }

@@ -36,7 +36,7 @@ pub fn inspect(path: &Path, rows: Option<&Path>) -> anyhow::Result<String> {
     let mut out = String::new();
     writeln!(out, "file       {} ({size} bytes)", module.display())?;
     writeln!(out, "compiled   in {loading:.0?}")?;
-    for (name, value) in loader.describe(&module)? {
+    for (name, value) in plugin.describe() {
         writeln!(out, "{name:<10} {value}")?;
     }
     match measure(&plugin, &rows, MEASURED_FOR)? {

@@ -102,17 +102,9 @@ impl Rows {
             }
             Ok::<_, String>(Arc::new(builder.finish()))
         };
-        let singles =
-            changes.iter().enumerate().map(|(index, change)| pack(std::slice::from_ref(change), index)).collect();
-        Ok(Self {
-            sinks,
-            bytes: pack(&changes, 0)?,
-            singles: {
-                let singles: Result<_, String> = singles;
-                singles?
-            },
-            tables: tables.into(),
-        })
+        let single = |(index, change)| pack(std::slice::from_ref(change), index);
+        let singles = changes.iter().enumerate().map(single).collect::<Result<_, _>>()?;
+        Ok(Self { sinks, bytes: pack(&changes, 0)?, singles, tables: tables.into() })
     }
 }
 

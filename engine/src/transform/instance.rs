@@ -1,4 +1,4 @@
-//! One instance of a plugin: the only place that calls into WebAssembly.
+//! One instance of a plugin: with `module`, the only place that calls into WebAssembly.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -95,7 +95,7 @@ impl query::Host for PluginState {
     }
 
     fn times(&mut self) -> Vec<i64> {
-        self.current.ask(|asked| asked.times())
+        self.current.ask(|asked| asked.times().collect())
     }
 
     fn texts(&mut self, column: String, view: query::View) -> Vec<Option<String>> {
@@ -209,7 +209,7 @@ impl PluginState {
 
     /// What a clock shows: the time if it is granted, else when the batch's first change was committed.
     pub fn clock_us(&self) -> u64 {
-        let of_batch = || self.current.ask(|asked| asked.times().first().copied().unwrap_or_default());
+        let of_batch = || self.current.ask(|asked| asked.times().next().unwrap_or_default());
         // Runtimes take 0 for a broken clock.
         self.granted_time().unwrap_or_else(|| of_batch().max(1) as u64)
     }
@@ -270,6 +270,8 @@ pub(super) struct Blueprint {
     pub manifest: Manifest,
     pub sinks: Arc<[String]>,
     pub counters: Counters,
+    /// Whether rows that it fails on are dead letters, whatever its manifest says.
+    pub sets_aside: bool,
 }
 
 impl Instance {

@@ -22,8 +22,8 @@ const MAGIC: &[u8] = b"\0asm";
 const MODULE: [u8; 4] = [1, 0, 0, 0];
 const COMPONENT: [u8; 4] = [0x0d, 0, 1, 0];
 
-const INTERFACE: &str = "rowmill:transform/";
-const VERSION: &str = "0.1.0";
+pub(super) const INTERFACE: &str = "rowmill:transform/";
+pub(super) const VERSION: &str = "0.1.0";
 const EXPORTS: [&str; 3] = ["configure", "describe", "process"];
 
 /// A guest's stack: a recursion without end is a trap.
@@ -89,6 +89,8 @@ impl std::fmt::Debug for Loader {
 }
 
 impl Loader {
+    /// Makes what plugins are loaded and run with.
+    ///
     /// # Errors
     /// If the cache's directory can't be made, or this machine can't run WebAssembly.
     pub fn new(settings: Settings) -> anyhow::Result<Self> {
@@ -152,45 +154,6 @@ impl Loader {
         load().with_context(|| format!("plugin {}", path.display()))
     }
 
-    /// What a module is and may do, for people to read: names and values.
-    ///
-    /// # Errors
-    /// If it can't be loaded.
-    pub fn describe(&self, path: &Path) -> anyhow::Result<Vec<(&'static str, String)>> {
-        let bytes = std::fs::read(path).context("the file can't be read")?;
-        let manifest = Manifest::load(&path.with_extension("toml"))?;
-        let (what, imports) = match self.code(&bytes)? {
-            Code::Component(transform) => {
-                let component_type = transform.instance_pre().component().component_type();
-                let imports = component_type.imports(&self.engine).map(|(name, _)| name.to_owned()).collect();
-                (format!("component of {}@{VERSION}", INTERFACE.trim_end_matches('/')), imports)
-            }
-            Code::Module(module) => {
-                let import = |import: wasmtime::ImportType<'_>| format!("{}.{}", import.module(), import.name());
-                let imports: Vec<String> = module.module().imports().map(import).collect();
-                ("core module (wit/core-module.md)".to_owned(), imports)
-            }
-        };
-        let Manifest { limits, instances, grants, on_error, .. } = &manifest;
-        let instances = instances.map_or_else(|| "one a thread".to_owned(), |count| count.to_string());
-        Ok(vec![
-            ("is", what),
-            ("imports", if imports.is_empty() { "nothing".to_owned() } else { imports.join(", ") }),
-            ("tables", manifest.tables.as_ref().map_or_else(|| "all".to_owned(), ToString::to_string)),
-            ("on error", format!("{on_error:?}").to_lowercase()),
-            (
-                "limits",
-                format!(
-                    "memory {} bytes, deadline {:?}, output {} bytes",
-                    limits.memory, limits.deadline, limits.output
-                ),
-            ),
-            ("instances", instances),
-            ("granted", format!("clock {}, environment {:?}", grants.clock, grants.env)),
-            ("settings", manifest.settings),
-        ])
-    }
-
     /// What tells its content from another version's.
     pub(super) fn digest(path: &Path) -> anyhow::Result<[u8; 32]> {
         Ok(digest(&std::fs::read(path)?, path))
@@ -200,10 +163,7 @@ impl Loader {
         let name: Arc<str> =
             path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned()).into();
         let digest = digest(bytes, path);
-        let mut manifest = Manifest::load(&path.with_extension("toml"))?;
-        if self.settings.sets_aside {
-            manifest.on_error = OnError::DeadLetter;
-        }
+        let manifest = Manifest::load(&path.with_extension("toml"))?;
         if manifest.on_error == OnError::DeadLetter && !self.settings.has_dead_letters {
             bail!(
                 "its .toml says on_error = \"dead-letter\", and the configuration has no `[dead_letter]` with a `sink`"
@@ -217,6 +177,7 @@ impl Loader {
             manifest,
             sinks: Arc::clone(&self.sinks),
             counters: Arc::default(),
+            sets_aside: self.settings.sets_aside,
         };
         let first = Instance::new(&blueprint)?;
         Ok(Plugin::new(blueprint, digest, first, self.settings.threads))

@@ -171,7 +171,7 @@ fn run_one(plugin: &Plugin, tables: &Arc<[Arc<Table>]>, state: &mut Transformed)
     }
     let (bytes, rows) = (Arc::clone(&state.bytes), std::mem::take(&mut state.rows));
     let batch = Batch::parse(&bytes).expect("batches are written by the builder");
-    let mut left = Rewriter::default();
+    let mut left = Rewriter::new();
     for passed in rows {
         let single = Arc::new(rewrite(&batch, std::slice::from_ref(&passed), None));
         let row = Passed { row: RowIndex(0), ..passed };
@@ -191,7 +191,7 @@ fn run_one(plugin: &Plugin, tables: &Arc<[Arc<Table>]>, state: &mut Transformed)
             break;
         }
     }
-    state.bytes = Arc::new(left.finish());
+    state.bytes = Arc::new(left.builder.finish());
 }
 
 /// Lets a transform decide on a batch. If it fails, `state` is as it was.
@@ -339,26 +339,28 @@ enum Fate {
 
 /// A batch of the named rows, edited.
 fn rewrite(batch: &Batch<'_>, rows: &[Passed], edits: Option<&Edits>) -> Vec<u8> {
-    let mut out = Rewriter::default();
+    let mut out = Rewriter::new();
     for passed in rows {
         out.copy(batch, passed.row, edits);
     }
-    out.finish()
+    out.builder.finish()
 }
 
 /// Copies rows of batches into a new one.
-#[derive(Default)]
 struct Rewriter {
-    builder: Option<Builder>,
-    rows: u32,
+    builder: Builder,
     /// Of the last row's transaction: its file, and where it begins there.
     transaction: Option<(String, u64)>,
 }
 
 impl Rewriter {
+    fn new() -> Self {
+        Self { builder: Builder::with_capacity(64 << 10), transaction: None }
+    }
+
     /// Gives where the row is now.
     fn copy(&mut self, batch: &Batch<'_>, row: RowIndex, edits: Option<&Edits>) -> RowIndex {
-        let builder = self.builder.get_or_insert_with(|| Builder::with_capacity(64 << 10));
+        let builder = &mut self.builder;
         let edits = edits.filter(|edits| edits.of_row(row)).map(|edits| (edits, row));
         let row = batch.row(row);
         let transaction = batch.transaction(row.transaction()).header();
@@ -379,11 +381,6 @@ impl Rewriter {
                 })
             }
         }
-        self.rows += 1;
-        RowIndex(self.rows - 1)
-    }
-
-    fn finish(self) -> Vec<u8> {
-        self.builder.unwrap_or_else(|| Builder::with_capacity(0)).finish()
+        RowIndex(builder.rows() as u32 - 1)
     }
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::error::{Fault, TransformError};
-use super::instance::{Blueprint, Instance};
+use super::instance::{Blueprint, Code, Instance};
+use super::load::{INTERFACE, VERSION};
 use super::manifest::{Manifest, OnError};
 use crate::turnstile::{Turn, Turnstile};
 
@@ -62,6 +63,39 @@ impl Plugin {
     /// Its name: the file's, without `.wasm`.
     pub fn name(&self) -> &str {
         &self.blueprint.name
+    }
+
+    /// What it is and may do, for people to read: names and values.
+    pub fn describe(&self) -> Vec<(&'static str, String)> {
+        let Blueprint { engine, code, manifest, .. } = &self.blueprint;
+        let (what, imports): (String, Vec<String>) = match code {
+            Code::Component(transform) => {
+                let component_type = transform.instance_pre().component().component_type();
+                let imports = component_type.imports(engine).map(|(name, _)| name.to_owned()).collect();
+                (format!("component of {}@{VERSION}", INTERFACE.trim_end_matches('/')), imports)
+            }
+            Code::Module(module) => {
+                let import = |import: wasmtime::ImportType<'_>| format!("{}.{}", import.module(), import.name());
+                ("core module (wit/core-module.md)".to_owned(), module.module().imports().map(import).collect())
+            }
+        };
+        let Manifest { tables, limits, instances, grants, on_error, settings } = manifest;
+        vec![
+            ("is", what),
+            ("imports", if imports.is_empty() { "nothing".to_owned() } else { imports.join(", ") }),
+            ("tables", tables.as_ref().map_or_else(|| "all".to_owned(), ToString::to_string)),
+            ("on error", format!("{on_error:?}").to_lowercase()),
+            (
+                "limits",
+                format!(
+                    "memory {} bytes, deadline {:?}, output {} bytes",
+                    limits.memory, limits.deadline, limits.output
+                ),
+            ),
+            ("instances", instances.map_or_else(|| "one a thread".to_owned(), |count| count.to_string())),
+            ("granted", format!("clock {}, environment {:?}", grants.clock, grants.env)),
+            ("settings", settings.clone()),
+        ]
     }
 
     /// Whether it sees all rows in their order, and may remember them.
@@ -149,7 +183,7 @@ impl Plugin {
 
     /// What becomes of a row that it failed on.
     pub(super) fn on_error(&self, error: &TransformError) -> OnError {
-        let on_error = self.manifest().on_error;
+        let on_error = if self.blueprint.sets_aside { OnError::DeadLetter } else { self.manifest().on_error };
         if on_error == OnError::Skip {
             let skipped = self.skipped.fetch_add(1, Ordering::Relaxed) + 1;
             if skipped <= SKIPS_LOGGED_EACH || skipped.is_power_of_two() {

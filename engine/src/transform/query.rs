@@ -27,14 +27,14 @@ impl<'a> Asked<'a> {
         for Condition { column, view, test, negated } in conditions {
             let mut of_table = OfTable::new(|table: &'a Table| {
                 let (index, column) = column_of(table, column)?;
-                Some((index, column.kind, Probe::new(column.kind, test)))
+                Some((index, column, Probe::new(column.kind, test)))
             });
             left.retain(|&row| {
                 let row = self.batch.row(RowIndex(row));
-                let Some((index, kind, probe)) = of_table.get(&self.tables[row.table().0 as usize]) else {
+                let Some((index, column, probe)) = of_table.get(&self.tables[row.table().0 as usize]) else {
                     return false;
                 };
-                probe.holds(*kind, &row, *index, *view) != *negated
+                probe.holds(column, &row, *index, *view) != *negated
             });
         }
         left
@@ -56,8 +56,8 @@ impl<'a> Asked<'a> {
     }
 
     /// For each row, in their order.
-    pub fn times(&self) -> Vec<i64> {
-        self.rows().map(|row| time_us(&self.batch, &row)).collect()
+    pub fn times(&self) -> impl Iterator<Item = i64> {
+        self.rows().map(|row| time_us(&self.batch, &row))
     }
 
     /// A column of each row, as `map` makes it of the column's description and value.
@@ -192,8 +192,9 @@ impl Probe {
         }
     }
 
-    fn holds(&self, kind: Kind, row: &Row<'_>, column: ColumnIndex, view: View) -> bool {
-        let cell = |view| seen(row, column, view);
+    fn holds(&self, column: &Column, row: &Row<'_>, index: ColumnIndex, view: View) -> bool {
+        let kind = column.kind;
+        let cell = |view| seen(row, index, view);
         let scalar = |view| cell(view).value().and_then(|bytes| Scalar::of(kind, bytes));
         match self {
             Self::OneOf(wanted) => scalar(view).is_some_and(|value| wanted.contains(&value)),
@@ -207,9 +208,7 @@ impl Probe {
                 if kind.is_text() {
                     return bytes.starts_with(prefix.as_bytes());
                 }
-                let described =
-                    Column { name: String::new(), kind, mysql_type: String::new(), nullable: true, key: false };
-                text(&described, bytes).is_some_and(|text| text.starts_with(prefix))
+                text(column, bytes).is_some_and(|text| text.starts_with(prefix))
             }),
             Self::Never => false,
             Self::Null => cell(view) == Cell::Null,

@@ -115,7 +115,10 @@ impl Wire {
                     let request: AuthSwitchRequest<'_> = parse(&packet)?;
                     proof.switched = true;
                     proof.plugin = request.auth_plugin().clone().into_owned();
-                    proof.nonce = request.plugin_data().to_vec();
+                    proof.nonce = match proof.plugin {
+                        AuthPlugin::Ed25519 => whole_nonce(&packet).to_vec(),
+                        _ => request.plugin_data().to_vec(),
+                    };
                     self.send(&proof.first_answer()?).await?;
                 }
                 (Some(&MORE_DATA), AuthPlugin::CachingSha2Password) => match packet.get(1) {
@@ -167,6 +170,12 @@ impl Proof<'_> {
     }
 }
 
+/// The nonce of a request to switch, behind the plugin's name: all of it. Of other plugins a zero ends it, and the
+/// packet's own parser drops that; in ed25519's, 32 random bytes, the last may be one.
+fn whole_nonce(switch: &[u8]) -> &[u8] {
+    switch.iter().position(|&byte| byte == 0).map_or(&[], |end| &switch[end + 1..])
+}
+
 fn parse<'a, T: mysql_common::proto::MyDeserialize<'a, Ctx = ()>>(packet: &'a [u8]) -> Result<T, WireError> {
     ParseBuf(packet).parse(()).map_err(|_| WireError::Protocol("the greeting"))
 }
@@ -176,5 +185,18 @@ impl Wire {
         let mut bytes = Vec::new();
         packet.serialize(&mut bytes);
         self.send(&bytes).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nonce_keeps_its_last_zero() {
+        let nonce = [[7; 31].as_slice(), &[0]].concat();
+        let packet = [b"\xfeclient_ed25519\0".as_slice(), &nonce].concat();
+        assert_eq!(whole_nonce(&packet), nonce);
+        assert_eq!(whole_nonce(b"\xfe"), b"");
     }
 }
