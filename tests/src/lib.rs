@@ -29,7 +29,7 @@ pub fn top() -> PathBuf {
     tests.parent().unwrap_or(tests).to_owned()
 }
 
-/// A new empty directory under `target/run`, which keeps what failed for a look at it.
+/// A new empty directory under `target/run`, which keeps logs and what arrived for a look at them.
 ///
 /// # Panics
 /// If it can't be made.

@@ -49,7 +49,8 @@ impl Build {
     }
 }
 
-/// A server with a data directory of its own, on loopback.
+/// A server with a data directory of its own, on loopback. Dropped, it ends and takes its data with
+/// it, hundreds of megabytes, unless a test panics or `ROWMILL_KEEP_DATA` is set: its log stays.
 #[derive(Debug)]
 pub struct MySql {
     process: Process,
@@ -57,6 +58,7 @@ pub struct MySql {
     directory: PathBuf,
     options: Vec<String>,
     port: u16,
+    keeps_data: bool,
 }
 
 impl MySql {
@@ -83,7 +85,8 @@ impl MySql {
         let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
         let port = free_port();
         let process = launch(build, directory, &options, port)?;
-        let mut server = Self { process, build, directory: directory.to_owned(), options, port };
+        let keeps_data = std::env::var_os("ROWMILL_KEEP_DATA").is_some();
+        let mut server = Self { process, build, directory: directory.to_owned(), options, port, keeps_data };
         server.wait_until_it_answers().await?;
         if is_new {
             server
@@ -171,6 +174,11 @@ impl MySql {
         self.process.kill();
     }
 
+    /// Lets its data stay, for another server to go on with.
+    pub fn keep_data(&mut self) {
+        self.keeps_data = true;
+    }
+
     /// Its data directory.
     pub fn data(&self) -> PathBuf {
         self.directory.join("data")
@@ -189,6 +197,15 @@ impl MySql {
     /// The engine's password.
     pub fn password(&self) -> &'static str {
         PASSWORD
+    }
+}
+
+impl Drop for MySql {
+    fn drop(&mut self) {
+        self.process.kill();
+        if !self.keeps_data && !std::thread::panicking() {
+            let _ = std::fs::remove_dir_all(self.data()); // what can't be removed now is before the next run
+        }
     }
 }
 

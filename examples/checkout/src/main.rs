@@ -94,7 +94,7 @@ async fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     let once = cli.once || std::env::var("CI").is_ok_and(|ci| ci == "true");
     let directory = scratch("checkout");
-    println!("starting MySQL and an SQS-compatible server (data and logs: target/run/checkout)");
+    println!("starting MySQL and an SQS-compatible server (logs: target/run/checkout)");
     let mysql = MySql::start(&directory, &[]).await?;
     let sqs = Sqs::start(&directory).await?;
     let (management, events) = (sqs.create("order-management.fifo").await?, sqs.create("events.fifo").await?);

@@ -27,7 +27,8 @@ async fn main() -> anyhow::Result<()> {
     if !is_loaded && directory.exists() {
         std::fs::remove_dir_all(&directory)?;
     }
-    let mysql = MySql::start(&directory, &["--innodb-flush-log-at-trx-commit=0", "--sync-binlog=0"]).await?;
+    let mut mysql = MySql::start(&directory, &["--innodb-flush-log-at-trx-commit=0", "--sync-binlog=0"]).await?;
+    mysql.keep_data();
     if !is_loaded {
         println!("loading the workload: about two minutes, once");
         load(&mysql)?;
