@@ -1,30 +1,107 @@
-//! What a row costs in a transform, by language: the examples of all SDKs. Prints a table for docs/transforms.md.
+//! What a row costs in a transform, by language: the examples of all SDKs. Prints a table for docs/transforms.md, or,
+//! for a profiler, measures one of them: `cargo bench --bench transforms -- rust/reshape`.
 //!
 //! Needs the examples: `tests/tools/guests` and `tests/tools/languages` build them.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use rowmill::plugin::cost_of_row;
+use rowmill::plugin::{cost_of_row, sample_rows};
+use rowmill_core::batch::{Batch, Cell, Image, Kind, RowIndex, Table};
+use wasmtime::component::{Component, Linker};
+use wasmtime::{Config, Engine, Store};
 
-const LANGUAGES: [(&str, &str); 7] = [
-    ("rust", "Rust"),
-    ("c", "C"),
-    ("zig", "Zig"),
-    ("assemblyscript", "AssemblyScript"),
-    ("go", "Go"),
-    ("js", "JavaScript, by questions and recipes"),
-    ("python", "Python, by questions and recipes"),
+/// Directory, what the examples' names end with, and what the table says.
+const LANGUAGES: [(&str, &str, &str); 9] = [
+    ("rust", "", "Rust"),
+    ("c", "", "C"),
+    ("zig", "", "Zig"),
+    ("assemblyscript", "", "AssemblyScript"),
+    ("go", "", "Go"),
+    ("js", "", "JavaScript, by questions and recipes"),
+    ("python", "", "Python, by questions and recipes"),
+    ("js", "_rows", "JavaScript, row by row"),
+    ("python", "_rows", "Python, row by row"),
 ];
 const EXAMPLES: [&str; 3] = ["filter", "reshape", "route"];
 
 fn main() {
     let guests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/guests");
+    if let Some(one) = std::env::args().nth(1).filter(|argument| argument.contains('/')) {
+        println!("{one}: {:.0}", cost_of_row(&guests.join(&one).with_extension("wasm")).expect("it runs"));
+        return;
+    }
     println!("| language | {} |\n| --- |{}", EXAMPLES.join(" | "), " --- |".repeat(EXAMPLES.len()));
-    for (directory, name) in LANGUAGES {
-        let cost = |example: &&str| match cost_of_row(&guests.join(directory).join(format!("{example}.wasm"))) {
-            Ok(nanoseconds) => format!("{nanoseconds:.0}"),
-            Err(error) => format!("{error:#}"),
+    for (directory, ending, name) in LANGUAGES {
+        let cost = |example: &&str| {
+            let module = guests.join(directory).join(format!("{example}{ending}.wasm"));
+            if !ending.is_empty() && !module.exists() {
+                return "-".to_owned();
+            }
+            match cost_of_row(&module) {
+                Ok(nanoseconds) => format!("{nanoseconds:.0}"),
+                Err(error) => format!("{error:#}"),
+            }
         };
         println!("| {name} | {} |", EXAMPLES.iter().map(cost).collect::<Vec<_>>().join(" | "));
+    }
+    println!(
+        "| Rust, typed records instead of the packed batch | {:.0} | - | - |",
+        records(&guests.join("records.wasm"))
+    );
+}
+
+mod bindings {
+    #![allow(missing_docs)]
+    wasmtime::component::bindgen!({ path: "../tests/guests/records/wit", world: "records" });
+}
+use bindings::{Change, Records, Value};
+
+/// What a row costs where rows cross as typed records, made of the same batch.
+fn records(module: &Path) -> f64 {
+    let bytes = std::fs::read(module).expect("tests/tools/guests builds it");
+    let encoder = wit_component::ComponentEncoder::default().module(&bytes).expect("a module");
+    let component = encoder.validate(true).encode().expect("a component");
+    let mut config = Config::new();
+    config.epoch_interruption(true);
+    let engine = Engine::new(&config).expect("an engine");
+    let component = Component::new(&engine, component).expect("it compiles");
+    let mut store = Store::new(&engine, ());
+    store.set_epoch_deadline(u64::MAX / 2);
+    let guest = Records::instantiate(&mut store, &component, &Linker::new(&engine)).expect("it starts");
+
+    let (bytes, tables) = sample_rows();
+    let (batch, table) = (Batch::parse(&bytes).expect("a batch"), &*tables[0]);
+    let status = table.column("status").expect("a column").0;
+    let mut best = f64::INFINITY;
+    for _ in 0..10 {
+        let (started, mut rows) = (Instant::now(), 0);
+        while started.elapsed() < Duration::from_millis(50) {
+            let changes: Vec<Change> =
+                (0..batch.len() as u32).map(|row| change(table, &batch, RowIndex(row))).collect();
+            let kept = guest.call_filter(&mut store, &changes, status).expect("it doesn't trap");
+            assert!(!kept.is_empty());
+            rows += batch.len();
+        }
+        best = best.min(started.elapsed().as_nanos() as f64 / rows as f64);
+    }
+    best
+}
+
+fn change(table: &Table, batch: &Batch<'_>, row: RowIndex) -> Change {
+    let row = batch.row(row);
+    let values = |image: Image<'_>| {
+        table.columns.iter().zip(image.cells()).map(|(column, cell)| value(column.kind, cell)).collect()
+    };
+    Change { before: row.before().map(values), after: row.after().map(values) }
+}
+
+fn value(kind: Kind, cell: Cell<'_>) -> Value {
+    let Cell::Value(bytes) = cell else { return Value::Null };
+    match kind {
+        Kind::Int | Kind::Uint | Kind::Year | Kind::Bit => Value::Integer(cell.int().unwrap_or_default()),
+        Kind::Float => Value::Floating(cell.float().unwrap_or_default()),
+        Kind::Bytes | Kind::Geometry | Kind::Vector => Value::Bytes(bytes.to_vec()),
+        _ => Value::Text(cell.text().unwrap_or_default().to_owned()),
     }
 }

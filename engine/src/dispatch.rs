@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::bail;
+use bytestring::ByteString;
 use rowmill_core::batch::{Batch, Row, Table};
 use rowmill_core::binlog::SchemaChange;
 use rowmill_core::envelope::{Debezium, Part, SourceName, push_int, push_string};
@@ -11,6 +12,9 @@ use rowmill_core::route::{GroupTemplate, deduplication_id, schema_change_id, sqs
 use crate::config::{self, Destinations};
 use crate::sink::Message;
 use crate::transform::{DeadRow, Emitted, Passed, Reroute, TransformError, Transformed};
+
+/// Bytes of a body that room is made for at once.
+const BODY_EXPECTED: usize = 512;
 
 /// What is known of a sink here.
 #[derive(Debug, Clone, Copy)]
@@ -73,6 +77,9 @@ impl Dispatcher {
         let mut by_sink: Vec<Vec<Message>> = self.sinks.iter().map(|_| Vec::new()).collect();
         let mut emitted = emitted.into_iter().peekable();
         let mut outputs = Outputs::default();
+        // The rows' bodies, one behind the other: one piece of memory for all of them.
+        let mut bodies = Vec::with_capacity(rows.len() * BODY_EXPECTED);
+        let mut ends = Vec::with_capacity(rows.len());
         for Passed { row, origin, reroute } in rows {
             while let Some(message) = emitted.next_if(|message| message.origin <= origin) {
                 self.emitted(message, tables, &mut outputs, &mut by_sink)?;
@@ -81,14 +88,24 @@ impl Dispatcher {
             let table = &tables[row.table().0 as usize];
             let reroute = reroute.unwrap_or(Reroute { sink: None, group: None });
             for &part in Part::of(table, &row) {
-                let mut body = Vec::with_capacity(1024);
-                self.envelope.write(table, &batch, &row, part, now_us, &mut body);
-                let body = String::from_utf8(body).expect("the envelope is written as UTF-8");
+                self.envelope.write(table, &batch, &row, part, now_us, &mut bodies);
                 let output = Output { part, number: outputs.next(origin) };
                 let (sink, group, deduplication_id) =
                     self.address(table, &batch, &row, reroute.clone(), output, None)?;
-                by_sink[sink].push(Message { body, group, deduplication_id, attributes: Vec::new() });
+                ends.push((sink, by_sink[sink].len(), bodies.len()));
+                by_sink[sink].push(Message {
+                    body: ByteString::new(),
+                    group,
+                    deduplication_id,
+                    attributes: Vec::new(),
+                });
             }
+        }
+        let bodies = text(bodies);
+        let mut start = 0;
+        for (sink, message, end) in ends {
+            by_sink[sink][message].body = bodies.slice_ref(&bodies[start..end]);
+            start = end;
         }
         for message in emitted {
             self.emitted(message, tables, &mut outputs, &mut by_sink)?;
@@ -123,7 +140,7 @@ impl Dispatcher {
         body.push(b'}');
         let group = GroupTemplate::default().group(table, &row);
         let deduplication_id = deduplication_id(&self.server, &batch, &row, u32::MAX);
-        let body = String::from_utf8(body).expect("JSON is written as UTF-8");
+        let body = self::text(body);
         by_sink[sink].push(Message { body, group, deduplication_id, attributes: Vec::new() });
     }
 
@@ -135,7 +152,7 @@ impl Dispatcher {
         let sink = self.schema_change_sink.expect("schema changes are decoded where a sink is configured");
         let mut body = Vec::with_capacity(1024);
         self.envelope.write_schema_change(change, now_us, &mut body);
-        let body = String::from_utf8(body).expect("the envelope is written as UTF-8");
+        let body = text(body);
         let group = sqs_id(change.schema.clone().unwrap_or_default());
         let deduplication_id = schema_change_id(server, change);
         by_sink[sink].push(Message { body, group, deduplication_id, attributes: Vec::new() });
@@ -166,7 +183,7 @@ impl Dispatcher {
         row: &Row<'_>,
         reroute: Reroute,
         output: Output,
-        given_id: Option<String>,
+        given_id: Option<ByteString>,
     ) -> anyhow::Result<(usize, String, String)> {
         let Routed { sink, group } = route(&self.routes, &mut self.route_of, table);
         let Some(sink) = reroute.sink.or(sink) else {
@@ -181,13 +198,22 @@ impl Dispatcher {
             return Ok((sink, String::new(), String::new()));
         }
         let group = match (reroute.group, output.part) {
-            (Some(group), _) => sqs_id(group),
+            (Some(group), _) => sqs_id(group.into()),
             (None, Part::OldKey) => group.old_group(table, row),
             (None, Part::Whole | Part::NewKey) => group.group(table, row),
         };
-        let id = given_id.map_or_else(|| deduplication_id(&self.server, batch, row, output.number), sqs_id);
+        let id = match given_id {
+            Some(id) => sqs_id(id.into()),
+            None => deduplication_id(&self.server, batch, row, output.number),
+        };
         Ok((sink, group, id))
     }
+}
+
+/// # Panics
+/// If what we wrote isn't UTF-8.
+fn text(written: Vec<u8>) -> ByteString {
+    String::from_utf8(written).expect("JSON is written as UTF-8").into()
 }
 
 fn route<'r>(routes: &'r [config::Route], route_of: &mut Vec<Option<usize>>, table: &Table) -> Routed<'r> {

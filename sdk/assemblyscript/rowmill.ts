@@ -43,23 +43,58 @@ export abstract class Transform {
   abstract row(row: Row): void;
 }
 
-/** A name in UTF-8, to compare with. */
-class Name {
-  at: usize;
-  len: u32;
-  constructor(text: string) {
-    this.len = <u32>String.UTF8.byteLength(text);
-    this.at = heap.alloc(this.len + 1);
-    String.UTF8.encodeUnsafe(changetype<usize>(text), text.length, this.at);
+/** What was found for a string, by where the string is: those in a program are few and stay there. */
+class Found<T> {
+  private keys: StaticArray<usize> = new StaticArray<usize>(64);
+  private values: StaticArray<T> = new StaticArray<T>(64);
+  // Strings that are held can't make room for others in their place.
+  private held: StaticArray<string> = new StaticArray<string>(64);
+
+  @inline private slot(text: string): i32 {
+    return <i32>((changetype<usize>(text) >> 4) & 63);
+  }
+  @inline has(text: string): bool {
+    return unchecked(this.keys[this.slot(text)]) == changetype<usize>(text);
+  }
+  @inline get(text: string): T {
+    return unchecked(this.values[this.slot(text)]);
+  }
+  set(text: string, value: T): void {
+    const slot = this.slot(text);
+    this.keys[slot] = changetype<usize>(text);
+    this.values[slot] = value;
+    this.held[slot] = text;
   }
 }
 
-// Strings in a program are few: each is encoded once.
-const names = new Map<string, Name>();
-function name(text: string): Name {
-  if (names.has(text)) return names.get(text);
-  const made = new Name(text);
-  names.set(text, made);
+/** Copies without a call of the host; up to 7 bytes behind both pieces of memory may be touched. */
+@inline function copy(to: usize, from: usize, len: u32): void {
+  for (let i: u32 = 0; i < len; i += 8) store<u64>(to + i, load<u64>(from + i));
+}
+
+/** A name in UTF-8, to compare with. */
+@unmanaged class Name {
+  at: usize;
+  len: u32;
+}
+
+const known = new Map<string, usize>(), near = new Found<usize>();
+/** Strings in a program are few: each is encoded once. */
+@inline function name(text: string): Name {
+  return changetype<Name>(near.has(text) ? near.get(text) : encoded(text));
+}
+function encoded(text: string): usize {
+  let made: usize = 0;
+  if (known.has(text)) made = known.get(text);
+  else {
+    const len = <u32>String.UTF8.byteLength(text), at = heap.alloc(len + 8);
+    String.UTF8.encodeUnsafe(changetype<usize>(text), text.length, at);
+    made = heap.alloc(offsetof<Name>());
+    changetype<Name>(made).at = at;
+    changetype<Name>(made).len = len;
+    known.set(text, made);
+  }
+  near.set(text, made);
   return made;
 }
 
@@ -70,7 +105,7 @@ export class Column {
 export class Table {
   interest: Interest = Interest.All;
   columns: Array<Column> = [];
-  private found: Map<string, i32> = new Map();
+  private found: Found<i32> = new Found<i32>();
   constructor(public id: u32, public schema: string, public name: string) {}
 
   is(schema: string, name: string): bool {
@@ -78,7 +113,9 @@ export class Table {
   }
   /** The index of a column; -1 if there is none. */
   column(name: string): i32 {
-    if (this.found.has(name)) return this.found.get(name);
+    return this.found.has(name) ? this.found.get(name) : this.search(name);
+  }
+  private search(name: string): i32 {
     let index = -1;
     for (let i = 0; i < this.columns.length; i++) if (this.columns[i].name == name) index = i;
     this.found.set(name, index);
@@ -86,31 +123,32 @@ export class Table {
   }
 }
 
-/** Bytes that grow. */
+/** Bytes that grow; a few more than asked for may be touched. */
 class Bytes {
   at: usize = 0;
   len: u32 = 0;
   room: u32 = 0;
-  more(len: u32): usize {
-    if (this.len + len > this.room) {
-      const room = (this.len + len) * 2 + 64;
-      const at = heap.alloc(room);
-      memory.copy(at, this.at, this.len);
-      if (this.at) heap.free(this.at);
-      this.at = at;
-      this.room = room;
-    }
+  @inline more(len: u32): usize {
+    if (this.len + len + 8 > this.room) this.grow(len);
     const at = this.at + this.len;
     this.len += len;
     return at;
   }
+  private grow(len: u32): void {
+    const room = (this.len + len) * 2 + 64;
+    const at = heap.alloc(room);
+    memory.copy(at, this.at, this.len);
+    if (this.at) heap.free(this.at);
+    this.at = at;
+    this.room = room;
+  }
   put(at: usize, len: u32): void {
     memory.copy(this.more(len), at, len);
   }
-  byte(value: u8): void {
+  @inline byte(value: u8): void {
     store<u8>(this.more(1), value);
   }
-  u32(value: u32): void {
+  @inline u32(value: u32): void {
     store<u32>(this.more(4), value);
   }
   text(text: string): u32 {
@@ -120,34 +158,54 @@ class Bytes {
   }
 }
 
-/** JSON in the making, straight from a row's bytes. */
+/** Whether one of eight bytes is a quote, a backslash, a control or the first byte of what SQS refuses. */
+@inline function isSpecial(word: u64): bool {
+  const ones: u64 = 0x0101010101010101;
+  const quote = word ^ (ones * 0x22), backslash = word ^ (ones * 0x5c), refused = word ^ (ones * 0xef);
+  const zeros = ((quote - ones) & ~quote) | ((backslash - ones) & ~backslash) | ((refused - ones) & ~refused);
+  return ((zeros | ((word - ones * 0x20) & ~word)) & (ones * 0x80)) != 0;
+}
+
+/** JSON, or a plain text, in the making: straight from a row's bytes. */
 export class Json {
   bytes: Bytes = new Bytes();
   clear(): this {
     this.bytes.len = 0;
     return this;
   }
+  /** What it is already: a piece of a program's own text. */
   put(text: string): this {
     const known = name(text);
-    this.bytes.put(known.at, known.len);
+    copy(this.bytes.more(known.len), known.at, known.len);
     return this;
   }
   /** An integer column, or null. */
   int(row: Row, column: string): this {
     if (!row.find(column, row.newest()) || row.len != 8) return this.put("null");
-    let number = load<i64>(row.at);
+    this.digits(load<i64>(row.at));
+    return this;
+  }
+  private digits(number: i64): void {
     let size = <u64>number;
     if (number < 0) {
       this.bytes.byte(0x2d);
       size = 0 - size;
     }
     let digits = 1;
-    for (let n = size; n >= 10; n /= 10) digits++;
+    for (let bound: u64 = 10; size >= bound && digits < 20; bound *= 10) digits++;
     const at = this.bytes.more(digits);
     for (let i = digits - 1; i >= 0; i--) {
-      store<u8>(at + i, 0x30 + <u8>(size % 10));
-      size /= 10;
+      const rest = size / 10;
+      store<u8>(at + i, 0x30 + <u8>(size - rest * 10));
+      size = rest;
     }
+  }
+  /** A column as plain text, for groups: a text as it is, an integer in decimal, nothing for NULL. */
+  plain(row: Row, column: string): this {
+    if (!row.find(column, row.newest())) return this;
+    const kind = row.table.columns[row.table.column(column)].kind;
+    if (kind == Kind.Int || kind == Kind.Uint || kind == Kind.Year || kind == Kind.Bit) this.digits(load<i64>(row.at));
+    else this.bytes.put(row.at, row.len);
     return this;
   }
   /** A text column as a string, or null. What SQS refuses is escaped. */
@@ -155,13 +213,18 @@ export class Json {
     if (!row.find(column, row.newest())) return this.put("null");
     const at = row.at, len = row.len, out = this.bytes;
     out.byte(0x22);
-    let from: u32 = 0;
-    for (let i: u32 = 0; i < len; i++) {
+    let i: u32 = 0;
+    for (; i + 8 <= len; i += 8) {
+      const word = load<u64>(at + i);
+      if (isSpecial(word)) break;
+      store<u64>(out.more(8), word);
+    }
+    for (; i < len; i++) {
       const c = load<u8>(at + i);
       const refused = c == 0xef && i + 2 < len && load<u8>(at + i + 1) == 0xbf && load<u8>(at + i + 2) >= 0xbe;
-      if (c >= 0x20 && c != 0x22 && c != 0x5c && !refused) continue;
-      out.put(at + from, i - from);
-      if (refused) {
+      if (c >= 0x20 && c != 0x22 && c != 0x5c && !refused) {
+        out.byte(c);
+      } else if (refused) {
         this.put(load<u8>(at + i + 2) == 0xbe ? "\\ufffe" : "\\uffff");
         i += 2;
       } else if (c < 0x20) {
@@ -172,13 +235,12 @@ export class Json {
         out.byte(0x5c);
         out.byte(c);
       }
-      from = i + 1;
     }
-    out.put(at + from, len - from);
     out.byte(0x22);
     return this;
   }
 }
+const NOTHING = new Json();
 
 const ROUTED: u32 = u32.MAX_VALUE;
 const sinks = new Map<string, u32>();
@@ -199,6 +261,12 @@ function sink(text: string): u32 {
 const keeps = new Bytes(), reroutes = new Bytes(), edits = new Bytes(), emits = new Bytes(), fails = new Bytes();
 const rerouteText = new Bytes(), editText = new Bytes(), emitText = new Bytes(), failText = new Bytes();
 
+function emitPiece(text: Json): void {
+  const bytes = text.bytes;
+  emits.u32(bytes.len);
+  copy(emitText.more(bytes.len), bytes.at, bytes.len);
+}
+
 /** A row change; valid only within `row`. */
 export class Row {
   table: Table = new Table(0, "", "");
@@ -215,13 +283,17 @@ export class Row {
   newest(): usize {
     return this.after ? this.after : this.before;
   }
+  /** 0 absent, 1 NULL, 2 a value, 3 what changed in a value. */
+  private state(index: i32, image: usize): u32 {
+    return (load<u8>(image + 4 + (index >> 2)) >> (<u8>(index & 3) * 2)) & 3;
+  }
   /** Finds a column's value in an image; false where it is NULL or absent. */
   find(column: string, image: usize): bool {
     const index = this.table.column(column);
     if (index < 0 || !image) return false;
     const columns = this.table.columns.length;
     const states = (((columns + 3) >> 2) + 3) & ~3;
-    if (((load<u8>(image + 4 + (index >> 2)) >> (<u8>(index & 3) * 2)) & 3) != 2) return false;
+    if (this.state(index, image) != 2) return false;
     const ends = image + 4 + states;
     const from = index ? load<u32>(ends + 4 * (index - 1)) : 0;
     this.at = ends + 4 * columns + from;
@@ -262,22 +334,31 @@ export class Row {
   }
   /** A text column of a kept row gets another value in the row as it is now. */
   set(column: string, text: string): void {
+    if (this.after) this.edit(1, column, text);
+  }
+  /** The same wherever it has a value, in the row as it is now and as it was: what must not get out is hidden by this. */
+  replace(column: string, text: string): void {
     const index = this.table.column(column);
-    if (index < 0 || !this.after) return;
+    if (index < 0) return;
+    if (this.before && this.state(index, this.before) >= 2) this.edit(0, column, text);
+    if (this.after && this.state(index, this.after) >= 2) this.edit(1, column, text);
+  }
+  private edit(image: u32, column: string, text: string): void {
+    const index = this.table.column(column);
+    if (index < 0) return;
     edits.u32(this.index);
-    edits.u32(1);
+    edits.u32(image);
     edits.u32(index);
     edits.u32(2);
     edits.u32(editText.text(text));
   }
-  /** A message is made of the row. */
-  emit(body: Json, group: string = "", to: string = "", deduplicationId: string = ""): void {
+  /** A message is made of the row, in a group (nothing: the row's). */
+  emit(body: Json, group: Json = NOTHING, to: string = "", deduplicationId: Json = NOTHING): void {
     emits.u32(this.index);
     emits.u32(sink(to));
-    emits.u32(emitText.text(group));
-    emits.u32(emitText.text(deduplicationId));
-    emits.u32(body.bytes.len);
-    emitText.put(body.bytes.at, body.bytes.len);
+    emitPiece(group);
+    emitPiece(deduplicationId);
+    emitPiece(body);
   }
   /** The row can't be processed; the plugin's `on_error` says what becomes of it. */
   fail(message: string): void {

@@ -264,13 +264,26 @@ static inline void rm_keep_to(rm_row *row, const char *sink, rm_text group) {
     rm_words(&rm_out.reroutes, words, 3);
     rm_put(&rm_out.reroute_text, group);
 }
-/* A column of a kept row that has an `after` gets another value there: text, or 8 bytes for a number; NULL without `at`. */
-static inline void rm_set(rm_row *row, const char *name, rm_text value) {
+static inline void rm_edit(rm_row *row, uint32_t image, const char *name, rm_text value) {
     int32_t column = rm_find(row->table, name);
-    if (column < 0 || !row->after) return;
-    uint32_t words[5] = {row->index, 1, (uint32_t)column, value.at ? RM_VALUE : RM_NULL, value.len};
+    if (column < 0) return;
+    uint32_t words[5] = {row->index, image, (uint32_t)column, value.at ? RM_VALUE : RM_NULL, value.len};
     rm_words(&rm_out.edits, words, 5);
     rm_put(&rm_out.edit_text, value);
+}
+/* A column of a kept row that has an `after` gets another value there: text, or 8 bytes for a number; NULL without `at`. */
+static inline void rm_set(rm_row *row, const char *name, rm_text value) {
+    if (row->after) rm_edit(row, 1, name, value);
+}
+/* The same wherever it has a value, in the row as it is now and as it was: what must not get out is hidden by this. */
+static inline void rm_replace(rm_row *row, const char *name, rm_text value) {
+    const uint8_t *images[2] = {row->before, row->after};
+    int32_t column = rm_find(row->table, name);
+    rm_text old;
+    for (uint32_t image = 0; column >= 0 && image < 2; image++) {
+        rm_state state = rm_cell(row, images[image], (uint32_t)column, &old);
+        if (state == RM_VALUE || state == RM_CHANGES) rm_edit(row, image, name, value);
+    }
 }
 /* A message is made of the row. */
 static inline void rm_emit(rm_row *row, rm_message message) {

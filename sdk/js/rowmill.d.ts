@@ -45,26 +45,57 @@ export function count(counter: string, n?: number): void;
 export function now(): number | null;
 export function env(name: string): string | null;
 
-/** Row changes; rows are known by their numbers. */
+/** Rows that the engine picks; who looks at them gets their numbers. */
+export interface Rows extends Iterable<number> {
+  readonly length: number;
+  where(tests: Record<string, Test>): Rows;
+  of(...operations: Operation[]): Rows;
+}
+
+export interface KeepTo {
+  sink?: string;
+  group?: string | (string | Part)[];
+}
+export interface EmitTo {
+  sink?: string;
+  group?: string;
+  deduplicationId?: string;
+  attributes?: Record<string, string>;
+}
+
+/** Row changes. */
 export interface Batch {
+  readonly all: Rows;
   readonly rows: number[];
   readonly operations: Operation[];
-  where(tests: Record<string, Test>): number[];
-  except(rows: number[]): number[];
-  of(...operations: Operation[]): number[];
+  where(tests: Record<string, Test>): Rows;
+  of(...operations: Operation[]): Rows;
+  each(): Iterable<Row>;
   texts(column: string, view?: View): (string | null)[];
   integers(column: string, view?: View): (number | null)[];
   floats(column: string, view?: View): (number | null)[];
   objects(view?: View): (Record<string, unknown> | null)[];
-  keep(rows: number[], to?: { sink?: string; group?: string }): void;
-  set(rows: number[], column: string, value: Value): void;
-  write(recipe: Recipe, rows: number[], to?: { sink?: string }): void;
-  emit(
-    row: number,
-    body: unknown,
-    to?: { sink?: string; group?: string; deduplicationId?: string; attributes?: Record<string, string> },
-  ): void;
+  keep(rows: Rows | number[], to?: KeepTo): void;
+  set(rows: Rows | number[], column: string, value: Value): void;
+  replace(rows: Rows | number[], column: string, value: Value): void;
+  write(recipe: Recipe, rows: Rows | number[], to?: { sink?: string }): void;
+  emit(row: number, body: unknown, to?: EmitTo): void;
   fail(row: number, message: string): void;
+}
+
+/** A row to be looked at. */
+export interface Row {
+  readonly number: number;
+  readonly operation: Operation;
+  text(column: string, view?: View): string | null;
+  integer(column: string, view?: View): number | null;
+  float(column: string, view?: View): number | null;
+  changedTo(column: string, value: string): boolean;
+  keep(to?: KeepTo): void;
+  set(column: string, value: Value): void;
+  replace(column: string, value: Value): void;
+  emit(body: unknown, to?: EmitTo): void;
+  fail(message: string): void;
 }
 
 export interface Transform {
@@ -72,7 +103,10 @@ export interface Transform {
   tables?: string[];
   /** Called once with the settings. */
   setup?(settings: any): void;
-  batch(batch: Batch): void;
+  /** Called for each batch. */
+  batch?(batch: Batch): void;
+  /** Called for each row, where there is no `batch`. */
+  row?(row: Row): void;
 }
 export function transform(transform: Transform): {
   configure(settings: string): void;

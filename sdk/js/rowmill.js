@@ -9,13 +9,20 @@
 //     },
 //   });
 //
-// A batch is asked about as a whole, and the engine writes messages as a recipe says: so a row costs next to
-// nothing, though JavaScript is interpreted. Rows are known by their numbers. A row that is neither kept nor
-// failed is dropped; rows of other tables pass.
+// A batch is asked about as a whole, the engine does to rows what it's told of all of them, and it writes messages
+// as a recipe says: so a row costs next to nothing, though JavaScript is interpreted. Where a row must be looked at,
+// `row` instead of `batch` is called for each, at a microsecond or so:
+//
+//     row(row) {
+//       if (row.changedTo("status", "paid")) row.keep();
+//     },
+//
+// A row that is neither kept nor failed is dropped; rows of other tables pass.
 //
 //   npx componentize-qjs --sync --wit wit --js NAME.js -o NAME.wasm
 //
 // Integers beyond 2^53 lose digits as numbers: take them as texts.
+import bulk from "rowmill:transform/bulk@0.1.0";
 import host from "rowmill:transform/host@0.1.0";
 import query from "rowmill:transform/query@0.1.0";
 
@@ -51,11 +58,15 @@ export const part = {
  * the transform is configured or later. `group` is made of texts and `part.column(name)`s.
  */
 export function recipe(fields, group = []) {
-  const groupPart = (part) => (typeof part === "string" ? { tag: "text", val: part } : { tag: "column", val: part.val });
   return host.addRecipe({
     fields: Object.entries(fields).map(([name, value]) => ({ name, value })),
-    group: group.map(groupPart),
+    group: groupParts(group),
   });
+}
+
+function groupParts(group) {
+  const groupPart = (part) => (typeof part === "string" ? { tag: "text", val: part } : { tag: "column", val: part.val });
+  return [group].flat().filter((part) => part !== "").map(groupPart);
 }
 
 export const log = (message, level = "info") => host.log(level, String(message));
@@ -74,182 +85,228 @@ function sinkNumber(name) {
   return sinks.get(name);
 }
 
-/** As UTF-8: QuickJS has no TextEncoder. */
-function encoded(text) {
-  const bytes = new Uint8Array(text.length * 3);
-  let length = 0;
-  for (let i = 0; i < text.length; i++) {
-    let point = text.charCodeAt(i);
-    if (point < 0x80) {
-      bytes[length++] = point;
-      continue;
-    }
-    if (point >= 0xd800 && point < 0xe000) {
-      const low = text.charCodeAt(i + 1);
-      const isPair = point < 0xdc00 && low >= 0xdc00 && low < 0xe000;
-      point = isPair ? 0x10000 + ((point - 0xd800) * 0x400 + (low - 0xdc00)) : 0xfffd;
-      if (isPair) i++;
-    }
-    if (point < 0x800) bytes[length++] = 0xc0 | (point >> 6);
-    else {
-      if (point < 0x10000) bytes[length++] = 0xe0 | (point >> 12);
-      else {
-        bytes[length++] = 0xf0 | (point >> 18);
-        bytes[length++] = 0x80 | ((point >> 12) & 63);
-      }
-      bytes[length++] = 0x80 | ((point >> 6) & 63);
-    }
-    bytes[length++] = 0x80 | (point & 63);
+/** The batch that is decided on. */
+let current;
+
+/**
+ * Rows that the engine picks: those of some operations for which some tests hold. What is done with them it does by
+ * itself; who looks at them gets their numbers.
+ */
+class Rows {
+  #picked;
+  #pickedOf;
+  constructor(operations, allOf) {
+    this.operations = operations;
+    this.allOf = allOf;
+    const is = (operation) => operations.includes(operation);
+    this.rule = { inserts: is("insert"), updates: is("update"), deletes: is("delete"), allOf };
+    this.given = { tag: "that-match", val: this.rule };
   }
-  return bytes.subarray(0, length);
-}
-
-const tables = new Map();
-
-/** Texts and bytes of a verdict, one behind the other. */
-class Arena {
-  parts = [];
-  length = 0;
-  add(value) {
-    const bytes = typeof value === "string" ? encoded(value) : value;
-    this.parts.push(bytes);
-    this.length += bytes.length;
-    return bytes.length;
+  /** Those of these for which all of these hold too: `{ column: test }`. */
+  where(tests) {
+    const condition = ([column, { view = "newest", negated = false, ...test }]) => ({ column, view, test, negated });
+    return new Rows(this.operations, [...this.allOf, ...Object.entries(tests).map(condition)]);
+  }
+  /** Those of these operations: "insert", "update", "delete". */
+  of(...operations) {
+    return new Rows(this.operations.filter((operation) => operations.includes(operation)), this.allOf);
+  }
+  get numbers() {
+    if (this.#pickedOf !== current) [this.#picked, this.#pickedOf] = [Array.from(bulk.pick(this.rule)), current];
+    return this.#picked;
+  }
+  get length() {
+    return this.numbers.length;
+  }
+  [Symbol.iterator]() {
+    return this.numbers[Symbol.iterator]();
   }
 }
+
+const ALL = new Rows(["insert", "update", "delete"], []);
+/** By their operations: what a batch is asked for again and again. */
+const rowsOf = new Map();
+
+/** As the world has it. */
+const given = (rows) => (rows instanceof Rows ? rows.given : { tag: "these", val: rows });
+const valueText = (value) => (value === null ? null : String(value));
 
 class Batch {
-  #kept = new Set();
-  #reroutes = [];
-  #edits = [];
+  #kept = [];
   #emits = [];
-  #attributes = [];
-  #writes = [];
-  #fails = [];
-  #arenas = { reroutes: new Arena(), edits: new Arena(), emits: new Arena(), attributes: new Arena(), fails: new Arena() };
   #rows;
-  #tables;
+  #operations;
+  #columns;
 
+  /** All rows. */
+  get all() {
+    return ALL;
+  }
+  /** The rows for which all of these hold: `{ column: test }`. */
+  where(tests) {
+    return ALL.where(tests);
+  }
+  /** The rows of these operations: "insert", "update", "delete". */
+  of(...operations) {
+    const key = operations.join();
+    let rows = rowsOf.get(key);
+    if (!rows) rowsOf.set(key, (rows = ALL.of(...operations)));
+    return rows;
+  }
+  /** Each row, to be looked at. */
+  *each() {
+    for (let index = 0; index < this.rows.length; index++) yield new Row(this, this.rows[index], index);
+  }
   /** The numbers of all rows. */
   get rows() {
     return (this.#rows ??= Array.from(query.asked()));
   }
-  /** The numbers of the rows for which all of these hold: `{ column: test }`. */
-  where(tests) {
-    const condition = ([column, { view = "newest", negated = false, ...test }]) => ({ column, view, test, negated });
-    return Array.from(query.select(Object.entries(tests).map(condition)));
-  }
-  /** The numbers of the other rows. */
-  except(rows) {
-    const without = new Set(rows);
-    return this.rows.filter((row) => !without.has(row));
-  }
   /** For each row of `rows`: "insert", "update" or "delete". */
   get operations() {
-    return Array.from(query.operations(), (number) => [, "insert", "update", "delete"][number]);
-  }
-  /** The numbers of the rows of these operations. */
-  of(...operations) {
-    const all = this.operations;
-    return this.rows.filter((_, index) => operations.includes(all[index]));
+    return (this.#operations ??= Array.from(query.operations(), (number) => [, "insert", "update", "delete"][number]));
   }
   /** A column of each row of `rows`; null where it is NULL or absent. `view`: newest, before or after. */
   texts(column, view = "newest") {
-    return query.texts(column, view);
+    return this.#column(column, view, query.texts);
   }
   integers(column, view = "newest") {
-    return query.integers(column, view);
+    return this.#column(column, view, query.integers);
   }
   floats(column, view = "newest") {
-    return query.floats(column, view);
+    return this.#column(column, view, query.floats);
   }
   /** Each row of `rows` as an object. */
   objects(view = "newest") {
     return query.json(view).map((text) => (text === null ? null : JSON.parse(text)));
   }
-  /** These rows stay. They may go to a sink, in a group. */
+  /** Asked for once. */
+  #column(column, view, values) {
+    this.#columns ??= new Map();
+    let ofView = this.#columns.get(values);
+    if (!ofView) this.#columns.set(values, (ofView = { newest: new Map(), before: new Map(), after: new Map() }));
+    let known = ofView[view].get(column);
+    if (!known) ofView[view].set(column, (known = values(column, view)));
+    return known;
+  }
+
+  // `rows` are what `all`, `where` and `of` give, or an array of numbers.
+
+  /** These rows stay. They may go to a sink, in a group: a text, or texts and `part.column(name)`s. */
   keep(rows, { sink, group } = {}) {
-    for (const row of rows) {
-      this.#kept.add(row);
-      if (sink === undefined && group === undefined) continue;
-      this.#reroutes.push({ row, sink: sinkNumber(sink), groupLen: this.#arenas.reroutes.add(group ?? "") });
-    }
+    if (rows instanceof Rows) bulk.keep(given(rows));
+    else this.#kept.push(...rows);
+    if (sink !== undefined || group !== undefined) bulk.reroute(given(rows), sinkNumber(sink), groupParts(group ?? []));
   }
   /** A column of these rows gets another value in the row as it is now: text, a number, or null. */
   set(rows, column, value) {
-    this.#tables ??= new Map(Array.from(query.tables(), (table, index) => [this.rows[index], table]));
-    // The same for all rows of a table.
-    const edits = new Map();
-    for (const row of rows) {
-      const id = this.#tables.get(row);
-      let edit = edits.get(id);
-      if (!edit) {
-        const { columns } = tables.get(id);
-        const index = columns.findIndex(({ name }) => name === column);
-        if (index < 0) throw new Error(`there is no column \`${column}\``);
-        edit = { column: index, bytes: packed(columns[index].kind, value) };
-        edits.set(id, edit);
-      }
-      const valueLen = this.#arenas.edits.add(edit.bytes);
-      this.#edits.push({ row, image: "after", column: edit.column, state: value === null ? 1 : 2, valueLen });
-    }
+    bulk.set(given(rows), column, valueText(value));
+  }
+  /**
+   * A column of these rows gets another value wherever it has one, in the row as it is now and as it was: what must not
+   * get out is hidden by this.
+   */
+  replace(rows, column, value) {
+    bulk.replace(given(rows), column, valueText(value));
   }
   /** The engine makes a message of each of these rows, as the recipe says. */
   write(recipe, rows, { sink } = {}) {
-    if (rows.length) this.#writes.push({ recipe, sink: sinkNumber(sink), rows });
+    bulk.write(given(rows), recipe, sinkNumber(sink));
   }
   /** A message is made of the row. */
-  emit(row, body, { sink, group = "", deduplicationId = "", attributes = {} } = {}) {
-    const arena = this.#arenas.emits;
-    const [groupLen, dedupLen] = [arena.add(group), arena.add(deduplicationId)];
-    const bodyLen = arena.add(typeof body === "string" ? body : JSON.stringify(body));
-    for (const [name, value] of Object.entries(attributes)) {
-      const [nameLen, valueLen] = [this.#arenas.attributes.add(name), this.#arenas.attributes.add(value)];
-      this.#attributes.push({ emit: this.#emits.length, nameLen, valueLen });
-    }
-    this.#emits.push({ row, sink: sinkNumber(sink), groupLen, dedupLen, bodyLen });
+  emit(row, body, { sink, group = "", deduplicationId = "", attributes } = {}) {
+    this.#emits.push({
+      row,
+      sink: sinkNumber(sink),
+      group,
+      deduplicationId,
+      body: typeof body === "string" ? body : json(body),
+      attributes: attributes ? Object.entries(attributes) : [],
+    });
   }
   /** The row can't be processed; the plugin's `on_error` says what becomes of it. */
   fail(row, message) {
-    this.#fails.push({ row, messageLen: this.#arenas.fails.add(message) });
+    bulk.fail(row, message);
   }
   verdict() {
-    const { reroutes, edits, emits, attributes, fails } = this.#arenas;
-    const parts = [reroutes, edits, emits, attributes, fails];
-    const arena = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0));
-    let at = 0;
-    for (const bytes of parts.flatMap(({ parts }) => parts)) {
-      arena.set(bytes, at);
-      at += bytes.length;
-    }
-    return {
-      keep: [...this.#kept],
-      reroutes: this.#reroutes,
-      edits: this.#edits,
-      emits: this.#emits,
-      attributes: this.#attributes,
-      writes: this.#writes,
-      fails: this.#fails,
-      arena,
-    };
+    if (this.#emits.length) bulk.emit(this.#emits);
+    verdict.keep = this.#kept;
+    return verdict;
   }
 }
 
-function packed(kind, value) {
-  if (value === null) return new Uint8Array(0);
-  const number = new DataView(new ArrayBuffer(8));
-  if (kind === "int") number.setBigInt64(0, BigInt(value), true);
-  else if (kind === "uint" || kind === "year" || kind === "bit") number.setBigUint64(0, BigInt(value), true);
-  else if (kind === "float") number.setFloat64(0, value, true);
-  else return encoded(String(value));
-  return new Uint8Array(number.buffer);
+/** All else is said to `bulk`. */
+const none = [];
+const verdict = {
+  keep: none,
+  reroutes: none,
+  edits: none,
+  emits: none,
+  attributes: none,
+  writes: none,
+  fails: none,
+  arena: new Uint8Array(0),
+};
+
+/** What SQS refuses is escaped. */
+function json(value) {
+  const text = JSON.stringify(value);
+  const isRefused = text.includes("\ufffe") || text.includes("\uffff");
+  return isRefused ? text.replace(/[\ufffe\uffff]/g, (c) => (c === "\ufffe" ? "\\ufffe" : "\\uffff")) : text;
+}
+
+/** A row to be looked at: what is asked of one is got for all of the batch at once. */
+class Row {
+  #batch;
+  #index;
+  constructor(batch, number, index) {
+    this.#batch = batch;
+    this.number = number;
+    this.#index = index;
+  }
+  /** "insert", "update" or "delete". */
+  get operation() {
+    return this.#batch.operations[this.#index];
+  }
+  /** A column as text; null where it is NULL or absent. `view`: newest, before or after. */
+  text(column, view = "newest") {
+    return this.#batch.texts(column, view)[this.#index];
+  }
+  integer(column, view = "newest") {
+    return this.#batch.integers(column, view)[this.#index];
+  }
+  float(column, view = "newest") {
+    return this.#batch.floats(column, view)[this.#index];
+  }
+  /** Whether the column is this now and wasn't before. */
+  changedTo(column, value) {
+    return this.text(column, "after") === value && this.text(column, "before") !== value;
+  }
+  keep(to) {
+    this.#batch.keep([this.number], to);
+  }
+  set(column, value) {
+    this.#batch.set([this.number], column, value);
+  }
+  /** As `set`, wherever the column has a value, in the row as it is now and as it was. */
+  replace(column, value) {
+    this.#batch.replace([this.number], column, value);
+  }
+  emit(body, to) {
+    this.#batch.emit(this.number, body, to);
+  }
+  fail(message) {
+    this.#batch.fail(this.number, message);
+  }
 }
 
 /**
  * What the module exports. `tables` are those whose rows it decides on (by default all), `setup` is called once with
- * the settings, `batch` for each batch.
+ * the settings, `batch` for each batch, or `row` for each row.
  */
-export function transform({ tables: wanted, setup, batch }) {
+export function transform({ tables: wanted, setup, batch, row }) {
+  batch ??= (batch) => {
+    for (const each of batch.each()) row(each);
+  };
   return {
     configure(settings) {
       try {
@@ -259,12 +316,11 @@ export function transform({ tables: wanted, setup, batch }) {
       }
     },
     describe(table) {
-      tables.set(table.id, table);
       const isWanted = !wanted || wanted.includes(`${table.schema}.${table.name}`);
       return { tag: isWanted ? "all" : "pass" };
     },
     process(rows) {
-      const work = new Batch();
+      const work = (current = new Batch());
       try {
         batch(work);
       } catch (error) {

@@ -10,18 +10,23 @@
 
     WitWorld = exported(Filter)
 
-A batch is asked about as a whole, and the engine writes messages as a recipe says: so a row costs next to
-nothing, though Python is interpreted. Rows are known by their numbers. A row that is neither kept nor failed is
-dropped; rows of other tables pass.
+A batch is asked about as a whole, the engine does to rows what it's told of all of them, and it writes messages as
+a recipe says: so a row costs next to nothing, though Python is interpreted. Where a row must be looked at, `row`
+instead of `batch` is called for each, at a microsecond or so:
+
+        def row(self, row):
+            if row.changed_to("status", "paid"):
+                row.keep()
+
+A row that is neither kept nor failed is dropped; rows of other tables pass.
 
     componentize-py -d wit -w transform componentize --stub-wasi app -o NAME.wasm
 """
 
 import json
-import struct
 
 from componentize_py_types import Err
-from wit_world.imports import host, query, types
+from wit_world.imports import bulk, host, query, types
 
 NEWEST, BEFORE, AFTER = query.View.NEWEST, query.View.BEFORE, query.View.AFTER
 
@@ -91,10 +96,16 @@ def recipe(fields, group=()):
     """A way to make messages: `recipe({"id": part.column("id")}, group=["order-", part.column("id")])`. Make it
     once, in `setup` or later."""
     fields = [types.Field(name, value) for name, value in fields.items()]
-    group = [
-        types.GroupPart_Text(piece) if isinstance(piece, str) else types.GroupPart_Column(piece.value) for piece in group
+    return host.add_recipe(types.Recipe(fields, _group(group)))
+
+
+def _group(group):
+    pieces = [group] if isinstance(group, str) else group
+    return [
+        types.GroupPart_Text(piece) if isinstance(piece, str) else types.GroupPart_Column(piece.value)
+        for piece in pieces
+        if piece != ""
     ]
-    return host.add_recipe(types.Recipe(fields, group))
 
 
 def log(message, level=host.Level.INFO):
@@ -107,7 +118,6 @@ def count(counter, n=1):
 
 now, env = host.now, host.env
 _sinks = {}
-_tables = {}
 
 
 def _sink(name):
@@ -121,31 +131,60 @@ def _sink(name):
     return _sinks[name]
 
 
-def _packed(kind, value):
-    if value is None:
-        return b""
-    if kind == types.Kind.INT:
-        return struct.pack("<q", value)
-    if kind in (types.Kind.UINT, types.Kind.YEAR, types.Kind.BIT):
-        return struct.pack("<Q", value)
-    if kind == types.Kind.FLOAT:
-        return struct.pack("<d", value)
-    return value if isinstance(value, bytes) else str(value).encode()
+def _text(value):
+    return None if value is None else str(value)
+
+
+_OPERATIONS = ("insert", "update", "delete")
+
+
+class Rows:
+    """Rows that the engine picks: those of some operations for which some tests hold. What is done with them it does by
+    itself; who looks at them gets their numbers."""
+
+    def __init__(self, operations, all_of):
+        self.operations, self.all_of = operations, all_of
+        self.rule = bulk.Rule(*(operation in operations for operation in _OPERATIONS), all_of)
+        self.given = bulk.Rows_ThatMatch(self.rule)
+        self._picked, self._picked_of = None, None
+
+    def where(self, **tests):
+        """Those of these for which all of these hold too: `column=test`."""
+        new = [query.Condition(column, view, test, negated) for column, (test, view, negated) in tests.items()]
+        return Rows(self.operations, self.all_of + new)
+
+    def of(self, *operations):
+        """Those of these operations: "insert", "update", "delete"."""
+        return Rows([operation for operation in self.operations if operation in operations], self.all_of)
+
+    @property
+    def _numbers(self):
+        if self._picked_of is not _current:
+            self._picked, self._picked_of = bulk.pick(self.rule), _current
+        return self._picked
+
+    def __iter__(self):
+        return iter(self._numbers)
+
+    def __len__(self):
+        return len(self._numbers)
+
+
+_ALL = Rows(_OPERATIONS, [])
+_of = {}
+_current = None  # the batch that is decided on
+
+
+def _given(rows):
+    return rows.given if isinstance(rows, Rows) else bulk.Rows_These(list(rows))
 
 
 class Batch:
-    """Row changes, in binlog order."""
+    """Row changes, in binlog order. `rows` are what `all`, `where` and `of` give, or numbers."""
 
     def __init__(self):
-        self._keep, self._reroutes, self._edits, self._emits = [], [], [], []
-        self._attributes, self._writes, self._fails = [], [], []
-        self._arenas = {name: bytearray() for name in ("reroutes", "edits", "emits", "attributes", "fails")}
-        self._rows = None
-
-    def _add(self, arena, value):
-        value = value if isinstance(value, bytes) else value.encode()
-        self._arenas[arena] += value
-        return len(value)
+        self._kept, self._emits, self._columns = [], [], {}
+        self._rows, self._operations = None, None
 
     @property
     def rows(self):
@@ -154,90 +193,138 @@ class Batch:
             self._rows = list(query.asked())
         return self._rows
 
-    def where(self, **tests):
-        """The numbers of the rows for which all of these hold: `column=test`."""
-        return query.select(
-            [query.Condition(column, view, test, negated) for column, (test, view, negated) in tests.items()]
-        )
+    @property
+    def all(self):
+        """All rows."""
+        return _ALL
 
-    def but(self, rows):
-        """The numbers of the other rows."""
-        without = set(rows)
-        return [row for row in self.rows if row not in without]
+    def where(self, **tests):
+        """The rows for which all of these hold: `column=test`."""
+        return _ALL.where(**tests)
 
     def of(self, *operations):
-        """The numbers of the rows of these operations: "insert", "update", "delete"."""
-        wanted = {("insert", "update", "delete").index(operation) + 1 for operation in operations}
-        return [row for row, operation in zip(self.rows, query.operations()) if operation in wanted]
+        """The rows of these operations: "insert", "update", "delete"."""
+        known = _of.get(operations)
+        if known is None:
+            known = _of[operations] = _ALL.of(*operations)
+        return known
+
+    def each(self):
+        """Each row, to be looked at."""
+        return (Row(self, number, index) for index, number in enumerate(self.rows))
+
+    @property
+    def operations(self):
+        """For each row of `rows`: "insert", "update" or "delete"."""
+        if self._operations is None:
+            self._operations = [_OPERATIONS[number - 1] for number in query.operations()]
+        return self._operations
+
+    def _column(self, values, column, view):
+        """Asked for once."""
+        key = (values, column, view)
+        known = self._columns.get(key)
+        if known is None:
+            known = self._columns[key] = values(column, view)
+        return known
 
     def texts(self, column, view=NEWEST):
         """A column of each row of `rows`; None where it is NULL or absent."""
-        return query.texts(column, view)
+        return self._column(query.texts, column, view)
 
     def integers(self, column, view=NEWEST):
-        return query.integers(column, view)
+        return self._column(query.integers, column, view)
 
     def floats(self, column, view=NEWEST):
-        return query.floats(column, view)
+        return self._column(query.floats, column, view)
 
     def objects(self, view=NEWEST):
         """Each row of `rows` as a dict."""
         return [None if text is None else json.loads(text) for text in query.json(view)]
 
     def keep(self, rows, sink=None, group=""):
-        """These rows stay. They may go to a sink, in a group."""
-        self._keep.extend(rows)
+        """These rows stay. They may go to a sink, in a group: a text, or texts and `part.column(name)`s."""
+        if isinstance(rows, Rows):
+            bulk.keep(_given(rows))
+        else:
+            self._kept.extend(rows)
         if sink is not None or group:
-            for row in rows:
-                self._reroutes.append(types.Reroute(row, _sink(sink), self._add("reroutes", group)))
+            bulk.reroute(_given(rows), _sink(sink), _group(group))
 
     def set(self, rows, column, value):
         """A column of these rows gets another value in the row as it is now."""
-        table_of = dict(zip(self.rows, query.tables()))
-        edits = {}  # the same for all rows of a table
-        for row in rows:
-            table = table_of[row]
-            if table not in edits:
-                columns = _tables[table].columns
-                index = next((index for index, known in enumerate(columns) if known.name == column), None)
-                if index is None:
-                    raise ValueError(f"there is no column `{column}`")
-                edits[table] = (index, _packed(columns[index].kind, value))
-            index, value_bytes = edits[table]
-            self._arenas["edits"] += value_bytes
-            self._edits.append(
-                types.Edit(row, types.Image.AFTER, index, 1 if value is None else 2, len(value_bytes))
-            )
+        bulk.set(_given(rows), column, _text(value))
+
+    def replace(self, rows, column, value):
+        """A column of these rows gets another value wherever it has one, in the row as it is now and as it was: what must
+        not get out is hidden by this."""
+        bulk.replace(_given(rows), column, _text(value))
 
     def write(self, recipe, rows, sink=None):
         """The engine makes a message of each of these rows, as the recipe says."""
-        if rows:
-            self._writes.append(types.Write(recipe, _sink(sink), list(rows)))
+        bulk.write(_given(rows), recipe, _sink(sink))
 
     def emit(self, row, body, sink=None, group="", deduplication_id="", attributes=None):
-        """A message is made of the row."""
-        for name, value in (attributes or {}).items():
-            name_len, value_len = self._add("attributes", name), self._add("attributes", value)
-            self._attributes.append(types.Attribute(len(self._emits), name_len, value_len))
-        group_len, dedup_len = self._add("emits", group), self._add("emits", deduplication_id)
-        body_len = self._add("emits", body if isinstance(body, (str, bytes)) else json.dumps(body))
-        self._emits.append(types.Emit(row, _sink(sink), group_len, dedup_len, body_len))
+        """A message is made of the row. What isn't text becomes JSON."""
+        body = body if isinstance(body, str) else json.dumps(body, separators=(",", ":"))
+        attributes = list(attributes.items()) if attributes else []
+        self._emits.append(bulk.Message(row, _sink(sink), group, deduplication_id, body, attributes))
 
     def fail(self, row, message):
         """The row can't be processed; the plugin's `on_error` says what becomes of it."""
-        self._fails.append(types.RowFail(row, self._add("fails", message)))
+        bulk.fail(row, message)
 
     def _verdict(self):
-        return types.Verdict(
-            self._keep,
-            self._reroutes,
-            self._edits,
-            self._emits,
-            self._attributes,
-            self._writes,
-            self._fails,
-            bytes(b"".join(self._arenas.values())),
-        )
+        if self._emits:
+            bulk.emit(self._emits)
+        _verdict.keep = self._kept
+        return _verdict
+
+
+_verdict = types.Verdict([], [], [], [], [], [], [], b"")  # all else is said to `bulk`
+
+
+class Row:
+    """A row to be looked at: what is asked of one is got for all of the batch at once."""
+
+    __slots__ = ("_batch", "number", "_index")
+
+    def __init__(self, batch, number, index):
+        self._batch, self.number, self._index = batch, number, index
+
+    @property
+    def operation(self):
+        """ "insert", "update" or "delete"."""
+        return self._batch.operations[self._index]
+
+    def text(self, column, view=NEWEST):
+        """A column as text; None where it is NULL or absent."""
+        return self._batch._column(query.texts, column, view)[self._index]
+
+    def integer(self, column, view=NEWEST):
+        return self._batch._column(query.integers, column, view)[self._index]
+
+    def float(self, column, view=NEWEST):
+        return self._batch._column(query.floats, column, view)[self._index]
+
+    def changed_to(self, column, value):
+        """Whether the column is this now and wasn't before."""
+        return self.text(column, AFTER) == value and self.text(column, BEFORE) != value
+
+    def keep(self, sink=None, group=""):
+        self._batch.keep((self.number,), sink, group)
+
+    def set(self, column, value):
+        self._batch.set((self.number,), column, value)
+
+    def replace(self, column, value):
+        self._batch.replace((self.number,), column, value)
+
+    def emit(self, body, **to):
+        self._batch.emit(self.number, body, **to)
+
+    def fail(self, message):
+        self._batch.fail(self.number, message)
 
 
 class Transform:
@@ -250,7 +337,12 @@ class Transform:
         """Called once with the settings. What it raises stops the engine's start."""
 
     def batch(self, batch):
-        """Decides on a batch."""
+        """Decides on a batch: by default, row by row."""
+        for row in batch.each():
+            self.row(row)
+
+    def row(self, row):
+        """Decides on a row."""
         raise NotImplementedError
 
 
@@ -266,12 +358,12 @@ def exported(transform):
                 raise Err(str(error))
 
         def describe(self, table):
-            _tables[table.id] = table
             wanted = instance.tables is None or f"{table.schema}.{table.name}" in instance.tables
             return types.Interest_All() if wanted else types.Interest_Pass()
 
         def process(self, rows):
-            batch = Batch()
+            global _current
+            batch = _current = Batch()
             try:
                 instance.batch(batch)
             except Exception as error:

@@ -140,9 +140,22 @@ pub const Row = struct {
 
     /// A column of a kept row that has an `after` gets another value there: text, or 8 bytes for a number.
     pub fn set(self: *Row, name: []const u8, value: ?[]const u8) void {
+        if (self.after != null) self.edit(1, name, value);
+    }
+
+    /// The same wherever it has a value, in the row as it is now and as it was: what must not get out is hidden by this.
+    pub fn replace(self: *Row, name: []const u8, value: ?[]const u8) void {
+        for ([_]?[*]const u8{ self.before, self.after }, 0..) |image, number| {
+            switch (self.cellIn(image, name)) {
+                .absent, .null => {},
+                else => self.edit(@intCast(number), name, value),
+            }
+        }
+    }
+
+    fn edit(self: *Row, image: u32, name: []const u8, value: ?[]const u8) void {
         const index = self.table.column(name) orelse return;
-        if (self.after == null) return;
-        put(&out.edits, &.{ self.index, 1, @intCast(index), if (value == null) 1 else 2, len(value orelse "") });
+        put(&out.edits, &.{ self.index, image, @intCast(index), if (value == null) 1 else 2, len(value orelse "") });
         add(&out.edit_text, value orelse "");
     }
 

@@ -8,6 +8,7 @@
 //! the guest SDK can share it with the engine.
 
 mod builder;
+pub mod json;
 mod reader;
 mod schema;
 

@@ -212,20 +212,19 @@ impl<'a> Row<'a> {
     /// The row as it is now, for inserts and updates.
     #[inline]
     pub fn after(&self) -> Option<Image<'a>> {
-        match self.operation() {
-            Operation::Insert => Some(self.image_at(ROW_HEADER_LEN)),
-            Operation::Update => {
-                let before_len = u32_at(self.bytes, ROW_HEADER_LEN) as usize;
-                Some(self.image_at(ROW_HEADER_LEN + before_len))
-            }
-            Operation::Delete => None,
-        }
+        self.operation().has_after().then(|| self.newest())
     }
 
     /// The row as last known: after, or before for a delete.
     #[inline]
     pub fn newest(&self) -> Image<'a> {
-        self.after().unwrap_or_else(|| self.image_at(ROW_HEADER_LEN))
+        match self.operation() {
+            Operation::Update => {
+                let before_len = u32_at(self.bytes, ROW_HEADER_LEN) as usize;
+                self.image_at(ROW_HEADER_LEN + before_len)
+            }
+            Operation::Insert | Operation::Delete => self.image_at(ROW_HEADER_LEN),
+        }
     }
 
     #[inline]

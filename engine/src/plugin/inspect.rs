@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use rowmill_core::batch::Table;
 
 use super::module_in;
 use super::rows::{Rows, batch};
@@ -91,6 +92,15 @@ pub fn cost_of_row(module: &Path) -> anyhow::Result<f64> {
         Measured::Passed { each_ns, .. } => Ok(each_ns),
         Measured::Failed(error) => anyhow::bail!(error),
     }
+}
+
+/// The rows that [`inspect`] takes where it isn't given others: a packed batch, and the tables of its rows.
+///
+/// # Panics
+/// If they can't be read, which a test of this crate would say.
+pub fn sample_rows() -> (Arc<Vec<u8>>, Arc<[Arc<Table>]>) {
+    let rows = Rows::parse(&sample()).expect("our own rows can be read");
+    (rows.bytes, rows.tables)
 }
 
 /// Rows of ten columns and about 250 bytes.

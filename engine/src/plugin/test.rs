@@ -104,16 +104,16 @@ fn outputs(chain: &Chain, number: u64, rows: &Rows, bytes: &Arc<Vec<u8>>, first:
             line.insert("sink".to_owned(), json!(rows.sinks.get(sink)));
         }
         if let Some(group) = reroute.group {
-            line.insert("group".to_owned(), json!(group));
+            line.insert("group".to_owned(), json!(&*group));
         }
     };
     let line = |row: u32| Map::from_iter([("row".to_owned(), json!(first + row))]);
     for Emitted { origin, reroute, deduplication_id, body, attributes, .. } in done.emitted {
         let mut line = line(origin);
-        line.insert("message".to_owned(), serde_json::from_str(&body).unwrap_or(Value::String(body)));
+        line.insert("message".to_owned(), serde_json::from_str(&body).unwrap_or_else(|_| Value::String(body.into())));
         address(&mut line, reroute);
         if let Some(id) = deduplication_id {
-            line.insert("deduplication_id".to_owned(), json!(id));
+            line.insert("deduplication_id".to_owned(), json!(&*id));
         }
         if !attributes.is_empty() {
             line.insert(

@@ -5,6 +5,7 @@ mod null;
 mod sqs;
 
 use anyhow::Context;
+use bytestring::ByteString;
 use futures_util::future::BoxFuture;
 use rowmill_core::progress::{Receipt, Ticket};
 use tokio::sync::mpsc;
@@ -15,7 +16,7 @@ use crate::config::{self, SinkKind};
 #[derive(Debug)]
 pub struct Message {
     /// The body: UTF-8 without characters that SQS refuses.
-    pub body: String,
+    pub body: ByteString,
     /// Within a group order is kept. Empty where the sink needs none.
     pub group: String,
     /// The same for the same change, whenever it is sent. Empty where the sink needs none.

@@ -266,7 +266,7 @@ async fn send(client: Client, queue_url: String, fifo: bool, request: Request) -
 }
 
 fn entry(index: usize, message: &Message, fifo: bool) -> anyhow::Result<SendMessageBatchRequestEntry> {
-    let mut entry = SendMessageBatchRequestEntry::builder().id(index.to_string()).message_body(&message.body);
+    let mut entry = SendMessageBatchRequestEntry::builder().id(index.to_string()).message_body(&*message.body);
     if fifo {
         entry = entry.message_group_id(&message.group).message_deduplication_id(&message.deduplication_id);
     }

@@ -1,11 +1,11 @@
 //! One instance of a plugin: with `module`, the only place that calls into WebAssembly.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{anyhow, bail};
-use rowmill_core::batch::{Batch, Kind, RowIndex, Table, TableId};
+use rowmill_core::batch::{Batch, Builder, Kind, RowIndex, Table, TableId};
 use tracing::{debug, error, info, trace, warn};
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{Engine, InstancePre, Store, StoreLimits, StoreLimitsBuilder};
@@ -13,8 +13,9 @@ use wasmtime::{Engine, InstancePre, Store, StoreLimits, StoreLimitsBuilder};
 use super::error::Fault;
 use super::manifest::{Grants, Manifest};
 use super::module::ModuleGuest;
+use super::orders::{Orders, Place};
 use super::query::{self as ask, Asked};
-use super::recipe::Recipe;
+use super::recipe::{Recipe, Written};
 
 mod bindings {
     #![allow(missing_docs)]
@@ -23,7 +24,7 @@ mod bindings {
 
 use bindings::Transform;
 use bindings::rowmill::transform::host::{self, Level};
-pub(super) use bindings::rowmill::transform::{query, types};
+pub(super) use bindings::rowmill::transform::{bulk, query, types};
 pub(super) use bindings::{Failure, TransformPre, Verdict};
 
 /// How often the clock of deadlines moves.
@@ -45,8 +46,10 @@ pub(super) struct PluginState {
     counters: Counters,
     current: Current,
     recipes: Vec<Recipe>,
-    /// What is wrong with a recipe; said when the call is over.
-    recipe_fault: Option<String>,
+    /// What is wrong with a recipe or an order; said when the call is over.
+    fault: Option<String>,
+    /// Of the current call.
+    orders: Orders,
     /// The last error that it logged during the call: mostly why it traps then.
     last_error: Option<String>,
     /// A line that it began to print.
@@ -68,9 +71,11 @@ struct Current {
 }
 
 impl Current {
-    fn ask<T: Default>(&self, question: impl FnOnce(Asked<'_>) -> T) -> T {
-        // There is none outside `process`.
-        let Ok(batch) = Batch::parse(&self.rows) else { return T::default() };
+    /// There is none outside `process`: then it's as one without rows.
+    fn ask<T>(&self, question: impl FnOnce(Asked<'_>) -> T) -> T {
+        static NONE: LazyLock<Vec<u8>> = LazyLock::new(|| Builder::with_capacity(0).finish());
+        let batch = Batch::parse(&self.rows).or_else(|_| Batch::parse(&NONE));
+        let batch = batch.expect("batches are written by the builder");
         question(Asked { batch, tables: &self.tables, rows: &self.asked })
     }
 }
@@ -119,6 +124,40 @@ impl query::Host for PluginState {
     }
 }
 
+impl bulk::Host for PluginState {
+    fn pick(&mut self, rule: bulk::Rule) -> Vec<u32> {
+        self.current.ask(|asked| asked.pick(&rule))
+    }
+
+    fn keep(&mut self, rows: bulk::Rows) {
+        self.order(|orders, asked| orders.keep(asked, rows));
+    }
+
+    fn reroute(&mut self, rows: bulk::Rows, sink: Option<u32>, group: Vec<types::GroupPart>) {
+        self.order(|orders, asked| orders.reroute(asked, rows, sink, group));
+    }
+
+    fn set(&mut self, rows: bulk::Rows, column: String, value: Option<String>) {
+        self.order(|orders, asked| orders.edit(asked, rows, &column, value, Place::Now));
+    }
+
+    fn replace(&mut self, rows: bulk::Rows, column: String, value: Option<String>) {
+        self.order(|orders, asked| orders.edit(asked, rows, &column, value, Place::WhereItHasAValue));
+    }
+
+    fn write(&mut self, rows: bulk::Rows, recipe: u32, sink: Option<u32>) {
+        self.order(|orders, asked| orders.write(asked, rows, recipe, sink));
+    }
+
+    fn emit(&mut self, messages: Vec<bulk::Message>) {
+        self.order(|orders, asked| orders.emit(asked, messages));
+    }
+
+    fn fail(&mut self, row: u32, message: String) {
+        self.order(|orders, asked| orders.fail(asked, row, message));
+    }
+}
+
 impl host::Host for PluginState {
     fn sink(&mut self, name: String) -> Option<u32> {
         self.sink_number(&name)
@@ -127,7 +166,7 @@ impl host::Host for PluginState {
     fn add_recipe(&mut self, recipe: types::Recipe) -> u32 {
         match Recipe::new(recipe) {
             Ok(recipe) => self.recipes.push(recipe),
-            Err(fault) => self.recipe_fault = Some(fault),
+            Err(fault) => self.fault = Some(fault),
         }
         self.recipes.len().saturating_sub(1) as u32
     }
@@ -146,6 +185,15 @@ impl host::Host for PluginState {
 
     fn env(&mut self, name: String) -> Option<String> {
         self.granted_variable(&name)
+    }
+}
+
+impl PluginState {
+    fn order(&mut self, order: impl FnOnce(&mut Orders, &Asked<'_>) -> Result<(), String>) {
+        let Self { current, orders, fault, .. } = self;
+        if let Err(new) = current.ask(|asked| order(orders, &asked)) {
+            fault.get_or_insert(new);
+        }
     }
 }
 
@@ -223,6 +271,7 @@ impl PluginState {
 pub(super) fn add_to_linker(linker: &mut Linker<PluginState>) -> wasmtime::Result<()> {
     types::add_to_linker::<_, HasSelf<_>>(linker, |state| state)?;
     query::add_to_linker::<_, HasSelf<_>>(linker, |state| state)?;
+    bulk::add_to_linker::<_, HasSelf<_>>(linker, |state| state)?;
     host::add_to_linker::<_, HasSelf<_>>(linker, |state| state)?;
     // By hand, not by bindgen: the rows go from the batch into the guest's memory, copied once.
     linker
@@ -239,6 +288,12 @@ pub(super) enum Interest {
     Drop,
     All,
     Operations { inserts: bool, updates: bool, deletes: bool },
+}
+
+/// What a plugin said of a batch.
+pub(super) struct Answer {
+    pub verdict: Verdict,
+    pub orders: Orders,
 }
 
 /// What there is to call.
@@ -288,7 +343,8 @@ impl Instance {
             counters: Arc::clone(&blueprint.counters),
             current: Current::default(),
             recipes: Vec::new(),
-            recipe_fault: None,
+            fault: None,
+            orders: Orders::default(),
             last_error: None,
             line: String::new(),
             printed_bytes: 0,
@@ -318,7 +374,7 @@ impl Instance {
             Ok(Err(message)) => bail!("it refuses its settings: {message}"),
             Err(trap) => bail!("it failed when it was given its settings: {trap:#}"),
         }
-        match store.data_mut().recipe_fault.take() {
+        match store.data_mut().fault.take() {
             Some(fault) => bail!("{fault}"),
             None => Ok(Self { store, guest, interests: Vec::new(), deadline_epochs }),
         }
@@ -351,7 +407,7 @@ impl Instance {
             Ok(Err(message)) => return Err(Fault::Reject(format!("it refuses the table: {message}"))),
             Err(trap) => return Err(self.trap(&trap)),
         };
-        self.recipe_faults()?;
+        self.faults()?;
         Ok(match interest {
             types::Interest::Pass => Interest::Pass,
             types::Interest::Drop => Interest::Drop,
@@ -369,7 +425,7 @@ impl Instance {
         count: usize,
         tables: &Arc<[Arc<Table>]>,
         asked: Vec<u32>,
-    ) -> Result<Verdict, Fault> {
+    ) -> Result<Answer, Fault> {
         self.store.data_mut().last_error = None;
         self.store.data_mut().printed_bytes = 0;
         self.store.data_mut().current = Current { rows: Arc::clone(rows), tables: Arc::clone(tables), asked };
@@ -379,14 +435,15 @@ impl Instance {
             Guest::Module(module) => module.process(&mut self.store, rows),
         };
         self.store.data_mut().current = Current::default();
+        let orders = std::mem::take(&mut self.store.data_mut().orders);
         let verdict = match answer {
             Ok(Ok(verdict)) => verdict,
             Ok(Err(Failure::Retry(message))) => return Err(Fault::Retry(message)),
             Ok(Err(Failure::Reject(message))) => return Err(Fault::Reject(message)),
             Err(trap) => return Err(self.trap(&trap)),
         };
-        self.recipe_faults()?;
-        Ok(verdict)
+        self.faults()?;
+        Ok(Answer { verdict, orders })
     }
 
     /// How many sinks it may name.
@@ -394,20 +451,19 @@ impl Instance {
         self.store.data().sinks.len()
     }
 
-    /// A row's message by one of the plugin's recipes: body, and group if the recipe says one.
-    pub fn message(
+    /// The messages of rows by one of the plugin's recipes.
+    pub fn messages(
         &mut self,
         recipe: u32,
         batch: &Batch<'_>,
-        row: RowIndex,
+        rows: &[RowIndex],
         tables: &[Arc<Table>],
-    ) -> Result<(String, Option<String>), Fault> {
+    ) -> Result<Written, Fault> {
         let recipes = &mut self.store.data_mut().recipes;
         let count = recipes.len();
         let recipe =
             recipes.get_mut(recipe as usize).ok_or_else(|| Fault::Malformed(format!("recipe {recipe} of {count}")))?;
-        let row = batch.row(row);
-        recipe.message(&tables[row.table().0 as usize], batch, &row).map_err(Fault::Reject)
+        Ok(recipe.messages(batch, rows, tables))
     }
 
     /// A trap, with what the guest said before it.
@@ -418,8 +474,8 @@ impl Instance {
         })
     }
 
-    fn recipe_faults(&mut self) -> Result<(), Fault> {
-        self.store.data_mut().recipe_fault.take().map_or(Ok(()), |fault| Err(Fault::Reject(fault)))
+    fn faults(&mut self) -> Result<(), Fault> {
+        self.store.data_mut().fault.take().map_or(Ok(()), |fault| Err(Fault::Reject(fault)))
     }
 }
 

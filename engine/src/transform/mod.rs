@@ -6,6 +6,7 @@ mod instance;
 mod load;
 mod manifest;
 mod module;
+mod orders;
 mod plugin;
 mod query;
 mod recipe;
@@ -15,6 +16,7 @@ mod wasi;
 
 use std::sync::Arc;
 
+use bytestring::ByteString;
 use rowmill_core::batch::{Batch, Builder, Operation, RowIndex, Table};
 
 pub use error::TransformError;
@@ -81,7 +83,7 @@ pub struct Reroute {
     /// The sink; `None`: as the routes say.
     pub sink: Option<usize>,
     /// The message group; `None`: as the routes say.
-    pub group: Option<String>,
+    pub group: Option<ByteString>,
 }
 
 /// A message that a transform made.
@@ -96,9 +98,9 @@ pub struct Emitted {
     /// Where it goes.
     pub reroute: Reroute,
     /// Its deduplication id, if the transform gave one.
-    pub deduplication_id: Option<String>,
+    pub deduplication_id: Option<ByteString>,
     /// Its body.
-    pub body: String,
+    pub body: ByteString,
     /// Its attributes: names and values.
     pub attributes: Vec<(String, String)>,
 }
@@ -210,8 +212,8 @@ fn attempt(plugin: &Plugin, tables: &Arc<[Arc<Table>]>, state: &mut Transformed)
         };
         let batch = Batch::parse(&bytes).expect("batches are written by the builder");
         let asked = (0..).zip(&fates).filter(|(_, fate)| **fate == Fate::Ask).map(|(index, _)| index).collect();
-        let verdict = instance.process(&bytes, batch.len(), tables, asked)?;
-        let decision = verdict::check(instance, verdict, &bytes, &batch, tables, manifest.limits.output)?;
+        let answer = instance.process(&bytes, batch.len(), tables, asked)?;
+        let decision = verdict::check(instance, answer, &bytes, &batch, tables, manifest.limits.output)?;
         Ok((fates, Some((bytes, decision))))
     })?;
     let Some((bytes, decision)) = decided else {
@@ -271,12 +273,13 @@ impl Transformed {
         fates: &[Fate],
         decision: Decision,
     ) {
-        let Decision { keep, reroutes, edits, emitted, fails } = decision;
+        let Decision { keep, reroutes, edits, mut emitted, fails } = decision;
         (0..).zip(&mut self.rows).for_each(|(index, passed)| passed.row = RowIndex(index));
         self.bytes = bytes;
-        for message in emitted {
-            let origin = self.rows[message.row.0 as usize].origin;
-            self.emitted.push(Emitted { origin, ..message });
+        emitted.iter_mut().for_each(|message| message.origin = self.rows[message.row.0 as usize].origin);
+        match self.emitted.is_empty() {
+            true => self.emitted = emitted,
+            false => self.emitted.append(&mut emitted),
         }
         for (row, reroute) in reroutes {
             self.rows[row.0 as usize].reroute = Some(reroute);
@@ -361,7 +364,7 @@ impl Rewriter {
     /// Gives where the row is now.
     fn copy(&mut self, batch: &Batch<'_>, row: RowIndex, edits: Option<&Edits>) -> RowIndex {
         let builder = &mut self.builder;
-        let edits = edits.filter(|edits| edits.of_row(row)).map(|edits| (edits, row));
+        let edits = edits.map(|edits| edits.of_row(row)).filter(|edits| !edits.is_empty());
         let row = batch.row(row);
         let transaction = batch.transaction(row.transaction()).header();
         let is_same = |(file, position): &(String, u64)| *position == transaction.position && file == transaction.file;
@@ -371,15 +374,13 @@ impl Rewriter {
         }
         match edits {
             None => builder.copy_row_unchanged(&row),
-            Some((edits, index)) => {
-                builder.copy_row(&row, |image, column, builder| match edits.get(index, image, column) {
-                    Some(cell) => {
-                        builder.cell(cell);
-                        true
-                    }
-                    None => false,
-                })
-            }
+            Some(edits) => builder.copy_row(&row, |image, column, builder| match edits.get(image, column) {
+                Some(cell) => {
+                    builder.cell(cell);
+                    true
+                }
+                None => false,
+            }),
         }
         RowIndex(builder.rows() as u32 - 1)
     }

@@ -1,130 +1,259 @@
 //! Messages that the host writes, as a transform says of what.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 
-use rowmill_core::batch::{Batch, Cell, ColumnIndex, Operation, Row, Table, TableId};
+use bytestring::ByteString;
+use rowmill_core::batch::{Batch, Cell, ColumnIndex, Image, Operation, Row, RowIndex, Table, TableId};
 use rowmill_core::envelope::{push_cell, push_cell_text, push_image, push_int, push_string};
 
 use super::instance::types;
 use super::query::time_us;
 
+/// Bytes of a message that room is made for at once.
+const LENGTH_EXPECTED: usize = 192;
+
+/// Messages of rows.
+#[derive(Debug)]
+pub(super) struct Written {
+    /// Each one's group, empty if the recipe says none, and its body, one behind the other: one piece of memory.
+    text: ByteString,
+    /// Where each one's group and body end.
+    ends: Vec<(RowIndex, usize, usize)>,
+    /// Rows of tables that lack a column.
+    pub fails: Vec<(RowIndex, String)>,
+}
+
+impl Written {
+    /// What all of them take.
+    pub fn bytes(&self) -> usize {
+        self.text.len()
+    }
+
+    /// Rows, groups and bodies.
+    pub fn messages(&self) -> impl Iterator<Item = (RowIndex, ByteString, ByteString)> {
+        let text = &self.text;
+        self.ends.iter().scan(0, move |start, &(row, group_end, end)| {
+            let group = text.slice_ref(&text[*start..group_end]);
+            let body = text.slice_ref(&text[group_end..end]);
+            *start = end;
+            Some((row, group, body))
+        })
+    }
+}
+
 /// A way to make messages.
 #[derive(Debug)]
 pub(super) struct Recipe {
-    /// `"name":` and what stands behind it.
-    fields: Vec<(Vec<u8>, types::Part)>,
-    group: Vec<types::GroupPart>,
-    /// What the columns' names mean in each table.
-    of_table: HashMap<TableId, Columns>,
+    pieces: Vec<Piece>,
+    /// What stands behind the last piece.
+    end: Text,
+    /// The message group, if the recipe says one.
+    group: Option<Group>,
+    columns: OfTables<Vec<ColumnIndex>>,
 }
 
+/// Something of a row, and the text before it: separators, the field's name, constants.
 #[derive(Debug)]
-struct Columns {
-    /// By field; those that aren't columns have none.
-    fields: Vec<Option<ColumnIndex>>,
-    /// By part of the group, likewise.
-    group: Vec<Option<ColumnIndex>>,
+struct Piece {
+    before: Text,
+    part: types::Part,
+}
+
+/// A short text, copied by blocks of one length: a copy of any length is a call, which costs more than the bytes do.
+#[derive(Debug)]
+struct Text {
+    blocks: Vec<[u8; 16]>,
+    len: usize,
+}
+
+impl Text {
+    fn new(text: &[u8]) -> Self {
+        let block = |bytes: &[u8]| std::array::from_fn(|index| bytes.get(index).copied().unwrap_or_default());
+        Self { blocks: text.chunks(16).map(block).collect(), len: text.len() }
+    }
+
+    fn push_to(&self, out: &mut Vec<u8>) {
+        let end = out.len() + self.len;
+        self.blocks.iter().for_each(|block| out.extend_from_slice(block));
+        out.truncate(end);
+    }
 }
 
 impl Recipe {
     /// # Errors
     /// If a constant isn't JSON.
     pub fn new(recipe: types::Recipe) -> Result<Self, String> {
-        let mut fields = Vec::with_capacity(recipe.fields.len());
+        let mut pieces = Vec::with_capacity(recipe.fields.len());
+        let mut text = Vec::new();
+        let mut separator = b'{';
         for types::Field { name, value } in recipe.fields {
-            if let types::Part::Constant(text) = &value {
-                serde_json::from_str::<serde::de::IgnoredAny>(text)
-                    .map_err(|error| format!("the constant `{text}` of a recipe isn't JSON: {error}"))?;
+            text.push(separator);
+            separator = b',';
+            push_string(&name, &mut text);
+            text.push(b':');
+            match value {
+                types::Part::Constant(constant) => {
+                    serde_json::from_str::<serde::de::IgnoredAny>(&constant)
+                        .map_err(|error| format!("the constant `{constant}` of a recipe isn't JSON: {error}"))?;
+                    text.extend_from_slice(constant.as_bytes());
+                }
+                part => {
+                    pieces.push(Piece { before: Text::new(&text), part });
+                    text.clear();
+                }
             }
-            let mut label = Vec::new();
-            push_string(&name, &mut label);
-            label.push(b':');
-            fields.push((label, value));
         }
-        Ok(Self { fields, group: recipe.group, of_table: HashMap::new() })
+        if separator == b'{' {
+            text.push(b'{');
+        }
+        text.push(b'}');
+        let group = (!recipe.group.is_empty()).then(|| Group::new(recipe.group));
+        Ok(Self { pieces, end: Text::new(&text), group, columns: OfTables::default() })
     }
 
-    /// A row's message: its body, and its group if the recipe says one.
+    /// Each row's message, in the rows' order.
+    pub fn messages(&mut self, batch: &Batch<'_>, rows: &[RowIndex], tables: &[Arc<Table>]) -> Written {
+        let mut text = Vec::with_capacity(rows.len() * LENGTH_EXPECTED);
+        let mut ends = Vec::with_capacity(rows.len());
+        let mut fails = Vec::new();
+        for &index in rows {
+            let row = batch.row(index);
+            let table = &tables[row.table().0 as usize];
+            let start = text.len();
+            let written = self.write_group(table, &row, &mut text).and_then(|()| {
+                let group_end = text.len();
+                self.write(table, batch, &row, &mut text).map(|()| (index, group_end, text.len()))
+            });
+            match written {
+                Ok(end) => ends.push(end),
+                Err(fault) => {
+                    text.truncate(start);
+                    fails.push((index, fault));
+                }
+            }
+        }
+        let text = String::from_utf8(text).expect("JSON is written as UTF-8").into();
+        Written { text, ends, fails }
+    }
+
+    fn write_group(&mut self, table: &Table, row: &Row<'_>, out: &mut Vec<u8>) -> Result<(), String> {
+        self.group.as_mut().map_or(Ok(()), |group| group.write(table, row, out))
+    }
+
+    /// Appends a row's message: UTF-8.
     ///
     /// # Errors
     /// If the table lacks a column.
-    pub fn message(
-        &mut self,
-        table: &Table,
-        batch: &Batch<'_>,
-        row: &Row<'_>,
-    ) -> Result<(String, Option<String>), String> {
-        if !self.of_table.contains_key(&table.id) {
-            let columns = self.columns(table)?;
-            self.of_table.insert(table.id, columns);
-        }
-        let columns = &self.of_table[&table.id];
-        let mut body = Vec::with_capacity(256);
-        let mut separator = b'{';
-        for ((label, part), column) in self.fields.iter().zip(&columns.fields) {
-            body.push(separator);
-            separator = b',';
-            body.extend_from_slice(label);
-            let cell = |cell: Option<Cell<'_>>, body: &mut Vec<u8>| match column.zip(cell) {
-                Some((index, cell)) => push_cell(&table.columns[index.0 as usize], cell, body),
-                None => body.extend_from_slice(b"null"),
+    fn write(&mut self, table: &Table, batch: &Batch<'_>, row: &Row<'_>, body: &mut Vec<u8>) -> Result<(), String> {
+        let Self { pieces, end, columns, .. } = self;
+        let columns =
+            columns.get(table, || pieces.iter().filter_map(Piece::column).map(|name| index(table, name)).collect())?;
+        let mut columns = columns.iter();
+        let (newest, old) = (row.newest(), row.before());
+        for Piece { before, part } in pieces {
+            before.push_to(body);
+            let mut cell = |image: Option<&Image<'_>>, body: &mut Vec<u8>| {
+                let index = *columns.next().expect("one for each part that names one");
+                let cell = image.map_or(Cell::Null, |image| image.cell(index));
+                push_cell(&table.columns[index.0 as usize], cell, body);
             };
             let image = |image, body: &mut Vec<u8>| match image {
                 Some(image) => push_image(table, image, body),
                 None => body.extend_from_slice(b"null"),
             };
             match part {
-                types::Part::Column(_) => cell(column.map(|index| row.newest().cell(index)), &mut body),
-                types::Part::Before(_) => {
-                    cell(column.zip(row.before()).map(|(index, before)| before.cell(index)), &mut body);
-                }
-                types::Part::Row => image(Some(row.newest()), &mut body),
-                types::Part::RowBefore => image(row.before(), &mut body),
+                types::Part::Column(_) => cell(Some(&newest), body),
+                types::Part::Before(_) => cell(old.as_ref(), body),
+                types::Part::Row => image(Some(newest), body),
+                types::Part::RowBefore => image(old, body),
                 types::Part::Operation => body.extend_from_slice(match row.operation() {
                     Operation::Insert => b"\"c\"",
                     Operation::Update => b"\"u\"",
                     Operation::Delete => b"\"d\"",
                 }),
-                types::Part::Schema => push_string(&table.schema, &mut body),
-                types::Part::Table => push_string(&table.name, &mut body),
-                types::Part::Time => push_int(time_us(batch, row) / 1000, &mut body),
-                types::Part::Constant(text) => body.extend_from_slice(text.as_bytes()),
+                types::Part::Schema => push_string(&table.schema, body),
+                types::Part::Table => push_string(&table.name, body),
+                types::Part::Time => push_int(time_us(batch, row) / 1000, body),
+                types::Part::Constant(_) => unreachable!("constants are text between the pieces"),
             }
         }
-        if separator == b'{' {
-            body.push(b'{');
+        end.push_to(body);
+        Ok(())
+    }
+}
+
+impl Piece {
+    /// The column that it names.
+    fn column(&self) -> Option<&str> {
+        match &self.part {
+            types::Part::Column(name) | types::Part::Before(name) => Some(name),
+            _ => None,
         }
-        body.push(b'}');
-        let mut group = Vec::new();
-        for (part, column) in self.group.iter().zip(&columns.group) {
-            match (part, column) {
-                (types::GroupPart::Text(text), _) => group.extend_from_slice(text.as_bytes()),
-                (_, Some(index)) => {
-                    push_cell_text(&table.columns[index.0 as usize], row.newest().cell(*index), &mut group);
-                }
-                (_, None) => {}
-            }
-        }
-        let group = String::from_utf8(group).expect("texts are UTF-8");
-        let group = Some(group).filter(|_| !self.group.is_empty());
-        Ok((String::from_utf8(body).expect("JSON is written as UTF-8"), group))
+    }
+}
+
+/// What a message group is made of.
+#[derive(Debug)]
+pub(super) struct Group {
+    parts: Vec<types::GroupPart>,
+    columns: OfTables<Vec<ColumnIndex>>,
+}
+
+impl Group {
+    pub fn new(parts: Vec<types::GroupPart>) -> Self {
+        Self { parts, columns: OfTables::default() }
     }
 
-    fn columns(&self, table: &Table) -> Result<Columns, String> {
-        let index = |name: &String| {
-            table.column(name).ok_or_else(|| format!("a recipe names the column `{name}`, which {table} hasn't"))
+    /// Appends a row's group: UTF-8.
+    ///
+    /// # Errors
+    /// If the table lacks a column.
+    pub fn write(&mut self, table: &Table, row: &Row<'_>, out: &mut Vec<u8>) -> Result<(), String> {
+        let Self { parts, columns } = self;
+        let named = |part: &types::GroupPart| match part {
+            types::GroupPart::Column(name) => Some(index(table, name)),
+            types::GroupPart::Text(_) => None,
         };
-        let field = |(_, part): &(Vec<u8>, types::Part)| match part {
-            types::Part::Column(name) | types::Part::Before(name) => index(name).map(Some),
-            _ => Ok(None),
-        };
-        let group = |part: &types::GroupPart| match part {
-            types::GroupPart::Column(name) => index(name).map(Some),
-            types::GroupPart::Text(_) => Ok(None),
-        };
-        Ok(Columns {
-            fields: self.fields.iter().map(field).collect::<Result<_, _>>()?,
-            group: self.group.iter().map(group).collect::<Result<_, _>>()?,
+        let mut columns = columns.get(table, || parts.iter().filter_map(named).collect())?.iter();
+        let newest = row.newest();
+        for part in parts {
+            match part {
+                types::GroupPart::Text(text) => out.extend_from_slice(text.as_bytes()),
+                types::GroupPart::Column(_) => {
+                    let index = *columns.next().expect("one for each part that names one");
+                    push_cell_text(&table.columns[index.0 as usize], newest.cell(index), out);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the columns' names mean in each table.
+#[derive(Debug)]
+struct OfTables<T>(Vec<Option<T>>);
+
+impl<T> Default for OfTables<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T> OfTables<T> {
+    fn get(&mut self, table: &Table, make: impl FnOnce() -> Result<T, String>) -> Result<&T, String> {
+        let TableId(id) = table.id;
+        let index = id as usize;
+        if self.0.len() <= index {
+            self.0.resize_with(index + 1, || None);
+        }
+        let known = &mut self.0[index];
+        Ok(match known {
+            Some(known) => known,
+            None => known.insert(make()?),
         })
     }
+}
+
+fn index(table: &Table, name: &str) -> Result<ColumnIndex, String> {
+    table.column(name).ok_or_else(|| format!("a recipe names the column `{name}`, which {table} hasn't"))
 }

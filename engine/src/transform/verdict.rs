@@ -1,12 +1,15 @@
 //! What a plugin returned, checked: indexes, lengths, values and UTF-8. Nothing of it is used before.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use bytestring::ByteString;
 use rowmill_core::batch::{Batch, Cell, ColumnIndex, ImageKind, Row, RowIndex, Table};
 
 use super::error::Fault;
-use super::instance::{Instance, Verdict, types};
+use super::instance::{Answer, Instance, Verdict, bulk, types};
+use super::orders::Write;
 use super::{Emitted, Reroute};
 
 /// A verdict that makes sense.
@@ -22,65 +25,95 @@ pub(super) struct Decision {
     pub fails: Vec<(RowIndex, String)>,
 }
 
-/// New values of columns.
+/// New values of columns, by row.
 #[derive(Debug, Default)]
-pub(super) struct Edits {
-    rows: HashSet<RowIndex>,
-    values: HashMap<(RowIndex, ImageKind, ColumnIndex), Edit>,
+pub(super) struct Edits(Vec<Edit>);
+
+/// A column's new value in one of a row's images.
+#[derive(Debug)]
+pub(super) struct Edit {
+    pub row: RowIndex,
+    pub image: ImageKind,
+    pub column: ColumnIndex,
+    pub value: NewValue,
 }
 
-#[derive(Debug)]
-enum Edit {
+#[derive(Debug, Clone)]
+pub(super) enum NewValue {
     Absent,
     Null,
-    Value(Vec<u8>),
+    Value(Bytes),
 }
 
 impl Edits {
+    /// Of several for one column the last counts.
+    fn new(mut edits: Vec<Edit>) -> Self {
+        edits.sort_by_key(|edit| edit.row);
+        Self(edits)
+    }
+
     pub fn is_empty(&self) -> bool {
-        self.values.is_empty()
+        self.0.is_empty()
     }
 
-    pub fn of_row(&self, row: RowIndex) -> bool {
-        self.rows.contains(&row)
+    pub fn of_row(&self, row: RowIndex) -> EditsOfRow<'_> {
+        let from = self.0.partition_point(|edit| edit.row < row);
+        let count = self.0[from..].iter().take_while(|edit| edit.row == row).count();
+        EditsOfRow(&self.0[from..from + count])
+    }
+}
+
+/// The new values of one row.
+#[derive(Clone, Copy)]
+pub(super) struct EditsOfRow<'a>(&'a [Edit]);
+
+impl<'a> EditsOfRow<'a> {
+    pub fn is_empty(self) -> bool {
+        self.0.is_empty()
     }
 
-    pub fn get(&self, row: RowIndex, image: ImageKind, column: ColumnIndex) -> Option<Cell<'_>> {
-        self.values.get(&(row, image, column)).map(|edit| match edit {
-            Edit::Absent => Cell::Absent,
-            Edit::Null => Cell::Null,
-            Edit::Value(bytes) => Cell::Value(bytes),
+    pub fn get(self, image: ImageKind, column: ColumnIndex) -> Option<Cell<'a>> {
+        let edit = self.0.iter().rev().find(|edit| edit.column == column && edit.image == image)?;
+        Some(match &edit.value {
+            NewValue::Absent => Cell::Absent,
+            NewValue::Null => Cell::Null,
+            NewValue::Value(bytes) => Cell::Value(bytes),
         })
     }
 }
 
-/// Checks a verdict on a batch, and writes the messages that it leaves to the host.
+/// Checks an answer about a batch, and writes the messages that it leaves to the host.
 pub(super) fn check(
     instance: &mut Instance,
-    verdict: Verdict,
+    answer: Answer,
     bytes: &Arc<Vec<u8>>,
     batch: &Batch<'_>,
     tables: &[Arc<Table>],
     output_max: usize,
 ) -> Result<Decision, Fault> {
+    let Answer { verdict, orders } = answer;
     let Verdict { keep, reroutes, edits, emits, attributes, writes, fails, arena } = verdict;
+    let mut ordered = orders;
     let mut output = arena.len();
-    let mut arena = Arena { rest: &arena };
+    let mut arena = Arena { rest: arena.into() };
     let row_of = |index: u32| {
         let known = (index as usize) < batch.len();
         if known { Ok(RowIndex(index)) } else { Err(Fault::Malformed(format!("row {index} of {}", batch.len()))) }
     };
     let sinks = instance.sinks();
-    let reroute = |sink: Option<u32>, group: &str| match sink {
+    let reroute = |sink: Option<u32>, group: ByteString| match sink {
         Some(sink) if sink as usize >= sinks => Err(Fault::Malformed(format!("sink {sink} of {sinks}"))),
-        _ => Ok(Reroute {
-            sink: sink.map(|sink| sink as usize),
-            group: Some(group.to_owned()).filter(|group| !group.is_empty()),
-        }),
+        _ => Ok(Reroute { sink: sink.map(|sink| sink as usize), group: Some(group).filter(|group| !group.is_empty()) }),
     };
     let mut decision = Decision { keep: vec![false; batch.len()], ..Decision::default() };
     for index in keep {
         decision.keep[row_of(index)?.0 as usize] = true;
+    }
+    for row in ordered.kept {
+        decision.keep[row.0 as usize] = true;
+    }
+    for (row, sink, group) in ordered.reroutes {
+        decision.reroutes.push((row, reroute(sink, group.into())?));
     }
     for types::Reroute { row, sink, group_len } in reroutes {
         let group = arena.text(group_len)?;
@@ -93,52 +126,59 @@ pub(super) fn check(
             types::Image::After => ImageKind::After,
         };
         let column = ColumnIndex(column);
-        let edit = edit(&batch.row(row), tables, image, column, state, value).map_err(Fault::Malformed)?;
-        decision.edits.rows.insert(row);
-        decision.edits.values.insert((row, image, column), edit);
+        let value = new_value(&batch.row(row), tables, image, column, state, value).map_err(Fault::Malformed)?;
+        ordered.edits.push(Edit { row, image, column, value });
     }
-    let emitted = |row, reroute, body| Emitted {
+    decision.edits = Edits::new(ordered.edits);
+    let emitted = |row, reroute, deduplication_id: ByteString, body, attributes| Emitted {
         batch: Arc::clone(bytes),
         row,
         origin: 0,
         reroute,
-        deduplication_id: None,
+        deduplication_id: (!deduplication_id.is_empty()).then_some(deduplication_id),
         body,
-        attributes: Vec::new(),
+        attributes,
     };
+    decision.emitted.reserve(emits.len());
     for types::Emit { row, sink, group_len, dedup_len, body_len } in emits {
         let (group, deduplication_id) = (arena.text(group_len)?, arena.text(dedup_len)?);
-        let body = arena.text(body_len)?.to_owned();
-        let message = emitted(row_of(row)?, reroute(sink, group)?, body);
-        let deduplication_id = Some(deduplication_id.to_owned()).filter(|id| !id.is_empty());
-        decision.emitted.push(Emitted { deduplication_id, ..message });
+        let (row, reroute, body) = (row_of(row)?, reroute(sink, group)?, arena.text(body_len)?);
+        decision.emitted.push(emitted(row, reroute, deduplication_id, body, Vec::new()));
     }
     for types::Attribute { emit, name_len, value_len } in attributes {
         let (name, value) = (arena.text(name_len)?, arena.text(value_len)?);
         let count = decision.emitted.len();
         let message = decision.emitted.get_mut(emit as usize);
         let message = message.ok_or_else(|| Fault::Malformed(format!("message {emit} of {count}")))?;
-        message.attributes.push((name.to_owned(), value.to_owned()));
+        message.attributes.push((name.into(), value.into()));
     }
     for types::RowFail { row, message_len } in fails {
-        decision.fails.push((row_of(row)?, arena.text(message_len)?.to_owned()));
+        decision.fails.push((row_of(row)?, arena.text(message_len)?.into()));
     }
     if !arena.rest.is_empty() {
         return Err(Fault::Malformed(format!("{} bytes too many in its arena", arena.rest.len())));
     }
-    for types::Write { recipe, sink, rows } in writes {
-        for row in rows {
-            let row = row_of(row)?;
-            match instance.message(recipe, batch, row, tables) {
-                Ok((body, group)) => {
-                    output += body.len();
-                    let group = group.unwrap_or_default();
-                    decision.emitted.push(emitted(row, reroute(sink, &group)?, body));
-                }
-                Err(Fault::Malformed(fault)) => return Err(Fault::Malformed(fault)),
-                Err(fault) => decision.fails.push((row, fault.to_string())),
-            }
+    for (row, message) in ordered.emits {
+        let bulk::Message { sink, group, deduplication_id, body, attributes, .. } = message;
+        output += group.len() + deduplication_id.len() + body.len();
+        output += attributes.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        let reroute = reroute(sink, group.into())?;
+        decision.emitted.push(emitted(row, reroute, deduplication_id.into(), body.into(), attributes));
+    }
+    decision.fails.extend(ordered.fails);
+    let writes = writes.into_iter().map(|types::Write { recipe, sink, rows }| {
+        let rows = rows.into_iter().map(row_of).collect::<Result<_, _>>()?;
+        Ok(Write { recipe, sink, rows })
+    });
+    for write in writes.chain(ordered.writes.into_iter().map(Ok)) {
+        let Write { recipe, sink, rows } = write?;
+        let written = instance.messages(recipe, batch, &rows, tables)?;
+        output += written.bytes();
+        decision.emitted.reserve(rows.len());
+        for (row, group, body) in written.messages() {
+            decision.emitted.push(emitted(row, reroute(sink, group)?, ByteString::new(), body, Vec::new()));
         }
+        decision.fails.extend(written.fails);
     }
     if output > output_max {
         return Err(Fault::Reject(format!(
@@ -156,14 +196,14 @@ pub(super) fn check(
     Ok(decision)
 }
 
-fn edit(
+fn new_value(
     row: &Row<'_>,
     tables: &[Arc<Table>],
     image: ImageKind,
     column: ColumnIndex,
     state: u8,
-    value: &[u8],
-) -> Result<Edit, String> {
+    value: Bytes,
+) -> Result<NewValue, String> {
     let table = &tables[row.table().0 as usize];
     let Some(described) = table.columns.get(column.0 as usize) else {
         return Err(format!("column {} of {table}, which has {}", column.0, table.columns.len()));
@@ -177,35 +217,35 @@ fn edit(
     }
     let name = &described.name;
     match state {
-        0 => Ok(Edit::Absent),
-        1 => Ok(Edit::Null),
+        0 => Ok(NewValue::Absent),
+        1 => Ok(NewValue::Null),
         2 if described.kind.is_number() && value.len() != 8 => {
             Err(format!("a value of {} bytes for {table}.{name}, whose values have 8", value.len()))
         }
-        2 if described.kind.is_text() && std::str::from_utf8(value).is_err() => {
+        2 if described.kind.is_text() && std::str::from_utf8(&value).is_err() => {
             Err(format!("a value for {table}.{name} that isn't UTF-8"))
         }
-        2 => Ok(Edit::Value(value.to_owned())),
+        2 => Ok(NewValue::Value(value)),
         other => Err(format!("state {other} of an edit")),
     }
 }
 
-/// The bytes that a verdict's items take, one behind the other.
-struct Arena<'a> {
-    rest: &'a [u8],
+/// The bytes that a verdict's items take, one behind the other; they stay where they are.
+struct Arena {
+    rest: Bytes,
 }
 
-impl<'a> Arena<'a> {
-    fn bytes(&mut self, len: u32) -> Result<&'a [u8], Fault> {
-        let taken = self.rest.split_at_checked(len as usize);
-        let too_short = || Fault::Malformed("its arena is shorter than its items say".to_owned());
-        let (taken, rest) = taken.ok_or_else(too_short)?;
-        self.rest = rest;
-        Ok(taken)
+impl Arena {
+    fn bytes(&mut self, len: u32) -> Result<Bytes, Fault> {
+        match len as usize {
+            0 => Ok(Bytes::new()),
+            len if len > self.rest.len() => Err(Fault::Malformed("its arena is shorter than its items say".to_owned())),
+            len => Ok(self.rest.split_to(len)),
+        }
     }
 
-    fn text(&mut self, len: u32) -> Result<&'a str, Fault> {
-        let text = std::str::from_utf8(self.bytes(len)?);
+    fn text(&mut self, len: u32) -> Result<ByteString, Fault> {
+        let text = ByteString::try_from(self.bytes(len)?);
         text.map_err(|_| Fault::Malformed("text that isn't UTF-8".to_owned()))
     }
 }

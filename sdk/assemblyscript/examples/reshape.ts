@@ -2,7 +2,7 @@
 import { Interest, Json, Operation, Row, Table, Transform, register } from "./rowmill";
 export { rowmill_alloc, rowmill_configure, rowmill_describe, rowmill_process } from "./rowmill";
 
-const body = new Json();
+const body = new Json(), group = new Json();
 
 class Reshape extends Transform {
   table(table: Table): Interest {
@@ -16,8 +16,7 @@ class Reshape extends Transform {
       body.put(',"customer":').int(row, "customer").put(',"status":').text(row, "status");
       body.put(',"total":').text(row, "total").put(',"email":').text(row, "email").put("}");
     }
-    const customer = row.int("customer", -1);
-    row.emit(body, "customer-" + (customer < 0 ? "" : customer.toString()));
+    row.emit(body, group.clear().put("customer-").plain(row, "customer"));
   }
 }
 

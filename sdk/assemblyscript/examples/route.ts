@@ -9,7 +9,7 @@ class Route extends Transform {
   row(row: Row): void {
     if (row.isText("country", "DE")) row.keepTo("europe", "DE");
     else row.keep();
-    if (row.find("email", row.after)) row.set("email", "hidden");
+    row.replace("email", "hidden");
   }
 }
 

@@ -7,5 +7,5 @@ void transform_row(rm_row *row) {
     rm_text country = rm_value(row, "country");
     if (rm_equals(country, "DE")) rm_keep_to(row, "europe", country);
     else rm_keep(row);
-    if (row->after && rm_value(row, "email").at) rm_set(row, "email", rm_of("hidden"));
+    rm_replace(row, "email", rm_of("hidden"));
 }

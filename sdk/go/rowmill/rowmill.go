@@ -228,15 +228,32 @@ func (r *Row) KeepTo(sinkName, group string) {
 
 // Set gives a column of a kept row another value in the row as it is now: text, or 8 bytes for a number; nil is NULL.
 func (r *Row) Set(column string, value []byte) {
+	if r.after != nil {
+		r.edit(1, column, value)
+	}
+}
+
+// Replace does the same wherever the column has a value, in the row as it is now and as it was: what must not get out
+// is hidden by this.
+func (r *Row) Replace(column string, value []byte) {
 	index, ok := r.Table.index[column]
-	if !ok || r.after == nil {
+	for number, image := range [][]byte{r.before, r.after} {
+		if ok && image != nil && image[4+index/4]>>(index%4*2)&3 >= 2 {
+			r.edit(uint32(number), column, value)
+		}
+	}
+}
+
+func (r *Row) edit(image uint32, column string, value []byte) {
+	index, ok := r.Table.index[column]
+	if !ok {
 		return
 	}
 	state := uint32(2)
 	if value == nil {
 		state = 1
 	}
-	edits = words(edits, r.index, 1, uint32(index), state, uint32(len(value)))
+	edits = words(edits, r.index, image, uint32(index), state, uint32(len(value)))
 	editText = append(editText, value...)
 }
 

@@ -1,6 +1,6 @@
 //! Sends German orders to another sink, in a group for each country, and hides e-mail addresses.
 
-use rowmill_sdk::{Interest, Operation, Outcome, Row, Table, Transform, export};
+use rowmill_sdk::{Interest, Outcome, Row, Table, Transform, export};
 
 #[derive(Default)]
 struct Route;
@@ -11,12 +11,11 @@ impl Transform for Route {
     }
 
     fn row(&mut self, row: &Row<'_>) -> Outcome {
-        let kept = match row.text("country") {
-            Some("DE") => row.keep().to("europe").in_group("DE"),
-            _ => row.keep(),
-        };
-        let has_address = row.operation() != Operation::Delete && row.text("email").is_some();
-        if has_address { kept.set("email", "hidden") } else { kept }
+        let kept = row.replace("email", "hidden");
+        match row.text("country") {
+            Some("DE") => kept.to("europe").in_group("DE"),
+            _ => kept,
+        }
     }
 }
 

@@ -1,43 +1,109 @@
 //! JSON that SQS takes, for bodies that are built by hand. `serde_json` works as well.
 
-use std::fmt::Write;
+use rowmill_batch::json::{push_escaped, push_utf8};
+use rowmill_batch::{Cell, Kind};
 
-/// Appends a number; `null` without one.
-pub fn push_number(out: &mut String, number: Option<impl std::fmt::Display>) {
-    match number {
-        Some(number) => write!(out, "{number}").expect("writing to memory doesn't fail"),
-        None => out.push_str("null"),
+pub use rowmill_batch::json::push_string;
+
+use crate::Row;
+
+/// A JSON object in the making. Dropped, it is closed.
+#[derive(Debug)]
+pub struct Object<'a> {
+    out: &'a mut Vec<u8>,
+    separator: u8,
+}
+
+impl<'a> Object<'a> {
+    /// Begins one behind what is in `out`.
+    pub fn new(out: &'a mut Vec<u8>) -> Self {
+        Self { out, separator: b'{' }
+    }
+
+    /// A field of a column's name with its value, as it is now, or was before a delete: numbers as numbers, binary in
+    /// base64, all else as strings; `null` for NULL and for columns that the table hasn't.
+    #[inline]
+    pub fn column(&mut self, row: &Row<'_>, column: &str) -> &mut Self {
+        self.label(column);
+        push_column(self.out, row.kind_and_cell(column));
+        self
+    }
+
+    /// A field with a number; `null` without one.
+    pub fn number(&mut self, name: &str, number: Option<impl itoa::Integer>) -> &mut Self {
+        self.label(name);
+        push_number(self.out, number);
+        self
+    }
+
+    /// A field with a string; `null` without one.
+    pub fn text(&mut self, name: &str, text: Option<&str>) -> &mut Self {
+        self.label(name);
+        match text {
+            Some(text) => push_string(text, self.out),
+            None => self.out.extend_from_slice(b"null"),
+        }
+        self
+    }
+
+    /// A field with a value that is JSON already: `true`, a number with a fraction, a column of type JSON.
+    pub fn json(&mut self, name: &str, json: &str) -> &mut Self {
+        self.label(name);
+        self.out.extend_from_slice(json.as_bytes());
+        self
+    }
+
+    fn label(&mut self, name: &str) {
+        self.out.extend_from_slice(&[self.separator, b'"']);
+        self.separator = b',';
+        push_escaped(name.as_bytes(), self.out);
+        self.out.extend_from_slice(b"\":");
     }
 }
 
-/// Appends a string with its quotes; `null` without one. What SQS refuses (controls, U+FFFE, U+FFFF) is escaped.
-pub fn push_text(out: &mut String, text: Option<&str>) {
-    let Some(text) = text else {
-        out.push_str("null");
+impl Drop for Object<'_> {
+    fn drop(&mut self) {
+        if self.separator == b'{' {
+            self.out.push(b'{');
+        }
+        self.out.push(b'}');
+    }
+}
+
+/// Appends a number; `null` without one.
+pub fn push_number(out: &mut Vec<u8>, number: Option<impl itoa::Integer>) {
+    match number {
+        Some(number) => out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes()),
+        None => out.extend_from_slice(b"null"),
+    }
+}
+
+fn push_column(out: &mut Vec<u8>, column: Option<(Kind, Cell<'_>)>) {
+    let Some((kind, cell @ Cell::Value(bytes))) = column else {
+        out.extend_from_slice(b"null");
         return;
     };
-    out.push('"');
-    let mut rest = text;
-    // 0xef begins U+FFFE and U+FFFF, among others.
-    let is_special = |byte: u8| byte < b' ' || matches!(byte, b'"' | b'\\' | 0xef);
-    let mut from = 0;
-    while let Some(next) = rest.as_bytes()[from..].iter().position(|&byte| is_special(byte)) {
-        let at = from + next;
-        let c = rest[at..].chars().next().unwrap_or_default();
-        if c > '\\' && !matches!(c, '\u{fffe}' | '\u{ffff}') {
-            from = at + c.len_utf8();
-            continue;
-        }
-        out.push_str(&rest[..at]);
-        match c {
-            '"' | '\\' => out.extend(['\\', c]),
-            _ => write!(out, "\\u{:04x}", u32::from(c)).expect("writing to memory doesn't fail"),
-        }
-        rest = &rest[at + c.len_utf8()..];
-        from = 0;
+    match kind {
+        Kind::Int => push_number(out, cell.int()),
+        Kind::Uint | Kind::Year | Kind::Bit => push_number(out, cell.uint()),
+        Kind::Float => out.extend_from_slice(format!("{:?}", cell.float().unwrap_or_default()).as_bytes()),
+        Kind::Bytes | Kind::Geometry | Kind::Vector => push_base64(out, bytes),
+        _ => push_utf8(bytes, out),
     }
-    out.push_str(rest);
-    out.push('"');
+}
+
+/// <https://www.rfc-editor.org/rfc/rfc4648#section-4>
+fn push_base64(out: &mut Vec<u8>, bytes: &[u8]) {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    out.push(b'"');
+    for chunk in bytes.chunks(3) {
+        let bits = chunk.iter().fold(0, |bits, &byte| bits << 8 | u32::from(byte)) << (8 * (3 - chunk.len()));
+        for digit in 0..4 {
+            let known = digit <= chunk.len();
+            out.push(if known { DIGITS[(bits >> (18 - 6 * digit) & 63) as usize] } else { b'=' });
+        }
+    }
+    out.push(b'"');
 }
 
 #[cfg(test)]
@@ -45,11 +111,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_sqs_refuses_is_escaped() {
-        let mut out = String::new();
-        push_text(&mut out, Some("a\"\\\u{1}\n\u{fffd}\u{fffe}\u{ffff}é\u{e000}"));
-        push_text(&mut out, None);
-        push_number(&mut out, Some(-1));
-        assert_eq!(out, "\"a\\\"\\\\\\u0001\\u000a\u{fffd}\\ufffe\\uffffé\u{e000}\"null-1");
+    fn objects_are_closed() {
+        let mut out = Vec::new();
+        Object::new(&mut out);
+        Object::new(&mut out).text("a\"", Some("b\n")).text("c", None).number("n", None::<u8>).json("j", "[1]");
+        assert_eq!(String::from_utf8_lossy(&out), "{}{\"a\\\"\":\"b\\n\",\"c\":null,\"n\":null,\"j\":[1]}");
+    }
+
+    #[test]
+    fn base64_is_padded() {
+        let mut out = Vec::new();
+        for text in ["", "f", "fo", "foo", "foob"] {
+            push_base64(&mut out, text.as_bytes());
+        }
+        assert_eq!(String::from_utf8_lossy(&out), "\"\"\"Zg==\"\"Zm8=\"\"Zm9v\"\"Zm9vYg==\"");
     }
 }

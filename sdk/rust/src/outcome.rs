@@ -2,7 +2,10 @@
 
 use std::borrow::Cow;
 
-use rowmill_batch::ImageKind;
+use rowmill_batch::{ImageKind, Kind};
+
+use crate::Row;
+use crate::json::Object;
 
 /// What becomes of a row: [`Row::keep`](crate::Row::keep) and [`Row::drop`](crate::Row::drop) make it.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,7 +25,6 @@ pub struct More {
     pub(crate) sink: Option<Cow<'static, str>>,
     pub(crate) group: Option<String>,
     pub(crate) edits: Vec<Edit>,
-    pub(crate) messages: Vec<Message>,
     pub(crate) failure: Option<String>,
 }
 
@@ -34,19 +36,49 @@ pub(crate) struct Edit {
     pub value: Option<Vec<u8>>,
 }
 
-/// A message that a transform makes by itself.
+/// A message that a transform makes by itself: [`Row::send`](crate::Row::send) hands out an empty one.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Message {
-    /// The body.
-    pub body: String,
+    /// The body: UTF-8. `serde_json::to_writer(&mut message.body, ...)` writes it as well as [`Message::object`].
+    pub body: Vec<u8>,
     /// The sink's name; by default the one that the routes give for the row.
     pub sink: Option<Cow<'static, str>>,
-    /// The message group; by default the row's.
-    pub group: Option<String>,
-    /// The deduplication id; by default one made of the row's place in the binlog.
-    pub deduplication_id: Option<String>,
+    /// The message group; empty: the row's.
+    pub group: String,
+    /// The deduplication id; empty: one made of the row's place in the binlog.
+    pub deduplication_id: String,
     /// Attributes: names and values.
     pub attributes: Vec<(String, String)>,
+}
+
+impl Message {
+    /// The body as a JSON object, to be written field by field.
+    pub fn object(&mut self) -> Object<'_> {
+        Object::new(&mut self.body)
+    }
+
+    /// Appends a column to the group, as it is now, or was before a delete: texts as they are, integers in decimal;
+    /// nothing for NULL and for columns of other kinds.
+    pub fn group_column(&mut self, row: &Row<'_>, column: &str) {
+        let Some((kind, cell)) = row.kind_and_cell(column) else { return };
+        let mut buffer = itoa::Buffer::new();
+        let integer = match kind {
+            Kind::Int => cell.int().map(|number| buffer.format(number)),
+            Kind::Uint | Kind::Year | Kind::Bit => cell.uint().map(|number| buffer.format(number)),
+            kind if kind.is_text() => cell.text(),
+            _ => None,
+        };
+        self.group.push_str(integer.unwrap_or_default());
+    }
+
+    pub(crate) fn clear(&mut self) {
+        let Self { body, sink, group, deduplication_id, attributes } = self;
+        body.clear();
+        group.clear();
+        deduplication_id.clear();
+        *sink = None;
+        attributes.clear();
+    }
 }
 
 impl Outcome {
@@ -87,11 +119,6 @@ impl Outcome {
 
     fn edit(self, image: ImageKind, column: &str, value: Option<Vec<u8>>) -> Self {
         self.with(|more| more.edits.push(Edit { image, column: column.to_owned(), value }))
-    }
-
-    /// A message is sent as well.
-    pub fn emit(self, message: Message) -> Self {
-        self.with(|more| more.messages.push(message))
     }
 
     fn with(self, change: impl FnOnce(&mut More)) -> Self {

@@ -2,38 +2,64 @@
 
 use rowmill_batch::{self as packed, Cell, ColumnIndex, Image, Kind, Operation};
 
-use crate::outcome::Outcome;
+use crate::outcome::{Message, Outcome};
+use crate::runtime::Out;
 
 /// A version of a table: its name and columns.
 #[derive(Debug)]
-pub struct Table(pub(crate) packed::Table);
+pub struct Table {
+    pub(crate) packed: packed::Table,
+    /// Of each column's name.
+    keys: Vec<(usize, u64)>,
+}
+
+/// A name's length and first bytes: what tells most names apart, at the cost of comparing numbers. Of a literal the
+/// compiler knows it.
+#[inline(always)]
+fn key(name: &str) -> (usize, u64) {
+    let bytes = name.as_bytes();
+    let word = match bytes.first_chunk() {
+        Some(first) => u64::from_le_bytes(*first),
+        None => bytes.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte)),
+    };
+    (bytes.len(), word)
+}
 
 impl Table {
+    pub(crate) fn new(packed: packed::Table) -> Self {
+        let keys = packed.columns.iter().map(|column| key(&column.name)).collect();
+        Self { packed, keys }
+    }
+
     /// Whether this is its name: `shop.orders`.
     pub fn is(&self, name: &str) -> bool {
-        name.split_once('.') == Some((&self.0.schema, &self.0.name))
+        name.split_once('.') == Some((&self.packed.schema, &self.packed.name))
     }
 
     /// The schema (database) that holds it.
     pub fn schema(&self) -> &str {
-        &self.0.schema
+        &self.packed.schema
     }
 
     /// Its name, without the schema.
     pub fn name(&self) -> &str {
-        &self.0.name
+        &self.packed.name
     }
 
     /// Its columns.
     pub fn columns(&self) -> &[packed::Column] {
-        &self.0.columns
+        &self.packed.columns
     }
 
     /// The column of this name.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn column(&self, name: &str) -> Option<ColumnIndex> {
-        let exact = self.0.columns.iter().position(|column| column.name == name);
-        exact.map(|index| ColumnIndex(index as u32)).or_else(|| self.0.column(name))
+        let wanted = key(name);
+        let is_it = |(key, column): (&(usize, u64), &packed::Column)| {
+            *key == wanted && (name.len() <= 8 || column.name == name)
+        };
+        let exact = self.keys.iter().zip(&self.packed.columns).position(is_it);
+        exact.map(|index| ColumnIndex(index as u32)).or_else(|| self.packed.column(name))
     }
 }
 
@@ -41,10 +67,17 @@ impl Table {
 #[derive(Debug, Clone, Copy)]
 pub struct Row<'a> {
     pub(crate) table: &'a Table,
-    pub(crate) row: packed::Row<'a>,
+    row: packed::Row<'a>,
+    newest: Image<'a>,
+    index: u32,
+    out: &'a Out,
 }
 
 impl<'a> Row<'a> {
+    pub(crate) fn new(table: &'a Table, row: packed::Row<'a>, index: u32, out: &'a Out) -> Self {
+        Self { table, row, newest: row.newest(), index, out }
+    }
+
     /// The row's table.
     pub fn table(&self) -> &'a Table {
         self.table
@@ -58,7 +91,7 @@ impl<'a> Row<'a> {
     /// A column as it is now; for a delete, as it was.
     #[inline]
     pub fn cell(&self, column: &str) -> Cell<'a> {
-        self.in_image(Some(self.row.newest()), column)
+        self.in_image(Some(self.newest), column)
     }
 
     /// A column as it was before an update or delete; absent for inserts.
@@ -99,10 +132,17 @@ impl<'a> Row<'a> {
         self.typed(column, |kind| kind == Kind::Float)?.float()
     }
 
+    /// What a column's values are, and the column as it is now; for a delete, as it was.
+    #[inline(always)]
+    pub(crate) fn kind_and_cell(&self, column: &str) -> Option<(Kind, Cell<'a>)> {
+        let index = self.table.column(column)?;
+        Some((self.table.packed.columns[index.0 as usize].kind, self.newest.cell(index)))
+    }
+
     #[inline]
     fn typed(&self, column: &str, fits: fn(Kind) -> bool) -> Option<Cell<'a>> {
         let index = self.table.column(column)?;
-        fits(self.table.0.columns[index.0 as usize].kind).then(|| self.row.newest().cell(index))
+        fits(self.table.packed.columns[index.0 as usize].kind).then(|| self.newest.cell(index))
     }
 
     /// Whether a text column has this value now and hadn't before: true for an insert with it and
@@ -134,6 +174,26 @@ impl<'a> Row<'a> {
             outcome = outcome.set(column, map(text));
         }
         outcome
+    }
+
+    /// The row stays, with this value in place of a text or bytes column's: as it is now, and as it was. NULL stays
+    /// NULL.
+    pub fn replace(&self, column: &str, value: &str) -> Outcome {
+        let has_value = |image| matches!(self.in_image(image, column), Cell::Value(_) | Cell::Changes(_));
+        let mut outcome = self.keep();
+        if has_value(self.row.before()) {
+            outcome = outcome.set_before(column, value);
+        }
+        if has_value(self.row.after()) {
+            outcome = outcome.set(column, value);
+        }
+        outcome
+    }
+
+    /// Sends a message that is made of the row, whatever becomes of the row itself. `write` fills in an empty one.
+    #[inline]
+    pub fn send(&self, write: impl FnOnce(&mut Message)) {
+        self.out.send(self.index, write);
     }
 
     /// The row goes no further.

@@ -1,6 +1,8 @@
 //! Between the world's functions and a [`Transform`]: what `export!` calls.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
+use std::mem::take;
 
 use rowmill_batch::{Batch, ColumnIndex, ImageKind, Kind, RowIndex, TableId};
 
@@ -15,7 +17,7 @@ use crate::{Interest, Transform};
 pub struct Runtime<T> {
     transform: T,
     tables: Vec<Option<(Table, Interest)>>,
-    sinks: Vec<(String, u32)>,
+    out: Out,
 }
 
 /// `edit.state`.
@@ -30,9 +32,9 @@ impl<T: Transform> Runtime<T> {
 
     /// The world's `describe`.
     pub fn describe(&mut self, table: types::Table) -> Result<types::Interest, String> {
-        let table = Table(packed_table(table));
+        let table = Table::new(packed_table(table));
         let interest = self.transform.interest(&table);
-        let index = table.0.id.0 as usize;
+        let index = table.packed.id.0 as usize;
         if self.tables.len() <= index {
             self.tables.resize_with(index + 1, || None);
         }
@@ -48,8 +50,8 @@ impl<T: Transform> Runtime<T> {
     pub fn process(&mut self) -> Result<types::Verdict, types::Failure> {
         let bytes = batch::rows();
         let batch = Batch::parse(&bytes).map_err(|error| types::Failure::Reject(error.to_string()))?;
-        let Self { transform, tables, sinks } = self;
-        let mut out = Out::new(sinks, batch.len());
+        let Self { transform, tables, out } = self;
+        out.lists.get_mut().begin(batch.len());
         for index in 0..batch.len() as u32 {
             let row = batch.row(RowIndex(index));
             let TableId(id) = row.table();
@@ -57,16 +59,18 @@ impl<T: Transform> Runtime<T> {
                 return Err(types::Failure::Reject(format!("table id {id} was never described")));
             };
             match interest {
-                Interest::Pass => out.keep.push(index),
+                Interest::Pass => out.lists.get_mut().keep.push(index),
                 Interest::Drop => {}
-                Interest::All => match transform.row(&Row { table, row }) {
-                    Outcome::Keep => out.keep.push(index),
+                Interest::All => match transform.row(&Row::new(table, row, index, out)) {
+                    Outcome::Keep => out.lists.get_mut().keep.push(index),
                     Outcome::Drop => {}
-                    Outcome::More(more) => out.more(index, table, *more).map_err(types::Failure::Reject)?,
+                    Outcome::More(more) => {
+                        out.lists.get_mut().more(index, table, *more).map_err(types::Failure::Reject)?
+                    }
                 },
             }
         }
-        Ok(out.verdict())
+        out.lists.get_mut().verdict().map_err(types::Failure::Reject)
     }
 }
 
@@ -108,32 +112,67 @@ fn packed_kind(kind: types::Kind) -> Kind {
     }
 }
 
-/// A verdict in the making. Each list's bytes are gathered apart and joined at the end.
-struct Out<'a> {
+/// A verdict in the making.
+#[derive(Debug, Default)]
+pub struct Out {
+    lists: RefCell<Lists>,
+    /// Its memory is used again.
+    message: RefCell<Message>,
+}
+
+impl Out {
+    #[inline]
+    pub(crate) fn send(&self, row: u32, write: impl FnOnce(&mut Message)) {
+        match self.message.try_borrow_mut() {
+            Ok(mut message) => {
+                message.clear();
+                write(&mut message);
+                self.lists.borrow_mut().send(row, &message);
+            }
+            // While another is written.
+            Err(_) => {
+                let mut message = Message::default();
+                write(&mut message);
+                self.lists.borrow_mut().send(row, &message);
+            }
+        }
+    }
+}
+
+/// A verdict's lists. Each one's bytes are gathered apart and joined at the end.
+#[derive(Debug, Default)]
+struct Lists {
     keep: Vec<u32>,
-    sinks: &'a mut Vec<(String, u32)>,
+    sinks: Vec<(String, u32)>,
     reroutes: (Vec<types::Reroute>, Vec<u8>),
     edits: (Vec<types::Edit>, Vec<u8>),
     emits: (Vec<types::Emit>, Vec<u8>),
     attributes: (Vec<types::Attribute>, Vec<u8>),
     fails: (Vec<types::RowFail>, Vec<u8>),
+    /// What is wrong with a message that was sent.
+    fault: Option<String>,
+    /// Messages in the last batch, and their bytes: the next will need about as much room.
+    expected: (usize, usize),
 }
 
-impl<'a> Out<'a> {
-    fn new(sinks: &'a mut Vec<(String, u32)>, rows: usize) -> Self {
-        Self {
-            keep: Vec::with_capacity(rows),
-            sinks,
-            reroutes: Default::default(),
-            edits: Default::default(),
-            emits: Default::default(),
-            attributes: Default::default(),
-            fails: Default::default(),
+impl Lists {
+    fn begin(&mut self, rows: usize) {
+        let Self { keep, emits, fault, expected, .. } = self;
+        keep.clear();
+        keep.reserve(rows);
+        emits.0.reserve(expected.0);
+        emits.1.reserve(expected.1);
+        *fault = None;
+    }
+
+    fn send(&mut self, row: u32, message: &Message) {
+        if let Err(fault) = self.emit(row, message) {
+            self.fault.get_or_insert(fault);
         }
     }
 
     fn more(&mut self, row: u32, table: &Table, more: More) -> Result<(), String> {
-        let More { keep, sink, group, edits, messages, failure } = more;
+        let More { keep, sink, group, edits, failure } = more;
         if let Some(message) = failure {
             self.fails.0.push(types::RowFail { row, message_len: append(&mut self.fails.1, message) });
             return Ok(());
@@ -147,7 +186,7 @@ impl<'a> Out<'a> {
             }
         }
         for Edit { image, column: name, value } in edits {
-            let column = table.column(&name).ok_or_else(|| format!("table {} has no column `{name}`", table.0))?;
+            let column = table.column(&name).ok_or_else(|| format!("table {} has no column `{name}`", table.packed))?;
             let image = match image {
                 ImageKind::Before => types::Image::Before,
                 ImageKind::After => types::Image::After,
@@ -156,19 +195,16 @@ impl<'a> Out<'a> {
             let value_len = append(&mut self.edits.1, value.unwrap_or_default());
             self.edits.0.push(types::Edit { row, image, column: column.0, state, value_len });
         }
-        for message in messages {
-            self.emit(row, message)?;
-        }
         Ok(())
     }
 
-    fn emit(&mut self, row: u32, message: Message) -> Result<(), String> {
+    fn emit(&mut self, row: u32, message: &Message) -> Result<(), String> {
         let Message { body, sink, group, deduplication_id, attributes } = message;
-        let emit = self.emits.0.len() as u32;
         let sink = self.sink(sink.as_ref())?;
+        let emit = self.emits.0.len() as u32;
         let arena = &mut self.emits.1;
-        let group_len = append(arena, group.unwrap_or_default());
-        let dedup_len = append(arena, deduplication_id.unwrap_or_default());
+        let group_len = append(arena, group);
+        let dedup_len = append(arena, deduplication_id);
         let body_len = append(arena, body);
         self.emits.0.push(types::Emit { row, sink, group_len, dedup_len, body_len });
         for (name, value) in attributes {
@@ -189,21 +225,29 @@ impl<'a> Out<'a> {
         Ok(Some(number))
     }
 
-    fn verdict(self) -> types::Verdict {
-        let mut arena = self.reroutes.1;
-        for part in [self.edits.1, self.emits.1, self.attributes.1, self.fails.1] {
-            arena.extend_from_slice(&part);
+    fn verdict(&mut self) -> Result<types::Verdict, String> {
+        let Self { keep, reroutes, edits, emits, attributes, fails, fault, expected, .. } = self;
+        if let Some(fault) = fault.take() {
+            return Err(fault);
         }
-        types::Verdict {
-            keep: self.keep,
-            reroutes: self.reroutes.0,
-            edits: self.edits.0,
-            emits: self.emits.0,
-            attributes: self.attributes.0,
+        *expected = (emits.0.len(), emits.1.len());
+        let (reroutes, edits, emits) = (take(reroutes), take(edits), take(emits));
+        let (attributes, fails) = (take(attributes), take(fails));
+        // Mostly messages alone have bytes.
+        let mut arenas =
+            [reroutes.1, edits.1, emits.1, attributes.1, fails.1].into_iter().filter(|part| !part.is_empty());
+        let mut arena = arenas.next().unwrap_or_default();
+        arenas.for_each(|part| arena.extend_from_slice(&part));
+        Ok(types::Verdict {
+            keep: take(keep),
+            reroutes: reroutes.0,
+            edits: edits.0,
+            emits: emits.0,
+            attributes: attributes.0,
             writes: Vec::new(),
-            fails: self.fails.0,
+            fails: fails.0,
             arena,
-        }
+        })
     }
 }
 

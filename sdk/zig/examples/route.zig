@@ -10,7 +10,7 @@ const Route = struct {
     pub fn row(r: *rm.Row) void {
         const country = r.text("country") orelse "";
         if (std.mem.eql(u8, country, "DE")) r.keepTo("europe", country) else r.keep();
-        if (r.after != null and r.text("email") != null) r.set("email", "hidden");
+        r.replace("email", "hidden");
     }
 };
 

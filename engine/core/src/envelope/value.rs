@@ -2,7 +2,7 @@
 
 use rowmill_batch::{Cell, Column, Image, Kind, Table};
 
-use super::json::{push_base64, push_int, push_string};
+use super::json::{push_base64, push_int, push_string, push_utf8};
 
 /// Stands for a value that the binlog doesn't have though it changed: Debezium's own placeholder
 /// (`unavailable.value.placeholder`).
@@ -48,12 +48,11 @@ pub fn push_image(table: &Table, image: Image<'_>, out: &mut Vec<u8>) {
 fn push_value(column: &Column, bytes: &[u8], out: &mut Vec<u8>) {
     let cell = Cell::Value(bytes);
     // The decoder wrote text as UTF-8 and numbers in 8 bytes; transforms' edits were checked.
-    let text = || std::str::from_utf8(bytes).unwrap_or_default();
     match column.kind {
         Kind::Int => push_int(cell.int().unwrap_or_default(), out),
         Kind::Uint | Kind::Year => push_int(cell.uint().unwrap_or_default(), out),
         Kind::Float => push_float(column, cell.float().unwrap_or_default(), out),
-        Kind::Text | Kind::Json | Kind::Enum | Kind::Set | Kind::Decimal => push_string(text(), out),
+        Kind::Text | Kind::Json | Kind::Enum | Kind::Set | Kind::Decimal => push_utf8(bytes, out),
         Kind::Date | Kind::Time => {
             out.push(b'"');
             out.extend_from_slice(bytes);

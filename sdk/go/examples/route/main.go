@@ -9,9 +9,7 @@ func route(r *rowmill.Row) {
 	} else {
 		r.Keep()
 	}
-	if r.HasAfter() && r.Value("email") != nil {
-		r.Set("email", []byte("hidden"))
-	}
+	r.Replace("email", []byte("hidden"))
 }
 
 func init() {

@@ -1,0 +1,142 @@
+//! Texts and numbers as JSON that SQS takes: for the engine and for guests. SQS refuses U+0000 to U+001F (but tab, LF
+//! and CR), U+FFFE and U+FFFF, so strings escape them.
+//! <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html>
+
+/// Appends a string with its quotes.
+#[inline]
+pub fn push_string(text: &str, out: &mut Vec<u8>) {
+    push_utf8(text.as_bytes(), out);
+}
+
+/// Appends a string with its quotes. Bytes that aren't UTF-8 stay as they are.
+#[inline]
+pub fn push_utf8(text: &[u8], out: &mut Vec<u8>) {
+    out.push(b'"');
+    push_escaped(text, out);
+    out.push(b'"');
+}
+
+/// Appends what stands between a string's quotes.
+#[inline]
+pub fn push_escaped(text: &[u8], out: &mut Vec<u8>) {
+    // One look at the memory's end for all that follows.
+    out.reserve(text.len() + 8);
+    let (words, rest) = text.as_chunks::<8>();
+    for (index, word) in words.iter().enumerate() {
+        if has_special(u64::from_le_bytes(*word)) {
+            return push_special(&text[index * 8..], out);
+        }
+        // In a guest this is one store; copying memory of any length is a call of the host.
+        out.extend_from_slice(word);
+    }
+    let word = word_of(rest);
+    // The bytes that aren't there look like controls.
+    if has_special(word | FILLER << (8 * rest.len())) {
+        return push_special(rest, out);
+    }
+    out.extend_from_slice(&word.to_le_bytes());
+    out.truncate(out.len() - (8 - rest.len()));
+}
+
+/// Letters in all eight bytes.
+const FILLER: u64 = u64::from_le_bytes(*b"aaaaaaaa");
+
+/// Up to seven bytes, the first of them lowest.
+#[inline]
+fn word_of(bytes: &[u8]) -> u64 {
+    // Both ends, which may share some bytes in their middle: fewer looks than one a byte.
+    let ends = |first: u64, last: u64, width: usize| first | last << (8 * (bytes.len() - width));
+    match (bytes.first_chunk::<4>(), bytes.last_chunk::<4>(), bytes.first_chunk::<2>(), bytes.last_chunk::<2>()) {
+        (Some(first), Some(last), ..) => ends(u32::from_le_bytes(*first).into(), u32::from_le_bytes(*last).into(), 4),
+        (.., Some(first), Some(last)) => ends(u16::from_le_bytes(*first).into(), u16::from_le_bytes(*last).into(), 2),
+        _ => bytes.first().copied().unwrap_or_default().into(),
+    }
+}
+
+/// Whether a byte needs a look: quotes, backslashes, controls, and the first byte of U+FFFE and U+FFFF.
+#[inline]
+fn is_special(byte: u8) -> bool {
+    matches!(byte, ..b' ' | b'"' | b'\\' | 0xef)
+}
+
+/// Whether one of eight bytes does.
+/// <https://graphics.stanford.edu/~seander/bithacks.html#ZeroInWord>
+#[inline]
+fn has_special(word: u64) -> bool {
+    const ONES: u64 = u64::from_le_bytes([0x01; 8]);
+    const HIGHS: u64 = u64::from_le_bytes([0x80; 8]);
+    let is_zero = |word: u64| word.wrapping_sub(ONES) & !word;
+    let is = |byte: u8| is_zero(word ^ (ONES * u64::from(byte)));
+    let is_control = word.wrapping_sub(ONES * 0x20) & !word;
+    (is_control | is(b'"') | is(b'\\') | is(0xef)) & HIGHS != 0
+}
+
+/// The same where something needs a look.
+#[cold]
+fn push_special(bytes: &[u8], out: &mut Vec<u8>) {
+    let mut copied = 0;
+    let mut at = 0;
+    while let Some(next) = bytes[at..].iter().position(|&byte| is_special(byte)) {
+        at += next;
+        let (escape, len): (&[u8], usize) = match bytes[at] {
+            b'"' => (b"\\\"", 1),
+            b'\\' => (b"\\\\", 1),
+            b'\n' => (b"\\n", 1),
+            b'\r' => (b"\\r", 1),
+            b'\t' => (b"\\t", 1),
+            0xef => match bytes[at..] {
+                [_, 0xbf, 0xbe, ..] => (b"\\ufffe", 3),
+                [_, 0xbf, 0xbf, ..] => (b"\\uffff", 3),
+                _ => {
+                    at += 1;
+                    continue;
+                }
+            },
+            control => {
+                const HEX: &[u8; 16] = b"0123456789abcdef";
+                out.extend_from_slice(&bytes[copied..at]);
+                out.extend_from_slice(b"\\u00");
+                out.push(HEX[usize::from(control >> 4)]);
+                out.push(HEX[usize::from(control & 15)]);
+                (b"", 1)
+            }
+        };
+        if !escape.is_empty() {
+            out.extend_from_slice(&bytes[copied..at]);
+            out.extend_from_slice(escape);
+        }
+        at += len;
+        copied = at;
+    }
+    out.extend_from_slice(&bytes[copied..]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_at_every_place() {
+        for byte in 0..0x80u8 {
+            for place in 0..19 {
+                for filler in ["a", "!", "#", "]", "[", "\u{7f}", "\u{e9}", "\u{ffee}"] {
+                    let text: String = (0..19)
+                        .map(|at| if at == place { char::from(byte).to_string() } else { filler.to_owned() })
+                        .collect();
+                    let mut out = Vec::new();
+                    push_string(&text, &mut out);
+                    let escaped = match byte {
+                        b'"' | b'\\' => format!("\\{}", char::from(byte)),
+                        b'\n' => "\\n".to_owned(),
+                        b'\r' => "\\r".to_owned(),
+                        b'\t' => "\\t".to_owned(),
+                        ..b' ' => format!("\\u{byte:04x}"),
+                        _ => char::from(byte).to_string(),
+                    };
+                    let expected = format!("\"{}{escaped}{}\"", filler.repeat(place), filler.repeat(18 - place));
+                    assert_eq!(String::from_utf8_lossy(&out), expected);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! What a transform has the host do with rows while it decides on a batch.
+
+use bytes::Bytes;
+use rowmill_core::batch::{Cell, ColumnIndex, ImageKind, Kind, Operation, RowIndex, TableId};
+
+use super::instance::bulk::{Message, Rows, Rule};
+use super::instance::types;
+use super::query::Asked;
+use super::recipe::Group;
+use super::verdict::{Edit, NewValue};
+
+/// What was ordered during one call. Rows are known to be the batch's, sinks and recipes aren't known to be there.
+#[derive(Debug, Default)]
+pub(super) struct Orders {
+    pub kept: Vec<RowIndex>,
+    pub reroutes: Vec<(RowIndex, Option<u32>, String)>,
+    pub edits: Vec<Edit>,
+    pub writes: Vec<Write>,
+    pub emits: Vec<(RowIndex, Message)>,
+    pub fails: Vec<(RowIndex, String)>,
+}
+
+/// Messages by a recipe.
+#[derive(Debug)]
+pub(super) struct Write {
+    pub recipe: u32,
+    pub sink: Option<u32>,
+    pub rows: Vec<RowIndex>,
+}
+
+/// Where a column gets another value.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Place {
+    /// In the row as it is now.
+    Now,
+    /// In the row as it is now and as it was, where it is neither NULL nor absent.
+    WhereItHasAValue,
+}
+
+/// Each of these fails if a row isn't the batch's.
+impl Orders {
+    pub fn keep(&mut self, asked: &Asked<'_>, rows: Rows) -> Result<(), String> {
+        self.kept.extend(asked.rows_of(rows)?);
+        Ok(())
+    }
+
+    /// # Errors
+    /// If a row's table lacks a column of the group's.
+    pub fn reroute(
+        &mut self,
+        asked: &Asked<'_>,
+        rows: Rows,
+        sink: Option<u32>,
+        group: Vec<types::GroupPart>,
+    ) -> Result<(), String> {
+        let mut group = Group::new(group);
+        for row in asked.rows_of(rows)? {
+            let packed = asked.batch.row(row);
+            let mut text = Vec::new();
+            group.write(&asked.tables[packed.table().0 as usize], &packed, &mut text)?;
+            let text = String::from_utf8(text).map_err(|error| error.to_string())?;
+            self.reroutes.push((row, sink, text));
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// If a row's table lacks the column, or the value isn't one of the column's type.
+    pub fn edit(
+        &mut self,
+        asked: &Asked<'_>,
+        rows: Rows,
+        column: &str,
+        value: Option<String>,
+        place: Place,
+    ) -> Result<(), String> {
+        let mut last: Option<(TableId, ColumnIndex, NewValue)> = None;
+        for row in asked.rows_of(rows)? {
+            let packed = asked.batch.row(row);
+            let id = packed.table();
+            if last.as_ref().is_none_or(|(known, ..)| *known != id) {
+                let table = &asked.tables[id.0 as usize];
+                let index = table.column(column).ok_or_else(|| format!("{table} has no column `{column}`"))?;
+                let described = &table.columns[index.0 as usize];
+                let new = match &value {
+                    None => NewValue::Null,
+                    Some(text) => NewValue::Value(packed_value(described.kind, text).ok_or_else(|| {
+                        format!("`{text}` isn't a value of {table}.{column}, a {}", described.mysql_type)
+                    })?),
+                };
+                last = Some((id, index, new));
+            }
+            let Some((_, column, value)) = &last else { continue };
+            for (image, cells) in [(ImageKind::Before, packed.before()), (ImageKind::After, packed.after())] {
+                let Some(cells) = cells else { continue };
+                let is_meant = match place {
+                    Place::Now => image == ImageKind::After,
+                    Place::WhereItHasAValue => matches!(cells.cell(*column), Cell::Value(_) | Cell::Changes(_)),
+                };
+                if is_meant {
+                    self.edits.push(Edit { row, image, column: *column, value: value.clone() });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub fn write(&mut self, asked: &Asked<'_>, rows: Rows, recipe: u32, sink: Option<u32>) -> Result<(), String> {
+        self.writes.push(Write { recipe, sink, rows: asked.rows_of(rows)? });
+        Ok(())
+    }
+
+    pub fn emit(&mut self, asked: &Asked<'_>, messages: Vec<Message>) -> Result<(), String> {
+        for message in messages {
+            self.emits.push((asked.known(message.row)?, message));
+        }
+        Ok(())
+    }
+
+    pub fn fail(&mut self, asked: &Asked<'_>, row: u32, message: String) -> Result<(), String> {
+        self.fails.push((asked.known(row)?, message));
+        Ok(())
+    }
+}
+
+impl Asked<'_> {
+    fn rows_of(&self, rows: Rows) -> Result<Vec<RowIndex>, String> {
+        match rows {
+            Rows::ThatMatch(rule) => Ok(self.pick(&rule).into_iter().map(RowIndex).collect()),
+            Rows::These(rows) => rows.into_iter().map(|row| self.known(row)).collect(),
+        }
+    }
+
+    fn known(&self, row: u32) -> Result<RowIndex, String> {
+        let count = self.batch.len();
+        if (row as usize) < count { Ok(RowIndex(row)) } else { Err(format!("row {row} of {count}")) }
+    }
+
+    /// The rows that a rule means.
+    pub fn pick(&self, rule: &Rule) -> Vec<u32> {
+        let Rule { inserts, updates, deletes, all_of } = rule;
+        let mut picked = self.select(all_of);
+        if !(*inserts && *updates && *deletes) {
+            picked.retain(|&row| match self.batch.row(RowIndex(row)).operation() {
+                Operation::Insert => *inserts,
+                Operation::Update => *updates,
+                Operation::Delete => *deletes,
+            });
+        }
+        picked
+    }
+}
+
+/// A value as a column of a kind has it, of what a transform wrote.
+fn packed_value(kind: Kind, text: &str) -> Option<Bytes> {
+    Some(match kind {
+        Kind::Int => text.parse::<i64>().ok()?.to_le_bytes().to_vec().into(),
+        Kind::Uint | Kind::Year | Kind::Bit => text.parse::<u64>().ok()?.to_le_bytes().to_vec().into(),
+        Kind::Float => text.parse::<f64>().ok()?.to_le_bytes().to_vec().into(),
+        Kind::Bytes | Kind::Geometry | Kind::Vector => {
+            base64_simd::STANDARD.decode_to_vec(text.as_bytes()).ok()?.into()
+        }
+        _ => Bytes::copy_from_slice(text.as_bytes()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugin::sample_rows;
+    use rowmill_core::batch::Batch;
+
+    fn rule(inserts: bool, all_of: Vec<super::super::instance::query::Condition>) -> Rows {
+        Rows::ThatMatch(Rule { inserts, updates: true, deletes: true, all_of })
+    }
+
+    #[test]
+    fn orders_are_about_the_rows_that_are_meant() {
+        let (bytes, tables) = sample_rows();
+        let rows: Vec<u32> = (0..256).filter(|row| row % 2 == 0).collect();
+        let asked = Asked { batch: Batch::parse(&bytes).expect("a batch"), tables: &tables, rows: &rows };
+        let mut orders = Orders::default();
+        orders.keep(&asked, rule(true, Vec::new())).expect("kept");
+        assert_eq!(orders.kept.len(), 128);
+        orders.keep(&asked, rule(false, Vec::new())).expect("nothing"); // all of them are inserts
+        orders.keep(&asked, Rows::These(vec![3])).expect("kept");
+        assert_eq!(orders.kept.len(), 129);
+        let group = vec![types::GroupPart::Text("c-".to_owned()), types::GroupPart::Column("customer".to_owned())];
+        orders.reroute(&asked, Rows::These(vec![2]), Some(1), group).expect("rerouted");
+        assert_eq!(orders.reroutes, [(RowIndex(2), Some(1), "c-14".to_owned())]);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        let (bytes, tables) = sample_rows();
+        let asked = Asked { batch: Batch::parse(&bytes).expect("a batch"), tables: &tables, rows: &[0, 1] };
+        let mut orders = Orders::default();
+        let mut set = |column: &str, value: Option<&str>, place| {
+            orders.edit(&asked, Rows::These(vec![0]), column, value.map(str::to_owned), place)
+        };
+        assert_eq!(set("id", Some("12"), Place::Now), Ok(()));
+        assert_eq!(set("id", None, Place::WhereItHasAValue), Ok(()));
+        let fault = set("id", Some("twelve"), Place::Now).expect_err("refused");
+        assert_eq!(fault, "`twelve` isn't a value of shop.orders.id, a bigint");
+        let fault = set("nonsense", Some(""), Place::Now).expect_err("refused");
+        assert_eq!(fault, "shop.orders has no column `nonsense`");
+        assert_eq!(orders.edits.len(), 2);
+        for fault in [
+            orders.keep(&asked, Rows::These(vec![256])),
+            orders.fail(&asked, 256, String::new()),
+            orders.write(&asked, Rows::These(vec![0, 256]), 0, None),
+        ] {
+            assert_eq!(fault.expect_err("refused"), "row 256 of 256");
+        }
+    }
+}

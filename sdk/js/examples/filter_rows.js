@@ -1,0 +1,9 @@
+// The filter, row by row: keeps orders that became paid.
+import { transform } from "./rowmill.js";
+
+export const { configure, describe, process } = transform({
+  tables: ["shop.orders"],
+  row(row) {
+    if (row.changedTo("status", "paid")) row.keep();
+  },
+});
