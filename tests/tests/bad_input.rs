@@ -2,10 +2,13 @@
 //! code, and a checkpoint that stays as it was.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use rowmill_tests::{Engine, EngineConfig, MySql, Sqs, free_port, scratch};
+use rowmill::checkpoint::Checkpoint;
+use rowmill_core::position::{BinlogPosition, Resume};
+use rowmill_tests::{Engine, EngineConfig, MySql, Sqs, free_port, scratch, wait_for};
 
 const NULL_SINK: &str = "[sink.out]\ntype = \"null\"\n";
 
@@ -71,6 +74,38 @@ async fn a_server_without_a_binlog() -> anyhow::Result<()> {
     refused(&config, 1, &["writes no binlog", "skip-log-bin"]).await
 }
 
+/// Of two engines with one checkpoint the second is refused, and the first goes on; after a kill nothing is held.
+#[tokio::test]
+async fn a_checkpoint_that_is_held_or_damaged() -> anyhow::Result<()> {
+    let directory = scratch("a_checkpoint_that_is_held_or_damaged");
+    let mysql = MySql::start(&directory, &[]).await?;
+    let config = EngineConfig::new(&directory, &mysql, "", NULL_SINK);
+    let mut first = Engine::start_and_wait(&config).await?;
+
+    let second = EngineConfig { directory: directory.join("second"), ..config.clone() };
+    std::fs::create_dir_all(&second.directory)?;
+    let holder = format!("another rowmill holds it (process {} on ", first.process().id());
+    let checkpoint = config.checkpoint().display().to_string();
+    refused(&second, 1, &[&checkpoint, &holder, "`checkpoint.path`"]).await?;
+    mysql.run("CREATE SCHEMA shop; CREATE TABLE shop.items (id INT PRIMARY KEY)").await?;
+    let end = mysql.binlog_end().await?;
+    wait_for("the first goes on", Duration::from_secs(20), || async { Ok(config.has_reached(&end)?.then_some(())) })
+        .await?;
+
+    first.kill();
+    accepted(&second).await.err().context("it has no checkpoint in its own directory")?;
+    accepted(&config).await?;
+
+    let whole = std::fs::read_to_string(config.checkpoint())?;
+    let changed = whole.replace(&format!("\"position\": {}", end.1), "\"position\": 4");
+    assert_ne!(changed, whole);
+    std::fs::write(config.checkpoint(), &changed)?;
+    let previous = format!("{checkpoint}.previous is the one before it");
+    refused(&config, 1, &[&checkpoint, "changed by hand", "checksum", &previous]).await?;
+    std::fs::rename(directory.join("checkpoint.json.previous"), config.checkpoint())?;
+    accepted(&config).await
+}
+
 #[tokio::test]
 async fn a_position_that_is_gone() -> anyhow::Result<()> {
     let directory = scratch("a_position_that_is_gone");
@@ -85,19 +120,18 @@ async fn a_position_that_is_gone() -> anyhow::Result<()> {
     std::fs::write(config.checkpoint(), &checkpoint)?;
     refused(&config, 1, &["the checkpoint says binlog.000001", "purged", "binlog.000003"]).await?;
 
-    let beyond = checkpoint.replace("binlog.000001", "binlog.000003").replace("\"position\": ", "\"position\": 99999");
-    std::fs::write(config.checkpoint(), beyond)?;
+    let saved = Checkpoint::read(&config.checkpoint())?.context("a checkpoint")?;
+    let save = |resume: &Resume| Checkpoint::open(&config.checkpoint())?.0.write(resume);
+    save(&Resume { position: BinlogPosition::new("binlog.000003", 99_999), ..saved.clone() })?;
     refused(&config, 1, &["binlog.000003", "ends at"]).await?;
 
     // Another server's: without GTIDs its place means nothing here, and with some that aren't here neither.
-    let mut other: serde_json::Value = serde_json::from_str(&checkpoint)?;
-    other["server"] = "another".into();
     for (gtids, words) in [
-        (serde_json::Value::Null, "there are no GTIDs to go on by"),
-        ("11111111-2222-3333-4444-555555555555:1-7".into(), "lacks transactions that are done with"),
+        (None, "there are no GTIDs to go on by"),
+        (Some("11111111-2222-3333-4444-555555555555:1-7"), "lacks transactions that are done with"),
     ] {
-        other["gtids"] = gtids;
-        std::fs::write(config.checkpoint(), other.to_string())?;
+        let gtids = gtids.map(|text| text.parse().map(Arc::new)).transpose()?;
+        save(&Resume { server: "another".into(), gtids, ..saved.clone() })?;
         refused(&config, 1, &["checkpoint.json", "belongs to the server another", words]).await?;
     }
 

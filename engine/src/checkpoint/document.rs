@@ -1,0 +1,130 @@
+//! A checkpoint's text: JSON that people can read, with a checksum of all that it says.
+
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use rowmill_core::gtid::GtidSet;
+use rowmill_core::position::{BinlogPosition, Past, Progress, Resume};
+use serde::{Deserialize, Serialize};
+
+const VERSION: u32 = 2;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    version: u32,
+    /// How often a checkpoint was taken hold of: who has a lower number has lost it.
+    epoch: u64,
+    /// What tells the server from others.
+    server: String,
+    file: String,
+    position: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    past: Option<PastDocument>,
+    /// All transactions that are wholly delivered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    gtids: Option<String>,
+    /// CRC-32 of the compact JSON of all above, in hex.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    checksum: String,
+}
+
+/// Rows behind the position that are delivered all the same: see [`Past`].
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PastDocument {
+    file: String,
+    event: u64,
+    rows: u32,
+}
+
+/// The version alone: of documents of other versions nothing else is known.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
+impl Document {
+    /// Of all but itself.
+    fn checksum(&mut self) -> String {
+        let kept = std::mem::take(&mut self.checksum);
+        let text = serde_json::to_vec(self).expect("numbers and texts are JSON");
+        self.checksum = kept;
+        format!("{:08x}", crc32fast::hash(&text))
+    }
+}
+
+/// The text, with a newline at its end.
+pub(super) fn write(resume: &Resume, epoch: u64) -> String {
+    let mut document = Document {
+        version: VERSION,
+        epoch,
+        server: resume.server.to_string(),
+        file: resume.position.file.clone(),
+        position: resume.position.offset,
+        past: resume.past.as_ref().map(|Past { file, progress: Progress { event, rows } }| PastDocument {
+            file: file.clone(),
+            event: *event,
+            rows: *rows,
+        }),
+        gtids: resume.gtids.as_ref().map(ToString::to_string).filter(|text| !text.is_empty()),
+        checksum: String::new(),
+    };
+    document.checksum = document.checksum();
+    serde_json::to_string_pretty(&document).expect("numbers and texts are JSON") + "\n"
+}
+
+/// What a text says: from where to read on, and its epoch.
+///
+/// # Errors
+/// If it isn't whole, or of another version.
+pub(super) fn read(text: &str) -> anyhow::Result<(Resume, u64)> {
+    const DAMAGED: &str = "it is damaged or isn't a checkpoint";
+    let Versioned { version } = serde_json::from_str(text).context(DAMAGED)?;
+    if version != VERSION {
+        bail!("it has version {version}, and this rowmill reads version {VERSION}; use the rowmill that wrote it");
+    }
+    let mut document: Document = serde_json::from_str(text).context(DAMAGED)?;
+    let checksum = document.checksum();
+    if document.checksum != checksum {
+        bail!(
+            "it is damaged or was changed by hand: its checksum is `{}`, its content's {checksum}",
+            document.checksum
+        );
+    }
+    let Document { epoch, server, file, position, past, gtids, .. } = document;
+    let past = past.map(|PastDocument { file, event, rows }| Past { file, progress: Progress { event, rows } });
+    let gtids = gtids.map(|text| text.parse::<GtidSet>().map(Arc::new)).transpose().context(DAMAGED)?;
+    Ok((Resume { server: server.into(), position: BinlogPosition::new(file, position), past, gtids }, epoch))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::resume;
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        assert_eq!(read(&write(&resume(), 7)).expect("whole"), (resume(), 7));
+        let short = Resume::at("uuid", BinlogPosition::new("", 4));
+        assert_eq!(read(&write(&short, 1)).expect("whole"), (short, 1));
+    }
+
+    #[test]
+    fn whatever_changes_is_found() {
+        let text = write(&resume(), 7);
+        for (at, byte) in text.bytes().enumerate().filter(|(_, byte)| !byte.is_ascii_whitespace()) {
+            let mut damaged = text.clone().into_bytes();
+            damaged[at] = if byte == b'1' { b'2' } else { b'1' };
+            let damaged = String::from_utf8(damaged).expect("ASCII");
+            assert!(read(&damaged).is_err(), "{damaged}");
+            assert!(read(&text[..at]).is_err(), "{}", &text[..at]);
+        }
+    }
+
+    #[test]
+    fn other_versions_are_named() {
+        let error = read("{\"version\": 3, \"more\": true}").expect_err("refused");
+        assert!(error.to_string().contains("version 3"), "{error}");
+    }
+}
