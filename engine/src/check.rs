@@ -122,7 +122,7 @@ async fn server(config: &Config, report: &mut Report<'_, impl Write>) -> std::io
         ))?,
         Err(error) => report.problem(format!("{error:#}"))?,
     }
-    let saved = match Checkpoint::read(&config.checkpoint) {
+    let saved = match Checkpoint::read(&config.checkpoint, &source.tls).await {
         Ok(saved) => saved,
         Err(error) => return report.problem(format!("{error:#}")),
     };

@@ -27,8 +27,6 @@ use crate::workers::{SharedWatermark, Workshop};
 
 /// Batches that wait between two stages.
 const BATCHES_WAITING_MAX: usize = 8;
-/// Checkpoints are no closer than this, unless the in-flight budget is short.
-const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(50);
 /// After a signal, how long what is in flight may take to arrive.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(25);
 
@@ -71,15 +69,15 @@ async fn start(config: Config) -> anyhow::Result<()> {
              table was changed meanwhile; FULL is safer"
         );
     }
-    let (checkpoint, saved) = Checkpoint::open(&checkpoint)?;
+    let (mut checkpoint, saved) = Checkpoint::open(&checkpoint, &source.tls).await?;
     let is_first_run = saved.is_none();
     let start = server.locate(&source.start, saved).await.with_context(|| match is_first_run {
         true => "no place to begin".to_owned(),
-        false => format!("checkpoint {}", checkpoint.path().display()),
+        false => format!("checkpoint {}", checkpoint.describe()),
     })?;
     if is_first_run {
         // Were it written only with the first change, a restart before it would begin elsewhere.
-        checkpoint.write(&start.resume)?;
+        checkpoint.write(&start.resume).await?;
     }
 
     let needs = sinks.iter().map(|sink| SinkNeeds { ordered: sink.is_ordered() }).collect();
@@ -193,12 +191,11 @@ impl Stages {
 
 /// Follows the watermark and makes it durable; what it passed is given back to the budget after.
 async fn keep_checkpoint(
-    checkpoint: Checkpoint,
+    mut checkpoint: Checkpoint,
     watermark: SharedWatermark,
     mut tickets: mpsc::UnboundedReceiver<Ticket>,
     budget: Budget,
 ) -> anyhow::Result<()> {
-    let checkpoint = Arc::new(checkpoint);
     let mut pending: Option<Advance> = None;
     let mut due = Instant::now();
     let mut open = true;
@@ -222,9 +219,10 @@ async fn keep_checkpoint(
             () = tokio::time::sleep_until(due), if pending.is_some() => {}
         }
         let Some(Advance { resume, passed }) = pending.take() else { continue };
-        write(Arc::clone(&checkpoint), resume).await?;
+        debug!(position = %resume, "checkpoint");
+        checkpoint.write(&resume).await?;
         passed.into_iter().for_each(|cost| budget.give_back(cost));
-        due = Instant::now() + CHECKPOINT_INTERVAL;
+        due = Instant::now() + checkpoint.interval();
     }
     Ok(())
 }
@@ -238,11 +236,6 @@ fn merge(pending: &mut Option<Advance>, advance: Option<Advance>) {
         (none @ None, advance) => *none = advance,
         (Some(_), None) => {}
     }
-}
-
-async fn write(checkpoint: Arc<Checkpoint>, resume: Resume) -> anyhow::Result<()> {
-    debug!(position = %resume, "checkpoint");
-    tokio::task::spawn_blocking(move || checkpoint.write(&resume)).await.context("the checkpoint's writer stopped")?
 }
 
 /// The signals that mean stop.

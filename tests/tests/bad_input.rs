@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use mysql_async::prelude::Queryable;
 use rowmill::checkpoint::Checkpoint;
+use rowmill::config::Tls;
 use rowmill_core::position::{BinlogPosition, Resume};
 use rowmill_tests::{Engine, EngineConfig, MySql, Sqs, free_port, scratch, wait_for};
 
@@ -106,6 +108,50 @@ async fn a_checkpoint_that_is_held_or_damaged() -> anyhow::Result<()> {
     accepted(&config).await
 }
 
+/// A checkpoint in a database: held by one, found again after the server was killed, and lost to one who has a higher
+/// epoch.
+#[tokio::test]
+async fn a_checkpoint_in_a_database() -> anyhow::Result<()> {
+    let directory = scratch("a_checkpoint_in_a_database");
+    let mut mysql = MySql::start(&directory, &[]).await?;
+    mysql.run("CREATE SCHEMA rowmill; CREATE SCHEMA shop").await?;
+    let url = format!("{}/rowmill", mysql.url());
+    let store = format!("type = \"mysql\"\nurl = \"{url}\"\npassword = \"{}\"", mysql.password());
+    let in_file = EngineConfig::new(&directory, &mysql, "tables = [\"shop.*\"]", NULL_SINK);
+    let text = in_file.text.replace(&format!("path = \"{}\"", in_file.checkpoint().display()), &store);
+    let config = EngineConfig { text, ..in_file };
+    let checkpoint = format!("checkpoint {url}, table rowmill_checkpoints, name rowmill");
+    refused(&config, 1, &[&checkpoint, "can't be connected to"]).await?;
+    mysql.run("GRANT ALL ON rowmill.* TO rowmill@'%'").await?;
+
+    let first = Engine::start_and_wait(&config).await?;
+    let second = EngineConfig { directory: directory.join("second"), ..config.clone() };
+    std::fs::create_dir_all(&second.directory)?;
+    refused(&second, 1, &[&checkpoint, "another rowmill holds it (process ", "`checkpoint.name`"]).await?;
+
+    mysql.kill_and_restart().await?;
+    mysql.run("CREATE TABLE shop.items (id INT PRIMARY KEY)").await?;
+    let (file, position) = mysql.binlog_end().await?;
+    let reached = format!(
+        "SELECT document->>'$.file' = '{file}' AND document->'$.position' >= {position} FROM rowmill.rowmill_checkpoints"
+    );
+    wait_for("the first goes on", Duration::from_secs(30), || async {
+        let reached: Option<bool> = mysql.connect().await?.query_first(&reached).await?;
+        Ok((reached == Some(true)).then_some(()))
+    })
+    .await
+    .with_context(|| first.log())?;
+    first.stop().await?;
+
+    let mut first = Engine::start_and_wait(&config).await?;
+    mysql.run("UPDATE rowmill.rowmill_checkpoints SET epoch = epoch + 1, holder = 'someone'").await?;
+    let status = first.end(Duration::from_secs(20)).await?;
+    assert!(!status.success() && first.log().contains("another rowmill took hold of it (someone)"), "{}", first.log());
+
+    mysql.run("UPDATE rowmill.rowmill_checkpoints SET document = REPLACE(document, 'position', 'positron')").await?;
+    refused(&config, 1, &[&checkpoint, "damaged", "the column `previous` of"]).await
+}
+
 #[tokio::test]
 async fn a_position_that_is_gone() -> anyhow::Result<()> {
     let directory = scratch("a_position_that_is_gone");
@@ -120,9 +166,10 @@ async fn a_position_that_is_gone() -> anyhow::Result<()> {
     std::fs::write(config.checkpoint(), &checkpoint)?;
     refused(&config, 1, &["the checkpoint says binlog.000001", "purged", "binlog.000003"]).await?;
 
-    let saved = Checkpoint::read(&config.checkpoint())?.context("a checkpoint")?;
-    let save = |resume: &Resume| Checkpoint::open(&config.checkpoint())?.0.write(resume);
-    save(&Resume { position: BinlogPosition::new("binlog.000003", 99_999), ..saved.clone() })?;
+    let (file, tls) = (rowmill::config::Checkpoint::File(config.checkpoint()), Tls::default());
+    let saved = Checkpoint::read(&file, &tls).await?.context("a checkpoint")?;
+    let save = async |resume: &Resume| Checkpoint::open(&file, &tls).await?.0.write(resume).await;
+    save(&Resume { position: BinlogPosition::new("binlog.000003", 99_999), ..saved.clone() }).await?;
     refused(&config, 1, &["binlog.000003", "ends at"]).await?;
 
     // Another server's: without GTIDs its place means nothing here, and with some that aren't here neither.
@@ -131,7 +178,7 @@ async fn a_position_that_is_gone() -> anyhow::Result<()> {
         (Some("11111111-2222-3333-4444-555555555555:1-7"), "lacks transactions that are done with"),
     ] {
         let gtids = gtids.map(|text| text.parse().map(Arc::new)).transpose()?;
-        save(&Resume { server: "another".into(), gtids, ..saved.clone() })?;
+        save(&Resume { server: "another".into(), gtids, ..saved.clone() }).await?;
         refused(&config, 1, &["checkpoint.json", "belongs to the server another", words]).await?;
     }
 

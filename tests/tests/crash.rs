@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use mysql_async::prelude::Queryable;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use rowmill_tests::{Change, Engine, EngineConfig, MySql, Queue, Received, Shop, Sqs, scratch};
@@ -64,11 +65,42 @@ fn by_key(changes: impl Iterator<Item = Change>) -> BTreeMap<(&'static str, i64)
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kills_lose_nothing() -> anyhow::Result<()> {
+    kill_again_and_again("kills_lose_nothing", |config, _| config).await
+}
+
+/// The same with the checkpoint in the database that is read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kills_lose_nothing_with_the_checkpoint_in_a_database() -> anyhow::Result<()> {
+    kill_again_and_again("kills_lose_nothing_with_the_checkpoint_in_a_database", |config, mysql| {
+        let path = format!("path = \"{}\"", config.checkpoint().display());
+        let url = format!("type = \"mysql\"\nurl = \"{}/rowmill\"\npassword = \"{}\"", mysql.url(), mysql.password());
+        EngineConfig { text: config.text.replace(&path, &url), ..config }
+    })
+    .await
+}
+
+/// Whether everything before a place in the binlog is delivered, by what the checkpoint says.
+async fn has_reached(config: &EngineConfig, mysql: &MySql, (file, position): &(String, u64)) -> anyhow::Result<bool> {
+    if config.checkpoint().exists() {
+        return config.has_reached(&(file.clone(), *position));
+    }
+    // Each write of it is a transaction in the same binlog.
+    let reached = format!(
+        "SELECT document->>'$.file' = '{file}' AND document->'$.position' >= {position} FROM rowmill.rowmill_checkpoints"
+    );
+    Ok(mysql.connect().await?.query_first(reached).await? == Some(true))
+}
+
+async fn kill_again_and_again(
+    name: &str,
+    configured: impl FnOnce(EngineConfig, &MySql) -> EngineConfig,
+) -> anyhow::Result<()> {
     let seed = setting("ROWMILL_TEST_SEED").unwrap_or_else(rand::random);
     let kills = setting("ROWMILL_TEST_KILLS").map_or(KILLS, |kills| kills as usize);
     println!("seed: ROWMILL_TEST_SEED={seed}, {kills} kills");
-    let directory = scratch("kills_lose_nothing");
+    let directory = scratch(name);
     let mysql = MySql::start(&directory, &[]).await?;
+    mysql.run("CREATE SCHEMA rowmill; GRANT ALL ON rowmill.* TO rowmill@'%'").await?;
     let sqs = Sqs::start(&directory).await?;
     let (orders, events) = (sqs.create("orders.fifo").await?, sqs.create("events").await?);
     Shop::create(&mysql).await?;
@@ -84,6 +116,7 @@ async fn kills_lose_nothing() -> anyhow::Result<()> {
         sink("events", &events)
     );
     let config = EngineConfig::new(&directory, &mysql, "start = \"earliest\"\ntables = [\"shop.*\"]", &more);
+    let config = configured(config, &mysql);
 
     let (stop_writing, stop_receiving) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let mut shop = Shop::open(&mysql, seed).await?;
@@ -108,8 +141,9 @@ async fn kills_lose_nothing() -> anyhow::Result<()> {
     let ledger = writing.await??;
     let engine = Engine::start_and_wait(&config).await?;
     // The engine is done when its checkpoint is where the binlog ends.
+    let end = mysql.binlog_end().await?;
     rowmill_tests::wait_for("the rest is delivered", DRAIN, || async {
-        Ok(config.has_reached(&mysql.binlog_end().await?)?.then_some(()))
+        Ok(has_reached(&config, &mysql, &end).await?.then_some(()))
     })
     .await?;
     engine.stop().await?;

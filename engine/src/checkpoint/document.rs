@@ -7,6 +7,8 @@ use rowmill_core::gtid::GtidSet;
 use rowmill_core::position::{BinlogPosition, Past, Progress, Resume};
 use serde::{Deserialize, Serialize};
 
+use super::Epoch;
+
 const VERSION: u32 = 2;
 
 #[derive(Serialize, Deserialize)]
@@ -55,7 +57,7 @@ impl Document {
 }
 
 /// The text, with a newline at its end.
-pub(super) fn write(resume: &Resume, epoch: u64) -> String {
+pub(super) fn write(resume: &Resume, Epoch(epoch): Epoch) -> String {
     let mut document = Document {
         version: VERSION,
         epoch,
@@ -78,7 +80,7 @@ pub(super) fn write(resume: &Resume, epoch: u64) -> String {
 ///
 /// # Errors
 /// If it isn't whole, or of another version.
-pub(super) fn read(text: &str) -> anyhow::Result<(Resume, u64)> {
+pub(super) fn read(text: &str) -> anyhow::Result<(Resume, Epoch)> {
     const DAMAGED: &str = "it is damaged or isn't a checkpoint";
     let Versioned { version } = serde_json::from_str(text).context(DAMAGED)?;
     if version != VERSION {
@@ -95,7 +97,7 @@ pub(super) fn read(text: &str) -> anyhow::Result<(Resume, u64)> {
     let Document { epoch, server, file, position, past, gtids, .. } = document;
     let past = past.map(|PastDocument { file, event, rows }| Past { file, progress: Progress { event, rows } });
     let gtids = gtids.map(|text| text.parse::<GtidSet>().map(Arc::new)).transpose().context(DAMAGED)?;
-    Ok((Resume { server: server.into(), position: BinlogPosition::new(file, position), past, gtids }, epoch))
+    Ok((Resume { server: server.into(), position: BinlogPosition::new(file, position), past, gtids }, Epoch(epoch)))
 }
 
 #[cfg(test)]
@@ -105,14 +107,14 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        assert_eq!(read(&write(&resume(), 7)).expect("whole"), (resume(), 7));
+        assert_eq!(read(&write(&resume(), Epoch(7))).expect("whole"), (resume(), Epoch(7)));
         let short = Resume::at("uuid", BinlogPosition::new("", 4));
-        assert_eq!(read(&write(&short, 1)).expect("whole"), (short, 1));
+        assert_eq!(read(&write(&short, Epoch(1))).expect("whole"), (short, Epoch(1)));
     }
 
     #[test]
     fn whatever_changes_is_found() {
-        let text = write(&resume(), 7);
+        let text = write(&resume(), Epoch(7));
         for (at, byte) in text.bytes().enumerate().filter(|(_, byte)| !byte.is_ascii_whitespace()) {
             let mut damaged = text.clone().into_bytes();
             damaged[at] = if byte == b'1' { b'2' } else { b'1' };

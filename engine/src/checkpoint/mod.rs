@@ -1,174 +1,149 @@
-//! The checkpoint: up to where everything is delivered, as a small JSON file. It is replaced
-//! atomically (written aside, synced, renamed, the directory synced), so a crash leaves the old one
-//! or the new one; the one before stays beside it. One engine holds it at a time.
+//! The checkpoint: up to where everything is delivered. One engine holds it at a time.
 
 mod document;
+mod file;
+mod mysql;
 
-use std::fs::{File, TryLockError};
-use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::fmt::Debug;
+use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
-use atomic_write_file::AtomicWriteFile;
+use anyhow::{Context, anyhow};
+use futures_util::future::BoxFuture;
 use rowmill_core::position::Resume;
-use tracing::debug;
 
-/// A checkpoint file that this process holds: until it is dropped, or the process ends however it may.
+use crate::config::{self, Tls};
+
+/// How often a checkpoint was taken hold of. Who has a lower one has lost it: the fencing token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Epoch(pub u64);
+
+/// A place that keeps a checkpoint's text.
+pub trait Store: Send + Debug {
+    /// What it is, for users.
+    fn describe(&self) -> String;
+
+    /// Writes are no closer than this, unless the in-flight budget is short.
+    fn interval(&self) -> Duration;
+
+    /// Takes hold of it until the store is dropped, or the process ends however it may. Gives the text that was
+    /// written last, and an epoch above that of all who held it before.
+    ///
+    /// Fails if another process holds it: the error names that one.
+    fn acquire(&mut self) -> BoxFuture<'_, anyhow::Result<(Epoch, Option<String>)>>;
+
+    /// The text that was written last, whoever holds it.
+    fn read(&mut self) -> BoxFuture<'_, anyhow::Result<Option<String>>>;
+
+    /// Replaces the text: all of it or nothing, and durably when this is done. The text that was there stays as the
+    /// previous one.
+    ///
+    /// Fails, and changes nothing, if it was held since with a higher epoch.
+    fn write(&mut self, epoch: Epoch, text: String) -> BoxFuture<'_, anyhow::Result<()>>;
+
+    /// The text before the one that was written last: where it is, and what it says.
+    fn previous(&mut self) -> BoxFuture<'_, Option<(String, String)>>;
+}
+
+/// A checkpoint that this process holds.
 #[derive(Debug)]
 pub struct Checkpoint {
-    path: PathBuf,
-    /// Locked.
-    _lock: File,
-    epoch: u64,
+    store: Box<dyn Store>,
+    epoch: Epoch,
 }
 
 impl Checkpoint {
-    /// Takes hold of the file's place, and reads the file if there is one.
+    /// Takes hold of it, and reads what there is.
     ///
     /// # Errors
-    /// If another process holds it, if it can't be read or isn't a checkpoint, or if its directory can't be
-    /// made. The file is left as it is.
-    pub fn open(path: &Path) -> anyhow::Result<(Self, Option<Resume>)> {
-        Self::hold(path).with_context(|| format!("checkpoint {}", path.display()))
+    /// If another process holds it, or if it can't be read or isn't a checkpoint. It is left as it is.
+    pub async fn open(config: &config::Checkpoint, tls: &Tls) -> anyhow::Result<(Self, Option<Resume>)> {
+        let mut store = store(config, tls);
+        let name = format!("checkpoint {}", store.describe());
+        let (epoch, text) = store.acquire().await.with_context(|| name.clone())?;
+        let resume = parse(&mut *store, text).await.context(name)?;
+        Ok((Self { store, epoch }, resume))
     }
 
-    fn hold(path: &Path) -> anyhow::Result<(Self, Option<Resume>)> {
-        if let Some(directory) = path.parent() {
-            std::fs::create_dir_all(directory).context("its directory can't be made")?;
-        }
-        let lock = lock(&beside(path, "lock"))?;
-        let (resume, epoch) = read(path)?.map_or((None, 0), |(resume, epoch)| (Some(resume), epoch));
-        Ok((Self { path: path.to_owned(), _lock: lock, epoch: epoch + 1 }, resume))
-    }
-
-    /// Reads a file if there is one, whoever holds it.
+    /// Reads what there is, whoever holds it.
     ///
     /// # Errors
     /// If it can't be read or isn't a checkpoint.
-    pub fn read(path: &Path) -> anyhow::Result<Option<Resume>> {
-        let read = read(path).with_context(|| format!("checkpoint {}", path.display()))?;
-        Ok(read.map(|(resume, _)| resume))
+    pub async fn read(config: &config::Checkpoint, tls: &Tls) -> anyhow::Result<Option<Resume>> {
+        let mut store = store(config, tls);
+        let name = format!("checkpoint {}", store.describe());
+        let text = store.read().await.with_context(|| name.clone())?;
+        parse(&mut *store, text).await.context(name)
     }
 
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// What it is, for users.
+    pub fn describe(&self) -> String {
+        self.store.describe()
     }
 
-    /// Replaces the file. When this returns, a crash of the machine doesn't lose it.
+    /// Writes are no closer than this, unless the in-flight budget is short.
+    pub fn interval(&self) -> Duration {
+        self.store.interval()
+    }
+
+    /// Replaces it. When this is done, a crash of the machine doesn't lose it.
     ///
     /// # Errors
-    /// If it can't be written, or if another process took hold of it: where files can't be locked, or who holds
-    /// one was taken away. The old file is then as it was.
-    pub fn write(&self, resume: &Resume) -> anyhow::Result<()> {
-        self.replace(resume).with_context(|| {
+    /// If it can't be written, or if another process took hold of it. It is then as it was.
+    pub async fn write(&mut self, resume: &Resume) -> anyhow::Result<()> {
+        let written = self.store.write(self.epoch, document::write(resume, self.epoch)).await;
+        written.with_context(|| {
             format!(
                 "checkpoint {} can't be written; what was delivered since the last one is sent again after a restart",
-                self.path.display()
+                self.describe()
             )
         })
     }
+}
 
-    fn replace(&self, resume: &Resume) -> anyhow::Result<()> {
-        // One that was damaged meanwhile is mended by this.
-        if let Ok(Some((_, epoch))) = read(&self.path)
-            && epoch > self.epoch
-        {
-            bail!("another rowmill took hold of it: its epoch is {epoch}, and this one has {}", self.epoch);
-        }
-        keep_previous(&self.path)?;
-        let mut file = AtomicWriteFile::open(&self.path)?;
-        file.write_all(document::write(resume, self.epoch).as_bytes())?;
-        file.commit()?;
-        Ok(())
+fn store(config: &config::Checkpoint, tls: &Tls) -> Box<dyn Store> {
+    match config {
+        config::Checkpoint::File(path) => Box::new(file::FileStore::new(path)),
+        config::Checkpoint::MySql(config) => Box::new(mysql::MySqlStore::new(config.clone(), tls.clone())),
     }
 }
 
-/// Reads a file, if there is one.
-fn read(path: &Path) -> anyhow::Result<Option<(Resume, u64)>> {
-    let text = |path: &Path| match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).context("it can't be read"),
+async fn parse(store: &mut dyn Store, text: Option<String>) -> anyhow::Result<Option<Resume>> {
+    let Some(text) = text else { return Ok(None) };
+    let error = match document::read(&text) {
+        Ok((resume, _)) => return Ok(Some(resume)),
+        Err(error) => error,
     };
-    let Some(found) = text(path)? else { return Ok(None) };
-    document::read(&found).map(Some).map_err(|error| {
-        let previous = beside(path, "previous");
-        let is_whole = matches!(text(&previous), Ok(Some(text)) if document::read(&text).is_ok());
-        let mend = match is_whole {
-            true => format!(
-                "{} is the one before it: put it in its place, and what was delivered since is sent again",
-                previous.display()
-            ),
-            false => "restore it, or remove it to begin at `source.start`".to_owned(),
-        };
-        anyhow!("{error:#}; {mend}")
-    })
+    let mend = match store.previous().await {
+        Some((place, text)) if document::read(&text).is_ok() => {
+            format!("{place} is the one before it: put it in its place, and what was delivered since is sent again")
+        }
+        _ => "restore it, or remove it to begin at `source.start`".to_owned(),
+    };
+    Err(anyhow!("{error:#}; {mend}"))
 }
 
-/// `checkpoint.json` and `lock` give `checkpoint.json.lock`.
-fn beside(path: &Path, ending: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".");
-    name.push(ending);
-    name.into()
-}
-
-/// Locks a file, and says in it who did. The system takes the lock back when the process ends.
-fn lock(path: &Path) -> anyhow::Result<File> {
-    let mut file = File::options()
-        .create(true)
-        .read(true)
-        .write(true)
-        .truncate(false)
-        .open(path)
-        .with_context(|| format!("{} can't be opened for writing", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            let _ = file.read_to_string(&mut holder); // it only makes the message better
-            bail!(
-                "another rowmill holds it ({}); stop that one, or give this one a `checkpoint.path` of its own",
-                holder.trim_end()
-            );
-        }
-        Err(TryLockError::Error(error)) => {
-            return Err(anyhow!(error).context(format!("{} can't be locked", path.display())));
-        }
-    }
+/// This process, for another that finds a checkpoint held.
+fn holder() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    file.set_len(0)?;
-    writeln!(file, "process {} on {}", std::process::id(), host.trim_end())?;
-    Ok(file)
-}
-
-/// Lets the file that is about to be replaced stay under another name.
-fn keep_previous(path: &Path) -> anyhow::Result<()> {
-    let (new, previous) = (beside(path, "previous.new"), beside(path, "previous"));
-    let _ = std::fs::remove_file(&new); // of a process that was killed here
-    let kept = std::fs::hard_link(path, &new).or_else(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Err(error),
-        // Some file systems have no links.
-        _ => {
-            debug!(%error, "the checkpoint is copied");
-            std::fs::copy(path, &new).map(|_| ())
-        }
-    });
-    match kept {
-        Ok(()) => Ok(std::fs::rename(&new, &previous)?),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()), // it's the first
-        Err(error) => Err(error.into()),
-    }
+    format!("process {} on {}", std::process::id(), host.trim_end())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
     use std::sync::Arc;
 
     use rowmill_core::position::{BinlogPosition, Past, Progress};
 
     use super::*;
+
+    async fn open(path: &Path) -> anyhow::Result<(Checkpoint, Option<Resume>)> {
+        Checkpoint::open(&config::Checkpoint::File(path.to_owned()), &Tls::default()).await
+    }
+
+    async fn read(path: &Path) -> anyhow::Result<Option<Resume>> {
+        Checkpoint::read(&config::Checkpoint::File(path.to_owned()), &Tls::default()).await
+    }
 
     pub(super) fn resume() -> Resume {
         let position = BinlogPosition::new("binlog.000007", 1234);
@@ -177,56 +152,55 @@ mod tests {
         Resume { server: "uuid".into(), position, past: Some(past), gtids: Some(Arc::new(gtids)) }
     }
 
-    #[test]
-    fn what_is_written_is_read() {
+    #[tokio::test]
+    async fn what_is_written_is_read() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("deep/er/checkpoint.json");
-        let (checkpoint, none) = Checkpoint::open(&path).expect("a new checkpoint");
+        let (mut checkpoint, none) = open(&path).await.expect("a new checkpoint");
         assert_eq!(none, None);
         let earlier = Resume::at("uuid", BinlogPosition::new("binlog.000007", 4));
-        checkpoint.write(&earlier).expect("written");
-        checkpoint.write(&resume()).expect("replaced");
+        checkpoint.write(&earlier).await.expect("written");
+        checkpoint.write(&resume()).await.expect("replaced");
         drop(checkpoint);
-        let (_, read) = Checkpoint::open(&path).expect("a checkpoint");
-        assert_eq!(read, Some(resume()));
-        assert_eq!(Checkpoint::read(&beside(&path, "previous")).expect("whole"), Some(earlier));
+        assert_eq!(open(&path).await.expect("a checkpoint").1, Some(resume()));
+        assert_eq!(read(&path.with_file_name("checkpoint.json.previous")).await.expect("whole"), Some(earlier));
     }
 
-    #[test]
-    fn a_damaged_one_is_refused_and_stays() {
+    #[tokio::test]
+    async fn a_damaged_one_is_refused_and_stays() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("checkpoint.json");
-        let damage = |expected: &str| {
+        let damage = async |expected: &str| {
             std::fs::write(&path, "{\"version\": 2").expect("damaged");
-            let error = format!("{:#}", Checkpoint::open(&path).expect_err("damaged"));
+            let error = format!("{:#}", open(&path).await.expect_err("damaged"));
             assert!(error.contains("damaged") && error.contains(expected), "{error}");
             assert_eq!(std::fs::read_to_string(&path).expect("still there"), "{\"version\": 2");
         };
-        damage("remove it to begin at");
+        damage("remove it to begin at").await;
         std::fs::remove_file(&path).expect("removed");
-        let (checkpoint, _) = Checkpoint::open(&path).expect("new");
-        checkpoint.write(&resume()).expect("written");
-        checkpoint.write(&resume()).expect("replaced");
+        let (mut checkpoint, _) = open(&path).await.expect("new");
+        checkpoint.write(&resume()).await.expect("written");
+        checkpoint.write(&resume()).await.expect("replaced");
         drop(checkpoint);
-        damage("checkpoint.json.previous is the one before it");
-        std::fs::rename(beside(&path, "previous"), &path).expect("put in its place");
-        assert_eq!(Checkpoint::open(&path).expect("whole").1, Some(resume()));
+        damage("checkpoint.json.previous is the one before it").await;
+        std::fs::rename(path.with_file_name("checkpoint.json.previous"), &path).expect("put in its place");
+        assert_eq!(open(&path).await.expect("whole").1, Some(resume()));
     }
 
-    #[test]
-    fn one_holds_it() {
+    #[tokio::test]
+    async fn one_holds_it() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("checkpoint.json");
-        let (first, _) = Checkpoint::open(&path).expect("new");
-        first.write(&resume()).expect("written");
-        let error = format!("{:#}", Checkpoint::open(&path).expect_err("held"));
+        let (mut first, _) = open(&path).await.expect("new");
+        first.write(&resume()).await.expect("written");
+        let error = format!("{:#}", open(&path).await.expect_err("held"));
         assert!(error.contains(&format!("(process {} on ", std::process::id())), "{error}");
-        assert_eq!(Checkpoint::read(&path).expect("anyone may"), Some(resume()));
+        assert_eq!(read(&path).await.expect("anyone may"), Some(resume()));
         // Its lock file is taken away: the next is let in, and the first is out.
-        std::fs::remove_file(beside(&path, "lock")).expect("removed");
-        let (second, _) = Checkpoint::open(&path).expect("let in");
-        second.write(&resume()).expect("written");
-        let error = format!("{:#}", first.write(&resume()).expect_err("out"));
+        std::fs::remove_file(path.with_file_name("checkpoint.json.lock")).expect("removed");
+        let (mut second, _) = open(&path).await.expect("let in");
+        second.write(&resume()).await.expect("written");
+        let error = format!("{:#}", first.write(&resume()).await.expect_err("out"));
         assert!(error.contains("another rowmill took hold of it: its epoch is 2, and this one has 1"), "{error}");
     }
 }

@@ -18,7 +18,8 @@ pub use error::ConfigError;
 pub(crate) use error::toml_fault;
 pub use tables::TablePatterns;
 
-use crate::source::tls::{Tls, TlsMode};
+pub use crate::source::tls::Tls;
+use crate::source::tls::TlsMode;
 use text::Text;
 
 /// A configuration that makes sense in itself.
@@ -27,7 +28,7 @@ pub struct Config {
     /// Where changes come from.
     pub source: Source,
     /// Where the progress is kept.
-    pub checkpoint: PathBuf,
+    pub checkpoint: Checkpoint,
     /// The transforms.
     pub plugins: Plugins,
     /// Where messages go, in the order of their names.
@@ -36,6 +37,28 @@ pub struct Config {
     pub destinations: Destinations,
     /// How much may be on its way.
     pub in_flight: InFlight,
+}
+
+/// Where the progress is kept.
+#[derive(Debug, Clone)]
+pub enum Checkpoint {
+    /// In a file.
+    File(PathBuf),
+    /// In a database.
+    MySql(MySqlCheckpoint),
+}
+
+/// A row of a table in a MySQL or MariaDB database. Connections to it are secured as those to the source.
+#[derive(Debug, Clone)]
+pub struct MySqlCheckpoint {
+    /// The server, with user, password and database.
+    pub options: mysql_async::Opts,
+    /// The server as users may see it: without the password.
+    pub address: String,
+    /// The table, which is made if it isn't there.
+    pub table: String,
+    /// What the row is known by.
+    pub name: String,
 }
 
 /// The transforms, and what they run with.
@@ -219,7 +242,21 @@ struct TlsTable {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CheckpointTable {
-    path: Text,
+    #[serde(default)]
+    r#type: CheckpointType,
+    path: Option<Text>,
+    url: Option<Text>,
+    password: Option<Text>,
+    table: Option<Text>,
+    name: Option<Text>,
+}
+
+#[derive(Deserialize, Clone, Copy, Default, PartialEq)]
+#[serde(rename_all = "lowercase")]
+enum CheckpointType {
+    #[default]
+    File,
+    Mysql,
 }
 
 #[derive(Deserialize, Default)]
@@ -272,6 +309,9 @@ struct InFlightTable {
 }
 
 const CHECKPOINT_DEFAULT: &str = "state/checkpoint.json";
+const CHECKPOINT_TABLE_DEFAULT: &str = "rowmill_checkpoints";
+const CHECKPOINT_NAME_DEFAULT: &str = "rowmill";
+const CHECKPOINT_PASSWORD_VARIABLE: &str = "ROWMILL_CHECKPOINT_PASSWORD";
 const PLUGINS_DEFAULT: &str = "plugins";
 /// Beside the checkpoint.
 const PLUGINS_CACHE_DEFAULT: &str = "plugins-cache";
@@ -312,8 +352,10 @@ impl Config {
         if in_flight.rows == 0 || in_flight.bytes == 0 {
             return Err("in_flight: `rows` and `bytes` must be more than 0, or nothing ever moves".to_owned());
         }
-        let checkpoint: PathBuf =
-            file.checkpoint.map_or_else(|| CHECKPOINT_DEFAULT.into(), |table| table.path.0.into());
+        let checkpoint = match file.checkpoint {
+            Some(table) => checkpoint(table)?,
+            None => Checkpoint::File(CHECKPOINT_DEFAULT.into()),
+        };
         Ok(Self {
             source: source(file.source, destinations.schema_changes.is_some())?,
             plugins: plugins(file.plugins.unwrap_or_default(), &checkpoint)?,
@@ -325,7 +367,37 @@ impl Config {
     }
 }
 
-fn plugins(table: PluginsTable, checkpoint: &Path) -> Result<Plugins, String> {
+fn checkpoint(table: CheckpointTable) -> Result<Checkpoint, String> {
+    let CheckpointTable { r#type, path, url, password, table, name } = table;
+    if r#type == CheckpointType::File {
+        let of_mysql = [("url", &url), ("password", &password), ("table", &table), ("name", &name)];
+        if let Some((key, _)) = of_mysql.into_iter().find(|(_, value)| value.is_some()) {
+            return Err(format!("checkpoint: `{key}` goes with `type = \"mysql\"`; a file has a `path`"));
+        }
+        return Ok(Checkpoint::File(path.map_or_else(|| CHECKPOINT_DEFAULT.into(), |Text(path)| path.into())));
+    }
+    if path.is_some() {
+        return Err("checkpoint: `path` is a file's; with `type = \"mysql\"` give `url`".to_owned());
+    }
+    let Text(url) = url.ok_or("checkpoint: `type = \"mysql\"` needs a `url`: `mysql://user@host:3306/database`")?;
+    let password = password.map(|Text(password)| password).or_else(|| std::env::var(CHECKPOINT_PASSWORD_VARIABLE).ok());
+    let (options, address) = server("checkpoint.url", &url, password.as_deref())?;
+    if options.db_name().is_none_or(str::is_empty) {
+        return Err("checkpoint.url names no database: `mysql://user@host:3306/database`".to_owned());
+    }
+    let or = |given: Option<Text>, default: &str| given.map_or_else(|| default.to_owned(), |Text(given)| given);
+    let (table, name) = (or(table, CHECKPOINT_TABLE_DEFAULT), or(name, CHECKPOINT_NAME_DEFAULT));
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if table.is_empty() || table.len() > 64 || !table.chars().all(is_plain) {
+        return Err(format!("checkpoint.table `{table}`: up to 64 letters, digits and underscores"));
+    }
+    if name.is_empty() || name.chars().count() > 64 {
+        return Err(format!("checkpoint.name `{name}`: up to 64 characters"));
+    }
+    Ok(Checkpoint::MySql(MySqlCheckpoint { options, address, table, name }))
+}
+
+fn plugins(table: PluginsTable, checkpoint: &Checkpoint) -> Result<Plugins, String> {
     let PluginsTable { dir, cache, threads } = table;
     if threads == Some(0) {
         return Err("plugins: at least one of `threads` is needed".to_owned());
@@ -338,7 +410,10 @@ fn plugins(table: PluginsTable, checkpoint: &Path) -> Result<Plugins, String> {
         },
         cache: match cache {
             Some(Text(cache)) => cache.into(),
-            None => checkpoint.with_file_name(PLUGINS_CACHE_DEFAULT),
+            None => match checkpoint {
+                Checkpoint::File(path) => path.with_file_name(PLUGINS_CACHE_DEFAULT),
+                Checkpoint::MySql(_) => Path::new(CHECKPOINT_DEFAULT).with_file_name(PLUGINS_CACHE_DEFAULT),
+            },
         },
         threads: threads.unwrap_or(threads_there.min(PLUGINS_THREADS_DEFAULT_MAX)),
     })
@@ -536,7 +611,7 @@ mod tests {
         let config = Config::parse(SMALL).expect("valid");
         assert_eq!(config.source.start, Start::Latest);
         assert_eq!(config.source.address, "mysql://me@127.0.0.1:3306");
-        assert_eq!(config.checkpoint, PathBuf::from(CHECKPOINT_DEFAULT));
+        assert!(matches!(&config.checkpoint, Checkpoint::File(path) if path == Path::new(CHECKPOINT_DEFAULT)));
         assert_eq!(config.destinations.routes.len(), 1);
         assert_eq!(config.in_flight, InFlight::default());
     }
@@ -560,6 +635,26 @@ mod tests {
         let route = format!("{SMALL}[[route]]\ntables = [\"a.*\"]\nsink = \"uot\"");
         assert!(fault(&route).contains("did you mean `out`?"), "{}", fault(&route));
         assert!(fault(&format!("{SMALL}[in_flight]\nrows = 0")).contains("more than 0"));
+    }
+
+    #[test]
+    fn checkpoints_are_files_or_rows() {
+        let with = |table: &str| Config::parse(&format!("{SMALL}[checkpoint]\n{table}\n"));
+        let config =
+            with("type = \"mysql\"\nurl = \"mysql://me:secret@db:3307/state\"\nname = \"orders\"").expect("valid");
+        let Checkpoint::MySql(checkpoint) = &config.checkpoint else { panic!("{:?}", config.checkpoint) };
+        assert_eq!(checkpoint.address, "mysql://me@db:3307");
+        assert_eq!((checkpoint.table.as_str(), checkpoint.name.as_str()), (CHECKPOINT_TABLE_DEFAULT, "orders"));
+        for (table, words) in [
+            ("url = \"mysql://me@db/state\"", "`url` goes with"),
+            ("type = \"mysql\"", "needs a `url`"),
+            ("type = \"mysql\"\nurl = \"mysql://me@db\"", "names no database"),
+            ("type = \"mysql\"\npath = \"x\"", "`path` is a file's"),
+            ("type = \"mysql\"\nurl = \"mysql://me@db/state\"\ntable = \"a`b\"", "letters, digits"),
+        ] {
+            let fault = with(table).expect_err("refused");
+            assert!(fault.contains(words), "{fault}");
+        }
     }
 
     #[test]

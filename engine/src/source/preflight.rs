@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, DriverError, OptsBuilder, Row, SslOpts};
+use mysql_async::{Conn, DriverError, Opts, OptsBuilder, Row, SslOpts};
 use tracing::debug;
 
-use super::tls::TlsMode;
+use super::tls::{Tls, TlsMode};
 use crate::config;
 
 pub(super) const ER_ACCESS_DENIED: u16 = 1045;
@@ -202,16 +202,27 @@ impl Server {
     }
 }
 
-/// A connection by the driver, secured as the configuration says. A password that is refused is sent once more: the
-/// driver drops the last byte of MariaDB's ed25519 nonce where it is zero, as it is once in 256 times.
+/// A connection by the driver, secured as the configuration says.
 pub(super) async fn connect(config: &config::Source) -> Result<Conn, ConnectError> {
-    let with = |tls: Option<SslOpts>| OptsBuilder::from_opts(config.options.clone()).ssl_opts(tls);
-    let tls =
-        if config.options.socket().is_some() { None } else { config.tls.driver().map_err(ConnectError::Refused)? };
-    let attempt = async || match Conn::new(with(tls.clone())).await {
-        Err(mysql_async::Error::Driver(DriverError::NoClientSslFlagFromServer))
-            if config.tls.mode <= TlsMode::Preferred =>
-        {
+    match driver_connection(&config.options, &config.tls).await {
+        Ok(conn) => Ok(conn),
+        Err(error) => Err(match error.downcast() {
+            Ok(error) => connect_error(error, config),
+            Err(error) => ConnectError::Refused(error),
+        }),
+    }
+}
+
+/// The same of any server. A password that is refused is sent once more: the driver drops the last byte of MariaDB's
+/// ed25519 nonce where it is zero, as it is once in 256 times.
+///
+/// # Errors
+/// The driver's, or that the certificates can't be read.
+pub(crate) async fn driver_connection(options: &Opts, tls: &Tls) -> anyhow::Result<Conn> {
+    let with = |tls: Option<SslOpts>| OptsBuilder::from_opts(options.clone()).ssl_opts(tls);
+    let certificates = if options.socket().is_some() { None } else { tls.driver()? };
+    let attempt = async || match Conn::new(with(certificates.clone())).await {
+        Err(mysql_async::Error::Driver(DriverError::NoClientSslFlagFromServer)) if tls.mode <= TlsMode::Preferred => {
             Conn::new(with(None)).await
         }
         other => other,
@@ -220,7 +231,7 @@ pub(super) async fn connect(config: &config::Source) -> Result<Conn, ConnectErro
         Err(mysql_async::Error::Server(error)) if error.code == ER_ACCESS_DENIED => attempt().await,
         other => other,
     };
-    result.map_err(|error| connect_error(error, config))
+    Ok(result?)
 }
 
 fn connect_error(error: mysql_async::Error, config: &config::Source) -> ConnectError {

@@ -1,0 +1,190 @@
+//! A checkpoint as a row of a table in a MySQL or MariaDB database: for engines whose disks don't outlive them.
+//!
+//! Who holds it has a named lock on the server, which the server takes back when the connection ends. A connection that
+//! is lost may let another in: the epoch, which each write compares, keeps the first from writing then.
+
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, OptsBuilder};
+use sha2::{Digest, Sha256};
+use tracing::warn;
+
+use super::{Epoch, Store, holder};
+use crate::config::{MySqlCheckpoint, Tls};
+use crate::source::preflight;
+
+/// A transaction of its own each time: where the server is the one that is read, it is read as well.
+const INTERVAL: Duration = Duration::from_secs(1);
+const ER_NO_SUCH_TABLE: u16 = 1146;
+/// Between two tries to reach the server, at most.
+const RETRY_MAX: Duration = Duration::from_secs(10);
+
+/// See the module's description.
+#[derive(Debug)]
+pub(super) struct MySqlStore {
+    config: MySqlCheckpoint,
+    tls: Tls,
+    /// Has the lock.
+    conn: Option<Conn>,
+}
+
+impl MySqlStore {
+    pub fn new(config: MySqlCheckpoint, tls: Tls) -> Self {
+        Self { config, tls, conn: None }
+    }
+
+    async fn connect(&self) -> anyhow::Result<Conn> {
+        let MySqlCheckpoint { options, address, .. } = &self.config;
+        // A row that is updated counts, though it was as it is to be.
+        let options = OptsBuilder::from_opts(options.clone()).client_found_rows(true).into();
+        let connected = preflight::driver_connection(&options, &self.tls).await;
+        connected.with_context(|| format!("{address} can't be connected to; is `checkpoint.url` right?"))
+    }
+
+    /// Names of locks are one for a whole server, and have 64 characters at most.
+    async fn lock(&self, conn: &mut Conn) -> anyhow::Result<bool> {
+        let MySqlCheckpoint { options, table, name, .. } = &self.config;
+        let what = format!("{}.{table}.{name}", options.db_name().unwrap_or_default());
+        let hash = Sha256::digest(what);
+        let lock: String = hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        let held: Option<Option<i64>> = conn.exec_first("SELECT GET_LOCK(?, 0)", (format!("rowmill-{lock}"),)).await?;
+        Ok(held.flatten() == Some(1))
+    }
+
+    async fn hold(&mut self) -> anyhow::Result<(Epoch, Option<String>)> {
+        let MySqlCheckpoint { table, name, .. } = &self.config;
+        let mut conn = self.connect().await?;
+        let held = self.lock(&mut conn).await.context("it can't be locked")?;
+        match conn.query_drop(format!("SELECT 1 FROM `{table}` LIMIT 1")).await {
+            Err(mysql_async::Error::Server(error)) if error.code == ER_NO_SUCH_TABLE => {
+                let create = format!(
+                    "CREATE TABLE IF NOT EXISTS `{table}` (name VARCHAR(64) NOT NULL PRIMARY KEY, epoch BIGINT UNSIGNED NOT \
+                     NULL, holder VARCHAR(255) NOT NULL, document LONGTEXT, previous LONGTEXT, updated_at TIMESTAMP(6) NOT \
+                     NULL DEFAULT CURRENT_TIMESTAMP(6)) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4"
+                );
+                conn.query_drop(create).await.with_context(|| format!("its table `{table}` can't be made"))?;
+            }
+            other => other.with_context(|| format!("its table `{table}` can't be read"))?,
+        }
+        if !held {
+            let holder: Option<String> =
+                conn.exec_first(format!("SELECT holder FROM `{table}` WHERE name = ?"), (name,)).await?;
+            bail!(
+                "another rowmill holds it ({}); stop that one, or give this one a `checkpoint.name` of its own",
+                holder.as_deref().unwrap_or("it doesn't say who")
+            );
+        }
+        let take = format!(
+            "INSERT INTO `{table}` (name, epoch, holder) VALUES (?, 1, ?) ON DUPLICATE KEY UPDATE epoch = epoch + 1, \
+             holder = VALUES(holder)"
+        );
+        conn.exec_drop(take, (name, holder()))
+            .await
+            .with_context(|| format!("its table `{table}` can't be written"))?;
+        let taken: Option<(u64, Option<String>)> =
+            conn.exec_first(format!("SELECT epoch, document FROM `{table}` WHERE name = ?"), (name,)).await?;
+        let (epoch, document) = taken.ok_or_else(|| anyhow!("its row in `{table}` is gone"))?;
+        self.conn = Some(conn);
+        Ok((Epoch(epoch), document))
+    }
+
+    async fn column(&mut self, column: &str) -> anyhow::Result<Option<String>> {
+        let MySqlCheckpoint { table, name, .. } = &self.config;
+        let mut conn = self.connect().await?;
+        let select = format!("SELECT {column} FROM `{table}` WHERE name = ?");
+        let text: Result<Option<Option<String>>, _> = conn.exec_first(select, (name,)).await;
+        let text = match text {
+            Err(mysql_async::Error::Server(error)) if error.code == ER_NO_SUCH_TABLE => None,
+            text => text.with_context(|| format!("its table `{table}` can't be read"))?.flatten(),
+        };
+        conn.disconnect().await.context("the connection failed")?;
+        Ok(text)
+    }
+
+    /// On the connection that has the lock, or on a new one that tries to have it again: someone else who has it
+    /// meanwhile has another epoch.
+    async fn update(&mut self, Epoch(epoch): Epoch, text: &str) -> anyhow::Result<Update> {
+        let mut conn = match self.conn.take() {
+            Some(conn) => conn,
+            None => {
+                let mut conn = self.connect().await?;
+                self.lock(&mut conn).await?;
+                conn
+            }
+        };
+        let MySqlCheckpoint { table, name, .. } = &self.config;
+        let update = format!(
+            "UPDATE `{table}` SET previous = document, document = ?, updated_at = CURRENT_TIMESTAMP(6) WHERE name = ? AND \
+             epoch = ?"
+        );
+        conn.exec_drop(update, (text, name, epoch)).await?;
+        if conn.affected_rows() > 0 {
+            self.conn = Some(conn);
+            return Ok(Update::Written);
+        }
+        let other: Option<(u64, String)> =
+            conn.exec_first(format!("SELECT epoch, holder FROM `{table}` WHERE name = ?"), (name,)).await?;
+        Ok(Update::Lost(match other {
+            Some((other, holder)) => {
+                format!("another rowmill took hold of it ({holder}): its epoch is {other}, and this one has {epoch}")
+            }
+            None => format!("its row in `{table}` was removed"),
+        }))
+    }
+}
+
+enum Update {
+    Written,
+    /// Never again.
+    Lost(String),
+}
+
+impl Store for MySqlStore {
+    fn describe(&self) -> String {
+        let MySqlCheckpoint { options, address, table, name } = &self.config;
+        format!("{address}/{}, table {table}, name {name}", options.db_name().unwrap_or_default())
+    }
+
+    fn interval(&self) -> Duration {
+        INTERVAL
+    }
+
+    fn acquire(&mut self) -> BoxFuture<'_, anyhow::Result<(Epoch, Option<String>)>> {
+        self.hold().boxed()
+    }
+
+    fn read(&mut self) -> BoxFuture<'_, anyhow::Result<Option<String>>> {
+        self.column("document").boxed()
+    }
+
+    /// While the server is out of reach it is tried again and again; what is in flight waits meanwhile.
+    fn write(&mut self, epoch: Epoch, text: String) -> BoxFuture<'_, anyhow::Result<()>> {
+        async move {
+            let mut delay = Duration::from_millis(100);
+            loop {
+                match self.update(epoch, &text).await {
+                    Ok(Update::Written) => return Ok(()),
+                    Ok(Update::Lost(why)) => bail!(why),
+                    Err(error) => {
+                        warn!(error = format!("{error:#}"), "the checkpoint can't be written yet");
+                        tokio::time::sleep(delay).await;
+                        delay = (delay * 2).min(RETRY_MAX);
+                    }
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn previous(&mut self) -> BoxFuture<'_, Option<(String, String)>> {
+        async move {
+            let text = self.column("previous").await.ok().flatten()?;
+            Some((format!("the column `previous` of {}", self.describe()), text))
+        }
+        .boxed()
+    }
+}
