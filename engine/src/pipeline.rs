@@ -19,7 +19,7 @@ use tracing::{debug, info, warn};
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::dispatch::{Dispatcher, SinkNeeds};
-use crate::sink::{self, Sink};
+use crate::sink::{self, DeadLetters, Sink};
 use crate::source::preflight::Server;
 use crate::source::{Budget, Source};
 use crate::transform::{Loader, Reloader, Settings};
@@ -81,6 +81,7 @@ async fn start(config: Config) -> anyhow::Result<()> {
     }
 
     let needs = sinks.iter().map(|sink| SinkNeeds { ordered: sink.is_ordered() }).collect();
+    let dead_letters = destinations.dead_letters;
     let dispatcher = Dispatcher::new(destinations, needs, source.name.clone());
     let (address, version) = (source.address.clone(), server.version.clone());
     let (position, first_resume) = (start.to_string(), start.resume.clone());
@@ -100,6 +101,7 @@ async fn start(config: Config) -> anyhow::Result<()> {
         threads: plugins.threads,
         dispatcher,
         sinks,
+        dead_letters,
         checkpoint,
         budget: Budget::new(in_flight),
     };
@@ -115,24 +117,27 @@ struct Stages {
     threads: usize,
     dispatcher: Dispatcher,
     sinks: Vec<Box<dyn Sink>>,
+    /// Which of them is for dead letters.
+    dead_letters: Option<usize>,
     checkpoint: Checkpoint,
     budget: Budget,
 }
 
 impl Stages {
     async fn run(self, mut signals: Signals) -> anyhow::Result<()> {
-        let Self { source, first_resume, plugins, threads, dispatcher, sinks, checkpoint, budget } = self;
+        let Self { source, first_resume, plugins, threads, dispatcher, sinks, dead_letters, checkpoint, budget } = self;
         let (stop, stopped) = watch::channel(false);
         let watermark = SharedWatermark::default();
         let (settled, tickets) = mpsc::unbounded_channel();
         let (batches, batches_out) = mpsc::channel(BATCHES_WAITING_MAX);
 
-        let mut outlets = Vec::with_capacity(sinks.len());
         let mut stages = JoinSet::new();
-        for sink in sinks {
-            let (outlet, deliveries) = mpsc::channel(BATCHES_WAITING_MAX);
-            outlets.push(outlet);
-            stages.spawn(sink.run(deliveries, settled.clone()));
+        let (outlets, inlets): (Vec<_>, Vec<_>) = sinks.iter().map(|_| mpsc::channel(BATCHES_WAITING_MAX)).unzip();
+        for (index, (sink, deliveries)) in sinks.into_iter().zip(inlets).enumerate() {
+            // Its own inlet would never close.
+            let dead_letters = dead_letters.filter(|&dead_letters| dead_letters != index);
+            let dead_letters = dead_letters.map(|sink| DeadLetters { outlet: outlets[sink].clone() });
+            stages.spawn(sink.run(deliveries, settled.clone(), dead_letters));
         }
         stages.spawn(source.run(batches, budget.clone(), stopped));
         let chain = plugins.chain();

@@ -139,6 +139,17 @@ pub enum Format {
     Debezium,
 }
 
+/// What becomes of a message that a queue refuses for what it is: too large, say.
+#[derive(Debug, Deserialize, Clone, Copy, Default, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnError {
+    /// The engine stops; the checkpoint is before it.
+    #[default]
+    Halt,
+    /// It goes to the sink of dead letters, and the others go on.
+    DeadLetter,
+}
+
 /// What a sink is.
 #[derive(Debug)]
 pub enum SinkKind {
@@ -150,6 +161,8 @@ pub enum SinkKind {
         region: Option<String>,
         /// Another endpoint than AWS's: a local server.
         endpoint_url: Option<String>,
+        /// What becomes of a message that it refuses for what it is.
+        on_error: OnError,
     },
     /// Standard output, a message a line.
     Stdout,
@@ -284,6 +297,7 @@ struct SinkTable {
     queue_url: Option<Text>,
     region: Option<Text>,
     endpoint_url: Option<Text>,
+    on_error: Option<OnError>,
     path: Option<Text>,
 }
 
@@ -344,6 +358,15 @@ impl Config {
             schema_changes: named("schema_changes", file.schema_changes)?,
             dead_letters: named("dead_letter", file.dead_letter)?,
         };
+        let dead_letters = destinations.dead_letters;
+        for (index, Sink { name, kind, .. }) in sinks.iter().enumerate() {
+            let SinkKind::Sqs { on_error: OnError::DeadLetter, .. } = kind else { continue };
+            if dead_letters.is_none_or(|dead_letters| dead_letters == index) {
+                return Err(format!(
+                    "sink.{name}: on_error = \"dead-letter\" needs another sink for them: `[dead_letter]` with a `sink`"
+                ));
+            }
+        }
         let default = InFlight::default();
         let in_flight = file.in_flight.map_or(default, |table| InFlight {
             rows: table.rows.unwrap_or(default.rows),
@@ -541,7 +564,7 @@ pub fn parse_start(start: &str) -> Result<Start, String> {
 }
 
 fn sink(name: String, table: SinkTable) -> Result<Sink, String> {
-    let SinkTable { r#type, format, queue_url, region, endpoint_url, path } = table;
+    let SinkTable { r#type, format, queue_url, region, endpoint_url, on_error, path } = table;
     let refuse = |given: bool, key: &str| {
         if given { Err(format!("sink.{name}: `{key}` means nothing for a sink of this type")) } else { Ok(()) }
     };
@@ -549,6 +572,7 @@ fn sink(name: String, table: SinkTable) -> Result<Sink, String> {
         refuse(queue_url.is_some(), "queue_url")?;
         refuse(region.is_some(), "region")?;
         refuse(endpoint_url.is_some(), "endpoint_url")?;
+        refuse(on_error.is_some(), "on_error")?;
     }
     if r#type != SinkType::File {
         refuse(path.is_some(), "path")?;
@@ -558,6 +582,7 @@ fn sink(name: String, table: SinkTable) -> Result<Sink, String> {
             queue_url: queue_url.ok_or_else(|| format!("sink.{name}: an sqs sink needs a `queue_url`"))?.0,
             region: region.map(|text| text.0),
             endpoint_url: endpoint_url.map(|text| text.0),
+            on_error: on_error.unwrap_or_default(),
         },
         SinkType::Stdout => SinkKind::Stdout,
         SinkType::File => {
@@ -635,6 +660,19 @@ mod tests {
         let route = format!("{SMALL}[[route]]\ntables = [\"a.*\"]\nsink = \"uot\"");
         assert!(fault(&route).contains("did you mean `out`?"), "{}", fault(&route));
         assert!(fault(&format!("{SMALL}[in_flight]\nrows = 0")).contains("more than 0"));
+    }
+
+    #[test]
+    fn dead_letters_need_another_sink() {
+        let queue = "[sink.out]\ntype = \"sqs\"\nqueue_url = \"http://q/1\"\non_error = \"dead-letter\"\n";
+        let base = SMALL.replace("[sink.out]\ntype = \"null\"\n", queue);
+        let parsed =
+            |more: &str| Config::parse(&format!("{base}{more}[[route]]\ntables = [\"*.*\"]\nsink = \"out\"\n"));
+        for more in ["", "[dead_letter]\nsink = \"out\"\n"] {
+            let fault = parsed(more).expect_err("refused");
+            assert!(fault.contains("needs another sink"), "{fault}");
+        }
+        parsed("[sink.dead]\ntype = \"null\"\n[dead_letter]\nsink = \"dead\"\n").expect("valid");
     }
 
     #[test]

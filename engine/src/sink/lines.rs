@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 
-use super::{Delivery, Settled, Sink, settle};
+use super::{DeadLetters, Delivery, Settled, Sink, settle};
 
 /// Deliveries that one sync covers at most.
 const DELIVERIES_A_SYNC: usize = 64;
@@ -114,6 +114,7 @@ impl Sink for Lines {
         self: Box<Self>,
         deliveries: mpsc::Receiver<Delivery>,
         settled: Settled,
+        _: Option<DeadLetters>,
     ) -> BoxFuture<'static, anyhow::Result<()>> {
         let name = self.name.clone();
         async move {

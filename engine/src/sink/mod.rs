@@ -4,10 +4,14 @@ mod lines;
 mod null;
 mod sqs;
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use anyhow::Context;
 use bytestring::ByteString;
 use futures_util::future::BoxFuture;
+use rowmill_core::envelope::push_string;
 use rowmill_core::progress::{Receipt, Ticket};
+use rowmill_core::route::sqs_id;
 use tokio::sync::mpsc;
 
 use crate::config::{self, SinkKind};
@@ -34,6 +38,48 @@ pub struct Delivery {
     pub receipt: Receipt,
 }
 
+/// The sink of dead letters, for messages that another one refuses for what they are.
+#[derive(Debug, Clone)]
+pub struct DeadLetters {
+    /// Its inlet.
+    pub outlet: mpsc::Sender<Delivery>,
+}
+
+impl DeadLetters {
+    /// Hands on a message with its duty: it is settled when the dead letter is durable.
+    async fn send(&self, sink: &str, message: Message, fault: &str, receipt: Receipt) -> anyhow::Result<()> {
+        let Message { body, group, deduplication_id, attributes } = message;
+        let mut letter = Vec::with_capacity(body.len() + 256);
+        let mut text = |label: &str, text: &str| {
+            letter.extend_from_slice(label.as_bytes());
+            push_string(text, &mut letter);
+        };
+        text("{\"sink\":", sink);
+        text(",\"error\":", fault);
+        text(",\"group\":", &group);
+        text(",\"deduplication_id\":", &deduplication_id);
+        text(",\"body\":", &body);
+        let mut label = ",\"attributes\":{";
+        for (name, value) in &attributes {
+            text(label, name);
+            text(":", value);
+            label = ",";
+        }
+        letter.extend_from_slice(if attributes.is_empty() { b"}" } else { b"}}" });
+        // A queue without groups has given none; each letter is one of its own then.
+        static UNNUMBERED: AtomicU64 = AtomicU64::new(0);
+        let unnumbered = || format!("{:016x}-{}", rand::random::<u64>(), UNNUMBERED.fetch_add(1, Ordering::Relaxed));
+        let letter = Message {
+            body: String::from_utf8(letter).expect("JSON is written as UTF-8").into(),
+            group: if group.is_empty() { sqs_id(sink.to_owned()) } else { group },
+            deduplication_id: if deduplication_id.is_empty() { unnumbered() } else { deduplication_id },
+            attributes: Vec::new(),
+        };
+        let sent = self.outlet.send(Delivery { messages: vec![letter], receipt }).await;
+        sent.map_err(|_| anyhow::anyhow!("the sink of dead letters has stopped"))
+    }
+}
+
 /// Where sinks hand in the tickets of batches that are delivered.
 pub type Settled = mpsc::UnboundedSender<Ticket>;
 
@@ -45,11 +91,13 @@ pub trait Sink: Send {
     /// Whether messages need a group and a deduplication id.
     fn is_ordered(&self) -> bool;
 
-    /// Delivers what comes until there is no more, and ends when all of it is durable.
+    /// Delivers what comes until there is no more, and ends when all of it is durable. Messages that are refused for
+    /// what they are go to `dead_letters`, where the sink's configuration says so.
     fn run(
         self: Box<Self>,
         deliveries: mpsc::Receiver<Delivery>,
         settled: Settled,
+        dead_letters: Option<DeadLetters>,
     ) -> BoxFuture<'static, anyhow::Result<()>>;
 }
 
@@ -60,8 +108,8 @@ pub trait Sink: Send {
 pub async fn open(config: &config::Sink) -> anyhow::Result<Box<dyn Sink>> {
     let config::Sink { name, kind, .. } = config;
     let sink: anyhow::Result<Box<dyn Sink>> = match kind {
-        SinkKind::Sqs { queue_url, region, endpoint_url } => {
-            sqs::Sqs::open(name, queue_url, region.as_deref(), endpoint_url.as_deref())
+        SinkKind::Sqs { queue_url, region, endpoint_url, on_error } => {
+            sqs::Sqs::open(name, queue_url, region.as_deref(), endpoint_url.as_deref(), *on_error)
                 .await
                 .map(|sink| Box::new(sink) as _)
         }

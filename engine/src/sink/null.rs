@@ -4,7 +4,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 
-use super::{Delivery, Settled, Sink, settle};
+use super::{DeadLetters, Delivery, Settled, Sink, settle};
 
 /// Takes everything and keeps nothing.
 #[derive(Debug)]
@@ -31,6 +31,7 @@ impl Sink for Null {
         self: Box<Self>,
         mut deliveries: mpsc::Receiver<Delivery>,
         settled: Settled,
+        _: Option<DeadLetters>,
     ) -> BoxFuture<'static, anyhow::Result<()>> {
         async move {
             while let Some(delivery) = deliveries.recv().await {

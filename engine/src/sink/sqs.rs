@@ -15,6 +15,7 @@ use aws_config::timeout::TimeoutConfig;
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::config::Region;
 use aws_sdk_sqs::error::{DisplayErrorContext, ProvideErrorMetadata};
+use aws_sdk_sqs::operation::send_message_batch::SendMessageBatchOutput;
 use aws_sdk_sqs::types::{MessageAttributeValue, QueueAttributeName, SendMessageBatchRequestEntry};
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use futures_util::FutureExt;
@@ -26,7 +27,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::{Delivery, Message, Settled, Sink, settle};
+use super::{DeadLetters, Delivery, Message, Settled, Sink, settle};
+use crate::config::OnError;
 
 const LIMITS: RequestLimits = RequestLimits { messages: 10, bytes: 1 << 20 };
 /// Requests in flight at a time.
@@ -48,6 +50,7 @@ pub(super) struct Sqs {
     client: Client,
     queue_url: String,
     fifo: bool,
+    on_error: OnError,
 }
 
 /// A message on its way, with its duty.
@@ -60,12 +63,25 @@ struct Outgoing {
 type Request = Vec<Waiting<Outgoing>>;
 
 /// What came of a request.
+#[derive(Default)]
 struct Answer {
     accepted: Request,
     /// To be sent again, in their order.
     refused: Request,
     /// Why, where some were refused.
     reason: Option<String>,
+    /// Never accepted, for what they are, and why.
+    rejected: Vec<(Waiting<Outgoing>, String)>,
+}
+
+/// What the queue said to a request.
+enum Said {
+    /// Something of each entry.
+    Entries(SendMessageBatchOutput),
+    /// It was no use now: it can't be reached, is throttling, or fails.
+    NotNow(String),
+    /// Nothing of it is accepted, because of what at least one message is.
+    Never(String),
 }
 
 impl Sqs {
@@ -74,6 +90,7 @@ impl Sqs {
         queue_url: &str,
         region: Option<&str>,
         endpoint_url: Option<&str>,
+        on_error: OnError,
     ) -> anyhow::Result<Self> {
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(CONNECT_TIMEOUT)
@@ -90,8 +107,8 @@ impl Sqs {
             loader = loader.endpoint_url(url);
         }
         let client = Client::new(&loader.load().await);
-        let sink =
-            Self { name: name.to_owned(), client, queue_url: queue_url.to_owned(), fifo: queue_url.ends_with(".fifo") };
+        let (name, queue_url, fifo) = (name.to_owned(), queue_url.to_owned(), queue_url.ends_with(".fifo"));
+        let sink = Self { name, client, queue_url, fifo, on_error };
         sink.check().await?;
         Ok(sink)
     }
@@ -125,7 +142,13 @@ impl Sqs {
         Waiting { group, bytes, item: Outgoing { message, receipt } }
     }
 
-    async fn deliver(self, mut deliveries: mpsc::Receiver<Delivery>, settled: Settled) -> anyhow::Result<()> {
+    async fn deliver(
+        self,
+        mut deliveries: mpsc::Receiver<Delivery>,
+        settled: Settled,
+        dead_letters: Option<DeadLetters>,
+    ) -> anyhow::Result<()> {
+        let dead_letters = dead_letters.filter(|_| self.on_error == OnError::DeadLetter);
         let mut lanes: Lanes<Outgoing> = Lanes::new(LIMITS);
         let mut requests: JoinSet<anyhow::Result<Answer>> = JoinSet::new();
         let mut pause: Option<Pause> = None;
@@ -156,10 +179,18 @@ impl Sqs {
                     None => open = false,
                 },
                 Some(answer) = requests.join_next() => {
-                    let Answer { accepted, refused, reason } = answer.context("a request's task failed")??;
+                    let Answer { accepted, refused, reason, rejected } = answer.context("a request's task failed")??;
                     for Waiting { group, item, .. } in accepted {
                         lanes.accepted(group.as_deref());
                         settle(item.receipt, &settled);
+                    }
+                    for (Waiting { group, item: Outgoing { message, receipt }, .. }, fault) in rejected {
+                        let Some(dead_letters) = &dead_letters else {
+                            return Err(refusal(&self.queue_url, &message, &fault));
+                        };
+                        warn!(sink = self.name, group = message.group, fault, "refused for ever, a dead letter now");
+                        dead_letters.send(&self.name, message, &fault, receipt).await?;
+                        lanes.accepted(group.as_deref());
                     }
                     let failed = refused.len();
                     refused.into_iter().rev().for_each(|message| lanes.refused(message));
@@ -212,57 +243,80 @@ impl Pause {
     }
 }
 
-/// Sends a request once.
-///
-/// # Errors
-/// If the queue refuses a message for what it is: sending it again wouldn't help.
+/// Sends a request once. One that is refused as a whole for what it is is sent again message by message: the others
+/// aren't to blame.
 async fn send(client: Client, queue_url: String, fifo: bool, request: Request) -> anyhow::Result<Answer> {
-    let mut entries = Vec::with_capacity(request.len());
-    for (index, waiting) in request.iter().enumerate() {
-        entries.push(entry(index, &waiting.item.message, fifo)?);
+    let mut answer = Answer::default();
+    let said = ask(&client, &queue_url, fifo, &request).await?;
+    if !matches!(said, Said::Never(_)) || request.len() == 1 {
+        answer.take(request, said);
+        return Ok(answer);
     }
-    let answer = client.send_message_batch().queue_url(&queue_url).set_entries(Some(entries)).send().await;
-    let output = match answer {
-        Ok(output) => output,
-        Err(error) => {
-            let code = error.code().unwrap_or_default();
-            let text = match error.message() {
-                Some(message) => format!("{code}: {message}"),
-                None => DisplayErrorContext(&error).to_string(),
-            };
-            if matches!(
-                code,
-                "InvalidMessageContents" | "BatchRequestTooLong" | "AWS.SimpleQueueService.BatchRequestTooLong"
-            ) {
-                return Err(refusal(&queue_url, &request[0].item.message, &text));
-            }
-            return Ok(Answer { accepted: Vec::new(), refused: request, reason: Some(text) });
-        }
-    };
+    for message in request {
+        let alone = vec![message];
+        let said = ask(&client, &queue_url, fifo, &alone).await?;
+        answer.take(alone, said);
+    }
+    Ok(answer)
+}
 
-    let mut accepted_ids = [false; LIMITS.messages];
-    for success in output.successful() {
-        if let Some(accepted) = success.id().parse().ok().and_then(|index: usize| accepted_ids.get_mut(index)) {
-            *accepted = true;
+async fn ask(client: &Client, queue_url: &str, fifo: bool, request: &Request) -> anyhow::Result<Said> {
+    let entries = request.iter().enumerate().map(|(index, waiting)| entry(index, &waiting.item.message, fifo));
+    let entries = entries.collect::<anyhow::Result<Vec<_>>>()?;
+    let error = match client.send_message_batch().queue_url(queue_url).set_entries(Some(entries)).send().await {
+        Ok(output) => return Ok(Said::Entries(output)),
+        Err(error) => error,
+    };
+    let code = error.code().unwrap_or_default();
+    let text = match error.message() {
+        Some(message) => format!("{code}: {message}"),
+        None => DisplayErrorContext(&error).to_string(),
+    };
+    let code = code.strip_prefix("AWS.SimpleQueueService.").unwrap_or(code);
+    Ok(match code {
+        "InvalidMessageContents" | "BatchRequestTooLong" => Said::Never(text),
+        _ => Said::NotNow(text),
+    })
+}
+
+impl Answer {
+    /// Takes in what was said to a request.
+    fn take(&mut self, request: Request, said: Said) {
+        let output = match said {
+            Said::Entries(output) => output,
+            Said::NotNow(text) => {
+                self.refused.extend(request);
+                self.reason = Some(text);
+                return;
+            }
+            Said::Never(text) => {
+                self.rejected.extend(request.into_iter().map(|message| (message, text.clone())));
+                return;
+            }
+        };
+        let index = |id: &str| id.parse().ok().filter(|index: &usize| *index < LIMITS.messages);
+        let mut accepted = [false; LIMITS.messages];
+        output.successful().iter().filter_map(|entry| index(entry.id())).for_each(|index| accepted[index] = true);
+        let mut faults: [Option<String>; LIMITS.messages] = Default::default();
+        for failure in output.failed() {
+            let text = format!("{}: {}", failure.code(), failure.message().unwrap_or_default());
+            match index(failure.id()) {
+                Some(index) if failure.sender_fault() => faults[index] = Some(text),
+                _ => self.reason = Some(text),
+            }
+        }
+        for (index, message) in request.into_iter().enumerate() {
+            match faults[index].take() {
+                _ if accepted[index] => self.accepted.push(message),
+                Some(fault) => self.rejected.push((message, fault)),
+                // What the answer doesn't name wasn't accepted.
+                None => {
+                    self.reason.get_or_insert_with(|| "the answer doesn't say what became of them".to_owned());
+                    self.refused.push(message);
+                }
+            }
         }
     }
-    let mut reason = None;
-    for failure in output.failed() {
-        let text = format!("{}: {}", failure.code(), failure.message().unwrap_or_default());
-        if failure.sender_fault() {
-            let message = failure.id().parse().ok().and_then(|index: usize| request.get(index)).unwrap_or(&request[0]);
-            return Err(refusal(&queue_url, &message.item.message, &text));
-        }
-        reason = Some(text);
-    }
-    // What the answer doesn't name wasn't accepted.
-    let mut indexes = 0..;
-    let (accepted, refused): (Request, Request) =
-        request.into_iter().partition(|_| indexes.next().is_some_and(|index: usize| accepted_ids[index]));
-    if reason.is_none() && !refused.is_empty() {
-        reason = Some("the answer doesn't say what became of them".to_owned());
-    }
-    Ok(Answer { accepted, refused, reason })
 }
 
 fn entry(index: usize, message: &Message, fifo: bool) -> anyhow::Result<SendMessageBatchRequestEntry> {
@@ -281,7 +335,7 @@ fn refusal(queue_url: &str, message: &Message, text: &str) -> anyhow::Error {
     let start: String = message.body.chars().take(200).collect();
     anyhow!(
         "the queue {queue_url} refuses a message for what it is ({text}); group `{}`, {} bytes, beginning {start}; \
-         drop or change such rows by a transform",
+         drop or change such rows by a transform, or set `on_error = \"dead-letter\"` for this sink",
         message.group,
         message.body.len()
     )
@@ -306,15 +360,64 @@ impl Sink for Sqs {
         self: Box<Self>,
         deliveries: mpsc::Receiver<Delivery>,
         settled: Settled,
+        dead_letters: Option<DeadLetters>,
     ) -> BoxFuture<'static, anyhow::Result<()>> {
         let name = self.name.clone();
-        async move { self.deliver(deliveries, settled).await.with_context(|| format!("sink.{name}")) }.boxed()
+        async move { self.deliver(deliveries, settled, dead_letters).await.with_context(|| format!("sink.{name}")) }
+            .boxed()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use aws_sdk_sqs::types::{BatchResultErrorEntry, SendMessageBatchResultEntry};
+    use rowmill_core::position::{BinlogPosition, Resume};
+    use rowmill_core::progress::{Cost, Watermark};
+
     use super::*;
+
+    /// Four entries: one accepted, one refused for what it is, one refused for now, one that isn't named.
+    #[test]
+    fn each_entry_has_its_own_fate() {
+        let ticket =
+            Watermark::default().open(Resume::at("server", BinlogPosition::new("binlog.1", 4)), Cost::default());
+        let receipts = ticket.split(4);
+        let message = |body: &str| Message {
+            body: body.into(),
+            group: String::new(),
+            deduplication_id: String::new(),
+            attributes: Vec::new(),
+        };
+        let request = ["accepted", "rejected", "refused", "forgotten"].into_iter().zip(receipts);
+        let request: Request = request
+            .map(|(body, receipt)| Waiting {
+                group: None,
+                bytes: 1,
+                item: Outgoing { message: message(body), receipt },
+            })
+            .collect();
+        let success = SendMessageBatchResultEntry::builder().id("0").message_id("m").md5_of_message_body("d").build();
+        let failure = |id: &str, code: &str, sender: bool| {
+            BatchResultErrorEntry::builder().id(id).code(code).sender_fault(sender).build().expect("whole")
+        };
+        let output = SendMessageBatchOutput::builder()
+            .successful(success.expect("whole"))
+            .failed(failure("1", "InvalidMessageContents", true))
+            .failed(failure("2", "InternalError", false))
+            .failed(failure("99", "Nonsense", true))
+            .build()
+            .expect("whole");
+        let mut answer = Answer::default();
+        answer.take(request, Said::Entries(output));
+        let bodies = |request: &[Waiting<Outgoing>]| -> Vec<String> {
+            request.iter().map(|waiting| waiting.item.message.body.to_string()).collect()
+        };
+        assert_eq!(bodies(&answer.accepted), ["accepted"]);
+        assert_eq!(bodies(&answer.refused), ["refused", "forgotten"]);
+        assert!(answer.reason.is_some());
+        let [(rejected, why)] = &answer.rejected[..] else { panic!("{} rejected", answer.rejected.len()) };
+        assert_eq!((&*rejected.item.message.body, why.as_str()), ("rejected", "InvalidMessageContents: "));
+    }
 
     #[test]
     fn the_region_is_in_the_url() {

@@ -1,0 +1,112 @@
+//! What a queue says to messages, and what becomes of them then.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use mysql_async::prelude::Queryable;
+use rowmill_tests::{Engine, EngineConfig, MySql, Queue, Sqs, scratch};
+use serde_json::Value;
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// More than SQS takes.
+const TOO_LARGE: usize = (1 << 20) + 1;
+
+/// Rows around one that makes too large a message; ids of what arrives in the queue.
+async fn insert(mysql: &MySql) -> anyhow::Result<()> {
+    mysql.run("CREATE SCHEMA shop; CREATE TABLE shop.notes (id INT PRIMARY KEY, note LONGTEXT)").await?;
+    let mut conn = mysql.connect().await?;
+    let mut transaction = conn.start_transaction(mysql_async::TxOpts::default()).await?;
+    for id in 1..=9 {
+        let note = "x".repeat(if id == 5 { TOO_LARGE } else { 10 });
+        transaction.exec_drop("INSERT INTO shop.notes VALUES (?, ?)", (id, note)).await?;
+    }
+    transaction.commit().await?;
+    conn.disconnect().await?;
+    Ok(())
+}
+
+async fn ids(queue: &Queue) -> anyhow::Result<Vec<i64>> {
+    let mut ids = Vec::new();
+    loop {
+        let some = queue.receive(Duration::from_secs(1)).await?;
+        if some.is_empty() {
+            return Ok(ids);
+        }
+        for message in some {
+            let body: Value = serde_json::from_str(&message.body)?;
+            ids.push(body["after"]["id"].as_i64().context("an id")?);
+        }
+    }
+}
+
+fn config(mysql: &MySql, directory: &std::path::Path, sqs: &Sqs, queue: &Queue, more: &str) -> EngineConfig {
+    let sink = format!(
+        "[sink.notes]\ntype = \"sqs\"\nqueue_url = \"{}\"\nendpoint_url = \"{}\"\n{more}\
+         [[route]]\ntables = [\"shop.*\"]\nsink = \"notes\"\ngroup = \"all\"\n",
+        queue.url,
+        sqs.endpoint()
+    );
+    EngineConfig::new(directory, mysql, "start = \"earliest\"\ntables = [\"shop.*\"]", &sink)
+}
+
+/// What a queue refuses for ever is a dead letter; the others of its group aren't held up by it.
+#[tokio::test]
+async fn a_refused_message_is_a_dead_letter() -> anyhow::Result<()> {
+    let directory = scratch("a_refused_message_is_a_dead_letter");
+    let mysql = MySql::start(&directory, &[]).await?;
+    let sqs = Sqs::start(&directory).await?;
+    insert(&mysql).await?;
+    for name in ["notes.fifo", "notes"] {
+        let queue = sqs.create(name).await?;
+        let (here, letters) = (directory.join(name), directory.join(format!("{name}.letters")));
+        std::fs::create_dir_all(&here)?;
+        let more = format!(
+            "on_error = \"dead-letter\"\n[sink.dead]\ntype = \"file\"\npath = \"{}\"\n[dead_letter]\nsink = \"dead\"\n",
+            letters.display()
+        );
+        let config = config(&mysql, &here, &sqs, &queue, &more);
+        let engine = Engine::start_and_wait(&config).await?;
+        let end = mysql.binlog_end().await?;
+        rowmill_tests::wait_for("all is delivered", SOON, || async { Ok(config.has_reached(&end)?.then_some(())) })
+            .await
+            .with_context(|| engine.log())?;
+        engine.stop().await?;
+
+        let mut ids = ids(&queue).await?;
+        if name == "notes" {
+            ids.sort_unstable(); // a standard queue has no order
+        }
+        assert_eq!(ids, [1, 2, 3, 4, 6, 7, 8, 9], "{name}");
+        let letters = std::fs::read_to_string(&letters)?;
+        let letters: Vec<Value> = letters.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+        let [letter] = &letters[..] else { panic!("{} letters", letters.len()) };
+        assert_eq!(letter["sink"], "notes");
+        let error = letter["error"].as_str().unwrap_or_default();
+        assert!(error.contains("TooLong") || error.contains("InvalidParameterValue"), "{error}");
+        let body: Value = serde_json::from_str(letter["body"].as_str().context("the body as it was")?)?;
+        assert_eq!(body["after"]["id"], 5);
+        assert_eq!(letter["group"], if name == "notes" { "" } else { "all" });
+    }
+    Ok(())
+}
+
+/// Without a place for it the engine stops before it, and says what it is.
+#[tokio::test]
+async fn a_refused_message_stops_the_engine() -> anyhow::Result<()> {
+    let directory = scratch("a_refused_message_stops_the_engine");
+    let mysql = MySql::start(&directory, &[]).await?;
+    let sqs = Sqs::start(&directory).await?;
+    insert(&mysql).await?;
+    let queue = sqs.create("notes.fifo").await?;
+    let config = config(&mysql, &directory, &sqs, &queue, "");
+    let mut engine = Engine::start(&config)?;
+    let status = engine.end(SOON).await?;
+    let log = engine.log();
+    assert_eq!(status.code(), Some(1), "{log}");
+    for words in [queue.url.as_str(), "refuses a message for what it is", "group `all`", "on_error = \"dead-letter\""] {
+        assert!(log.contains(words), "`{words}` isn't in {log}");
+    }
+    assert!(!config.has_reached(&mysql.binlog_end().await?)?, "the checkpoint is before it");
+    Ok(())
+}
