@@ -426,8 +426,11 @@ impl Instance {
         tables: &Arc<[Arc<Table>]>,
         asked: Vec<u32>,
     ) -> Result<Answer, Fault> {
-        self.store.data_mut().last_error = None;
-        self.store.data_mut().printed_bytes = 0;
+        let state = self.store.data_mut();
+        // A call that was given up may have left one.
+        state.fault = None;
+        state.last_error = None;
+        state.printed_bytes = 0;
         self.store.data_mut().current = Current { rows: Arc::clone(rows), tables: Arc::clone(tables), asked };
         self.store.set_epoch_deadline(self.deadline_epochs);
         let answer = match &self.guest {

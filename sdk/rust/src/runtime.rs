@@ -156,13 +156,12 @@ struct Lists {
 }
 
 impl Lists {
+    /// Empties all: a batch that was given up may have left something.
     fn begin(&mut self, rows: usize) {
-        let Self { keep, emits, fault, expected, .. } = self;
-        keep.clear();
-        keep.reserve(rows);
-        emits.0.reserve(expected.0);
-        emits.1.reserve(expected.1);
-        *fault = None;
+        *self = Self { sinks: take(&mut self.sinks), expected: self.expected, ..Self::default() };
+        self.keep.reserve(rows);
+        self.emits.0.reserve(self.expected.0);
+        self.emits.1.reserve(self.expected.1);
     }
 
     fn send(&mut self, row: u32, message: &Message) {
@@ -254,4 +253,20 @@ impl Lists {
 fn append(arena: &mut Vec<u8>, bytes: impl AsRef<[u8]>) -> u32 {
     arena.extend_from_slice(bytes.as_ref());
     bytes.as_ref().len() as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_batch_left_is_not_the_next_ones() {
+        let mut lists = Lists::default();
+        lists.begin(2);
+        lists.keep.push(0);
+        lists.send(1, &Message { body: b"{}".to_vec(), ..Message::default() });
+        lists.begin(1); // the batch was given up
+        let verdict = lists.verdict().expect("nothing is wrong");
+        assert!(verdict.keep.is_empty() && verdict.emits.is_empty() && verdict.arena.is_empty());
+    }
 }
