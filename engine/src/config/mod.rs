@@ -1,6 +1,7 @@
 //! The configuration file: TOML, in which unknown keys are refused and `${VAR}` stands for an
 //! environment variable.
 
+mod checkpoint;
 mod error;
 mod tables;
 mod text;
@@ -20,6 +21,7 @@ pub use tables::TablePatterns;
 
 pub use crate::source::tls::Tls;
 use crate::source::tls::TlsMode;
+pub use checkpoint::{Checkpoint, MySqlCheckpoint};
 use text::Text;
 
 /// A configuration that makes sense in itself.
@@ -37,28 +39,6 @@ pub struct Config {
     pub destinations: Destinations,
     /// How much may be on its way.
     pub in_flight: InFlight,
-}
-
-/// Where the progress is kept.
-#[derive(Debug, Clone)]
-pub enum Checkpoint {
-    /// In a file.
-    File(PathBuf),
-    /// In a database.
-    MySql(MySqlCheckpoint),
-}
-
-/// A row of a table in a MySQL or MariaDB database. Connections to it are secured as those to the source.
-#[derive(Debug, Clone)]
-pub struct MySqlCheckpoint {
-    /// The server, with user, password and database.
-    pub options: mysql_async::Opts,
-    /// The server as users may see it: without the password.
-    pub address: String,
-    /// The table, which is made if it isn't there.
-    pub table: String,
-    /// What the row is known by.
-    pub name: String,
 }
 
 /// The transforms, and what they run with.
@@ -217,7 +197,7 @@ impl Default for InFlight {
 #[serde(deny_unknown_fields)]
 struct File {
     source: SourceTable,
-    checkpoint: Option<CheckpointTable>,
+    checkpoint: Option<checkpoint::CheckpointTable>,
     plugins: Option<PluginsTable>,
     #[serde(default)]
     sink: BTreeMap<String, SinkTable>,
@@ -250,26 +230,6 @@ struct TlsTable {
     ca: Option<Text>,
     cert: Option<Text>,
     key: Option<Text>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct CheckpointTable {
-    #[serde(default)]
-    r#type: CheckpointType,
-    path: Option<Text>,
-    url: Option<Text>,
-    password: Option<Text>,
-    table: Option<Text>,
-    name: Option<Text>,
-}
-
-#[derive(Deserialize, Clone, Copy, Default, PartialEq)]
-#[serde(rename_all = "lowercase")]
-enum CheckpointType {
-    #[default]
-    File,
-    Mysql,
 }
 
 #[derive(Deserialize, Default)]
@@ -322,10 +282,6 @@ struct InFlightTable {
     bytes: Option<u32>,
 }
 
-const CHECKPOINT_DEFAULT: &str = "state/checkpoint.json";
-const CHECKPOINT_TABLE_DEFAULT: &str = "rowmill_checkpoints";
-const CHECKPOINT_NAME_DEFAULT: &str = "rowmill";
-const CHECKPOINT_PASSWORD_VARIABLE: &str = "ROWMILL_CHECKPOINT_PASSWORD";
 const PLUGINS_DEFAULT: &str = "plugins";
 /// Beside the checkpoint.
 const PLUGINS_CACHE_DEFAULT: &str = "plugins-cache";
@@ -375,10 +331,7 @@ impl Config {
         if in_flight.rows == 0 || in_flight.bytes == 0 {
             return Err("in_flight: `rows` and `bytes` must be more than 0, or nothing ever moves".to_owned());
         }
-        let checkpoint = match file.checkpoint {
-            Some(table) => checkpoint(table)?,
-            None => Checkpoint::File(CHECKPOINT_DEFAULT.into()),
-        };
+        let checkpoint = file.checkpoint.map_or_else(|| Ok(Checkpoint::default()), checkpoint::checkpoint)?;
         Ok(Self {
             source: source(file.source, destinations.schema_changes.is_some())?,
             plugins: plugins(file.plugins.unwrap_or_default(), &checkpoint)?,
@@ -388,36 +341,6 @@ impl Config {
             in_flight,
         })
     }
-}
-
-fn checkpoint(table: CheckpointTable) -> Result<Checkpoint, String> {
-    let CheckpointTable { r#type, path, url, password, table, name } = table;
-    if r#type == CheckpointType::File {
-        let of_mysql = [("url", &url), ("password", &password), ("table", &table), ("name", &name)];
-        if let Some((key, _)) = of_mysql.into_iter().find(|(_, value)| value.is_some()) {
-            return Err(format!("checkpoint: `{key}` goes with `type = \"mysql\"`; a file has a `path`"));
-        }
-        return Ok(Checkpoint::File(path.map_or_else(|| CHECKPOINT_DEFAULT.into(), |Text(path)| path.into())));
-    }
-    if path.is_some() {
-        return Err("checkpoint: `path` is a file's; with `type = \"mysql\"` give `url`".to_owned());
-    }
-    let Text(url) = url.ok_or("checkpoint: `type = \"mysql\"` needs a `url`: `mysql://user@host:3306/database`")?;
-    let password = password.map(|Text(password)| password).or_else(|| std::env::var(CHECKPOINT_PASSWORD_VARIABLE).ok());
-    let (options, address) = server("checkpoint.url", &url, password.as_deref())?;
-    if options.db_name().is_none_or(str::is_empty) {
-        return Err("checkpoint.url names no database: `mysql://user@host:3306/database`".to_owned());
-    }
-    let or = |given: Option<Text>, default: &str| given.map_or_else(|| default.to_owned(), |Text(given)| given);
-    let (table, name) = (or(table, CHECKPOINT_TABLE_DEFAULT), or(name, CHECKPOINT_NAME_DEFAULT));
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    if table.is_empty() || table.len() > 64 || !table.chars().all(is_plain) {
-        return Err(format!("checkpoint.table `{table}`: up to 64 letters, digits and underscores"));
-    }
-    if name.is_empty() || name.chars().count() > 64 {
-        return Err(format!("checkpoint.name `{name}`: up to 64 characters"));
-    }
-    Ok(Checkpoint::MySql(MySqlCheckpoint { options, address, table, name }))
 }
 
 fn plugins(table: PluginsTable, checkpoint: &Checkpoint) -> Result<Plugins, String> {
@@ -433,10 +356,7 @@ fn plugins(table: PluginsTable, checkpoint: &Checkpoint) -> Result<Plugins, Stri
         },
         cache: match cache {
             Some(Text(cache)) => cache.into(),
-            None => match checkpoint {
-                Checkpoint::File(path) => path.with_file_name(PLUGINS_CACHE_DEFAULT),
-                Checkpoint::MySql(_) => Path::new(CHECKPOINT_DEFAULT).with_file_name(PLUGINS_CACHE_DEFAULT),
-            },
+            None => checkpoint.beside(PLUGINS_CACHE_DEFAULT),
         },
         threads: threads.unwrap_or(threads_there.min(PLUGINS_THREADS_DEFAULT_MAX)),
     })
@@ -636,7 +556,7 @@ mod tests {
         let config = Config::parse(SMALL).expect("valid");
         assert_eq!(config.source.start, Start::Latest);
         assert_eq!(config.source.address, "mysql://me@127.0.0.1:3306");
-        assert!(matches!(&config.checkpoint, Checkpoint::File(path) if path == Path::new(CHECKPOINT_DEFAULT)));
+        assert!(matches!(&config.checkpoint, Checkpoint::File(path) if path == Path::new("state/checkpoint.json")));
         assert_eq!(config.destinations.routes.len(), 1);
         assert_eq!(config.in_flight, InFlight::default());
     }
@@ -673,26 +593,6 @@ mod tests {
             assert!(fault.contains("needs another sink"), "{fault}");
         }
         parsed("[sink.dead]\ntype = \"null\"\n[dead_letter]\nsink = \"dead\"\n").expect("valid");
-    }
-
-    #[test]
-    fn checkpoints_are_files_or_rows() {
-        let with = |table: &str| Config::parse(&format!("{SMALL}[checkpoint]\n{table}\n"));
-        let config =
-            with("type = \"mysql\"\nurl = \"mysql://me:secret@db:3307/state\"\nname = \"orders\"").expect("valid");
-        let Checkpoint::MySql(checkpoint) = &config.checkpoint else { panic!("{:?}", config.checkpoint) };
-        assert_eq!(checkpoint.address, "mysql://me@db:3307");
-        assert_eq!((checkpoint.table.as_str(), checkpoint.name.as_str()), (CHECKPOINT_TABLE_DEFAULT, "orders"));
-        for (table, words) in [
-            ("url = \"mysql://me@db/state\"", "`url` goes with"),
-            ("type = \"mysql\"", "needs a `url`"),
-            ("type = \"mysql\"\nurl = \"mysql://me@db\"", "names no database"),
-            ("type = \"mysql\"\npath = \"x\"", "`path` is a file's"),
-            ("type = \"mysql\"\nurl = \"mysql://me@db/state\"\ntable = \"a`b\"", "letters, digits"),
-        ] {
-            let fault = with(table).expect_err("refused");
-            assert!(fault.contains(words), "{fault}");
-        }
     }
 
     #[test]

@@ -4,8 +4,6 @@ mod lines;
 mod null;
 mod sqs;
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use anyhow::Context;
 use bytestring::ByteString;
 use futures_util::future::BoxFuture;
@@ -67,12 +65,11 @@ impl DeadLetters {
         }
         letter.extend_from_slice(if attributes.is_empty() { b"}" } else { b"}}" });
         // A queue without groups has given none; each letter is one of its own then.
-        static UNNUMBERED: AtomicU64 = AtomicU64::new(0);
-        let unnumbered = || format!("{:016x}-{}", rand::random::<u64>(), UNNUMBERED.fetch_add(1, Ordering::Relaxed));
+        let unique = || format!("{:032x}", rand::random::<u128>());
         let letter = Message {
             body: String::from_utf8(letter).expect("JSON is written as UTF-8").into(),
             group: if group.is_empty() { sqs_id(sink.to_owned()) } else { group },
-            deduplication_id: if deduplication_id.is_empty() { unnumbered() } else { deduplication_id },
+            deduplication_id: if deduplication_id.is_empty() { unique() } else { deduplication_id },
             attributes: Vec::new(),
         };
         let sent = self.outlet.send(Delivery { messages: vec![letter], receipt }).await;

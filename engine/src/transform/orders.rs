@@ -1,12 +1,12 @@
 //! What a transform has the host do with rows while it decides on a batch.
 
 use bytes::Bytes;
-use rowmill_core::batch::{Cell, ColumnIndex, ImageKind, Kind, Operation, RowIndex, TableId};
+use rowmill_core::batch::{Cell, ImageKind, Kind, Operation, RowIndex, Table};
 
 use super::instance::bulk::{Message, Rows, Rule};
 use super::instance::types;
 use super::query::Asked;
-use super::recipe::Group;
+use super::recipe::{Group, OfTables};
 use super::verdict::{Edit, NewValue};
 
 /// What was ordered during one call. Rows are known to be the batch's, sinks and recipes aren't known to be there.
@@ -74,23 +74,19 @@ impl Orders {
         value: Option<String>,
         place: Place,
     ) -> Result<(), String> {
-        let mut last: Option<(TableId, ColumnIndex, NewValue)> = None;
+        let meant = |table: &Table| {
+            let index = table.column(column).ok_or_else(|| format!("{table} has no column `{column}`"))?;
+            let described = &table.columns[index.0 as usize];
+            let Some(text) = &value else { return Ok((index, NewValue::Null)) };
+            let packed = packed_value(described.kind, text)
+                .ok_or_else(|| format!("`{text}` isn't a value of {table}.{column}, a {}", described.mysql_type))?;
+            Ok((index, NewValue::Value(packed)))
+        };
+        let mut of_tables = OfTables::default();
         for row in asked.rows_of(rows)? {
             let packed = asked.batch.row(row);
-            let id = packed.table();
-            if last.as_ref().is_none_or(|(known, ..)| *known != id) {
-                let table = &asked.tables[id.0 as usize];
-                let index = table.column(column).ok_or_else(|| format!("{table} has no column `{column}`"))?;
-                let described = &table.columns[index.0 as usize];
-                let new = match &value {
-                    None => NewValue::Null,
-                    Some(text) => NewValue::Value(packed_value(described.kind, text).ok_or_else(|| {
-                        format!("`{text}` isn't a value of {table}.{column}, a {}", described.mysql_type)
-                    })?),
-                };
-                last = Some((id, index, new));
-            }
-            let Some((_, column, value)) = &last else { continue };
+            let table = &asked.tables[packed.table().0 as usize];
+            let (column, value) = of_tables.get(table, || meant(table))?;
             for (image, cells) in [(ImageKind::Before, packed.before()), (ImageKind::After, packed.after())] {
                 let Some(cells) = cells else { continue };
                 let is_meant = match place {

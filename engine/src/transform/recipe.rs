@@ -229,9 +229,9 @@ impl Group {
     }
 }
 
-/// What the columns' names mean in each table.
+/// What columns' names mean in each table, found out at its first row.
 #[derive(Debug)]
-struct OfTables<T>(Vec<Option<T>>);
+pub(super) struct OfTables<T>(Vec<Option<T>>);
 
 impl<T> Default for OfTables<T> {
     fn default() -> Self {
@@ -240,7 +240,7 @@ impl<T> Default for OfTables<T> {
 }
 
 impl<T> OfTables<T> {
-    fn get(&mut self, table: &Table, make: impl FnOnce() -> Result<T, String>) -> Result<&T, String> {
+    pub fn get(&mut self, table: &Table, make: impl FnOnce() -> Result<T, String>) -> Result<&T, String> {
         let TableId(id) = table.id;
         let index = id as usize;
         if self.0.len() <= index {
