@@ -72,8 +72,10 @@ impl Dispatcher {
         now_us: i64,
     ) -> anyhow::Result<Vec<Vec<Message>>> {
         self.server = server;
-        let Transformed { bytes, rows, emitted, dead, stop: _ } = transformed;
-        let batch = Batch::parse(&bytes).expect("batches are written by the builder");
+        let Transformed { bytes, rows, emitted, seen, dead, stop: _ } = transformed;
+        let parse = |bytes| Batch::parse(bytes).expect("batches are written by the builder");
+        let batch = parse(&bytes);
+        let seen: Vec<Batch<'_>> = seen.iter().map(|bytes| parse(bytes)).collect();
         let mut by_sink: Vec<Vec<Message>> = self.sinks.iter().map(|_| Vec::new()).collect();
         let mut emitted = emitted.into_iter().peekable();
         let mut outputs = Outputs::default();
@@ -82,7 +84,7 @@ impl Dispatcher {
         let mut ends = Vec::with_capacity(rows.len());
         for Passed { row, origin, reroute } in rows {
             while let Some(message) = emitted.next_if(|message| message.origin <= origin) {
-                self.emitted(message, tables, &mut outputs, &mut by_sink)?;
+                self.emitted(message, &seen, tables, &mut outputs, &mut by_sink)?;
             }
             let row = batch.row(row);
             let table = &tables[row.table().0 as usize];
@@ -108,7 +110,7 @@ impl Dispatcher {
             start = end;
         }
         for message in emitted {
-            self.emitted(message, tables, &mut outputs, &mut by_sink)?;
+            self.emitted(message, &seen, tables, &mut outputs, &mut by_sink)?;
         }
         for row in dead {
             self.dead_letter(&row, tables, now_us, &mut by_sink);
@@ -161,16 +163,17 @@ impl Dispatcher {
     fn emitted(
         &mut self,
         message: Emitted,
+        seen: &[Batch<'_>],
         tables: &[Arc<Table>],
         outputs: &mut Outputs,
         by_sink: &mut [Vec<Message>],
     ) -> anyhow::Result<()> {
         let Emitted { batch, row, origin, reroute, deduplication_id, body, attributes } = message;
-        let batch = Batch::parse(&batch).expect("batches are written by the builder");
+        let batch = &seen[batch as usize];
         let row = batch.row(row);
         let table = &tables[row.table().0 as usize];
         let output = Output { part: Part::Whole, number: outputs.next(origin) };
-        let (sink, group, deduplication_id) = self.address(table, &batch, &row, reroute, output, deduplication_id)?;
+        let (sink, group, deduplication_id) = self.address(table, batch, &row, reroute, output, deduplication_id)?;
         by_sink[sink].push(Message { body, group, deduplication_id, attributes });
         Ok(())
     }

@@ -22,6 +22,7 @@ pub mod pipeline;
 pub mod plugin;
 pub mod printer;
 pub mod replay;
+mod selection;
 pub mod sink;
 pub mod source;
 pub mod tail;

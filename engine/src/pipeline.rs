@@ -19,6 +19,7 @@ use tracing::{debug, info, warn};
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::dispatch::{Dispatcher, SinkNeeds};
+use crate::selection::Selection;
 use crate::sink::{self, DeadLetters, Sink};
 use crate::source::preflight::Server;
 use crate::source::{Budget, Source};
@@ -85,7 +86,8 @@ async fn start(config: Config) -> anyhow::Result<()> {
     let dispatcher = Dispatcher::new(destinations, needs, source.name.clone());
     let (address, version) = (source.address.clone(), server.version.clone());
     let (position, first_resume) = (start.to_string(), start.resume.clone());
-    let source = Source::open(server, source, start).await?;
+    let selection = Selection { tables: source.tables.clone(), chain: plugins_running.chain() };
+    let source = Source::open(server, source, start, Box::new(selection)).await?;
     info!(
         source = address,
         version,
@@ -143,7 +145,7 @@ impl Stages {
         let chain = plugins.chain();
         plugins.watch();
         let shared = Arc::clone(&watermark);
-        let workshop = Arc::new(Workshop::new(batches_out, first_resume, Arc::clone(&chain), outlets, shared, settled));
+        let workshop = Arc::new(Workshop::new(batches_out, first_resume, chain.clone(), outlets, shared, settled));
         for _ in 0..threads {
             let (workshop, dispatcher) = (Arc::clone(&workshop), dispatcher.clone());
             stages.spawn_blocking(move || workshop.work(dispatcher));
@@ -181,7 +183,7 @@ impl Stages {
                 deadline.get_or_insert_with(|| Instant::now() + DRAIN_TIME_MAX);
             }
         }
-        chain.lock().unwrap_or_else(PoisonError::into_inner).log_counters();
+        chain.newest().log_counters();
         if let Some(error) = first_error {
             return Err(error);
         }

@@ -30,7 +30,8 @@ pub async fn run(
         return Err(problem.into());
     }
     let place = server.locate(&start, None).await?;
-    let source = Source::open(server, source, place).await?;
+    let tables = source.tables.clone();
+    let source = Source::open(server, source, place, Box::new(tables)).await?;
     let (batches, mut batches_out) = mpsc::channel::<RowBatch>(BATCHES_WAITING_MAX);
     let budget = Budget::new(InFlight::default());
     let (_going, stopped) = watch::channel(false);

@@ -73,7 +73,7 @@ impl Workshop {
             batches,
             next_number: 0,
             tables: Arc::new([]),
-            chain: newest(&chain),
+            chain: chain.newest(),
             newest_chain: chain,
             resume: start,
         };
@@ -145,7 +145,7 @@ impl Feed {
         let mut batch = self.batches.blocking_recv()?;
         let number = self.next_number;
         self.next_number += 1;
-        let newest = newest(&self.newest_chain);
+        let newest = self.newest_chain.newest();
         if !Arc::ptr_eq(&newest, &self.chain) {
             newest.begin_at(number, &self.chain);
             self.chain = newest;
@@ -158,16 +158,12 @@ impl Feed {
     }
 }
 
-fn newest(chain: &CurrentChain) -> Arc<Chain> {
-    Arc::clone(&chain.lock().unwrap_or_else(PoisonError::into_inner))
-}
-
 /// Transforms and messages of a batch. `None` if everything stops because of an earlier one.
 fn done(job: Job, dispatcher: &mut Dispatcher) -> anyhow::Result<Option<Done>> {
     let Job { number, batch, tables, chain, before } = job;
     let cost = batch.cost();
-    let RowBatch { bytes, rows, schema_change, resume, .. } = batch;
-    let Some(mut transformed) = chain.run(number, Arc::clone(&bytes), rows as u32, &tables) else { return Ok(None) };
+    let Some(mut transformed) = chain.transform(number, &batch, &tables)? else { return Ok(None) };
+    let RowBatch { bytes, schema_change, resume, .. } = batch;
     let stop = transformed.stop.take();
     let now_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as i64);
     let server = Arc::clone(&resume.server);

@@ -99,12 +99,15 @@ function encoded(text: string): usize {
 }
 
 export class Column {
+  wanted: bool = false;
   constructor(public name: string, public mysqlType: string, public kind: Kind, public nullable: bool, public key: bool) {}
 }
 
 export class Table {
   interest: Interest = Interest.All;
   columns: Array<Column> = [];
+  /** Whether only columns that are wanted are there. */
+  narrow: bool = false;
   private found: Found<i32> = new Found<i32>();
   constructor(public id: u32, public schema: string, public name: string) {}
 
@@ -115,9 +118,21 @@ export class Table {
   column(name: string): i32 {
     return this.found.has(name) ? this.found.get(name) : this.search(name);
   }
+  /** Of the table's rows the transform uses this column, and those of which it says the same. The engine needn't decode
+   * the others to ask about a row; without a call it uses all. */
+  want(name: string): void {
+    for (let i = 0; i < this.columns.length; i++) if (this.columns[i].name == name) this.columns[i].wanted = true;
+  }
+  /** The transform said what it wants. */
+  settle(): void {
+    for (let i = 0; i < this.columns.length; i++) if (this.columns[i].wanted) this.narrow = this.interest == Interest.All;
+    this.found = new Found<i32>();
+  }
   private search(name: string): i32 {
     let index = -1;
     for (let i = 0; i < this.columns.length; i++) if (this.columns[i].name == name) index = i;
+    // Of a column that it didn't want it would read what isn't so.
+    if (index >= 0 && this.narrow && !this.columns[index].wanted) fail(`the transform uses the column \`${name}\`, which isn't among those that it wants`);
     this.found.set(name, index);
     return index;
   }
@@ -242,6 +257,13 @@ export class Json {
 }
 const NOTHING = new Json();
 
+/** Nothing goes on: the engine's log and the row's error say this. */
+function fail(message: string): void {
+  const bytes = String.UTF8.encode(message);
+  host_log(0, changetype<usize>(bytes), <u32>bytes.byteLength);
+  unreachable();
+}
+
 const ROUTED: u32 = u32.MAX_VALUE;
 const sinks = new Map<string, u32>();
 function sink(text: string): u32 {
@@ -250,9 +272,7 @@ function sink(text: string): u32 {
   const known = name(text);
   const number = host_sink(known.at, known.len);
   if (number == ROUTED) {
-    const message = name("the configuration has no sink of a name that this transform sends to");
-    host_log(0, message.at, message.len);
-    unreachable();
+    fail(`the configuration has no sink \`${text}\``);
   }
   sinks.set(text, number);
   return number;
@@ -430,9 +450,19 @@ export function rowmill_describe(at: usize, len: u32): u64 {
   while (<u32>tables.length <= table.id) tables.push(null);
   tables[table.id] = table;
   table.interest = transform!.table(table);
+  table.settle();
   answer.len = 0;
   answer.u32(0);
-  answer.u32(table.interest);
+  if (!table.narrow) {
+    answer.u32(table.interest);
+    return answered();
+  }
+  let wanted: u32 = 0;
+  for (let i = 0; i < table.columns.length; i++) wanted += u32(table.columns[i].wanted);
+  answer.u32(3); // some columns
+  answer.u32(15); // of rows as they were and as they are, inserts, updates and deletes
+  answer.u32(wanted);
+  for (let i = 0; i < table.columns.length; i++) if (table.columns[i].wanted) answer.u32(i);
   return answered();
 }
 

@@ -41,7 +41,7 @@ typedef enum { RM_ERROR, RM_WARN, RM_INFO, RM_DEBUG, RM_TRACE } rm_level;
 typedef struct {
     rm_text name, mysql_type;
     rm_kind kind;
-    bool nullable, key;
+    bool nullable, key, wanted;
 } rm_column;
 
 typedef struct {
@@ -49,6 +49,7 @@ typedef struct {
     rm_text schema, name;
     rm_column *column;
     rm_interest interest;
+    uint32_t wanted; /* columns; 0: all */
 } rm_table;
 
 typedef struct {
@@ -196,11 +197,29 @@ static inline int64_t rm_i64(const uint8_t *at) {
 static inline bool rm_is(const rm_table *table, const char *schema, const char *name) {
     return rm_equals(table->schema, schema) && rm_equals(table->name, name);
 }
+/* Of a column that it didn't want it would read what isn't so. */
+__attribute__((noinline)) static void rm_unwanted(const char *name) {
+    static rm_buffer message;
+    message.len = 0;
+    rm_puts(&message, "the transform uses the column `"), rm_puts(&message, name);
+    rm_puts(&message, "`, which isn't among those that it wants (rm_want)");
+    rm_host_log(RM_ERROR, message.at, message.len);
+    __builtin_trap();
+}
 /* The index of a column; -1 if there is none of this name. */
 static inline int32_t rm_find(const rm_table *table, const char *name) {
     for (uint32_t i = 0; i < table->columns; i++)
-        if (rm_equals(table->column[i].name, name)) return (int32_t)i;
+        if (rm_equals(table->column[i].name, name)) {
+            if (table->wanted && !table->column[i].wanted) rm_unwanted(name);
+            return (int32_t)i;
+        }
     return -1;
+}
+/* In transform_table: of the table's rows it uses this column, and those of which it says the same. The engine needn't
+ * decode the others to ask about a row; without a call it uses all. */
+static inline void rm_want(const rm_table *table, const char *name) {
+    int32_t column = rm_find(table, name);
+    if (column >= 0) table->column[column].wanted = true;
 }
 static inline rm_state rm_cell(const rm_row *row, const uint8_t *image, uint32_t column, rm_text *value) {
     value->at = NULL, value->len = 0;
@@ -342,13 +361,14 @@ RM_EXPORT("rowmill_configure") uint64_t rm_configure(const uint8_t *at, uint32_t
 RM_EXPORT("rowmill_describe") uint64_t rm_describe(const uint8_t *at, uint32_t len) {
     (void)len;
     rm_table *table = (rm_table *)rm_take(sizeof *table);
+    table->wanted = 0;
     table->id = rm_u32(at), table->columns = rm_u32(at + 4), at += 8;
     table->schema = rm_kept(rm_next_text(&at)), table->name = rm_kept(rm_next_text(&at));
     table->column = (rm_column *)rm_take(table->columns * (uint32_t)sizeof(rm_column));
     for (uint32_t i = 0; i < table->columns; i++) {
         rm_column *column = &table->column[i];
         uint32_t flags = rm_u32(at + 4);
-        column->kind = (rm_kind)rm_u32(at), column->nullable = flags & 1, column->key = flags >> 1 & 1, at += 8;
+        column->kind = (rm_kind)rm_u32(at), column->nullable = flags & 1, column->key = flags >> 1 & 1, column->wanted = false, at += 8;
         column->name = rm_kept(rm_next_text(&at)), column->mysql_type = rm_kept(rm_next_text(&at));
     }
     if (table->id >= rm_table_room) {
@@ -359,9 +379,14 @@ RM_EXPORT("rowmill_describe") uint64_t rm_describe(const uint8_t *at, uint32_t l
     }
     rm_tables[table->id] = table;
     table->interest = transform_table(table);
-    uint32_t words[2] = {0, table->interest};
+    for (uint32_t i = 0; i < table->columns; i++) table->wanted += table->column[i].wanted;
+    bool some = table->interest == RM_ALL && table->wanted;
+    /* 3: some columns; of rows as they were and as they are, inserts, updates and deletes */
+    uint32_t words[4] = {0, some ? 3 : table->interest, 15, table->wanted};
     rm_answer.len = 0;
-    rm_words(&rm_answer, words, 2);
+    rm_words(&rm_answer, words, some ? 4 : 2);
+    for (uint32_t i = 0; some && i < table->columns; i++)
+        if (table->column[i].wanted) rm_words(&rm_answer, &i, 1);
     return rm_answered();
 }
 

@@ -101,6 +101,8 @@ export interface Row {
 export interface Transform {
   /** The tables whose rows it decides on; by default all. */
   tables?: string[];
+  /** The columns that it uses of them; by default all. */
+  columns?: string[];
   /** Called once with the settings. */
   setup?(settings: any): void;
   /** Called for each batch. */

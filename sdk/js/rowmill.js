@@ -300,10 +300,11 @@ class Row {
 }
 
 /**
- * What the module exports. `tables` are those whose rows it decides on (by default all), `setup` is called once with
+ * What the module exports. `tables` are those whose rows it decides on (by default all), and `columns` those that it uses
+ * of them: the engine needn't decode the others to ask about a row (by default it uses all). `setup` is called once with
  * the settings, `batch` for each batch, or `row` for each row.
  */
-export function transform({ tables: wanted, setup, batch, row }) {
+export function transform({ tables: wanted, columns: used, setup, batch, row }) {
   batch ??= (batch) => {
     for (const each of batch.each()) row(each);
   };
@@ -317,7 +318,11 @@ export function transform({ tables: wanted, setup, batch, row }) {
     },
     describe(table) {
       const isWanted = !wanted || wanted.includes(`${table.schema}.${table.name}`);
-      return { tag: isWanted ? "all" : "pass" };
+      if (!isWanted) return { tag: "pass" };
+      const columns = table.columns.flatMap(({ name }, index) => (used?.includes(name) ? [index] : []));
+      // Without columns it would be all.
+      if (!columns.length) return { tag: "all" };
+      return { tag: "want", val: { columns: Uint32Array.from(columns), before: true, inserts: true, updates: true, deletes: true } };
     },
     process(rows) {
       const work = (current = new Batch());

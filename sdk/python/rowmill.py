@@ -332,6 +332,8 @@ class Transform:
 
     #: The tables whose rows it decides on; None: all.
     tables = None
+    #: The columns that it uses of them: the engine needn't decode the others to ask about a row; None: all.
+    columns = None
 
     def setup(self, settings):
         """Called once with the settings. What it raises stops the engine's start."""
@@ -359,7 +361,14 @@ def exported(transform):
 
         def describe(self, table):
             wanted = instance.tables is None or f"{table.schema}.{table.name}" in instance.tables
-            return types.Interest_All() if wanted else types.Interest_Pass()
+            if not wanted:
+                return types.Interest_Pass()
+            used = instance.columns or ()
+            columns = [index for index, column in enumerate(table.columns) if column.name in used]
+            # Without columns it would be all.
+            if not columns:
+                return types.Interest_All()
+            return types.Interest_Want(types.Want(columns, before=True, inserts=True, updates=True, deletes=True))
 
         def process(self, rows):
             global _current

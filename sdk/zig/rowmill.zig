@@ -33,7 +33,7 @@ pub const Level = enum(u32) { err, warn, info, debug, trace };
 /// What a row image has of a column.
 pub const Cell = union(enum) { absent, null, value: []const u8, changes: []const u8 };
 
-pub const Column = struct { name: []const u8, mysql_type: []const u8, kind: Kind, nullable: bool, key: bool };
+pub const Column = struct { name: []const u8, mysql_type: []const u8, kind: Kind, nullable: bool, key: bool, wanted: bool = false };
 
 pub const Table = struct {
     id: u32,
@@ -41,6 +41,8 @@ pub const Table = struct {
     name: []const u8,
     columns: []Column,
     interest: Interest = .all,
+    /// Whether only columns that are wanted are there.
+    narrow: bool = false,
 
     pub fn is(self: *const Table, schema: []const u8, name: []const u8) bool {
         return std.mem.eql(u8, self.schema, schema) and std.mem.eql(u8, self.name, name);
@@ -49,9 +51,25 @@ pub const Table = struct {
     /// The index of the column of this name.
     pub fn column(self: *const Table, name: []const u8) ?usize {
         for (self.columns, 0..) |c, index| {
-            if (std.mem.eql(u8, c.name, name)) return index;
+            if (std.mem.eql(u8, c.name, name)) {
+                if (self.narrow and !c.wanted) unwanted(name);
+                return index;
+            }
         }
         return null;
+    }
+
+    /// Of the table's rows the transform uses this column, and those of which it says the same. The engine needn't
+    /// decode the others to ask about a row; without a call it uses all.
+    pub fn want(self: *const Table, name: []const u8) void {
+        if (self.column(name)) |index| self.columns[index].wanted = true;
+    }
+
+    /// Of a column that it didn't want it would read what isn't so.
+    fn unwanted(name: []const u8) noreturn {
+        @branchHint(.cold);
+        const message = std.fmt.allocPrint(allocator, "the transform uses the column `{s}`, which isn't among those that it wants", .{name});
+        fatal(message catch "the transform uses a column that it didn't want");
     }
 };
 
@@ -322,8 +340,19 @@ pub fn transform(comptime T: type) void {
             while (tables.items.len <= t.id) tables.append(allocator, null) catch fatal("out of memory");
             tables.items[t.id] = t;
             t.interest = T.table(t);
+            var wanted: u32 = 0;
+            for (t.columns) |c| wanted += @intFromBool(c.wanted);
+            t.narrow = t.interest == .all and wanted > 0;
             answer.clearRetainingCapacity();
-            addWords(&.{ 0, @intFromEnum(t.interest) });
+            if (!t.narrow) {
+                addWords(&.{ 0, @intFromEnum(t.interest) });
+                return answered();
+            }
+            // 3: some columns; of rows as they were and as they are, inserts, updates and deletes
+            addWords(&.{ 0, 3, 15, wanted });
+            for (t.columns, 0..) |c, index| {
+                if (c.wanted) addWords(&.{@intCast(index)});
+            }
             return answered();
         }
 

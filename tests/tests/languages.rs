@@ -9,7 +9,7 @@ use anyhow::{Context, ensure};
 use rowmill_tests::{Build, Engine, Rig, scratch, top, wait_for};
 use serde_json::{Value, json};
 
-const LANGUAGES: [&str; 7] = ["rust", "c", "zig", "assemblyscript", "go", "js", "python"];
+const LANGUAGES: [&str; 8] = ["rust", "c", "zig", "assemblyscript", "go", "js", "ts", "python"];
 const EXAMPLES: [&str; 3] = ["filter", "reshape", "route"];
 
 fn module(language: &str, example: &str) -> PathBuf {
@@ -89,7 +89,7 @@ fn new_projects_build_and_pass_their_test() -> anyhow::Result<()> {
         .flat_map(|text| text.lines().filter_map(|line| line.split_once('=')))
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect();
-    for language in LANGUAGES.iter().chain(&["ts"]) {
+    for language in LANGUAGES {
         let project = directory.join(format!("my-{language}"));
         let path = project.to_string_lossy().into_owned();
         let (code, said) = plugin(&["new", &path, "--lang", language])?;

@@ -3,7 +3,7 @@
 //! [`Builder::begin_image`], the columns in order and [`Builder::end_image`], and
 //! [`Builder::end_row`]. [`Builder::finish`] gives the bytes.
 
-use crate::reader::{Cell, Row};
+use crate::reader::{Batch, Cell, Row};
 use crate::schema::{ColumnIndex, ImageKind, Operation, TableId};
 use crate::{FLAG_LAST_IN_TRANSACTION, HEADER_LEN, MAGIC, ROW_HEADER_LEN, TRANSACTION_HEADER_LEN, state, states_len};
 
@@ -101,6 +101,15 @@ impl Builder {
         debug_assert_eq!(self.bytes.len() - start, TRANSACTION_HEADER_LEN);
         self.bytes.extend_from_slice(file.as_bytes());
         self.bytes.extend_from_slice(gtid.as_bytes());
+    }
+
+    /// Begins the transaction of another batch's row, if it isn't the newest: before the row is copied.
+    pub fn transaction_of(&mut self, batch: &Batch<'_>, row: &Row<'_>) {
+        let transaction = batch.transaction(row.transaction());
+        let newest = self.transaction_offsets.last().map(|&at| &self.bytes[at as usize..]);
+        if newest.is_none_or(|newest| !newest.starts_with(transaction.bytes())) {
+            self.transaction(&transaction.header());
+        }
     }
 
     /// Begins a row of the newest transaction.

@@ -1,7 +1,7 @@
 //! Reading a batch in place.
 
 use crate::builder::{RowHeader, TransactionHeader};
-use crate::schema::{ColumnIndex, Operation, RowIndex, TableId};
+use crate::schema::{ColumnIndex, ImageKind, Operation, RowIndex, TableId};
 use crate::{FLAG_LAST_IN_TRANSACTION, HEADER_LEN, MAGIC, ROW_HEADER_LEN, TRANSACTION_HEADER_LEN, state, states_len};
 
 /// Bytes that aren't a batch.
@@ -130,10 +130,19 @@ pub struct Transaction<'a> {
 }
 
 impl<'a> Transaction<'a> {
+    fn text_lens(&self) -> (usize, usize) {
+        (u32_at(self.bytes, 24) as usize, u32_at(self.bytes, 28) as usize)
+    }
+
+    /// Its own bytes, without what follows it in the batch.
+    pub(crate) fn bytes(&self) -> &'a [u8] {
+        let (file_len, gtid_len) = self.text_lens();
+        &self.bytes[..TRANSACTION_HEADER_LEN + file_len + gtid_len]
+    }
+
     /// All that is known of it.
     pub fn header(&self) -> TransactionHeader<'a> {
-        let file_len = u32_at(self.bytes, 24) as usize;
-        let gtid_len = u32_at(self.bytes, 28) as usize;
+        let (file_len, gtid_len) = self.text_lens();
         let file_at = TRANSACTION_HEADER_LEN;
         let gtid_at = file_at + file_len;
         let text = |at: usize, len: usize| std::str::from_utf8(&self.bytes[at..at + len]).unwrap_or_default();
@@ -157,6 +166,11 @@ pub struct Row<'a> {
 impl<'a> Row<'a> {
     pub(crate) fn bytes(&self) -> &'a [u8] {
         self.bytes
+    }
+
+    /// Whether another row's images are the same, byte for byte.
+    pub fn has_images_of(&self, other: &Row<'_>) -> bool {
+        self.bytes[ROW_HEADER_LEN..] == other.bytes[ROW_HEADER_LEN..]
     }
 
     /// The row's table.
@@ -213,6 +227,15 @@ impl<'a> Row<'a> {
     #[inline]
     pub fn after(&self) -> Option<Image<'a>> {
         self.operation().has_after().then(|| self.newest())
+    }
+
+    /// One of its images, if it has it.
+    #[inline]
+    pub fn image(&self, kind: ImageKind) -> Option<Image<'a>> {
+        match kind {
+            ImageKind::Before => self.before(),
+            ImageKind::After => self.after(),
+        }
     }
 
     /// The row as last known: after, or before for a delete.

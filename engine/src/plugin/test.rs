@@ -96,8 +96,7 @@ fn difference(left: &[Value], right: &[Value]) -> Option<String> {
 
 /// What becomes of the rows of a batch, the first of which has the number `first`.
 fn outputs(chain: &Chain, number: u64, rows: &Rows, bytes: &Arc<Vec<u8>>, first: u32) -> anyhow::Result<Vec<Value>> {
-    let count = batch(bytes).len() as u32;
-    let done = chain.run(number, Arc::clone(bytes), count, &rows.tables).context("nothing stops")?;
+    let done = chain.transform_in_part(number, bytes, &rows.tables).context("nothing stops")?;
     let mut lines: Vec<(u32, Value)> = Vec::new();
     let address = |line: &mut Map<String, Value>, reroute: Reroute| {
         if let Some(sink) = reroute.sink {

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use backon::{BackoffBuilder, ExponentialBuilder};
-use rowmill_core::binlog::{DecodeError, Decoder, Next, RowBatch};
+use rowmill_core::binlog::{DecodeError, Decoder, Next, RowBatch, Select};
 use rowmill_core::position::Resume;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
@@ -91,17 +91,21 @@ impl Interruption {
 }
 
 impl Source {
-    /// Asks the server for its binlog from a place on.
+    /// Asks the server for its binlog from a place on, of which `select` says what is decoded.
     ///
     /// # Errors
     /// If the server refuses.
-    pub async fn open(mut server: Server, config: config::Source, place: Place) -> anyhow::Result<Self> {
+    pub async fn open(
+        mut server: Server,
+        config: config::Source,
+        place: Place,
+        select: Box<dyn Select>,
+    ) -> anyhow::Result<Self> {
         let wire = stream(&config, server.flavor, &place)
             .await
             .map_err(|error| explained(error, &config))
             .with_context(|| format!("the binlog of {} can't be read from {place}", config.address))?;
-        let decoder =
-            Decoder::new(place.resume, Box::new(config.tables.clone())).with_schema_changes(config.schema_changes);
+        let decoder = Decoder::new(place.resume, select).with_schema_changes(config.schema_changes);
         let lag = Arc::new(Lag::default());
         lag.keeps(server.retention().await?);
         server.disconnect().await;

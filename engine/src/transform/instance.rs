@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{anyhow, bail};
-use rowmill_core::batch::{Batch, Builder, Kind, RowIndex, Table, TableId};
+use rowmill_core::batch::{Batch, Builder, Kind, RowIndex, Table};
 use tracing::{debug, error, info, trace, warn};
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{Engine, InstancePre, Store, StoreLimits, StoreLimitsBuilder};
@@ -16,6 +16,7 @@ use super::module::ModuleGuest;
 use super::orders::{Orders, Place};
 use super::query::{self as ask, Asked};
 use super::recipe::{Recipe, Written};
+use super::want::{Interest, Interests};
 
 mod bindings {
     #![allow(missing_docs)]
@@ -45,6 +46,7 @@ pub(super) struct PluginState {
     grants: Grants,
     counters: Counters,
     current: Current,
+    interests: Interests,
     recipes: Vec<Recipe>,
     /// What is wrong with a recipe or an order; said when the call is over.
     fault: Option<String>,
@@ -70,21 +72,11 @@ struct Current {
     asked: Vec<u32>,
 }
 
-impl Current {
-    /// There is none outside `process`: then it's as one without rows.
-    fn ask<T>(&self, question: impl FnOnce(Asked<'_>) -> T) -> T {
-        static NONE: LazyLock<Vec<u8>> = LazyLock::new(|| Builder::with_capacity(0).finish());
-        let batch = Batch::parse(&self.rows).or_else(|_| Batch::parse(&NONE));
-        let batch = batch.expect("batches are written by the builder");
-        question(Asked { batch, tables: &self.tables, rows: &self.asked })
-    }
-}
-
 impl types::Host for PluginState {}
 
 impl query::Host for PluginState {
     fn select(&mut self, all_of: Vec<query::Condition>) -> Vec<u32> {
-        self.current.ask(|asked| asked.select(&all_of))
+        self.ask(|asked| asked.select(&all_of))
     }
 
     fn asked(&mut self) -> Vec<u32> {
@@ -92,41 +84,41 @@ impl query::Host for PluginState {
     }
 
     fn operations(&mut self) -> Vec<u8> {
-        self.current.ask(|asked| asked.operations())
+        self.ask(|asked| Ok(asked.operations()))
     }
 
     fn tables(&mut self) -> Vec<u32> {
-        self.current.ask(|asked| asked.tables())
+        self.ask(|asked| Ok(asked.tables()))
     }
 
     fn times(&mut self) -> Vec<i64> {
-        self.current.ask(|asked| asked.times().collect())
+        self.ask(|asked| Ok(asked.times().collect()))
     }
 
     fn texts(&mut self, column: String, view: query::View) -> Vec<Option<String>> {
-        self.current.ask(|asked| asked.column(&column, view, ask::text))
+        self.ask(|asked| asked.column(&column, view, ask::text))
     }
 
     fn integers(&mut self, column: String, view: query::View) -> Vec<Option<i64>> {
-        self.current.ask(|asked| asked.column(&column, view, ask::integer))
+        self.ask(|asked| asked.column(&column, view, ask::integer))
     }
 
     fn floats(&mut self, column: String, view: query::View) -> Vec<Option<f64>> {
-        self.current.ask(|asked| asked.column(&column, view, ask::float))
+        self.ask(|asked| asked.column(&column, view, ask::float))
     }
 
     fn blobs(&mut self, column: String, view: query::View) -> Vec<Option<Vec<u8>>> {
-        self.current.ask(|asked| asked.column(&column, view, |_, bytes| Some(bytes.to_vec())))
+        self.ask(|asked| asked.column(&column, view, |_, bytes| Some(bytes.to_vec())))
     }
 
     fn json(&mut self, view: query::View) -> Vec<Option<String>> {
-        self.current.ask(|asked| asked.json(view))
+        self.ask(|asked| asked.json(view))
     }
 }
 
 impl bulk::Host for PluginState {
     fn pick(&mut self, rule: bulk::Rule) -> Vec<u32> {
-        self.current.ask(|asked| asked.pick(&rule))
+        self.ask(|asked| asked.pick(&rule))
     }
 
     fn keep(&mut self, rows: bulk::Rows) {
@@ -188,11 +180,28 @@ impl host::Host for PluginState {
     }
 }
 
+impl Current {
+    /// There is none outside `process`: then it's as one without rows.
+    fn asked<'a>(&'a self, interests: &'a Interests) -> Asked<'a> {
+        static NONE: LazyLock<Vec<u8>> = LazyLock::new(|| Builder::with_capacity(0).finish());
+        let batch = Batch::parse(&self.rows).or_else(|_| Batch::parse(&NONE));
+        let batch = batch.expect("batches are written by the builder");
+        Asked { batch, tables: &self.tables, rows: &self.asked, interests }
+    }
+}
+
 impl PluginState {
+    /// A question that makes no sense is a fault of the call.
+    fn ask<T: Default>(&mut self, question: impl FnOnce(Asked<'_>) -> Result<T, String>) -> T {
+        question(self.current.asked(&self.interests)).unwrap_or_else(|new| {
+            self.fault.get_or_insert(new);
+            T::default()
+        })
+    }
+
     fn order(&mut self, order: impl FnOnce(&mut Orders, &Asked<'_>) -> Result<(), String>) {
-        let Self { current, orders, fault, .. } = self;
-        if let Err(new) = current.ask(|asked| order(orders, &asked)) {
-            fault.get_or_insert(new);
+        if let Err(new) = order(&mut self.orders, &self.current.asked(&self.interests)) {
+            self.fault.get_or_insert(new);
         }
     }
 }
@@ -257,7 +266,7 @@ impl PluginState {
 
     /// What a clock shows: the time if it is granted, else when the batch's first change was committed.
     pub fn clock_us(&self) -> u64 {
-        let of_batch = || self.current.ask(|asked| asked.times().next().unwrap_or_default());
+        let of_batch = || self.current.asked(&self.interests).times().next().unwrap_or_default();
         // Runtimes take 0 for a broken clock.
         self.granted_time().unwrap_or_else(|| of_batch().max(1) as u64)
     }
@@ -281,15 +290,6 @@ pub(super) fn add_to_linker(linker: &mut Linker<PluginState>) -> wasmtime::Resul
         })
 }
 
-/// What a plugin decides on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Interest {
-    Pass,
-    Drop,
-    All,
-    Operations { inserts: bool, updates: bool, deletes: bool },
-}
-
 /// What a plugin said of a batch.
 pub(super) struct Answer {
     pub verdict: Verdict,
@@ -306,8 +306,6 @@ enum Guest {
 pub(super) struct Instance {
     store: Store<PluginState>,
     guest: Guest,
-    /// By table id; `None` where the table wasn't described yet.
-    interests: Vec<Option<Interest>>,
     deadline_epochs: u64,
 }
 
@@ -342,6 +340,7 @@ impl Instance {
             grants: grants.clone(),
             counters: Arc::clone(&blueprint.counters),
             current: Current::default(),
+            interests: Interests::default(),
             recipes: Vec::new(),
             fault: None,
             orders: Orders::default(),
@@ -376,24 +375,23 @@ impl Instance {
         }
         match store.data_mut().fault.take() {
             Some(fault) => bail!("{fault}"),
-            None => Ok(Self { store, guest, interests: Vec::new(), deadline_epochs }),
+            None => Ok(Self { store, guest, deadline_epochs }),
         }
     }
 
-    /// Whether the plugin decides on a table's rows: asks it if it wasn't asked before.
-    pub fn interest(&mut self, table: &Table, manifest: &Manifest) -> Result<Interest, Fault> {
-        let TableId(id) = table.id;
-        let index = id as usize;
-        if let Some(Some(interest)) = self.interests.get(index) {
-            return Ok(*interest);
+    /// What the plugin wants of a table's rows: asks it if it wasn't asked before.
+    pub fn interest(&mut self, table: &Table, manifest: &Manifest) -> Result<&Interest, Fault> {
+        if self.store.data().interests.get(table.id).is_none() {
+            let is_meant = manifest.tables.as_ref().is_none_or(|tables| tables.matches(&table.schema, &table.name));
+            let interest = if is_meant { self.describe(table)? } else { Interest::Pass };
+            self.store.data_mut().interests.insert(table.id, interest);
         }
-        let is_meant = manifest.tables.as_ref().is_none_or(|tables| tables.matches(&table.schema, &table.name));
-        let interest = if is_meant { self.describe(table)? } else { Interest::Pass };
-        if self.interests.len() <= index {
-            self.interests.resize(index + 1, None);
-        }
-        self.interests[index] = Some(interest);
-        Ok(interest)
+        Ok(self.interests().get(table.id).expect("it was asked"))
+    }
+
+    /// What the plugin wants of tables, as far as it was asked.
+    pub fn interests(&self) -> &Interests {
+        &self.store.data().interests
     }
 
     fn describe(&mut self, table: &Table) -> Result<Interest, Fault> {
@@ -408,14 +406,7 @@ impl Instance {
             Err(trap) => return Err(self.trap(&trap)),
         };
         self.faults()?;
-        Ok(match interest {
-            types::Interest::Pass => Interest::Pass,
-            types::Interest::Drop => Interest::Drop,
-            types::Interest::All => Interest::All,
-            types::Interest::Want(types::Want { inserts, updates, deletes, .. }) => {
-                Interest::Operations { inserts, updates, deletes }
-            }
-        })
+        Interest::new(interest, table).map_err(Fault::Malformed)
     }
 
     /// Lets the plugin decide on the `asked` rows of a batch; it may see the others.
@@ -462,11 +453,11 @@ impl Instance {
         rows: &[RowIndex],
         tables: &[Arc<Table>],
     ) -> Result<Written, Fault> {
-        let recipes = &mut self.store.data_mut().recipes;
+        let PluginState { recipes, interests, .. } = self.store.data_mut();
         let count = recipes.len();
         let recipe =
             recipes.get_mut(recipe as usize).ok_or_else(|| Fault::Malformed(format!("recipe {recipe} of {count}")))?;
-        Ok(recipe.messages(batch, rows, tables))
+        Ok(recipe.messages(batch, rows, tables, interests))
     }
 
     /// A trap, with what the guest said before it.

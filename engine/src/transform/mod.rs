@@ -12,12 +12,14 @@ mod query;
 mod recipe;
 mod reload;
 mod verdict;
+mod want;
 mod wasi;
 
 use std::sync::Arc;
 
 use bytestring::ByteString;
-use rowmill_core::batch::{Batch, Builder, Operation, RowIndex, Table};
+use rowmill_core::batch::{Batch, Builder, RowIndex, Table};
+use rowmill_core::binlog::{DecodeError, Needs, RowBatch};
 
 pub use error::TransformError;
 pub use load::{Loader, Settings};
@@ -25,9 +27,10 @@ pub use plugin::Plugin;
 pub use reload::{CurrentChain, Reloader};
 
 use error::Fault;
-use instance::{Instance, Interest};
+use instance::Instance;
 use manifest::OnError;
 use verdict::{Decision, Edits};
+use want::Fate;
 
 /// What transforms made of a batch.
 #[derive(Debug)]
@@ -38,6 +41,8 @@ pub struct Transformed {
     pub rows: Vec<Passed>,
     /// The messages that transforms made, in the order of the rows that they were made of.
     pub emitted: Vec<Emitted>,
+    /// The batches that have those rows.
+    pub seen: Vec<Arc<Vec<u8>>>,
     /// Rows for the sink of dead letters, in binlog order.
     pub dead: Vec<DeadRow>,
     /// Everything stops before this row: nothing of it and of those behind it is above.
@@ -89,8 +94,8 @@ pub struct Reroute {
 /// A message that a transform made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Emitted {
-    /// The batch that has the row it was made of.
-    pub batch: Arc<Vec<u8>>,
+    /// The batch that has the row it was made of: its index in [`Transformed::seen`].
+    pub batch: u32,
     /// The row in that batch.
     pub row: RowIndex,
     /// The row's place in the batch that was decoded.
@@ -110,12 +115,29 @@ pub struct Emitted {
 #[derive(Debug, Default)]
 pub struct Chain {
     plugins: Vec<Arc<Plugin>>,
+    /// Counts the versions.
+    version: u64,
 }
 
 impl Chain {
     /// Of plugins in their order.
     pub fn new(plugins: Vec<Arc<Plugin>>) -> Self {
-        Self { plugins }
+        Self { plugins, version: 0 }
+    }
+
+    /// Tells it from earlier chains.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// What of a table's rows is needed to decide on them. Where that can't be found out it's everything, and
+    /// why shows when the first row passes.
+    pub fn needs(&self, table: &Table) -> Needs {
+        let interest = |plugin: &Arc<Plugin>| {
+            plugin.with_instance(|instance| instance.interest(table, plugin.manifest()).cloned())
+        };
+        let interests: Result<Vec<_>, _> = self.plugins.iter().map(interest).collect();
+        interests.map_or_else(|_| Needs::default(), |interests| want::needs(table, &interests))
     }
 
     /// The plugins, in their order.
@@ -139,11 +161,74 @@ impl Chain {
         self.plugins.iter().for_each(|plugin| plugin.log_counters());
     }
 
+    /// Passes a batch through the transforms. What is left of it is decoded whole. Batches are numbered in their
+    /// order, and every one must pass. `None` if everything stops because of an earlier one.
+    ///
+    /// # Errors
+    /// If a row that is left can't be decoded.
+    pub fn transform(
+        &self,
+        number: u64,
+        batch: &RowBatch,
+        tables: &Arc<[Arc<Table>]>,
+    ) -> Result<Option<Transformed>, DecodeError> {
+        let RowBatch { bytes, rows, undecoded, .. } = batch;
+        let run = |bytes: &Arc<Vec<u8>>| self.run(number, Arc::clone(bytes), *rows as u32, tables);
+        let Some(undecoded) = undecoded else { return Ok(run(bytes)) };
+        let decoded = Batch::parse(bytes).expect("batches are written by the builder");
+        if undecoded.version() != self.version {
+            // It was decoded for other transforms.
+            let whole = undecoded.whole(&decoded, (0..*rows as u32).map(RowIndex))?;
+            return Ok(run(&Arc::new(whole)));
+        }
+        let whole = |rows: &[RowIndex]| undecoded.whole(&decoded, rows.iter().copied());
+        run(bytes).map(|transformed| transformed.completed(bytes, whole)).transpose()
+    }
+
+    /// Passes a batch that is whole through the transforms as it would be were it decoded for them: columns that none of
+    /// them wants are absent. For their tests.
+    pub fn transform_in_part(
+        &self,
+        number: u64,
+        bytes: &Arc<Vec<u8>>,
+        tables: &Arc<[Arc<Table>]>,
+    ) -> Option<Transformed> {
+        let batch = Batch::parse(bytes).expect("batches are written by the builder");
+        let needs: Vec<Needs> = tables.iter().map(|table| self.needs(table)).collect();
+        let mut out = Builder::with_capacity(bytes.len());
+        for row in batch.rows() {
+            out.transaction_of(&batch, &row);
+            let Some(needed) = needs[row.table().0 as usize].of(row.operation()) else {
+                out.copy_row_unchanged(&row);
+                continue;
+            };
+            out.copy_row(&row, |image, column, out| {
+                let is_needed = needed.image(image).contains(column);
+                if !is_needed {
+                    out.absent();
+                }
+                !is_needed
+            });
+        }
+        let part = Arc::new(out.finish());
+        let transformed = self.run(number, Arc::clone(&part), batch.len() as u32, tables)?;
+        let whole = |rows: &[RowIndex]| {
+            let mut out = Builder::with_capacity(bytes.len());
+            for row in rows.iter().map(|&row| batch.row(row)) {
+                out.transaction_of(&batch, &row);
+                out.copy_row_unchanged(&row);
+            }
+            Ok::<_, std::convert::Infallible>(out.finish())
+        };
+        let Ok(transformed) = transformed.completed(&part, whole);
+        Some(transformed)
+    }
+
     /// Passes a batch of `rows` rows through the transforms. Batches are numbered in their order, and
     /// every one must pass. `None` if everything stops because of an earlier one.
     pub fn run(&self, number: u64, bytes: Arc<Vec<u8>>, rows: u32, tables: &Arc<[Arc<Table>]>) -> Option<Transformed> {
         let rows = (0..rows).map(|row| Passed { row: RowIndex(row), origin: row, reroute: None }).collect();
-        let mut state = Transformed { bytes, rows, emitted: Vec::new(), dead: Vec::new(), stop: None };
+        let mut state = Transformed::of(bytes, rows);
         for plugin in &self.plugins {
             let _turn = plugin.turn(number)?;
             if !state.rows.is_empty() {
@@ -173,27 +258,28 @@ fn run_one(plugin: &Plugin, tables: &Arc<[Arc<Table>]>, state: &mut Transformed)
     }
     let (bytes, rows) = (Arc::clone(&state.bytes), std::mem::take(&mut state.rows));
     let batch = Batch::parse(&bytes).expect("batches are written by the builder");
-    let mut left = Rewriter::new();
+    let mut left = Builder::with_capacity(bytes.len());
     for passed in rows {
         let single = Arc::new(rewrite(&batch, std::slice::from_ref(&passed), None));
         let row = Passed { row: RowIndex(0), ..passed };
-        let mut alone =
-            Transformed { bytes: single, rows: vec![row], emitted: Vec::new(), dead: Vec::new(), stop: None };
+        let mut alone = Transformed::of(single, vec![row]);
         run_one(plugin, tables, &mut alone);
-        let Transformed { bytes, rows, emitted, dead, stop } = alone;
+        let Transformed { bytes, rows, emitted, seen, dead, stop } = alone;
         let single = Batch::parse(&bytes).expect("batches are written by the builder");
         for passed in rows {
-            let row = left.copy(&single, passed.row, None);
-            state.rows.push(Passed { row, ..passed });
+            let row = single.row(passed.row);
+            left.transaction_of(&single, &row);
+            left.copy_row_unchanged(&row);
+            state.rows.push(Passed { row: RowIndex(left.rows() as u32 - 1), ..passed });
         }
-        state.emitted.extend(emitted);
+        state.emit(emitted, seen);
         state.dead.extend(dead);
         if stop.is_some() {
             state.stop = stop;
             break;
         }
     }
-    state.bytes = Arc::new(left.builder.finish());
+    state.bytes = Arc::new(left.finish());
 }
 
 /// Lets a transform decide on a batch. If it fails, `state` is as it was.
@@ -213,7 +299,7 @@ fn attempt(plugin: &Plugin, tables: &Arc<[Arc<Table>]>, state: &mut Transformed)
         let batch = Batch::parse(&bytes).expect("batches are written by the builder");
         let asked = (0..).zip(&fates).filter(|(_, fate)| **fate == Fate::Ask).map(|(index, _)| index).collect();
         let answer = instance.process(&bytes, batch.len(), tables, asked)?;
-        let decision = verdict::check(instance, answer, &bytes, &batch, tables, manifest.limits.output)?;
+        let decision = verdict::check(instance, answer, &batch, tables, manifest.limits.output)?;
         Ok((fates, Some((bytes, decision))))
     })?;
     let Some((bytes, decision)) = decided else {
@@ -234,36 +320,61 @@ fn fates(
     tables: &[Arc<Table>],
 ) -> Result<Vec<Fate>, Fault> {
     let mut last = None;
-    let mut fate = |passed: &Passed| {
+    let fate = |passed: &Passed| {
         let row = batch.row(passed.row);
         let id = row.table();
         // Rows of one table mostly follow each other.
-        let interest = match last {
-            Some((known, interest)) if known == id => interest,
-            _ => {
-                let interest = instance.interest(&tables[id.0 as usize], manifest)?;
-                last = Some((id, interest));
-                interest
-            }
-        };
-        Ok(match interest {
-            Interest::Pass => Fate::Keep,
-            Interest::Drop => Fate::Drop,
-            Interest::All => Fate::Ask,
-            Interest::Operations { inserts, updates, deletes } => {
-                let wanted = match row.operation() {
-                    Operation::Insert => inserts,
-                    Operation::Update => updates,
-                    Operation::Delete => deletes,
-                };
-                if wanted { Fate::Ask } else { Fate::Keep }
-            }
-        })
+        if last.as_ref().is_none_or(|(known, _)| *known != id) {
+            last = Some((id, instance.interest(&tables[id.0 as usize], manifest)?.clone()));
+        }
+        Ok(last.as_ref().map_or(Fate::Ask, |(_, interest)| interest.fate(row.operation())))
     };
-    rows.iter().map(&mut fate).collect()
+    rows.iter().map(fate).collect()
 }
 
 impl Transformed {
+    fn of(bytes: Arc<Vec<u8>>, rows: Vec<Passed>) -> Self {
+        Self { bytes, rows, emitted: Vec::new(), seen: Vec::new(), dead: Vec::new(), stop: None }
+    }
+
+    /// Adds messages that were made of rows of the batches `seen`.
+    fn emit(&mut self, mut emitted: Vec<Emitted>, seen: Vec<Arc<Vec<u8>>>) {
+        if emitted.is_empty() {
+            return;
+        }
+        if self.emitted.is_empty() {
+            (self.emitted, self.seen) = (emitted, seen);
+            return;
+        }
+        let first = self.seen.len() as u32;
+        emitted.iter_mut().for_each(|message| message.batch += first);
+        self.emitted.append(&mut emitted);
+        self.seen.extend(seen);
+    }
+
+    /// With `whole` rows in place of what is left: what transforms changed in them stays changed. `decoded` is what they
+    /// were given first.
+    fn completed<E>(
+        mut self,
+        decoded: &Arc<Vec<u8>>,
+        whole: impl Fn(&[RowIndex]) -> Result<Vec<u8>, E>,
+    ) -> Result<Self, E> {
+        let batch = Batch::parse(decoded).expect("batches are written by the builder");
+        let complete = |seen: &Arc<Vec<u8>>, rows: &[(RowIndex, u32)]| {
+            let origins: Vec<RowIndex> = rows.iter().map(|&(_, origin)| RowIndex(origin)).collect();
+            let whole = whole(&origins)?;
+            Ok(Arc::new(if Arc::ptr_eq(seen, decoded) { whole } else { changed(&whole, seen, &batch, rows) }))
+        };
+        let rows: Vec<(RowIndex, u32)> = self.rows.iter().map(|passed| (passed.row, passed.origin)).collect();
+        self.bytes = complete(&self.bytes, &rows)?;
+        (0..).zip(&mut self.rows).for_each(|(index, passed)| passed.row = RowIndex(index));
+        for dead in &mut self.dead {
+            dead.batch = complete(&dead.batch, &[(dead.row, dead.origin)])?;
+            dead.row = RowIndex(0);
+        }
+        Ok(self)
+    }
+
     /// Does what a transform decided on its rows, which are those of `bytes`.
     fn decide(
         &mut self,
@@ -277,10 +388,7 @@ impl Transformed {
         (0..).zip(&mut self.rows).for_each(|(index, passed)| passed.row = RowIndex(index));
         self.bytes = bytes;
         emitted.iter_mut().for_each(|message| message.origin = self.rows[message.row.0 as usize].origin);
-        match self.emitted.is_empty() {
-            true => self.emitted = emitted,
-            false => self.emitted.append(&mut emitted),
-        }
+        self.emit(emitted, vec![Arc::clone(&self.bytes)]);
         for (row, reroute) in reroutes {
             self.rows[row.0 as usize].reroute = Some(reroute);
         }
@@ -332,56 +440,47 @@ impl Transformed {
     }
 }
 
-/// What becomes of a row at a transform.
-#[derive(Clone, Copy, PartialEq)]
-enum Fate {
-    Keep,
-    Drop,
-    Ask,
-}
-
 /// A batch of the named rows, edited.
 fn rewrite(batch: &Batch<'_>, rows: &[Passed], edits: Option<&Edits>) -> Vec<u8> {
-    let mut out = Rewriter::new();
+    let mut out = Builder::with_capacity(64 << 10);
     for passed in rows {
-        out.copy(batch, passed.row, edits);
-    }
-    out.builder.finish()
-}
-
-/// Copies rows of batches into a new one.
-struct Rewriter {
-    builder: Builder,
-    /// Of the last row's transaction: its file, and where it begins there.
-    transaction: Option<(String, u64)>,
-}
-
-impl Rewriter {
-    fn new() -> Self {
-        Self { builder: Builder::with_capacity(64 << 10), transaction: None }
-    }
-
-    /// Gives where the row is now.
-    fn copy(&mut self, batch: &Batch<'_>, row: RowIndex, edits: Option<&Edits>) -> RowIndex {
-        let builder = &mut self.builder;
-        let edits = edits.map(|edits| edits.of_row(row)).filter(|edits| !edits.is_empty());
-        let row = batch.row(row);
-        let transaction = batch.transaction(row.transaction()).header();
-        let is_same = |(file, position): &(String, u64)| *position == transaction.position && file == transaction.file;
-        if !self.transaction.as_ref().is_some_and(is_same) {
-            self.transaction = Some((transaction.file.to_owned(), transaction.position));
-            builder.transaction(&transaction);
-        }
-        match edits {
-            None => builder.copy_row_unchanged(&row),
-            Some(edits) => builder.copy_row(&row, |image, column, builder| match edits.get(image, column) {
+        let row = batch.row(passed.row);
+        out.transaction_of(batch, &row);
+        match edits.map(|edits| edits.of_row(passed.row)).filter(|edits| !edits.is_empty()) {
+            None => out.copy_row_unchanged(&row),
+            Some(edits) => out.copy_row(&row, |image, column, out| match edits.get(image, column) {
                 Some(cell) => {
-                    builder.cell(cell);
+                    out.cell(cell);
                     true
                 }
                 None => false,
             }),
         }
-        RowIndex(builder.rows() as u32 - 1)
     }
+    out.finish()
+}
+
+/// Rows that were decoded whole, in the order of `rows`, with what was changed since `decoded` in what is `seen` of
+/// them now: of each row its index there, and where it was.
+fn changed(whole: &[u8], seen: &[u8], decoded: &Batch<'_>, rows: &[(RowIndex, u32)]) -> Vec<u8> {
+    let parse = |bytes| Batch::parse(bytes).expect("batches are written by the builder");
+    let (whole, seen) = (parse(whole), parse(seen));
+    let mut out = Builder::with_capacity(64 << 10);
+    for (row, &(now, origin)) in whole.rows().zip(rows) {
+        let (now, was) = (seen.row(now), decoded.row(RowIndex(origin)));
+        out.transaction_of(&whole, &row);
+        if now.has_images_of(&was) {
+            out.copy_row_unchanged(&row);
+            continue;
+        }
+        out.copy_row(&row, |image, column, out| {
+            let (Some(now), Some(was)) = (now.image(image), was.image(image)) else { return false };
+            let is_changed = now.cell(column) != was.cell(column);
+            if is_changed {
+                out.cell(now.cell(column));
+            }
+            is_changed
+        });
+    }
+    out.finish()
 }

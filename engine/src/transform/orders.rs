@@ -37,6 +37,16 @@ pub(super) enum Place {
     WhereItHasAValue,
 }
 
+impl Place {
+    /// The older of the images that it means.
+    fn image(self) -> ImageKind {
+        match self {
+            Self::Now => ImageKind::After,
+            Self::WhereItHasAValue => ImageKind::Before,
+        }
+    }
+}
+
 /// Each of these fails if a row isn't the batch's.
 impl Orders {
     pub fn keep(&mut self, asked: &Asked<'_>, rows: Rows) -> Result<(), String> {
@@ -57,7 +67,7 @@ impl Orders {
         for row in asked.rows_of(rows)? {
             let packed = asked.batch.row(row);
             let mut text = Vec::new();
-            group.write(&asked.tables[packed.table().0 as usize], &packed, &mut text)?;
+            group.write(&asked.tables[packed.table().0 as usize], asked.interests, &packed, &mut text)?;
             let text = String::from_utf8(text).map_err(|error| error.to_string())?;
             self.reroutes.push((row, sink, text));
         }
@@ -76,6 +86,7 @@ impl Orders {
     ) -> Result<(), String> {
         let meant = |table: &Table| {
             let index = table.column(column).ok_or_else(|| format!("{table} has no column `{column}`"))?;
+            asked.interests.check(table, index, place.image())?;
             let described = &table.columns[index.0 as usize];
             let Some(text) = &value else { return Ok((index, NewValue::Null)) };
             let packed = packed_value(described.kind, text)
@@ -122,7 +133,7 @@ impl Orders {
 impl Asked<'_> {
     fn rows_of(&self, rows: Rows) -> Result<Vec<RowIndex>, String> {
         match rows {
-            Rows::ThatMatch(rule) => Ok(self.pick(&rule).into_iter().map(RowIndex).collect()),
+            Rows::ThatMatch(rule) => Ok(self.pick(&rule)?.into_iter().map(RowIndex).collect()),
             Rows::These(rows) => rows.into_iter().map(|row| self.known(row)).collect(),
         }
     }
@@ -133,9 +144,9 @@ impl Asked<'_> {
     }
 
     /// The rows that a rule means.
-    pub fn pick(&self, rule: &Rule) -> Vec<u32> {
+    pub fn pick(&self, rule: &Rule) -> Result<Vec<u32>, String> {
         let Rule { inserts, updates, deletes, all_of } = rule;
-        let mut picked = self.select(all_of);
+        let mut picked = self.select(all_of)?;
         if !(*inserts && *updates && *deletes) {
             picked.retain(|&row| match self.batch.row(RowIndex(row)).operation() {
                 Operation::Insert => *inserts,
@@ -143,7 +154,7 @@ impl Asked<'_> {
                 Operation::Delete => *deletes,
             });
         }
-        picked
+        Ok(picked)
     }
 }
 
@@ -162,6 +173,7 @@ fn packed_value(kind: Kind, text: &str) -> Option<Bytes> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::want::Interests;
     use super::*;
     use crate::plugin::sample_rows;
     use rowmill_core::batch::Batch;
@@ -174,7 +186,12 @@ mod tests {
     fn orders_are_about_the_rows_that_are_meant() {
         let (bytes, tables) = sample_rows();
         let rows: Vec<u32> = (0..256).filter(|row| row % 2 == 0).collect();
-        let asked = Asked { batch: Batch::parse(&bytes).expect("a batch"), tables: &tables, rows: &rows };
+        let asked = Asked {
+            batch: Batch::parse(&bytes).expect("a batch"),
+            tables: &tables,
+            rows: &rows,
+            interests: &Interests::default(),
+        };
         let mut orders = Orders::default();
         orders.keep(&asked, rule(true, Vec::new())).expect("kept");
         assert_eq!(orders.kept.len(), 128);
@@ -189,7 +206,12 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_refused() {
         let (bytes, tables) = sample_rows();
-        let asked = Asked { batch: Batch::parse(&bytes).expect("a batch"), tables: &tables, rows: &[0, 1] };
+        let asked = Asked {
+            batch: Batch::parse(&bytes).expect("a batch"),
+            tables: &tables,
+            rows: &[0, 1],
+            interests: &Interests::default(),
+        };
         let mut orders = Orders::default();
         let mut set = |column: &str, value: Option<&str>, place| {
             orders.edit(&asked, Rows::These(vec![0]), column, value.map(str::to_owned), place)

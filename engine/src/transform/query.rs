@@ -4,16 +4,20 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use rowmill_core::batch::{Batch, Cell, Column, ColumnIndex, Kind, Operation, Row, RowIndex, Table, TableId};
+use rowmill_core::batch::{
+    Batch, Cell, Column, ColumnIndex, ImageKind, Kind, Operation, Row, RowIndex, Table, TableId,
+};
 use rowmill_core::envelope::{push_cell_text, push_image};
 
 use super::instance::query::{Condition, Test, View};
+use super::want::Interests;
 
 /// The rows of a batch that a transform decides on.
 pub(super) struct Asked<'a> {
     pub batch: Batch<'a>,
     pub tables: &'a [Arc<Table>],
     pub rows: &'a [u32],
+    pub interests: &'a Interests,
 }
 
 impl<'a> Asked<'a> {
@@ -22,22 +26,33 @@ impl<'a> Asked<'a> {
     }
 
     /// The rows for which all conditions hold.
-    pub fn select(&self, conditions: &[Condition]) -> Vec<u32> {
+    ///
+    /// # Errors
+    /// If the plugin doesn't want a column of them.
+    pub fn select(&self, conditions: &[Condition]) -> Result<Vec<u32>, String> {
         let mut left = self.rows.to_vec();
         for Condition { column, view, test, negated } in conditions {
+            let image = match test {
+                Test::Changed | Test::ChangedTo(_) => ImageKind::Before,
+                _ => image_of(*view),
+            };
             let mut of_table = OfTable::new(|table: &'a Table| {
-                let (index, column) = column_of(table, column)?;
-                Some((index, column, Probe::new(column.kind, test)))
+                let Some((index, column)) = self.column_of(table, column, image)? else { return Ok(None) };
+                Ok(Some((index, column, Probe::new(column.kind, test))))
             });
-            left.retain(|&row| {
-                let row = self.batch.row(RowIndex(row));
-                let Some((index, column, probe)) = of_table.get(&self.tables[row.table().0 as usize]) else {
-                    return false;
+            let mut rows = Vec::with_capacity(left.len());
+            for index in left {
+                let row = self.batch.row(RowIndex(index));
+                let Some((column, described, probe)) = of_table.get(&self.tables[row.table().0 as usize])? else {
+                    continue;
                 };
-                probe.holds(column, &row, *index, *view) != *negated
-            });
+                if probe.holds(described, &row, *column, *view) != *negated {
+                    rows.push(index);
+                }
+            }
+            left = rows;
         }
-        left
+        Ok(left)
     }
 
     /// For each row, in their order.
@@ -61,30 +76,66 @@ impl<'a> Asked<'a> {
     }
 
     /// A column of each row, as `map` makes it of the column's description and value.
-    pub fn column<T>(&self, name: &str, view: View, map: impl Fn(&Column, &'a [u8]) -> Option<T>) -> Vec<Option<T>> {
-        let mut of_table = OfTable::new(|table: &'a Table| column_of(table, name));
-        self.rows()
-            .map(|row| {
-                let (index, column) = *of_table.get(&self.tables[row.table().0 as usize])?;
-                map(column, seen(&row, index, view).value()?)
-            })
-            .collect()
+    ///
+    /// # Errors
+    /// If the plugin doesn't want the column.
+    pub fn column<T>(
+        &self,
+        name: &str,
+        view: View,
+        map: impl Fn(&Column, &'a [u8]) -> Option<T>,
+    ) -> Result<Vec<Option<T>>, String> {
+        let mut of_table = OfTable::new(|table: &'a Table| self.column_of(table, name, image_of(view)));
+        let value = |row: Row<'a>| {
+            let Some((index, column)) = of_table.get(&self.tables[row.table().0 as usize])? else { return Ok(None) };
+            Ok(seen(&row, *index, view).value().and_then(|value| map(column, value)))
+        };
+        self.rows().map(value).collect()
     }
 
     /// Each row as a JSON object.
-    pub fn json(&self, view: View) -> Vec<Option<String>> {
-        self.rows()
-            .map(|row| {
-                let image = match view {
-                    View::Before => row.before(),
-                    View::After => row.after(),
-                    View::Newest => Some(row.newest()),
-                }?;
-                let mut out = Vec::new();
-                push_image(&self.tables[row.table().0 as usize], image, &mut out);
-                String::from_utf8(out).ok()
-            })
-            .collect()
+    ///
+    /// # Errors
+    /// If the plugin doesn't want all of it.
+    pub fn json(&self, view: View) -> Result<Vec<Option<String>>, String> {
+        let mut of_table =
+            OfTable::new(|table: &'a Table| self.interests.check_all(table, image_of(view)).map(|()| Some(table)));
+        let object = |row: Row<'a>| {
+            let image = match view {
+                View::Before => row.before(),
+                View::After => row.after(),
+                View::Newest => Some(row.newest()),
+            };
+            let table = of_table.get(&self.tables[row.table().0 as usize])?;
+            let (Some(image), Some(table)) = (image, table) else { return Ok(None) };
+            let mut out = Vec::new();
+            push_image(table, image, &mut out);
+            Ok(String::from_utf8(out).ok())
+        };
+        self.rows().map(object).collect()
+    }
+
+    /// The column of a name, if the table has it.
+    ///
+    /// # Errors
+    /// If the plugin doesn't want it.
+    fn column_of(
+        &self,
+        table: &'a Table,
+        name: &str,
+        image: ImageKind,
+    ) -> Result<Option<(ColumnIndex, &'a Column)>, String> {
+        let Some(index) = table.column(name) else { return Ok(None) };
+        self.interests.check(table, index, image)?;
+        Ok(Some((index, &table.columns[index.0 as usize])))
+    }
+}
+
+/// The older of the images that may be seen.
+fn image_of(view: View) -> ImageKind {
+    match view {
+        View::Before => ImageKind::Before,
+        View::After | View::Newest => ImageKind::After,
     }
 }
 
@@ -126,11 +177,6 @@ pub(super) fn float(column: &Column, value: &[u8]) -> Option<f64> {
     }
 }
 
-fn column_of<'a>(table: &'a Table, name: &str) -> Option<(ColumnIndex, &'a Column)> {
-    let index = table.column(name)?;
-    Some((index, &table.columns[index.0 as usize]))
-}
-
 fn seen<'a>(row: &Row<'a>, column: ColumnIndex, view: View) -> Cell<'a> {
     let image = match view {
         View::Before => row.before(),
@@ -146,16 +192,16 @@ struct OfTable<T, F> {
     make: F,
 }
 
-impl<'a, T, F: Fn(&'a Table) -> Option<T>> OfTable<T, F> {
+impl<'a, T, F: Fn(&'a Table) -> Result<Option<T>, String>> OfTable<T, F> {
     fn new(make: F) -> Self {
         Self { last: None, make }
     }
 
-    fn get(&mut self, table: &'a Table) -> Option<&T> {
+    fn get(&mut self, table: &'a Table) -> Result<Option<&T>, String> {
         if self.last.as_ref().is_none_or(|(id, _)| *id != table.id) {
-            self.last = Some((table.id, (self.make)(table)));
+            self.last = Some((table.id, (self.make)(table)?));
         }
-        self.last.as_ref().and_then(|(_, made)| made.as_ref())
+        Ok(self.last.as_ref().and_then(|(_, made)| made.as_ref()))
     }
 }
 

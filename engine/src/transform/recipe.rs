@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use bytestring::ByteString;
-use rowmill_core::batch::{Batch, Cell, ColumnIndex, Image, Operation, Row, RowIndex, Table, TableId};
+use rowmill_core::batch::{Batch, Cell, ColumnIndex, Image, ImageKind, Operation, Row, RowIndex, Table, TableId};
 use rowmill_core::envelope::{push_cell, push_cell_text, push_image, push_int, push_string};
 
 use super::instance::types;
 use super::query::time_us;
+use super::want::Interests;
 
 /// Bytes of a message that room is made for at once.
 const LENGTH_EXPECTED: usize = 192;
@@ -112,7 +113,13 @@ impl Recipe {
     }
 
     /// Each row's message, in the rows' order.
-    pub fn messages(&mut self, batch: &Batch<'_>, rows: &[RowIndex], tables: &[Arc<Table>]) -> Written {
+    pub fn messages(
+        &mut self,
+        batch: &Batch<'_>,
+        rows: &[RowIndex],
+        tables: &[Arc<Table>],
+        interests: &Interests,
+    ) -> Written {
         let mut text = Vec::with_capacity(rows.len() * LENGTH_EXPECTED);
         let mut ends = Vec::with_capacity(rows.len());
         let mut fails = Vec::new();
@@ -120,9 +127,9 @@ impl Recipe {
             let row = batch.row(index);
             let table = &tables[row.table().0 as usize];
             let start = text.len();
-            let written = self.write_group(table, &row, &mut text).and_then(|()| {
+            let written = self.write_group(table, interests, &row, &mut text).and_then(|()| {
                 let group_end = text.len();
-                self.write(table, batch, &row, &mut text).map(|()| (index, group_end, text.len()))
+                self.write(table, interests, batch, &row, &mut text).map(|()| (index, group_end, text.len()))
             });
             match written {
                 Ok(end) => ends.push(end),
@@ -136,18 +143,30 @@ impl Recipe {
         Written { text, ends, fails }
     }
 
-    fn write_group(&mut self, table: &Table, row: &Row<'_>, out: &mut Vec<u8>) -> Result<(), String> {
-        self.group.as_mut().map_or(Ok(()), |group| group.write(table, row, out))
+    fn write_group(
+        &mut self,
+        table: &Table,
+        interests: &Interests,
+        row: &Row<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), String> {
+        self.group.as_mut().map_or(Ok(()), |group| group.write(table, interests, row, out))
     }
 
     /// Appends a row's message: UTF-8.
     ///
     /// # Errors
-    /// If the table lacks a column.
-    fn write(&mut self, table: &Table, batch: &Batch<'_>, row: &Row<'_>, body: &mut Vec<u8>) -> Result<(), String> {
+    /// If the table lacks a column, or it isn't among those that the plugin wants.
+    fn write(
+        &mut self,
+        table: &Table,
+        interests: &Interests,
+        batch: &Batch<'_>,
+        row: &Row<'_>,
+        body: &mut Vec<u8>,
+    ) -> Result<(), String> {
         let Self { pieces, end, columns, .. } = self;
-        let columns =
-            columns.get(table, || pieces.iter().filter_map(Piece::column).map(|name| index(table, name)).collect())?;
+        let columns = columns.get(table, || columns_of(pieces, table, interests))?;
         let mut columns = columns.iter();
         let (newest, old) = (row.newest(), row.before());
         for Piece { before, part } in pieces {
@@ -182,14 +201,19 @@ impl Recipe {
     }
 }
 
-impl Piece {
-    /// The column that it names.
-    fn column(&self) -> Option<&str> {
-        match &self.part {
-            types::Part::Column(name) | types::Part::Before(name) => Some(name),
-            _ => None,
+/// The columns that pieces name, in their order.
+fn columns_of(pieces: &[Piece], table: &Table, interests: &Interests) -> Result<Vec<ColumnIndex>, String> {
+    let mut columns = Vec::new();
+    for Piece { part, .. } in pieces {
+        match part {
+            types::Part::Column(name) => columns.push(index(table, interests, name, ImageKind::After)?),
+            types::Part::Before(name) => columns.push(index(table, interests, name, ImageKind::Before)?),
+            types::Part::Row => interests.check_all(table, ImageKind::After)?,
+            types::Part::RowBefore => interests.check_all(table, ImageKind::Before)?,
+            _ => {}
         }
     }
+    Ok(columns)
 }
 
 /// What a message group is made of.
@@ -207,11 +231,17 @@ impl Group {
     /// Appends a row's group: UTF-8.
     ///
     /// # Errors
-    /// If the table lacks a column.
-    pub fn write(&mut self, table: &Table, row: &Row<'_>, out: &mut Vec<u8>) -> Result<(), String> {
+    /// If the table lacks a column, or it isn't among those that the plugin wants.
+    pub fn write(
+        &mut self,
+        table: &Table,
+        interests: &Interests,
+        row: &Row<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), String> {
         let Self { parts, columns } = self;
         let named = |part: &types::GroupPart| match part {
-            types::GroupPart::Column(name) => Some(index(table, name)),
+            types::GroupPart::Column(name) => Some(index(table, interests, name, ImageKind::After)),
             types::GroupPart::Text(_) => None,
         };
         let mut columns = columns.get(table, || parts.iter().filter_map(named).collect())?.iter();
@@ -254,6 +284,8 @@ impl<T> OfTables<T> {
     }
 }
 
-fn index(table: &Table, name: &str) -> Result<ColumnIndex, String> {
-    table.column(name).ok_or_else(|| format!("a recipe names the column `{name}`, which {table} hasn't"))
+fn index(table: &Table, interests: &Interests, name: &str, image: ImageKind) -> Result<ColumnIndex, String> {
+    let index =
+        table.column(name).ok_or_else(|| format!("a recipe names the column `{name}`, which {table} hasn't"))?;
+    interests.check(table, index, image).map(|()| index)
 }

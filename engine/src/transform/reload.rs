@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
@@ -17,7 +17,24 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(300);
 const GONE_FOR: Duration = Duration::from_secs(3);
 
 /// The chain that batches pass through from now on.
-pub type CurrentChain = Arc<Mutex<Arc<Chain>>>;
+#[derive(Debug, Clone, Default)]
+pub struct CurrentChain(Arc<Mutex<Arc<Chain>>>);
+
+impl CurrentChain {
+    /// The newest version of it.
+    pub fn newest(&self) -> Arc<Chain> {
+        Arc::clone(&self.lock())
+    }
+
+    fn replace(&self, plugins: Vec<Arc<Plugin>>) {
+        let mut chain = self.lock();
+        *chain = Arc::new(Chain { version: chain.version + 1, ..Chain::new(plugins) });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Arc<Chain>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// Watches the plugins directory.
 #[derive(Debug)]
@@ -44,8 +61,8 @@ impl Reloader {
         for path in tried.keys() {
             running.insert(path.clone(), load(&loader, path)?);
         }
-        let chain = Chain::new(running.values().map(Arc::clone).collect());
-        let chain = Arc::new(Mutex::new(Arc::new(chain)));
+        let chain = CurrentChain::default();
+        chain.replace(running.values().map(Arc::clone).collect());
         Ok(Self { loader, chain, running, seen: tried.clone(), tried, gone_since: BTreeMap::new() })
     }
 
@@ -56,7 +73,7 @@ impl Reloader {
 
     /// The chain that batches pass through: always the newest.
     pub fn chain(&self) -> CurrentChain {
-        Arc::clone(&self.chain)
+        self.chain.clone()
     }
 
     /// Watches for ever, on a thread of its own: compiling takes time, and batches go on meanwhile.
@@ -97,8 +114,7 @@ impl Reloader {
         }
         self.seen = files;
         if is_changed {
-            let chain = Arc::new(Chain::new(self.running.values().map(Arc::clone).collect()));
-            *self.chain.lock().unwrap_or_else(PoisonError::into_inner) = chain;
+            self.chain.replace(self.running.values().map(Arc::clone).collect());
         }
     }
 

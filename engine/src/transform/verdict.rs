@@ -10,6 +10,7 @@ use rowmill_core::batch::{Batch, Cell, ColumnIndex, ImageKind, Row, RowIndex, Ta
 use super::error::Fault;
 use super::instance::{Answer, Instance, Verdict, bulk, types};
 use super::orders::Write;
+use super::want::Interests;
 use super::{Emitted, Reroute};
 
 /// A verdict that makes sense.
@@ -19,7 +20,7 @@ pub(super) struct Decision {
     pub keep: Vec<bool>,
     pub reroutes: Vec<(RowIndex, Reroute)>,
     pub edits: Edits,
-    /// Their `origin` isn't known here.
+    /// Of the one batch that the answer is about; their `origin` isn't known here.
     pub emitted: Vec<Emitted>,
     /// Rows that the plugin can't process, and why. They are neither kept nor were messages made of them.
     pub fails: Vec<(RowIndex, String)>,
@@ -86,7 +87,6 @@ impl<'a> EditsOfRow<'a> {
 pub(super) fn check(
     instance: &mut Instance,
     answer: Answer,
-    bytes: &Arc<Vec<u8>>,
     batch: &Batch<'_>,
     tables: &[Arc<Table>],
     output_max: usize,
@@ -126,12 +126,13 @@ pub(super) fn check(
             types::Image::After => ImageKind::After,
         };
         let column = ColumnIndex(column);
-        let value = new_value(&batch.row(row), tables, image, column, state, value).map_err(Fault::Malformed)?;
+        let value = new_value(&batch.row(row), tables, instance.interests(), image, column, state, value)
+            .map_err(Fault::Malformed)?;
         ordered.edits.push(Edit { row, image, column, value });
     }
     decision.edits = Edits::new(ordered.edits);
     let emitted = |row, reroute, deduplication_id: ByteString, body, attributes| Emitted {
-        batch: Arc::clone(bytes),
+        batch: 0,
         row,
         origin: 0,
         reroute,
@@ -199,6 +200,7 @@ pub(super) fn check(
 fn new_value(
     row: &Row<'_>,
     tables: &[Arc<Table>],
+    interests: &Interests,
     image: ImageKind,
     column: ColumnIndex,
     state: u8,
@@ -215,6 +217,7 @@ fn new_value(
     if !has_image {
         return Err(format!("an edit of the {image:?} image of a row that has none ({:?})", row.operation()));
     }
+    interests.check(table, column, image)?;
     let name = &described.name;
     match state {
         0 => Ok(NewValue::Absent),

@@ -9,7 +9,7 @@ struct MaskEmail;
 
 impl Transform for MaskEmail {
     fn interest(&mut self, table: &Table) -> Interest {
-        Interest::only(table.columns().iter().any(|column| column.name == "email"))
+        Interest::only(table.columns().iter().any(|column| column.name == "email")).columns(&["email"])
     }
 
     fn row(&mut self, row: &Row<'_>) -> Outcome {

@@ -8,8 +8,9 @@ struct PaidOrders;
 
 impl Transform for PaidOrders {
     fn interest(&mut self, table: &Table) -> Interest {
-        Interest::only(table.name() == "orders")
+        Interest::only(table.name() == "orders").columns(&["status"])
     }
+
     fn row(&mut self, row: &Row<'_>) -> Outcome {
         if row.changed_to("status", "paid") { row.keep().to("order-management") } else { row.drop() }
     }

@@ -4,6 +4,7 @@ export { rowmill_alloc, rowmill_configure, rowmill_describe, rowmill_process } f
 
 class Filter extends Transform {
   table(table: Table): Interest {
+    table.want("status");
     return table.is("shop", "orders") ? Interest.All : Interest.Pass;
   }
   row(row: Row): void {

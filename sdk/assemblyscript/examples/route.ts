@@ -4,6 +4,8 @@ export { rowmill_alloc, rowmill_configure, rowmill_describe, rowmill_process } f
 
 class Route extends Transform {
   table(table: Table): Interest {
+    table.want("country");
+    table.want("email");
     return table.is("shop", "orders") ? Interest.All : Interest.Pass;
   }
   row(row: Row): void {

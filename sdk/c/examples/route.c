@@ -1,7 +1,11 @@
 /* Sends German orders to another sink, in a group for each country, and hides e-mail addresses. */
 #include "rowmill.h"
 
-rm_interest transform_table(const rm_table *table) { return rm_is(table, "shop", "orders") ? RM_ALL : RM_PASS; }
+rm_interest transform_table(const rm_table *table) {
+    rm_want(table, "country");
+    rm_want(table, "email");
+    return rm_is(table, "shop", "orders") ? RM_ALL : RM_PASS;
+}
 
 void transform_row(rm_row *row) {
     rm_text country = rm_value(row, "country");

@@ -95,6 +95,36 @@ type Table struct {
 	Columns      []Column
 	interest     Interest
 	index        map[string]int
+	// Those that are wanted; none: all.
+	wanted map[string]bool
+}
+
+// Want says that of the table's rows the transform uses these columns, and those of which it says the same. The engine
+// needn't decode the others to ask about a row; without a call it uses all.
+func (t *Table) Want(columns ...string) {
+	for _, column := range columns {
+		if _, ok := t.index[column]; ok {
+			t.wanted[column] = true
+		}
+	}
+}
+
+// column is the index of a column. Of one that the transform didn't want it would read what isn't so.
+func (t *Table) column(name string) (int, bool) {
+	index, ok := t.index[name]
+	if !ok && len(t.wanted) > 0 && t.has(name) {
+		panic("the transform uses the column `" + name + "`, which isn't among those that it wants")
+	}
+	return index, ok
+}
+
+func (t *Table) has(name string) bool {
+	for _, column := range t.Columns {
+		if column.Name == name {
+			return true
+		}
+	}
+	return false
 }
 
 // Is tells whether this is its name.
@@ -134,7 +164,7 @@ func (r *Row) newest() []byte {
 }
 
 func (r *Row) in(image []byte, column string) []byte {
-	index, ok := r.Table.index[column]
+	index, ok := r.Table.column(column)
 	if !ok || image == nil {
 		return nil
 	}
@@ -236,7 +266,7 @@ func (r *Row) Set(column string, value []byte) {
 // Replace does the same wherever the column has a value, in the row as it is now and as it was: what must not get out
 // is hidden by this.
 func (r *Row) Replace(column string, value []byte) {
-	index, ok := r.Table.index[column]
+	index, ok := r.Table.column(column)
 	for number, image := range [][]byte{r.before, r.after} {
 		if ok && image != nil && image[4+index/4]>>(index%4*2)&3 >= 2 {
 			r.edit(uint32(number), column, value)
@@ -245,7 +275,7 @@ func (r *Row) Replace(column string, value []byte) {
 }
 
 func (r *Row) edit(image uint32, column string, value []byte) {
-	index, ok := r.Table.index[column]
+	index, ok := r.Table.column(column)
 	if !ok {
 		return
 	}
@@ -362,7 +392,7 @@ func describe(_, size uint32) uint64 {
 		rest = rest[4+length:]
 		return text
 	}
-	table := &Table{ID: le.Uint32(input), index: map[string]int{}}
+	table := &Table{ID: le.Uint32(input), index: map[string]int{}, wanted: map[string]bool{}}
 	count := le.Uint32(input[4:])
 	table.Schema, table.Name = next(), next()
 	for i := range int(count) {
@@ -380,7 +410,19 @@ func describe(_, size uint32) uint64 {
 	if transform.Table != nil {
 		table.interest = transform.Table(table)
 	}
-	answer = words(answer[:0], 0, uint32(table.interest))
+	if table.interest != All || len(table.wanted) == 0 {
+		answer = words(answer[:0], 0, uint32(table.interest))
+		return answered()
+	}
+	// 3: some columns; 15: of rows as they were and as they are, inserts, updates and deletes
+	answer = words(answer[:0], 0, 3, 15, uint32(len(table.wanted)))
+	for i, column := range table.Columns {
+		if table.wanted[column.Name] {
+			answer = words(answer, uint32(i))
+		} else {
+			delete(table.index, column.Name)
+		}
+	}
 	return answered()
 }
 

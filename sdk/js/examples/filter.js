@@ -3,6 +3,7 @@ import { changedTo, transform } from "./rowmill.js";
 
 export const { configure, describe, process } = transform({
   tables: ["shop.orders"],
+  columns: ["status"],
   batch(batch) {
     batch.keep(batch.where({ status: changedTo("paid") }));
   },

@@ -3,6 +3,7 @@ import { equal, transform } from "./rowmill.js";
 
 export const { configure, describe, process } = transform({
   tables: ["shop.orders"],
+  columns: ["country", "email"],
   batch(batch) {
     batch.keep(batch.all);
     batch.keep(batch.where({ country: equal("DE") }), { sink: "europe", group: "DE" });

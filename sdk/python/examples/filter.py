@@ -5,6 +5,7 @@ from rowmill import Transform, changed_to, exported
 
 class Filter(Transform):
     tables = ["shop.orders"]
+    columns = ["status"]
 
     def batch(self, batch):
         batch.keep(batch.where(status=changed_to("paid")))

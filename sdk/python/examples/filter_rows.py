@@ -5,6 +5,7 @@ from rowmill import Transform, exported
 
 class Filter(Transform):
     tables = ["shop.orders"]
+    columns = ["status"]
 
     def row(self, row):
         if row.changed_to("status", "paid"):

@@ -5,6 +5,7 @@ from rowmill import Transform, equal, exported
 
 class Route(Transform):
     tables = ["shop.orders"]
+    columns = ["country", "email"]
 
     def batch(self, batch):
         batch.keep(batch.all)

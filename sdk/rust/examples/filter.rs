@@ -7,7 +7,7 @@ struct Filter;
 
 impl Transform for Filter {
     fn interest(&mut self, table: &Table) -> Interest {
-        Interest::only(table.is("shop.orders"))
+        Interest::only(table.is("shop.orders")).columns(&["status"])
     }
 
     fn row(&mut self, row: &Row<'_>) -> Outcome {

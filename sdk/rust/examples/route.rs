@@ -7,7 +7,7 @@ struct Route;
 
 impl Transform for Route {
     fn interest(&mut self, table: &Table) -> Interest {
-        Interest::only(table.is("shop.orders"))
+        Interest::only(table.is("shop.orders")).columns(&["country", "email"])
     }
 
     fn row(&mut self, row: &Row<'_>) -> Outcome {

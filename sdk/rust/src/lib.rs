@@ -11,7 +11,7 @@
 //!
 //! impl Transform for PaidOrders {
 //!     fn interest(&mut self, table: &Table) -> Interest {
-//!         Interest::only(table.is("shop.orders"))
+//!         Interest::only(table.is("shop.orders")).columns(&["status"])
 //!     }
 //!     fn row(&mut self, row: &Row) -> Outcome {
 //!         if row.changed_to("status", "paid") { row.keep().to("order-management") } else { row.drop() }
@@ -78,12 +78,20 @@ pub enum Interest {
     Drop,
     /// On all.
     All,
+    /// On all, by these columns alone: the others may be absent, and to use one is a panic.
+    Columns(&'static [&'static str]),
 }
 
 impl Interest {
     /// All rows if `wanted`; else they pass on untouched.
     pub fn only(wanted: bool) -> Self {
         if wanted { Self::All } else { Self::Pass }
+    }
+
+    /// Of the rows that it decides on the transform uses these columns alone. The engine needn't decode the others to ask
+    /// about a row.
+    pub fn columns(self, columns: &'static [&'static str]) -> Self {
+        if self == Self::All { Self::Columns(columns) } else { self }
     }
 }
 

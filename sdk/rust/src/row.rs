@@ -9,9 +9,11 @@ use crate::runtime::Out;
 #[derive(Debug)]
 pub struct Table {
     pub(crate) packed: packed::Table,
-    /// Of each column's name.
+    /// Of each column's name; [`UNWANTED`] of those that the transform doesn't want.
     keys: Vec<(usize, u64)>,
 }
+
+const UNWANTED: (usize, u64) = (usize::MAX, 0);
 
 /// A name's length and first bytes: what tells most names apart, at the cost of comparing numbers. Of a literal the
 /// compiler knows it.
@@ -29,6 +31,16 @@ impl Table {
     pub(crate) fn new(packed: packed::Table) -> Self {
         let keys = packed.columns.iter().map(|column| key(&column.name)).collect();
         Self { packed, keys }
+    }
+
+    /// From now on it has only the columns of these names. Gives their indexes.
+    pub(crate) fn only(&mut self, names: &[&str]) -> Vec<u32> {
+        let wanted: Vec<u32> = names.iter().filter_map(|name| Some(self.column(name)?.0)).collect();
+        if !wanted.is_empty() {
+            let keys = (0..).zip(&mut self.keys).filter(|(index, _)| !wanted.contains(index));
+            keys.for_each(|(_, key)| *key = UNWANTED);
+        }
+        wanted
     }
 
     /// Whether this is its name: `shop.orders`.
@@ -59,7 +71,20 @@ impl Table {
             *key == wanted && (name.len() <= 8 || column.name == name)
         };
         let exact = self.keys.iter().zip(&self.packed.columns).position(is_it);
-        exact.map(|index| ColumnIndex(index as u32)).or_else(|| self.packed.column(name))
+        exact.map(|index| ColumnIndex(index as u32)).or_else(|| self.column_by_any_case(name))
+    }
+
+    /// # Panics
+    /// If the transform doesn't want it: it would read what isn't so.
+    #[cold]
+    fn column_by_any_case(&self, name: &str) -> Option<ColumnIndex> {
+        let index = self.packed.column(name)?;
+        assert!(
+            self.keys[index.0 as usize] != UNWANTED,
+            "it uses the column `{name}` of {}, which isn't among those that it wants",
+            self.packed
+        );
+        Some(index)
     }
 }
 
@@ -199,5 +224,40 @@ impl<'a> Row<'a> {
     /// The row goes no further.
     pub fn drop(&self) -> Outcome {
         Outcome::Drop
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table() -> Table {
+        let column = |name: &str| packed::Column {
+            name: name.to_owned(),
+            kind: Kind::Text,
+            mysql_type: "text".to_owned(),
+            nullable: true,
+            key: false,
+        };
+        let columns = ["status", "email"].map(column).to_vec();
+        let (schema, name) = ("shop".to_owned(), "orders".to_owned());
+        Table::new(packed::Table { id: packed::TableId(0), schema, name, columns, key: Vec::new() })
+    }
+
+    #[test]
+    fn only_what_is_wanted_is_there() {
+        let mut table = table();
+        assert_eq!(table.only(&["status", "nonsense"]), [0]);
+        assert_eq!(table.column("status"), Some(ColumnIndex(0)));
+        assert_eq!(table.column("STATUS"), Some(ColumnIndex(0)));
+        assert_eq!(table.column("nonsense"), None);
+    }
+
+    #[test]
+    #[should_panic(expected = "the column `email` of shop.orders")]
+    fn the_rest_is_not_read_by_accident() {
+        let mut table = table();
+        table.only(&["status"]);
+        table.column("email");
     }
 }

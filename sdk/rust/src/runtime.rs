@@ -32,8 +32,9 @@ impl<T: Transform> Runtime<T> {
 
     /// The world's `describe`.
     pub fn describe(&mut self, table: types::Table) -> Result<types::Interest, String> {
-        let table = Table::new(packed_table(table));
+        let mut table = Table::new(packed_table(table));
         let interest = self.transform.interest(&table);
+        let wanted = if let Interest::Columns(names) = interest { table.only(names) } else { Vec::new() };
         let index = table.packed.id.0 as usize;
         if self.tables.len() <= index {
             self.tables.resize_with(index + 1, || None);
@@ -42,7 +43,15 @@ impl<T: Transform> Runtime<T> {
         Ok(match interest {
             Interest::Pass => types::Interest::Pass,
             Interest::Drop => types::Interest::Drop,
-            Interest::All => types::Interest::All,
+            // Without columns it would be all.
+            Interest::Columns(_) if !wanted.is_empty() => types::Interest::Want(types::Want {
+                columns: wanted,
+                before: true,
+                inserts: true,
+                updates: true,
+                deletes: true,
+            }),
+            Interest::All | Interest::Columns(_) => types::Interest::All,
         })
     }
 
@@ -61,7 +70,7 @@ impl<T: Transform> Runtime<T> {
             match interest {
                 Interest::Pass => out.lists.get_mut().keep.push(index),
                 Interest::Drop => {}
-                Interest::All => match transform.row(&Row::new(table, row, index, out)) {
+                Interest::All | Interest::Columns(_) => match transform.row(&Row::new(table, row, index, out)) {
                     Outcome::Keep => out.lists.get_mut().keep.push(index),
                     Outcome::Drop => {}
                     Outcome::More(more) => {

@@ -3,6 +3,7 @@ import { type Batch, changedTo, transform } from "./rowmill.js";
 
 export const { configure, describe, process } = transform({
   tables: ["shop.orders"],
+  columns: ["status"],
   batch(batch: Batch) {
     batch.keep(batch.where({ status: changedTo("paid") }));
   },

@@ -3,6 +3,7 @@ const rm = @import("rowmill.zig");
 
 const Filter = struct {
     pub fn table(t: *const rm.Table) rm.Interest {
+        t.want("status");
         return if (t.is("shop", "orders")) .all else .pass;
     }
 

@@ -4,6 +4,8 @@ const rm = @import("rowmill.zig");
 
 const Route = struct {
     pub fn table(t: *const rm.Table) rm.Interest {
+        t.want("country");
+        t.want("email");
         return if (t.is("shop", "orders")) .all else .pass;
     }
 

@@ -10,13 +10,23 @@ const DIGITS_A_GROUP: usize = 9;
 /// `DECIMAL(65,30)` takes at most this: 35 integer digits and 30 of the fraction, or 65 and none.
 const BYTES_MAX: usize = 32;
 
+/// Bytes that a value of `DECIMAL(precision, scale)` takes.
+pub(super) fn len(precision: u8, scale: u8) -> Result<usize, Fault> {
+    let bytes = |digits: u8| {
+        let digits = usize::from(digits);
+        digits / DIGITS_A_GROUP * 4 + BYTES_OF_DIGITS[digits % DIGITS_A_GROUP]
+    };
+    let integer_digits = precision.checked_sub(scale).ok_or(Fault::Malformed("a decimal's scale"))?;
+    Ok(bytes(integer_digits) + bytes(scale))
+}
+
 /// Appends a value of `DECIMAL(precision, scale)` as text: `-12.50`.
 pub(super) fn decode(bytes: &mut Bytes<'_>, precision: u8, scale: u8, out: &mut Vec<u8>) -> Result<(), Fault> {
+    let len = len(precision, scale)?;
     let (precision, scale) = (usize::from(precision), usize::from(scale));
-    let integer_digits = precision.checked_sub(scale).ok_or(Fault::Malformed("a decimal's scale"))?;
+    let integer_digits = precision - scale;
     let (integer_groups, integer_rest) = (integer_digits / DIGITS_A_GROUP, integer_digits % DIGITS_A_GROUP);
     let (fraction_groups, fraction_rest) = (scale / DIGITS_A_GROUP, scale % DIGITS_A_GROUP);
-    let len = (integer_groups + fraction_groups) * 4 + BYTES_OF_DIGITS[integer_rest] + BYTES_OF_DIGITS[fraction_rest];
 
     let mut buffer = [0u8; BYTES_MAX];
     let number = buffer.get_mut(..len).ok_or(Fault::Malformed("a decimal's precision"))?;

@@ -1,13 +1,14 @@
 //! What fuzz targets call: the decoders that nothing else outside sees.
 
-use rowmill_batch::{Builder, RowHeader, TableId, TransactionHeader};
+use rowmill_batch::{Batch, Builder, Cell, ColumnIndex, RowHeader, TableId, TransactionHeader};
 
 use super::bytes::Bytes;
+use super::late::Needed;
 use super::rows::{RowsEvent, RowsKind};
 use super::table_map::{Family, TableName};
 use super::{EventKind, decimal, json, mariadb, temporal};
 
-/// A table map and, behind a length of two bytes, rows of it.
+/// A table map and, behind a length of two bytes, rows of it. What is decoded whole can be decoded in part.
 pub fn rows(bytes: &[u8]) {
     let Some((&[kind, low, high], rest)) = bytes.split_first_chunk::<3>() else { return };
     let Some((map, body)) = rest.split_at_checked(usize::from(u16::from_le_bytes([low, high]))) else { return };
@@ -18,29 +19,57 @@ pub fn rows(bytes: &[u8]) {
     if rows.columns() != table.codecs.len() {
         return;
     }
-    let mut builder = Builder::with_capacity(0);
-    builder.transaction(&TransactionHeader {
-        file: "",
-        position: 0,
-        gtid: "",
-        commit_time_us: 0,
-        server_id: 0,
-        thread_id: 0,
-    });
+    // About half of the columns, others by each input.
+    let some = |salt: u32| {
+        let columns = (0..table.codecs.len() as u32).map(ColumnIndex);
+        columns.filter(|column| u32::from(low).rotate_left(column.0 + salt) & 1 == 0).collect()
+    };
+    let needed = Needed { before: some(0), after: some(1) };
+    let builder = || {
+        let mut builder = Builder::with_capacity(0);
+        builder.transaction(&TransactionHeader {
+            file: "",
+            position: 0,
+            gtid: "",
+            commit_time_us: 0,
+            server_id: 0,
+            thread_id: 0,
+        });
+        builder
+    };
+    let (mut whole, mut part) = (builder(), builder());
     while !rows.is_done() {
-        builder.begin_row(&RowHeader {
+        let header = RowHeader {
             table: TableId(0),
             operation: rows.operation(),
-            columns: 0,
+            columns: table.codecs.len() as u16,
             index_in_transaction: 0,
             index_in_event: 0,
             event_position: 0,
             time_us: 0,
-        });
-        if rows.next_row(&table, &mut builder).is_err() {
+        };
+        let mut again = rows;
+        whole.begin_row(&header);
+        if rows.next_row(&table, None, &mut whole).is_err() {
             return;
         }
-        builder.end_row();
+        whole.end_row();
+        part.begin_row(&header);
+        again.next_row(&table, Some(&needed), &mut part).expect("it can be decoded");
+        part.end_row();
+        assert_eq!(rows.rest().len(), again.rest().len(), "both end at the same place");
+    }
+    let (whole, part) = (whole.finish(), part.finish());
+    let (whole, part) = (Batch::parse(&whole).expect("a batch"), Batch::parse(&part).expect("a batch"));
+    for (whole, part) in whole.rows().zip(part.rows()) {
+        let images = [(whole.before(), part.before(), &needed.before), (whole.after(), part.after(), &needed.after)];
+        for (whole, part, needed) in images {
+            let (Some(whole), Some(part)) = (whole, part) else { continue };
+            for column in (0..table.codecs.len() as u32).map(ColumnIndex) {
+                let expected = if needed.contains(column) { whole.cell(column) } else { Cell::Absent };
+                assert_eq!(part.cell(column), expected);
+            }
+        }
     }
 }
 

@@ -4,7 +4,8 @@
 //!   event ──▶ decoder (transactions, positions) ──▶ rows ──▶ value ──▶ batch builder
 //!     │            ├─▶ transaction (what is held back until it's committed)
 //!     │            └─▶ tables, table_map (columns, once per table version)
-//!     └─▶ payload, mariadb (compressed ones, unpacked)
+//!     ├─▶ payload, mariadb (compressed ones, unpacked)
+//!     └─▶ late (columns that nobody needs yet)
 //! ```
 //!
 //! Column names come from the binlog itself (`binlog_row_metadata=FULL`), else from
@@ -24,6 +25,7 @@ mod event;
 pub mod fuzzing;
 mod gtid_event;
 mod json;
+mod late;
 mod mariadb;
 mod multi_byte;
 mod number;
@@ -42,5 +44,6 @@ pub use catalog::CatalogColumn;
 pub use decoder::{BATCH_BYTES_MAX, BATCH_ROWS_MAX, Decoder, Next, RowBatch};
 pub use error::{DecodeError, Fault};
 pub use event::{EventHeader, EventKind};
+pub use late::{ColumnSet, Needed, Needs, Undecoded};
 pub use query::SchemaChange;
 pub use tables::Select;

@@ -1,11 +1,12 @@
 //! Row events: the before and after images of a table's rows.
 
-use rowmill_batch::{Builder, Operation};
+use rowmill_batch::{Builder, ColumnIndex, Operation};
 
 use super::bytes::Bytes;
 use super::error::Fault;
 use super::event::EventKind;
 use super::json;
+use super::late::{ColumnSet, Needed};
 use super::table_map::Columns;
 use super::value::{Codec, ValueFault};
 
@@ -13,8 +14,9 @@ use super::value::{Codec, ValueFault};
 const NO_TABLE: u64 = 0xff_ffff;
 
 /// What a row event's type says.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct RowsKind {
+    event: EventKind,
     operation: Operation,
     version: Version,
     /// MariaDB's compressed kind.
@@ -43,7 +45,12 @@ impl RowsKind {
             EventKind::MARIADB_DELETE_ROWS_COMPRESSED => (Delete, V2, true, false),
             _ => return None,
         };
-        Some(Self { operation, version, compressed, partial })
+        Some(Self { event: kind, operation, version, compressed, partial })
+    }
+
+    /// The event's type.
+    pub fn event_kind(self) -> EventKind {
+        self.event
     }
 }
 
@@ -92,6 +99,27 @@ impl<'a> RowsEvent<'a> {
         Ok(Some(Self { kind, table_number, columns, before_present, after_present, rows: bytes, blank_row }))
     }
 
+    /// Rows that were read before, unpacked, and are to be read once more.
+    pub fn again(kind: RowsKind, before_present: &'a [u8], after_present: &'a [u8], rows: &'a [u8]) -> Self {
+        let rows = Bytes(rows);
+        Self { kind, table_number: NO_TABLE, columns: 0, before_present, after_present, rows, blank_row: false }
+    }
+
+    /// What its type says.
+    pub fn kind(&self) -> RowsKind {
+        self.kind
+    }
+
+    /// The columns that the images have, a bit each: before and after.
+    pub fn present(&self) -> (&'a [u8], &'a [u8]) {
+        (self.before_present, self.after_present)
+    }
+
+    /// The images of the rows that weren't read yet.
+    pub fn rest(&self) -> &'a [u8] {
+        self.rows.0
+    }
+
     /// What happened to the rows.
     pub fn operation(&self) -> Operation {
         self.kind.operation
@@ -117,52 +145,174 @@ impl<'a> RowsEvent<'a> {
         self.rows.is_empty() && !self.blank_row
     }
 
-    /// Reads the next row's images into the row that was begun in `builder`.
-    pub fn next_row(&mut self, table: &Columns, builder: &mut Builder) -> Result<(), Fault> {
+    /// Reads the next row's images into the row that was begun in `builder`. Columns that aren't `needed` are
+    /// passed over, and are absent there.
+    pub fn next_row(&mut self, table: &Columns, needed: Option<&Needed>, builder: &mut Builder) -> Result<(), Fault> {
         if self.blank_row && !self.rows.is_empty() {
             return Err(Fault::Malformed("rows without columns"));
         }
         self.blank_row = false;
-        if self.kind.partial {
-            return self.next_partial_row(table, builder);
+        let Self { kind, before_present, after_present, rows, .. } = self;
+        let (before, after) = (needed.map(|needed| &needed.before), needed.map(|needed| &needed.after));
+        let documents = *rows;
+        if kind.operation.has_before() {
+            image(rows, table, before_present, before, builder)?;
         }
-        if self.kind.operation.has_before() {
-            image(&mut self.rows, table, self.before_present, builder)?;
+        let partial = if kind.partial { PartialJson::of_row(rows, table, documents, before_present)? } else { None };
+        match partial {
+            Some(partial) => partial.image(rows, table, after_present, after, builder),
+            None if kind.operation.has_after() => image(rows, table, after_present, after, builder),
+            None => Ok(()),
         }
-        if self.kind.operation.has_after() {
-            image(&mut self.rows, table, self.after_present, builder)?;
+    }
+}
+
+#[inline]
+fn bit(bitmap: &[u8], index: usize) -> bool {
+    bitmap[index / 8] >> (index % 8) & 1 != 0
+}
+
+/// What an image has of a column.
+enum Stored {
+    /// Nothing: the row image isn't full.
+    Absent,
+    Null,
+    /// A value, which comes next.
+    Value,
+}
+
+/// Goes through an image: `column` is called for each of the table's columns, and reads its value if there is one.
+#[inline]
+fn walk<'a>(
+    rows: &mut Bytes<'a>,
+    table: &Columns,
+    present: &[u8],
+    mut column: impl FnMut(usize, Stored, &mut Bytes<'a>) -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    let present_count: usize = present.iter().map(|byte| byte.count_ones() as usize).sum();
+    let nulls = rows.take(present_count.div_ceil(8))?;
+    let mut nth_present = 0;
+    for index in 0..table.codecs.len() {
+        if !bit(present, index) {
+            column(index, Stored::Absent, rows)?;
+            continue;
+        }
+        let stored = if bit(nulls, nth_present) { Stored::Null } else { Stored::Value };
+        nth_present += 1;
+        column(index, stored, rows)?;
+    }
+    Ok(())
+}
+
+/// What was appended for a column.
+enum Decoded {
+    Value,
+    /// Not the value, but what changed in it.
+    Changes,
+}
+
+#[inline]
+fn image(
+    rows: &mut Bytes<'_>,
+    table: &Columns,
+    present: &[u8],
+    needed: Option<&ColumnSet>,
+    builder: &mut Builder,
+) -> Result<(), Fault> {
+    image_by(rows, table, present, needed, builder, |_, codec, rows, builder| {
+        codec.decode(rows, builder.value()).map(|()| Decoded::Value)
+    })
+}
+
+#[inline]
+fn image_by<'a>(
+    rows: &mut Bytes<'a>,
+    table: &Columns,
+    present: &[u8],
+    needed: Option<&ColumnSet>,
+    builder: &mut Builder,
+    mut decode: impl FnMut(usize, &Codec, &mut Bytes<'a>, &mut Builder) -> Result<Decoded, ValueFault>,
+) -> Result<(), Fault> {
+    builder.begin_image(table.codecs.len());
+    walk(rows, table, present, |index, stored, rows| {
+        if needed.is_some_and(|needed| !needed.contains(ColumnIndex(index as u32))) {
+            builder.absent();
+            return if let Stored::Value = stored { table.widths[index].skip(rows) } else { Ok(()) };
+        }
+        match stored {
+            Stored::Absent => builder.absent(),
+            Stored::Null => builder.null(),
+            Stored::Value => {
+                let decoded = decode(index, &table.codecs[index], rows, builder).map_err(|fault| match fault {
+                    ValueFault::Fault(fault) => fault,
+                    ValueFault::Text(fault) => fault.in_column(&table.columns[index].name),
+                })?;
+                match decoded {
+                    Decoded::Value => builder.end_value(),
+                    Decoded::Changes => builder.end_changes(),
+                }
+            }
         }
         Ok(())
-    }
+    })?;
+    builder.end_image();
+    Ok(())
+}
 
-    /// An update whose JSON columns may have changes instead of values. Where the before image has
-    /// the document, the changes are made to it.
-    fn next_partial_row(&mut self, table: &Columns, builder: &mut Builder) -> Result<(), Fault> {
+/// What an update has of JSON columns: changes instead of values. Where the before image has the document, the changes
+/// are made to it.
+struct PartialJson<'a> {
+    /// A bit for each JSON column, whether the image has it or not: set where it has changes.
+    columns: &'a [u8],
+    /// The row's documents as they were, by column.
+    documents: Vec<Option<&'a [u8]>>,
+}
+
+impl<'a> PartialJson<'a> {
+    /// Reads what stands between a row's images; the first of which is at `before`. `None` if the second has values.
+    fn of_row(
+        rows: &mut Bytes<'a>,
+        table: &Columns,
+        mut before: Bytes<'a>,
+        before_present: &[u8],
+    ) -> Result<Option<Self>, Fault> {
         const PARTIAL_JSON: u64 = 1;
-        let is_json = |codec: &&Codec| matches!(codec, Codec::Json { .. });
-        let mut before = self.rows;
-        image(&mut self.rows, table, self.before_present, builder)?;
-        let options = self.rows.lenenc()?;
+        let options = rows.lenenc()?;
         if options & !PARTIAL_JSON != 0 {
             return Err(Fault::Malformed("row value options that aren't known"));
         }
         if options & PARTIAL_JSON == 0 {
-            return image(&mut self.rows, table, self.after_present, builder);
+            return Ok(None);
         }
-        let partial_bits = self.rows.take(table.codecs.iter().filter(is_json).count().div_ceil(8))?;
-        let documents = documents(&mut before, table, self.before_present)?;
-        image_by(&mut self.rows, table, self.after_present, builder, |index, codec, rows, builder| {
-            let Codec::Json { len_bytes } = codec else {
-                return codec.decode(rows, builder.value()).map(|()| Decoded::Value);
-            };
-            // Bits count JSON columns, whether the image has them or not.
-            let nth_json = table.codecs[..index].iter().filter(is_json).count();
-            if !bit(partial_bits, nth_json) {
-                return codec.decode(rows, builder.value()).map(|()| Decoded::Value);
+        let columns = rows.take(table.codecs.iter().filter(|codec| codec.is_json()).count().div_ceil(8))?;
+        let mut documents = vec![None; table.codecs.len()];
+        walk(&mut before, table, before_present, |index, stored, rows| {
+            match (stored, &table.codecs[index]) {
+                (Stored::Value, Codec::Json { len_bytes }) => documents[index] = Some(document(rows, *len_bytes)?),
+                (Stored::Value, _) => table.widths[index].skip(rows)?,
+                (Stored::Absent | Stored::Null, _) => {}
             }
-            let len = rows.uint(*len_bytes)? as usize;
-            let diffs = rows.take(len)?;
-            match documents[index] {
+            Ok(())
+        })?;
+        Ok(Some(Self { columns, documents }))
+    }
+
+    fn image(
+        &self,
+        rows: &mut Bytes<'a>,
+        table: &Columns,
+        present: &[u8],
+        needed: Option<&ColumnSet>,
+        builder: &mut Builder,
+    ) -> Result<(), Fault> {
+        image_by(rows, table, present, needed, builder, |index, codec, rows, builder| {
+            let nth_json = || table.codecs[..index].iter().filter(|codec| codec.is_json()).count();
+            let len_bytes = match codec {
+                Codec::Json { len_bytes } if bit(self.columns, nth_json()) => *len_bytes,
+                _ => return codec.decode(rows, builder.value()).map(|()| Decoded::Value),
+            };
+            let diffs = document(rows, len_bytes)?;
+            match self.documents[index] {
                 Some(document) => {
                     json::apply(document, diffs, builder.value())?;
                     Ok(Decoded::Value)
@@ -176,73 +326,7 @@ impl<'a> RowsEvent<'a> {
     }
 }
 
-#[inline]
-fn bit(bitmap: &[u8], index: usize) -> bool {
-    bitmap[index / 8] >> (index % 8) & 1 != 0
-}
-
-/// What was appended for a column.
-enum Decoded {
-    Value,
-    /// Not the value, but what changed in it.
-    Changes,
-}
-
-fn image(rows: &mut Bytes<'_>, table: &Columns, present: &[u8], builder: &mut Builder) -> Result<(), Fault> {
-    image_by(rows, table, present, builder, |_, codec, rows, builder| {
-        codec.decode(rows, builder.value()).map(|()| Decoded::Value)
-    })
-}
-
-#[inline]
-fn image_by<'a>(
-    rows: &mut Bytes<'a>,
-    table: &Columns,
-    present: &[u8],
-    builder: &mut Builder,
-    mut decode: impl FnMut(usize, &Codec, &mut Bytes<'a>, &mut Builder) -> Result<Decoded, ValueFault>,
-) -> Result<(), Fault> {
-    let columns = table.codecs.len();
-    let present_count: usize = present.iter().map(|byte| byte.count_ones() as usize).sum();
-    let nulls = rows.take(present_count.div_ceil(8))?;
-    builder.begin_image(columns);
-    let mut nth_present = 0;
-    for (index, codec) in table.codecs.iter().enumerate() {
-        if !bit(present, index) {
-            builder.absent();
-            continue;
-        }
-        let null = bit(nulls, nth_present);
-        nth_present += 1;
-        if null {
-            builder.null();
-            continue;
-        }
-        let decoded = decode(index, codec, rows, builder).map_err(|fault| match fault {
-            ValueFault::Fault(fault) => fault,
-            ValueFault::Text(fault) => fault.in_column(&table.columns[index].name),
-        })?;
-        match decoded {
-            Decoded::Value => builder.end_value(),
-            Decoded::Changes => builder.end_changes(),
-        }
-    }
-    builder.end_image();
-    Ok(())
-}
-
-/// The JSON documents of an image, by column, as they are in the binlog.
-fn documents<'a>(rows: &mut Bytes<'a>, table: &Columns, present: &[u8]) -> Result<Vec<Option<&'a [u8]>>, Fault> {
-    let mut documents = vec![None; table.codecs.len()];
-    let mut builder = Builder::with_capacity(0);
-    image_by(rows, table, present, &mut builder, |index, codec, rows, builder| {
-        if let Codec::Json { len_bytes } = codec {
-            let len = rows.uint(*len_bytes)? as usize;
-            documents[index] = Some(rows.take(len)?);
-        } else {
-            codec.decode(rows, builder.value())?;
-        }
-        Ok(Decoded::Value)
-    })?;
-    Ok(documents)
+fn document<'a>(rows: &mut Bytes<'a>, len_bytes: usize) -> Result<&'a [u8], Fault> {
+    let len = rows.uint(len_bytes)? as usize;
+    rows.take(len)
 }

@@ -9,7 +9,7 @@ use super::bytes::Bytes;
 use super::catalog::CatalogColumn;
 use super::charset::Charset;
 use super::error::Fault;
-use super::value::Codec;
+use super::value::{Codec, Width};
 
 /// A table map's beginning: enough to tell whether the table is wanted.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +24,8 @@ pub(super) struct TableName<'a> {
 pub(super) struct Columns {
     pub columns: Vec<Column>,
     pub codecs: Vec<Codec>,
+    /// How many bytes their values take.
+    pub widths: Vec<Width>,
     /// The primary key's columns, in the order of the key.
     pub key: Vec<ColumnIndex>,
 }
@@ -365,7 +367,8 @@ impl<'a> Metadata<'a> {
             });
             codecs.push(codec);
         }
-        Ok(Columns { columns, codecs, key })
+        let widths = codecs.iter().map(Codec::width).collect::<Result<_, _>>()?;
+        Ok(Columns { columns, codecs, widths, key })
     }
 }
 

@@ -9,18 +9,31 @@ use rowmill_batch::{Table, TableId};
 
 use super::catalog::CatalogColumn;
 use super::error::Fault;
+use super::late::Needs;
 use super::table_map::{self, Columns, ColumnsFault, Family, TableName};
 
 /// Table maps are repeated before every statement, so that forgetting old ones costs little.
 const NUMBERS_MAX: usize = 4096;
 
-/// Which tables' rows are wanted.
+/// Which tables' rows are wanted, and what of them.
 pub trait Select: Send {
     /// Whether this table's rows are.
     fn table(&self, schema: &str, table: &str) -> bool;
 
     /// Whether rows of any table of this schema may be.
     fn schema(&self, schema: &str) -> bool;
+
+    /// Which columns of a table's rows are to be decoded at once; the rest is, where somebody wants it, by
+    /// [`Undecoded`](super::Undecoded).
+    fn needs(&self, table: &Table) -> Needs {
+        let _ = table;
+        Needs::default()
+    }
+
+    /// Another number than before if [`Select::needs`] may answer otherwise than it did.
+    fn version(&self) -> u64 {
+        0
+    }
 }
 
 #[derive(Debug, Default)]
@@ -43,8 +56,7 @@ struct KnownTable {
 
 #[derive(Debug)]
 pub(super) struct TableVersion {
-    pub id: TableId,
-    pub name: (String, String),
+    pub table: Arc<Table>,
     pub columns: Columns,
 }
 
@@ -84,19 +96,18 @@ impl Tables {
             ColumnsFault::Unnamed => MapFault::Unnamed { schema: key.0.clone(), table: key.1.clone() },
             ColumnsFault::Fault(fault) => MapFault::Fault(fault),
         })?;
-        let same = |version: &&Arc<TableVersion>| version.name == key && version.columns == columns;
+        let (schema, name) = key;
+        let same = |version: &&Arc<TableVersion>| {
+            version.table.name == name && version.table.schema == schema && version.columns == columns
+        };
         if let Some(version) = self.versions.iter().rev().find(same) {
             return Ok(Arc::clone(version));
         }
         let id = TableId(self.versions.len() as u32);
-        self.new.push(Arc::new(Table {
-            id,
-            schema: key.0.clone(),
-            name: key.1.clone(),
-            columns: columns.columns.clone(),
-            key: columns.key.clone(),
-        }));
-        let version = Arc::new(TableVersion { id, name: key, columns });
+        let (names, key) = (columns.columns.clone(), columns.key.clone());
+        let table = Arc::new(Table { id, schema, name, columns: names, key });
+        self.new.push(Arc::clone(&table));
+        let version = Arc::new(TableVersion { table, columns });
         self.versions.push(Arc::clone(&version));
         Ok(version)
     }
@@ -109,7 +120,7 @@ impl Tables {
     /// The name of a number's table, if it is selected.
     pub fn name(&self, number: u64) -> Option<String> {
         let version = self.by_number.get(&number)?.version.as_ref()?;
-        Some(format!("{}.{}", version.name.0, version.name.1))
+        Some(version.table.to_string())
     }
 
     /// Columns of a table whose map doesn't name them.

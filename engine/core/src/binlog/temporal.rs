@@ -48,7 +48,8 @@ fn fraction(bytes: &mut Bytes<'_>, digits: u8) -> Result<u64, Fault> {
     Ok(bytes.uint_be(len)? * [0, 10_000, 100, 1][len])
 }
 
-fn fraction_len(digits: u8) -> Result<usize, Fault> {
+/// Bytes of a fraction of a second.
+pub(super) fn fraction_len(digits: u8) -> Result<usize, Fault> {
     if digits > 6 {
         Err(Fault::Malformed("more than 6 digits of a second"))
     } else {

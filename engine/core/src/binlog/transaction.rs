@@ -7,9 +7,8 @@
 
 use std::collections::HashMap;
 
-use rowmill_batch::{Batch, Builder, RowIndex};
-
 use super::RowBatch;
+use super::late::Rows;
 use crate::gtid::Gtid;
 use crate::position::Resume;
 
@@ -73,7 +72,7 @@ pub(super) struct RolledBack {
     /// Rows of the batch that is being filled.
     pub batch_rows: usize,
     /// Instead of that batch, one that was full.
-    pub batch: Option<Builder>,
+    pub batch: Option<Rows>,
 }
 
 impl Hold {
@@ -83,7 +82,7 @@ impl Hold {
 
     /// Bytes of the full batches.
     pub fn bytes(&self) -> usize {
-        self.batches.iter().map(|batch| batch.bytes.len()).sum()
+        self.batches.iter().map(RowBatch::row_bytes).sum()
     }
 
     /// The batch that is being filled has none but the transaction's rows any more.
@@ -111,31 +110,10 @@ impl Hold {
         }
         // The batch that was being filled then may be full now: of its rows some stay.
         let full = self.batches.get(savepoint.batches);
-        let batch = full.map(|full| copy(&full.bytes, 0, savepoint.batch_rows));
+        let batch = full.map(|full| Rows::of(&full.bytes, full.undecoded.as_deref(), 0, savepoint.batch_rows));
         self.batches.truncate(savepoint.batches);
         Some(RolledBack { rows: savepoint.rows, batch_rows: savepoint.batch_rows, batch })
     }
-}
-
-/// Divides a batch before the row at an index.
-pub(super) fn divide(bytes: &[u8], at: usize) -> (Builder, Builder) {
-    let rows = Batch::parse(bytes).map_or(0, |batch| batch.len());
-    (copy(bytes, 0, at), copy(bytes, at, rows))
-}
-
-fn copy(bytes: &[u8], from: usize, to: usize) -> Builder {
-    let mut builder = Builder::with_capacity(bytes.len());
-    let batch = Batch::parse(bytes).expect("batches are written by the builder");
-    let mut transaction = None;
-    for index in from..to {
-        let row = batch.row(RowIndex(index as u32));
-        if transaction != Some(row.transaction()) {
-            transaction = Some(row.transaction());
-            builder.transaction(&batch.transaction(row.transaction()).header());
-        }
-        builder.copy_row_unchanged(&row);
-    }
-    builder
 }
 
 /// XA transactions that are prepared and neither committed nor rolled back.
@@ -166,7 +144,7 @@ impl PreparedXa {
 
     /// Bytes of rows that are held back.
     pub fn bytes(&self) -> usize {
-        self.by_id.values().flat_map(|prepared| &prepared.batches).map(|batch| batch.bytes.len()).sum()
+        self.by_id.values().flat_map(|prepared| &prepared.batches).map(RowBatch::row_bytes).sum()
     }
 
     /// The place before the oldest.

@@ -86,7 +86,58 @@ impl From<TextFault> for ValueFault {
     }
 }
 
+/// How many bytes a value takes in a row event.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Width {
+    Fixed(usize),
+    /// A length of so many bytes, and what it says.
+    Prefixed(usize),
+}
+
+impl Width {
+    /// Passes over a value.
+    #[inline]
+    pub fn skip(self, bytes: &mut Bytes<'_>) -> Result<(), Fault> {
+        let len = match self {
+            Self::Fixed(len) => len,
+            Self::Prefixed(len_bytes) => bytes.uint(len_bytes)? as usize,
+        };
+        bytes.take(len).map(|_| ())
+    }
+}
+
 impl Codec {
+    /// How many bytes a value takes.
+    ///
+    /// # Errors
+    /// If no value can be decoded by it.
+    pub fn width(&self) -> Result<Width, Fault> {
+        Ok(match self {
+            Self::Int { len }
+            | Self::Uint { len }
+            | Self::Bit { len }
+            | Self::Enum { len, .. }
+            | Self::Set { len, .. } => Width::Fixed(*len),
+            Self::Float | Self::TimestampOld => Width::Fixed(4),
+            Self::Double | Self::DatetimeOld => Width::Fixed(8),
+            Self::Decimal { precision, scale } => Width::Fixed(decimal::len(*precision, *scale)?),
+            Self::Year => Width::Fixed(1),
+            Self::Date | Self::TimeOld => Width::Fixed(3),
+            Self::Time { digits } => Width::Fixed(3 + temporal::fraction_len(*digits)?),
+            Self::Datetime { digits } => Width::Fixed(5 + temporal::fraction_len(*digits)?),
+            Self::Timestamp { digits } => Width::Fixed(4 + temporal::fraction_len(*digits)?),
+            Self::Json { len_bytes }
+            | Self::Text { len_bytes, .. }
+            | Self::Bytes { len_bytes }
+            | Self::Compressed { len_bytes, .. }
+            | Self::Binary { len_bytes, .. } => Width::Prefixed(*len_bytes),
+        })
+    }
+
+    pub fn is_json(&self) -> bool {
+        matches!(self, Self::Json { .. })
+    }
+
     /// Reads one value and appends it in its packed form.
     #[inline]
     pub fn decode(&self, bytes: &mut Bytes<'_>, out: &mut Vec<u8>) -> Result<(), ValueFault> {

@@ -5,7 +5,10 @@ import "PLUGIN_NAME/rowmill"
 
 func init() {
 	rowmill.Register(rowmill.Transform{
-		Table: func(t *rowmill.Table) rowmill.Interest { return t.OnlyIf(t.Is("shop", "orders")) },
+		Table: func(t *rowmill.Table) rowmill.Interest {
+			t.Want("status")
+			return t.OnlyIf(t.Is("shop", "orders"))
+		},
 		Row: func(r *rowmill.Row) {
 			if r.ChangedTo("status", "paid") {
 				r.Keep()

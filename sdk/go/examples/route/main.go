@@ -14,8 +14,11 @@ func route(r *rowmill.Row) {
 
 func init() {
 	rowmill.Register(rowmill.Transform{
-		Table: func(t *rowmill.Table) rowmill.Interest { return t.OnlyIf(t.Is("shop", "orders")) },
-		Row:   route,
+		Table: func(t *rowmill.Table) rowmill.Interest {
+			t.Want("country", "email")
+			return t.OnlyIf(t.Is("shop", "orders"))
+		},
+		Row: route,
 	})
 }
 

@@ -7,10 +7,11 @@ use rowmill_batch::{Builder, RowHeader, TransactionHeader};
 
 use super::super::error::Fault;
 use super::super::event::EventHeader;
+use super::super::late::Rows;
 use super::super::query::SchemaChange;
 use super::super::rows::RowsEvent;
 use super::super::tables::TableVersion;
-use super::super::transaction::{HELD_BYTES_MAX, Transaction, divide};
+use super::super::transaction::{HELD_BYTES_MAX, Transaction};
 use super::{BATCH_BYTES_MAX, BATCH_CAPACITY, BATCH_ROWS_MAX, Decoder, RowBatch, Span};
 use crate::position::{Past, Progress, Resume};
 
@@ -34,36 +35,47 @@ impl Decoder {
     pub(super) fn rows_of(
         &mut self,
         rows: &mut RowsEvent<'_>,
-        version: &TableVersion,
+        version: &Arc<TableVersion>,
         header: &EventHeader,
         span: Span,
         transaction: &mut Transaction,
     ) -> Result<(), Fault> {
         let mut place = Progress { event: span.begin, rows: transaction.payload_rows.unwrap_or(0) };
+        let (needs, needs_version) = self.needs.of(&version.table, &*self.select);
+        let needed = needs.of(rows.operation());
+        let mut form = None;
         while !rows.is_done() {
             if self.is_full() {
                 self.cut_within(transaction, place)?;
+                form = None;
             }
             if !self.batch_has_transaction {
                 self.begin_in_batch(transaction);
             }
-            self.batch.begin_row(&RowHeader {
-                table: version.id,
+            let header = RowHeader {
+                table: version.table.id,
                 operation: rows.operation(),
                 columns: version.columns.codecs.len() as u16,
                 index_in_transaction: transaction.rows,
                 index_in_event: place.rows,
                 event_position: place.event,
                 time_us: i64::from(header.timestamp_s) * 1_000_000,
-            });
-            let read = rows.next_row(&version.columns, &mut self.batch);
-            let read = read.and_then(|()| if self.batch.is_too_large() { Err(Fault::RowTooLarge) } else { Ok(()) });
+            };
+            let at = rows.rest();
+            let read = self.batch.begin_row(&header, rows, version, needed);
             read.inspect_err(|_| self.batch.abandon_row())?;
             // What is past of an XA transaction is decided by its commit.
             if transaction.is_past || transaction.xa.is_none() && self.is_past(place) {
                 self.batch.abandon_row();
             } else {
-                self.batch.end_row();
+                match needed {
+                    None => self.batch.end_row(),
+                    Some(_) => {
+                        let images = &at[..at.len() - rows.rest().len()];
+                        let form = *form.get_or_insert_with(|| self.batch.form(rows, version, needs_version));
+                        self.batch.end_row_in_part(form, images);
+                    }
+                }
                 self.moved = true;
             }
             transaction.rows += 1;
@@ -106,11 +118,10 @@ impl Decoder {
         }
         // What is before the transaction in the batch is committed.
         if hold.earlier > 0 {
-            let bytes = mem::replace(&mut self.batch, Builder::with_capacity(0)).finish();
-            let (committed, open) = divide(&bytes, hold.earlier);
+            let (committed, open) = mem::replace(&mut self.batch, Rows::with_capacity(0)).divide(hold.earlier);
             self.batch = committed;
             self.cut();
-            self.batch_has_transaction = open.rows() > 0;
+            self.batch_has_transaction = open.count() > 0;
             self.batch = open;
             hold.divided();
             if !self.is_full() {
@@ -136,7 +147,7 @@ impl Decoder {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.batch.rows() >= BATCH_ROWS_MAX || self.batch.len() >= BATCH_BYTES_MAX
+        self.batch.count() >= BATCH_ROWS_MAX || self.batch.bytes() >= BATCH_BYTES_MAX
     }
 
     /// Hands on what the batch has.
@@ -156,14 +167,22 @@ impl Decoder {
         let resume = self.ready.back().map_or(&self.handed_on, |batch| &batch.resume).clone();
         let bytes = Arc::new(Builder::with_capacity(0).finish());
         let schema_change = Some(Box::new(change));
-        self.ready.push_back(RowBatch { bytes, rows: 0, schema_change, new_tables: Vec::new(), resume });
+        self.ready.push_back(RowBatch {
+            bytes,
+            undecoded: None,
+            rows: 0,
+            schema_change,
+            new_tables: Vec::new(),
+            resume,
+        });
     }
 
     pub(super) fn take_batch(&mut self, resume: Resume) -> RowBatch {
-        let rows = self.batch.rows();
-        let builder = mem::replace(&mut self.batch, Builder::with_capacity(BATCH_CAPACITY));
+        let rows = self.batch.count();
+        let (bytes, undecoded) = mem::replace(&mut self.batch, Rows::with_capacity(BATCH_CAPACITY)).finish();
         self.batch_has_transaction = false;
-        RowBatch { bytes: Arc::new(builder.finish()), rows, schema_change: None, new_tables: Vec::new(), resume }
+        let (bytes, undecoded) = (Arc::new(bytes), undecoded.map(Arc::new));
+        RowBatch { bytes, undecoded, rows, schema_change: None, new_tables: Vec::new(), resume }
     }
 
     pub(super) fn pop(&mut self) -> Option<RowBatch> {

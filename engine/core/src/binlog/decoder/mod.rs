@@ -8,12 +8,13 @@ use std::mem;
 use std::ops::Range;
 use std::sync::Arc;
 
-use rowmill_batch::{Builder, Table};
+use rowmill_batch::Table;
 
 use super::catalog::CatalogColumn;
 use super::error::{DecodeError, Fault};
 use super::event::{Checksums, Event, EventHeader, EventKind};
 use super::gtid_event;
+use super::late::{KnownNeeds, Rows, Undecoded};
 use super::mariadb;
 use super::payload::Payload;
 use super::query::{Query, SchemaChange};
@@ -37,8 +38,10 @@ const BATCH_CAPACITY: usize = 96 << 10;
 /// that tables were changed.
 #[derive(Debug, Clone)]
 pub struct RowBatch {
-    /// The rows, packed.
+    /// The rows, packed: what was decoded of them.
     pub bytes: Arc<Vec<u8>>,
+    /// The rest, if there is one.
+    pub undecoded: Option<Arc<Undecoded>>,
     /// How many there are.
     pub rows: usize,
     /// A statement that changed tables or schemas behind the rows of earlier batches; this one has none.
@@ -50,10 +53,15 @@ pub struct RowBatch {
 }
 
 impl RowBatch {
+    /// Bytes of its rows.
+    pub(super) fn row_bytes(&self) -> usize {
+        self.bytes.len() + self.undecoded.as_ref().map_or(0, |undecoded| undecoded.bytes())
+    }
+
     /// What the batch takes of the in-flight budget.
     pub fn cost(&self) -> Cost {
         let (changes, change_len) = self.schema_change.as_ref().map_or((0, 0), |change| (1, change.statement.len()));
-        let bytes = u32::try_from(self.bytes.len() + change_len).unwrap_or(u32::MAX);
+        let bytes = u32::try_from(self.row_bytes() + change_len).unwrap_or(u32::MAX);
         Cost { rows: self.rows as u32 + changes, bytes }
     }
 }
@@ -80,6 +88,7 @@ pub struct Decoder {
     /// Whether schema changes are wanted.
     schema_changes: bool,
     tables: Tables,
+    needs: KnownNeeds,
     checksums: Checksums,
     family: Family,
     /// How much of the event that is being read was done.
@@ -97,7 +106,7 @@ pub struct Decoder {
     resume: Resume,
     /// That of the last batch that was handed on.
     handed_on: Resume,
-    batch: Builder,
+    batch: Rows,
     /// Whether the batch's newest transaction is the one that is open.
     batch_has_transaction: bool,
     ready: VecDeque<RowBatch>,
@@ -135,7 +144,7 @@ enum Halt {
 
 impl std::fmt::Debug for Decoder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Decoder").field("position", &self.position).field("rows", &self.batch.rows()).finish()
+        f.debug_struct("Decoder").field("position", &self.position).field("rows", &self.batch.count()).finish()
     }
 }
 
@@ -147,6 +156,7 @@ impl Decoder {
             select,
             schema_changes: false,
             tables: Tables::default(),
+            needs: KnownNeeds::default(),
             checksums: Checksums::Unknown,
             family: Family::MySql,
             done: Done::Nothing,
@@ -158,7 +168,7 @@ impl Decoder {
             gtids: resume.gtids.clone(),
             handed_on: resume.clone(),
             resume,
-            batch: Builder::with_capacity(BATCH_CAPACITY),
+            batch: Rows::with_capacity(BATCH_CAPACITY),
             batch_has_transaction: false,
             ready: VecDeque::new(),
             moved: false,
@@ -224,7 +234,7 @@ impl Decoder {
         self.position = self.resume.position.clone();
         self.skip = self.resume.past.clone();
         self.gtids = self.resume.gtids.clone();
-        self.batch = Builder::with_capacity(BATCH_CAPACITY);
+        self.batch = Rows::with_capacity(BATCH_CAPACITY);
         self.batch_has_transaction = false;
         self.moved = false;
         self.resume.clone()

@@ -3,16 +3,15 @@
 use std::mem;
 use std::sync::Arc;
 
-use rowmill_batch::Builder;
-
 use super::super::bytes::Bytes;
 use super::super::error::Fault;
 use super::super::event::EventHeader;
 use super::super::gtid_event::Begin;
+use super::super::late::Rows;
 use super::super::query::{Query, SchemaChange};
 use super::super::statement::Statement;
-use super::super::transaction::{HELD_BYTES_MAX, Hold, RolledBack, Transaction, divide};
-use super::{BATCH_CAPACITY, Decoder, RowBatch, Span};
+use super::super::transaction::{HELD_BYTES_MAX, Hold, RolledBack, Transaction};
+use super::{Decoder, RowBatch, Span};
 use crate::gtid::{Gtid, GtidSet};
 use crate::position::{BinlogPosition, Past, Progress, Resume, file_number};
 
@@ -36,7 +35,7 @@ impl Decoder {
             begun: false,
             payload_rows: None,
             xa: None,
-            hold: Hold::new(self.batch.rows()),
+            hold: Hold::new(self.batch.count()),
         });
         Ok(())
     }
@@ -69,7 +68,7 @@ impl Decoder {
             Statement::Rollback => self.roll_back(span.end),
             Statement::Savepoint(name) => {
                 transaction.hold.on = true;
-                transaction.hold.savepoint(name, self.batch.rows(), transaction.rows);
+                transaction.hold.savepoint(name, self.batch.count(), transaction.rows);
                 Ok(())
             }
             Statement::RollbackTo(name) => {
@@ -79,10 +78,10 @@ impl Decoder {
                 transaction.rows = rows;
                 match batch {
                     Some(batch) => {
-                        self.batch_has_transaction = batch.rows() > 0;
+                        self.batch_has_transaction = batch.count() > 0;
                         self.batch = batch;
                     }
-                    None => self.batch.truncate_rows(batch_rows),
+                    None => self.batch.truncate(batch_rows),
                 }
                 Ok(())
             }
@@ -169,7 +168,7 @@ impl Decoder {
         else {
             return Err(self.rolled_back_too_late());
         };
-        self.batch.truncate_rows(hold.earlier);
+        self.batch.truncate(hold.earlier);
         self.batch_has_transaction = false;
         Ok(())
     }
@@ -203,10 +202,9 @@ impl Decoder {
             self.batch.mark_last_in_transaction();
         }
         // What stands in the batch before it is committed.
-        let bytes = mem::replace(&mut self.batch, Builder::with_capacity(BATCH_CAPACITY)).finish();
-        let (committed, open) = divide(&bytes, earlier);
+        let (committed, open) = mem::replace(&mut self.batch, Rows::with_capacity(0)).divide(earlier);
         self.batch = open;
-        if self.batch.rows() > 0 {
+        if self.batch.count() > 0 {
             let resume = self.resume();
             batches.push(self.take_batch(resume));
         }

@@ -1,0 +1,482 @@
+//! Late decoding. What becomes of a row is mostly decided by a few of its columns: those are decoded at
+//! once, and the row's images are kept beside them as the binlog has them. Who wants a row whole has
+//! it decoded then.
+
+use std::sync::Arc;
+
+use rowmill_batch::{Batch, Builder, ColumnIndex, ImageKind, Operation, RowHeader, RowIndex, Table, TransactionHeader};
+
+use super::error::{DecodeError, Fault};
+use super::rows::{RowsEvent, RowsKind};
+use super::tables::{Select, TableVersion};
+use crate::position::BinlogPosition;
+
+/// Of most batches: what their rows take in the binlog.
+const IMAGES_CAPACITY: usize = 64 << 10;
+
+/// Some of a table's columns.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ColumnSet(Vec<u64>);
+
+impl ColumnSet {
+    /// Whether a column is one of them.
+    #[inline]
+    pub fn contains(&self, ColumnIndex(column): ColumnIndex) -> bool {
+        self.0.get(column as usize / 64).is_some_and(|word| word >> (column % 64) & 1 != 0)
+    }
+
+    /// Makes a column one of them.
+    pub fn insert(&mut self, ColumnIndex(column): ColumnIndex) {
+        let word = column as usize / 64;
+        if self.0.len() <= word {
+            self.0.resize(word + 1, 0);
+        }
+        self.0[word] |= 1 << (column % 64);
+    }
+}
+
+impl Extend<ColumnIndex> for ColumnSet {
+    fn extend<T: IntoIterator<Item = ColumnIndex>>(&mut self, columns: T) {
+        columns.into_iter().for_each(|column| self.insert(column));
+    }
+}
+
+impl FromIterator<ColumnIndex> for ColumnSet {
+    fn from_iter<T: IntoIterator<Item = ColumnIndex>>(columns: T) -> Self {
+        let mut set = Self::default();
+        set.extend(columns);
+        set
+    }
+}
+
+/// Which columns of a row are decoded at once, in each of its images.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Needed {
+    /// In the row as it was.
+    pub before: ColumnSet,
+    /// In the row as it is now.
+    pub after: ColumnSet,
+}
+
+impl Needed {
+    /// In one of its images.
+    pub fn image(&self, kind: ImageKind) -> &ColumnSet {
+        match kind {
+            ImageKind::Before => &self.before,
+            ImageKind::After => &self.after,
+        }
+    }
+}
+
+/// What is needed of a table's rows at once, by what happened to them. `None`: everything.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Of inserted rows.
+    pub inserts: Option<Needed>,
+    /// Of updated rows.
+    pub updates: Option<Needed>,
+    /// Of deleted rows.
+    pub deletes: Option<Needed>,
+}
+
+impl Needs {
+    /// What is needed of a row to which this happened.
+    pub fn of(&self, operation: Operation) -> Option<&Needed> {
+        match operation {
+            Operation::Insert => self.inserts.as_ref(),
+            Operation::Update => self.updates.as_ref(),
+            Operation::Delete => self.deletes.as_ref(),
+        }
+    }
+}
+
+/// What is needed of each table, as long as nothing else is.
+#[derive(Debug, Default)]
+pub(super) struct KnownNeeds {
+    version: u64,
+    /// By table id.
+    by_table: Vec<Option<Arc<Needs>>>,
+}
+
+impl KnownNeeds {
+    /// What is needed of a table's rows now, and its version.
+    pub fn of(&mut self, table: &Table, select: &dyn Select) -> (Arc<Needs>, u64) {
+        let version = select.version();
+        if self.version != version {
+            *self = Self { version, by_table: Vec::new() };
+        }
+        let index = table.id.0 as usize;
+        if self.by_table.len() <= index {
+            self.by_table.resize(index + 1, None);
+        }
+        let needs = self.by_table[index].get_or_insert_with(|| Arc::new(select.needs(table)));
+        (Arc::clone(needs), version)
+    }
+}
+
+/// A batch's rows as the binlog has them: those of which not all columns were decoded.
+#[derive(Debug, Default)]
+pub struct Undecoded {
+    images: Vec<u8>,
+    /// By row.
+    rows: Vec<Left>,
+    forms: Vec<Arc<Form>>,
+    /// What was needed when the first of them was decoded: [`Select::version`].
+    version: u64,
+}
+
+/// What is left of a row.
+#[derive(Debug, Clone, Copy)]
+struct Left {
+    /// Where its images end; they begin where the last row's end. None: it was decoded whole.
+    end: usize,
+    form: FormIndex,
+}
+
+/// Which of a batch's forms a row has.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FormIndex(u32);
+
+/// How images are to be read.
+#[derive(Debug)]
+struct Form {
+    kind: RowsKind,
+    table: Arc<TableVersion>,
+    before_present: Box<[u8]>,
+    after_present: Box<[u8]>,
+}
+
+impl Form {
+    fn is_of(&self, table: &Arc<TableVersion>, event: &RowsEvent<'_>) -> bool {
+        let (before, after) = event.present();
+        Arc::ptr_eq(&self.table, table)
+            && self.kind == event.kind()
+            && *self.before_present == *before
+            && *self.after_present == *after
+    }
+}
+
+impl Undecoded {
+    /// What was needed when the batch was decoded. Where more is needed now, its rows are to be decoded whole
+    /// before anybody sees them.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Bytes that it takes.
+    pub fn bytes(&self) -> usize {
+        self.images.len() + size_of_val(&*self.rows)
+    }
+
+    fn add_row(&mut self, form: FormIndex, images: &[u8]) {
+        self.images.extend_from_slice(images);
+        self.rows.push(Left { end: self.images.len(), form });
+    }
+
+    fn images_of(&self, RowIndex(row): RowIndex) -> Option<(&Arc<Form>, &[u8])> {
+        let row = row as usize;
+        let Left { end, form } = self.rows[row];
+        let start = row.checked_sub(1).map_or(0, |before| self.rows[before].end);
+        (start < end).then(|| (&self.forms[form.0 as usize], &self.images[start..end]))
+    }
+
+    /// Packs rows of the batch with all their columns. `batch` is what was decoded of it.
+    ///
+    /// # Errors
+    /// If one can't be decoded with certainty.
+    pub fn whole(&self, batch: &Batch<'_>, rows: impl IntoIterator<Item = RowIndex>) -> Result<Vec<u8>, DecodeError> {
+        let mut out = Builder::with_capacity(self.images.len());
+        for index in rows {
+            let row = batch.row(index);
+            out.transaction_of(batch, &row);
+            let Some((form, images)) = self.images_of(index) else {
+                out.copy_row_unchanged(&row);
+                continue;
+            };
+            let Form { kind, table, before_present, after_present } = &**form;
+            let header = row.header();
+            let mut event = RowsEvent::again(*kind, before_present, after_present, images);
+            out.begin_row(&header);
+            let read = event.next_row(&table.columns, None, &mut out);
+            read.and_then(|()| if out.is_too_large() { Err(Fault::RowTooLarge) } else { Ok(()) }).map_err(|fault| {
+                let file = batch.transaction(row.transaction()).header().file;
+                DecodeError {
+                    position: BinlogPosition::new(file, header.event_position),
+                    kind: kind.event_kind(),
+                    table: Some(table.table.to_string()),
+                    fault,
+                }
+            })?;
+            out.end_row();
+            if row.is_last_in_transaction() {
+                out.mark_last_in_transaction();
+            }
+        }
+        Ok(out.finish())
+    }
+}
+
+/// A batch in the making: what was decoded, and what is left of it.
+#[derive(Debug)]
+pub(super) struct Rows {
+    decoded: Builder,
+    left: Undecoded,
+}
+
+impl Rows {
+    pub fn with_capacity(capacity: usize) -> Self {
+        Self { decoded: Builder::with_capacity(capacity), left: Undecoded::default() }
+    }
+
+    /// Rows finished so far.
+    pub fn count(&self) -> usize {
+        self.decoded.rows()
+    }
+
+    /// Bytes so far.
+    pub fn bytes(&self) -> usize {
+        self.decoded.len() + self.left.images.len()
+    }
+
+    pub fn transaction(&mut self, transaction: &TransactionHeader<'_>) {
+        self.decoded.transaction(transaction);
+    }
+
+    /// Reads a row of an event. It isn't one of the batch's before [`Rows::end_row`].
+    pub fn begin_row(
+        &mut self,
+        header: &RowHeader,
+        event: &mut RowsEvent<'_>,
+        table: &TableVersion,
+        needed: Option<&Needed>,
+    ) -> Result<(), Fault> {
+        self.decoded.begin_row(header);
+        event.next_row(&table.columns, needed, &mut self.decoded)?;
+        if self.decoded.is_too_large() { Err(Fault::RowTooLarge) } else { Ok(()) }
+    }
+
+    /// Takes back the row begun last.
+    pub fn abandon_row(&mut self) {
+        self.decoded.abandon_row();
+    }
+
+    /// The row begun last is complete: decoded whole.
+    pub fn end_row(&mut self) {
+        self.decoded.end_row();
+        self.left.add_row(FormIndex(0), &[]);
+    }
+
+    /// The form of an event's rows in this batch. `version` is that of what is needed of them.
+    pub fn form(&mut self, event: &RowsEvent<'_>, table: &Arc<TableVersion>, version: u64) -> FormIndex {
+        let left = &mut self.left;
+        if left.forms.is_empty() {
+            left.version = version;
+            left.images.reserve(IMAGES_CAPACITY);
+        }
+        if !left.forms.last().is_some_and(|form| form.is_of(table, event)) {
+            let (before, after) = event.present();
+            let (before_present, after_present) = (before.into(), after.into());
+            left.forms.push(Arc::new(Form {
+                kind: event.kind(),
+                table: Arc::clone(table),
+                before_present,
+                after_present,
+            }));
+        }
+        FormIndex(left.forms.len() as u32 - 1)
+    }
+
+    /// The row begun last is complete, as far as was needed. `images` are its images in the event.
+    pub fn end_row_in_part(&mut self, form: FormIndex, images: &[u8]) {
+        self.decoded.end_row();
+        self.left.add_row(form, images);
+    }
+
+    /// The newest row is the last of its transaction.
+    pub fn mark_last_in_transaction(&mut self) {
+        self.decoded.mark_last_in_transaction();
+    }
+
+    /// Takes back all rows but the first `count`.
+    pub fn truncate(&mut self, count: usize) {
+        self.decoded.truncate_rows(count);
+        self.left.rows.truncate(count);
+        let end = self.left.rows.last().map_or(0, |row| row.end);
+        self.left.images.truncate(end);
+    }
+
+    /// The batch: what was decoded, and what is left of it if anything is.
+    pub fn finish(self) -> (Vec<u8>, Option<Undecoded>) {
+        let left = (!self.left.images.is_empty()).then_some(self.left);
+        (self.decoded.finish(), left)
+    }
+
+    /// Some rows of a batch.
+    pub fn of(decoded: &[u8], left: Option<&Undecoded>, from: usize, to: usize) -> Self {
+        let batch = Batch::parse(decoded).expect("batches are written by the builder");
+        let mut rows = Self::with_capacity(decoded.len());
+        if let Some(left) = left {
+            rows.left.version = left.version;
+        }
+        for index in (from..to).map(|index| RowIndex(index as u32)) {
+            let row = batch.row(index);
+            rows.decoded.transaction_of(&batch, &row);
+            rows.decoded.copy_row_unchanged(&row);
+            let (form, images) = left.and_then(|left| left.images_of(index)).unzip();
+            if let Some(form) = form.filter(|&form| !rows.left.forms.last().is_some_and(|last| Arc::ptr_eq(last, form)))
+            {
+                rows.left.forms.push(Arc::clone(form));
+            }
+            let form = FormIndex(rows.left.forms.len().saturating_sub(1) as u32);
+            rows.left.add_row(form, images.unwrap_or_default());
+        }
+        rows
+    }
+
+    /// Divides the batch before the row at an index.
+    pub fn divide(self, at: usize) -> (Self, Self) {
+        let count = self.count();
+        let (decoded, left) = self.finish();
+        (Self::of(&decoded, left.as_ref(), 0, at), Self::of(&decoded, left.as_ref(), at, count))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::binlog::{Decoder, Next, RowBatch};
+    use crate::position::Resume;
+    use rowmill_batch::Row;
+
+    /// Of each table some columns, others by each seed. Changes its mind now and then.
+    struct Columns {
+        seed: Option<u64>,
+        asked: std::cell::Cell<u64>,
+    }
+
+    impl Select for Columns {
+        fn table(&self, _schema: &str, _table: &str) -> bool {
+            true
+        }
+
+        fn schema(&self, _schema: &str) -> bool {
+            true
+        }
+
+        fn needs(&self, table: &Table) -> Needs {
+            let Some(seed) = self.seed else { return Needs::default() };
+            let set = |salt: u64| -> ColumnSet {
+                let columns = (0..table.columns.len() as u64).filter(|column| {
+                    (seed + salt).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(*column as u32) & 3 == 0
+                });
+                columns.map(|column| ColumnIndex(column as u32)).collect()
+            };
+            let needed = |salt| Some(Needed { before: set(salt), after: set(salt + 1) });
+            Needs {
+                inserts: needed(self.version()),
+                updates: needed(7),
+                deletes: if seed % 2 == 0 { None } else { needed(9) },
+            }
+        }
+
+        fn version(&self) -> u64 {
+            self.asked.set(self.asked.get() + 1);
+            self.asked.get() / 50
+        }
+    }
+
+    fn decode(path: &std::path::Path, seed: Option<u64>, mut take: impl FnMut(RowBatch)) {
+        let file = std::fs::read(path).expect("kept");
+        let resume = Resume::at("server", BinlogPosition::new("binlog.000001", BinlogPosition::FIRST_EVENT));
+        let mut decoder = Decoder::new(resume, Box::new(Columns { seed, asked: 0.into() }));
+        let mut rest = &file[4..];
+        while let Some(size) = rest.get(9..13).and_then(|size| size.first_chunk()) {
+            let (event, behind) = rest.split_at(u32::from_le_bytes(*size) as usize);
+            rest = behind;
+            loop {
+                match decoder.next(event).expect("decoded") {
+                    Next::Batch(batch) => take(batch),
+                    Next::Event => break,
+                    Next::Columns { .. } => panic!("the files name their columns"),
+                }
+            }
+        }
+        decoder.flush().into_iter().for_each(take);
+    }
+
+    fn shown(batch: &Batch<'_>, row: &Row<'_>) -> String {
+        let images = [row.before(), row.after()].map(|image| image.map(|image| image.cells().collect::<Vec<_>>()));
+        let (transaction, last) = (batch.transaction(row.transaction()).header(), row.is_last_in_transaction());
+        format!("{transaction:?} {:?} {last} {images:?}", row.header())
+    }
+
+    #[test]
+    fn rows_decoded_late_are_the_same() {
+        let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data");
+        let (mut files, mut in_part, mut less) = (0, 0, 0);
+        for entry in std::fs::read_dir(directory).expect("kept") {
+            let path = entry.expect("kept").path();
+            if path.extension().is_none_or(|extension| extension != "binlog") {
+                continue;
+            }
+            files += 1;
+            let mut expected = Vec::new();
+            decode(&path, None, |batch| {
+                assert!(batch.undecoded.is_none());
+                let parsed = Batch::parse(&batch.bytes).expect("a batch");
+                expected.extend(parsed.rows().map(|row| shown(&parsed, &row)));
+            });
+            for seed in 1..=10 {
+                let mut expected = expected.iter();
+                decode(&path, Some(seed), |batch| {
+                    let parsed = Batch::parse(&batch.bytes).expect("a batch");
+                    let indexes = (0..parsed.len() as u32).map(RowIndex);
+                    let whole = match &batch.undecoded {
+                        Some(undecoded) => undecoded.whole(&parsed, indexes).expect("decoded"),
+                        None => batch.bytes.to_vec(),
+                    };
+                    let whole = Batch::parse(&whole).expect("a batch");
+                    for (row, decoded) in whole.rows().zip(parsed.rows()) {
+                        assert_eq!(Some(&shown(&whole, &row)), expected.next(), "{}", path.display());
+                        in_part += usize::from(!row.has_images_of(&decoded));
+                    }
+                    less += usize::from(batch.undecoded.is_some());
+                });
+                assert_eq!(expected.next(), None);
+            }
+        }
+        assert!(files == 4 && in_part > 2000 && less > 20, "{files} files, {in_part} rows, {less} batches");
+    }
+
+    #[test]
+    fn damaged_rows_are_errors_with_their_place() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/mysql-9.7.binlog");
+        let (mut refused, mut cut_off) = (0, 0);
+        decode(&path, Some(2), |batch| {
+            let Some(undecoded) = batch.undecoded.and_then(Arc::into_inner) else { return };
+            let parsed = Batch::parse(&batch.bytes).expect("a batch");
+            let mut undecoded = undecoded;
+            for row in (0..parsed.len() as u32).map(RowIndex) {
+                let Some((_, images)) = undecoded.images_of(row) else { continue };
+                let range = images.as_ptr() as usize - undecoded.images.as_ptr() as usize;
+                let range = range..range + images.len();
+                let kept = undecoded.images[range.clone()].to_vec();
+                for at in (0..kept.len()).step_by(7) {
+                    undecoded.images[range.start + at] ^= 0xff;
+                    refused += usize::from(undecoded.whole(&parsed, [row]).is_err());
+                    undecoded.images[range.clone()].copy_from_slice(&kept);
+                }
+                let end = undecoded.rows[row.0 as usize].end;
+                undecoded.rows[row.0 as usize].end = end - 1;
+                if let Err(error) = undecoded.whole(&parsed, [row]) {
+                    cut_off += 1;
+                    let header = parsed.row(row).header();
+                    assert_eq!((error.position.offset, error.fault), (header.event_position, Fault::Truncated));
+                    assert!(error.table.is_some_and(|table| table.starts_with("kept.")));
+                }
+                undecoded.rows[row.0 as usize].end = end;
+            }
+        });
+        assert!(refused > 100 && cut_off > 20, "{refused} refused, {cut_off} cut off");
+    }
+}

@@ -1,0 +1,32 @@
+//! Wants of each table its first column alone, and not as it was, and keeps all rows: so what it hands on was decoded
+//! late.
+
+use rowmill_sdk::bindings::rowmill::transform::types;
+use rowmill_sdk::bindings::{Failure, Guest, Interest, Table, Verdict};
+
+struct Narrow;
+
+impl Guest for Narrow {
+    fn configure(_settings: String) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn describe(_table: Table) -> Result<Interest, String> {
+        Ok(Interest::Want(types::Want { columns: vec![0], before: false, inserts: true, updates: true, deletes: true }))
+    }
+
+    fn process(rows: u32) -> Result<Verdict, Failure> {
+        Ok(Verdict {
+            keep: (0..rows).collect(),
+            reroutes: Vec::new(),
+            edits: Vec::new(),
+            emits: Vec::new(),
+            attributes: Vec::new(),
+            writes: Vec::new(),
+            fails: Vec::new(),
+            arena: Vec::new(),
+        })
+    }
+}
+
+rowmill_sdk::bindings::export_transform!(Narrow with_types_in rowmill_sdk::bindings);
