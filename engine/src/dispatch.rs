@@ -1,15 +1,15 @@
 //! From rows to messages: which sink, which group, which body. No I/O.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use anyhow::bail;
 use bytestring::ByteString;
-use rowmill_core::batch::{Batch, Row, Table};
+use rowmill_core::batch::{Batch, Operation, Row, Table};
 use rowmill_core::binlog::SchemaChange;
-use rowmill_core::envelope::{Debezium, Part, SourceName, push_int, push_string};
+use rowmill_core::envelope::{Envelope, Format, Part, SourceName, push_int, push_string};
 use rowmill_core::route::{GroupTemplate, deduplication_id, schema_change_id, sqs_id};
 
-use crate::config::{self, Destinations};
+use crate::config::{self, Attribute, Destinations};
 use crate::sink::Message;
 use crate::transform::{DeadRow, Emitted, Passed, Reroute, TransformError, Transformed};
 
@@ -17,30 +17,36 @@ use crate::transform::{DeadRow, Emitted, Passed, Reroute, TransformError, Transf
 const BODY_EXPECTED: usize = 512;
 
 /// What is known of a sink here.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct SinkNeeds {
     /// Whether messages need a group and a deduplication id.
     pub ordered: bool,
+    /// How its messages are written.
+    pub format: Format,
+    /// What they say beside their bodies.
+    pub attributes: Vec<Attribute>,
 }
 
 /// Makes messages of rows.
 #[derive(Debug, Clone)]
 pub struct Dispatcher {
     routes: Arc<[config::Route]>,
-    /// By table id: the index in `routes`.
-    route_of: Vec<Option<usize>>,
+    /// By table id and operation: the index in `routes`.
+    route_of: Vec<[Option<usize>; 3]>,
     sinks: Vec<SinkNeeds>,
     schema_change_sink: Option<usize>,
     dead_letter_sink: Option<usize>,
     /// Whose binlog the current batch is of.
     server: Arc<str>,
-    envelope: Debezium,
+    /// By sink.
+    envelopes: Vec<Envelope>,
 }
 
 /// A route's part of a decision.
 struct Routed<'a> {
     sink: Option<usize>,
-    group: &'a GroupTemplate,
+    /// If it says one.
+    group: Option<&'a GroupTemplate>,
 }
 
 impl Dispatcher {
@@ -48,6 +54,7 @@ impl Dispatcher {
     pub fn new(config: Destinations, sinks: Vec<SinkNeeds>, source_name: String) -> Self {
         let Destinations { routes, schema_changes, dead_letters } = config;
         let source = SourceName { version: env!("CARGO_PKG_VERSION").to_owned(), name: source_name };
+        let envelopes = sinks.iter().map(|sink| Envelope::new(sink.format, source.clone())).collect();
         Self {
             routes: routes.into(),
             route_of: Vec::new(),
@@ -55,7 +62,7 @@ impl Dispatcher {
             schema_change_sink: schema_changes,
             dead_letter_sink: dead_letters,
             server: "".into(),
-            envelope: Debezium::new(source),
+            envelopes,
         }
     }
 
@@ -90,17 +97,14 @@ impl Dispatcher {
             let table = &tables[row.table().0 as usize];
             let reroute = reroute.unwrap_or(Reroute { sink: None, group: None });
             for &part in Part::of(table, &row) {
-                self.envelope.write(table, &batch, &row, part, now_us, &mut bodies);
                 let output = Output { part, number: outputs.next(origin) };
                 let (sink, group, deduplication_id) =
                     self.address(table, &batch, &row, reroute.clone(), output, None)?;
+                self.envelopes[sink].write(table, &batch, &row, part, now_us, &mut bodies);
                 ends.push((sink, by_sink[sink].len(), bodies.len()));
-                by_sink[sink].push(Message {
-                    body: ByteString::new(),
-                    group,
-                    deduplication_id,
-                    attributes: Vec::new(),
-                });
+                let mut attributes = Vec::new();
+                add_attributes(&self.sinks[sink].attributes, table, &batch, &row, &mut attributes);
+                by_sink[sink].push(Message { body: ByteString::new(), group, deduplication_id, attributes });
             }
         }
         let bodies = text(bodies);
@@ -138,7 +142,7 @@ impl Dispatcher {
         body.extend_from_slice(b",\"row\":");
         push_int(*row_index, &mut body);
         body.extend_from_slice(b",\"change\":");
-        self.envelope.write(table, &batch, &row, Part::Whole, now_us, &mut body);
+        self.envelopes[sink].write(table, &batch, &row, Part::Whole, now_us, &mut body);
         body.push(b'}');
         let group = GroupTemplate::default().group(table, &row);
         let deduplication_id = deduplication_id(&self.server, &batch, &row, u32::MAX);
@@ -153,7 +157,7 @@ impl Dispatcher {
     pub fn schema_change(&self, change: &SchemaChange, server: &str, now_us: i64, by_sink: &mut [Vec<Message>]) {
         let sink = self.schema_change_sink.expect("schema changes are decoded where a sink is configured");
         let mut body = Vec::with_capacity(1024);
-        self.envelope.write_schema_change(change, now_us, &mut body);
+        self.envelopes[sink].write_schema_change(change, now_us, &mut body);
         let body = text(body);
         let group = sqs_id(change.schema.clone().unwrap_or_default());
         let deduplication_id = schema_change_id(server, change);
@@ -168,12 +172,13 @@ impl Dispatcher {
         outputs: &mut Outputs,
         by_sink: &mut [Vec<Message>],
     ) -> anyhow::Result<()> {
-        let Emitted { batch, row, origin, reroute, deduplication_id, body, attributes } = message;
+        let Emitted { batch, row, origin, reroute, deduplication_id, body, mut attributes } = message;
         let batch = &seen[batch as usize];
         let row = batch.row(row);
         let table = &tables[row.table().0 as usize];
         let output = Output { part: Part::Whole, number: outputs.next(origin) };
         let (sink, group, deduplication_id) = self.address(table, batch, &row, reroute, output, deduplication_id)?;
+        add_attributes(&self.sinks[sink].attributes, table, batch, &row, &mut attributes);
         by_sink[sink].push(Message { body, group, deduplication_id, attributes });
         Ok(())
     }
@@ -188,7 +193,7 @@ impl Dispatcher {
         output: Output,
         given_id: Option<ByteString>,
     ) -> anyhow::Result<(usize, String, String)> {
-        let Routed { sink, group } = route(&self.routes, &mut self.route_of, table);
+        let Routed { sink, group } = route(&self.routes, &mut self.route_of, table, row.operation());
         let Some(sink) = reroute.sink.or(sink) else {
             bail!(
                 "no route for table {table}, whose row at {}:{} passed the transforms; add a [[route]] for it, or leave \
@@ -197,14 +202,19 @@ impl Dispatcher {
                 row.header().event_position
             );
         };
-        if !self.sinks[sink].ordered {
-            return Ok((sink, String::new(), String::new()));
-        }
+        static DEFAULT: LazyLock<GroupTemplate> = LazyLock::new(GroupTemplate::default);
+        let is_ordered = self.sinks[sink].ordered;
+        let template = group.or(is_ordered.then_some(&DEFAULT));
         let group = match (reroute.group, output.part) {
             (Some(group), _) => sqs_id(group.into()),
-            (None, Part::OldKey) => group.old_group(table, row),
-            (None, Part::Whole | Part::NewKey) => group.group(table, row),
+            (None, Part::OldKey) => template.map_or_else(String::new, |template| template.old_group(table, row)),
+            (None, Part::Whole | Part::NewKey) => {
+                template.map_or_else(String::new, |template| template.group(table, row))
+            }
         };
+        if !is_ordered {
+            return Ok((sink, group, String::new()));
+        }
         let id = match given_id {
             Some(id) => sqs_id(id.into()),
             None => deduplication_id(&self.server, batch, row, output.number),
@@ -219,19 +229,44 @@ fn text(written: Vec<u8>) -> ByteString {
     String::from_utf8(written).expect("JSON is written as UTF-8").into()
 }
 
-fn route<'r>(routes: &'r [config::Route], route_of: &mut Vec<Option<usize>>, table: &Table) -> Routed<'r> {
-    static DEFAULT: std::sync::LazyLock<GroupTemplate> = std::sync::LazyLock::new(GroupTemplate::default);
+fn route<'r>(
+    routes: &'r [config::Route],
+    route_of: &mut Vec<[Option<usize>; 3]>,
+    table: &Table,
+    operation: Operation,
+) -> Routed<'r> {
     // Tables come in the order of their ids, but not all of them get here.
     let index = table.id.0 as usize;
     if route_of.len() <= index {
-        route_of.resize(index + 1, None);
+        route_of.resize(index + 1, [None; 3]);
     }
-    let known =
-        route_of[index].or_else(|| routes.iter().position(|route| route.tables.matches(&table.schema, &table.name)));
-    route_of[index] = known;
-    match known.map(|index| &routes[index]) {
-        Some(route) => Routed { sink: Some(route.sink), group: &route.group },
-        None => Routed { sink: None, group: &DEFAULT },
+    let known = &mut route_of[index][usize::from(operation.code()) - 1];
+    *known = known.or_else(|| routes.iter().position(|route| route.is_for(table, operation)));
+    let route = known.map(|index| &routes[index]);
+    Routed { sink: route.map(|route| route.sink), group: route.and_then(|route| route.group.as_ref()) }
+}
+
+/// Adds what a sink's messages say beside their bodies, but what is said already.
+fn add_attributes(
+    wanted: &[Attribute],
+    table: &Table,
+    batch: &Batch<'_>,
+    row: &Row<'_>,
+    attributes: &mut Vec<(String, String)>,
+) {
+    for attribute in wanted {
+        let (name, value) = match attribute {
+            Attribute::Table => ("table", table.to_string()),
+            Attribute::Operation => ("operation", format!("{:?}", row.operation()).to_lowercase()),
+            Attribute::Position => {
+                let (header, file) = (row.header(), batch.transaction(row.transaction()).header().file);
+                ("position", format!("{file}:{}:{}", header.event_position, header.index_in_event))
+            }
+            Attribute::ContentType => ("content-type", "application/json".to_owned()),
+        };
+        if !attributes.iter().any(|(given, _)| given == name) {
+            attributes.push((name.to_owned(), value));
+        }
     }
 }
 

@@ -81,9 +81,14 @@ async fn start(config: Config) -> anyhow::Result<()> {
         checkpoint.write(&start.resume).await?;
     }
 
-    let needs = sinks.iter().map(|sink| SinkNeeds { ordered: sink.is_ordered() }).collect();
+    let needs = sinks.iter().zip(&sink_configs);
+    let needs = needs.map(|(sink, config)| SinkNeeds {
+        ordered: sink.is_ordered(),
+        format: config.format,
+        attributes: config.attributes().to_vec(),
+    });
     let dead_letters = destinations.dead_letters;
-    let dispatcher = Dispatcher::new(destinations, needs, source.name.clone());
+    let dispatcher = Dispatcher::new(destinations, needs.collect(), source.name.clone());
     let (address, version) = (source.address.clone(), server.version.clone());
     let (position, first_resume) = (start.to_string(), start.resume.clone());
     let selection = Selection { tables: source.tables.clone(), chain: plugins_running.chain() };

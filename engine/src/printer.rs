@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use rowmill_core::batch::{Batch, Table};
 use rowmill_core::binlog::RowBatch;
-use rowmill_core::envelope::{Debezium, Part, SourceName};
+use rowmill_core::envelope::{Envelope, Format, Part, SourceName};
 
 use crate::plugin::{row_json, table_json};
 
@@ -25,7 +25,7 @@ pub enum Form {
 pub struct Printer<'a, W> {
     out: &'a mut W,
     form: Form,
-    envelope: Debezium,
+    envelope: Envelope,
     /// By id, and whether their line was written.
     tables: Vec<(Arc<Table>, bool)>,
     line: Vec<u8>,
@@ -35,7 +35,7 @@ impl<'a, W: Write> Printer<'a, W> {
     /// Writes to `out`.
     pub fn new(out: &'a mut W, form: Form) -> Self {
         let source = SourceName { version: env!("CARGO_PKG_VERSION").to_owned(), name: "rowmill".to_owned() };
-        Self { out, form, envelope: Debezium::new(source), tables: Vec::new(), line: Vec::new() }
+        Self { out, form, envelope: Envelope::new(Format::Debezium, source), tables: Vec::new(), line: Vec::new() }
     }
 
     /// Writes a batch's rows, and the schema change that it has. False if nobody reads any more.

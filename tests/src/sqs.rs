@@ -1,5 +1,6 @@
 //! A local SQS-compatible server, and its queues.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -32,10 +33,12 @@ pub struct Queue {
 pub struct Received {
     /// The body.
     pub body: String,
-    /// The message group; empty on standard queues.
+    /// The message group; may be empty on standard queues.
     pub group: String,
     /// The deduplication id; empty on standard queues.
     pub deduplication_id: String,
+    /// What it says beside its body.
+    pub attributes: BTreeMap<String, String>,
 }
 
 impl Sqs {
@@ -84,7 +87,16 @@ impl Sqs {
     /// # Errors
     /// If the server refuses.
     pub async fn create(&self, name: &str) -> anyhow::Result<Queue> {
+        self.create_for(name, 1 << 20).await
+    }
+
+    /// The same, for messages of so many bytes at most.
+    ///
+    /// # Errors
+    /// If the server refuses.
+    pub async fn create_for(&self, name: &str, bytes: usize) -> anyhow::Result<Queue> {
         let mut request = self.client.create_queue().queue_name(name);
+        request = request.attributes(QueueAttributeName::MaximumMessageSize, bytes.to_string());
         if name.ends_with(".fifo") {
             request = request.attributes(QueueAttributeName::FifoQueue, "true");
         }
@@ -107,6 +119,7 @@ impl Queue {
             .max_number_of_messages(10)
             .wait_time_seconds(wait.as_secs() as i32)
             .message_system_attribute_names(MessageSystemAttributeName::All)
+            .message_attribute_names("All")
             .send()
             .await?;
         let mut received = Vec::new();
@@ -116,7 +129,10 @@ impl Queue {
                 let attributes = message.attributes();
                 attributes.and_then(|attributes| attributes.get(&name)).cloned().unwrap_or_default()
             };
+            let said = message.message_attributes().into_iter().flatten();
+            let said = said.map(|(name, value)| (name.clone(), value.string_value().unwrap_or_default().to_owned()));
             received.push(Received {
+                attributes: said.collect(),
                 body: message.body().unwrap_or_default().to_owned(),
                 group: attribute(MessageSystemAttributeName::MessageGroupId),
                 deduplication_id: attribute(MessageSystemAttributeName::MessageDeduplicationId),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context;
 use mysql_async::prelude::Queryable;
 use rowmill_tests::{Engine, EngineConfig, MySql, Queue, Sqs, scratch};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -83,10 +83,10 @@ async fn a_refused_message_is_a_dead_letter() -> anyhow::Result<()> {
         let [letter] = &letters[..] else { panic!("{} letters", letters.len()) };
         assert_eq!(letter["sink"], "notes");
         let error = letter["error"].as_str().unwrap_or_default();
-        assert!(error.contains("TooLong") || error.contains("InvalidParameterValue"), "{error}");
+        assert!(error.contains("the queue takes 1048576"), "{error}");
         let body: Value = serde_json::from_str(letter["body"].as_str().context("the body as it was")?)?;
         assert_eq!(body["after"]["id"], 5);
-        assert_eq!(letter["group"], if name == "notes" { "" } else { "all" });
+        assert_eq!(letter["group"], "all");
     }
     Ok(())
 }
@@ -108,5 +108,69 @@ async fn a_refused_message_stops_the_engine() -> anyhow::Result<()> {
         assert!(log.contains(words), "`{words}` isn't in {log}");
     }
     assert!(!config.has_reached(&mysql.binlog_end().await?)?, "the checkpoint is before it");
+    Ok(())
+}
+
+/// Routes by what happened, each queue with its own form, attributes and groups, and its own greatest size.
+#[tokio::test]
+async fn queues_get_what_they_are_for() -> anyhow::Result<()> {
+    let directory = scratch("queues_get_what_they_are_for");
+    let mysql = MySql::start(&directory, &[]).await?;
+    let sqs = Sqs::start(&directory).await?;
+    let (changes, deleted) = (sqs.create_for("changes.fifo", 2048).await?, sqs.create("deleted").await?);
+    let letters = directory.join("letters");
+    let queue = |name: &str, queue: &Queue, more: &str| {
+        let (url, endpoint) = (&queue.url, sqs.endpoint());
+        format!("[sink.{name}]\ntype = \"sqs\"\nqueue_url = \"{url}\"\nendpoint_url = \"{endpoint}\"\n{more}\n")
+    };
+    let attributes = "attributes = [\"table\", \"operation\", \"position\", \"content-type\"]\n";
+    let more = [
+        queue("changes", &changes, &format!("format = \"row\"\non_error = \"dead-letter\"\n{attributes}")),
+        queue("deleted", &deleted, "format = \"maxwell\""),
+        format!("[sink.dead]\ntype = \"file\"\npath = \"{}\"\n[dead_letter]\nsink = \"dead\"\n", letters.display()),
+        "[[route]]\ntables = [\"shop.*\"]\noperations = [\"delete\"]\nsink = \"deleted\"\ngroup = \"of-{table}\"\n"
+            .to_owned(),
+        "[[route]]\ntables = [\"shop.*\"]\nsink = \"changes\"\n".to_owned(),
+    ];
+    let config = EngineConfig::new(&directory, &mysql, "tables = [\"shop.*\"]", &more.concat());
+    let engine = Engine::start_and_wait(&config).await?;
+    let note = "x".repeat(3000);
+    mysql
+        .run(&format!(
+            "CREATE SCHEMA shop; CREATE TABLE shop.notes (id INT PRIMARY KEY, note TEXT); INSERT INTO shop.notes VALUES (1, \
+             'a'), (2, '{note}'), (3, 'c'); UPDATE shop.notes SET note = 'b' WHERE id = 1; DELETE FROM shop.notes WHERE id = 3"
+        ))
+        .await?;
+    let end = mysql.binlog_end().await?;
+    rowmill_tests::wait_for("all is delivered", SOON, || async { Ok(config.has_reached(&end)?.then_some(())) })
+        .await
+        .with_context(|| engine.log())?;
+    engine.stop().await?;
+
+    let arrived = changes.receive_all(3, SOON).await?;
+    let mut rows: Vec<(String, Value, String)> = Vec::new();
+    for message in arrived {
+        let body: Value = serde_json::from_str(&message.body)?;
+        assert_eq!((&body["__table"], &body["__deleted"]), (&json!("notes"), &json!("false")));
+        assert_eq!(message.attributes["table"], "shop.notes");
+        assert_eq!(message.attributes["content-type"], "application/json");
+        assert!(message.attributes["position"].matches(':').count() == 2, "{:?}", message.attributes);
+        rows.push((message.group, json!([body["id"], body["note"]]), message.attributes["operation"].clone()));
+    }
+    rows.sort_by(|a, b| a.0.cmp(&b.0)); // groups have no order among them
+    let expected = [(1, "a", "insert"), (1, "b", "update"), (3, "c", "insert")];
+    let expected =
+        expected.map(|(id, note, operation)| (format!("notes:{id}"), json!([id, note]), operation.to_owned()));
+    assert_eq!(rows, expected);
+
+    let [gone] = &deleted.receive_all(1, SOON).await?[..] else { panic!("one row was deleted") };
+    let body: Value = serde_json::from_str(&gone.body)?;
+    assert_eq!((&body["type"], &body["data"]), (&json!("delete"), &json!({ "id": 3, "note": "c" })));
+    assert!(gone.attributes.is_empty());
+
+    let letter: Value = serde_json::from_str(std::fs::read_to_string(&letters)?.trim_end())?;
+    let error = letter["error"].as_str().unwrap_or_default();
+    assert!(error.contains("the queue takes 2048"), "{error}");
+    assert_eq!(letter["group"], "notes:2");
     Ok(())
 }

@@ -3,6 +3,7 @@
 
 mod checkpoint;
 mod error;
+mod sinks;
 mod tables;
 mod text;
 
@@ -12,11 +13,11 @@ use std::path::{Path, PathBuf};
 
 use rowmill_core::gtid::GtidSet;
 use rowmill_core::position::BinlogPosition;
-use rowmill_core::route::GroupTemplate;
 use serde::Deserialize;
 
 pub use error::ConfigError;
 pub(crate) use error::toml_fault;
+pub use sinks::{Attribute, OnError, Queue, Route, Sink, SinkKind};
 pub use tables::TablePatterns;
 
 pub use crate::source::tls::Tls;
@@ -99,84 +100,6 @@ pub enum Start {
     Gtids(GtidSet),
 }
 
-/// Where messages go.
-#[derive(Debug)]
-pub struct Sink {
-    /// What routes and transforms call it.
-    pub name: String,
-    /// How a row is written as a message's body.
-    pub format: Format,
-    /// What it is.
-    pub kind: SinkKind,
-}
-
-/// How a row is written as a message's body.
-#[derive(Debug, Deserialize, Clone, Copy, Default, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub enum Format {
-    /// Debezium's JSON envelope.
-    #[default]
-    Debezium,
-}
-
-/// What becomes of a message that a queue refuses for what it is: too large, say.
-#[derive(Debug, Deserialize, Clone, Copy, Default, PartialEq, Eq)]
-#[serde(rename_all = "kebab-case")]
-pub enum OnError {
-    /// The engine stops; the checkpoint is before it.
-    #[default]
-    Halt,
-    /// It goes to the sink of dead letters, and the others go on.
-    DeadLetter,
-}
-
-/// What a sink is.
-#[derive(Debug)]
-pub enum SinkKind {
-    /// An SQS queue.
-    Sqs {
-        /// The queue's URL.
-        queue_url: String,
-        /// The region; by default the queue URL's, or the AWS default chain's.
-        region: Option<String>,
-        /// Another endpoint than AWS's: a local server.
-        endpoint_url: Option<String>,
-        /// What becomes of a message that it refuses for what it is.
-        on_error: OnError,
-    },
-    /// Standard output, a message a line.
-    Stdout,
-    /// A file, a message a line.
-    File {
-        /// The file, which is appended to.
-        path: PathBuf,
-    },
-    /// Nowhere.
-    Null,
-}
-
-impl std::fmt::Display for SinkKind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Sqs { queue_url, .. } => write!(f, "the queue {queue_url} is there"),
-            Self::Stdout => f.write_str("standard output"),
-            Self::File { path } => write!(f, "the file {} can be written", path.display()),
-            Self::Null => f.write_str("nowhere"),
-        }
-    }
-}
-
-/// Which sink a table's rows go to.
-#[derive(Debug)]
-pub struct Route {
-    /// The tables.
-    pub tables: TablePatterns,
-    /// The sink's index in [`Config::sinks`].
-    pub sink: usize,
-    /// The message group.
-    pub group: GroupTemplate,
-}
-
 /// How much may be between the binlog and a durable checkpoint: full, the reading stops. It is also
 /// what may be delivered twice after a crash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -200,9 +123,9 @@ struct File {
     checkpoint: Option<checkpoint::CheckpointTable>,
     plugins: Option<PluginsTable>,
     #[serde(default)]
-    sink: BTreeMap<String, SinkTable>,
+    sink: BTreeMap<String, sinks::SinkTable>,
     #[serde(default)]
-    route: Vec<RouteTable>,
+    route: Vec<sinks::RouteTable>,
     schema_changes: Option<SinkNameTable>,
     dead_letter: Option<SinkNameTable>,
     in_flight: Option<InFlightTable>,
@@ -240,35 +163,6 @@ struct PluginsTable {
     threads: Option<usize>,
 }
 
-#[derive(Deserialize, Clone, Copy, PartialEq)]
-#[serde(rename_all = "lowercase")]
-enum SinkType {
-    Sqs,
-    Stdout,
-    File,
-    Null,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SinkTable {
-    r#type: SinkType,
-    format: Option<Format>,
-    queue_url: Option<Text>,
-    region: Option<Text>,
-    endpoint_url: Option<Text>,
-    on_error: Option<OnError>,
-    path: Option<Text>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RouteTable {
-    tables: TablePatterns,
-    sink: Text,
-    group: Option<Text>,
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SinkNameTable {
@@ -301,13 +195,14 @@ impl Config {
 
     fn parse(text: &str) -> Result<Self, String> {
         let file: File = toml::from_str(text).map_err(|error| toml_fault(text, &error))?;
-        let sinks = file.sink.into_iter().map(|(name, table)| sink(name, table)).collect::<Result<Vec<_>, _>>()?;
+        let sinks =
+            file.sink.into_iter().map(|(name, table)| sinks::sink(name, table)).collect::<Result<Vec<_>, _>>()?;
         if sinks.is_empty() {
             return Err("there is no sink: add `[sink.NAME]` with a `type`".to_owned());
         }
-        let routes = routes(file.route, &sinks)?;
+        let routes = sinks::routes(file.route, &sinks)?;
         let named = |key: &str, table: Option<SinkNameTable>| {
-            table.map(|table| sink_index(key, &table.sink.0, &sinks)).transpose()
+            table.map(|table| sinks::sink_index(key, &table.sink.0, &sinks)).transpose()
         };
         let destinations = Destinations {
             routes,
@@ -316,7 +211,7 @@ impl Config {
         };
         let dead_letters = destinations.dead_letters;
         for (index, Sink { name, kind, .. }) in sinks.iter().enumerate() {
-            let SinkKind::Sqs { on_error: OnError::DeadLetter, .. } = kind else { continue };
+            let SinkKind::Sqs(Queue { on_error: OnError::DeadLetter, .. }) = kind else { continue };
             if dead_letters.is_none_or(|dead_letters| dead_letters == index) {
                 return Err(format!(
                     "sink.{name}: on_error = \"dead-letter\" needs another sink for them: `[dead_letter]` with a `sink`"
@@ -483,64 +378,6 @@ pub fn parse_start(start: &str) -> Result<Start, String> {
     })
 }
 
-fn sink(name: String, table: SinkTable) -> Result<Sink, String> {
-    let SinkTable { r#type, format, queue_url, region, endpoint_url, on_error, path } = table;
-    let refuse = |given: bool, key: &str| {
-        if given { Err(format!("sink.{name}: `{key}` means nothing for a sink of this type")) } else { Ok(()) }
-    };
-    if r#type != SinkType::Sqs {
-        refuse(queue_url.is_some(), "queue_url")?;
-        refuse(region.is_some(), "region")?;
-        refuse(endpoint_url.is_some(), "endpoint_url")?;
-        refuse(on_error.is_some(), "on_error")?;
-    }
-    if r#type != SinkType::File {
-        refuse(path.is_some(), "path")?;
-    }
-    let kind = match r#type {
-        SinkType::Sqs => SinkKind::Sqs {
-            queue_url: queue_url.ok_or_else(|| format!("sink.{name}: an sqs sink needs a `queue_url`"))?.0,
-            region: region.map(|text| text.0),
-            endpoint_url: endpoint_url.map(|text| text.0),
-            on_error: on_error.unwrap_or_default(),
-        },
-        SinkType::Stdout => SinkKind::Stdout,
-        SinkType::File => {
-            SinkKind::File { path: path.ok_or_else(|| format!("sink.{name}: a file sink needs a `path`"))?.0.into() }
-        }
-        SinkType::Null => SinkKind::Null,
-    };
-    Ok(Sink { name, format: format.unwrap_or_default(), kind })
-}
-
-/// Where a sink is among all; `key` says where it is named.
-fn sink_index(key: &str, name: &str, sinks: &[Sink]) -> Result<usize, String> {
-    sinks.iter().position(|sink| sink.name == name).ok_or_else(|| {
-        let nearest = error::nearest(name, sinks.iter().map(|sink| sink.name.as_str()));
-        format!("{key}: there is no sink `{name}`{nearest}")
-    })
-}
-
-fn routes(tables: Vec<RouteTable>, sinks: &[Sink]) -> Result<Vec<Route>, String> {
-    // With a single sink there is nothing to choose.
-    if let ([], [_]) = (&tables[..], sinks) {
-        return Ok(vec![Route { tables: TablePatterns::default(), sink: 0, group: GroupTemplate::default() }]);
-    }
-    tables
-        .into_iter()
-        .map(|RouteTable { tables, sink: Text(name), group }| {
-            let sink = sink_index("route", &name, sinks)?;
-            let group = group.map_or_else(
-                || Ok(GroupTemplate::default()),
-                |Text(template)| {
-                    GroupTemplate::parse(&template).map_err(|error| format!("route: group = \"{template}\": {error}"))
-                },
-            )?;
-            Ok(Route { tables, sink, group })
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -577,6 +414,11 @@ mod tests {
         assert!(fault("[source]\nurl = \"mysql://x\"\n").contains("no sink"));
         assert!(fault(&SMALL.replace("null", "sqs")).contains("queue_url"));
         assert!(fault(&format!("{SMALL}path = \"x\"")).contains("means nothing"));
+        assert!(fault(&format!("{SMALL}attributes = [\"table\"]")).contains("means nothing"));
+        let unknown = fault(&format!("{SMALL}format = \"avro\""));
+        assert!(unknown.contains("line 5") && unknown.contains("maxwell"), "{unknown}");
+        let none = format!("{SMALL}[[route]]\ntables = [\"a.*\"]\noperations = []\nsink = \"out\"");
+        assert!(fault(&none).contains("nothing would take it"));
         let route = format!("{SMALL}[[route]]\ntables = [\"a.*\"]\nsink = \"uot\"");
         assert!(fault(&route).contains("did you mean `out`?"), "{}", fault(&route));
         assert!(fault(&format!("{SMALL}[in_flight]\nrows = 0")).contains("more than 0"));

@@ -19,7 +19,7 @@ use crate::config::{self, SinkKind};
 pub struct Message {
     /// The body: UTF-8 without characters that SQS refuses.
     pub body: ByteString,
-    /// Within a group order is kept. Empty where the sink needs none.
+    /// Within a group order is kept, where the sink keeps order. Empty where it needs none.
     pub group: String,
     /// The same for the same change, whenever it is sent. Empty where the sink needs none.
     pub deduplication_id: String,
@@ -105,11 +105,7 @@ pub trait Sink: Send {
 pub async fn open(config: &config::Sink) -> anyhow::Result<Box<dyn Sink>> {
     let config::Sink { name, kind, .. } = config;
     let sink: anyhow::Result<Box<dyn Sink>> = match kind {
-        SinkKind::Sqs { queue_url, region, endpoint_url, on_error } => {
-            sqs::Sqs::open(name, queue_url, region.as_deref(), endpoint_url.as_deref(), *on_error)
-                .await
-                .map(|sink| Box::new(sink) as _)
-        }
+        SinkKind::Sqs(queue) => sqs::Sqs::open(name, queue).await.map(|sink| Box::new(sink) as _),
         SinkKind::Stdout => Ok(Box::new(lines::Lines::stdout(name))),
         SinkKind::File { path } => lines::Lines::file(name, path).map(|sink| Box::new(sink) as _),
         SinkKind::Null => Ok(Box::new(null::Null::new(name))),

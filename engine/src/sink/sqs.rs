@@ -28,7 +28,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{DeadLetters, Delivery, Message, Settled, Sink, settle};
-use crate::config::OnError;
+use crate::config::{OnError, Queue};
 
 const LIMITS: RequestLimits = RequestLimits { messages: 10, bytes: 1 << 20 };
 /// Requests in flight at a time.
@@ -51,6 +51,8 @@ pub(super) struct Sqs {
     queue_url: String,
     fifo: bool,
     on_error: OnError,
+    /// Bytes of a message: its body and attributes.
+    message_max: usize,
 }
 
 /// A message on its way, with its duty.
@@ -85,13 +87,8 @@ enum Said {
 }
 
 impl Sqs {
-    pub async fn open(
-        name: &str,
-        queue_url: &str,
-        region: Option<&str>,
-        endpoint_url: Option<&str>,
-        on_error: OnError,
-    ) -> anyhow::Result<Self> {
+    pub async fn open(name: &str, queue: &Queue) -> anyhow::Result<Self> {
+        let Queue { url: queue_url, region, endpoint_url, on_error, attributes: _ } = queue;
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .operation_attempt_timeout(REQUEST_TIMEOUT)
@@ -100,38 +97,16 @@ impl Sqs {
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts);
-        if let Some(region) = region.or_else(|| region_of(queue_url)) {
+        if let Some(region) = region.as_deref().or_else(|| region_of(queue_url)) {
             loader = loader.region(Region::new(region.to_owned()));
         }
         if let Some(url) = endpoint_url {
             loader = loader.endpoint_url(url);
         }
         let client = Client::new(&loader.load().await);
+        let message_max = message_max(&client, queue_url).await?;
         let (name, queue_url, fifo) = (name.to_owned(), queue_url.to_owned(), queue_url.ends_with(".fifo"));
-        let sink = Self { name, client, queue_url, fifo, on_error };
-        sink.check().await?;
-        Ok(sink)
-    }
-
-    /// Asks the queue for itself.
-    async fn check(&self) -> anyhow::Result<()> {
-        let request =
-            self.client.get_queue_attributes().queue_url(&self.queue_url).attribute_names(QueueAttributeName::QueueArn);
-        let Err(error) = request.send().await else { return Ok(()) };
-        let url = &self.queue_url;
-        match error.code() {
-            Some("AWS.SimpleQueueService.NonExistentQueue" | "QueueDoesNotExist") => {
-                bail!("there is no queue {url}; create it, or mend `queue_url`")
-            }
-            Some(code) => Err(anyhow!("{code}: {}", error.message().unwrap_or_default())).with_context(|| {
-                format!(
-                    "the queue {url} can't be used; the user needs sqs:SendMessage and sqs:GetQueueAttributes on it"
-                )
-            }),
-            None => Err(anyhow!("{}", DisplayErrorContext(&error))).with_context(|| {
-                format!("the queue {url} can't be reached; are the endpoint, the region and the credentials right?")
-            }),
-        }
+        Ok(Self { name, client, queue_url, fifo, on_error: *on_error, message_max })
     }
 
     fn waiting(&self, message: Message, receipt: Receipt) -> Waiting<Outgoing> {
@@ -140,6 +115,14 @@ impl Sqs {
         let bytes = message.body.len() + attributes;
         let group = self.fifo.then(|| message.group.clone());
         Waiting { group, bytes, item: Outgoing { message, receipt } }
+    }
+
+    /// A message that is never accepted for what it is: a dead letter, or the end.
+    async fn reject(&self, outgoing: Outgoing, fault: &str, dead_letters: Option<&DeadLetters>) -> anyhow::Result<()> {
+        let Outgoing { message, receipt } = outgoing;
+        let Some(dead_letters) = dead_letters else { return Err(refusal(&self.queue_url, &message, fault)) };
+        warn!(sink = self.name, group = message.group, fault, "refused for ever, a dead letter now");
+        dead_letters.send(&self.name, message, fault, receipt).await
     }
 
     async fn deliver(
@@ -173,7 +156,13 @@ impl Sqs {
                     Some(Delivery { messages, receipt }) => {
                         let receipts = receipt.split(messages.len());
                         for (message, receipt) in messages.into_iter().zip(receipts) {
-                            lanes.push(self.waiting(message, receipt));
+                            let waiting = self.waiting(message, receipt);
+                            if waiting.bytes <= self.message_max {
+                                lanes.push(waiting);
+                                continue;
+                            }
+                            let fault = format!("it has {} bytes, the queue takes {}", waiting.bytes, self.message_max);
+                            self.reject(waiting.item, &fault, dead_letters.as_ref()).await?;
                         }
                     }
                     None => open = false,
@@ -184,12 +173,8 @@ impl Sqs {
                         lanes.accepted(group.as_deref());
                         settle(item.receipt, &settled);
                     }
-                    for (Waiting { group, item: Outgoing { message, receipt }, .. }, fault) in rejected {
-                        let Some(dead_letters) = &dead_letters else {
-                            return Err(refusal(&self.queue_url, &message, &fault));
-                        };
-                        warn!(sink = self.name, group = message.group, fault, "refused for ever, a dead letter now");
-                        dead_letters.send(&self.name, message, &fault, receipt).await?;
+                    for (Waiting { group, item, .. }, fault) in rejected {
+                        self.reject(item, &fault, dead_letters.as_ref()).await?;
                         lanes.accepted(group.as_deref());
                     }
                     let failed = refused.len();
@@ -240,6 +225,29 @@ impl Pause {
         let delay = self.delays.next().unwrap_or(RETRY_DELAY_MAX);
         self.until = Instant::now() + delay;
         Some(delay)
+    }
+}
+
+/// Asks a queue for what it takes: so it is known to be there.
+async fn message_max(client: &Client, url: &str) -> anyhow::Result<usize> {
+    let request = client.get_queue_attributes().queue_url(url).attribute_names(QueueAttributeName::MaximumMessageSize);
+    let error = match request.send().await {
+        Ok(output) => {
+            let size = output.attributes().and_then(|all| all.get(&QueueAttributeName::MaximumMessageSize));
+            return Ok(size.and_then(|size| size.parse().ok()).unwrap_or(LIMITS.bytes));
+        }
+        Err(error) => error,
+    };
+    match error.code() {
+        Some("AWS.SimpleQueueService.NonExistentQueue" | "QueueDoesNotExist") => {
+            bail!("there is no queue {url}; create it, or mend `queue_url`")
+        }
+        Some(code) => Err(anyhow!("{code}: {}", error.message().unwrap_or_default())).with_context(|| {
+            format!("the queue {url} can't be used; the user needs sqs:SendMessage and sqs:GetQueueAttributes on it")
+        }),
+        None => Err(anyhow!("{}", DisplayErrorContext(&error))).with_context(|| {
+            format!("the queue {url} can't be reached; are the endpoint, the region and the credentials right?")
+        }),
     }
 }
 
@@ -321,8 +329,12 @@ impl Answer {
 
 fn entry(index: usize, message: &Message, fifo: bool) -> anyhow::Result<SendMessageBatchRequestEntry> {
     let mut entry = SendMessageBatchRequestEntry::builder().id(index.to_string()).message_body(&*message.body);
+    // On a standard queue a group doesn't order messages: it shares the queue fairly.
+    if !message.group.is_empty() {
+        entry = entry.message_group_id(&message.group);
+    }
     if fifo {
-        entry = entry.message_group_id(&message.group).message_deduplication_id(&message.deduplication_id);
+        entry = entry.message_deduplication_id(&message.deduplication_id);
     }
     for (name, value) in &message.attributes {
         let value = MessageAttributeValue::builder().data_type("String").string_value(value).build()?;
@@ -417,6 +429,23 @@ mod tests {
         assert!(answer.reason.is_some());
         let [(rejected, why)] = &answer.rejected[..] else { panic!("{} rejected", answer.rejected.len()) };
         assert_eq!((&*rejected.item.message.body, why.as_str()), ("rejected", "InvalidMessageContents: "));
+    }
+
+    #[test]
+    fn a_group_orders_a_fifo_queue_and_shares_a_standard_one() {
+        let message = |group: &str| Message {
+            body: "{}".into(),
+            group: group.to_owned(),
+            deduplication_id: "d".to_owned(),
+            attributes: vec![("table".to_owned(), "shop.orders".to_owned())],
+        };
+        let of = |group: &str, fifo| entry(0, &message(group), fifo).expect("whole");
+        let (fifo, standard) = (of("g", true), of("g", false));
+        assert_eq!((fifo.message_group_id(), fifo.message_deduplication_id()), (Some("g"), Some("d")));
+        assert_eq!((standard.message_group_id(), standard.message_deduplication_id()), (Some("g"), None));
+        assert_eq!(of("", false).message_group_id(), None);
+        let attributes = fifo.message_attributes().and_then(|all| all["table"].string_value());
+        assert_eq!(attributes, Some("shop.orders"));
     }
 
     #[test]

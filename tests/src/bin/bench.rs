@@ -12,7 +12,7 @@ use mysql_async::BinlogStreamRequest;
 use rowmill::transform::{Chain, Loader, Settings};
 use rowmill_core::batch::{Batch, Table};
 use rowmill_core::binlog::{Decoder, Needs, Next, RowBatch, Select};
-use rowmill_core::envelope::{Debezium, Part, SourceName};
+use rowmill_core::envelope::{Envelope, Format, Part, SourceName};
 use rowmill_core::position::{BinlogPosition, Resume};
 use rowmill_tests::{Engine, EngineConfig, MySql, scratch, top};
 use serde_json::Value;
@@ -232,7 +232,7 @@ fn parts(path: &Path, file: &str) -> anyhow::Result<()> {
 
     let batches = all(None)?;
     let bytes: usize = batches.iter().map(|batch| batch.bytes.len()).sum();
-    let mut envelope = Debezium::new(SourceName { version: String::new(), name: String::new() });
+    let mut envelope = Envelope::new(Format::Debezium, SourceName { version: String::new(), name: String::new() });
     let started = Instant::now();
     let mut body = Vec::new();
     for batch in &batches {

@@ -47,3 +47,4 @@ pub use event::{EventHeader, EventKind};
 pub use late::{ColumnSet, Needed, Needs, Undecoded};
 pub use query::SchemaChange;
 pub use tables::Select;
+pub(crate) use temporal::civil_from_days;

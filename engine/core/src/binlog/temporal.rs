@@ -146,7 +146,7 @@ fn push_timestamp(seconds: u64, micros: u64, digits: u8, out: &mut Vec<u8>) {
 
 /// The Gregorian date of a day since 1970, by Howard Hinnant's algorithm.
 /// <https://howardhinnant.github.io/date_algorithms.html#civil_from_days>
-fn civil_from_days(days: u64) -> (u64, u64, u64) {
+pub(crate) fn civil_from_days(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
     let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;

@@ -1,9 +1,186 @@
 //! A row as a message body.
 
+mod change;
+mod cloudevents;
 mod debezium;
 mod json;
+mod maxwell;
+mod row;
 mod value;
 
-pub use debezium::{Debezium, Part, SourceName};
+use rowmill_batch::{Batch, Row, Table, TableId};
+
+pub use change::{Part, SourceName};
 pub use json::{push_int, push_string};
 pub use value::{push_cell, push_cell_text, push_image};
+
+use change::{Change, TableText};
+
+use crate::binlog::SchemaChange;
+
+/// How a change is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Format {
+    /// Debezium's JSON envelope.
+    #[default]
+    Debezium,
+    /// CloudEvents 1.0 in JSON.
+    CloudEvents,
+    /// Maxwell's JSON.
+    Maxwell,
+    /// The row alone, as Debezium's `ExtractNewRecordState` makes it.
+    Row,
+}
+
+/// Writes changes.
+#[derive(Debug, Clone)]
+pub struct Envelope {
+    format: Format,
+    source: SourceName,
+    /// By table id.
+    tables: Vec<Option<TableText>>,
+}
+
+impl Envelope {
+    /// For changes of one server.
+    pub fn new(format: Format, source: SourceName) -> Self {
+        Self { format, source, tables: Vec::new() }
+    }
+
+    /// Appends a row of `table`, or the part of it that [`Part::of`] says. `now_us` is the wall clock in
+    /// microseconds since 1970.
+    pub fn write(
+        &mut self,
+        table: &Table,
+        batch: &Batch<'_>,
+        row: &Row<'_>,
+        part: Part,
+        now_us: i64,
+        out: &mut Vec<u8>,
+    ) {
+        let TableId(id) = table.id;
+        let index = id as usize;
+        if self.tables.len() <= index {
+            self.tables.resize_with(index + 1, || None);
+        }
+        let text = self.tables[index].get_or_insert_with(|| TableText::new(table));
+        let change = Change::new(&self.source, (table, text), batch, row, part, now_us);
+        match self.format {
+            Format::Debezium => debezium::write(&change, out),
+            Format::CloudEvents => cloudevents::write(&change, out),
+            Format::Maxwell => maxwell::write(&change, out),
+            Format::Row => row::write(&change, out),
+        }
+    }
+
+    /// Appends a schema change, as Debezium's connector has it in its schema change topic.
+    pub fn write_schema_change(&self, change: &SchemaChange, now_us: i64, out: &mut Vec<u8>) {
+        debezium::write_schema_change(&self.source, change, now_us, out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rowmill_batch::{Builder, Cell, Column, ColumnIndex, Kind, Operation, RowHeader, TransactionHeader};
+
+    #[test]
+    fn each_format_of_every_kind() {
+        let int = (-5i64).to_le_bytes();
+        let uint = u64::MAX.to_le_bytes();
+        let float = f64::from(0.1f32).to_le_bytes();
+        let bits = 0x0102u64.to_le_bytes();
+        let one = 1u64.to_le_bytes();
+        let year = 2026u64.to_le_bytes();
+        let mut geometry = 4326u32.to_le_bytes().to_vec();
+        geometry.extend([1, 2, 3]);
+        let mut vector = 1.5f32.to_le_bytes().to_vec();
+        vector.extend((-2.0f32).to_le_bytes());
+        let values: &[(&str, Kind, &str, &[u8])] = &[
+            ("id", Kind::Int, "bigint", &int),
+            ("u", Kind::Uint, "bigint unsigned", &uint),
+            ("f", Kind::Float, "float", &float),
+            ("d", Kind::Float, "double", &float),
+            ("amount", Kind::Decimal, "decimal", b"-12.50"),
+            ("tags", Kind::Set, "set", b"a,b"),
+            ("none", Kind::Set, "set", b""),
+            ("t", Kind::Text, "varchar", "a\"b\u{1}\u{ffff}é".as_bytes()),
+            ("j", Kind::Json, "json", "{\"a\": \"\u{ffff}\"}".as_bytes()),
+            ("date", Kind::Date, "date", b"2026-11-23"),
+            ("time", Kind::Time, "time", b"10:00:00.5"),
+            ("at", Kind::Datetime, "datetime", b"2026-11-23 10:00:00.123456"),
+            ("ts", Kind::Timestamp, "timestamp", b"2026-11-23 10:00:00"),
+            ("y", Kind::Year, "year", &year),
+            ("flag", Kind::Bit, "bit(1)", &one),
+            ("bits", Kind::Bit, "bit(10)", &bits),
+            ("b", Kind::Bytes, "blob", &[0, 255]),
+            ("g", Kind::Geometry, "geometry", &geometry),
+            ("v", Kind::Vector, "vector", &vector),
+        ];
+        let table = Table {
+            id: TableId(0),
+            schema: "shop".to_owned(),
+            name: "all".to_owned(),
+            columns: values
+                .iter()
+                .map(|(name, kind, mysql_type, _)| Column {
+                    name: (*name).to_owned(),
+                    kind: *kind,
+                    mysql_type: (*mysql_type).to_owned(),
+                    nullable: true,
+                    key: *name == "id",
+                })
+                .collect(),
+            key: vec![ColumnIndex(0)],
+        };
+        let mut builder = Builder::with_capacity(0);
+        builder.transaction(&TransactionHeader {
+            file: "binlog.000001",
+            position: 4,
+            gtid: "uuid:7",
+            commit_time_us: 0,
+            server_id: 1,
+            thread_id: 12,
+        });
+        builder.begin_row(&RowHeader {
+            table: TableId(0),
+            operation: Operation::Update,
+            columns: values.len() as u16,
+            index_in_transaction: 0,
+            index_in_event: 3,
+            event_position: 77,
+            time_us: 5_000_000,
+        });
+        builder.begin_image(values.len());
+        builder.cell(Cell::Value(&int));
+        (1..values.len()).for_each(|column| if column == 1 { builder.null() } else { builder.absent() });
+        builder.end_image();
+        builder.begin_image(values.len());
+        values.iter().for_each(|value| builder.cell(Cell::Value(value.3)));
+        builder.end_image();
+        builder.end_row();
+        builder.mark_last_in_transaction();
+        let bytes = builder.finish();
+        let batch = Batch::parse(&bytes).expect("a batch");
+
+        let source = SourceName { version: "0.1.0".to_owned(), name: "shop".to_owned() };
+        let row = batch.rows().next().expect("a row");
+        for (name, format) in [
+            ("debezium", Format::Debezium),
+            ("cloudevents", Format::CloudEvents),
+            ("maxwell", Format::Maxwell),
+            ("row", Format::Row),
+        ] {
+            let mut envelope = Envelope::new(format, source.clone());
+            let mut written = String::new();
+            for part in [Part::Whole, Part::OldKey, Part::NewKey] {
+                let mut out = Vec::new();
+                envelope.write(&table, &batch, &row, part, 6_000_001, &mut out);
+                let text = String::from_utf8(out).expect("UTF-8");
+                serde_json::from_str::<serde_json::Value>(&text).expect("JSON");
+                written += &format!("{part:?}\n{text}\n");
+            }
+            insta::assert_snapshot!(name, written.replace(",\"", ",\n\"").replace(":{", ":{\n"));
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! A row change, with what every format says of it.
+
+use rowmill_batch::{Batch, Cell, Column, ColumnIndex, Image, Operation, Row, Table};
+
+use super::json::push_string;
+use super::value::push_cell;
+
+/// Who the envelope says it comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceName {
+    /// The version of Rowmill.
+    pub version: String,
+    /// The logical name of the server, Debezium's `topic.prefix`.
+    pub name: String,
+}
+
+/// Which event is made of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The one that it is.
+    Whole,
+    /// Of an update that changes the key: the old row is gone.
+    OldKey,
+    /// Of the same: the new row is there.
+    NewKey,
+}
+
+impl Part {
+    /// The events that are made of a row, in their order: an update that changes the primary key is
+    /// two, as Debezium has it, so that each is of one key. Of a row image that lacks columns no whole
+    /// new row can be made: then it stays one.
+    pub fn of(table: &Table, row: &Row<'_>) -> &'static [Self] {
+        let (Some(before), Some(after)) = (row.before(), row.after()) else { return &[Self::Whole] };
+        let changes = |column: &ColumnIndex| after.cell(*column) != before.cell(*column);
+        if table.key.iter().any(changes) && after.cells().all(|cell| cell != Cell::Absent) {
+            &[Self::OldKey, Self::NewKey]
+        } else {
+            &[Self::Whole]
+        }
+    }
+}
+
+/// A change to be written.
+pub(super) struct Change<'a> {
+    pub source: &'a SourceName,
+    pub table: &'a Table,
+    pub text: &'a TableText,
+    pub origin: Origin<'a>,
+    pub operation: Operation,
+    pub before: Option<Image<'a>>,
+    pub after: Option<Image<'a>>,
+    /// Whether it's known to be the last of its transaction.
+    pub is_last: bool,
+    /// The wall clock in microseconds since 1970.
+    pub now_us: i64,
+}
+
+impl<'a> Change<'a> {
+    pub fn new(
+        source: &'a SourceName,
+        (table, text): (&'a Table, &'a TableText),
+        batch: &Batch<'a>,
+        row: &Row<'a>,
+        part: Part,
+        now_us: i64,
+    ) -> Self {
+        let (before, after, operation) = match part {
+            Part::Whole => (row.before(), row.after(), row.operation()),
+            Part::OldKey => (row.before(), None, Operation::Delete),
+            Part::NewKey => (None, row.after(), Operation::Insert),
+        };
+        let is_last = row.is_last_in_transaction() && part != Part::OldKey;
+        Self { source, table, text, origin: row_origin(text, batch, row), operation, before, after, is_last, now_us }
+    }
+
+    /// The columns of the row as it is now, of a deleted row as it was: each one's description, its name as JSON with
+    /// a colon behind it, and its value. What the newer image doesn't have is as it was before.
+    pub fn newest(&self) -> impl Iterator<Item = (&'a Column, &'a [u8], Cell<'a>)> {
+        let Self { table, text, before, after, .. } = *self;
+        (0..).map(ColumnIndex).zip(&table.columns).zip(&text.columns).map(move |((index, column), name)| {
+            let cell = |image: Option<Image<'a>>| image.map_or(Cell::Absent, |image| image.cell(index));
+            let cell = if cell(after) == Cell::Absent { cell(before) } else { cell(after) };
+            (column, &name[..], cell)
+        })
+    }
+
+    /// The columns that an update changed, as they were.
+    pub fn changed(&self) -> impl Iterator<Item = (&'a Column, &'a [u8], Cell<'a>)> {
+        let Self { table, text, before, after, .. } = *self;
+        let images = before.zip(after);
+        (0..).map(ColumnIndex).zip(&table.columns).zip(&text.columns).filter_map(move |((index, column), name)| {
+            let (before, after) = images.map(|(before, after)| (before.cell(index), after.cell(index)))?;
+            (before != after && after != Cell::Absent).then_some((column, &name[..], before))
+        })
+    }
+
+    /// Debezium's letter for what happened.
+    pub fn code(&self) -> u8 {
+        match self.operation {
+            Operation::Insert => b'c',
+            Operation::Update => b'u',
+            Operation::Delete => b'd',
+        }
+    }
+
+    /// What happened, in a word.
+    pub fn word(&self) -> &'static str {
+        match self.operation {
+            Operation::Insert => "insert",
+            Operation::Update => "update",
+            Operation::Delete => "delete",
+        }
+    }
+}
+
+/// What is the same in every row of a table.
+#[derive(Debug, Clone)]
+pub(super) struct TableText {
+    /// `"name":` of each column.
+    pub columns: Vec<Vec<u8>>,
+    /// `,"db":...,"sequence":null`
+    pub schema: Vec<u8>,
+    /// `,"table":...`
+    pub table: Vec<u8>,
+    /// Names as JSON: the schema's, the table's, and `"schema.table"`.
+    pub schema_name: Vec<u8>,
+    pub table_name: Vec<u8>,
+    pub full_name: Vec<u8>,
+}
+
+/// `"snapshot"` to `"sequence"` of a source.
+pub(super) fn schema_text(schema: &str) -> Vec<u8> {
+    let mut out = b",\"snapshot\":\"false\",\"db\":".to_vec();
+    push_string(schema, &mut out);
+    out.extend_from_slice(b",\"sequence\":null");
+    out
+}
+
+impl TableText {
+    pub fn new(table: &Table) -> Self {
+        let labelled = |label: &[u8], text: &str| {
+            let mut out = label.to_vec();
+            push_string(text, &mut out);
+            out
+        };
+        let column = |column: &Column| {
+            let mut out = labelled(b"", &column.name);
+            out.push(b':');
+            out
+        };
+        Self {
+            columns: table.columns.iter().map(column).collect(),
+            schema: schema_text(&table.schema),
+            table: labelled(b",\"table\":", &table.name),
+            schema_name: labelled(b"", &table.schema),
+            table_name: labelled(b"", &table.name),
+            full_name: labelled(b"", &table.to_string()),
+        }
+    }
+}
+
+/// Where a change comes from.
+pub(super) struct Origin<'a> {
+    pub time_us: i64,
+    /// As [`TableText`] has them.
+    pub schema: &'a [u8],
+    pub table: &'a [u8],
+    pub server_id: u32,
+    pub gtid: &'a str,
+    pub file: &'a str,
+    pub position: u64,
+    pub row: u32,
+    pub thread_id: u32,
+}
+
+fn row_origin<'a>(text: &'a TableText, batch: &Batch<'a>, row: &Row<'_>) -> Origin<'a> {
+    let header = row.header();
+    let transaction = batch.transaction(row.transaction()).header();
+    Origin {
+        time_us: time_us(transaction.commit_time_us, header.time_us),
+        schema: &text.schema,
+        table: &text.table,
+        server_id: transaction.server_id,
+        gtid: transaction.gtid,
+        file: transaction.file,
+        position: header.event_position,
+        row: header.index_in_event,
+        thread_id: transaction.thread_id,
+    }
+}
+
+/// When a change was committed; of servers that don't say when its statement began.
+pub(super) fn time_us(commit_time_us: i64, begin_time_us: i64) -> i64 {
+    if commit_time_us == 0 { begin_time_us } else { commit_time_us }
+}
+
+/// Appends an image as an object, without the columns that it doesn't have; `null` for none.
+pub(super) fn push_image(change: &Change<'_>, image: Option<Image<'_>>, out: &mut Vec<u8>) {
+    let Some(image) = image else {
+        out.extend_from_slice(b"null");
+        return;
+    };
+    out.push(b'{');
+    let columns = change.table.columns.iter().zip(&change.text.columns).zip(image.cells());
+    push_columns(columns.map(|((column, name), cell)| (column, &name[..], cell)), push_cell, out);
+    out.push(b'}');
+}
+
+/// Appends columns as an object has them: `"id":7,"note":null`. Those that aren't there are left out.
+#[inline]
+pub(super) fn push_columns<'a>(
+    columns: impl Iterator<Item = (&'a Column, &'a [u8], Cell<'a>)>,
+    push_value: impl Fn(&Column, Cell<'_>, &mut Vec<u8>),
+    out: &mut Vec<u8>,
+) {
+    let start = out.len();
+    for (column, name, cell) in columns {
+        if cell == Cell::Absent {
+            continue;
+        }
+        if out.len() > start {
+            out.push(b',');
+        }
+        out.extend_from_slice(name);
+        push_value(column, cell, out);
+    }
+}

@@ -1,0 +1,73 @@
+//! Maxwell's JSON, with its binlog position, GTID, server and thread: <https://maxwells-daemon.io/dataformat/>.
+//!
+//! `xid` isn't there: the binlog says it behind the rows. `commit` is where a row is known to be its transaction's last. A
+//! geometry is an object as in Debezium's envelope, where Maxwell has WKT.
+
+use rowmill_batch::{Cell, Column, Kind};
+
+use super::change::{Change, push_columns};
+use super::json::{push_int, push_raw, push_string, push_utf8};
+use super::value::push_cell;
+
+/// Appends a change.
+pub(super) fn write(change: &Change<'_>, out: &mut Vec<u8>) {
+    let Change { origin, text, .. } = change;
+    out.extend_from_slice(b"{\"database\":");
+    out.extend_from_slice(&text.schema_name);
+    out.extend_from_slice(b",\"table\":");
+    out.extend_from_slice(&text.table_name);
+    out.extend_from_slice(b",\"type\":\"");
+    out.extend_from_slice(change.word().as_bytes());
+    out.extend_from_slice(b"\",\"ts\":");
+    push_int(origin.time_us / 1_000_000, out);
+    if change.is_last {
+        out.extend_from_slice(b",\"commit\":true");
+    }
+    out.extend_from_slice(b",\"position\":");
+    push_string(&format!("{}:{}", origin.file, origin.position), out);
+    if !origin.gtid.is_empty() {
+        out.extend_from_slice(b",\"gtid\":");
+        push_string(origin.gtid, out);
+    }
+    out.extend_from_slice(b",\"server_id\":");
+    push_int(origin.server_id, out);
+    if origin.thread_id != 0 {
+        out.extend_from_slice(b",\"thread_id\":");
+        push_int(origin.thread_id, out);
+    }
+    out.extend_from_slice(b",\"data\":{");
+    push_columns(change.newest(), push_value, out);
+    out.push(b'}');
+    let at = out.len();
+    out.extend_from_slice(b",\"old\":{");
+    let start = out.len();
+    push_columns(change.changed(), push_value, out);
+    // An update that changed nothing has no `old`.
+    if out.len() == start {
+        out.truncate(at);
+    } else {
+        out.push(b'}');
+    }
+    out.push(b'}');
+}
+
+fn push_value(column: &Column, cell: Cell<'_>, out: &mut Vec<u8>) {
+    let Cell::Value(bytes) = cell else { return push_cell(column, cell, out) };
+    match column.kind {
+        Kind::Date | Kind::Time | Kind::Datetime | Kind::Timestamp => push_utf8(bytes, out),
+        // JSON has numbers of any length.
+        Kind::Decimal | Kind::Json => push_raw(bytes, out),
+        Kind::Bit => push_int(cell.uint().unwrap_or_default(), out),
+        Kind::Set => {
+            out.push(b'[');
+            for (nth, member) in bytes.split(|&byte| byte == b',').filter(|member| !member.is_empty()).enumerate() {
+                if nth > 0 {
+                    out.push(b',');
+                }
+                push_utf8(member, out);
+            }
+            out.push(b']');
+        }
+        _ => push_cell(column, cell, out),
+    }
+}

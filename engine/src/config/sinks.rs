@@ -1,0 +1,248 @@
+//! Where messages go: `[sink.NAME]` and `[[route]]`.
+
+use std::path::PathBuf;
+
+use rowmill_core::batch::{Operation, Table};
+use rowmill_core::envelope::Format;
+use rowmill_core::route::GroupTemplate;
+use serde::Deserialize;
+
+use super::error;
+use super::tables::TablePatterns;
+use super::text::Text;
+
+/// Where messages go.
+#[derive(Debug)]
+pub struct Sink {
+    /// What routes and transforms call it.
+    pub name: String,
+    /// How a row is written as a message's body.
+    pub format: Format,
+    /// What it is.
+    pub kind: SinkKind,
+}
+
+/// What a sink is.
+#[derive(Debug)]
+pub enum SinkKind {
+    /// An SQS queue.
+    Sqs(Queue),
+    /// Standard output, a message a line.
+    Stdout,
+    /// A file, a message a line.
+    File {
+        /// The file, which is appended to.
+        path: PathBuf,
+    },
+    /// Nowhere.
+    Null,
+}
+
+/// An SQS queue.
+#[derive(Debug)]
+pub struct Queue {
+    /// Its URL.
+    pub url: String,
+    /// The region; by default the queue URL's, or the AWS default chain's.
+    pub region: Option<String>,
+    /// Another endpoint than AWS's: a local server.
+    pub endpoint_url: Option<String>,
+    /// What becomes of a message that it refuses for what it is.
+    pub on_error: OnError,
+    /// What its messages say beside their bodies.
+    pub attributes: Vec<Attribute>,
+}
+
+/// What becomes of a message that a queue refuses for what it is: too large, say.
+#[derive(Debug, Deserialize, Clone, Copy, Default, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnError {
+    /// The engine stops; the checkpoint is before it.
+    #[default]
+    Halt,
+    /// It goes to the sink of dead letters, and the others go on.
+    DeadLetter,
+}
+
+/// A message attribute: its name is as it is written here.
+#[derive(Debug, Deserialize, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Attribute {
+    /// `shop.orders`
+    Table,
+    /// `insert`, `update` or `delete`.
+    Operation,
+    /// Where the change is in the binlog: file, position, and row of the event at that position.
+    Position,
+    /// `application/json`
+    ContentType,
+}
+
+impl Sink {
+    /// What its messages say beside their bodies.
+    pub fn attributes(&self) -> &[Attribute] {
+        if let SinkKind::Sqs(Queue { attributes, .. }) = &self.kind { attributes } else { &[] }
+    }
+}
+
+impl std::fmt::Display for SinkKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Sqs(Queue { url, .. }) => write!(f, "the queue {url} is there"),
+            Self::Stdout => f.write_str("standard output"),
+            Self::File { path } => write!(f, "the file {} can be written", path.display()),
+            Self::Null => f.write_str("nowhere"),
+        }
+    }
+}
+
+/// Which sink a table's rows go to.
+#[derive(Debug)]
+pub struct Route {
+    /// The tables.
+    pub tables: TablePatterns,
+    /// What happened to the rows. `None`: whatever it was.
+    operations: Option<Vec<RouteOperation>>,
+    /// The sink's index in [`Config::sinks`](super::Config::sinks).
+    pub sink: usize,
+    /// The message group. `None`: the default, where there must be one.
+    pub group: Option<GroupTemplate>,
+}
+
+impl Route {
+    /// Whether it is for a row of this table to which this happened.
+    pub fn is_for(&self, table: &Table, operation: Operation) -> bool {
+        let is_meant = self.operations.as_ref().is_none_or(|meant| meant.iter().any(|meant| meant.is(operation)));
+        is_meant && self.tables.matches(&table.schema, &table.name)
+    }
+}
+
+#[derive(Debug, Deserialize, Clone, Copy)]
+#[serde(rename_all = "lowercase")]
+enum RouteOperation {
+    Insert,
+    Update,
+    Delete,
+}
+
+impl RouteOperation {
+    fn is(self, operation: Operation) -> bool {
+        matches!(
+            (self, operation),
+            (Self::Insert, Operation::Insert) | (Self::Update, Operation::Update) | (Self::Delete, Operation::Delete)
+        )
+    }
+}
+
+#[derive(Deserialize, Clone, Copy, PartialEq)]
+#[serde(rename_all = "lowercase")]
+enum SinkType {
+    Sqs,
+    Stdout,
+    File,
+    Null,
+}
+
+#[derive(Deserialize, Clone, Copy)]
+#[serde(rename_all = "lowercase")]
+enum FormatName {
+    Debezium,
+    CloudEvents,
+    Maxwell,
+    Row,
+}
+
+impl From<FormatName> for Format {
+    fn from(name: FormatName) -> Self {
+        match name {
+            FormatName::Debezium => Self::Debezium,
+            FormatName::CloudEvents => Self::CloudEvents,
+            FormatName::Maxwell => Self::Maxwell,
+            FormatName::Row => Self::Row,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SinkTable {
+    r#type: SinkType,
+    format: Option<FormatName>,
+    queue_url: Option<Text>,
+    region: Option<Text>,
+    endpoint_url: Option<Text>,
+    on_error: Option<OnError>,
+    attributes: Option<Vec<Attribute>>,
+    path: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RouteTable {
+    tables: TablePatterns,
+    operations: Option<Vec<RouteOperation>>,
+    sink: Text,
+    group: Option<Text>,
+}
+
+/// # Errors
+/// If it says what can't be meant.
+pub(super) fn sink(name: String, table: SinkTable) -> Result<Sink, String> {
+    let SinkTable { r#type, format, queue_url, region, endpoint_url, on_error, attributes, path } = table;
+    let refuse = |given: bool, key: &str| {
+        if given { Err(format!("sink.{name}: `{key}` means nothing for a sink of this type")) } else { Ok(()) }
+    };
+    if r#type != SinkType::Sqs {
+        refuse(queue_url.is_some(), "queue_url")?;
+        refuse(region.is_some(), "region")?;
+        refuse(endpoint_url.is_some(), "endpoint_url")?;
+        refuse(on_error.is_some(), "on_error")?;
+        refuse(attributes.is_some(), "attributes")?;
+    }
+    if r#type != SinkType::File {
+        refuse(path.is_some(), "path")?;
+    }
+    let kind = match r#type {
+        SinkType::Sqs => SinkKind::Sqs(Queue {
+            url: queue_url.ok_or_else(|| format!("sink.{name}: an sqs sink needs a `queue_url`"))?.0,
+            region: region.map(|text| text.0),
+            endpoint_url: endpoint_url.map(|text| text.0),
+            on_error: on_error.unwrap_or_default(),
+            attributes: attributes.unwrap_or_default(),
+        }),
+        SinkType::Stdout => SinkKind::Stdout,
+        SinkType::File => {
+            SinkKind::File { path: path.ok_or_else(|| format!("sink.{name}: a file sink needs a `path`"))?.0.into() }
+        }
+        SinkType::Null => SinkKind::Null,
+    };
+    Ok(Sink { name, format: format.map(Format::from).unwrap_or_default(), kind })
+}
+
+/// Where a sink is among all; `key` says where it is named.
+pub(super) fn sink_index(key: &str, name: &str, sinks: &[Sink]) -> Result<usize, String> {
+    sinks.iter().position(|sink| sink.name == name).ok_or_else(|| {
+        let nearest = error::nearest(name, sinks.iter().map(|sink| sink.name.as_str()));
+        format!("{key}: there is no sink `{name}`{nearest}")
+    })
+}
+
+/// # Errors
+/// If one names a sink that isn't there, or its group can't be read.
+pub(super) fn routes(tables: Vec<RouteTable>, sinks: &[Sink]) -> Result<Vec<Route>, String> {
+    // With a single sink there is nothing to choose.
+    if let ([], [_]) = (&tables[..], sinks) {
+        return Ok(vec![Route { tables: TablePatterns::default(), operations: None, sink: 0, group: None }]);
+    }
+    let route = |RouteTable { tables, operations, sink: Text(name), group }| {
+        let sink = sink_index("route", &name, sinks)?;
+        let template = |Text(template): Text| {
+            GroupTemplate::parse(&template).map_err(|error| format!("route: group = \"{template}\": {error}"))
+        };
+        if operations.as_ref().is_some_and(Vec::is_empty) {
+            return Err(format!("route: `operations` of the route to `{name}` is empty: nothing would take it"));
+        }
+        Ok(Route { tables, operations, sink, group: group.map(template).transpose()? })
+    };
+    tables.into_iter().map(route).collect()
+}
