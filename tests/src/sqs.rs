@@ -81,6 +81,11 @@ impl Sqs {
         format!("http://127.0.0.1:{}", self.port)
     }
 
+    /// Its port on loopback.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Makes a queue; a FIFO queue if its name says so. A message that isn't deleted within 30
     /// seconds comes again.
     ///

@@ -174,3 +174,46 @@ async fn queues_get_what_they_are_for() -> anyhow::Result<()> {
     assert_eq!(letter["group"], "notes:2");
     Ok(())
 }
+
+/// Where the checkpoint can't be written any more the engine stops and says so; the next start goes on where it was.
+#[tokio::test]
+async fn a_checkpoint_that_cannot_be_written() -> anyhow::Result<()> {
+    let directory = scratch("a_checkpoint_that_cannot_be_written");
+    let mysql = MySql::start(&directory, &[]).await?;
+    let (here, away, out) = (directory.join("here"), directory.join("away"), directory.join("out"));
+    std::fs::create_dir(&here)?;
+    let more = format!("[sink.out]\ntype = \"file\"\npath = \"{}\"\n", out.display());
+    let config = EngineConfig::new(&here, &mysql, "tables = [\"shop.*\"]", &more);
+    mysql.run("CREATE SCHEMA shop; CREATE TABLE shop.t (id INT PRIMARY KEY)").await?;
+    let mut engine = Engine::start_and_wait(&config).await?;
+    let insert = async |from: u32| {
+        let rows: Vec<String> = (from..from + 100).map(|id| format!("({id})")).collect();
+        mysql.run(&format!("INSERT INTO shop.t VALUES {}", rows.join(","))).await
+    };
+    insert(0).await?;
+    std::fs::rename(&here, &away)?;
+    insert(100).await?;
+    let status = engine.end(SOON).await;
+    std::fs::rename(&away, &here)?;
+    let log = engine.log();
+    assert_eq!(status?.code(), Some(1), "{log}");
+    assert!(log.contains("checkpoint.json"), "{log}");
+
+    insert(200).await?;
+    let engine = Engine::start_and_wait(&config).await?;
+    let end = mysql.binlog_end().await?;
+    rowmill_tests::wait_for("all is delivered", SOON, || async { Ok(config.has_reached(&end)?.then_some(())) })
+        .await
+        .with_context(|| engine.log())?;
+    engine.stop().await?;
+    let mut ids = Vec::new();
+    for line in std::fs::read_to_string(&out)?.lines() {
+        ids.push(serde_json::from_str::<Value>(line)?["after"]["id"].as_i64().context("an id")?);
+    }
+    let arrived = ids.len();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids, (0..300).collect::<Vec<_>>());
+    println!("{} came twice", arrived - ids.len());
+    Ok(())
+}

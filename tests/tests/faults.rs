@@ -1,9 +1,10 @@
-//! The engine is killed at random moments under load: nothing is lost, order is kept per key, and
-//! what comes twice is no more than what was in flight.
+//! Faults at random moments under load: the engine is killed while its transforms are replaced, answers of the
+//! queues get lost. Nothing is lost, order is kept per key, and what comes twice is no more than what was in flight.
 //!
-//! `ROWMILL_TEST_SEED` repeats a run, `ROWMILL_TEST_KILLS` makes a longer one.
+//! `ROWMILL_TEST_SEED` repeats a run, `ROWMILL_TEST_FAULTS` makes a longer one.
 
 use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -11,12 +12,12 @@ use std::time::Duration;
 use mysql_async::prelude::Queryable;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use rowmill_tests::{Change, Engine, EngineConfig, MySql, Queue, Received, Shop, Sqs, scratch};
+use rowmill_tests::{Change, Engine, EngineConfig, MySql, Proxy, Queue, Received, Shop, Sqs, scratch, top};
 use serde_json::Value;
 
 /// What may be in flight: as small as a batch, so that the bound on duplicates says something.
 const IN_FLIGHT_ROWS: usize = 256;
-const KILLS: usize = 24;
+const FAULTS: usize = 24;
 /// For what is left when the killing is over.
 const DRAIN: Duration = Duration::from_secs(90);
 
@@ -65,18 +66,68 @@ fn by_key(changes: impl Iterator<Item = Change>) -> BTreeMap<(&'static str, i64)
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kills_lose_nothing() -> anyhow::Result<()> {
-    kill_again_and_again("kills_lose_nothing", |config, _| config).await
+    trial("kills_lose_nothing", |config, _| config, kills).await
 }
 
 /// The same with the checkpoint in the database that is read.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kills_lose_nothing_with_the_checkpoint_in_a_database() -> anyhow::Result<()> {
-    kill_again_and_again("kills_lose_nothing_with_the_checkpoint_in_a_database", |config, mysql| {
+    let in_database = |config: EngineConfig, mysql: &MySql| {
         let path = format!("path = \"{}\"", config.checkpoint().display());
         let url = format!("type = \"mysql\"\nurl = \"{}/rowmill\"\npassword = \"{}\"", mysql.url(), mysql.password());
         EngineConfig { text: config.text.replace(&path, &url), ..config }
-    })
+    };
+    trial("kills_lose_nothing_with_the_checkpoint_in_a_database", in_database, kills).await
+}
+
+/// Connections to the queues are cut behind any byte of any answer: what was accepted is sent again. In the end they
+/// don't answer at all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_get_lost_lose_nothing() -> anyhow::Result<()> {
+    trial(
+        "answers_that_get_lost_lose_nothing",
+        |config, _| config,
+        async |ground: Ground<'_>| {
+            let Ground { config, proxy, random, faults, .. } = ground;
+            let engine = Engine::start_and_wait(config).await?;
+            for _ in 0..faults {
+                proxy.cut_after(random.random_range(0..3000));
+                tokio::time::sleep(Duration::from_millis(random.random_range(20..300))).await;
+            }
+            assert!(engine.log().contains("not accepted, trying again"), "{}", engine.log());
+            proxy.stall();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            engine.stop().await
+        },
+    )
     .await
+}
+
+/// What faults are made with.
+struct Ground<'a> {
+    config: &'a EngineConfig,
+    /// Where the transforms are.
+    plugins: &'a Path,
+    /// Between the engine and the queues.
+    proxy: &'a Proxy,
+    random: &'a mut SmallRng,
+    faults: usize,
+}
+
+/// The engine is killed and started again, now and then with another transform: one that has all rows decoded late, one
+/// that has none.
+async fn kills(ground: Ground<'_>) -> anyhow::Result<()> {
+    let Ground { config, plugins, random, faults, .. } = ground;
+    for fault in 0..faults {
+        let engine = Engine::start(config)?;
+        tokio::time::sleep(Duration::from_millis(random.random_range(30..700))).await;
+        if fault % 4 == 0 {
+            let module = if fault % 8 == 0 { "target/guests/narrow.wasm" } else { "target/guests/unruly.wasm" };
+            std::fs::copy(top().join(module), plugins.join("changing.wasm"))?;
+        }
+        engine.kill();
+    }
+    Ok(())
 }
 
 /// Whether everything before a place in the binlog is delivered, by what the checkpoint says.
@@ -91,13 +142,15 @@ async fn has_reached(config: &EngineConfig, mysql: &MySql, (file, position): &(S
     Ok(mysql.connect().await?.query_first(reached).await? == Some(true))
 }
 
-async fn kill_again_and_again(
+/// Makes faults while shops sell, and compares what arrived with what was committed.
+async fn trial(
     name: &str,
     configured: impl FnOnce(EngineConfig, &MySql) -> EngineConfig,
+    make_faults: impl AsyncFnOnce(Ground<'_>) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let seed = setting("ROWMILL_TEST_SEED").unwrap_or_else(rand::random);
-    let kills = setting("ROWMILL_TEST_KILLS").map_or(KILLS, |kills| kills as usize);
-    println!("seed: ROWMILL_TEST_SEED={seed}, {kills} kills");
+    let faults = setting("ROWMILL_TEST_FAULTS").map_or(FAULTS, |faults| faults as usize);
+    println!("{name}: ROWMILL_TEST_SEED={seed}, {faults} faults");
     let directory = scratch(name);
     let mysql = MySql::start(&directory, &[]).await?;
     mysql.run("CREATE SCHEMA rowmill; GRANT ALL ON rowmill.* TO rowmill@'%'").await?;
@@ -105,13 +158,17 @@ async fn kill_again_and_again(
     let (orders, events) = (sqs.create("orders.fifo").await?, sqs.create("events").await?);
     Shop::create(&mysql).await?;
 
-    let endpoint = sqs.endpoint();
+    let proxy = Proxy::start(sqs.port()).await?;
+    let endpoint = format!("http://127.0.0.1:{}", proxy.port);
+    let plugins = directory.join("plugins");
+    std::fs::create_dir(&plugins)?;
     let sink = |name: &str, queue: &Queue| {
         format!("[sink.{name}]\ntype = \"sqs\"\nqueue_url = \"{}\"\nendpoint_url = \"{endpoint}\"\n", queue.url)
     };
     let more = format!(
-        "[in_flight]\nrows = {IN_FLIGHT_ROWS}\n{}{}\
+        "[in_flight]\nrows = {IN_FLIGHT_ROWS}\n[plugins]\ndir = \"{}\"\n{}{}\
          [[route]]\ntables = [\"shop.orders\"]\nsink = \"orders\"\n[[route]]\ntables = [\"shop.*\"]\nsink = \"events\"\n",
+        plugins.display(),
         sink("orders", &orders),
         sink("events", &events)
     );
@@ -132,11 +189,7 @@ async fn kill_again_and_again(
     let receiving_events = tokio::spawn(collect(events, Arc::clone(&stop_receiving)));
 
     let mut random = SmallRng::seed_from_u64(seed);
-    for _ in 0..kills {
-        let engine = Engine::start(&config)?;
-        tokio::time::sleep(Duration::from_millis(random.random_range(30..700))).await;
-        engine.kill();
-    }
+    make_faults(Ground { config: &config, plugins: &plugins, proxy: &proxy, random: &mut random, faults }).await?;
     stop_writing.store(true, Ordering::Relaxed);
     let ledger = writing.await??;
     let engine = Engine::start_and_wait(&config).await?;
@@ -162,10 +215,10 @@ async fn kill_again_and_again(
     assert!(lost.is_empty() && invented.is_empty(), "lost {lost:?}, invented {invented:?} (seed {seed})");
     let duplicates = received_events.len() - delivered.len();
     println!(
-        "{} changes committed, {} delivered to the standard queue, {duplicates} of them twice, {kills} kills",
+        "{} changes committed, {} delivered to the standard queue, {duplicates} of them twice, {faults} faults",
         ledger.len(),
         received_events.len()
     );
-    assert!(duplicates <= kills * IN_FLIGHT_ROWS, "{duplicates} duplicates after {kills} kills (seed {seed})");
+    assert!(duplicates <= (faults + 1) * IN_FLIGHT_ROWS, "{duplicates} duplicates after {faults} faults (seed {seed})");
     Ok(())
 }
