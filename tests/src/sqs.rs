@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use aws_sdk_sqs::Client;
-use aws_sdk_sqs::config::{BehaviorVersion, Region};
+use aws_sdk_sqs::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, MessageSystemAttributeName, QueueAttributeName};
 
 use crate::process::{self, Process, free_port, wait_for};
@@ -47,18 +48,40 @@ impl Sqs {
     /// # Errors
     /// If it doesn't start.
     pub async fn start(directory: &Path) -> anyhow::Result<Self> {
-        let program = top().join("target/tools/sqs/bin/fauxqs");
+        Self::start_by(directory, "sqs/bin/fauxqs", |program, port| program.arg(port.to_string())).await
+    }
+
+    /// Starts another server, which has nothing in common with the first. It is slow.
+    ///
+    /// # Errors
+    /// If it doesn't start.
+    pub async fn start_another(directory: &Path) -> anyhow::Result<Self> {
+        Self::start_by(directory, "moto/bin/moto_server", |program, port| {
+            program.args(["-H", "127.0.0.1", "-p", &port.to_string()])
+        })
+        .await
+    }
+
+    async fn start_by(
+        directory: &Path,
+        program: &str,
+        listening: impl Fn(&mut Command, u16) -> &mut Command,
+    ) -> anyhow::Result<Self> {
+        let program = top().join("target/tools").join(program);
         if !program.exists() {
             bail!("there is no {}; run tests/run, which installs it", program.display());
         }
         let port = free_port();
         let log = directory.join("sqs.log");
-        let mut process = Process::start(process::command(&program).arg(port.to_string()), &log)?;
+        let mut process = Process::start(listening(&mut process::command(&program), port), &log)?;
+        // No server looks at them, but one finds out by the signature which service is asked.
+        let credentials =
+            Credentials::builder().access_key_id("test").secret_access_key("test").provider_name("tests").build();
         let config = aws_sdk_sqs::Config::builder()
             .behavior_version(BehaviorVersion::latest())
             .region(Region::from_static("us-east-1"))
             .endpoint_url(format!("http://127.0.0.1:{port}"))
-            .allow_no_auth()
+            .credentials_provider(credentials)
             .build();
         let client = Client::from_conf(config);
         wait_for("the SQS-compatible server answers", Duration::from_secs(30), || {

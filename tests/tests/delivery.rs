@@ -217,3 +217,51 @@ async fn a_checkpoint_that_cannot_be_written() -> anyhow::Result<()> {
     println!("{} came twice", arrived - ids.len());
     Ok(())
 }
+
+/// Another implementation of SQS, which has nothing in common with the one that the other tests use.
+#[tokio::test]
+async fn another_server_takes_all_in_order() -> anyhow::Result<()> {
+    const ROWS: usize = 40;
+    const CHANGES: usize = 6;
+    let directory = scratch("another_server_takes_all_in_order");
+    let mysql = MySql::start(&directory, &[]).await?;
+    let sqs = Sqs::start_another(&directory).await?;
+    mysql.run("CREATE SCHEMA shop; CREATE TABLE shop.t (id INT PRIMARY KEY, version INT)").await?;
+    let rows: Vec<String> = (0..ROWS).map(|id| format!("({id}, 0)")).collect();
+    mysql.run(&format!("INSERT INTO shop.t VALUES {}", rows.join(","))).await?;
+    for _ in 1..CHANGES {
+        mysql.run("UPDATE shop.t SET version = version + 1").await?;
+    }
+    for name in ["t.fifo", "t"] {
+        let queue = sqs.create(name).await?;
+        let here = directory.join(name);
+        std::fs::create_dir(&here)?;
+        let more = "attributes = [\"table\", \"position\"]\n";
+        let config = config(&mysql, &here, &sqs, &queue, more);
+        let config = EngineConfig { text: config.text.replace("group = \"all\"\n", ""), ..config };
+        let engine = Engine::start_and_wait(&config).await?;
+        let end = mysql.binlog_end().await?;
+        rowmill_tests::wait_for("all is delivered", SOON, || async { Ok(config.has_reached(&end)?.then_some(())) })
+            .await
+            .with_context(|| engine.log())?;
+        engine.stop().await?;
+        let mut versions = std::collections::BTreeMap::<i64, Vec<i64>>::new();
+        for message in queue.receive_all(ROWS * CHANGES, SOON).await? {
+            let body: Value = serde_json::from_str(&message.body)?;
+            let after = &body["after"];
+            let (id, version) =
+                (after["id"].as_i64().context("an id")?, after["version"].as_i64().context("a version")?);
+            assert_eq!(message.attributes["table"], "shop.t");
+            assert_eq!(message.group, if name == "t" { String::new() } else { format!("t:{id}") });
+            versions.entry(id).or_default().push(version);
+        }
+        assert_eq!(versions.len(), ROWS, "{name}");
+        for (id, mut versions) in versions {
+            if name == "t" {
+                versions.sort_unstable(); // a standard queue has no order
+            }
+            assert_eq!(versions, (0..CHANGES as i64).collect::<Vec<_>>(), "{name}, row {id}");
+        }
+    }
+    Ok(())
+}
