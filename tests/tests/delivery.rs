@@ -50,6 +50,16 @@ fn config(mysql: &MySql, directory: &std::path::Path, sqs: &Sqs, queue: &Queue, 
     EngineConfig::new(directory, mysql, "start = \"earliest\"\ntables = [\"shop.*\"]", &sink)
 }
 
+/// Runs the engine until everything is delivered.
+async fn deliver_all(mysql: &MySql, config: &EngineConfig) -> anyhow::Result<()> {
+    let engine = Engine::start_and_wait(config).await?;
+    let end = mysql.binlog_end().await?;
+    rowmill_tests::wait_for("all is delivered", SOON, || async { Ok(config.has_reached(&end)?.then_some(())) })
+        .await
+        .with_context(|| engine.log())?;
+    engine.stop().await
+}
+
 /// What a queue refuses for ever is a dead letter; the others of its group aren't held up by it.
 #[tokio::test]
 async fn a_refused_message_is_a_dead_letter() -> anyhow::Result<()> {
@@ -66,12 +76,7 @@ async fn a_refused_message_is_a_dead_letter() -> anyhow::Result<()> {
             letters.display()
         );
         let config = config(&mysql, &here, &sqs, &queue, &more);
-        let engine = Engine::start_and_wait(&config).await?;
-        let end = mysql.binlog_end().await?;
-        rowmill_tests::wait_for("all is delivered", SOON, || async { Ok(config.has_reached(&end)?.then_some(())) })
-            .await
-            .with_context(|| engine.log())?;
-        engine.stop().await?;
+        deliver_all(&mysql, &config).await?;
 
         let mut ids = ids(&queue).await?;
         if name == "notes" {
@@ -132,8 +137,7 @@ async fn queues_get_what_they_are_for() -> anyhow::Result<()> {
             .to_owned(),
         "[[route]]\ntables = [\"shop.*\"]\nsink = \"changes\"\n".to_owned(),
     ];
-    let config = EngineConfig::new(&directory, &mysql, "tables = [\"shop.*\"]", &more.concat());
-    let engine = Engine::start_and_wait(&config).await?;
+    let config = EngineConfig::new(&directory, &mysql, "start = \"earliest\"\ntables = [\"shop.*\"]", &more.concat());
     let note = "x".repeat(3000);
     mysql
         .run(&format!(
@@ -141,11 +145,7 @@ async fn queues_get_what_they_are_for() -> anyhow::Result<()> {
              'a'), (2, '{note}'), (3, 'c'); UPDATE shop.notes SET note = 'b' WHERE id = 1; DELETE FROM shop.notes WHERE id = 3"
         ))
         .await?;
-    let end = mysql.binlog_end().await?;
-    rowmill_tests::wait_for("all is delivered", SOON, || async { Ok(config.has_reached(&end)?.then_some(())) })
-        .await
-        .with_context(|| engine.log())?;
-    engine.stop().await?;
+    deliver_all(&mysql, &config).await?;
 
     let arrived = changes.receive_all(3, SOON).await?;
     let mut rows: Vec<(String, Value, String)> = Vec::new();
@@ -200,12 +200,7 @@ async fn a_checkpoint_that_cannot_be_written() -> anyhow::Result<()> {
     assert!(log.contains("checkpoint.json"), "{log}");
 
     insert(200).await?;
-    let engine = Engine::start_and_wait(&config).await?;
-    let end = mysql.binlog_end().await?;
-    rowmill_tests::wait_for("all is delivered", SOON, || async { Ok(config.has_reached(&end)?.then_some(())) })
-        .await
-        .with_context(|| engine.log())?;
-    engine.stop().await?;
+    deliver_all(&mysql, &config).await?;
     let mut ids = Vec::new();
     for line in std::fs::read_to_string(&out)?.lines() {
         ids.push(serde_json::from_str::<Value>(line)?["after"]["id"].as_i64().context("an id")?);
@@ -239,12 +234,7 @@ async fn another_server_takes_all_in_order() -> anyhow::Result<()> {
         let more = "attributes = [\"table\", \"position\"]\n";
         let config = config(&mysql, &here, &sqs, &queue, more);
         let config = EngineConfig { text: config.text.replace("group = \"all\"\n", ""), ..config };
-        let engine = Engine::start_and_wait(&config).await?;
-        let end = mysql.binlog_end().await?;
-        rowmill_tests::wait_for("all is delivered", SOON, || async { Ok(config.has_reached(&end)?.then_some(())) })
-            .await
-            .with_context(|| engine.log())?;
-        engine.stop().await?;
+        deliver_all(&mysql, &config).await?;
         let mut versions = std::collections::BTreeMap::<i64, Vec<i64>>::new();
         for message in queue.receive_all(ROWS * CHANGES, SOON).await? {
             let body: Value = serde_json::from_str(&message.body)?;
