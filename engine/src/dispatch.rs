@@ -104,7 +104,8 @@ impl Dispatcher {
                 ends.push((sink, by_sink[sink].len(), bodies.len()));
                 let mut attributes = Vec::new();
                 add_attributes(&self.sinks[sink].attributes, table, &batch, &row, &mut attributes);
-                by_sink[sink].push(Message { body: ByteString::new(), group, deduplication_id, attributes });
+                let table = Some(table.id);
+                by_sink[sink].push(Message { body: ByteString::new(), group, deduplication_id, attributes, table });
             }
         }
         let bodies = text(bodies);
@@ -147,7 +148,7 @@ impl Dispatcher {
         let group = GroupTemplate::default().group(table, &row);
         let deduplication_id = deduplication_id(&self.server, &batch, &row, u32::MAX);
         let body = self::text(body);
-        by_sink[sink].push(Message { body, group, deduplication_id, attributes: Vec::new() });
+        by_sink[sink].push(Message { body, group, deduplication_id, attributes: Vec::new(), table: None });
     }
 
     /// A schema change's message, behind those of the rows. All of a schema are one group.
@@ -161,7 +162,7 @@ impl Dispatcher {
         let body = text(body);
         let group = sqs_id(change.schema.clone().unwrap_or_default());
         let deduplication_id = schema_change_id(server, change);
-        by_sink[sink].push(Message { body, group, deduplication_id, attributes: Vec::new() });
+        by_sink[sink].push(Message { body, group, deduplication_id, attributes: Vec::new(), table: None });
     }
 
     fn emitted(
@@ -179,7 +180,7 @@ impl Dispatcher {
         let output = Output { part: Part::Whole, number: outputs.next(origin) };
         let (sink, group, deduplication_id) = self.address(table, batch, &row, reroute, output, deduplication_id)?;
         add_attributes(&self.sinks[sink].attributes, table, batch, &row, &mut attributes);
-        by_sink[sink].push(Message { body, group, deduplication_id, attributes });
+        by_sink[sink].push(Message { body, group, deduplication_id, attributes, table: None });
         Ok(())
     }
 

@@ -213,7 +213,7 @@ async fn a_checkpoint_that_cannot_be_written() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Another implementation of SQS, which has nothing in common with the one that the other tests use.
+/// Another implementation of SQS, which has nothing in common with the one that the other tests use, and knows roles.
 #[tokio::test]
 async fn another_server_takes_all_in_order() -> anyhow::Result<()> {
     const ROWS: usize = 40;
@@ -227,12 +227,16 @@ async fn another_server_takes_all_in_order() -> anyhow::Result<()> {
     for _ in 1..CHANGES {
         mysql.run("UPDATE shop.t SET version = version + 1").await?;
     }
+    let role = |account: &str| format!("role_arn = \"arn:aws:iam::{account}:role/rowmill\"\n");
     for name in ["t.fifo", "t"] {
         let queue = sqs.create(name).await?;
         let here = directory.join(name);
         std::fs::create_dir(&here)?;
-        let more = "attributes = [\"table\", \"position\"]\n";
-        let config = config(&mysql, &here, &sqs, &queue, more);
+        let more = format!(
+            "attributes = [\"table\", \"position\"]\n{}",
+            if name == "t" { role("123456789012") } else { String::new() }
+        );
+        let config = config(&mysql, &here, &sqs, &queue, &more);
         let config = EngineConfig { text: config.text.replace("group = \"all\"\n", ""), ..config };
         deliver_all(&mysql, &config).await?;
         let mut versions = std::collections::BTreeMap::<i64, Vec<i64>>::new();
@@ -252,6 +256,56 @@ async fn another_server_takes_all_in_order() -> anyhow::Result<()> {
             }
             assert_eq!(versions, (0..CHANGES as i64).collect::<Vec<_>>(), "{name}, row {id}");
         }
+    }
+    // By a role of another account the queue isn't there.
+    let config = config(&mysql, &directory, &sqs, &sqs.create("t").await?, &role("222222222222"));
+    let mut engine = Engine::start(&config)?;
+    let status = engine.end(SOON).await?;
+    assert!(status.code() == Some(1) && engine.log().contains("there is no queue"), "{}", engine.log());
+    Ok(())
+}
+
+/// Rows of a table that wait in one group leave in one message: a backlog in few requests, in order, and once.
+#[tokio::test]
+async fn rows_that_wait_are_packed() -> anyhow::Result<()> {
+    const ROWS: i64 = 20_000;
+    let directory = scratch("rows_that_wait_are_packed");
+    let mysql = MySql::start(&directory, &[]).await?;
+    let sqs = Sqs::start(&directory).await?;
+    mysql.run("CREATE SCHEMA shop; CREATE TABLE shop.t (id INT PRIMARY KEY, note TEXT)").await?;
+    for from in (0..ROWS).step_by(1000) {
+        let rows: Vec<String> = (from..from + 1000).map(|id| format!("({id}, 'note {id}')")).collect();
+        mysql.run(&format!("INSERT INTO shop.t VALUES {}", rows.join(","))).await?;
+    }
+    for (name, pack) in [("t.fifo", "array"), ("t", "ndjson")] {
+        let queue = sqs.create(name).await?;
+        let here = directory.join(name);
+        std::fs::create_dir(&here)?;
+        let more = format!("format = \"row\"\npack = \"{pack}\"\npack_bytes = 20000\n");
+        let config = config(&mysql, &here, &sqs, &queue, &more);
+        deliver_all(&mysql, &config).await?;
+        let (mut ids, mut messages) = (Vec::new(), 0);
+        loop {
+            let some = queue.receive(Duration::from_secs(1)).await?;
+            if some.is_empty() {
+                break;
+            }
+            for message in some {
+                messages += 1;
+                assert!(message.body.len() <= 20_000, "{} bytes", message.body.len());
+                let rows: Vec<Value> = match pack {
+                    "array" => serde_json::from_str(&message.body)?,
+                    _ => message.body.lines().map(serde_json::from_str).collect::<Result<_, _>>()?,
+                };
+                ids.extend(rows.iter().filter_map(|row| row["id"].as_i64()));
+            }
+        }
+        if name == "t" {
+            ids.sort_unstable(); // a standard queue has no order
+        }
+        assert!(ids.iter().copied().eq(0..ROWS), "{name}: {} rows", ids.len());
+        assert!(messages < ROWS / 50, "{messages} messages");
+        println!("{name}: {ROWS} rows in {messages} messages");
     }
     Ok(())
 }

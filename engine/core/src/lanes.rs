@@ -76,6 +76,14 @@ impl<T> Lanes<T> {
         }
     }
 
+    /// The message that waits last in a group, or among those without one.
+    pub fn last_mut(&mut self, group: Option<&str>) -> Option<&mut Waiting<T>> {
+        match group {
+            Some(group) => self.lanes.get_mut(group)?.waiting.back_mut(),
+            None => self.free.back_mut(),
+        }
+    }
+
     /// Whether a full request could be made now.
     pub fn has_full_request(&self) -> bool {
         self.free.len() + self.ready.len() >= self.limits.messages

@@ -17,7 +17,7 @@ use serde::Deserialize;
 
 pub use error::ConfigError;
 pub(crate) use error::toml_fault;
-pub use sinks::{Attribute, OnError, Queue, Route, Sink, SinkKind};
+pub use sinks::{Attribute, OnError, PackForm, Packing, Queue, Role, Route, Sink, SinkKind};
 pub use tables::TablePatterns;
 
 pub use crate::source::tls::Tls;
@@ -415,6 +415,8 @@ mod tests {
         assert!(fault(&SMALL.replace("null", "sqs")).contains("queue_url"));
         assert!(fault(&format!("{SMALL}path = \"x\"")).contains("means nothing"));
         assert!(fault(&format!("{SMALL}attributes = [\"table\"]")).contains("means nothing"));
+        let role = SMALL.replace("\"null\"", "\"sqs\"\nqueue_url = \"http://q/1\"\nexternal_id = \"x\"");
+        assert!(fault(&role).contains("needs a `role_arn`"));
         let unknown = fault(&format!("{SMALL}format = \"avro\""));
         assert!(unknown.contains("line 5") && unknown.contains("maxwell"), "{unknown}");
         let none = format!("{SMALL}[[route]]\ntables = [\"a.*\"]\noperations = []\nsink = \"out\"");

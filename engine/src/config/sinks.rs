@@ -47,10 +47,45 @@ pub struct Queue {
     pub region: Option<String>,
     /// Another endpoint than AWS's: a local server.
     pub endpoint_url: Option<String>,
+    /// The role to use it by, of its account or another.
+    pub role: Option<Role>,
     /// What becomes of a message that it refuses for what it is.
     pub on_error: OnError,
     /// What its messages say beside their bodies.
     pub attributes: Vec<Attribute>,
+    /// Whether rows that wait leave several in one message.
+    pub packing: Option<Packing>,
+}
+
+/// Several rows in one message: of one table and one group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packing {
+    /// How they stand in it.
+    pub form: PackForm,
+    /// Bytes of a message at most. What the queue takes is less, maybe.
+    pub bytes: usize,
+}
+
+/// How rows stand in a message.
+#[derive(Debug, Deserialize, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum PackForm {
+    /// A JSON array, of one row as well.
+    Array,
+    /// A row a line.
+    Ndjson,
+}
+
+/// A request of 64 KiB or less costs as one; a larger one as several.
+const PACK_BYTES_DEFAULT: usize = 64 << 10;
+
+/// A role of IAM.
+#[derive(Debug)]
+pub struct Role {
+    /// Its ARN.
+    pub arn: String,
+    /// What the role's trust asks for, where it does.
+    pub external_id: Option<String>,
 }
 
 /// What becomes of a message that a queue refuses for what it is: too large, say.
@@ -171,8 +206,12 @@ pub(super) struct SinkTable {
     queue_url: Option<Text>,
     region: Option<Text>,
     endpoint_url: Option<Text>,
+    role_arn: Option<Text>,
+    external_id: Option<Text>,
     on_error: Option<OnError>,
     attributes: Option<Vec<Attribute>>,
+    pack: Option<PackForm>,
+    pack_bytes: Option<usize>,
     path: Option<Text>,
 }
 
@@ -188,7 +227,20 @@ pub(super) struct RouteTable {
 /// # Errors
 /// If it says what can't be meant.
 pub(super) fn sink(name: String, table: SinkTable) -> Result<Sink, String> {
-    let SinkTable { r#type, format, queue_url, region, endpoint_url, on_error, attributes, path } = table;
+    let SinkTable {
+        r#type,
+        format,
+        queue_url,
+        region,
+        endpoint_url,
+        role_arn,
+        external_id,
+        on_error,
+        attributes,
+        pack,
+        pack_bytes,
+        path,
+    } = table;
     let refuse = |given: bool, key: &str| {
         if given { Err(format!("sink.{name}: `{key}` means nothing for a sink of this type")) } else { Ok(()) }
     };
@@ -196,19 +248,30 @@ pub(super) fn sink(name: String, table: SinkTable) -> Result<Sink, String> {
         refuse(queue_url.is_some(), "queue_url")?;
         refuse(region.is_some(), "region")?;
         refuse(endpoint_url.is_some(), "endpoint_url")?;
+        refuse(role_arn.is_some(), "role_arn")?;
         refuse(on_error.is_some(), "on_error")?;
         refuse(attributes.is_some(), "attributes")?;
+        refuse(pack.is_some(), "pack")?;
     }
     if r#type != SinkType::File {
         refuse(path.is_some(), "path")?;
     }
+    if external_id.is_some() && role_arn.is_none() {
+        return Err(format!("sink.{name}: `external_id` is a role's: it needs a `role_arn`"));
+    }
+    if pack_bytes.is_some() && pack.is_none() {
+        return Err(format!("sink.{name}: `pack_bytes` means nothing without `pack`"));
+    }
+    let packing = pack.map(|form| Packing { form, bytes: pack_bytes.unwrap_or(PACK_BYTES_DEFAULT) });
     let kind = match r#type {
         SinkType::Sqs => SinkKind::Sqs(Queue {
             url: queue_url.ok_or_else(|| format!("sink.{name}: an sqs sink needs a `queue_url`"))?.0,
             region: region.map(|text| text.0),
             endpoint_url: endpoint_url.map(|text| text.0),
+            role: role_arn.map(|Text(arn)| Role { arn, external_id: external_id.map(|text| text.0) }),
             on_error: on_error.unwrap_or_default(),
             attributes: attributes.unwrap_or_default(),
+            packing,
         }),
         SinkType::Stdout => SinkKind::Stdout,
         SinkType::File => {

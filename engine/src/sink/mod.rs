@@ -2,11 +2,13 @@
 
 mod lines;
 mod null;
+mod outgoing;
 mod sqs;
 
 use anyhow::Context;
 use bytestring::ByteString;
 use futures_util::future::BoxFuture;
+use rowmill_core::batch::TableId;
 use rowmill_core::envelope::push_string;
 use rowmill_core::progress::{Receipt, Ticket};
 use rowmill_core::route::sqs_id;
@@ -25,6 +27,8 @@ pub struct Message {
     pub deduplication_id: String,
     /// Names and values.
     pub attributes: Vec<(String, String)>,
+    /// Of what table it has a row, as the sink's format has it. `None` for all else: such aren't packed with others.
+    pub table: Option<TableId>,
 }
 
 /// Messages of one batch for one sink, and the duty to deliver them.
@@ -46,7 +50,7 @@ pub struct DeadLetters {
 impl DeadLetters {
     /// Hands on a message with its duty: it is settled when the dead letter is durable.
     async fn send(&self, sink: &str, message: Message, fault: &str, receipt: Receipt) -> anyhow::Result<()> {
-        let Message { body, group, deduplication_id, attributes } = message;
+        let Message { body, group, deduplication_id, attributes, table: _ } = message;
         let mut letter = Vec::with_capacity(body.len() + 256);
         let mut text = |label: &str, text: &str| {
             letter.extend_from_slice(label.as_bytes());
@@ -71,6 +75,7 @@ impl DeadLetters {
             group: if group.is_empty() { sqs_id(sink.to_owned()) } else { group },
             deduplication_id: if deduplication_id.is_empty() { unique() } else { deduplication_id },
             attributes: Vec::new(),
+            table: None,
         };
         let sent = self.outlet.send(Delivery { messages: vec![letter], receipt }).await;
         sent.map_err(|_| anyhow::anyhow!("the sink of dead letters has stopped"))

@@ -11,12 +11,13 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use aws_config::BehaviorVersion;
 use aws_config::retry::RetryConfig;
+use aws_config::sts::AssumeRoleProvider;
 use aws_config::timeout::TimeoutConfig;
 use aws_sdk_sqs::Client;
-use aws_sdk_sqs::config::Region;
+use aws_sdk_sqs::config::{Region, SharedCredentialsProvider};
 use aws_sdk_sqs::error::{DisplayErrorContext, ProvideErrorMetadata};
 use aws_sdk_sqs::operation::send_message_batch::SendMessageBatchOutput;
-use aws_sdk_sqs::types::{MessageAttributeValue, QueueAttributeName, SendMessageBatchRequestEntry};
+use aws_sdk_sqs::types::QueueAttributeName;
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -27,8 +28,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::outgoing::Outgoing;
 use super::{DeadLetters, Delivery, Message, Settled, Sink, settle};
-use crate::config::{OnError, Queue};
+use crate::config::{OnError, Packing, Queue, Role};
 
 const LIMITS: RequestLimits = RequestLimits { messages: 10, bytes: 1 << 20 };
 /// Requests in flight at a time.
@@ -53,16 +55,18 @@ pub(super) struct Sqs {
     on_error: OnError,
     /// Bytes of a message: its body and attributes.
     message_max: usize,
-}
-
-/// A message on its way, with its duty.
-#[derive(Debug)]
-struct Outgoing {
-    message: Message,
-    receipt: Receipt,
+    packing: Option<Packing>,
 }
 
 type Request = Vec<Waiting<Outgoing>>;
+
+/// Where requests go.
+struct To {
+    client: Client,
+    url: String,
+    fifo: bool,
+    packing: Option<Packing>,
+}
 
 /// What came of a request.
 #[derive(Default)]
@@ -88,7 +92,7 @@ enum Said {
 
 impl Sqs {
     pub async fn open(name: &str, queue: &Queue) -> anyhow::Result<Self> {
-        let Queue { url: queue_url, region, endpoint_url, on_error, attributes: _ } = queue;
+        let Queue { url: queue_url, region, endpoint_url, role, on_error, attributes: _, packing } = queue;
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .operation_attempt_timeout(REQUEST_TIMEOUT)
@@ -103,26 +107,52 @@ impl Sqs {
         if let Some(url) = endpoint_url {
             loader = loader.endpoint_url(url);
         }
-        let client = Client::new(&loader.load().await);
+        let mut config = loader.load().await;
+        if let Some(Role { arn, external_id }) = role {
+            let mut role = AssumeRoleProvider::builder(arn).session_name("rowmill").configure(&config);
+            if let Some(id) = external_id {
+                role = role.external_id(id);
+            }
+            let credentials = SharedCredentialsProvider::new(role.build().await);
+            config = config.into_builder().credentials_provider(credentials).build();
+        }
+        let client = Client::new(&config);
         let message_max = message_max(&client, queue_url).await?;
         let (name, queue_url, fifo) = (name.to_owned(), queue_url.to_owned(), queue_url.ends_with(".fifo"));
-        Ok(Self { name, client, queue_url, fifo, on_error: *on_error, message_max })
+        let packing = packing.map(|packing| Packing { bytes: packing.bytes.min(message_max), ..packing });
+        Ok(Self { name, client, queue_url, fifo, on_error: *on_error, message_max, packing })
     }
 
     fn waiting(&self, message: Message, receipt: Receipt) -> Waiting<Outgoing> {
-        let attributes: usize =
-            message.attributes.iter().map(|(name, value)| name.len() + value.len() + "String".len()).sum();
-        let bytes = message.body.len() + attributes;
         let group = self.fifo.then(|| message.group.clone());
-        Waiting { group, bytes, item: Outgoing { message, receipt } }
+        let item = Outgoing::new(message, receipt);
+        Waiting { group, bytes: item.bytes(self.packing), item }
+    }
+
+    /// Takes a message in: packed with the last of its group, where that is wanted and there is room.
+    fn take_in(&self, waiting: Waiting<Outgoing>, lanes: &mut Lanes<Outgoing>) {
+        if let Some(packing) = self.packing
+            && let Some(last) = lanes.last_mut(waiting.group.as_deref())
+            && last.bytes + waiting.bytes <= packing.bytes
+            && last.item.message().group == waiting.item.message().group
+            && last.item.may_take(waiting.item.message())
+        {
+            last.bytes += last.item.take(waiting.item);
+            return;
+        }
+        lanes.push(waiting);
     }
 
     /// A message that is never accepted for what it is: a dead letter, or the end.
     async fn reject(&self, outgoing: Outgoing, fault: &str, dead_letters: Option<&DeadLetters>) -> anyhow::Result<()> {
-        let Outgoing { message, receipt } = outgoing;
-        let Some(dead_letters) = dead_letters else { return Err(refusal(&self.queue_url, &message, fault)) };
-        warn!(sink = self.name, group = message.group, fault, "refused for ever, a dead letter now");
-        dead_letters.send(&self.name, message, fault, receipt).await
+        let Some(dead_letters) = dead_letters else {
+            return Err(refusal(&self.queue_url, outgoing.message(), fault));
+        };
+        for (message, receipt) in outgoing.into_messages() {
+            warn!(sink = self.name, group = message.group, fault, "refused for ever, a dead letter now");
+            dead_letters.send(&self.name, message, fault, receipt).await?;
+        }
+        Ok(())
     }
 
     async fn deliver(
@@ -142,11 +172,18 @@ impl Sqs {
                 && requests.len() < REQUESTS_MAX
                 && (requests.len() < REQUESTS_UNFULL_MAX || lanes.has_full_request())
             {
-                let request = lanes.next_request();
+                let mut request = lanes.next_request();
                 if request.is_empty() {
                     break;
                 }
-                requests.spawn(send(self.client.clone(), self.queue_url.clone(), self.fifo, request));
+                request.iter_mut().for_each(|waiting| waiting.item.seal());
+                let to = To {
+                    client: self.client.clone(),
+                    url: self.queue_url.clone(),
+                    fifo: self.fifo,
+                    packing: self.packing,
+                };
+                requests.spawn(send(to, request));
             }
             if !open && lanes.is_empty() && requests.is_empty() {
                 return Ok(());
@@ -158,7 +195,7 @@ impl Sqs {
                         for (message, receipt) in messages.into_iter().zip(receipts) {
                             let waiting = self.waiting(message, receipt);
                             if waiting.bytes <= self.message_max {
-                                lanes.push(waiting);
+                                self.take_in(waiting, &mut lanes);
                                 continue;
                             }
                             let fault = format!("it has {} bytes, the queue takes {}", waiting.bytes, self.message_max);
@@ -171,7 +208,7 @@ impl Sqs {
                     let Answer { accepted, refused, reason, rejected } = answer.context("a request's task failed")??;
                     for Waiting { group, item, .. } in accepted {
                         lanes.accepted(group.as_deref());
-                        settle(item.receipt, &settled);
+                        item.into_messages().for_each(|(_, receipt)| settle(receipt, &settled));
                     }
                     for (Waiting { group, item, .. }, fault) in rejected {
                         self.reject(item, &fault, dead_letters.as_ref()).await?;
@@ -253,25 +290,25 @@ async fn message_max(client: &Client, url: &str) -> anyhow::Result<usize> {
 
 /// Sends a request once. One that is refused as a whole for what it is is sent again message by message: the others
 /// aren't to blame.
-async fn send(client: Client, queue_url: String, fifo: bool, request: Request) -> anyhow::Result<Answer> {
+async fn send(to: To, request: Request) -> anyhow::Result<Answer> {
     let mut answer = Answer::default();
-    let said = ask(&client, &queue_url, fifo, &request).await?;
+    let said = ask(&to, &request).await?;
     if !matches!(said, Said::Never(_)) || request.len() == 1 {
         answer.take(request, said);
         return Ok(answer);
     }
     for message in request {
         let alone = vec![message];
-        let said = ask(&client, &queue_url, fifo, &alone).await?;
+        let said = ask(&to, &alone).await?;
         answer.take(alone, said);
     }
     Ok(answer)
 }
 
-async fn ask(client: &Client, queue_url: &str, fifo: bool, request: &Request) -> anyhow::Result<Said> {
-    let entries = request.iter().enumerate().map(|(index, waiting)| entry(index, &waiting.item.message, fifo));
-    let entries = entries.collect::<anyhow::Result<Vec<_>>>()?;
-    let error = match client.send_message_batch().queue_url(queue_url).set_entries(Some(entries)).send().await {
+async fn ask(to: &To, request: &Request) -> anyhow::Result<Said> {
+    let entries = request.iter().enumerate().map(|(index, waiting)| waiting.item.entry(index, to.fifo, to.packing));
+    let entries = entries.collect::<Result<Vec<_>, _>>()?;
+    let error = match to.client.send_message_batch().queue_url(&to.url).set_entries(Some(entries)).send().await {
         Ok(output) => return Ok(Said::Entries(output)),
         Err(error) => error,
     };
@@ -325,22 +362,6 @@ impl Answer {
             }
         }
     }
-}
-
-fn entry(index: usize, message: &Message, fifo: bool) -> anyhow::Result<SendMessageBatchRequestEntry> {
-    let mut entry = SendMessageBatchRequestEntry::builder().id(index.to_string()).message_body(&*message.body);
-    // On a standard queue a group doesn't order messages: it shares the queue fairly.
-    if !message.group.is_empty() {
-        entry = entry.message_group_id(&message.group);
-    }
-    if fifo {
-        entry = entry.message_deduplication_id(&message.deduplication_id);
-    }
-    for (name, value) in &message.attributes {
-        let value = MessageAttributeValue::builder().data_type("String").string_value(value).build()?;
-        entry = entry.message_attributes(name, value);
-    }
-    Ok(entry.build()?)
 }
 
 fn refusal(queue_url: &str, message: &Message, text: &str) -> anyhow::Error {
@@ -399,14 +420,11 @@ mod tests {
             group: String::new(),
             deduplication_id: String::new(),
             attributes: Vec::new(),
+            table: None,
         };
         let request = ["accepted", "rejected", "refused", "forgotten"].into_iter().zip(receipts);
         let request: Request = request
-            .map(|(body, receipt)| Waiting {
-                group: None,
-                bytes: 1,
-                item: Outgoing { message: message(body), receipt },
-            })
+            .map(|(body, receipt)| Waiting { group: None, bytes: 1, item: Outgoing::new(message(body), receipt) })
             .collect();
         let success = SendMessageBatchResultEntry::builder().id("0").message_id("m").md5_of_message_body("d").build();
         let failure = |id: &str, code: &str, sender: bool| {
@@ -422,30 +440,13 @@ mod tests {
         let mut answer = Answer::default();
         answer.take(request, Said::Entries(output));
         let bodies = |request: &[Waiting<Outgoing>]| -> Vec<String> {
-            request.iter().map(|waiting| waiting.item.message.body.to_string()).collect()
+            request.iter().map(|waiting| waiting.item.message().body.to_string()).collect()
         };
         assert_eq!(bodies(&answer.accepted), ["accepted"]);
         assert_eq!(bodies(&answer.refused), ["refused", "forgotten"]);
         assert!(answer.reason.is_some());
         let [(rejected, why)] = &answer.rejected[..] else { panic!("{} rejected", answer.rejected.len()) };
-        assert_eq!((&*rejected.item.message.body, why.as_str()), ("rejected", "InvalidMessageContents: "));
-    }
-
-    #[test]
-    fn a_group_orders_a_fifo_queue_and_shares_a_standard_one() {
-        let message = |group: &str| Message {
-            body: "{}".into(),
-            group: group.to_owned(),
-            deduplication_id: "d".to_owned(),
-            attributes: vec![("table".to_owned(), "shop.orders".to_owned())],
-        };
-        let of = |group: &str, fifo| entry(0, &message(group), fifo).expect("whole");
-        let (fifo, standard) = (of("g", true), of("g", false));
-        assert_eq!((fifo.message_group_id(), fifo.message_deduplication_id()), (Some("g"), Some("d")));
-        assert_eq!((standard.message_group_id(), standard.message_deduplication_id()), (Some("g"), None));
-        assert_eq!(of("", false).message_group_id(), None);
-        let attributes = fifo.message_attributes().and_then(|all| all["table"].string_value());
-        assert_eq!(attributes, Some("shop.orders"));
+        assert_eq!((&*rejected.item.message().body, why.as_str()), ("rejected", "InvalidMessageContents: "));
     }
 
     #[test]
