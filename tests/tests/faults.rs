@@ -38,8 +38,15 @@ async fn collect(queue: Queue, stop: Arc<AtomicBool>) -> anyhow::Result<Vec<Rece
     }
 }
 
-fn change(message: &Received) -> Change {
-    let body: Value = serde_json::from_str(&message.body).expect("bodies are JSON");
+/// The changes of a message: of one row, or of several packed.
+fn changes(message: &Received) -> Vec<Change> {
+    match serde_json::from_str(&message.body).expect("bodies are JSON") {
+        Value::Array(rows) => rows.iter().map(change).collect(),
+        row => vec![change(&row)],
+    }
+}
+
+fn change(body: &Value) -> Change {
     let image = if body["after"].is_null() { &body["before"] } else { &body["after"] };
     let table = match body["source"]["table"].as_str() {
         Some("orders") => "orders",
@@ -80,27 +87,21 @@ async fn kills_lose_nothing_with_the_checkpoint_in_a_database() -> anyhow::Resul
     trial("kills_lose_nothing_with_the_checkpoint_in_a_database", in_database, kills).await
 }
 
-/// Connections to the queues are cut behind any byte of any answer: what was accepted is sent again. In the end they
-/// don't answer at all.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_that_get_lost_lose_nothing() -> anyhow::Result<()> {
-    trial(
-        "answers_that_get_lost_lose_nothing",
-        |config, _| config,
-        async |ground: Ground<'_>| {
-            let Ground { config, proxy, random, faults, .. } = ground;
-            let engine = Engine::start_and_wait(config).await?;
-            for _ in 0..faults {
-                proxy.cut_after(random.random_range(0..3000));
-                tokio::time::sleep(Duration::from_millis(random.random_range(20..300))).await;
-            }
-            assert!(engine.log().contains("not accepted, trying again"), "{}", engine.log());
-            proxy.stall();
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            engine.stop().await
-        },
-    )
-    .await
+    trial("answers_that_get_lost_lose_nothing", |config, _| config, lost_answers).await
+}
+
+/// The same with many rows a message: what was accepted is sent again as it was, or the FIFO queue would drop what
+/// joined it since.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_about_packed_rows_that_get_lost_lose_nothing() -> anyhow::Result<()> {
+    let packed = |config: EngineConfig, _: &MySql| {
+        let text = config.text.replace("type = \"sqs\"\n", "type = \"sqs\"\npack = \"array\"\n");
+        let text = text.replace("sink = \"orders\"\n", "sink = \"orders\"\ngroup = \"{table}\"\n");
+        EngineConfig { text, ..config }
+    };
+    trial("answers_about_packed_rows_that_get_lost_lose_nothing", packed, lost_answers).await
 }
 
 /// What faults are made with.
@@ -114,9 +115,23 @@ struct Ground<'a> {
     faults: usize,
 }
 
+/// Connections to the queues are cut behind any byte of any answer: what was accepted is sent again. In the end they
+/// don't answer at all.
+async fn lost_answers(ground: Ground<'_>) -> anyhow::Result<Engine> {
+    let Ground { config, proxy, random, faults, .. } = ground;
+    let engine = Engine::start_and_wait(config).await?;
+    for _ in 0..faults {
+        proxy.cut_after(random.random_range(0..3000));
+        tokio::time::sleep(Duration::from_millis(random.random_range(20..300))).await;
+    }
+    assert!(engine.log().contains("not accepted, trying again"), "{}", engine.log());
+    proxy.stall();
+    Ok(engine)
+}
+
 /// The engine is killed and started again, now and then with another transform: one that has all rows decoded late, one
 /// that has none.
-async fn kills(ground: Ground<'_>) -> anyhow::Result<()> {
+async fn kills(ground: Ground<'_>) -> anyhow::Result<Engine> {
     let Ground { config, plugins, random, faults, .. } = ground;
     for fault in 0..faults {
         let engine = Engine::start(config)?;
@@ -127,7 +142,7 @@ async fn kills(ground: Ground<'_>) -> anyhow::Result<()> {
         }
         engine.kill();
     }
-    Ok(())
+    Engine::start_and_wait(config).await
 }
 
 /// Whether everything before a place in the binlog is delivered, by what the checkpoint says.
@@ -146,7 +161,7 @@ async fn has_reached(config: &EngineConfig, mysql: &MySql, (file, position): &(S
 async fn trial(
     name: &str,
     configured: impl FnOnce(EngineConfig, &MySql) -> EngineConfig,
-    make_faults: impl AsyncFnOnce(Ground<'_>) -> anyhow::Result<()>,
+    make_faults: impl AsyncFnOnce(Ground<'_>) -> anyhow::Result<Engine>,
 ) -> anyhow::Result<()> {
     let seed = setting("ROWMILL_TEST_SEED").unwrap_or_else(rand::random);
     let faults = setting("ROWMILL_TEST_FAULTS").map_or(FAULTS, |faults| faults as usize);
@@ -189,27 +204,29 @@ async fn trial(
     let receiving_events = tokio::spawn(collect(events, Arc::clone(&stop_receiving)));
 
     let mut random = SmallRng::seed_from_u64(seed);
-    make_faults(Ground { config: &config, plugins: &plugins, proxy: &proxy, random: &mut random, faults }).await?;
+    let engine =
+        make_faults(Ground { config: &config, plugins: &plugins, proxy: &proxy, random: &mut random, faults }).await?;
     stop_writing.store(true, Ordering::Relaxed);
     let ledger = writing.await??;
-    let engine = Engine::start_and_wait(&config).await?;
     // The engine is done when its checkpoint is where the binlog ends.
     let end = mysql.binlog_end().await?;
     rowmill_tests::wait_for("the rest is delivered", DRAIN, || async {
         Ok(has_reached(&config, &mysql, &end).await?.then_some(()))
     })
-    .await?;
+    .await
+    .map_err(|error| error.context(engine.log()))?;
     engine.stop().await?;
     stop_receiving.store(true, Ordering::Relaxed);
     let (received_orders, received_events) = (receiving_orders.await??, receiving_events.await??);
 
     let of_orders = |change: &Change| change.table == "orders";
     let expected_orders = by_key(ledger.iter().copied().filter(of_orders));
-    let delivered_orders = by_key(received_orders.iter().map(change));
+    let delivered_orders = by_key(received_orders.iter().flat_map(changes));
     assert_eq!(delivered_orders, expected_orders, "the FIFO queue has every change once, in order (seed {seed})");
 
     let expected: HashSet<Change> = ledger.iter().copied().filter(|change| !of_orders(change)).collect();
-    let delivered: HashSet<Change> = received_events.iter().map(change).collect();
+    let received_events: Vec<Change> = received_events.iter().flat_map(changes).collect();
+    let delivered: HashSet<Change> = received_events.iter().copied().collect();
     let lost: Vec<_> = expected.difference(&delivered).collect();
     let invented: Vec<_> = delivered.difference(&expected).collect();
     assert!(lost.is_empty() && invented.is_empty(), "lost {lost:?}, invented {invented:?} (seed {seed})");
