@@ -11,7 +11,7 @@ use rowmill_core::route::{GroupTemplate, deduplication_id, schema_change_id, sqs
 
 use crate::config::{self, Attribute, Destinations};
 use crate::sink::Message;
-use crate::transform::{DeadRow, Emitted, Passed, Reroute, TransformError, Transformed};
+use crate::transform::{DeadRow, Emitted, Passed, TransformError, Transformed};
 
 /// Bytes of a body that room is made for at once.
 const BODY_EXPECTED: usize = 512;
@@ -40,6 +40,14 @@ pub struct Dispatcher {
     server: Arc<str>,
     /// By sink.
     envelopes: Vec<Envelope>,
+}
+
+/// A transform's part of a decision.
+#[derive(Clone, Copy)]
+struct Given<'a> {
+    sink: Option<usize>,
+    group: Option<&'a str>,
+    deduplication_id: Option<&'a str>,
 }
 
 /// A route's part of a decision.
@@ -90,16 +98,16 @@ impl Dispatcher {
         let mut bodies = Vec::with_capacity(rows.len() * BODY_EXPECTED);
         let mut ends = Vec::with_capacity(rows.len());
         for Passed { row, origin, reroute } in rows {
+            let (sink, group) = reroute.as_ref().map_or((None, None), |to| (to.sink, to.group.as_deref()));
+            let given = Given { sink, group, deduplication_id: None };
             while let Some(message) = emitted.next_if(|message| message.origin <= origin) {
                 self.emitted(message, &seen, tables, &mut outputs, &mut by_sink)?;
             }
             let row = batch.row(row);
             let table = &tables[row.table().0 as usize];
-            let reroute = reroute.unwrap_or(Reroute { sink: None, group: None });
             for &part in Part::of(table, &row) {
                 let output = Output { part, number: outputs.next(origin) };
-                let (sink, group, deduplication_id) =
-                    self.address(table, &batch, &row, reroute.clone(), output, None)?;
+                let (sink, group, deduplication_id) = self.address(table, &batch, &row, given, output)?;
                 self.envelopes[sink].write(table, &batch, &row, part, now_us, &mut bodies);
                 ends.push((sink, by_sink[sink].len(), bodies.len()));
                 let mut attributes = Vec::new();
@@ -173,14 +181,15 @@ impl Dispatcher {
         outputs: &mut Outputs,
         by_sink: &mut [Vec<Message>],
     ) -> anyhow::Result<()> {
-        let Emitted { batch, row, origin, reroute, deduplication_id, body, mut attributes } = message;
+        let Emitted { batch, row, origin, sink, text, mut attributes } = message;
         let batch = &seen[batch as usize];
         let row = batch.row(row);
         let table = &tables[row.table().0 as usize];
         let output = Output { part: Part::Whole, number: outputs.next(origin) };
-        let (sink, group, deduplication_id) = self.address(table, batch, &row, reroute, output, deduplication_id)?;
+        let given = Given { sink, group: text.group(), deduplication_id: text.deduplication_id() };
+        let (sink, group, deduplication_id) = self.address(table, batch, &row, given, output)?;
         add_attributes(&self.sinks[sink].attributes, table, batch, &row, &mut attributes);
-        by_sink[sink].push(Message { body, group, deduplication_id, attributes, table: None });
+        by_sink[sink].push(Message { body: text.body(), group, deduplication_id, attributes, table: None });
         Ok(())
     }
 
@@ -190,12 +199,11 @@ impl Dispatcher {
         table: &Table,
         batch: &Batch<'_>,
         row: &Row<'_>,
-        reroute: Reroute,
+        given: Given<'_>,
         output: Output,
-        given_id: Option<ByteString>,
     ) -> anyhow::Result<(usize, String, String)> {
         let Routed { sink, group } = route(&self.routes, &mut self.route_of, table, row.operation());
-        let Some(sink) = reroute.sink.or(sink) else {
+        let Some(sink) = given.sink.or(sink) else {
             bail!(
                 "no route for table {table}, whose row at {}:{} passed the transforms; add a [[route]] for it, or leave \
                  it out by `source.tables`",
@@ -206,8 +214,8 @@ impl Dispatcher {
         static DEFAULT: LazyLock<GroupTemplate> = LazyLock::new(GroupTemplate::default);
         let is_ordered = self.sinks[sink].ordered;
         let template = group.or(is_ordered.then_some(&DEFAULT));
-        let group = match (reroute.group, output.part) {
-            (Some(group), _) => sqs_id(group.into()),
+        let group = match (given.group, output.part) {
+            (Some(group), _) => sqs_id(group.to_owned()),
             (None, Part::OldKey) => template.map_or_else(String::new, |template| template.old_group(table, row)),
             (None, Part::Whole | Part::NewKey) => {
                 template.map_or_else(String::new, |template| template.group(table, row))
@@ -216,8 +224,8 @@ impl Dispatcher {
         if !is_ordered {
             return Ok((sink, group, String::new()));
         }
-        let id = match given_id {
-            Some(id) => sqs_id(id.into()),
+        let id = match given.deduplication_id {
+            Some(id) => sqs_id(id.to_owned()),
             None => deduplication_id(&self.server, batch, row, output.number),
         };
         Ok((sink, group, id))

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::module_in;
 use super::rows::{Rows, batch, row_json};
-use crate::transform::{Chain, Emitted, Loader, Reroute, Settings};
+use crate::transform::{Chain, Emitted, Loader, Settings};
 
 /// Files of rows end with this, those of what is expected with the other.
 const ROWS: &str = ".rows.jsonl";
@@ -98,21 +98,22 @@ fn difference(left: &[Value], right: &[Value]) -> Option<String> {
 fn outputs(chain: &Chain, number: u64, rows: &Rows, bytes: &Arc<Vec<u8>>, first: u32) -> anyhow::Result<Vec<Value>> {
     let done = chain.transform_in_part(number, bytes, &rows.tables).context("nothing stops")?;
     let mut lines: Vec<(u32, Value)> = Vec::new();
-    let address = |line: &mut Map<String, Value>, reroute: Reroute| {
-        if let Some(sink) = reroute.sink {
+    let address = |line: &mut Map<String, Value>, sink: Option<usize>, group: Option<&str>| {
+        if let Some(sink) = sink {
             line.insert("sink".to_owned(), json!(rows.sinks.get(sink)));
         }
-        if let Some(group) = reroute.group {
-            line.insert("group".to_owned(), json!(&*group));
+        if let Some(group) = group {
+            line.insert("group".to_owned(), json!(group));
         }
     };
     let line = |row: u32| Map::from_iter([("row".to_owned(), json!(first + row))]);
-    for Emitted { origin, reroute, deduplication_id, body, attributes, .. } in done.emitted {
+    for Emitted { origin, sink, text, attributes, .. } in done.emitted {
         let mut line = line(origin);
+        let body = text.body();
         line.insert("message".to_owned(), serde_json::from_str(&body).unwrap_or_else(|_| Value::String(body.into())));
-        address(&mut line, reroute);
-        if let Some(id) = deduplication_id {
-            line.insert("deduplication_id".to_owned(), json!(&*id));
+        address(&mut line, sink, text.group());
+        if let Some(id) = text.deduplication_id() {
+            line.insert("deduplication_id".to_owned(), json!(id));
         }
         if !attributes.is_empty() {
             line.insert(
@@ -127,8 +128,8 @@ fn outputs(chain: &Chain, number: u64, rows: &Rows, bytes: &Arc<Vec<u8>>, first:
         let row = left.row(passed.row);
         let mut line = line(passed.origin);
         line.insert("keep".to_owned(), row_json(&rows.tables[row.table().0 as usize], &row));
-        if let Some(reroute) = passed.reroute {
-            address(&mut line, reroute);
+        if let Some(to) = passed.reroute {
+            address(&mut line, to.sink, to.group.as_deref());
         }
         lines.push((passed.origin, Value::Object(line)));
     }

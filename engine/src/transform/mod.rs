@@ -5,6 +5,7 @@ mod error;
 mod instance;
 mod load;
 mod manifest;
+mod message;
 mod module;
 mod orders;
 mod plugin;
@@ -23,6 +24,7 @@ use rowmill_core::binlog::{DecodeError, Needs, RowBatch};
 
 pub use error::TransformError;
 pub use load::{Loader, Settings};
+pub use message::{Emitted, MessageText};
 pub use plugin::Plugin;
 pub use reload::{CurrentChain, Reloader};
 
@@ -89,25 +91,6 @@ pub struct Reroute {
     pub sink: Option<usize>,
     /// The message group; `None`: as the routes say.
     pub group: Option<ByteString>,
-}
-
-/// A message that a transform made.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Emitted {
-    /// The batch that has the row it was made of: its index in [`Transformed::seen`].
-    pub batch: u32,
-    /// The row in that batch.
-    pub row: RowIndex,
-    /// The row's place in the batch that was decoded.
-    pub origin: u32,
-    /// Where it goes.
-    pub reroute: Reroute,
-    /// Its deduplication id, if the transform gave one.
-    pub deduplication_id: Option<ByteString>,
-    /// Its body.
-    pub body: ByteString,
-    /// Its attributes: names and values.
-    pub attributes: Vec<(String, String)>,
 }
 
 /// All transforms, in their order. One version of them: what is replaced while the engine runs makes
@@ -394,14 +377,16 @@ impl Transformed {
         }
         let failed: Vec<(RowIndex, u32, String)> =
             fails.into_iter().map(|(row, fault)| (row, self.rows[row.0 as usize].origin, fault)).collect();
-        self.rows.retain(|passed| {
-            let index = passed.row.0 as usize;
-            match fates[index] {
-                Fate::Keep => true,
-                Fate::Drop => false,
-                Fate::Ask => keep[index],
-            }
-        });
+        let stays = |index: usize| match fates[index] {
+            Fate::Keep => true,
+            Fate::Drop => false,
+            Fate::Ask => keep[index],
+        };
+        if (0..fates.len()).any(stays) {
+            self.rows.retain(|passed| stays(passed.row.0 as usize));
+        } else {
+            self.rows.clear(); // mostly, where messages are made of them
+        }
         let seen = Arc::clone(&self.bytes);
         if !edits.is_empty() {
             let batch = Batch::parse(&seen).expect("batches are written by the builder");

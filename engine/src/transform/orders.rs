@@ -146,13 +146,18 @@ impl Asked<'_> {
     /// The rows that a rule means.
     pub fn pick(&self, rule: &Rule) -> Result<Vec<u32>, String> {
         let Rule { inserts, updates, deletes, all_of } = rule;
+        let is_meant = |row: &u32| match self.batch.row(RowIndex(*row)).operation() {
+            Operation::Insert => *inserts,
+            Operation::Update => *updates,
+            Operation::Delete => *deletes,
+        };
+        let is_about_all = *inserts && *updates && *deletes;
+        if all_of.is_empty() && !is_about_all {
+            return Ok(self.rows.iter().copied().filter(is_meant).collect());
+        }
         let mut picked = self.select(all_of)?;
-        if !(*inserts && *updates && *deletes) {
-            picked.retain(|&row| match self.batch.row(RowIndex(row)).operation() {
-                Operation::Insert => *inserts,
-                Operation::Update => *updates,
-                Operation::Delete => *deletes,
-            });
+        if !is_about_all {
+            picked.retain(is_meant);
         }
         Ok(picked)
     }

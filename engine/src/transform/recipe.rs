@@ -7,6 +7,7 @@ use rowmill_core::batch::{Batch, Cell, ColumnIndex, Image, ImageKind, Operation,
 use rowmill_core::envelope::{push_cell, push_cell_text, push_image, push_int, push_string};
 
 use super::instance::types;
+use super::message::MessageText;
 use super::query::time_us;
 use super::want::Interests;
 
@@ -30,14 +31,13 @@ impl Written {
         self.text.len()
     }
 
-    /// Rows, groups and bodies.
-    pub fn messages(&self) -> impl Iterator<Item = (RowIndex, ByteString, ByteString)> {
+    /// Rows, and their messages' texts.
+    pub fn messages(&self) -> impl Iterator<Item = (RowIndex, MessageText)> {
         let text = &self.text;
         self.ends.iter().scan(0, move |start, &(row, group_end, end)| {
-            let group = text.slice_ref(&text[*start..group_end]);
-            let body = text.slice_ref(&text[group_end..end]);
-            *start = end;
-            Some((row, group, body))
+            let group_len = group_end - *start;
+            let slice = text.slice_ref(&text[std::mem::replace(start, end)..end]);
+            Some((row, MessageText::new(slice, group_len, group_len).expect("groups and bodies are text")))
         })
     }
 }

@@ -11,7 +11,7 @@ use super::error::Fault;
 use super::instance::{Answer, Instance, Verdict, bulk, types};
 use super::orders::Write;
 use super::want::Interests;
-use super::{Emitted, Reroute};
+use super::{Emitted, MessageText, Reroute};
 
 /// A verdict that makes sense.
 #[derive(Debug, Default)]
@@ -101,9 +101,13 @@ pub(super) fn check(
         if known { Ok(RowIndex(index)) } else { Err(Fault::Malformed(format!("row {index} of {}", batch.len()))) }
     };
     let sinks = instance.sinks();
-    let reroute = |sink: Option<u32>, group: ByteString| match sink {
+    let sink_of = |sink: Option<u32>| match sink {
         Some(sink) if sink as usize >= sinks => Err(Fault::Malformed(format!("sink {sink} of {sinks}"))),
-        _ => Ok(Reroute { sink: sink.map(|sink| sink as usize), group: Some(group).filter(|group| !group.is_empty()) }),
+        _ => Ok(sink.map(|sink| sink as usize)),
+    };
+    let reroute = |sink: Option<u32>, group: ByteString| {
+        let group = Some(group).filter(|group| !group.is_empty());
+        sink_of(sink).map(|sink| Reroute { sink, group })
     };
     let mut decision = Decision { keep: vec![false; batch.len()], ..Decision::default() };
     for index in keep {
@@ -131,20 +135,11 @@ pub(super) fn check(
         ordered.edits.push(Edit { row, image, column, value });
     }
     decision.edits = Edits::new(ordered.edits);
-    let emitted = |row, reroute, deduplication_id: ByteString, body, attributes| Emitted {
-        batch: 0,
-        row,
-        origin: 0,
-        reroute,
-        deduplication_id: (!deduplication_id.is_empty()).then_some(deduplication_id),
-        body,
-        attributes,
-    };
+    let emitted = |row, sink, text, attributes| Emitted { batch: 0, row, origin: 0, sink, text, attributes };
     decision.emitted.reserve(emits.len());
     for types::Emit { row, sink, group_len, dedup_len, body_len } in emits {
-        let (group, deduplication_id) = (arena.text(group_len)?, arena.text(dedup_len)?);
-        let (row, reroute, body) = (row_of(row)?, reroute(sink, group)?, arena.text(body_len)?);
-        decision.emitted.push(emitted(row, reroute, deduplication_id, body, Vec::new()));
+        let text = arena.message(group_len, dedup_len, body_len)?;
+        decision.emitted.push(emitted(row_of(row)?, sink_of(sink)?, text, Vec::new()));
     }
     for types::Attribute { emit, name_len, value_len } in attributes {
         let (name, value) = (arena.text(name_len)?, arena.text(value_len)?);
@@ -163,8 +158,8 @@ pub(super) fn check(
         let bulk::Message { sink, group, deduplication_id, body, attributes, .. } = message;
         output += group.len() + deduplication_id.len() + body.len();
         output += attributes.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
-        let reroute = reroute(sink, group.into())?;
-        decision.emitted.push(emitted(row, reroute, deduplication_id.into(), body.into(), attributes));
+        let text = MessageText::of(&group, &deduplication_id, body);
+        decision.emitted.push(emitted(row, sink_of(sink)?, text, attributes));
     }
     decision.fails.extend(ordered.fails);
     let writes = writes.into_iter().map(|types::Write { recipe, sink, rows }| {
@@ -175,10 +170,9 @@ pub(super) fn check(
         let Write { recipe, sink, rows } = write?;
         let written = instance.messages(recipe, batch, &rows, tables)?;
         output += written.bytes();
+        let sink = sink_of(sink)?;
         decision.emitted.reserve(rows.len());
-        for (row, group, body) in written.messages() {
-            decision.emitted.push(emitted(row, reroute(sink, group)?, ByteString::new(), body, Vec::new()));
-        }
+        decision.emitted.extend(written.messages().map(|(row, text)| emitted(row, sink, text, Vec::new())));
         decision.fails.extend(written.fails);
     }
     if output > output_max {
@@ -249,6 +243,17 @@ impl Arena {
 
     fn text(&mut self, len: u32) -> Result<ByteString, Fault> {
         let text = ByteString::try_from(self.bytes(len)?);
-        text.map_err(|_| Fault::Malformed("text that isn't UTF-8".to_owned()))
+        text.map_err(|_| not_utf8())
     }
+
+    /// A group, a deduplication id and a body.
+    fn message(&mut self, group_len: u32, id_len: u32, body_len: u32) -> Result<MessageText, Fault> {
+        let id_end = group_len.saturating_add(id_len);
+        let text = self.text(id_end.saturating_add(body_len))?;
+        MessageText::new(text, group_len as usize, id_end as usize).ok_or_else(not_utf8)
+    }
+}
+
+fn not_utf8() -> Fault {
+    Fault::Malformed("text that isn't UTF-8".to_owned())
 }
