@@ -51,11 +51,12 @@ impl Outgoing {
     /// Whether a row may leave with it. `position` alone may differ in what they say beside their bodies: it's the
     /// first row's.
     pub fn may_take(&self, message: &Message) -> bool {
+        fn said(message: &Message) -> impl Iterator<Item = &(String, String)> {
+            message.attributes.iter().filter(|(name, _)| name != "position")
+        }
         let first = &self.first.0;
-        let said = |message: &'_ Message| -> Vec<(String, String)> {
-            message.attributes.iter().filter(|(name, _)| name != "position").cloned().collect()
-        };
-        !self.is_sealed && first.table.is_some() && first.table == message.table && said(first) == said(message)
+        let is_like = first.table.is_some() && first.table == message.table && first.group == message.group;
+        !self.is_sealed && is_like && said(first).eq(said(message))
     }
 
     /// A row leaves with it. Gives by how many bytes it is longer.

@@ -134,7 +134,6 @@ impl Sqs {
         if let Some(packing) = self.packing
             && let Some(last) = lanes.last_mut(waiting.group.as_deref())
             && last.bytes + waiting.bytes <= packing.bytes
-            && last.item.message().group == waiting.item.message().group
             && last.item.may_take(waiting.item.message())
         {
             last.bytes += last.item.take(waiting.item);

@@ -109,22 +109,25 @@ func (t *Table) Want(columns ...string) {
 	}
 }
 
-// column is the index of a column. Of one that the transform didn't want it would read what isn't so.
+// column is the index of a column.
 func (t *Table) column(name string) (int, bool) {
 	index, ok := t.index[name]
-	if !ok && len(t.wanted) > 0 && t.has(name) {
-		panic("the transform uses the column `" + name + "`, which isn't among those that it wants")
+	if !ok {
+		t.missing(name)
 	}
 	return index, ok
 }
 
-func (t *Table) has(name string) bool {
+// missing panics if the transform didn't want this column: it would read what isn't so.
+func (t *Table) missing(name string) {
+	if len(t.wanted) == 0 {
+		return
+	}
 	for _, column := range t.Columns {
 		if column.Name == name {
-			return true
+			panic("the transform uses the column `" + name + "`, which isn't among those that it wants")
 		}
 	}
-	return false
 }
 
 // Is tells whether this is its name.
