@@ -63,11 +63,12 @@ impl Orders {
         sink: Option<u32>,
         group: Vec<types::GroupPart>,
     ) -> Result<(), String> {
-        let mut group = Group::new(group);
+        let mut groups = OfTables::default();
         for row in asked.rows_of(rows)? {
             let packed = asked.batch.row(row);
+            let table = &*asked.tables[packed.table().0 as usize];
             let mut text = Vec::new();
-            group.write(&asked.tables[packed.table().0 as usize], asked.interests, &packed, &mut text)?;
+            groups.get(table, || Group::new(&group, table, asked.interests))?.write(table, &packed, &mut text);
             let text = String::from_utf8(text).map_err(|error| error.to_string())?;
             self.reroutes.push((row, sink, text));
         }

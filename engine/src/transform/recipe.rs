@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytestring::ByteString;
-use rowmill_core::batch::{Batch, Cell, ColumnIndex, Image, ImageKind, Operation, Row, RowIndex, Table, TableId};
+use rowmill_core::batch::{Batch, Cell, ColumnIndex, ImageKind, Operation, Row, RowIndex, Table, TableId};
 use rowmill_core::envelope::{push_cell, push_cell_text, push_image, push_int, push_string};
 
 use super::instance::types;
@@ -19,8 +19,8 @@ const LENGTH_EXPECTED: usize = 192;
 pub(super) struct Written {
     /// Each one's group, empty if the recipe says none, and its body, one behind the other: one piece of memory.
     text: ByteString,
-    /// Where each one's group and body end.
-    ends: Vec<(RowIndex, usize, usize)>,
+    /// Where each one begins, where its group ends, and where its body does.
+    places: Vec<(RowIndex, usize, usize, usize)>,
     /// Rows of tables that lack a column.
     pub fails: Vec<(RowIndex, String)>,
 }
@@ -32,12 +32,10 @@ impl Written {
     }
 
     /// Rows, and their messages' texts.
-    pub fn messages(&self) -> impl Iterator<Item = (RowIndex, MessageText)> {
-        let text = &self.text;
-        self.ends.iter().scan(0, move |start, &(row, group_end, end)| {
-            let group_len = group_end - *start;
-            let slice = text.slice_ref(&text[std::mem::replace(start, end)..end]);
-            Some((row, MessageText::new(slice, group_len, group_len).expect("groups and bodies are text")))
+    pub fn messages(&self) -> impl ExactSizeIterator<Item = (RowIndex, MessageText)> {
+        self.places.iter().map(|&(row, start, group_end, end)| {
+            let (slice, group_len) = (self.text.slice_ref(&self.text[start..end]), group_end - start);
+            (row, MessageText::new(slice, group_len, group_len).expect("groups and bodies are text"))
         })
     }
 }
@@ -45,19 +43,36 @@ impl Written {
 /// A way to make messages.
 #[derive(Debug)]
 pub(super) struct Recipe {
+    fields: Vec<types::Field>,
+    /// Of which the message group is made; none: the recipe says none.
+    group: Vec<types::GroupPart>,
+    plans: OfTables<Plan>,
+}
+
+/// What a recipe means in the rows of a table.
+#[derive(Debug)]
+struct Plan {
+    group: Group,
     pieces: Vec<Piece>,
     /// What stands behind the last piece.
     end: Text,
-    /// The message group, if the recipe says one.
-    group: Option<Group>,
-    columns: OfTables<Vec<ColumnIndex>>,
 }
 
-/// Something of a row, and the text before it: separators, the field's name, constants.
+/// Something of a row, and the text before it: separators, the field's name, what is the same for all rows.
 #[derive(Debug)]
 struct Piece {
     before: Text,
-    part: types::Part,
+    value: Value,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Value {
+    Column(ColumnIndex),
+    Before(ColumnIndex),
+    Row,
+    RowBefore,
+    Operation,
+    Time,
 }
 
 /// A short text, copied by blocks of one length: a copy of any length is a call, which costs more than the bytes do.
@@ -83,33 +98,14 @@ impl Text {
 impl Recipe {
     /// # Errors
     /// If a constant isn't JSON.
-    pub fn new(recipe: types::Recipe) -> Result<Self, String> {
-        let mut pieces = Vec::with_capacity(recipe.fields.len());
-        let mut text = Vec::new();
-        let mut separator = b'{';
-        for types::Field { name, value } in recipe.fields {
-            text.push(separator);
-            separator = b',';
-            push_string(&name, &mut text);
-            text.push(b':');
-            match value {
-                types::Part::Constant(constant) => {
-                    serde_json::from_str::<serde::de::IgnoredAny>(&constant)
-                        .map_err(|error| format!("the constant `{constant}` of a recipe isn't JSON: {error}"))?;
-                    text.extend_from_slice(constant.as_bytes());
-                }
-                part => {
-                    pieces.push(Piece { before: Text::new(&text), part });
-                    text.clear();
-                }
+    pub fn new(types::Recipe { fields, group }: types::Recipe) -> Result<Self, String> {
+        for types::Field { value, .. } in &fields {
+            if let types::Part::Constant(constant) = value {
+                serde_json::from_str::<serde::de::IgnoredAny>(constant)
+                    .map_err(|error| format!("the constant `{constant}` of a recipe isn't JSON: {error}"))?;
             }
         }
-        if separator == b'{' {
-            text.push(b'{');
-        }
-        text.push(b'}');
-        let group = (!recipe.group.is_empty()).then(|| Group::new(recipe.group));
-        Ok(Self { pieces, end: Text::new(&text), group, columns: OfTables::default() })
+        Ok(Self { fields, group, plans: OfTables::default() })
     }
 
     /// Each row's message, in the rows' order.
@@ -121,141 +117,130 @@ impl Recipe {
         interests: &Interests,
     ) -> Written {
         let mut text = Vec::with_capacity(rows.len() * LENGTH_EXPECTED);
-        let mut ends = Vec::with_capacity(rows.len());
+        let mut places = Vec::with_capacity(rows.len());
         let mut fails = Vec::new();
-        for &index in rows {
-            let row = batch.row(index);
-            let table = &tables[row.table().0 as usize];
-            let start = text.len();
-            let written = self.write_group(table, interests, &row, &mut text).and_then(|()| {
-                let group_end = text.len();
-                self.write(table, interests, batch, &row, &mut text).map(|()| (index, group_end, text.len()))
-            });
-            match written {
-                Ok(end) => ends.push(end),
-                Err(fault) => {
-                    text.truncate(start);
-                    fails.push((index, fault));
-                }
+        let table_of = |row: RowIndex| batch.row(row).table();
+        // Rows of one table mostly follow each other.
+        for rows in rows.chunk_by(|&row, &next| table_of(row) == table_of(next)) {
+            let table = &*tables[table_of(rows[0]).0 as usize];
+            let Self { fields, group, plans } = self;
+            match plans.get(table, || Plan::new(fields, group, table, interests)) {
+                Ok(plan) => places.extend(rows.iter().map(|&index| {
+                    let (row, start) = (batch.row(index), text.len());
+                    plan.group.write(table, &row, &mut text);
+                    let group_end = text.len();
+                    plan.write(table, batch, &row, &mut text);
+                    (index, start, group_end, text.len())
+                })),
+                Err(fault) => fails.extend(rows.iter().map(|&index| (index, fault.clone()))),
             }
         }
         let text = String::from_utf8(text).expect("JSON is written as UTF-8").into();
-        Written { text, ends, fails }
+        Written { text, places, fails }
     }
+}
 
-    fn write_group(
-        &mut self,
-        table: &Table,
-        interests: &Interests,
-        row: &Row<'_>,
-        out: &mut Vec<u8>,
-    ) -> Result<(), String> {
-        self.group.as_mut().map_or(Ok(()), |group| group.write(table, interests, row, out))
-    }
-
-    /// Appends a row's message: UTF-8.
-    ///
+impl Plan {
     /// # Errors
     /// If the table lacks a column, or it isn't among those that the plugin wants.
-    fn write(
-        &mut self,
+    fn new(
+        fields: &[types::Field],
+        group: &[types::GroupPart],
         table: &Table,
         interests: &Interests,
-        batch: &Batch<'_>,
-        row: &Row<'_>,
-        body: &mut Vec<u8>,
-    ) -> Result<(), String> {
-        let Self { pieces, end, columns, .. } = self;
-        let columns = columns.get(table, || columns_of(pieces, table, interests))?;
-        let mut columns = columns.iter();
+    ) -> Result<Self, String> {
+        let mut pieces = Vec::with_capacity(fields.len());
+        let mut text = Vec::new();
+        let mut separator = b'{';
+        for types::Field { name, value } in fields {
+            text.push(separator);
+            separator = b',';
+            push_string(name, &mut text);
+            text.push(b':');
+            let value = match value {
+                types::Part::Column(name) => Value::Column(index(table, interests, name, ImageKind::After)?),
+                types::Part::Before(name) => Value::Before(index(table, interests, name, ImageKind::Before)?),
+                types::Part::Row => interests.check_all(table, ImageKind::After).map(|()| Value::Row)?,
+                types::Part::RowBefore => interests.check_all(table, ImageKind::Before).map(|()| Value::RowBefore)?,
+                types::Part::Operation => Value::Operation,
+                types::Part::Time => Value::Time,
+                same => {
+                    match same {
+                        types::Part::Schema => push_string(&table.schema, &mut text),
+                        types::Part::Table => push_string(&table.name, &mut text),
+                        types::Part::Constant(json) => text.extend_from_slice(json.as_bytes()),
+                        _ => unreachable!("these are of a row"),
+                    }
+                    continue;
+                }
+            };
+            pieces.push(Piece { before: Text::new(&text), value });
+            text.clear();
+        }
+        if separator == b'{' {
+            text.push(b'{');
+        }
+        text.push(b'}');
+        Ok(Self { group: Group::new(group, table, interests)?, pieces, end: Text::new(&text) })
+    }
+
+    /// Appends the message of a row of the table: UTF-8.
+    fn write(&self, table: &Table, batch: &Batch<'_>, row: &Row<'_>, out: &mut Vec<u8>) {
         let (newest, old) = (row.newest(), row.before());
-        for Piece { before, part } in pieces {
-            before.push_to(body);
-            let mut cell = |image: Option<&Image<'_>>, body: &mut Vec<u8>| {
-                let index = *columns.next().expect("one for each part that names one");
-                let cell = image.map_or(Cell::Null, |image| image.cell(index));
-                push_cell(&table.columns[index.0 as usize], cell, body);
-            };
-            let image = |image, body: &mut Vec<u8>| match image {
-                Some(image) => push_image(table, image, body),
-                None => body.extend_from_slice(b"null"),
-            };
-            match part {
-                types::Part::Column(_) => cell(Some(&newest), body),
-                types::Part::Before(_) => cell(old.as_ref(), body),
-                types::Part::Row => image(Some(newest), body),
-                types::Part::RowBefore => image(old, body),
-                types::Part::Operation => body.extend_from_slice(match row.operation() {
+        for Piece { before, value } in &self.pieces {
+            before.push_to(out);
+            let mut cell = |column: ColumnIndex, cell| push_cell(&table.columns[column.0 as usize], cell, out);
+            match *value {
+                Value::Column(column) => cell(column, newest.cell(column)),
+                Value::Before(column) => cell(column, old.map_or(Cell::Null, |old| old.cell(column))),
+                Value::Row => push_image(table, newest, out),
+                Value::RowBefore => match old {
+                    Some(old) => push_image(table, old, out),
+                    None => out.extend_from_slice(b"null"),
+                },
+                Value::Operation => out.extend_from_slice(match row.operation() {
                     Operation::Insert => b"\"c\"",
                     Operation::Update => b"\"u\"",
                     Operation::Delete => b"\"d\"",
                 }),
-                types::Part::Schema => push_string(&table.schema, body),
-                types::Part::Table => push_string(&table.name, body),
-                types::Part::Time => push_int(time_us(batch, row) / 1000, body),
-                types::Part::Constant(_) => unreachable!("constants are text between the pieces"),
+                Value::Time => push_int(time_us(batch, row) / 1000, out),
             }
         }
-        end.push_to(body);
-        Ok(())
+        self.end.push_to(out);
     }
 }
 
-/// The columns that pieces name, in their order.
-fn columns_of(pieces: &[Piece], table: &Table, interests: &Interests) -> Result<Vec<ColumnIndex>, String> {
-    let mut columns = Vec::new();
-    for Piece { part, .. } in pieces {
-        match part {
-            types::Part::Column(name) => columns.push(index(table, interests, name, ImageKind::After)?),
-            types::Part::Before(name) => columns.push(index(table, interests, name, ImageKind::Before)?),
-            types::Part::Row => interests.check_all(table, ImageKind::After)?,
-            types::Part::RowBefore => interests.check_all(table, ImageKind::Before)?,
-            _ => {}
-        }
-    }
-    Ok(columns)
-}
-
-/// What a message group is made of.
+/// What the message groups of a table's rows are made of.
 #[derive(Debug)]
-pub(super) struct Group {
-    parts: Vec<types::GroupPart>,
-    columns: OfTables<Vec<ColumnIndex>>,
+pub(super) struct Group(Vec<GroupPart>);
+
+#[derive(Debug)]
+enum GroupPart {
+    Text(String),
+    Column(ColumnIndex),
 }
 
 impl Group {
-    pub fn new(parts: Vec<types::GroupPart>) -> Self {
-        Self { parts, columns: OfTables::default() }
-    }
-
-    /// Appends a row's group: UTF-8.
-    ///
     /// # Errors
     /// If the table lacks a column, or it isn't among those that the plugin wants.
-    pub fn write(
-        &mut self,
-        table: &Table,
-        interests: &Interests,
-        row: &Row<'_>,
-        out: &mut Vec<u8>,
-    ) -> Result<(), String> {
-        let Self { parts, columns } = self;
-        let named = |part: &types::GroupPart| match part {
-            types::GroupPart::Column(name) => Some(index(table, interests, name, ImageKind::After)),
-            types::GroupPart::Text(_) => None,
+    pub fn new(parts: &[types::GroupPart], table: &Table, interests: &Interests) -> Result<Self, String> {
+        let part = |part: &types::GroupPart| match part {
+            types::GroupPart::Text(text) => Ok(GroupPart::Text(text.clone())),
+            types::GroupPart::Column(name) => index(table, interests, name, ImageKind::After).map(GroupPart::Column),
         };
-        let mut columns = columns.get(table, || parts.iter().filter_map(named).collect())?.iter();
-        let newest = row.newest();
-        for part in parts {
+        parts.iter().map(part).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Appends the group of a row of the table: UTF-8.
+    pub fn write(&self, table: &Table, row: &Row<'_>, out: &mut Vec<u8>) {
+        for part in &self.0 {
             match part {
-                types::GroupPart::Text(text) => out.extend_from_slice(text.as_bytes()),
-                types::GroupPart::Column(_) => {
-                    let index = *columns.next().expect("one for each part that names one");
-                    push_cell_text(&table.columns[index.0 as usize], newest.cell(index), out);
+                GroupPart::Text(text) => out.extend_from_slice(text.as_bytes()),
+                GroupPart::Column(column) => {
+                    push_cell_text(&table.columns[column.0 as usize], row.newest().cell(*column), out);
                 }
             }
         }
-        Ok(())
     }
 }
 

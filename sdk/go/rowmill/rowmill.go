@@ -95,8 +95,15 @@ type Table struct {
 	Columns      []Column
 	interest     Interest
 	index        map[string]int
+	// Columns that were looked up, by where their names are.
+	known [16]knownColumn
 	// Those that are wanted; none: all.
 	wanted map[string]bool
+}
+
+type knownColumn struct {
+	name  string
+	index int
 }
 
 // Want says that of the table's rows the transform uses these columns, and those of which it says the same. The engine
@@ -109,13 +116,20 @@ func (t *Table) Want(columns ...string) {
 	}
 }
 
-// column is the index of a column.
+// column is the index of a column. Names mostly are literals, which stay where they are: the map is asked once for each.
 func (t *Table) column(name string) (int, bool) {
+	at := unsafe.StringData(name)
+	known := &t.known[uintptr(unsafe.Pointer(at))%uintptr(len(t.known))]
+	if unsafe.StringData(known.name) == at && len(known.name) == len(name) && len(name) > 0 {
+		return known.index, true
+	}
 	index, ok := t.index[name]
 	if !ok {
 		t.missing(name)
+		return 0, false
 	}
-	return index, ok
+	*known = knownColumn{name, index}
+	return index, true
 }
 
 // missing panics if the transform didn't want this column: it would read what isn't so.
@@ -209,8 +223,11 @@ func (r *Row) Int(column string) (int64, bool) {
 
 // ChangedTo tells whether a text column is this now and wasn't before.
 func (r *Row) ChangedTo(column, text string) bool {
-	now, before := r.in(r.after, column), r.Before(column)
-	return now != nil && string(now) == text && (before == nil || string(before) != text)
+	if now := r.in(r.after, column); now == nil || string(now) != text {
+		return false
+	}
+	before := r.Before(column)
+	return before == nil || string(before) != text
 }
 
 var (
