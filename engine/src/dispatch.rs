@@ -4,10 +4,10 @@ use std::sync::{Arc, LazyLock};
 
 use anyhow::bail;
 use bytestring::ByteString;
-use rowmill_core::batch::{Batch, Operation, Row, Table};
+use rowmill_core::batch::{Batch, Kind, Operation, Row, Table};
 use rowmill_core::binlog::SchemaChange;
 use rowmill_core::envelope::{Envelope, Format, Part, SourceName, push_int, push_string};
-use rowmill_core::route::{GroupTemplate, deduplication_id, schema_change_id, sqs_id};
+use rowmill_core::route::{GroupTemplate, TableTemplate, deduplication_id, schema_change_id, sqs_id};
 
 use crate::config::{self, Attribute, Destinations};
 use crate::sink::Message;
@@ -25,6 +25,8 @@ pub struct SinkNeeds {
     pub format: Format,
     /// What they say beside their bodies.
     pub attributes: Vec<Attribute>,
+    /// Of what its queue's URL is made, where it has several.
+    pub queue: Option<TableTemplate>,
 }
 
 /// Makes messages of rows.
@@ -40,6 +42,8 @@ pub struct Dispatcher {
     server: Arc<str>,
     /// By sink.
     envelopes: Vec<Envelope>,
+    /// By sink and table id, of sinks with several.
+    queues: Vec<Vec<Option<Arc<str>>>>,
 }
 
 /// A transform's part of a decision.
@@ -66,6 +70,7 @@ impl Dispatcher {
         Self {
             routes: routes.into(),
             route_of: Vec::new(),
+            queues: vec![Vec::new(); sinks.len()],
             sinks,
             schema_change_sink: schema_changes,
             dead_letter_sink: dead_letters,
@@ -112,8 +117,9 @@ impl Dispatcher {
                 ends.push((sink, by_sink[sink].len(), bodies.len()));
                 let mut attributes = Vec::new();
                 add_attributes(&self.sinks[sink].attributes, table, &batch, &row, &mut attributes);
-                let table = Some(table.id);
-                by_sink[sink].push(Message { body: ByteString::new(), group, deduplication_id, attributes, table });
+                let (queue, table) = (self.queue(sink, table), Some(table.id));
+                let body = ByteString::new();
+                by_sink[sink].push(Message { body, group, deduplication_id, attributes, table, queue });
             }
         }
         let bodies = text(bodies);
@@ -156,7 +162,7 @@ impl Dispatcher {
         let group = GroupTemplate::default().group(table, &row);
         let deduplication_id = deduplication_id(&self.server, &batch, &row, u32::MAX);
         let body = self::text(body);
-        by_sink[sink].push(Message { body, group, deduplication_id, attributes: Vec::new(), table: None });
+        by_sink[sink].push(Message { body, group, deduplication_id, attributes: Vec::new(), table: None, queue: None });
     }
 
     /// A schema change's message, behind those of the rows. All of a schema are one group.
@@ -170,7 +176,7 @@ impl Dispatcher {
         let body = text(body);
         let group = sqs_id(change.schema.clone().unwrap_or_default());
         let deduplication_id = schema_change_id(server, change);
-        by_sink[sink].push(Message { body, group, deduplication_id, attributes: Vec::new(), table: None });
+        by_sink[sink].push(Message { body, group, deduplication_id, attributes: Vec::new(), table: None, queue: None });
     }
 
     fn emitted(
@@ -189,8 +195,19 @@ impl Dispatcher {
         let given = Given { sink, group: text.group(), deduplication_id: text.deduplication_id() };
         let (sink, group, deduplication_id) = self.address(table, batch, &row, given, output)?;
         add_attributes(&self.sinks[sink].attributes, table, batch, &row, &mut attributes);
-        by_sink[sink].push(Message { body: text.body(), group, deduplication_id, attributes, table: None });
+        let (body, queue) = (text.body(), self.queue(sink, table));
+        by_sink[sink].push(Message { body, group, deduplication_id, attributes, table: None, queue });
         Ok(())
+    }
+
+    /// A table's queue, where a sink has several.
+    fn queue(&mut self, sink: usize, table: &Table) -> Option<Arc<str>> {
+        let template = self.sinks[sink].queue.as_ref()?;
+        let (queues, index) = (&mut self.queues[sink], table.id.0 as usize);
+        if queues.len() <= index {
+            queues.resize(index + 1, None);
+        }
+        Some(Arc::clone(queues[index].get_or_insert_with(|| template.of(table).into())))
     }
 
     /// The sink, the group and the deduplication id of a row's output.
@@ -272,11 +289,24 @@ fn add_attributes(
                 ("position", format!("{file}:{}:{}", header.event_position, header.index_in_event))
             }
             Attribute::ContentType => ("content-type", "application/json".to_owned()),
+            Attribute::Traceparent => match traceparent(table, row) {
+                Some(trace) => ("traceparent", trace),
+                None => continue,
+            },
         };
         if !attributes.iter().any(|(given, _)| given == name) {
             attributes.push((name.to_owned(), value));
         }
     }
+}
+
+/// The trace that a row says it is of: the text in its column `traceparent`.
+/// <https://www.w3.org/TR/trace-context/#traceparent-header>
+fn traceparent(table: &Table, row: &Row<'_>) -> Option<String> {
+    let column = table.column("traceparent")?;
+    let is_text = table.columns[column.0 as usize].kind == Kind::Text;
+    let text = row.newest().cell(column).text().filter(|text| is_text && !text.is_empty())?;
+    Some(text.to_owned())
 }
 
 /// What of a row a message has.

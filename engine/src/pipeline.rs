@@ -86,6 +86,7 @@ async fn start(config: Config) -> anyhow::Result<()> {
         ordered: sink.is_ordered(),
         format: config.format,
         attributes: config.attributes().to_vec(),
+        queue: config.queue_of_table().cloned(),
     });
     let dead_letters = destinations.dead_letters;
     let dispatcher = Dispatcher::new(destinations, needs.collect(), source.name.clone());

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use mysql_async::prelude::Queryable;
-use rowmill_tests::{Engine, EngineConfig, MySql, Queue, Sqs, scratch};
+use rowmill_tests::{Engine, EngineConfig, MySql, Queue, Received, Sqs, scratch, top};
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -265,7 +265,8 @@ async fn another_server_takes_all_in_order() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Rows of a table that wait in one group leave in one message: a backlog in few requests, in order, and once.
+/// Rows of a table that wait in one group leave in one message: a backlog in few requests, in order, and once; compressed
+/// where that is wanted.
 #[tokio::test]
 async fn rows_that_wait_are_packed() -> anyhow::Result<()> {
     const ROWS: i64 = 20_000;
@@ -277,12 +278,17 @@ async fn rows_that_wait_are_packed() -> anyhow::Result<()> {
         let rows: Vec<String> = (from..from + 1000).map(|id| format!("({id}, 'note {id}')")).collect();
         mysql.run(&format!("INSERT INTO shop.t VALUES {}", rows.join(","))).await?;
     }
-    for (name, pack) in [("t.fifo", "array"), ("t", "ndjson")] {
+    let ways = [
+        ("plain.fifo", "pack = \"array\"\npack_bytes = 20000\n"),
+        ("plain", "pack = \"ndjson\"\npack_bytes = 20000\n"),
+        ("zstd.fifo", "pack = \"array\"\npack_bytes = 100000\ncompress = \"zstd\"\n"),
+        ("gzip", "pack = \"ndjson\"\npack_bytes = 100000\ncompress = \"gzip\"\n"),
+    ];
+    for (name, pack) in ways {
         let queue = sqs.create(name).await?;
         let here = directory.join(name);
         std::fs::create_dir(&here)?;
-        let more = format!("format = \"row\"\npack = \"{pack}\"\npack_bytes = 20000\n");
-        let config = config(&mysql, &here, &sqs, &queue, &more);
+        let config = config(&mysql, &here, &sqs, &queue, &format!("format = \"row\"\n{pack}"));
         deliver_all(&mysql, &config).await?;
         let (mut ids, mut messages) = (Vec::new(), 0);
         loop {
@@ -293,19 +299,143 @@ async fn rows_that_wait_are_packed() -> anyhow::Result<()> {
             for message in some {
                 messages += 1;
                 assert!(message.body.len() <= 20_000, "{} bytes", message.body.len());
-                let rows: Vec<Value> = match pack {
-                    "array" => serde_json::from_str(&message.body)?,
-                    _ => message.body.lines().map(serde_json::from_str).collect::<Result<_, _>>()?,
+                let text = unpacked(&message)?;
+                let rows: Vec<Value> = match pack.contains("array") {
+                    true => serde_json::from_str(&text)?,
+                    false => text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?,
                 };
                 ids.extend(rows.iter().filter_map(|row| row["id"].as_i64()));
             }
         }
-        if name == "t" {
+        if !name.ends_with(".fifo") {
             ids.sort_unstable(); // a standard queue has no order
         }
         assert!(ids.iter().copied().eq(0..ROWS), "{name}: {} rows", ids.len());
         assert!(messages < ROWS / 50, "{messages} messages");
         println!("{name}: {ROWS} rows in {messages} messages");
     }
+    Ok(())
+}
+
+/// A body as it was before it was compressed.
+fn unpacked(message: &Received) -> anyhow::Result<String> {
+    let Some(encoding) = message.attributes.get("content-encoding") else { return Ok(message.body.clone()) };
+    let bytes = base64_simd::STANDARD.decode_to_vec(message.body.as_bytes())?;
+    Ok(match encoding.as_str() {
+        "zstd" => String::from_utf8(zstd::decode_all(&bytes[..])?)?,
+        "gzip" => std::io::read_to_string(flate2::read::GzDecoder::new(&bytes[..]))?,
+        other => panic!("encoding {other}"),
+    })
+}
+
+/// What is larger than the queue takes goes to S3, where consumers of AWS's extended client library find it.
+#[tokio::test]
+async fn large_messages_go_to_a_bucket() -> anyhow::Result<()> {
+    let directory = scratch("large_messages_go_to_a_bucket");
+    let mysql = MySql::start(&directory, &[]).await?;
+    let sqs = Sqs::start_another(&directory).await?;
+    let lengths = [10, 3000, 5000, 1_500_000, 20, 6_000_000];
+    mysql.run("CREATE SCHEMA shop; CREATE TABLE shop.notes (id INT PRIMARY KEY, note LONGTEXT)").await?;
+    for (id, length) in lengths.iter().enumerate() {
+        mysql.run(&format!("INSERT INTO shop.notes VALUES ({id}, REPEAT('x', {length}))")).await?;
+    }
+    let consumer = |arguments: &[&str]| -> anyhow::Result<String> {
+        let output = std::process::Command::new(top().join("target/tools/moto/bin/python"))
+            .arg(top().join("tests/tests/extended_client.py"))
+            .arg(sqs.endpoint())
+            .args(arguments)
+            .output()?;
+        anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    let large = format!(
+        "large_messages = {{ bucket = \"large\", prefix = \"rows/\", endpoint_url = \"{}\" }}\n",
+        sqs.endpoint()
+    );
+    for (name, more) in [("notes.fifo", "attributes = [\"table\"]\n"), ("notes", "")] {
+        let queue = sqs.create_for(name, 4096).await?;
+        let here = directory.join(name);
+        std::fs::create_dir(&here)?;
+        let config = config(&mysql, &here, &sqs, &queue, &format!("{large}{more}"));
+        if name == "notes.fifo" {
+            let mut engine = Engine::start(&config)?;
+            let status = engine.end(SOON).await?;
+            let log = engine.log();
+            assert!(status.code() == Some(1) && log.contains("there is no bucket `large`"), "{log}");
+            consumer(&["bucket", "large"])?;
+        }
+        deliver_all(&mysql, &config).await?;
+        let said = consumer(&["queue", &queue.url, &lengths.len().to_string()])?;
+        let mut lines: Vec<&str> = said.lines().collect();
+        // The library removes what it has read.
+        assert_eq!(lines.pop(), Some("objects 0"), "{said}");
+        if name == "notes" {
+            lines.sort_unstable(); // a standard queue has no order
+        }
+        let expected: Vec<String> = (0..).zip(lengths).map(|(id, length): (i32, _)| format!("{id} {length}")).collect();
+        assert_eq!(lines, expected, "{name}");
+    }
+    Ok(())
+}
+
+/// A queue for each table, opened with its first row; a table's that hasn't one halts the engine, or its rows are dead
+/// letters.
+#[tokio::test]
+async fn each_table_has_its_queue() -> anyhow::Result<()> {
+    const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let directory = scratch("each_table_has_its_queue");
+    let mysql = MySql::start(&directory, &[]).await?;
+    let sqs = Sqs::start(&directory).await?;
+    let (orders, payments) = (sqs.create("shop-orders.fifo").await?, sqs.create("shop-payments.fifo").await?);
+    let url = orders.url.replace("shop-orders", "{schema}-{table}");
+    let letters = directory.join("letters");
+    let source = "start = \"earliest\"\ntables = [\"shop.*\"]";
+    let sink = |on_error: &str| {
+        format!(
+            "[sink.tables]\ntype = \"sqs\"\nqueue_url = \"{url}\"\nendpoint_url = \"{}\"\non_error = \"{on_error}\"\n\
+             attributes = [\"traceparent\"]\n[sink.dead]\ntype = \"file\"\npath = \"{}\"\n[dead_letter]\nsink = \"dead\"\n\
+             [[route]]\ntables = [\"shop.*\"]\nsink = \"tables\"\n",
+            sqs.endpoint(),
+            letters.display()
+        )
+    };
+    mysql.run("CREATE SCHEMA shop").await?;
+    for table in ["orders", "payments", "others"] {
+        mysql.run(&format!("CREATE TABLE shop.{table} (id INT PRIMARY KEY, traceparent VARCHAR(55))")).await?;
+    }
+    for id in 0..200 {
+        let trace = if id % 2 == 0 { format!("'{TRACE}'") } else { "NULL".to_owned() };
+        let insert = |table: &str| format!("INSERT INTO shop.{table} VALUES ({id}, {trace})");
+        mysql.run(&[insert("orders"), insert("payments")].join("; ")).await?;
+    }
+    mysql.run("INSERT INTO shop.others VALUES (7, NULL)").await?;
+
+    let config = EngineConfig::new(&directory, &mysql, source, &sink("halt"));
+    let mut engine = Engine::start_and_wait(&config).await?;
+    let status = engine.end(SOON).await?;
+    let (log, missing) = (engine.log(), payments.url.replace("shop-payments", "shop-others"));
+    assert!(status.code() == Some(1) && log.contains(&format!("there is no queue {missing}")), "{log}");
+    assert!(!config.has_reached(&mysql.binlog_end().await?)?, "the checkpoint is before it");
+
+    let config = EngineConfig::new(&directory, &mysql, source, &sink("dead-letter"));
+    deliver_all(&mysql, &config).await?;
+    for queue in [&orders, &payments] {
+        // The FIFO queue knows those that came twice.
+        let arrived = queue.receive_all(200, SOON).await?;
+        let mut ids = Vec::new();
+        for message in arrived {
+            let body: Value = serde_json::from_str(&message.body)?;
+            let id = body["after"]["id"].as_i64().context("an id")?;
+            let trace = message.attributes.get("traceparent").map(String::as_str);
+            assert_eq!(trace, (id % 2 == 0).then_some(TRACE), "{id}");
+            ids.push(id);
+        }
+        ids.sort_unstable(); // groups have no order among them
+        assert_eq!(ids, (0..200).collect::<Vec<_>>(), "{}", queue.url);
+    }
+    let letter: Value = serde_json::from_str(std::fs::read_to_string(&letters)?.trim_end())?;
+    assert!(letter["error"].as_str().is_some_and(|error| error.contains(&missing)), "{letter}");
+    let body: Value = serde_json::from_str(letter["body"].as_str().context("the body as it was")?)?;
+    assert_eq!(body["after"]["id"], 7);
     Ok(())
 }

@@ -17,6 +17,12 @@ pub struct GroupTemplate {
     parts: Vec<Part>,
 }
 
+/// Something's name, made of a table: text with `{schema}` and `{table}`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableTemplate {
+    parts: Vec<Part>,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Part {
     Text(String),
@@ -28,12 +34,92 @@ enum Part {
 /// A template that can't be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
-    /// A placeholder that isn't known.
-    #[error("`{{{0}}}` isn't known: a group is made of text, {{schema}}, {{table}} and {{key}}")]
-    UnknownPlaceholder(String),
+    /// A placeholder that isn't known there.
+    #[error("`{{{placeholder}}}` isn't known: here are {known}")]
+    UnknownPlaceholder {
+        /// What stands between the braces.
+        placeholder: String,
+        /// What may.
+        known: &'static str,
+    },
     /// A brace without its other one.
     #[error("a `{{` without its `}}`")]
     OpenBrace,
+}
+
+/// Reads a template. `is_of_row`: it may name what a row has.
+fn parse(template: &str, is_of_row: bool) -> Result<Vec<Part>, TemplateError> {
+    let mut parts = Vec::new();
+    let mut rest = template;
+    while let Some((text, behind)) = rest.split_once('{') {
+        let (name, behind) = behind.split_once('}').ok_or(TemplateError::OpenBrace)?;
+        if !text.is_empty() {
+            parts.push(Part::Text(text.to_owned()));
+        }
+        parts.push(match name {
+            "schema" => Part::Schema,
+            "table" => Part::Table,
+            "key" if is_of_row => Part::Key,
+            other => {
+                let known = if is_of_row { "{schema}, {table} and {key}" } else { "{schema} and {table}" };
+                return Err(TemplateError::UnknownPlaceholder { placeholder: other.to_owned(), known });
+            }
+        });
+        rest = behind;
+    }
+    if !rest.is_empty() {
+        parts.push(Part::Text(rest.to_owned()));
+    }
+    Ok(parts)
+}
+
+impl TableTemplate {
+    /// Reads a template.
+    ///
+    /// # Errors
+    /// If it has an unknown placeholder or a brace too few.
+    pub fn parse(template: &str) -> Result<Self, TemplateError> {
+        parse(template, false).map(|parts| Self { parts })
+    }
+
+    /// The text, if it's the same for all tables.
+    pub fn fixed(&self) -> Option<&str> {
+        match &self.parts[..] {
+            [] => Some(""),
+            [Part::Text(text)] => Some(text),
+            _ => None,
+        }
+    }
+
+    /// What it ends with, whatever the table.
+    pub fn ends_with(&self, end: &str) -> bool {
+        matches!(self.parts.last(), Some(Part::Text(text)) if text.ends_with(end))
+    }
+
+    /// The text for a table.
+    pub fn of(&self, table: &Table) -> String {
+        let mut out = String::new();
+        for part in &self.parts {
+            out.push_str(match part {
+                Part::Text(text) => text,
+                Part::Schema => &table.schema,
+                Part::Table => &table.name,
+                Part::Key => unreachable!("a table has no key of a row"),
+            });
+        }
+        out
+    }
+}
+
+impl std::fmt::Display for TableTemplate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.parts.iter().try_for_each(|part| match part {
+            Part::Text(text) => f.write_str(text),
+            Part::Schema => f.write_str("{schema}"),
+            Part::Table => f.write_str("{table}"),
+            Part::Key => f.write_str("{key}"),
+        })
+    }
 }
 
 impl Default for GroupTemplate {
@@ -49,25 +135,7 @@ impl GroupTemplate {
     /// # Errors
     /// If it has an unknown placeholder or a brace too few.
     pub fn parse(template: &str) -> Result<Self, TemplateError> {
-        let mut parts = Vec::new();
-        let mut rest = template;
-        while let Some((text, behind)) = rest.split_once('{') {
-            let (name, behind) = behind.split_once('}').ok_or(TemplateError::OpenBrace)?;
-            if !text.is_empty() {
-                parts.push(Part::Text(text.to_owned()));
-            }
-            parts.push(match name {
-                "schema" => Part::Schema,
-                "table" => Part::Table,
-                "key" => Part::Key,
-                other => return Err(TemplateError::UnknownPlaceholder(other.to_owned())),
-            });
-            rest = behind;
-        }
-        if !rest.is_empty() {
-            parts.push(Part::Text(rest.to_owned()));
-        }
-        Ok(Self { parts })
+        parse(template, true).map(|parts| Self { parts })
     }
 
     /// The group of a row. A table without a primary key is one group.
@@ -214,8 +282,22 @@ mod tests {
         assert_eq!(GroupTemplate::default().old_group(&table(), &row), "lines:A-1,-7", "nothing was before");
         let template = GroupTemplate::parse("x-{schema}.{table}").expect("a template");
         assert_eq!(template.group(&table(), &row), "x-shop.lines");
-        assert_eq!(GroupTemplate::parse("{id}"), Err(TemplateError::UnknownPlaceholder("id".to_owned())));
+        let fault = GroupTemplate::parse("{id}").expect_err("unknown").to_string();
+        assert_eq!(fault, "`{id}` isn't known: here are {schema}, {table} and {key}");
         assert_eq!(GroupTemplate::parse("{table"), Err(TemplateError::OpenBrace));
+    }
+
+    #[test]
+    fn a_name_may_be_a_tables() {
+        let template = TableTemplate::parse("https://queues/{schema}-{table}.fifo").expect("a template");
+        assert_eq!(template.of(&table()), "https://queues/shop-lines.fifo");
+        assert_eq!(template.to_string(), "https://queues/{schema}-{table}.fifo");
+        assert_eq!(template.fixed(), None);
+        assert!(template.ends_with(".fifo"));
+        let fixed = TableTemplate::parse("https://queues/all").expect("a template");
+        assert_eq!((fixed.fixed(), fixed.ends_with(".fifo")), (Some("https://queues/all"), false));
+        let fault = TableTemplate::parse("{key}").expect_err("a row's").to_string();
+        assert_eq!(fault, "`{key}` isn't known: here are {schema} and {table}");
     }
 
     #[test]

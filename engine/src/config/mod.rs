@@ -17,7 +17,9 @@ use serde::Deserialize;
 
 pub use error::ConfigError;
 pub(crate) use error::toml_fault;
-pub use sinks::{Attribute, OnError, PackForm, Packing, Queue, Role, Route, Sink, SinkKind};
+pub use sinks::{
+    Attribute, Compression, LargeMessages, OnError, PackForm, Packing, Queue, Role, Route, Sink, SinkKind,
+};
 pub use tables::TablePatterns;
 
 pub use crate::source::tls::Tls;
@@ -202,7 +204,7 @@ impl Config {
         }
         let routes = sinks::routes(file.route, &sinks)?;
         let named = |key: &str, table: Option<SinkNameTable>| {
-            table.map(|table| sinks::sink_index(key, &table.sink.0, &sinks)).transpose()
+            table.map(|table| sinks::index_of_sink_for_all(key, &table.sink.0, &sinks)).transpose()
         };
         let destinations = Destinations {
             routes,
@@ -211,8 +213,8 @@ impl Config {
         };
         let dead_letters = destinations.dead_letters;
         for (index, Sink { name, kind, .. }) in sinks.iter().enumerate() {
-            let SinkKind::Sqs(Queue { on_error: OnError::DeadLetter, .. }) = kind else { continue };
-            if dead_letters.is_none_or(|dead_letters| dead_letters == index) {
+            let makes_them = matches!(kind, SinkKind::Sqs(queue) if queue.on_error == OnError::DeadLetter);
+            if makes_them && dead_letters.is_none_or(|dead_letters| dead_letters == index) {
                 return Err(format!(
                     "sink.{name}: on_error = \"dead-letter\" needs another sink for them: `[dead_letter]` with a `sink`"
                 ));
@@ -417,6 +419,13 @@ mod tests {
         assert!(fault(&format!("{SMALL}attributes = [\"table\"]")).contains("means nothing"));
         let role = SMALL.replace("\"null\"", "\"sqs\"\nqueue_url = \"http://q/1\"\nexternal_id = \"x\"");
         assert!(fault(&role).contains("needs a `role_arn`"));
+        let queue = |more: &str| fault(&SMALL.replace("\"null\"", &format!("\"sqs\"\n{more}")));
+        assert!(
+            queue("queue_url = \"http://q/{tabel}\"").contains("`{tabel}` isn't known: here are {schema} and {table}")
+        );
+        assert!(queue("queue_url = \"http://q/1\"\ncompress = \"zstd\"").contains("means nothing without `pack`"));
+        let for_all = "queue_url = \"http://q/{table}\"\n[schema_changes]\nsink = \"out\"";
+        assert!(queue(for_all).contains("has a queue for each table"), "{}", queue(for_all));
         let unknown = fault(&format!("{SMALL}format = \"avro\""));
         assert!(unknown.contains("line 5") && unknown.contains("maxwell"), "{unknown}");
         let none = format!("{SMALL}[[route]]\ntables = [\"a.*\"]\noperations = []\nsink = \"out\"");

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use rowmill_core::batch::{Operation, Table};
 use rowmill_core::envelope::Format;
-use rowmill_core::route::GroupTemplate;
+use rowmill_core::route::{GroupTemplate, TableTemplate};
 use serde::Deserialize;
 
 use super::error;
@@ -26,7 +26,7 @@ pub struct Sink {
 #[derive(Debug)]
 pub enum SinkKind {
     /// An SQS queue.
-    Sqs(Queue),
+    Sqs(Box<Queue>),
     /// Standard output, a message a line.
     Stdout,
     /// A file, a message a line.
@@ -38,11 +38,11 @@ pub enum SinkKind {
     Null,
 }
 
-/// An SQS queue.
-#[derive(Debug)]
+/// An SQS queue, or one for each table.
+#[derive(Debug, Clone)]
 pub struct Queue {
     /// Its URL.
-    pub url: String,
+    pub url: TableTemplate,
     /// The region; by default the queue URL's, or the AWS default chain's.
     pub region: Option<String>,
     /// Another endpoint than AWS's: a local server.
@@ -55,6 +55,8 @@ pub struct Queue {
     pub attributes: Vec<Attribute>,
     /// Whether rows that wait leave several in one message.
     pub packing: Option<Packing>,
+    /// Where the bodies of messages go that are larger than the queue takes.
+    pub large_messages: Option<LargeMessages>,
 }
 
 /// Several rows in one message: of one table and one group.
@@ -62,8 +64,31 @@ pub struct Queue {
 pub struct Packing {
     /// How they stand in it.
     pub form: PackForm,
-    /// Bytes of a message at most. What the queue takes is less, maybe.
+    /// Bytes of a message at most, before it is compressed. What the queue takes is less, maybe.
     pub bytes: usize,
+    /// By what it is compressed.
+    pub compression: Option<Compression>,
+}
+
+/// By what messages are compressed: they are base64 then.
+#[derive(Debug, Deserialize, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// RFC 8878.
+    Zstd,
+    /// RFC 1952.
+    Gzip,
+}
+
+/// A bucket of S3.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LargeMessages {
+    /// The bucket's name.
+    pub bucket: String,
+    /// What the keys begin with.
+    pub prefix: String,
+    /// Another endpoint than AWS's: a local server.
+    pub endpoint_url: Option<String>,
 }
 
 /// How rows stand in a message.
@@ -78,9 +103,11 @@ pub enum PackForm {
 
 /// A request of 64 KiB or less costs as one; a larger one as several.
 const PACK_BYTES_DEFAULT: usize = 64 << 10;
+/// What mostly is 64 KiB when it's compressed and base64.
+const PACK_BYTES_COMPRESSED_DEFAULT: usize = 512 << 10;
 
 /// A role of IAM.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Role {
     /// Its ARN.
     pub arn: String,
@@ -111,19 +138,30 @@ pub enum Attribute {
     Position,
     /// `application/json`
     ContentType,
+    /// The trace that the change is of, by W3C's Trace Context: what the row has in its column `traceparent`.
+    Traceparent,
 }
 
 impl Sink {
     /// What its messages say beside their bodies.
     pub fn attributes(&self) -> &[Attribute] {
-        if let SinkKind::Sqs(Queue { attributes, .. }) = &self.kind { attributes } else { &[] }
+        if let SinkKind::Sqs(queue) = &self.kind { &queue.attributes } else { &[] }
+    }
+
+    /// Of what its queue's URL is made, where it has one for each table.
+    pub fn queue_of_table(&self) -> Option<&TableTemplate> {
+        let SinkKind::Sqs(queue) = &self.kind else { return None };
+        Some(&queue.url).filter(|url| url.fixed().is_none())
     }
 }
 
 impl std::fmt::Display for SinkKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Sqs(Queue { url, .. }) => write!(f, "the queue {url} is there"),
+            Self::Sqs(queue) => match queue.url.fixed() {
+                Some(url) => write!(f, "the queue {url} is there"),
+                None => write!(f, "the queues {}: looked up when a table's first message comes", queue.url),
+            },
             Self::Stdout => f.write_str("standard output"),
             Self::File { path } => write!(f, "the file {} can be written", path.display()),
             Self::Null => f.write_str("nowhere"),
@@ -212,7 +250,24 @@ pub(super) struct SinkTable {
     attributes: Option<Vec<Attribute>>,
     pack: Option<PackForm>,
     pack_bytes: Option<usize>,
+    compress: Option<Compression>,
+    large_messages: Option<LargeMessagesTable>,
     path: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LargeMessagesTable {
+    bucket: Text,
+    prefix: Option<Text>,
+    endpoint_url: Option<Text>,
+}
+
+impl From<LargeMessagesTable> for LargeMessages {
+    fn from(LargeMessagesTable { bucket: Text(bucket), prefix, endpoint_url }: LargeMessagesTable) -> Self {
+        let prefix = prefix.map(|text| text.0).unwrap_or_default();
+        Self { bucket, prefix, endpoint_url: endpoint_url.map(|text| text.0) }
+    }
 }
 
 #[derive(Deserialize)]
@@ -239,6 +294,8 @@ pub(super) fn sink(name: String, table: SinkTable) -> Result<Sink, String> {
         attributes,
         pack,
         pack_bytes,
+        compress,
+        large_messages,
         path,
     } = table;
     let refuse = |given: bool, key: &str| {
@@ -252,6 +309,7 @@ pub(super) fn sink(name: String, table: SinkTable) -> Result<Sink, String> {
         refuse(on_error.is_some(), "on_error")?;
         refuse(attributes.is_some(), "attributes")?;
         refuse(pack.is_some(), "pack")?;
+        refuse(large_messages.is_some(), "large_messages")?;
     }
     if r#type != SinkType::File {
         refuse(path.is_some(), "path")?;
@@ -259,20 +317,27 @@ pub(super) fn sink(name: String, table: SinkTable) -> Result<Sink, String> {
     if external_id.is_some() && role_arn.is_none() {
         return Err(format!("sink.{name}: `external_id` is a role's: it needs a `role_arn`"));
     }
-    if pack_bytes.is_some() && pack.is_none() {
-        return Err(format!("sink.{name}: `pack_bytes` means nothing without `pack`"));
+    for (key, is_given) in [("pack_bytes", pack_bytes.is_some()), ("compress", compress.is_some())] {
+        if is_given && pack.is_none() {
+            return Err(format!("sink.{name}: `{key}` means nothing without `pack`"));
+        }
     }
-    let packing = pack.map(|form| Packing { form, bytes: pack_bytes.unwrap_or(PACK_BYTES_DEFAULT) });
+    let bytes_default = compress.map_or(PACK_BYTES_DEFAULT, |_| PACK_BYTES_COMPRESSED_DEFAULT);
+    let packing = pack.map(|form| Packing { form, bytes: pack_bytes.unwrap_or(bytes_default), compression: compress });
     let kind = match r#type {
-        SinkType::Sqs => SinkKind::Sqs(Queue {
-            url: queue_url.ok_or_else(|| format!("sink.{name}: an sqs sink needs a `queue_url`"))?.0,
+        SinkType::Sqs => SinkKind::Sqs(Box::new(Queue {
+            url: {
+                let Text(url) = queue_url.ok_or_else(|| format!("sink.{name}: an sqs sink needs a `queue_url`"))?;
+                TableTemplate::parse(&url).map_err(|error| format!("sink.{name}: queue_url = \"{url}\": {error}"))?
+            },
             region: region.map(|text| text.0),
             endpoint_url: endpoint_url.map(|text| text.0),
             role: role_arn.map(|Text(arn)| Role { arn, external_id: external_id.map(|text| text.0) }),
             on_error: on_error.unwrap_or_default(),
             attributes: attributes.unwrap_or_default(),
             packing,
-        }),
+            large_messages: large_messages.map(LargeMessages::from),
+        })),
         SinkType::Stdout => SinkKind::Stdout,
         SinkType::File => {
             SinkKind::File { path: path.ok_or_else(|| format!("sink.{name}: a file sink needs a `path`"))?.0.into() }
@@ -280,6 +345,17 @@ pub(super) fn sink(name: String, table: SinkTable) -> Result<Sink, String> {
         SinkType::Null => SinkKind::Null,
     };
     Ok(Sink { name, format: format.map(Format::from).unwrap_or_default(), kind })
+}
+
+/// Where a sink is among all that takes what isn't a table's; `key` says where it is named.
+pub(super) fn index_of_sink_for_all(key: &str, name: &str, sinks: &[Sink]) -> Result<usize, String> {
+    let index = sink_index(key, name, sinks)?;
+    match sinks[index].queue_of_table() {
+        Some(url) => {
+            Err(format!("{key}: the sink `{name}` has a queue for each table ({url}); name one with one queue"))
+        }
+        None => Ok(index),
+    }
 }
 
 /// Where a sink is among all; `key` says where it is named.

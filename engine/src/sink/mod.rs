@@ -1,9 +1,15 @@
 //! Where messages go. A sink settles a message's receipt when the message is durable, never before.
 
+mod aws;
+mod large;
 mod lines;
 mod null;
 mod outgoing;
+mod request;
 mod sqs;
+mod tables;
+
+use std::sync::Arc;
 
 use anyhow::Context;
 use bytestring::ByteString;
@@ -29,6 +35,8 @@ pub struct Message {
     pub attributes: Vec<(String, String)>,
     /// Of what table it has a row, as the sink's format has it. `None` for all else: such aren't packed with others.
     pub table: Option<TableId>,
+    /// The queue's URL, where a sink has several.
+    pub queue: Option<Arc<str>>,
 }
 
 /// Messages of one batch for one sink, and the duty to deliver them.
@@ -50,7 +58,7 @@ pub struct DeadLetters {
 impl DeadLetters {
     /// Hands on a message with its duty: it is settled when the dead letter is durable.
     async fn send(&self, sink: &str, message: Message, fault: &str, receipt: Receipt) -> anyhow::Result<()> {
-        let Message { body, group, deduplication_id, attributes, table: _ } = message;
+        let Message { body, group, deduplication_id, attributes, table: _, queue: _ } = message;
         let mut letter = Vec::with_capacity(body.len() + 256);
         let mut text = |label: &str, text: &str| {
             letter.extend_from_slice(label.as_bytes());
@@ -76,6 +84,7 @@ impl DeadLetters {
             deduplication_id: if deduplication_id.is_empty() { unique() } else { deduplication_id },
             attributes: Vec::new(),
             table: None,
+            queue: None,
         };
         let sent = self.outlet.send(Delivery { messages: vec![letter], receipt }).await;
         sent.map_err(|_| anyhow::anyhow!("the sink of dead letters has stopped"))
@@ -103,6 +112,23 @@ pub trait Sink: Send {
     ) -> BoxFuture<'static, anyhow::Result<()>>;
 }
 
+/// Why a queue, or what it needs, can't be used.
+#[derive(Debug)]
+enum OpenError {
+    /// It isn't there, or may not be used.
+    Refused(anyhow::Error),
+    /// It can't be reached.
+    NotNow(anyhow::Error),
+}
+
+impl From<OpenError> for anyhow::Error {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Refused(error) | OpenError::NotNow(error) => error,
+        }
+    }
+}
+
 /// Makes a sink ready to deliver.
 ///
 /// # Errors
@@ -110,7 +136,16 @@ pub trait Sink: Send {
 pub async fn open(config: &config::Sink) -> anyhow::Result<Box<dyn Sink>> {
     let config::Sink { name, kind, .. } = config;
     let sink: anyhow::Result<Box<dyn Sink>> = match kind {
-        SinkKind::Sqs(queue) => sqs::Sqs::open(name, queue).await.map(|sink| Box::new(sink) as _),
+        SinkKind::Sqs(queue) => {
+            let account = aws::Account::of(queue).await;
+            match queue.url.fixed() {
+                Some(url) => match sqs::Sqs::open(name, url, queue, account).await {
+                    Ok(sink) => Ok(Box::new(sink)),
+                    Err(error) => Err(error.into()),
+                },
+                None => Ok(Box::new(tables::QueuesOfTables::new(name, queue, account))),
+            }
+        }
         SinkKind::Stdout => Ok(Box::new(lines::Lines::stdout(name))),
         SinkKind::File { path } => lines::Lines::file(name, path).map(|sink| Box::new(sink) as _),
         SinkKind::Null => Ok(Box::new(null::Null::new(name))),

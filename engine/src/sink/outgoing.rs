@@ -3,13 +3,23 @@
 //! Rows are packed while they wait: one that comes joins the last of its group, if that is of the same table
 //! and has room. So nothing waits to be packed: a slow stream's rows leave one by one, a backlog's leave full.
 
+use std::io::Write;
+
 use aws_sdk_sqs::error::BuildError;
 use aws_sdk_sqs::types::{MessageAttributeValue, SendMessageBatchRequestEntry};
 use rowmill_core::progress::Receipt;
 use rowmill_core::route::sqs_id;
 
 use super::Message;
-use crate::config::{PackForm, Packing};
+use super::large::{SIZE_ATTRIBUTE, Store, Stored};
+use crate::config::{Compression, PackForm, Packing};
+
+/// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html>
+const ATTRIBUTES_MAX: usize = 10;
+/// The attribute that says by what a body is compressed: it is base64 then.
+const ENCODING_ATTRIBUTE: &str = "content-encoding";
+const TEXT: &str = "String";
+const NUMBER: &str = "Number";
 
 /// A message on its way, with its duty, and rows that leave with it.
 #[derive(Debug)]
@@ -18,24 +28,86 @@ pub(super) struct Outgoing {
     more: Vec<(Message, Receipt)>,
     /// It was sent: it may be accepted though nobody knows, so that it must stay what it is.
     is_sealed: bool,
+    /// What leaves instead of the text, of one that is large.
+    instead: Option<Box<Instead>>,
+}
+
+#[derive(Debug)]
+enum Instead {
+    Compressed(String),
+    Stored(Stored),
 }
 
 impl Outgoing {
     pub fn new(message: Message, receipt: Receipt) -> Self {
-        Self { first: (message, receipt), more: Vec::new(), is_sealed: false }
+        Self { first: (message, receipt), more: Vec::new(), is_sealed: false, instead: None }
     }
 
-    /// Its bytes as SQS counts them.
+    /// Its bytes as SQS counts them, but as if it weren't to be compressed.
     pub fn bytes(&self, packing: Option<Packing>) -> usize {
         let Message { body, attributes, .. } = &self.first.0;
-        let attributes: usize = attributes.iter().map(|(name, value)| name.len() + value.len() + "String".len()).sum();
+        let attributes: usize = attributes.iter().map(|(name, value)| name.len() + value.len() + TEXT.len()).sum();
         let around = if self.form(packing) == Some(PackForm::Array) { "[]".len() } else { 0 };
-        body.len() + attributes + around
+        let encoding = self
+            .compression(packing)
+            .map_or(0, |compression| ENCODING_ATTRIBUTE.len() + name(compression).len() + TEXT.len());
+        let body = match self.instead.as_deref() {
+            None => body.len() + around,
+            Some(Instead::Compressed(text)) => text.len(),
+            Some(Instead::Stored(stored)) => {
+                stored.pointer.len() + SIZE_ATTRIBUTE.len() + stored.size.to_string().len() + NUMBER.len()
+            }
+        };
+        body + attributes + encoding
+    }
+
+    /// Why no queue would take it, whatever its size.
+    pub fn fault(&self, packing: Option<Packing>) -> Option<String> {
+        let Message { body, attributes, .. } = &self.first.0;
+        if body.is_empty() {
+            return Some("its body is empty".to_owned());
+        }
+        let ours = [self.compression(packing).is_some(), matches!(self.instead.as_deref(), Some(Instead::Stored(_)))];
+        let count = attributes.len() + ours.into_iter().filter(|is_there| *is_there).count();
+        if count > ATTRIBUTES_MAX {
+            return Some(format!("it has {count} attributes, SQS takes {ATTRIBUTES_MAX}"));
+        }
+        let wrong = attributes.iter().find(|(name, value)| value.is_empty() || !is_attribute_name(name))?;
+        Some(format!("SQS takes no attribute `{}` with the value `{}`", wrong.0, wrong.1))
     }
 
     /// How it is packed, if it is.
     fn form(&self, packing: Option<Packing>) -> Option<PackForm> {
         self.first.0.table.and(packing).map(|packing| packing.form)
+    }
+
+    fn compression(&self, packing: Option<Packing>) -> Option<Compression> {
+        self.first.0.table.and(packing)?.compression
+    }
+
+    /// Compresses it now, to know how large it is. Does nothing where rows aren't compressed.
+    pub fn compress(&mut self, packing: Option<Packing>) {
+        if let Some(compression) = self.compression(packing) {
+            let text = compressed(&self.text(packing), compression);
+            self.instead = Some(Box::new(Instead::Compressed(text)));
+        }
+    }
+
+    /// Its body is to go to a bucket, and its place there to the queue.
+    pub fn place(&mut self, packing: Option<Packing>, store: &Store) {
+        let body = self.body(packing);
+        self.instead = Some(Box::new(Instead::Stored(store.place(body.into()))));
+    }
+
+    /// Puts its body into the bucket, if that is to be and isn't done.
+    ///
+    /// # Errors
+    /// Why it isn't there: it may be tried again.
+    pub async fn store(&mut self, store: &Store) -> Result<(), String> {
+        match self.instead.as_deref_mut() {
+            Some(Instead::Stored(stored)) => store.put(stored).await,
+            _ => Ok(()),
+        }
     }
 
     /// The message, or the first of its rows.
@@ -50,13 +122,14 @@ impl Outgoing {
 
     /// Whether a row may leave with it. `position` alone may differ in what they say beside their bodies: it's the
     /// first row's.
-    pub fn may_take(&self, message: &Message) -> bool {
+    pub fn may_take(&self, other: &Self) -> bool {
         fn said(message: &Message) -> impl Iterator<Item = &(String, String)> {
             message.attributes.iter().filter(|(name, _)| name != "position")
         }
-        let first = &self.first.0;
+        let (first, message) = (&self.first.0, &other.first.0);
+        let are_plain = self.instead.is_none() && other.instead.is_none();
         let is_like = first.table.is_some() && first.table == message.table && first.group == message.group;
-        !self.is_sealed && is_like && said(first).eq(said(message))
+        !self.is_sealed && are_plain && is_like && said(first).eq(said(message))
     }
 
     /// A row leaves with it. Gives by how many bytes it is longer.
@@ -74,6 +147,15 @@ impl Outgoing {
     }
 
     fn body(&self, packing: Option<Packing>) -> String {
+        match (self.instead.as_deref(), self.compression(packing)) {
+            (Some(Instead::Stored(stored)), _) => stored.pointer.clone(),
+            (Some(Instead::Compressed(text)), _) => text.clone(),
+            (None, Some(compression)) => compressed(&self.text(packing), compression),
+            (None, None) => self.text(packing),
+        }
+    }
+
+    fn text(&self, packing: Option<Packing>) -> String {
         let first = &self.first.0.body;
         let Some(form) = self.form(packing) else { return first.to_string() };
         let bodies = || std::iter::once(first).chain(self.more.iter().map(|(message, _)| &message.body));
@@ -121,12 +203,56 @@ impl Outgoing {
         if fifo {
             entry = entry.message_deduplication_id(self.deduplication_id());
         }
+        let mut attribute = |name: &str, kind: &str, value: &str| {
+            let value = MessageAttributeValue::builder().data_type(kind).string_value(value).build()?;
+            // It's a builder that gives itself back.
+            entry = std::mem::take(&mut entry).message_attributes(name, value);
+            Ok::<_, BuildError>(())
+        };
         for (name, value) in attributes {
-            let value = MessageAttributeValue::builder().data_type("String").string_value(value).build()?;
-            entry = entry.message_attributes(name, value);
+            attribute(name, TEXT, value)?;
+        }
+        if let Some(compression) = self.compression(packing) {
+            attribute(ENCODING_ATTRIBUTE, TEXT, name(compression))?;
+        }
+        if let Some(Instead::Stored(stored)) = self.instead.as_deref() {
+            attribute(SIZE_ATTRIBUTE, NUMBER, &stored.size.to_string())?;
         }
         entry.build()
     }
+}
+
+/// By the names of HTTP's content codings.
+fn name(compression: Compression) -> &'static str {
+    match compression {
+        Compression::Zstd => "zstd",
+        Compression::Gzip => "gzip",
+    }
+}
+
+/// A text's bytes, compressed, in base64.
+///
+/// # Panics
+/// If writing to memory fails.
+fn compressed(text: &str, compression: Compression) -> String {
+    let bytes = match compression {
+        Compression::Zstd => zstd::bulk::compress(text.as_bytes(), zstd::DEFAULT_COMPRESSION_LEVEL),
+        Compression::Gzip => {
+            let mut out =
+                flate2::write::GzEncoder::new(Vec::with_capacity(text.len() / 4), flate2::Compression::default());
+            out.write_all(text.as_bytes()).and_then(|()| out.finish())
+        }
+    };
+    base64_simd::STANDARD.encode_to_string(bytes.expect("writing to memory doesn't fail"))
+}
+
+/// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-message-metadata.html>
+fn is_attribute_name(name: &str) -> bool {
+    let are_allowed = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
+    let lower = name.to_ascii_lowercase();
+    let is_reserved = lower.starts_with("aws.") || lower.starts_with("amazon.");
+    let has_lone_dot = name.starts_with('.') || name.ends_with('.') || name.contains("..");
+    (1..=256).contains(&name.len()) && are_allowed && !is_reserved && !has_lone_dot
 }
 
 #[cfg(test)]
@@ -147,12 +273,13 @@ mod tests {
             deduplication_id: id.to_owned(),
             attributes: attributes.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
             table: table.map(TableId),
+            queue: None,
         };
         Outgoing::new(message, receipt)
     }
 
     fn packing(form: PackForm) -> Option<Packing> {
-        Some(Packing { form, bytes: 1000 })
+        Some(Packing { form, bytes: 1000, compression: None })
     }
 
     #[test]
@@ -175,7 +302,7 @@ mod tests {
             let mut bytes = pack.bytes(packing(form));
             for (body, id) in [("22", "b"), ("3", "c")] {
                 let row = outgoing(Some(7), body, id, "b:4:1");
-                assert!(pack.may_take(row.message()));
+                assert!(pack.may_take(&row));
                 bytes += pack.take(row);
             }
             assert_eq!(entry(&pack).message_body(), three);
@@ -189,13 +316,49 @@ mod tests {
     #[test]
     fn what_was_sent_or_is_another_tables_stays_alone() {
         let mut pack = outgoing(Some(7), "1", "a", "b:4:0");
-        assert!(!pack.may_take(outgoing(Some(8), "2", "b", "b:4:1").message()));
-        assert!(!pack.may_take(outgoing(None, "2", "b", "b:4:1").message()));
-        assert!(!outgoing(None, "1", "a", "b:4:0").may_take(outgoing(None, "2", "b", "b:4:1").message()));
+        assert!(!pack.may_take(&outgoing(Some(8), "2", "b", "b:4:1")));
+        assert!(!pack.may_take(&outgoing(None, "2", "b", "b:4:1")));
+        assert!(!outgoing(None, "1", "a", "b:4:0").may_take(&outgoing(None, "2", "b", "b:4:1")));
         pack.seal();
-        assert!(!pack.may_take(outgoing(Some(7), "2", "b", "b:4:1").message()));
+        assert!(!pack.may_take(&outgoing(Some(7), "2", "b", "b:4:1")));
         let alone = outgoing(None, "a transform's text", "a", "b:4:0");
         let entry = alone.entry(0, true, packing(PackForm::Array)).expect("whole");
         assert_eq!(entry.message_body(), "a transform's text");
+    }
+
+    #[test]
+    fn compressed_rows_are_base64_and_never_larger_than_foreseen() {
+        // Nothing is harder to compress than what is random.
+        let noise: String = (0..50_000).map(|_| char::from(rand::random_range(b'!'..=b'~'))).collect();
+        for compression in [Compression::Zstd, Compression::Gzip] {
+            let packing = Some(Packing { form: PackForm::Ndjson, bytes: 1000, compression: Some(compression) });
+            let entry = outgoing(Some(7), &noise, "a", "b:4:0").entry(0, false, packing).expect("whole");
+            let body = entry.message_body();
+            assert!(body.len() <= noise.len() / 7 * 10, "{} of {}", body.len(), noise.len());
+            assert!(base64_simd::STANDARD.decode_to_vec(body).is_ok());
+            let encoding = entry.message_attributes().and_then(|all| all["content-encoding"].string_value());
+            assert_eq!(encoding, Some(name(compression)));
+            // What isn't a row leaves as it is.
+            let entry = outgoing(None, &noise, "a", "b:4:0").entry(0, false, packing).expect("whole");
+            assert_eq!(entry.message_body(), noise);
+        }
+    }
+
+    #[test]
+    fn what_no_queue_takes_is_known_before() {
+        let with = |name: &str, value: &str, count: usize| {
+            let mut outgoing = outgoing(None, "{}", "a", "b:4:0");
+            let more = (0..count).map(|nth| (format!("{name}{nth}"), value.to_owned()));
+            outgoing.first.0.attributes.extend(more);
+            outgoing.fault(None)
+        };
+        assert_eq!(with("n", "v", 8), None);
+        assert_eq!(with("n", "v", 9).as_deref(), Some("it has 11 attributes, SQS takes 10"));
+        for (name, value) in
+            [("n", ""), ("two words", "v"), ("aws.", "v"), ("AMAZON.n", "v"), (".n", "v"), ("a..b", "v")]
+        {
+            assert!(with(name, value, 1).is_some(), "{name}");
+        }
+        assert!(outgoing(None, "", "a", "b:4:0").fault(None).is_some());
     }
 }

@@ -1,0 +1,82 @@
+//! By what AWS is reached: region, credentials, time-outs.
+
+use std::time::Duration;
+
+use aws_config::retry::RetryConfig;
+use aws_config::sts::AssumeRoleProvider;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, SdkConfig};
+use aws_sdk_sqs::config::{Region, SharedCredentialsProvider};
+
+use crate::config::{Queue, Role};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+/// For bodies that no queue takes.
+const UPLOAD_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// What a queue is used by.
+#[derive(Debug, Clone)]
+pub(super) struct Account(SdkConfig);
+
+impl Account {
+    pub async fn of(Queue { url, region, endpoint_url, role, .. }: &Queue) -> Self {
+        // Retries are the lanes' business: they know what may be sent before what.
+        let mut loader = aws_config::defaults(BehaviorVersion::latest())
+            .retry_config(RetryConfig::disabled())
+            .timeout_config(timeouts(REQUEST_TIMEOUT));
+        let of_url = || region_of(&url.to_string()).map(str::to_owned);
+        if let Some(region) = region.clone().or_else(of_url) {
+            loader = loader.region(Region::new(region));
+        }
+        if let Some(url) = endpoint_url {
+            loader = loader.endpoint_url(url);
+        }
+        let config = loader.load().await;
+        let Some(Role { arn, external_id }) = role else { return Self(config) };
+        let mut role = AssumeRoleProvider::builder(arn).session_name("rowmill").configure(&config);
+        if let Some(id) = external_id {
+            role = role.external_id(id);
+        }
+        let credentials = SharedCredentialsProvider::new(role.build().await);
+        Self(config.into_builder().credentials_provider(credentials).build())
+    }
+
+    /// A client of SQS with connections of its own.
+    pub fn sqs(&self) -> aws_sdk_sqs::Client {
+        aws_sdk_sqs::Client::new(&self.0)
+    }
+
+    /// A client of S3.
+    pub fn s3(&self, endpoint_url: Option<&str>) -> aws_sdk_s3::Client {
+        let mut config = aws_sdk_s3::config::Builder::from(&self.0).timeout_config(timeouts(UPLOAD_TIMEOUT));
+        if let Some(url) = endpoint_url {
+            config = config.endpoint_url(url);
+        }
+        // A server that isn't AWS's has no names by bucket.
+        let is_aws = endpoint_url.is_none() && self.0.endpoint_url().is_none();
+        aws_sdk_s3::Client::from_conf(config.force_path_style(!is_aws).build())
+    }
+}
+
+fn timeouts(request: Duration) -> TimeoutConfig {
+    TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(request).build()
+}
+
+/// The region in `https://sqs.eu-west-1.amazonaws.com/...`.
+fn region_of(queue_url: &str) -> Option<&str> {
+    let (_, rest) = queue_url.split_once("://sqs.")?;
+    rest.split_once(".amazonaws.").map(|(region, _)| region)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_region_is_in_the_url() {
+        assert_eq!(region_of("https://sqs.eu-west-1.amazonaws.com/1/q.fifo"), Some("eu-west-1"));
+        assert_eq!(region_of("https://sqs.cn-north-1.amazonaws.com.cn/1/q"), Some("cn-north-1"));
+        assert_eq!(region_of("http://127.0.0.1:4566/1/q"), None);
+    }
+}

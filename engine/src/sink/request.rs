@@ -1,0 +1,189 @@
+//! A request to a queue, and what comes of it.
+
+use aws_sdk_sqs::Client;
+use aws_sdk_sqs::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_sqs::operation::send_message_batch::SendMessageBatchOutput;
+use rowmill_core::lanes::{RequestLimits, Waiting};
+
+use super::large::Store;
+use super::outgoing::Outgoing;
+use crate::config::Packing;
+
+/// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html>
+pub(super) const LIMITS: RequestLimits = RequestLimits { messages: 10, bytes: 1 << 20 };
+
+pub(super) type Request = Vec<Waiting<Outgoing>>;
+
+/// Where requests go.
+pub(super) struct To {
+    pub client: Client,
+    pub url: String,
+    pub fifo: bool,
+    pub packing: Option<Packing>,
+    pub store: Option<Store>,
+}
+
+/// What came of a request.
+#[derive(Default)]
+pub(super) struct Answer {
+    pub accepted: Request,
+    /// To be sent again, in their order.
+    pub refused: Request,
+    /// Why, where some were refused.
+    pub reason: Option<String>,
+    /// The connection may have died: there was no answer in time.
+    pub is_late: bool,
+    /// Never accepted, for what they are, and why.
+    pub rejected: Vec<(Waiting<Outgoing>, String)>,
+}
+
+/// What the queue said to a request.
+enum Said {
+    /// Something of each entry.
+    Entries(SendMessageBatchOutput),
+    /// It was no use now: it can't be reached, is throttling, or fails.
+    NotNow(String),
+    /// Nothing in time.
+    Nothing(String),
+    /// Nothing of it is accepted, because of what at least one message is.
+    Never(String),
+}
+
+/// Sends a request once. One that is refused as a whole for what it is is sent again message by message: the others
+/// aren't to blame.
+pub(super) async fn send(to: To, mut request: Request) -> anyhow::Result<Answer> {
+    let mut answer = Answer::default();
+    if let Some(store) = &to.store {
+        for waiting in &mut request {
+            if let Err(text) = waiting.item.store(store).await {
+                answer.take(request, Said::NotNow(text));
+                return Ok(answer);
+            }
+        }
+    }
+    let said = ask(&to, &request).await?;
+    if !matches!(said, Said::Never(_)) || request.len() == 1 {
+        answer.take(request, said);
+        return Ok(answer);
+    }
+    for message in request {
+        let alone = vec![message];
+        let said = ask(&to, &alone).await?;
+        answer.take(alone, said);
+    }
+    Ok(answer)
+}
+
+async fn ask(to: &To, request: &Request) -> anyhow::Result<Said> {
+    let entries = request.iter().enumerate().map(|(index, waiting)| waiting.item.entry(index, to.fifo, to.packing));
+    let entries = entries.collect::<Result<Vec<_>, _>>()?;
+    let error = match to.client.send_message_batch().queue_url(&to.url).set_entries(Some(entries)).send().await {
+        Ok(output) => return Ok(Said::Entries(output)),
+        Err(error) => error,
+    };
+    let code = error.code().unwrap_or_default();
+    let text = match error.message() {
+        Some(message) => format!("{code}: {message}"),
+        None => DisplayErrorContext(&error).to_string(),
+    };
+    let code = code.strip_prefix("AWS.SimpleQueueService.").unwrap_or(code);
+    Ok(match code {
+        "InvalidMessageContents" | "BatchRequestTooLong" | "InvalidParameterValue" | "MissingParameter" => {
+            Said::Never(text)
+        }
+        _ if matches!(error, SdkError::TimeoutError(_)) => Said::Nothing(text),
+        _ => Said::NotNow(text),
+    })
+}
+
+impl Answer {
+    /// Takes in what was said to a request.
+    fn take(&mut self, request: Request, said: Said) {
+        let output = match said {
+            Said::Entries(output) => output,
+            Said::NotNow(ref text) | Said::Nothing(ref text) => {
+                self.refused.extend(request);
+                self.reason = Some(text.clone());
+                self.is_late |= matches!(said, Said::Nothing(_));
+                return;
+            }
+            Said::Never(text) => {
+                self.rejected.extend(request.into_iter().map(|message| (message, text.clone())));
+                return;
+            }
+        };
+        let index = |id: &str| id.parse().ok().filter(|index: &usize| *index < LIMITS.messages);
+        let mut accepted = [false; LIMITS.messages];
+        output.successful().iter().filter_map(|entry| index(entry.id())).for_each(|index| accepted[index] = true);
+        let mut faults: [Option<String>; LIMITS.messages] = Default::default();
+        for failure in output.failed() {
+            let text = format!("{}: {}", failure.code(), failure.message().unwrap_or_default());
+            match index(failure.id()) {
+                Some(index) if failure.sender_fault() => faults[index] = Some(text),
+                _ => self.reason = Some(text),
+            }
+        }
+        for (index, message) in request.into_iter().enumerate() {
+            match faults[index].take() {
+                _ if accepted[index] => self.accepted.push(message),
+                Some(fault) => self.rejected.push((message, fault)),
+                // What the answer doesn't name wasn't accepted.
+                None => {
+                    self.reason.get_or_insert_with(|| "the answer doesn't say what became of them".to_owned());
+                    self.refused.push(message);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_sqs::types::{BatchResultErrorEntry, SendMessageBatchResultEntry};
+    use rowmill_core::position::{BinlogPosition, Resume};
+    use rowmill_core::progress::{Cost, Watermark};
+
+    use super::super::Message;
+    use super::*;
+
+    /// Four entries: one accepted, one refused for what it is, one refused for now, one that isn't named.
+    #[test]
+    fn each_entry_has_its_own_fate() {
+        let ticket =
+            Watermark::default().open(Resume::at("server", BinlogPosition::new("binlog.1", 4)), Cost::default());
+        let receipts = ticket.split(4);
+        let message = |body: &str| Message {
+            body: body.into(),
+            group: String::new(),
+            deduplication_id: String::new(),
+            attributes: Vec::new(),
+            table: None,
+            queue: None,
+        };
+        let request = ["accepted", "rejected", "refused", "forgotten"].into_iter().zip(receipts);
+        let request: Request = request
+            .map(|(body, receipt)| Waiting { group: None, bytes: 1, item: Outgoing::new(message(body), receipt) })
+            .collect();
+        let success = SendMessageBatchResultEntry::builder().id("0").message_id("m").md5_of_message_body("d").build();
+        let failure = |id: &str, code: &str, sender: bool| {
+            BatchResultErrorEntry::builder().id(id).code(code).sender_fault(sender).build().expect("whole")
+        };
+        let output = SendMessageBatchOutput::builder()
+            .successful(success.expect("whole"))
+            .failed(failure("1", "InvalidMessageContents", true))
+            .failed(failure("2", "InternalError", false))
+            .failed(failure("99", "Nonsense", true))
+            .build()
+            .expect("whole");
+        let mut answer = Answer::default();
+        answer.take(request, Said::Entries(output));
+        let bodies = |request: &[Waiting<Outgoing>]| -> Vec<String> {
+            request.iter().map(|waiting| waiting.item.message().body.to_string()).collect()
+        };
+        assert_eq!(bodies(&answer.accepted), ["accepted"]);
+        assert_eq!(bodies(&answer.refused), ["refused", "forgotten"]);
+        assert!(answer.reason.is_some());
+        let [(rejected, why)] = &answer.rejected[..] else { panic!("{} rejected", answer.rejected.len()) };
+        assert_eq!((&*rejected.item.message().body, why.as_str()), ("rejected", "InvalidMessageContents: "));
+    }
+}

@@ -1,0 +1,167 @@
+//! Queues of tables: one for each, opened when its first message comes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use anyhow::Context;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use super::aws::Account;
+use super::sqs::{Pause, Sqs};
+use super::{DeadLetters, Delivery, Message, OpenError, Settled, Sink};
+use crate::config::{OnError, Queue};
+
+/// Deliveries that wait for a queue.
+const DELIVERIES_WAITING_MAX: usize = 8;
+
+/// Queues whose URLs are made of tables' names.
+#[derive(Debug)]
+pub(super) struct QueuesOfTables {
+    name: String,
+    queue: Queue,
+    account: Account,
+}
+
+/// Those that are open.
+struct Open {
+    outlets: HashMap<Arc<str>, mpsc::Sender<Delivery>>,
+    running: JoinSet<anyhow::Result<()>>,
+    settled: Settled,
+    dead_letters: Option<DeadLetters>,
+}
+
+impl QueuesOfTables {
+    pub fn new(name: &str, queue: &Queue, account: Account) -> Self {
+        Self { name: name.to_owned(), queue: queue.clone(), account }
+    }
+
+    async fn deliver(
+        self,
+        mut deliveries: mpsc::Receiver<Delivery>,
+        settled: Settled,
+        dead_letters: Option<DeadLetters>,
+    ) -> anyhow::Result<()> {
+        let mut open = Open { outlets: HashMap::new(), running: JoinSet::new(), settled, dead_letters };
+        loop {
+            tokio::select! {
+                delivery = deliveries.recv() => match delivery {
+                    Some(delivery) => self.hand_on(delivery, &mut open).await?,
+                    None => break,
+                },
+                // While its outlet is there, a queue ends by an error alone.
+                Some(ended) = open.running.join_next() => ended.context("a queue's task failed")??,
+            }
+        }
+        open.outlets.clear();
+        while let Some(ended) = open.running.join_next().await {
+            ended.context("a queue's task failed")??;
+        }
+        Ok(())
+    }
+
+    async fn hand_on(&self, delivery: Delivery, open: &mut Open) -> anyhow::Result<()> {
+        for (url, delivery) in by_queue(delivery) {
+            if !open.outlets.contains_key(&url) {
+                match self.open(&url).await {
+                    Ok(queue) => {
+                        info!(sink = self.name, queue = &*url, "opened");
+                        let (outlet, inlet) = mpsc::channel(DELIVERIES_WAITING_MAX);
+                        let (settled, dead_letters) = (open.settled.clone(), open.dead_letters.clone());
+                        open.running.spawn(Box::new(queue).run(inlet, settled, dead_letters));
+                        open.outlets.insert(Arc::clone(&url), outlet);
+                    }
+                    Err(error) => {
+                        self.reject(delivery, error, open.dead_letters.as_ref()).await?;
+                        continue;
+                    }
+                }
+            }
+            let is_taken = open.outlets[&url].send(delivery).await.is_ok();
+            if !is_taken {
+                // It has failed, and says why itself.
+                while let Some(ended) = open.running.join_next().await {
+                    ended.context("a queue's task failed")??;
+                }
+                anyhow::bail!("the queue {url} has stopped");
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens a queue, trying again until it can be reached.
+    ///
+    /// # Errors
+    /// If it isn't there, or may not be used.
+    async fn open(&self, url: &str) -> anyhow::Result<Sqs> {
+        let mut pause = Pause::new();
+        loop {
+            match Sqs::open(&self.name, url, &self.queue, self.account.clone()).await {
+                Ok(queue) => return Ok(queue),
+                Err(OpenError::Refused(error)) => return Err(error),
+                Err(OpenError::NotNow(error)) => {
+                    pause.prolong();
+                    warn!(sink = self.name, error = format!("{error:#}"), "can't be opened, trying again");
+                    pause.end().await;
+                }
+            }
+        }
+    }
+
+    /// Messages for a queue that isn't there.
+    async fn reject(
+        &self,
+        Delivery { messages, receipt }: Delivery,
+        error: anyhow::Error,
+        dead_letters: Option<&DeadLetters>,
+    ) -> anyhow::Result<()> {
+        let Some(dead_letters) = dead_letters.filter(|_| self.queue.on_error == OnError::DeadLetter) else {
+            return Err(error);
+        };
+        let fault = format!("{error:#}");
+        warn!(sink = self.name, messages = messages.len(), fault, "refused for ever, dead letters now");
+        let receipts = receipt.split(messages.len());
+        for (message, receipt) in messages.into_iter().zip(receipts) {
+            dead_letters.send(&self.name, message, &fault, receipt).await?;
+        }
+        Ok(())
+    }
+}
+
+/// What of a delivery is for which queue, each in binlog order.
+fn by_queue(Delivery { messages, receipt }: Delivery) -> impl Iterator<Item = (Arc<str>, Delivery)> {
+    let mut queues: Vec<(Arc<str>, Vec<Message>)> = Vec::new();
+    for message in messages {
+        let url = message.queue.clone().expect("messages for queues of tables say which");
+        match queues.iter_mut().rev().find(|(known, _)| *known == url) {
+            Some((_, messages)) => messages.push(message),
+            None => queues.push((url, vec![message])),
+        }
+    }
+    let receipts = receipt.split(queues.len());
+    queues.into_iter().zip(receipts).map(|((url, messages), receipt)| (url, Delivery { messages, receipt }))
+}
+
+impl Sink for QueuesOfTables {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn is_ordered(&self) -> bool {
+        self.queue.url.ends_with(".fifo")
+    }
+
+    fn run(
+        self: Box<Self>,
+        deliveries: mpsc::Receiver<Delivery>,
+        settled: Settled,
+        dead_letters: Option<DeadLetters>,
+    ) -> BoxFuture<'static, anyhow::Result<()>> {
+        let name = self.name.clone();
+        async move { self.deliver(deliveries, settled, dead_letters).await.with_context(|| format!("sink.{name}")) }
+            .boxed()
+    }
+}
