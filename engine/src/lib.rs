@@ -18,6 +18,7 @@ pub mod check;
 pub mod checkpoint;
 pub mod config;
 pub mod dispatch;
+pub mod failpoint;
 pub mod pipeline;
 pub mod plugin;
 pub mod printer;

@@ -9,7 +9,7 @@ use rowmill::config::{Config, ConfigError, Start, TablePatterns, parse_start};
 use rowmill::plugin::{self, Language, Tested};
 use rowmill::printer::Form;
 use rowmill::replay::{self, Wanted};
-use rowmill::{check, pipeline, tail};
+use rowmill::{check, checkpoint, pipeline, tail};
 use tracing_subscriber::EnvFilter;
 
 /// What went well ends with 0; what failed while running with 1; what never could run with 2.
@@ -81,9 +81,36 @@ enum Command {
         #[arg(long)]
         record: bool,
     },
+    /// Look at the checkpoint, or put it elsewhere
+    #[command(subcommand)]
+    Checkpoint(CheckpointCommand),
     /// Make, build, test and inspect transforms
     #[command(subcommand)]
     Plugin(PluginCommand),
+}
+
+#[derive(Subcommand)]
+enum CheckpointCommand {
+    /// Write it to standard output, as JSON
+    #[command(
+        after_help = "Example:\n  rowmill checkpoint show --config rowmill.toml | jq .gtids\n\nA rowmill may be running meanwhile.\nExit codes: 0 shown, 1 there is none, or it is damaged, 2 bad usage or configuration."
+    )]
+    Show {
+        /// The configuration file
+        #[arg(short, long, value_name = "FILE", default_value = "rowmill.toml")]
+        config: PathBuf,
+    },
+    /// Put it to a place: changes before it won't be read, those behind it will, again if need be
+    #[command(
+        after_help = "Examples:\n  rowmill checkpoint set binlog.000042:1234\n  rowmill checkpoint set --config rowmill.toml latest\n\nThe server is asked whether it has the place; no rowmill may be running by this checkpoint. The one before stays beside it.\nExit codes: 0 done, 1 it stays as it was, 2 bad usage or configuration."
+    )]
+    Set {
+        /// The configuration file
+        #[arg(short, long, value_name = "FILE", default_value = "rowmill.toml")]
+        config: PathBuf,
+        /// Where to: earliest, latest, FILE:POSITION or gtid:SET
+        place: String,
+    },
 }
 
 #[derive(Subcommand)]
@@ -147,10 +174,17 @@ fn main() -> ExitCode {
             anyhow::ensure!(problems == 0, "{problems} problems: see above");
             Ok(())
         }),
-        Command::Tail { config, from, record } => match parse_start(&from) {
-            Err(fault) => fail(&anyhow::anyhow!("--from: {}", fault.replace("source.start = ", "")), BAD_CONFIG),
-            Ok(start) => with_config(&config, |config| tail(config, start, form(record))),
-        },
+        Command::Tail { config, from, record } => {
+            at_place("--from", &from, |start| with_config(&config, |config| tail(config, start, form(record))))
+        }
+        Command::Checkpoint(CheckpointCommand::Show { config }) => with_config(&config, |config| {
+            pipeline::runtime()?.block_on(checkpoint::show(&config, &mut std::io::stdout()))
+        }),
+        Command::Checkpoint(CheckpointCommand::Set { config, place }) => at_place("PLACE", &place, |start| {
+            with_config(&config, |config| {
+                pipeline::runtime()?.block_on(checkpoint::set(&config, &start, &mut std::io::stdout()))
+            })
+        }),
         Command::Replay { tables, schema_changes, record, files } => match TablePatterns::parse(&tables) {
             Err(fault) => fail(&anyhow::anyhow!("--tables: {fault}"), BAD_CONFIG),
             Ok(tables) => {
@@ -159,6 +193,14 @@ fn main() -> ExitCode {
                 ended(result.and_then(|()| Ok(out.flush()?)))
             }
         },
+    }
+}
+
+/// With a place of the binlog that an argument says.
+fn at_place(argument: &str, place: &str, run: impl FnOnce(Start) -> ExitCode) -> ExitCode {
+    match parse_start(place) {
+        Ok(start) => run(start),
+        Err(fault) => fail(&anyhow::anyhow!("{argument}: {}", fault.replace("source.start = ", "")), BAD_CONFIG),
     }
 }
 

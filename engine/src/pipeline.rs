@@ -19,6 +19,7 @@ use tracing::{debug, info, warn};
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::dispatch::{Dispatcher, SinkNeeds};
+use crate::failpoint::{self, Step};
 use crate::selection::Selection;
 use crate::sink::{self, DeadLetters, Sink};
 use crate::source::preflight::Server;
@@ -222,6 +223,7 @@ async fn keep_checkpoint(
                     Some(ticket) => {
                         let advance = watermark.lock().unwrap_or_else(PoisonError::into_inner).settle(ticket);
                         merge(&mut pending, advance);
+                        failpoint::reached(Step::Settled);
                     }
                     None => open = false,
                 }
@@ -233,7 +235,9 @@ async fn keep_checkpoint(
         }
         let Some(Advance { resume, passed }) = pending.take() else { continue };
         debug!(position = %resume, "checkpoint");
+        failpoint::reached(Step::Checkpointing);
         checkpoint.write(&resume).await?;
+        failpoint::reached(Step::Checkpointed);
         passed.into_iter().for_each(|cost| budget.give_back(cost));
         due = Instant::now() + checkpoint.interval();
     }

@@ -11,6 +11,7 @@ use rowmill_core::progress::{Cost, Watermark};
 use tokio::sync::mpsc;
 
 use crate::dispatch::Dispatcher;
+use crate::failpoint::{self, Step};
 use crate::sink::{Delivery, Message, Settled};
 use crate::transform::{Chain, CurrentChain, Stop};
 use crate::turnstile::Turnstile;
@@ -111,6 +112,7 @@ impl Workshop {
         let Some(_turn) = self.exit.wait(number) else { return Ok(false) };
         let Some(Done { messages, resume, cost, stop }) = done? else { return Ok(false) };
         let is_taken = self.hand_on(messages, resume, cost);
+        failpoint::reached(Step::HandedOn);
         match stop {
             Some(stop) => Err(stop.error.into()),
             None => Ok(is_taken),
@@ -163,6 +165,7 @@ fn done(job: Job, dispatcher: &mut Dispatcher) -> anyhow::Result<Option<Done>> {
     let Job { number, batch, tables, chain, before } = job;
     let cost = batch.cost();
     let Some(mut transformed) = chain.transform(number, &batch, &tables)? else { return Ok(None) };
+    failpoint::reached(Step::Transformed);
     let RowBatch { bytes, schema_change, resume, .. } = batch;
     let stop = transformed.stop.take();
     let now_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as i64);

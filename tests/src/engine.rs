@@ -19,6 +19,8 @@ pub struct EngineConfig {
     pub text: String,
     /// ROWMILL_SOURCE_PASSWORD.
     pub password: String,
+    /// Other environment variables.
+    pub variables: Vec<(&'static str, String)>,
 }
 
 impl EngineConfig {
@@ -29,7 +31,7 @@ impl EngineConfig {
             mysql.url(),
             directory.join("checkpoint.json").display()
         );
-        Self { directory: directory.to_owned(), text, password: mysql.password().to_owned() }
+        Self { directory: directory.to_owned(), text, password: mysql.password().to_owned(), variables: Vec::new() }
     }
 
     /// Whether the checkpoint is at a position: file and offset.
@@ -72,7 +74,8 @@ impl Engine {
             .env("AWS_ACCESS_KEY_ID", "test")
             .env("AWS_SECRET_ACCESS_KEY", "test")
             .env("AWS_REGION", "us-east-1")
-            .env("AWS_EC2_METADATA_DISABLED", "true");
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .envs(config.variables.iter().map(|(name, value)| (name, value)));
         Ok(Self { process: Process::start(&mut command, &log)?, log })
     }
 

@@ -4,6 +4,7 @@
 //! `tests/tools/*` install what is needed; the engine's binary is the one beside the running program.
 
 mod engine;
+mod faulty;
 mod generator;
 mod mysql;
 mod process;
@@ -13,6 +14,7 @@ mod shop;
 mod sqs;
 
 pub use engine::{Engine, EngineConfig, binary, replay};
+pub use faulty::faulty_endpoint;
 pub use generator::{Generator, State};
 pub use mysql::{Build, MySql};
 pub use process::{Process, command, free_port, wait_for};

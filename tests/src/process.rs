@@ -48,6 +48,16 @@ impl Process {
         self.signal("INT")
     }
 
+    /// It stands still until it is told to go on.
+    pub fn pause(&self) -> anyhow::Result<()> {
+        self.signal("STOP")
+    }
+
+    /// It goes on.
+    pub fn go_on(&self) -> anyhow::Result<()> {
+        self.signal("CONT")
+    }
+
     fn signal(&self, name: &str) -> anyhow::Result<()> {
         let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status()?;
         if !status.success() {

@@ -108,6 +108,57 @@ async fn a_checkpoint_that_is_held_or_damaged() -> anyhow::Result<()> {
     accepted(&config).await
 }
 
+/// An operator looks at a checkpoint and puts it elsewhere: what is before that place isn't read, what is behind it is; not
+/// while it is held, and not to a place that the server hasn't got.
+#[tokio::test]
+async fn a_checkpoint_is_shown_and_set() -> anyhow::Result<()> {
+    let directory = scratch("a_checkpoint_is_shown_and_set");
+    let mysql = MySql::start(&directory, &[]).await?;
+    let out = directory.join("out");
+    let sink = format!("[sink.out]\ntype = \"file\"\npath = \"{}\"\n", out.display());
+    let config = EngineConfig::new(&directory, &mysql, "tables = [\"shop.*\"]", &sink);
+    std::fs::write(directory.join("rowmill.toml"), &config.text)?;
+    let checkpoint = |arguments: &[&str]| -> anyhow::Result<(Option<i32>, String)> {
+        let mut command = std::process::Command::new(rowmill_tests::binary()?);
+        command.arg("checkpoint").args(arguments).arg("--config").arg(directory.join("rowmill.toml"));
+        let output = command.env("ROWMILL_SOURCE_PASSWORD", &config.password).output()?;
+        let said = [output.stdout, output.stderr].concat();
+        Ok((output.status.code(), String::from_utf8_lossy(&said).into_owned()))
+    };
+    let (code, said) = checkpoint(&["show"])?;
+    assert!(code == Some(1) && said.contains("there is none yet"), "{said}");
+
+    mysql.run("CREATE SCHEMA shop; CREATE TABLE shop.t (id INT PRIMARY KEY); INSERT INTO shop.t VALUES (1)").await?;
+    let (file, position) = mysql.binlog_end().await?;
+    mysql.run("INSERT INTO shop.t VALUES (2)").await?;
+    accepted(&config).await?;
+    let engine = Engine::start_and_wait(&config).await?;
+    let place = format!("{file}:{position}");
+    let (code, said) = checkpoint(&["set", &place])?;
+    assert!(code == Some(1) && said.contains("another rowmill holds it"), "{said}");
+    engine.stop().await?;
+    let (code, said) = checkpoint(&["set", "binlog.000777:4"])?;
+    assert!(code == Some(1) && said.contains("binlog.000777"), "{said}");
+    let (code, said) = checkpoint(&["set", "nowhere"])?;
+    assert!(code == Some(2) && said.contains("PLACE: \"nowhere\" isn't known"), "{said}");
+    let (code, said) = checkpoint(&["set", &place])?;
+    assert!(code == Some(0) && said.contains(&place), "{said}");
+    let (code, said) = checkpoint(&["show"])?;
+    let shown: serde_json::Value = serde_json::from_str(&said)?;
+    assert_eq!((code, &shown["file"], &shown["position"]), (Some(0), &file.clone().into(), &position.into()));
+
+    let engine = Engine::start_and_wait(&config).await?;
+    let end = mysql.binlog_end().await?;
+    wait_for("it goes on from there", Duration::from_secs(20), || async {
+        Ok(config.has_reached(&end)?.then_some(()))
+    })
+    .await?;
+    engine.stop().await?;
+    let arrived = std::fs::read_to_string(&out)?;
+    assert!(arrived.lines().count() == 1 && arrived.contains("\"after\":{\"id\":2}"), "{arrived}");
+    Ok(())
+}
+
 /// A checkpoint in a database: held by one, found again after the server was killed, and lost to one who has a higher
 /// epoch.
 #[tokio::test]
@@ -235,7 +286,12 @@ async fn plugins_and_queues_that_are_not_there() -> anyhow::Result<()> {
 async fn a_configuration_that_cannot_be_meant() -> anyhow::Result<()> {
     let directory = scratch("a_configuration_that_cannot_be_meant");
     let text = "[source]\nurl = \"mysql://rowmill@127.0.0.1:1\"\nstrat = \"latest\"\n[sink.out]\ntype = \"null\"\n";
-    let config = EngineConfig { directory: directory.clone(), text: text.to_owned(), password: "secret".to_owned() };
+    let config = EngineConfig {
+        directory: directory.clone(),
+        text: text.to_owned(),
+        password: "secret".to_owned(),
+        variables: Vec::new(),
+    };
     refused(&config, 2, &["rowmill.toml", "line 3", "`strat`", "did you mean `start`?"]).await?;
 
     let with = |from: &str, to: &str| EngineConfig { text: text.replace(from, to), ..config.clone() };

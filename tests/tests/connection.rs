@@ -125,6 +125,95 @@ async fn a_silent_connection_is_replaced() -> anyhow::Result<()> {
     engine.stop().await
 }
 
+/// Rows of a kilobyte, ten thousand a transaction.
+async fn backlog(mysql: &MySql, transactions: usize) -> anyhow::Result<()> {
+    for _ in 0..transactions {
+        mysql
+            .run(
+                "INSERT INTO shop.t (pad) WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000) \
+                 SELECT REPEAT('x', 1000) FROM n",
+            )
+            .await?;
+    }
+    Ok(())
+}
+
+const PADDED: &str = "CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY AUTO_INCREMENT, pad VARCHAR(1000)); \
+     SET SESSION cte_max_recursion_depth = 20000; SET GLOBAL cte_max_recursion_depth = 20000";
+
+/// The engine stands still for longer than the server waits for others, while more comes than the network holds: the
+/// server keeps its connection, and nothing is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stall_longer_than_the_server_waits() -> anyhow::Result<()> {
+    let rig =
+        Rig::start("a_stall_longer_than_the_server_waits", Build::MySql, &["--net-write-timeout=2"], SHOP).await?;
+    rig.mysql.run(PADDED).await?;
+    let mut engine = Engine::start_and_wait(&rig.config).await?;
+    engine.process().pause()?;
+    backlog(&rig.mysql, 4).await?;
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    engine.process().go_on()?;
+    rig.read_to_the_end(&engine).await?;
+    let log = engine.log();
+    engine.stop().await?;
+    assert!(!log.contains("connection lost"), "{log}");
+    assert_eq!(rig.changes()?.len(), 40_000);
+    Ok(())
+}
+
+/// The binlog is rotated and purged up to where the engine is: it reads on. Purged before it has been read, it can't be:
+/// the engine says what is gone, and its checkpoint stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_binlog_is_purged_meanwhile() -> anyhow::Result<()> {
+    let rig = Rig::start("the_binlog_is_purged_meanwhile", Build::MySql, &[], SHOP).await?;
+    rig.mysql.run(PADDED).await?;
+    let mut engine = Engine::start_and_wait(&rig.config).await?;
+    for _ in 0..3 {
+        backlog(&rig.mysql, 1).await?;
+        rig.read_to_the_end(&engine).await?;
+        rig.mysql.run("FLUSH BINARY LOGS").await?;
+        // An idle server's checkpoint follows, too, or its file would be purged one day.
+        let start_of_newest = (rig.mysql.binlog_end().await?.0, 4);
+        wait_for("it follows", Duration::from_secs(10), || async {
+            Ok(rig.config.has_reached(&start_of_newest)?.then_some(()))
+        })
+        .await?;
+        rig.mysql.run(&format!("PURGE BINARY LOGS TO '{}'", start_of_newest.0)).await?;
+    }
+    assert_eq!(rig.changes()?.len(), 30_000);
+
+    engine.process().pause()?;
+    backlog(&rig.mysql, 4).await?;
+    rig.mysql.run("FLUSH BINARY LOGS").await?;
+    backlog(&rig.mysql, 1).await?;
+    let mut conn = rig.mysql.connect().await?;
+    let dump: Option<u64> = conn
+        .query_first("SELECT processlist_id FROM performance_schema.threads WHERE processlist_command = 'Binlog Dump'")
+        .await?;
+    conn.query_drop(format!("KILL {}", dump.context("the engine reads")?)).await?;
+    conn.disconnect().await?;
+    let (newest, _) = rig.mysql.binlog_end().await?;
+    wait_for("the server lets go of its files", Duration::from_secs(30), || async {
+        rig.mysql.run(&format!("PURGE BINARY LOGS TO '{newest}'")).await?;
+        let mut conn = rig.mysql.connect().await?;
+        let files: Vec<mysql_async::Row> = conn.query("SHOW BINARY LOGS").await?;
+        conn.disconnect().await?;
+        Ok((files.len() == 1).then_some(()))
+    })
+    .await?;
+    engine.process().go_on()?;
+    let status = engine.end(Duration::from_secs(60)).await?;
+    let log = engine.log();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("purged"), "{log}");
+    // What was in the network is delivered, and nothing behind the gap.
+    let changes = rig.changes()?;
+    assert!((30_000..70_000).contains(&changes.len()), "{}", changes.len());
+    let checkpoint: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(rig.config.checkpoint())?)?;
+    assert_ne!(checkpoint["file"], newest.as_str(), "{checkpoint}");
+    Ok(())
+}
+
 /// Makes an authority and a certificate of it for 127.0.0.1: `server.pem`, `server-key.pem`.
 fn certify(directory: &Path) -> anyhow::Result<PathBuf> {
     let script = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=authority -keyout ca-key.pem -out ca.pem && \

@@ -1,5 +1,8 @@
 //! What a queue says to messages, and what becomes of them then.
 
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -40,7 +43,7 @@ async fn ids(queue: &Queue) -> anyhow::Result<Vec<i64>> {
     }
 }
 
-fn config(mysql: &MySql, directory: &std::path::Path, sqs: &Sqs, queue: &Queue, more: &str) -> EngineConfig {
+fn config(mysql: &MySql, directory: &Path, sqs: &Sqs, queue: &Queue, more: &str) -> EngineConfig {
     let sink = format!(
         "[sink.notes]\ntype = \"sqs\"\nqueue_url = \"{}\"\nendpoint_url = \"{}\"\n{more}\
          [[route]]\ntables = [\"shop.*\"]\nsink = \"notes\"\ngroup = \"all\"\n",
@@ -213,6 +216,122 @@ async fn a_checkpoint_that_cannot_be_written() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A disk that is full, or can't be written any more, where the checkpoint is: the engine stops and says so, the checkpoint
+/// stays whole, and the next start goes on there.
+#[tokio::test]
+async fn a_full_disk_and_a_read_only_one() -> anyhow::Result<()> {
+    let directory = scratch("a_full_disk_and_a_read_only_one");
+    let disk = directory.join("disk");
+    std::fs::create_dir(&disk)?;
+    let Some(disk) = Disk::new(disk) else {
+        println!("not shown: a file system can't be mounted here (root may)");
+        return Ok(());
+    };
+    let mysql = MySql::start(&directory, &[]).await?;
+    let out = directory.join("out");
+    let more = format!("[sink.out]\ntype = \"file\"\npath = \"{}\"\n", out.display());
+    let config = EngineConfig::new(&directory, &mysql, "tables = [\"shop.*\"]", &more);
+    let path = |directory: &Path| format!("path = \"{}\"", directory.join("checkpoint.json").display());
+    let config = EngineConfig { text: config.text.replace(&path(&directory), &path(&disk.path)), ..config };
+    mysql.run("CREATE SCHEMA shop; CREATE TABLE shop.t (id INT PRIMARY KEY)").await?;
+    let checkpoint = || std::fs::read_to_string(disk.path.join("checkpoint.json"));
+    let mut ids = 0;
+    let mut insert = async || {
+        let rows: Vec<String> = (ids..ids + 100).map(|id| format!("({id})")).collect();
+        ids += 100;
+        mysql.run(&format!("INSERT INTO shop.t VALUES {}", rows.join(","))).await
+    };
+    for is_full in [true, false] {
+        let mut engine = Engine::start_and_wait(&config).await?;
+        insert().await?;
+        let (file, position) = mysql.binlog_end().await?;
+        rowmill_tests::wait_for("a checkpoint", SOON, || async {
+            let checkpoint: Value = serde_json::from_str(&checkpoint()?)?;
+            Ok((checkpoint["file"] == file.as_str() && checkpoint["position"] == position).then_some(()))
+        })
+        .await?;
+        let before = checkpoint()?;
+        if is_full {
+            disk.fill()?
+        } else {
+            disk.write_protect()?
+        }
+        insert().await?;
+        let status = engine.end(SOON).await?;
+        let log = engine.log();
+        assert_eq!(status.code(), Some(1), "{log}");
+        let why = if is_full { "No space left on device" } else { "Read-only file system" };
+        assert!(log.contains("checkpoint.json can't be written") && log.contains(why), "{log}");
+        assert_eq!(checkpoint()?, before);
+        if is_full { disk.empty()? } else { disk.unprotect()? }
+    }
+    insert().await?;
+    let engine = Engine::start_and_wait(&config).await?;
+    let (file, position) = mysql.binlog_end().await?;
+    rowmill_tests::wait_for("all is delivered", SOON, || async {
+        let checkpoint: Value = serde_json::from_str(&checkpoint()?)?;
+        Ok((checkpoint["file"] == file.as_str() && checkpoint["position"] == position).then_some(()))
+    })
+    .await?;
+    engine.stop().await?;
+    let mut arrived = Vec::new();
+    for line in std::fs::read_to_string(&out)?.lines() {
+        arrived.push(serde_json::from_str::<Value>(line)?["after"]["id"].as_i64().context("an id")?);
+    }
+    arrived.sort_unstable();
+    arrived.dedup();
+    assert_eq!(arrived, (0..500).collect::<Vec<_>>());
+    Ok(())
+}
+
+/// A small file system in memory, mounted as long as this lives.
+struct Disk {
+    path: PathBuf,
+}
+
+impl Disk {
+    /// `None` if this process may not.
+    fn new(path: PathBuf) -> Option<Self> {
+        let mounted = mount(|command| command.args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"]).arg(&path));
+        mounted.is_ok().then_some(Self { path })
+    }
+
+    /// Without the checkpoint's previous one, whose room the next one would have.
+    fn fill(&self) -> anyhow::Result<()> {
+        std::fs::remove_file(self.path.join("checkpoint.json.previous"))?;
+        let mut file = std::fs::File::create(self.path.join("filler"))?;
+        while file.write_all(&[0; 512]).is_ok() {}
+        Ok(())
+    }
+
+    fn empty(&self) -> anyhow::Result<()> {
+        Ok(std::fs::remove_file(self.path.join("filler"))?)
+    }
+
+    /// Under another mount of itself, as the engine holds its lock's file open for writing.
+    fn write_protect(&self) -> anyhow::Result<()> {
+        mount(|command| command.arg("--bind").args([&self.path, &self.path]))?;
+        mount(|command| command.args(["-o", "remount,bind,ro"]).arg(&self.path))
+    }
+
+    fn unprotect(&self) -> anyhow::Result<()> {
+        let status = Command::new("umount").arg(&self.path).status()?;
+        anyhow::ensure!(status.success(), "it can't be unmounted");
+        Ok(())
+    }
+}
+
+fn mount(with: impl Fn(&mut Command) -> &mut Command) -> anyhow::Result<()> {
+    anyhow::ensure!(with(&mut Command::new("mount")).status()?.success(), "it can't be mounted");
+    Ok(())
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.path).status(); // the directory is removed with the next run
+    }
+}
+
 /// Another implementation of SQS, which has nothing in common with the one that the other tests use, and knows roles.
 #[tokio::test]
 async fn another_server_takes_all_in_order() -> anyhow::Result<()> {
@@ -340,7 +459,7 @@ async fn large_messages_go_to_a_bucket() -> anyhow::Result<()> {
         mysql.run(&format!("INSERT INTO shop.notes VALUES ({id}, REPEAT('x', {length}))")).await?;
     }
     let consumer = |arguments: &[&str]| -> anyhow::Result<String> {
-        let output = std::process::Command::new(top().join("target/tools/moto/bin/python"))
+        let output = Command::new(top().join("target/tools/moto/bin/python"))
             .arg(top().join("tests/tests/extended_client.py"))
             .arg(sqs.endpoint())
             .args(arguments)

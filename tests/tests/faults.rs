@@ -1,5 +1,6 @@
-//! Faults at random moments under load: the engine is killed while its transforms are replaced, answers of the
-//! queues get lost. Nothing is lost, order is kept per key, and what comes twice is no more than what was in flight.
+//! Faults at random moments under load: the engine is killed while its transforms are replaced, or ends at a step of its
+//! own; answers of the queues get lost; the clock jumps. Nothing is lost, order is kept per key, and what comes twice is no
+//! more than what was in flight. How soon something new arrives after a fault is printed.
 //!
 //! `ROWMILL_TEST_SEED` repeats a run, `ROWMILL_TEST_FAULTS` makes a longer one.
 
@@ -7,12 +8,16 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use anyhow::Context;
 use mysql_async::prelude::Queryable;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use rowmill_tests::{Change, Engine, EngineConfig, MySql, Proxy, Queue, Received, Shop, Sqs, scratch, top};
+use rowmill::failpoint::Step;
+use rowmill_tests::{
+    Change, Engine, EngineConfig, MySql, Proxy, Queue, Received, Shop, Sqs, faulty_endpoint, scratch, top,
+};
 use serde_json::Value;
 
 /// What may be in flight: as small as a batch, so that the bound on duplicates says something.
@@ -25,8 +30,16 @@ fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
+/// Now, in milliseconds since 1970.
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
+}
+
+/// A message, and when it arrived.
+type Arrived = (Received, u64);
+
 /// Receives from a queue until told to stop and nothing more comes.
-async fn collect(queue: Queue, stop: Arc<AtomicBool>) -> anyhow::Result<Vec<Received>> {
+async fn collect(queue: Queue, stop: Arc<AtomicBool>) -> anyhow::Result<Vec<Arrived>> {
     let mut all = Vec::new();
     loop {
         let stopping = stop.load(Ordering::Relaxed);
@@ -34,8 +47,25 @@ async fn collect(queue: Queue, stop: Arc<AtomicBool>) -> anyhow::Result<Vec<Rece
         if some.is_empty() && stopping {
             return Ok(all);
         }
-        all.extend(some);
+        all.extend(some.into_iter().map(|message| (message, now_ms())));
     }
+}
+
+/// The milliseconds between each fault and the arrival of something that the engine took up after it.
+fn recoveries(faults: &[u64], arrived: &[&Arrived]) -> Vec<u64> {
+    let mut times: Vec<(u64, u64)> = Vec::new();
+    for (message, at) in arrived {
+        let body: Value = serde_json::from_str(&message.body).expect("bodies are JSON");
+        let first = body.as_array().map_or(&body, |rows| &rows[0]);
+        times.push((first["ts_ms"].as_u64().expect("when the engine had it"), *at));
+    }
+    let after = |&fault: &u64| {
+        let new = times.iter().filter(|(taken_up, at)| *taken_up > fault && *at > fault);
+        Some(new.map(|(_, at)| at).min()? - fault)
+    };
+    let mut all: Vec<u64> = faults.iter().filter_map(after).collect();
+    all.sort_unstable();
+    all
 }
 
 /// The changes of a message: of one row, or of several packed.
@@ -73,35 +103,83 @@ fn by_key(changes: impl Iterator<Item = Change>) -> BTreeMap<(&'static str, i64)
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kills_lose_nothing() -> anyhow::Result<()> {
-    trial("kills_lose_nothing", |config, _| config, kills).await
+    trial("kills_lose_nothing", |config, _, _| config, kills).await.map(|_| ())
 }
 
 /// The same with the checkpoint in the database that is read.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kills_lose_nothing_with_the_checkpoint_in_a_database() -> anyhow::Result<()> {
-    let in_database = |config: EngineConfig, mysql: &MySql| {
+    let in_database = |config: EngineConfig, mysql: &MySql, _: &Proxy| {
         let path = format!("path = \"{}\"", config.checkpoint().display());
         let url = format!("type = \"mysql\"\nurl = \"{}/rowmill\"\npassword = \"{}\"", mysql.url(), mysql.password());
         EngineConfig { text: config.text.replace(&path, &url), ..config }
     };
-    trial("kills_lose_nothing_with_the_checkpoint_in_a_database", in_database, kills).await
+    trial("kills_lose_nothing_with_the_checkpoint_in_a_database", in_database, kills).await.map(|_| ())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_that_get_lost_lose_nothing() -> anyhow::Result<()> {
-    trial("answers_that_get_lost_lose_nothing", |config, _| config, lost_answers).await
+    trial("answers_that_get_lost_lose_nothing", |config, _, _| config, lost_answers).await.map(|_| ())
 }
 
 /// The same with many rows a message: what was accepted is sent again as it was, or the FIFO queue would drop what
 /// joined it since.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_about_packed_rows_that_get_lost_lose_nothing() -> anyhow::Result<()> {
-    let packed = |config: EngineConfig, _: &MySql| {
+    let packed = |config: EngineConfig, _: &MySql, _: &Proxy| {
         let text = config.text.replace("type = \"sqs\"\n", "type = \"sqs\"\npack = \"array\"\n");
         let text = text.replace("sink = \"orders\"\n", "sink = \"orders\"\ngroup = \"{table}\"\n");
         EngineConfig { text, ..config }
     };
-    trial("answers_about_packed_rows_that_get_lost_lose_nothing", packed, lost_answers).await
+    trial("answers_about_packed_rows_that_get_lost_lose_nothing", packed, lost_answers).await.map(|_| ())
+}
+
+/// The queues' endpoint answers half of the requests with errors, garbage or nonsense, late, twice, in part or not at all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_faulty_endpoint_loses_nothing() -> anyhow::Result<()> {
+    let fails = Arc::new(AtomicBool::new(true));
+    let by_faulty_endpoint = |config: EngineConfig, _: &MySql, proxy: &Proxy| {
+        let port = faulty_endpoint(proxy.port, rand::random(), Arc::clone(&fails)).expect("it listens");
+        let text = config.text.replace(&format!("127.0.0.1:{}", proxy.port), &format!("127.0.0.1:{port}"));
+        EngineConfig { text, ..config }
+    };
+    let until_much_failed = async |Ground { config, faults, .. }: Ground<'_>| {
+        let engine = Engine::start_and_wait(config).await?;
+        rowmill_tests::wait_for("much fails", 10 * DRAIN, || {
+            let failed = engine.log().matches("not accepted, trying again").count();
+            std::future::ready(Ok((failed >= faults).then_some(())))
+        })
+        .await?;
+        fails.store(false, Ordering::Relaxed);
+        Ok(engine)
+    };
+    trial("a_faulty_endpoint_loses_nothing", by_faulty_endpoint, until_much_failed).await.map(|_| ())
+}
+
+/// At each step between reading and the checkpoint the engine ends by itself, now and then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_step_may_be_the_last() -> anyhow::Result<()> {
+    trial("each_step_may_be_the_last", |config, _, _| config, ends_at_steps).await.map(|_| ())
+}
+
+/// The wall clock jumps by days, forwards and backwards.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clock_jumps_lose_nothing() -> anyhow::Result<()> {
+    let by_another_clock = |config: EngineConfig, _: &MySql, _: &Proxy| {
+        let library = top().join("target/tools/faketime/libfaketime.so.1").display().to_string();
+        let clock = config.directory.join("clock").display().to_string();
+        let variables = [
+            ("LD_PRELOAD", library),
+            ("FAKETIME_TIMESTAMP_FILE", clock),
+            ("FAKETIME_NO_CACHE", "1".to_owned()),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+        ];
+        EngineConfig { variables: variables.to_vec(), ..config }
+    };
+    let log = trial("clock_jumps_lose_nothing", by_another_clock, clock_jumps).await?;
+    let days: HashSet<&str> = log.lines().filter_map(|line| line.split_once('T')).map(|(day, _)| day).collect();
+    assert!(days.len() > 1, "the clock did jump: {log}");
+    Ok(())
 }
 
 /// What faults are made with.
@@ -113,26 +191,56 @@ struct Ground<'a> {
     proxy: &'a Proxy,
     random: &'a mut SmallRng,
     faults: usize,
+    /// When there was one, in milliseconds since 1970.
+    times: &'a mut Vec<u64>,
 }
 
 /// Connections to the queues are cut behind any byte of any answer: what was accepted is sent again. In the end they
 /// don't answer at all.
 async fn lost_answers(ground: Ground<'_>) -> anyhow::Result<Engine> {
-    let Ground { config, proxy, random, faults, .. } = ground;
+    let Ground { config, proxy, random, faults, times, .. } = ground;
     let engine = Engine::start_and_wait(config).await?;
     for _ in 0..faults {
         proxy.cut_after(random.random_range(0..3000));
+        times.push(now_ms());
         tokio::time::sleep(Duration::from_millis(random.random_range(20..300))).await;
     }
     assert!(engine.log().contains("not accepted, trying again"), "{}", engine.log());
     proxy.stall();
+    times.push(now_ms());
+    Ok(engine)
+}
+
+async fn ends_at_steps(ground: Ground<'_>) -> anyhow::Result<Engine> {
+    let Ground { config, random, faults, times, .. } = ground;
+    for step in Step::ALL.into_iter().cycle().take(faults) {
+        let count = random.random_range(1..40);
+        let variables = vec![("ROWMILL_ABORT_AT", format!("{}:{count}", step.name()))];
+        let mut engine = Engine::start(&EngineConfig { variables, ..config.clone() })?;
+        let status = engine.end(Duration::from_secs(60)).await.context(step.name())?;
+        anyhow::ensure!(status.code().is_none(), "{step:?} {count}: {status}: {}", engine.log());
+        times.push(now_ms());
+    }
+    Engine::start_and_wait(config).await
+}
+
+async fn clock_jumps(ground: Ground<'_>) -> anyhow::Result<Engine> {
+    let Ground { config, random, faults, .. } = ground;
+    let clock = config.directory.join("clock");
+    let set = |days: i32| std::fs::write(&clock, format!("{days:+}d\n"));
+    set(0)?;
+    let engine = Engine::start_and_wait(config).await?;
+    for _ in 0..faults {
+        set(random.random_range(-30..30))?;
+        tokio::time::sleep(Duration::from_millis(random.random_range(20..300))).await;
+    }
     Ok(engine)
 }
 
 /// The engine is killed and started again, now and then with another transform: one that has all rows decoded late, one
 /// that has none.
 async fn kills(ground: Ground<'_>) -> anyhow::Result<Engine> {
-    let Ground { config, plugins, random, faults, .. } = ground;
+    let Ground { config, plugins, random, faults, times, .. } = ground;
     for fault in 0..faults {
         let engine = Engine::start(config)?;
         tokio::time::sleep(Duration::from_millis(random.random_range(30..700))).await;
@@ -141,6 +249,7 @@ async fn kills(ground: Ground<'_>) -> anyhow::Result<Engine> {
             std::fs::copy(top().join(module), plugins.join("changing.wasm"))?;
         }
         engine.kill();
+        times.push(now_ms());
     }
     Engine::start_and_wait(config).await
 }
@@ -157,12 +266,12 @@ async fn has_reached(config: &EngineConfig, mysql: &MySql, (file, position): &(S
     Ok(mysql.connect().await?.query_first(reached).await? == Some(true))
 }
 
-/// Makes faults while shops sell, and compares what arrived with what was committed.
+/// Makes faults while shops sell, and compares what arrived with what was committed. Gives what the engine said.
 async fn trial(
     name: &str,
-    configured: impl FnOnce(EngineConfig, &MySql) -> EngineConfig,
+    configured: impl FnOnce(EngineConfig, &MySql, &Proxy) -> EngineConfig,
     make_faults: impl AsyncFnOnce(Ground<'_>) -> anyhow::Result<Engine>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<String> {
     let seed = setting("ROWMILL_TEST_SEED").unwrap_or_else(rand::random);
     let faults = setting("ROWMILL_TEST_FAULTS").map_or(FAULTS, |faults| faults as usize);
     println!("{name}: ROWMILL_TEST_SEED={seed}, {faults} faults");
@@ -188,7 +297,7 @@ async fn trial(
         sink("events", &events)
     );
     let config = EngineConfig::new(&directory, &mysql, "start = \"earliest\"\ntables = [\"shop.*\"]", &more);
-    let config = configured(config, &mysql);
+    let config = configured(config, &mysql, &proxy);
 
     let (stop_writing, stop_receiving) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let mut shop = Shop::open(&mysql, seed).await?;
@@ -204,8 +313,10 @@ async fn trial(
     let receiving_events = tokio::spawn(collect(events, Arc::clone(&stop_receiving)));
 
     let mut random = SmallRng::seed_from_u64(seed);
-    let engine =
-        make_faults(Ground { config: &config, plugins: &plugins, proxy: &proxy, random: &mut random, faults }).await?;
+    let mut times = Vec::new();
+    let ground =
+        Ground { config: &config, plugins: &plugins, proxy: &proxy, random: &mut random, faults, times: &mut times };
+    let engine = make_faults(ground).await?;
     stop_writing.store(true, Ordering::Relaxed);
     let ledger = writing.await??;
     // The engine is done when its checkpoint is where the binlog ends.
@@ -221,11 +332,13 @@ async fn trial(
 
     let of_orders = |change: &Change| change.table == "orders";
     let expected_orders = by_key(ledger.iter().copied().filter(of_orders));
-    let delivered_orders = by_key(received_orders.iter().flat_map(changes));
+    let delivered_orders = by_key(received_orders.iter().flat_map(|(message, _)| changes(message)));
     assert_eq!(delivered_orders, expected_orders, "the FIFO queue has every change once, in order (seed {seed})");
 
     let expected: HashSet<Change> = ledger.iter().copied().filter(|change| !of_orders(change)).collect();
-    let received_events: Vec<Change> = received_events.iter().flat_map(changes).collect();
+    let arrived: Vec<&Arrived> = received_orders.iter().chain(&received_events).collect();
+    let recoveries = recoveries(&times, &arrived);
+    let received_events: Vec<Change> = received_events.iter().flat_map(|(message, _)| changes(message)).collect();
     let delivered: HashSet<Change> = received_events.iter().copied().collect();
     let lost: Vec<_> = expected.difference(&delivered).collect();
     let invented: Vec<_> = delivered.difference(&expected).collect();
@@ -236,6 +349,10 @@ async fn trial(
         ledger.len(),
         received_events.len()
     );
+    if let Some(slowest) = recoveries.last() {
+        let median = recoveries[recoveries.len() / 2];
+        println!("{name}: something new arrived {median} ms after a fault (median), {slowest} ms at most");
+    }
     assert!(duplicates <= (faults + 1) * IN_FLIGHT_ROWS, "{duplicates} duplicates after {faults} faults (seed {seed})");
-    Ok(())
+    Ok(std::fs::read_to_string(directory.join("rowmill.log"))?)
 }

@@ -1,6 +1,7 @@
 //! The checkpoint: up to where everything is delivered. One engine holds it at a time.
 
 mod document;
+mod edit;
 mod file;
 mod mysql;
 
@@ -12,6 +13,8 @@ use futures_util::future::BoxFuture;
 use rowmill_core::position::Resume;
 
 use crate::config::{self, Tls};
+
+pub use edit::{set, show};
 
 /// How often a checkpoint was taken hold of. Who has a lower one has lost it: the fencing token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,6 +65,13 @@ impl Checkpoint {
         let (epoch, text) = store.acquire().await.with_context(|| name.clone())?;
         let resume = parse(&mut *store, text).await.context(name)?;
         Ok((Self { store, epoch }, resume))
+    }
+
+    /// Takes hold of it, whatever it says.
+    async fn hold(config: &config::Checkpoint, tls: &Tls) -> anyhow::Result<Self> {
+        let mut store = store(config, tls);
+        let (epoch, _) = store.acquire().await.with_context(|| format!("checkpoint {}", store.describe()))?;
+        Ok(Self { store, epoch })
     }
 
     /// Reads what there is, whoever holds it.

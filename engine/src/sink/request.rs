@@ -8,6 +8,7 @@ use rowmill_core::lanes::{RequestLimits, Waiting};
 use super::large::Store;
 use super::outgoing::Outgoing;
 use crate::config::Packing;
+use crate::failpoint::{self, Step};
 
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html>
 pub(super) const LIMITS: RequestLimits = RequestLimits { messages: 10, bytes: 1 << 20 };
@@ -61,6 +62,7 @@ pub(super) async fn send(to: To, mut request: Request) -> anyhow::Result<Answer>
             }
         }
     }
+    failpoint::reached(Step::Sending);
     let said = ask(&to, &request).await?;
     if !matches!(said, Said::Never(_)) || request.len() == 1 {
         answer.take(request, said);

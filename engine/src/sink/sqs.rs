@@ -28,6 +28,7 @@ use super::outgoing::Outgoing;
 use super::request::{Answer, LIMITS, To, send};
 use super::{DeadLetters, Delivery, Message, OpenError, Settled, Sink, settle};
 use crate::config::{OnError, Packing, Queue};
+use crate::failpoint::{self, Step};
 
 /// Requests in flight at a time.
 const REQUESTS_MAX: usize = 32;
@@ -139,11 +140,13 @@ impl Sqs {
         let mut lanes: Lanes<Outgoing> = Lanes::new(LIMITS);
         let mut requests: JoinSet<anyhow::Result<Answer>> = JoinSet::new();
         let mut pause: Option<Pause> = None;
+        // Halved where the queue refuses, one more where it accepts: what a throttled account can take is found out.
+        let mut requests_max = REQUESTS_MAX;
         let mut open = true;
         loop {
             let paused = pause.as_ref().is_some_and(Pause::is_on);
             while !paused
-                && requests.len() < REQUESTS_MAX
+                && requests.len() < requests_max
                 && (requests.len() < REQUESTS_UNFULL_MAX || lanes.has_full_request())
             {
                 let mut request = lanes.next_request();
@@ -180,6 +183,9 @@ impl Sqs {
                 },
                 Some(answer) = requests.join_next() => {
                     let Answer { accepted, refused, reason, is_late, rejected } = answer.context("a request's task failed")??;
+                    if !accepted.is_empty() {
+                        failpoint::reached(Step::Accepted);
+                    }
                     for Waiting { group, item, .. } in accepted {
                         lanes.accepted(group.as_deref());
                         item.into_messages().for_each(|(_, receipt)| settle(receipt, &settled));
@@ -194,6 +200,7 @@ impl Sqs {
                         Some(reason) => {
                             let pause = pause.get_or_insert_with(Pause::new);
                             if let Some(delay) = pause.prolong() {
+                                requests_max = (requests_max / 2).max(1);
                                 warn!(sink = self.name, messages = failed, ?delay, reason, "not accepted, trying again");
                                 if is_late {
                                     // Its other connections may be as dead, and would be waited for one by one.
@@ -201,9 +208,12 @@ impl Sqs {
                                 }
                             }
                         }
-                        None => if pause.take().is_some() {
-                            info!(sink = self.name, "accepted again");
-                        },
+                        None => {
+                            requests_max = (requests_max + 1).min(REQUESTS_MAX);
+                            if pause.take().is_some() {
+                                info!(sink = self.name, "accepted again");
+                            }
+                        }
                     }
                 }
                 () = async { if let Some(pause) = &pause { pause.end().await } }, if paused => {}

@@ -29,6 +29,7 @@ use preflight::{ConnectError, Flavor, Server};
 use wire::{DumpRequest, HEARTBEAT_PERIOD, Login, Wire, WireError};
 
 use crate::config::{self, Start};
+use crate::failpoint::{self, Step};
 
 /// The server closes a dump connection that isn't read for this long. While a queue is out of reach
 /// nothing is read, so the session asks for a long time.
@@ -307,6 +308,7 @@ pub async fn probe(config: &config::Source, flavor: Flavor, place: &Place) -> an
 /// says why.
 async fn hand_on(batch: RowBatch, batches: &mpsc::Sender<RowBatch>, budget: &Budget) -> bool {
     budget.take(batch.cost()).await;
+    failpoint::reached(Step::Decoded);
     batches.send(batch).await.is_ok()
 }
 

@@ -1,0 +1,173 @@
+//! An SQS endpoint that fails now and then: before another one, which it passes most requests on to.
+
+use std::net::TcpListener as StdListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// How an endpoint may fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// HTTP 500.
+    Internal,
+    /// HTTP 503 by somebody in between, without anything that SQS would say.
+    Unavailable,
+    /// Too many requests.
+    Throttled,
+    /// The credentials have expired.
+    Expired,
+    /// What isn't HTTP.
+    Garbage,
+    /// HTTP, but nothing that makes sense.
+    Nonsense,
+    /// The request is passed on a second late.
+    Slow,
+    /// It is passed on twice.
+    Twice,
+    /// Some of its entries are refused.
+    Partial,
+    /// The connection ends without an answer, though the request was passed on.
+    Silence,
+}
+
+const FAULTS: [Fault; 10] = [
+    Fault::Internal,
+    Fault::Unavailable,
+    Fault::Throttled,
+    Fault::Expired,
+    Fault::Garbage,
+    Fault::Nonsense,
+    Fault::Slow,
+    Fault::Twice,
+    Fault::Partial,
+    Fault::Silence,
+];
+
+/// An HTTP request or answer.
+struct Http {
+    head: String,
+    body: Vec<u8>,
+}
+
+/// Starts such an endpoint on loopback before that of another port. Half of the requests that send messages fail, as long
+/// as `fails` says so. Gives its port.
+///
+/// # Errors
+/// If it can't listen.
+pub fn faulty_endpoint(port: u16, seed: u64, fails: Arc<AtomicBool>) -> anyhow::Result<u16> {
+    let listener = StdListener::bind("127.0.0.1:0")?;
+    listener.set_nonblocking(true)?;
+    let own_port = listener.local_addr()?.port();
+    let listener = TcpListener::from_std(listener)?;
+    tokio::spawn(async move {
+        let mut random = SmallRng::seed_from_u64(seed);
+        while let Ok((client, _)) = listener.accept().await {
+            let fault = random.random_bool(0.5).then(|| FAULTS[random.random_range(0..FAULTS.len())]);
+            let fault = fault.filter(|_| fails.load(Ordering::Relaxed));
+            // A client that is gone has nothing to be told.
+            tokio::spawn(async move { serve(client, port, fault).await });
+        }
+    });
+    Ok(own_port)
+}
+
+/// Serves one request, and ends the connection.
+async fn serve(mut client: TcpStream, port: u16, fault: Option<Fault>) -> anyhow::Result<()> {
+    let mut request = Http::read(&mut client).await?;
+    let fault = fault.filter(|_| request.head.contains("SendMessageBatch"));
+    let error = |status: &str, kind: &str| {
+        let body = json!({ "__type": format!("com.amazonaws.sqs#{kind}"), "message": "so it is" });
+        Http::answer(status, body.to_string().as_bytes())
+    };
+    let answer = match fault {
+        Some(Fault::Internal) => error("500 Internal Server Error", "InternalError"),
+        Some(Fault::Unavailable) => Http::answer("503 Service Unavailable", b"<html>come back later</html>"),
+        Some(Fault::Throttled) => error("400 Bad Request", "ThrottlingException"),
+        Some(Fault::Expired) => error("403 Forbidden", "ExpiredTokenException"),
+        Some(Fault::Garbage) => b"\x15\x03\x01\x00\x02\x02\x0a".to_vec(),
+        Some(Fault::Nonsense) => {
+            Http::answer("200 OK", b"{\"Successful\":[{\"Id\":\"99\",\"MessageId\":\"m\",\"MD5OfMessageBody\":\"d\"}]}")
+        }
+        Some(Fault::Slow) => {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            request.pass_on(port).await?
+        }
+        Some(Fault::Twice) => {
+            request.pass_on(port).await?;
+            request.pass_on(port).await?
+        }
+        Some(Fault::Partial) => partly(&mut request, port).await?,
+        Some(Fault::Silence) => {
+            request.pass_on(port).await?;
+            return Ok(());
+        }
+        None => request.pass_on(port).await?,
+    };
+    client.write_all(&answer).await?;
+    client.shutdown().await?;
+    Ok(())
+}
+
+/// Passes every other entry on, and says of the rest that they weren't accepted.
+async fn partly(request: &mut Http, port: u16) -> anyhow::Result<Vec<u8>> {
+    let mut body: Value = serde_json::from_slice(&request.body)?;
+    let entries = body["Entries"].as_array_mut().context("entries")?;
+    let refused: Vec<Value> = entries.iter().skip(1).step_by(2).map(|entry| entry["Id"].clone()).collect();
+    entries.retain(|entry| !refused.contains(&entry["Id"]));
+    request.body = body.to_string().into_bytes();
+    let answer = request.pass_on(port).await?;
+    let answer = Http::read(&mut &answer[..]).await?;
+    let mut said: Value = serde_json::from_slice(&answer.body)?;
+    let failed = refused.iter().map(|id| json!({ "Id": id, "Code": "InternalError", "SenderFault": false }));
+    said["Failed"] = failed.collect();
+    Ok(Http::answer("200 OK", said.to_string().as_bytes()))
+}
+
+impl Http {
+    fn answer(status: &str, body: &[u8]) -> Vec<u8> {
+        let head = format!(
+            "HTTP/1.1 {status}\r\nContent-Type: application/x-amz-json-1.0\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+            body.len()
+        );
+        [head.as_bytes(), body].concat()
+    }
+
+    /// Reads one whose head says how long its body is.
+    async fn read(from: &mut (impl AsyncReadExt + Unpin)) -> anyhow::Result<Self> {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(from.read_u8().await?);
+        }
+        let head = String::from_utf8(head)?;
+        let length = head.lines().find_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().ok())?
+        });
+        let mut body = vec![0; length.unwrap_or_default()];
+        from.read_exact(&mut body).await?;
+        Ok(Self { head, body })
+    }
+
+    /// Sends it to a port on loopback. Gives the answer's bytes.
+    async fn pass_on(&self, port: u16) -> anyhow::Result<Vec<u8>> {
+        let is_kept = |line: &&str| {
+            let name = line.split(':').next().unwrap_or_default().to_ascii_lowercase();
+            !line.is_empty() && name != "connection" && name != "content-length"
+        };
+        let mut text: String = self.head.lines().filter(is_kept).map(|line| format!("{line}\r\n")).collect();
+        text.push_str(&format!("Connection: close\r\nContent-Length: {}\r\n\r\n", self.body.len()));
+        let mut server = TcpStream::connect(("127.0.0.1", port)).await?;
+        server.write_all(text.as_bytes()).await?;
+        server.write_all(&self.body).await?;
+        let mut answer = Vec::new();
+        server.read_to_end(&mut answer).await?;
+        Ok(answer)
+    }
+}
