@@ -109,17 +109,7 @@ impl Engine {
         self.process.kill();
     }
 
-    /// The most memory that it ever had, in bytes.
-    ///
-    /// # Errors
-    /// If it doesn't run any more.
-    pub fn peak_memory(&mut self) -> anyhow::Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
-        let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
-        Ok(kilobytes.context("the kernel says how much")?.parse::<u64>()? << 10)
-    }
-
-    /// The process, for signals.
+    /// The process, for signals and figures.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
     }

@@ -78,19 +78,33 @@ pub fn faulty_endpoint(port: u16, seed: u64, fails: Arc<AtomicBool>) -> anyhow::
     Ok(own_port)
 }
 
+/// Starts an endpoint that refuses whatever it is asked, as SQS does where a user lacks a permission. Gives its port.
+///
+/// # Errors
+/// If it can't listen.
+pub async fn forbidding_endpoint() -> anyhow::Result<u16> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let port = listener.local_addr()?.port();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            if Http::read(&mut client).await.is_ok() {
+                let answer = Http::error("403 Forbidden", "AccessDeniedException");
+                let _ = client.write_all(&answer).await; // it may be gone
+            }
+        }
+    });
+    Ok(port)
+}
+
 /// Serves one request, and ends the connection.
 async fn serve(mut client: TcpStream, port: u16, fault: Option<Fault>) -> anyhow::Result<()> {
     let mut request = Http::read(&mut client).await?;
     let fault = fault.filter(|_| request.head.contains("SendMessageBatch"));
-    let error = |status: &str, kind: &str| {
-        let body = json!({ "__type": format!("com.amazonaws.sqs#{kind}"), "message": "so it is" });
-        Http::answer(status, body.to_string().as_bytes())
-    };
     let answer = match fault {
-        Some(Fault::Internal) => error("500 Internal Server Error", "InternalError"),
+        Some(Fault::Internal) => Http::error("500 Internal Server Error", "InternalError"),
         Some(Fault::Unavailable) => Http::answer("503 Service Unavailable", b"<html>come back later</html>"),
-        Some(Fault::Throttled) => error("400 Bad Request", "ThrottlingException"),
-        Some(Fault::Expired) => error("403 Forbidden", "ExpiredTokenException"),
+        Some(Fault::Throttled) => Http::error("400 Bad Request", "ThrottlingException"),
+        Some(Fault::Expired) => Http::error("403 Forbidden", "ExpiredTokenException"),
         Some(Fault::Garbage) => b"\x15\x03\x01\x00\x02\x02\x0a".to_vec(),
         Some(Fault::Nonsense) => {
             Http::answer("200 OK", b"{\"Successful\":[{\"Id\":\"99\",\"MessageId\":\"m\",\"MD5OfMessageBody\":\"d\"}]}")
@@ -131,6 +145,11 @@ async fn partly(request: &mut Http, port: u16) -> anyhow::Result<Vec<u8>> {
 }
 
 impl Http {
+    fn error(status: &str, kind: &str) -> Vec<u8> {
+        let body = json!({ "__type": format!("com.amazonaws.sqs#{kind}"), "message": "so it is" });
+        Self::answer(status, body.to_string().as_bytes())
+    }
+
     fn answer(status: &str, body: &[u8]) -> Vec<u8> {
         let head = format!(
             "HTTP/1.1 {status}\r\nContent-Type: application/x-amz-json-1.0\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",

@@ -3,6 +3,7 @@
 //!
 //! `tests/tools/*` install what is needed; the engine's binary is the one beside the running program.
 
+mod drain;
 mod engine;
 mod faulty;
 mod generator;
@@ -13,8 +14,9 @@ mod rig;
 mod shop;
 mod sqs;
 
+pub use drain::{Drain, Drained};
 pub use engine::{Engine, EngineConfig, binary, replay};
-pub use faulty::faulty_endpoint;
+pub use faulty::{faulty_endpoint, forbidding_endpoint};
 pub use generator::{Generator, State};
 pub use mysql::{Build, MySql};
 pub use process::{Process, command, free_port, wait_for};

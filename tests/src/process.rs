@@ -77,6 +77,40 @@ impl Process {
         Ok(self.child.try_wait()?)
     }
 
+    /// The most memory that it ever had, in bytes.
+    ///
+    /// # Errors
+    /// If it doesn't run any more.
+    pub fn peak_memory(&self) -> anyhow::Result<u64> {
+        self.status("VmHWM:")
+    }
+
+    /// The memory that it has, in bytes.
+    ///
+    /// # Errors
+    /// If it doesn't run any more.
+    pub fn memory(&self) -> anyhow::Result<u64> {
+        self.status("VmRSS:")
+    }
+
+    fn status(&self, name: &str) -> anyhow::Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()))?;
+        let kilobytes = status.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB"));
+        Ok(kilobytes.context("the kernel says how much")?.parse::<u64>()? << 10)
+    }
+
+    /// The time for which it had a processor, in seconds.
+    ///
+    /// # Errors
+    /// If it doesn't run any more.
+    pub fn cpu_seconds(&self) -> anyhow::Result<f64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id()))?;
+        // Fields 14 and 15, in hundredths of a second; the second field may have spaces.
+        let (_, fields) = stat.rsplit_once(')').context("a process's fields")?;
+        let ticks = fields.split_whitespace().skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok());
+        Ok(ticks.sum::<f64>() / 100.0)
+    }
+
     /// The process's number.
     pub fn id(&self) -> u32 {
         self.child.id()

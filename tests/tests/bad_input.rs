@@ -10,7 +10,7 @@ use mysql_async::prelude::Queryable;
 use rowmill::checkpoint::Checkpoint;
 use rowmill::config::Tls;
 use rowmill_core::position::{BinlogPosition, Resume};
-use rowmill_tests::{Engine, EngineConfig, MySql, Sqs, free_port, scratch, wait_for};
+use rowmill_tests::{Engine, EngineConfig, MySql, Sqs, forbidding_endpoint, free_port, scratch, wait_for};
 
 const NULL_SINK: &str = "[sink.out]\ntype = \"null\"\n";
 
@@ -261,6 +261,10 @@ async fn plugins_and_queues_that_are_not_there() -> anyhow::Result<()> {
         ..queue("there")
     };
     refused(&dead, 1, &["sink.out", "can't be reached", "endpoint"]).await?;
+    let forbidding = format!("http://127.0.0.1:{}", forbidding_endpoint().await?);
+    let forbidden = EngineConfig { text: queue("there").text.replace(&sqs.endpoint(), &forbidding), ..queue("there") };
+    let words = ["sink.out", "/there can't be used", "sqs:SendMessage and sqs:GetQueueAttributes", "AccessDenied"];
+    refused(&forbidden, 1, &words).await?;
 
     let plugins = directory.join("plugins");
     std::fs::create_dir(&plugins)?;

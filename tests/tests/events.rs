@@ -436,7 +436,7 @@ async fn a_compressed_transaction_is_streamed() -> anyhow::Result<()> {
     )
     .await?;
     rig.read_to_the_end(&engine).await?;
-    let peak = engine.peak_memory()?;
+    let peak = engine.process().peak_memory()?;
     engine.stop().await?;
     let (_, binlog) = rig.mysql.binlog_end().await?;
     println!("{rows} rows of 1.8 KB in {} KB of binlog; peak memory {} MB", binlog >> 10, peak >> 20);

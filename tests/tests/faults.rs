@@ -103,13 +103,13 @@ fn by_key(changes: impl Iterator<Item = Change>) -> BTreeMap<(&'static str, i64)
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kills_lose_nothing() -> anyhow::Result<()> {
-    trial("kills_lose_nothing", |config, _, _| config, kills).await.map(|_| ())
+    trial("kills_lose_nothing", |config, _| config, kills).await.map(|_| ())
 }
 
 /// The same with the checkpoint in the database that is read.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kills_lose_nothing_with_the_checkpoint_in_a_database() -> anyhow::Result<()> {
-    let in_database = |config: EngineConfig, mysql: &MySql, _: &Proxy| {
+    let in_database = |config: EngineConfig, Around { mysql, .. }: Around<'_>| {
         let path = format!("path = \"{}\"", config.checkpoint().display());
         let url = format!("type = \"mysql\"\nurl = \"{}/rowmill\"\npassword = \"{}\"", mysql.url(), mysql.password());
         EngineConfig { text: config.text.replace(&path, &url), ..config }
@@ -119,14 +119,14 @@ async fn kills_lose_nothing_with_the_checkpoint_in_a_database() -> anyhow::Resul
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_that_get_lost_lose_nothing() -> anyhow::Result<()> {
-    trial("answers_that_get_lost_lose_nothing", |config, _, _| config, lost_answers).await.map(|_| ())
+    trial("answers_that_get_lost_lose_nothing", |config, _| config, lost_answers).await.map(|_| ())
 }
 
 /// The same with many rows a message: what was accepted is sent again as it was, or the FIFO queue would drop what
 /// joined it since.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_about_packed_rows_that_get_lost_lose_nothing() -> anyhow::Result<()> {
-    let packed = |config: EngineConfig, _: &MySql, _: &Proxy| {
+    let packed = |config: EngineConfig, _: Around<'_>| {
         let text = config.text.replace("type = \"sqs\"\n", "type = \"sqs\"\npack = \"array\"\n");
         let text = text.replace("sink = \"orders\"\n", "sink = \"orders\"\ngroup = \"{table}\"\n");
         EngineConfig { text, ..config }
@@ -138,8 +138,8 @@ async fn answers_about_packed_rows_that_get_lost_lose_nothing() -> anyhow::Resul
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_faulty_endpoint_loses_nothing() -> anyhow::Result<()> {
     let fails = Arc::new(AtomicBool::new(true));
-    let by_faulty_endpoint = |config: EngineConfig, _: &MySql, proxy: &Proxy| {
-        let port = faulty_endpoint(proxy.port, rand::random(), Arc::clone(&fails)).expect("it listens");
+    let by_faulty_endpoint = |config: EngineConfig, Around { proxy, seed, .. }: Around<'_>| {
+        let port = faulty_endpoint(proxy.port, seed, Arc::clone(&fails)).expect("it listens");
         let text = config.text.replace(&format!("127.0.0.1:{}", proxy.port), &format!("127.0.0.1:{port}"));
         EngineConfig { text, ..config }
     };
@@ -159,13 +159,13 @@ async fn a_faulty_endpoint_loses_nothing() -> anyhow::Result<()> {
 /// At each step between reading and the checkpoint the engine ends by itself, now and then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_step_may_be_the_last() -> anyhow::Result<()> {
-    trial("each_step_may_be_the_last", |config, _, _| config, ends_at_steps).await.map(|_| ())
+    trial("each_step_may_be_the_last", |config, _| config, ends_at_steps).await.map(|_| ())
 }
 
 /// The wall clock jumps by days, forwards and backwards.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clock_jumps_lose_nothing() -> anyhow::Result<()> {
-    let by_another_clock = |config: EngineConfig, _: &MySql, _: &Proxy| {
+    let by_another_clock = |config: EngineConfig, _: Around<'_>| {
         let library = top().join("target/tools/faketime/libfaketime.so.1").display().to_string();
         let clock = config.directory.join("clock").display().to_string();
         let variables = [
@@ -180,6 +180,14 @@ async fn clock_jumps_lose_nothing() -> anyhow::Result<()> {
     let days: HashSet<&str> = log.lines().filter_map(|line| line.split_once('T')).map(|(day, _)| day).collect();
     assert!(days.len() > 1, "the clock did jump: {log}");
     Ok(())
+}
+
+/// What an engine is configured for.
+struct Around<'a> {
+    mysql: &'a MySql,
+    /// Between the engine and the queues.
+    proxy: &'a Proxy,
+    seed: u64,
 }
 
 /// What faults are made with.
@@ -269,7 +277,7 @@ async fn has_reached(config: &EngineConfig, mysql: &MySql, (file, position): &(S
 /// Makes faults while shops sell, and compares what arrived with what was committed. Gives what the engine said.
 async fn trial(
     name: &str,
-    configured: impl FnOnce(EngineConfig, &MySql, &Proxy) -> EngineConfig,
+    configured: impl FnOnce(EngineConfig, Around<'_>) -> EngineConfig,
     make_faults: impl AsyncFnOnce(Ground<'_>) -> anyhow::Result<Engine>,
 ) -> anyhow::Result<String> {
     let seed = setting("ROWMILL_TEST_SEED").unwrap_or_else(rand::random);
@@ -297,7 +305,7 @@ async fn trial(
         sink("events", &events)
     );
     let config = EngineConfig::new(&directory, &mysql, "start = \"earliest\"\ntables = [\"shop.*\"]", &more);
-    let config = configured(config, &mysql, &proxy);
+    let config = configured(config, Around { mysql: &mysql, proxy: &proxy, seed });
 
     let (stop_writing, stop_receiving) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let mut shop = Shop::open(&mysql, seed).await?;

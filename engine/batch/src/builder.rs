@@ -4,7 +4,7 @@
 //! [`Builder::end_row`]. [`Builder::finish`] gives the bytes.
 
 use crate::reader::{Batch, Cell, Row};
-use crate::schema::{ColumnIndex, ImageKind, Operation, TableId};
+use crate::schema::{ColumnIndex, ImageKind, Operation, RowIndex, TableId};
 use crate::{FLAG_LAST_IN_TRANSACTION, HEADER_LEN, MAGIC, ROW_HEADER_LEN, TRANSACTION_HEADER_LEN, state, states_len};
 
 /// What a row says of itself beside its columns.
@@ -237,9 +237,16 @@ impl Builder {
         }
     }
 
-    /// Copies a row of another batch into the newest transaction. `write` is asked for each column
+    /// Copies a row of another batch, and its transaction if it isn't the newest. `write` is asked for each column
     /// of each image: it writes the column and returns true, or returns false for it as it was.
-    pub fn copy_row(&mut self, row: &Row<'_>, mut write: impl FnMut(ImageKind, ColumnIndex, &mut Self) -> bool) {
+    pub fn copy_row_edited(
+        &mut self,
+        batch: &Batch<'_>,
+        row: RowIndex,
+        mut write: impl FnMut(ImageKind, ColumnIndex, &mut Self) -> bool,
+    ) {
+        let row = batch.row(row);
+        self.transaction_of(batch, &row);
         self.begin_row(&row.header());
         for (kind, image) in [(ImageKind::Before, row.before()), (ImageKind::After, row.after())] {
             let Some(image) = image else { continue };
@@ -257,8 +264,10 @@ impl Builder {
         }
     }
 
-    /// Copies a row of another batch as it is: one move of memory.
-    pub fn copy_row_unchanged(&mut self, row: &Row<'_>) {
+    /// Copies a row of another batch as it is, and its transaction if it isn't the newest: one move of memory.
+    pub fn copy_row(&mut self, batch: &Batch<'_>, row: RowIndex) {
+        let row = batch.row(row);
+        self.transaction_of(batch, &row);
         self.align();
         self.row_at = self.bytes.len();
         self.bytes.extend_from_slice(row.bytes());

@@ -132,9 +132,7 @@ mod tests {
             let batch = Batch::parse(&bytes).expect("a batch");
 
             let mut copy = Builder::with_capacity(0);
-            copy.transaction(&TRANSACTION);
             let mut edited = Builder::with_capacity(0);
-            edited.transaction(&TRANSACTION);
             prop_assert_eq!(batch.len(), rows.len());
             for ((index, (code, before, after)), row) in rows.iter().enumerate().zip(batch.rows()) {
                 let operation = Operation::from_code(*code).expect("1 to 3");
@@ -149,8 +147,8 @@ mod tests {
                         prop_assert_eq!(image.cells().collect::<Vec<_>>(), expected);
                     }
                 }
-                copy.copy_row_unchanged(&row);
-                edited.copy_row(&row, |_, column, builder| {
+                copy.copy_row(&batch, RowIndex(index as u32));
+                edited.copy_row_edited(&batch, RowIndex(index as u32), |_, column, builder| {
                     let edit = column.0 == 0;
                     if edit {
                         builder.cell(Cell::Value(b"edited"));

@@ -127,7 +127,7 @@ async fn parse(store: &mut dyn Store, text: Option<String>) -> anyhow::Result<Op
         Some((place, text)) if document::read(&text).is_ok() => {
             format!("{place} is the one before it: put it in its place, and what was delivered since is sent again")
         }
-        _ => "restore it, or remove it to begin at `source.start`".to_owned(),
+        _ => "restore it, or set it anew by `rowmill checkpoint set`".to_owned(),
     };
     Err(anyhow!("{error:#}; {mend}"))
 }
@@ -186,7 +186,7 @@ mod tests {
             assert!(error.contains("damaged") && error.contains(expected), "{error}");
             assert_eq!(std::fs::read_to_string(&path).expect("still there"), "{\"version\": 2");
         };
-        damage("remove it to begin at").await;
+        damage("set it anew by `rowmill checkpoint set`").await;
         std::fs::remove_file(&path).expect("removed");
         let (mut checkpoint, _) = open(&path).await.expect("new");
         checkpoint.write(&resume()).await.expect("written");

@@ -40,57 +40,72 @@ pub fn inspect(path: &Path, rows: Option<&Path>) -> anyhow::Result<String> {
     for (name, value) in plugin.describe() {
         writeln!(out, "{name:<10} {value}")?;
     }
-    match measure(&plugin, &rows, MEASURED_FOR)? {
-        Measured::Failed(error) => writeln!(out, "rows       {error}")?,
-        Measured::Passed { each_ns, kept } => {
-            let count = batch(&rows.bytes).len();
+    let count = batch(&rows.bytes).len();
+    match Gauge::new(plugin, rows).cost() {
+        Err(error) => writeln!(out, "rows       {error:#}")?,
+        Ok(Cost { each_ns, kept }) => {
             writeln!(out, "a row      {each_ns:.0} ns, in batches of {count} of which it keeps {kept}")?;
         }
     }
     Ok(out)
 }
 
-enum Measured {
-    /// What a row costs, and how many of a batch are left.
-    Passed {
-        each_ns: f64,
-        kept: usize,
-    },
-    Failed(String),
+/// A plugin, and rows that are passed through it again and again, to see what one costs.
+#[derive(Debug)]
+pub struct Gauge {
+    chain: Chain,
+    rows: Rows,
+    /// The number of the next batch.
+    next: u64,
 }
 
-/// Passes a batch through a plugin again and again. What a row costs is the best of ten times: others had the machine
-/// to share.
-fn measure(plugin: &Arc<Plugin>, rows: &Rows, time: Duration) -> anyhow::Result<Measured> {
-    let chain = Chain::new(vec![Arc::clone(plugin)]);
-    let count = batch(&rows.bytes).len();
-    let (mut number, mut kept, mut best) = (0u64, 0, f64::INFINITY);
-    for _ in 0..10 {
-        let (started, first) = (Instant::now(), number);
-        while started.elapsed() < time / 10 {
-            let done =
-                chain.run(number, Arc::clone(&rows.bytes), count as u32, &rows.tables).context("nothing stops")?;
-            if let Some(dead) = done.dead.first() {
-                return Ok(Measured::Failed(dead.error.to_string()));
-            }
-            kept = done.rows.len();
-            number += 1;
-        }
-        best = best.min(started.elapsed().as_nanos() as f64 / ((number - first) as f64 * count as f64));
+/// What a row costs in a plugin.
+#[derive(Debug, Clone, Copy)]
+pub struct Cost {
+    /// In nanoseconds.
+    pub each_ns: f64,
+    /// How many of a batch are left.
+    pub kept: usize,
+}
+
+impl Gauge {
+    /// Loads a module for the rows that [`inspect`] takes where it isn't given others.
+    ///
+    /// # Errors
+    /// If it can't be loaded.
+    pub fn load(module: &Path) -> anyhow::Result<Self> {
+        let rows = Rows::parse(&sample()).map_err(|fault| anyhow::anyhow!(fault))?;
+        let plugin = Loader::new(Settings::for_tests(rows.sinks.clone()))?.load(module)?;
+        Ok(Self::new(plugin, rows))
     }
-    Ok(Measured::Passed { each_ns: best, kept })
-}
 
-/// What a row costs in a module, in nanoseconds, of the rows that [`inspect`] takes where it isn't given others.
-///
-/// # Errors
-/// If the module can't be loaded, or fails on them.
-pub fn cost_of_row(module: &Path) -> anyhow::Result<f64> {
-    let rows = Rows::parse(&sample()).map_err(|fault| anyhow::anyhow!(fault))?;
-    let plugin = Loader::new(Settings::for_tests(rows.sinks.clone()))?.load(module)?;
-    match measure(&plugin, &rows, MEASURED_FOR)? {
-        Measured::Passed { each_ns, .. } => Ok(each_ns),
-        Measured::Failed(error) => anyhow::bail!(error),
+    fn new(plugin: Arc<Plugin>, rows: Rows) -> Self {
+        Self { chain: Chain::new(vec![plugin]), rows, next: 0 }
+    }
+
+    /// What a row costs: the best of ten times, as others had the machine to share.
+    ///
+    /// # Errors
+    /// If the plugin fails on a row: why.
+    pub fn cost(&mut self) -> anyhow::Result<Cost> {
+        let count = batch(&self.rows.bytes).len();
+        let mut cost = Cost { each_ns: f64::INFINITY, kept: 0 };
+        for _ in 0..10 {
+            let (started, first) = (Instant::now(), self.next);
+            while started.elapsed() < MEASURED_FOR / 10 {
+                let bytes = Arc::clone(&self.rows.bytes);
+                let done = self.chain.run(self.next, bytes, count as u32, &self.rows.tables);
+                let done = done.context("nothing stops")?;
+                if let Some(dead) = done.dead.first() {
+                    anyhow::bail!("{}", dead.error);
+                }
+                cost.kept = done.rows.len();
+                self.next += 1;
+            }
+            let rows = (self.next - first) as f64 * count as f64;
+            cost.each_ns = cost.each_ns.min(started.elapsed().as_nanos() as f64 / rows);
+        }
+        Ok(cost)
     }
 }
 

@@ -5,7 +5,7 @@ mod project;
 mod rows;
 mod test;
 
-pub use inspect::{cost_of_row, inspect, sample_rows};
+pub use inspect::{Cost, Gauge, inspect, sample_rows};
 pub use project::{Language, build, new};
 #[cfg(test)]
 pub(crate) use rows::Rows;

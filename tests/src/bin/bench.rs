@@ -1,24 +1,42 @@
 //! Rows a second through the engine, beside what the wire and MySQL's own tool can do, in one run on
 //! one binlog; and what a row costs in each part. `tests/bench` builds and runs it.
 
-use std::path::{Path, PathBuf};
+use std::collections::HashMap;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use futures_util::StreamExt;
 use mysql_async::BinlogStreamRequest;
+use mysql_async::prelude::Queryable;
 use rowmill::transform::{Chain, Loader, Settings};
 use rowmill_core::batch::{Batch, Table};
 use rowmill_core::binlog::{Decoder, Needs, Next, RowBatch, Select};
 use rowmill_core::envelope::{Envelope, Format, Part, SourceName};
 use rowmill_core::position::{BinlogPosition, Resume};
-use rowmill_tests::{Engine, EngineConfig, MySql, scratch, top};
+use rowmill_tests::{Drain, Drained, Engine, EngineConfig, MySql, Process, scratch, top};
 use serde_json::Value;
 
-const ROWS: f64 = 1_525_000.0;
 const RUNS: usize = 3;
+/// The workloads' scripts, in the order in which they are loaded: name, file, row changes.
+const WORKLOADS: [(&str, &str, f64); 2] = [
+    ("large and small transactions, two huge ones", "bench.sql", 1_525_000.0),
+    ("small transactions only", "bench-small.sql", 1_990_000.0),
+];
+/// Of the workload for latencies.
+const COMMITS_PER_SECOND: u32 = 500;
+const COMMITS: u32 = 5_000;
+
+/// What the engine is measured at: what it is called, whether it filters, and where it delivers to.
+const CASES: [(&str, bool, To); 5] = [
+    ("rowmill, a filter that keeps a tenth, null sink", true, To::Null),
+    ("rowmill, every row in the envelope, null sink", false, To::Null),
+    ("rowmill, every row in the envelope, to the drain", false, To::Drain { more: "" }),
+    ("rowmill, the same packed", false, To::Drain { more: "pack = \"array\"\n" }),
+    ("rowmill, the same packed and compressed", false, To::Drain { more: "pack = \"array\"\ncompress = \"zstd\"\n" }),
+];
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -27,40 +45,52 @@ async fn main() -> anyhow::Result<()> {
     if !is_loaded && directory.exists() {
         std::fs::remove_dir_all(&directory)?;
     }
-    let mut mysql = MySql::start(&directory, &["--innodb-flush-log-at-trx-commit=0", "--sync-binlog=0"]).await?;
+    let options = ["--innodb-flush-log-at-trx-commit=0", "--sync-binlog=0", "--max-binlog-size=1G"];
+    let mut mysql = MySql::start(&directory, &options).await?;
     mysql.keep_data();
     if !is_loaded {
-        println!("loading the workload: about two minutes, once");
-        load(&mysql)?;
-        let (file, _) = mysql.binlog_end().await?;
-        std::fs::write(directory.join("loaded"), file)?;
+        println!("loading the workloads: some minutes, once");
+        let mut files = Vec::new();
+        for (_, script, _) in WORKLOADS {
+            load(&mysql, script)?;
+            files.push(mysql.binlog_end().await?.0);
+        }
+        mysql.run("FLUSH BINARY LOGS").await?;
+        std::fs::write(directory.join("loaded"), files.join("\n"))?;
     }
-    let file = std::fs::read_to_string(directory.join("loaded"))?;
+    let files = std::fs::read_to_string(directory.join("loaded"))?;
+    let workloads = WORKLOADS.into_iter().zip(files.lines()).map(|((name, _, rows), file)| {
+        let path = directory.join("data").join(file);
+        let size = std::fs::metadata(&path).with_context(|| path.display().to_string())?.len();
+        Ok(Workload { name, file: file.to_owned(), rows, size, path })
+    });
+    let workloads: Vec<Workload> = workloads.collect::<anyhow::Result<_>>()?;
     if std::env::args().any(|argument| argument == "--parts") {
-        return parts(&directory.join("data").join(&file), &file);
+        return parts(&workloads[0]);
     }
-    // A server that is started again begins a new file: the workload's is whole.
-    let size = std::fs::metadata(directory.join("data").join(&file))?.len();
-    println!("{ROWS} row changes, {} MB of binlog; medians of {RUNS} runs\n", size / 1_000_000);
-
-    println!("| what | rows/s | of mysqlbinlog | CPU s | peak MB |\n| --- | --- | --- | --- | --- |");
-    let raw = median(async || mysqlbinlog(&mysql, &file)).await?;
-    let floor = median(async || bare_stream(&mysql, &file).await).await?;
-    let filter = median(async || engine(&mysql, &file, size, true).await).await?;
-    let all = median(async || engine(&mysql, &file, size, false).await).await?;
-    for (name, run) in [
-        ("mysqlbinlog --raw", &raw),
-        ("mysql_async's stream, thrown away", &floor),
-        ("rowmill, a filter that keeps a tenth, null sink", &filter),
-        ("rowmill, every row in the envelope, null sink", &all),
-    ] {
-        let Run { seconds, cpu, peak } = run;
-        let (cpu, peak) =
-            (cpu.map_or("-".to_owned(), |cpu| format!("{cpu:.2}")), peak.map_or("-".to_owned(), |mb| mb.to_string()));
-        println!("| {name} | {:.0} | {:.2} | {cpu} | {peak} |", ROWS / seconds, raw.seconds / seconds);
+    // Its tables are read whole by some.
+    mysql.run("GRANT SELECT, RELOAD, SHOW DATABASES, LOCK TABLES ON *.* TO rowmill@'%'").await?;
+    if let Some(profiled) = std::env::args().skip_while(|argument| argument != "--one").nth(1) {
+        let case = CASES.iter().find(|(name, ..)| name.contains(&profiled)).context("no such case")?;
+        println!("{}: {:?}", case.0, engine(&mysql, &workloads[0], case.1, case.2).await?);
+        return Ok(());
     }
+    for workload in &workloads {
+        throughput(&mysql, workload).await?;
+    }
+    latencies(&mysql).await?;
     println!();
-    parts(&directory.join("data").join(&file), &file)
+    parts(&workloads[0])
+}
+
+/// A binlog file.
+struct Workload {
+    name: &'static str,
+    file: String,
+    /// Row changes.
+    rows: f64,
+    size: u64,
+    path: PathBuf,
 }
 
 /// One measurement.
@@ -69,6 +99,13 @@ struct Run {
     seconds: f64,
     cpu: Option<f64>,
     peak: Option<u64>,
+    drained: Option<Drained>,
+}
+
+impl Run {
+    fn of(seconds: f64) -> Self {
+        Self { seconds, cpu: None, peak: None, drained: None }
+    }
 }
 
 async fn median(mut run: impl AsyncFnMut() -> anyhow::Result<Run>) -> anyhow::Result<Run> {
@@ -80,6 +117,77 @@ async fn median(mut run: impl AsyncFnMut() -> anyhow::Result<Run>) -> anyhow::Re
     Ok(runs[RUNS / 2].clone())
 }
 
+/// Rows a second, of us and of others.
+async fn throughput(mysql: &MySql, workload: &Workload) -> anyhow::Result<()> {
+    let Workload { name, rows, size, .. } = workload;
+    println!("{name}: {rows} row changes, {} MB of binlog; medians of {RUNS} runs\n", size / 1_000_000);
+    println!(
+        "| what | rows/s | of mysqlbinlog | CPU s | rows/s of a core | peak MB | requests |\n\
+         | --- | --- | --- | --- | --- | --- | --- |"
+    );
+    let raw = median(async || mysqlbinlog(mysql, workload)).await?;
+    let line = |name: &str, run: &Run| {
+        let Run { seconds, cpu, peak, drained } = run;
+        let some = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+        println!(
+            "| {name} | {:.0} | {:.2} | {} | {} | {} | {} |",
+            rows / seconds,
+            raw.seconds / seconds,
+            some(cpu.map(|cpu| format!("{cpu:.2}"))),
+            some(cpu.map(|cpu| format!("{:.0}", rows / cpu))),
+            some(peak.map(|mb| mb.to_string())),
+            some(drained.map(|drained| drained.requests.to_string())),
+        );
+    };
+    line("mysqlbinlog --raw", &raw);
+    line("mysql_async's stream, thrown away", &median(async || bare_stream(mysql, workload).await).await?);
+    for (name, filter, to) in CASES {
+        line(name, &median(async || engine(mysql, workload, filter, to).await).await?);
+    }
+    if let Ok(classpath) = std::env::var("DEBEZIUM_CLASSPATH") {
+        let command = || {
+            let mut command = rowmill_tests::command("java");
+            let port = mysql.port().to_string();
+            command.args(["-cp", &classpath, "Count", &port, "rowmill", mysql.password(), "bench", &workload.file]);
+            command.arg(rows.to_string());
+            command
+        };
+        line("Debezium's embedded engine, JSON, counted", &peer(&mut command()).await?);
+    }
+    let python = top().join("target/tools/mysql-replication/bin/python");
+    if python.exists() {
+        let mut command = rowmill_tests::command(python);
+        command.arg(top().join("tests/peers/count.py")).args([
+            &mysql.port().to_string(),
+            mysql.password(),
+            &workload.file,
+        ]);
+        line("python-mysql-replication, counted", &peer(command.arg(rows.to_string())).await?);
+    }
+    println!();
+    Ok(())
+}
+
+/// Another reader of binlogs, once: from its first row to its last. It prints both times, as `tests/peers` has them.
+async fn peer(command: &mut Command) -> anyhow::Result<Run> {
+    let log = scratch("bench-peer").join("peer.log");
+    let mut process = Process::start(command, &log)?;
+    let (mut peak, mut cpu) = (0, 0.0);
+    while process.ended()?.is_none() {
+        // It may have ended just now.
+        peak = process.peak_memory().unwrap_or(peak);
+        cpu = process.cpu_seconds().unwrap_or(cpu);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let said = std::fs::read_to_string(&log)?;
+    let times = said.lines().find_map(|line| {
+        let (until_first, rest) = line.split_once(' ')?;
+        Some((until_first.parse::<f64>().ok()?, rest.parse::<f64>().ok()?))
+    });
+    let (_, seconds) = times.with_context(|| said.clone())?;
+    Ok(Run { seconds, cpu: Some(cpu), peak: Some(peak / 1_000_000), drained: None })
+}
+
 fn client(program: &str, mysql: &MySql) -> Command {
     let mut command = Command::new(top().join("target/tools/mysql/bin").join(program));
     command.args(["--protocol=TCP", "--host=127.0.0.1", "--user=root", "--ssl-mode=DISABLED"]);
@@ -87,14 +195,14 @@ fn client(program: &str, mysql: &MySql) -> Command {
     command
 }
 
-fn load(mysql: &MySql) -> anyhow::Result<()> {
-    let sql = std::fs::File::open(top().join("tests/bench.sql"))?;
+fn load(mysql: &MySql, script: &str) -> anyhow::Result<()> {
+    let sql = std::fs::File::open(top().join("tests").join(script))?;
     let status = client("mysql", mysql).stdin(Stdio::from(sql)).status()?;
-    ensure!(status.success(), "the workload can't be loaded");
+    ensure!(status.success(), "{script} can't be loaded");
     Ok(())
 }
 
-fn mysqlbinlog(mysql: &MySql, file: &str) -> anyhow::Result<Run> {
+fn mysqlbinlog(mysql: &MySql, Workload { file, .. }: &Workload) -> anyhow::Result<Run> {
     let started = Instant::now();
     let status = client("mysqlbinlog", mysql)
         .args(["--read-from-remote-server", "--raw", "--result-file=/dev/shm/rowmill-bench-", file])
@@ -102,10 +210,10 @@ fn mysqlbinlog(mysql: &MySql, file: &str) -> anyhow::Result<Run> {
     let seconds = started.elapsed().as_secs_f64();
     std::fs::remove_file(format!("/dev/shm/rowmill-bench-{file}")).context("mysqlbinlog writes a file")?;
     ensure!(status.success(), "mysqlbinlog failed");
-    Ok(Run { seconds, cpu: None, peak: None })
+    Ok(Run::of(seconds))
 }
 
-async fn bare_stream(mysql: &MySql, file: &str) -> anyhow::Result<Run> {
+async fn bare_stream(mysql: &MySql, Workload { file, .. }: &Workload) -> anyhow::Result<Run> {
     let conn = mysql.connect().await?;
     let started = Instant::now();
     let request = BinlogStreamRequest::new(99).with_filename(file.as_bytes()).with_pos(4).with_non_blocking();
@@ -115,18 +223,43 @@ async fn bare_stream(mysql: &MySql, file: &str) -> anyhow::Result<Run> {
         bytes += event?.data().len();
     }
     ensure!(bytes > 0, "an empty stream");
-    Ok(Run { seconds: started.elapsed().as_secs_f64(), cpu: None, peak: None })
+    Ok(Run::of(started.elapsed().as_secs_f64()))
+}
+
+/// Where an engine delivers to.
+#[derive(Debug, Clone, Copy)]
+enum To {
+    Null,
+    /// A queue that accepts everything; `more` stands in its sink's configuration.
+    Drain {
+        more: &'static str,
+    },
+}
+
+impl To {
+    /// The sink's configuration, and the drain.
+    fn sink(self, look: impl Fn(&str) + Send + Sync + 'static) -> anyhow::Result<(String, Option<Drain>)> {
+        let To::Drain { more } = self else { return Ok(("[sink.all]\ntype = \"null\"\n".to_owned(), None)) };
+        let drain = Drain::start(look)?;
+        let endpoint = format!("http://127.0.0.1:{}", drain.port);
+        let sink = format!(
+            "[sink.all]\ntype = \"sqs\"\nqueue_url = \"{endpoint}/1/all\"\nendpoint_url = \"{endpoint}\"\n{more}"
+        );
+        Ok((sink, Some(drain)))
+    }
 }
 
 /// From the moment that the engine reads until its checkpoint is behind the workload's file.
-async fn engine(mysql: &MySql, file: &str, size: u64, filter: bool) -> anyhow::Result<Run> {
+async fn engine(mysql: &MySql, workload: &Workload, filter: bool, to: To) -> anyhow::Result<Run> {
+    let Workload { file, size, .. } = workload;
     let directory = scratch("bench");
     let plugins = directory.join("plugins");
     std::fs::create_dir(&plugins)?;
     if filter {
         std::fs::copy(filter_module(), plugins.join("tenth.wasm"))?;
     }
-    let more = format!("[plugins]\ndir = \"{}\"\n[sink.all]\ntype = \"null\"\n", plugins.display());
+    let (sink, drain) = to.sink(|_| {})?;
+    let more = format!("[plugins]\ndir = \"{}\"\n{sink}", plugins.display());
     // Without TLS, as the others.
     let source =
         format!("tables = [\"bench.orders\", \"bench.sbtest\"]\nstart = \"{file}:4\"\ntls = {{ mode = \"disabled\" }}");
@@ -135,30 +268,98 @@ async fn engine(mysql: &MySql, file: &str, size: u64, filter: bool) -> anyhow::R
     let started = Instant::now();
     loop {
         let checkpoint: Value = serde_json::from_str(&std::fs::read_to_string(config.checkpoint())?)?;
-        let is_behind = checkpoint["file"] != file || checkpoint["position"].as_u64() >= Some(size);
+        let is_behind = checkpoint["file"] != file.as_str() || checkpoint["position"].as_u64() >= Some(*size);
         if is_behind {
             break;
         }
-        if started.elapsed() > Duration::from_secs(120) {
-            bail!("the engine isn't done after two minutes: {}", engine.log());
+        if started.elapsed() > Duration::from_secs(240) {
+            bail!("the engine isn't done after four minutes: {}", engine.log());
         }
         std::thread::sleep(Duration::from_millis(2));
     }
     let seconds = started.elapsed().as_secs_f64();
-    let id = engine.process().id();
-    let peak = engine.peak_memory()?;
-    let stat = std::fs::read_to_string(format!("/proc/{id}/stat"))?;
-    // Fields 14 and 15, in hundredths of a second; the second field may have spaces.
-    let ticks: f64 = stat
-        .rsplit_once(')')
-        .map_or("", |(_, rest)| rest)
-        .split_whitespace()
-        .skip(11)
-        .take(2)
-        .filter_map(|ticks| ticks.parse::<f64>().ok())
-        .sum();
+    let cpu = engine.process().cpu_seconds()?;
+    let peak = engine.process().peak_memory()?;
     engine.stop().await?;
-    Ok(Run { seconds, cpu: Some(ticks / 100.0), peak: Some(peak / 1_000_000) })
+    let drained = drain.map(|drain| drain.drained());
+    Ok(Run { seconds, cpu: Some(cpu), peak: Some(peak / 1_000_000), drained })
+}
+
+/// How soon: from the start to the first event, and from a commit to the queue that accepts it.
+async fn latencies(mysql: &MySql) -> anyhow::Result<()> {
+    let directory = scratch("bench");
+    let plugins = directory.join("plugins");
+    std::fs::create_dir(&plugins)?;
+    std::fs::copy(top().join("plugins/paid-orders.wasm"), plugins.join("paid-orders.wasm"))?;
+    mysql.run("DROP TABLE IF EXISTS bench.soon; CREATE TABLE bench.soon (id INT PRIMARY KEY)").await?;
+    let arrived: Arc<Mutex<HashMap<u32, Instant>>> = Arc::default();
+    let arrivals = Arc::clone(&arrived);
+    let look = move |body: &str| {
+        let now = Instant::now();
+        let mut arrived = arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+        for after in body.split("after\\\":{\\\"id\\\":").skip(1) {
+            let digits = after.split(|next: char| !next.is_ascii_digit()).next().unwrap_or_default();
+            if let Ok(id) = digits.parse() {
+                arrived.entry(id).or_insert(now);
+            }
+        }
+    };
+    let (sink, _drain) = To::Drain { more: "" }.sink(look)?;
+    let more = format!("[plugins]\ndir = \"{}\"\n{sink}", plugins.display());
+    let config = EngineConfig::new(&directory, mysql, "tables = [\"bench.soon\"]\nstart = \"latest\"", &more);
+    let has = |id: u32| arrived.lock().unwrap_or_else(PoisonError::into_inner).get(&id).copied();
+    let wait = async |id: u32| {
+        rowmill_tests::wait_for("it arrives", Duration::from_secs(20), || std::future::ready(Ok(has(id)))).await
+    };
+
+    // Once to compile the plugin, and to have a checkpoint; what comes first at the next start is there already.
+    let mut first_event = Vec::new();
+    Engine::start_and_wait(&config).await?.stop().await?;
+    for id in 1..=5 {
+        mysql.run(&format!("INSERT INTO bench.soon VALUES ({id})")).await?;
+        let started = Instant::now();
+        let engine = Engine::start(&config)?;
+        first_event.push(wait(id).await?.duration_since(started).as_secs_f64() * 1e3);
+        engine.stop().await?;
+    }
+    first_event.sort_by(f64::total_cmp);
+
+    let mut engine = Engine::start_and_wait(&config).await?;
+    let mut conn = mysql.connect().await?;
+    let mut committed = Vec::new();
+    let started = Instant::now();
+    for nth in 0..COMMITS {
+        let due = started + Duration::from_secs(1) * nth / COMMITS_PER_SECOND;
+        tokio::time::sleep_until(due.into()).await;
+        let id = 100 + nth;
+        conn.query_drop(format!("INSERT INTO bench.soon VALUES ({id})")).await?;
+        committed.push((id, Instant::now()));
+    }
+    let took = started.elapsed();
+    conn.disconnect().await?;
+    let mut delays = Vec::new();
+    for (id, at) in committed {
+        delays.push(wait(id).await?.saturating_duration_since(at).as_secs_f64() * 1e3);
+    }
+    delays.sort_by(f64::total_cmp);
+    let percentile = |percent: usize| delays[(delays.len() * percent / 100).min(delays.len() - 1)];
+    // Quiet for a while: what it has then is what it keeps.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let idle = engine.process().memory()? / 1_000_000;
+    engine.stop().await?;
+    println!(
+        "first event {:.0} ms after the start (median of {}, warm plugin cache)",
+        first_event[2],
+        first_event.len()
+    );
+    println!(
+        "commit to accepted at {:.0} transactions/s: p50 {:.2} ms, p99 {:.2} ms",
+        f64::from(COMMITS) / took.as_secs_f64(),
+        percentile(50),
+        percentile(99)
+    );
+    println!("idle afterwards: {idle} MB");
+    Ok(())
 }
 
 /// The filter that keeps a tenth.
@@ -166,10 +367,10 @@ fn filter_module() -> PathBuf {
     top().join("target/guests/tenth.wasm")
 }
 
-/// The tables of the workload, and for which transforms they are decoded.
-struct Workload(Option<Arc<Chain>>);
+/// The tables of the workloads, and for which transforms they are decoded.
+struct Tables(Option<Arc<Chain>>);
 
-impl Select for Workload {
+impl Select for Tables {
     fn table(&self, _schema: &str, table: &str) -> bool {
         matches!(table, "orders" | "sbtest")
     }
@@ -186,7 +387,7 @@ impl Select for Workload {
 /// Decodes a binlog file.
 fn decode(binlog: &[u8], file: &str, chain: Option<&Arc<Chain>>, mut take: impl FnMut(RowBatch)) -> anyhow::Result<()> {
     let resume = Resume::at("bench", BinlogPosition::new(file, BinlogPosition::FIRST_EVENT));
-    let mut decoder = Decoder::new(resume, Box::new(Workload(chain.cloned())));
+    let mut decoder = Decoder::new(resume, Box::new(Tables(chain.cloned())));
     let mut rest = &binlog[4..];
     while let Some(size) = rest.get(9..13).and_then(|size| size.first_chunk()) {
         let (event, behind) = rest.split_at(u32::from_le_bytes(*size) as usize);
@@ -202,7 +403,7 @@ fn decode(binlog: &[u8], file: &str, chain: Option<&Arc<Chain>>, mut take: impl 
 }
 
 /// What a row costs in each part, on one thread, the binlog in memory.
-fn parts(path: &Path, file: &str) -> anyhow::Result<()> {
+fn parts(Workload { path, file, .. }: &Workload) -> anyhow::Result<()> {
     let binlog = std::fs::read(path)?;
     let plugins = scratch("bench-parts");
     std::fs::copy(filter_module(), plugins.join("tenth.wasm"))?;

@@ -187,12 +187,12 @@ impl Undecoded {
     pub fn whole(&self, batch: &Batch<'_>, rows: impl IntoIterator<Item = RowIndex>) -> Result<Vec<u8>, DecodeError> {
         let mut out = Builder::with_capacity(self.images.len());
         for index in rows {
-            let row = batch.row(index);
-            out.transaction_of(batch, &row);
             let Some((form, images)) = self.images_of(index) else {
-                out.copy_row_unchanged(&row);
+                out.copy_row(batch, index);
                 continue;
             };
+            let row = batch.row(index);
+            out.transaction_of(batch, &row);
             let Form { kind, table, before_present, after_present } = &**form;
             let header = row.header();
             let mut event = RowsEvent::again(*kind, before_present, after_present, images);
@@ -319,9 +319,7 @@ impl Rows {
             rows.left.version = left.version;
         }
         for index in (from..to).map(|index| RowIndex(index as u32)) {
-            let row = batch.row(index);
-            rows.decoded.transaction_of(&batch, &row);
-            rows.decoded.copy_row_unchanged(&row);
+            rows.decoded.copy_row(&batch, index);
             let (form, images) = left.and_then(|left| left.images_of(index)).unzip();
             if let Some(form) = form.filter(|&form| !rows.left.forms.last().is_some_and(|last| Arc::ptr_eq(last, form)))
             {

@@ -1,0 +1,135 @@
+//! Batches of which transforms see a part, and get the rest for what they leave: only rows that stay are decoded
+//! whole.
+
+use std::sync::Arc;
+
+use rowmill_core::batch::{Batch, Builder, RowIndex, Table};
+use rowmill_core::binlog::{DecodeError, Needs, RowBatch};
+
+use super::want;
+use super::{Chain, Plugin, Transformed};
+
+impl Chain {
+    /// What of a table's rows is needed to decide on them. Where that can't be found out it's everything, and
+    /// why shows when the first row passes.
+    pub fn needs(&self, table: &Table) -> Needs {
+        let interest = |plugin: &Arc<Plugin>| {
+            plugin.with_instance(|instance| instance.interest(table, plugin.manifest()).cloned())
+        };
+        let interests: Result<Vec<_>, _> = self.plugins.iter().map(interest).collect();
+        interests.map_or_else(|_| Needs::default(), |interests| want::needs(table, &interests))
+    }
+
+    /// Passes a batch through the transforms. What is left of it is decoded whole. Batches are numbered in their
+    /// order, and every one must pass. `None` if everything stops because of an earlier one.
+    ///
+    /// # Errors
+    /// If a row that is left can't be decoded.
+    pub fn transform(
+        &self,
+        number: u64,
+        batch: &RowBatch,
+        tables: &Arc<[Arc<Table>]>,
+    ) -> Result<Option<Transformed>, DecodeError> {
+        let RowBatch { bytes, rows, undecoded, .. } = batch;
+        let run = |bytes: &Arc<Vec<u8>>| self.run(number, Arc::clone(bytes), *rows as u32, tables);
+        let Some(undecoded) = undecoded else { return Ok(run(bytes)) };
+        let decoded = parse(bytes);
+        if undecoded.version() != self.version {
+            // It was decoded for other transforms.
+            let whole = undecoded.whole(&decoded, (0..*rows as u32).map(RowIndex))?;
+            return Ok(run(&Arc::new(whole)));
+        }
+        let whole = |rows: &[RowIndex]| undecoded.whole(&decoded, rows.iter().copied());
+        run(bytes).map(|transformed| transformed.completed(bytes, whole)).transpose()
+    }
+
+    /// Passes a batch that is whole through the transforms as it would be were it decoded for them: columns that none of
+    /// them wants are absent. For their tests.
+    pub fn transform_in_part(
+        &self,
+        number: u64,
+        bytes: &Arc<Vec<u8>>,
+        tables: &Arc<[Arc<Table>]>,
+    ) -> Option<Transformed> {
+        let batch = parse(bytes);
+        let needs: Vec<Needs> = tables.iter().map(|table| self.needs(table)).collect();
+        let mut out = Builder::with_capacity(bytes.len());
+        for (index, row) in (0..).map(RowIndex).zip(batch.rows()) {
+            let Some(needed) = needs[row.table().0 as usize].of(row.operation()) else {
+                out.copy_row(&batch, index);
+                continue;
+            };
+            out.copy_row_edited(&batch, index, |image, column, out| {
+                let is_needed = needed.image(image).contains(column);
+                if !is_needed {
+                    out.absent();
+                }
+                !is_needed
+            });
+        }
+        let part = Arc::new(out.finish());
+        let transformed = self.run(number, Arc::clone(&part), batch.len() as u32, tables)?;
+        let whole = |rows: &[RowIndex]| {
+            let mut out = Builder::with_capacity(bytes.len());
+            rows.iter().for_each(|&row| out.copy_row(&batch, row));
+            Ok::<_, std::convert::Infallible>(out.finish())
+        };
+        let Ok(transformed) = transformed.completed(&part, whole);
+        Some(transformed)
+    }
+}
+
+impl Transformed {
+    /// With `whole` rows in place of what is left: what transforms changed in them stays changed. `decoded` is what they
+    /// were given first.
+    fn completed<E>(
+        mut self,
+        decoded: &Arc<Vec<u8>>,
+        whole: impl Fn(&[RowIndex]) -> Result<Vec<u8>, E>,
+    ) -> Result<Self, E> {
+        let batch = parse(decoded);
+        let complete = |seen: &Arc<Vec<u8>>, rows: &[(RowIndex, u32)]| {
+            let origins: Vec<RowIndex> = rows.iter().map(|&(_, origin)| RowIndex(origin)).collect();
+            let whole = whole(&origins)?;
+            Ok(Arc::new(if Arc::ptr_eq(seen, decoded) { whole } else { changed(&whole, seen, &batch, rows) }))
+        };
+        let rows: Vec<(RowIndex, u32)> = self.rows.iter().map(|passed| (passed.row, passed.origin)).collect();
+        self.bytes = complete(&self.bytes, &rows)?;
+        (0..).zip(&mut self.rows).for_each(|(index, passed)| passed.row = RowIndex(index));
+        for dead in &mut self.dead {
+            dead.batch = complete(&dead.batch, &[(dead.row, dead.origin)])?;
+            dead.row = RowIndex(0);
+        }
+        Ok(self)
+    }
+}
+
+/// Rows that were decoded whole, in the order of `rows`, with what was changed since `decoded` in what is `seen` of
+/// them now: of each row its index there, and where it was.
+fn changed(whole: &[u8], seen: &[u8], decoded: &Batch<'_>, rows: &[(RowIndex, u32)]) -> Vec<u8> {
+    let (whole, seen) = (parse(whole), parse(seen));
+    let mut out = Builder::with_capacity(64 << 10);
+    for (row, &(now, origin)) in (0..).map(RowIndex).zip(rows) {
+        let (now, was) = (seen.row(now), decoded.row(RowIndex(origin)));
+        if now.has_images_of(&was) {
+            out.copy_row(&whole, row);
+            continue;
+        }
+        out.copy_row_edited(&whole, row, |image, column, out| {
+            let (Some(now), Some(was)) = (now.image(image), was.image(image)) else { return false };
+            let is_changed = now.cell(column) != was.cell(column);
+            if is_changed {
+                out.cell(now.cell(column));
+            }
+            is_changed
+        });
+    }
+    out.finish()
+}
+
+/// # Panics
+/// If it isn't a batch.
+fn parse(bytes: &[u8]) -> Batch<'_> {
+    Batch::parse(bytes).expect("batches are written by the builder")
+}

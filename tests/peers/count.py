@@ -1,0 +1,30 @@
+"""python-mysql-replication, counting rows, for the benchmark.
+
+Arguments: port, password, binlog file, rows to count. Prints seconds from the start to the first row, and from there to the last.
+"""
+
+import sys
+import time
+
+from pymysqlreplication import BinLogStreamReader
+from pymysqlreplication.row_event import DeleteRowsEvent, UpdateRowsEvent, WriteRowsEvent
+
+port, password, file, expected = int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
+started = time.monotonic()
+first, count = None, 0
+stream = BinLogStreamReader(
+    connection_settings={"host": "127.0.0.1", "port": port, "user": "rowmill", "passwd": password},
+    server_id=4244,
+    log_file=file,
+    log_pos=4,
+    resume_stream=True,
+    only_schemas=["bench"],
+    only_events=[WriteRowsEvent, UpdateRowsEvent, DeleteRowsEvent],
+)
+for event in stream:
+    count += len(event.rows)
+    if first is None:
+        first = time.monotonic()
+    if count >= expected:
+        break
+print(f"{first - started:.3f} {time.monotonic() - first:.3f}")
