@@ -2,6 +2,30 @@
 //! and CR), U+FFFE and U+FFFF, so strings escape them.
 //! <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html>
 
+/// A short text that is written often, by blocks of one length: a copy of any length is a call, in a guest one of the
+/// host, which costs more than the bytes do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Literal {
+    blocks: Vec<[u8; 16]>,
+    len: usize,
+}
+
+impl Literal {
+    /// Of these bytes.
+    pub fn new(text: &[u8]) -> Self {
+        let block = |bytes: &[u8]| std::array::from_fn(|index| bytes.get(index).copied().unwrap_or_default());
+        Self { blocks: text.chunks(16).map(block).collect(), len: text.len() }
+    }
+
+    /// Appends it.
+    #[inline]
+    pub fn push_to(&self, out: &mut Vec<u8>) {
+        let end = out.len() + self.len;
+        self.blocks.iter().for_each(|block| out.extend_from_slice(block));
+        out.truncate(end);
+    }
+}
+
 /// Appends a string with its quotes.
 #[inline]
 pub fn push_string(text: &str, out: &mut Vec<u8>) {
@@ -114,6 +138,16 @@ fn push_special(bytes: &[u8], out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn literals_are_what_they_were_made_of() {
+        let text = "a text of more than sixteen bytes, and of more than thirty-two";
+        for len in 0..text.len() {
+            let mut out = b"before".to_vec();
+            Literal::new(&text.as_bytes()[..len]).push_to(&mut out);
+            assert_eq!(out, [b"before", &text.as_bytes()[..len]].concat());
+        }
+    }
 
     #[test]
     fn every_byte_at_every_place() {

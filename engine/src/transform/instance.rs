@@ -306,6 +306,7 @@ enum Guest {
 pub(super) struct Instance {
     store: Store<PluginState>,
     guest: Guest,
+    first_answers: Arc<Mutex<Interests>>,
     deadline_epochs: u64,
 }
 
@@ -323,6 +324,8 @@ pub(super) struct Blueprint {
     pub manifest: Manifest,
     pub sinks: Arc<[String]>,
     pub counters: Counters,
+    /// What the first instance that was asked said of each table: what rows are decoded for.
+    pub first_answers: Arc<Mutex<Interests>>,
     /// Whether rows that it fails on are dead letters, whatever its manifest says.
     pub sets_aside: bool,
 }
@@ -375,7 +378,7 @@ impl Instance {
         }
         match store.data_mut().fault.take() {
             Some(fault) => bail!("{fault}"),
-            None => Ok(Self { store, guest, deadline_epochs }),
+            None => Ok(Self { store, guest, first_answers: Arc::clone(&blueprint.first_answers), deadline_epochs }),
         }
     }
 
@@ -384,6 +387,9 @@ impl Instance {
         if self.store.data().interests.get(table.id).is_none() {
             let is_meant = manifest.tables.as_ref().is_none_or(|tables| tables.matches(&table.schema, &table.name));
             let interest = if is_meant { self.describe(table)? } else { Interest::Pass };
+            let mut first = self.first_answers.lock().unwrap_or_else(PoisonError::into_inner);
+            first.agree(table, &interest).map_err(Fault::Reject)?;
+            drop(first);
             self.store.data_mut().interests.insert(table.id, interest);
         }
         Ok(self.interests().get(table.id).expect("it was asked"))

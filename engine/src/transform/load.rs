@@ -177,6 +177,7 @@ impl Loader {
             manifest,
             sinks: Arc::clone(&self.sinks),
             counters: Arc::default(),
+            first_answers: Arc::default(),
             sets_aside: self.settings.sets_aside,
         };
         let first = Instance::new(&blueprint)?;

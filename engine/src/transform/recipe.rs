@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytestring::ByteString;
+use rowmill_core::batch::json::Literal;
 use rowmill_core::batch::{Batch, Cell, ColumnIndex, ImageKind, Operation, Row, RowIndex, Table, TableId};
 use rowmill_core::envelope::{push_cell, push_cell_text, push_image, push_int, push_string};
 
@@ -55,13 +56,13 @@ struct Plan {
     group: Group,
     pieces: Vec<Piece>,
     /// What stands behind the last piece.
-    end: Text,
+    end: Literal,
 }
 
 /// Something of a row, and the text before it: separators, the field's name, what is the same for all rows.
 #[derive(Debug)]
 struct Piece {
-    before: Text,
+    before: Literal,
     value: Value,
 }
 
@@ -73,26 +74,6 @@ enum Value {
     RowBefore,
     Operation,
     Time,
-}
-
-/// A short text, copied by blocks of one length: a copy of any length is a call, which costs more than the bytes do.
-#[derive(Debug)]
-struct Text {
-    blocks: Vec<[u8; 16]>,
-    len: usize,
-}
-
-impl Text {
-    fn new(text: &[u8]) -> Self {
-        let block = |bytes: &[u8]| std::array::from_fn(|index| bytes.get(index).copied().unwrap_or_default());
-        Self { blocks: text.chunks(16).map(block).collect(), len: text.len() }
-    }
-
-    fn push_to(&self, out: &mut Vec<u8>) {
-        let end = out.len() + self.len;
-        self.blocks.iter().for_each(|block| out.extend_from_slice(block));
-        out.truncate(end);
-    }
 }
 
 impl Recipe {
@@ -174,14 +155,14 @@ impl Plan {
                     continue;
                 }
             };
-            pieces.push(Piece { before: Text::new(&text), value });
+            pieces.push(Piece { before: Literal::new(&text), value });
             text.clear();
         }
         if separator == b'{' {
             text.push(b'{');
         }
         text.push(b'}');
-        Ok(Self { group: Group::new(group, table, interests)?, pieces, end: Text::new(&text) })
+        Ok(Self { group: Group::new(group, table, interests)?, pieces, end: Literal::new(&text) })
     }
 
     /// Appends the message of a row of the table: UTF-8.

@@ -134,6 +134,24 @@ impl Interests {
         self.0.get(id as usize)?.as_ref()
     }
 
+    /// Takes the first answer about a table; later ones must be the same.
+    ///
+    /// # Errors
+    /// If one isn't.
+    pub fn agree(&mut self, table: &Table, interest: &Interest) -> Result<(), String> {
+        match self.get(table.id) {
+            None => self.insert(table.id, interest.clone()),
+            Some(first) if first == interest => {}
+            Some(_) => {
+                return Err(format!(
+                    "it says of {table} something else than before: rows are decoded for what it said first, so that it must \
+                     always want the same"
+                ));
+            }
+        }
+        Ok(())
+    }
+
     pub fn insert(&mut self, TableId(id): TableId, interest: Interest) {
         let index = id as usize;
         if self.0.len() <= index {
@@ -217,6 +235,17 @@ mod tests {
 
         let Needs { inserts, .. } = needs(&[Interest::Drop, Interest::All]);
         assert_eq!(inserts.map(|needed| columns(&needed.after)), Some(vec![0]));
+    }
+
+    #[test]
+    fn the_first_answer_counts() {
+        let mut first = Interests::default();
+        assert_eq!(first.agree(&table(), &want(&[1], false, true)), Ok(()));
+        assert_eq!(first.agree(&table(), &want(&[1], false, true)), Ok(()));
+        for other in [Interest::All, Interest::Pass, want(&[2], false, true), want(&[1], true, true)] {
+            let fault = first.agree(&table(), &other).expect_err("another one");
+            assert!(fault.contains("shop.orders"), "{fault}");
+        }
     }
 
     #[test]

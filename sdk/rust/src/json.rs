@@ -24,8 +24,15 @@ impl<'a> Object<'a> {
     /// base64, all else as strings; `null` for NULL and for columns that the table hasn't.
     #[inline]
     pub fn column(&mut self, row: &Row<'_>, column: &str) -> &mut Self {
-        self.label(column);
-        push_column(self.out, row.kind_and_cell(column));
+        let Some(index) = row.table.column_written_so(column) else {
+            self.label(column);
+            push_column(self.out, row.kind_and_cell(column));
+            return self;
+        };
+        let at = self.out.len();
+        row.table.label(index).push_to(self.out);
+        self.out[at] = std::mem::replace(&mut self.separator, b',');
+        push_column(self.out, Some(row.kind_and_cell_at(index)));
         self
     }
 
@@ -73,7 +80,8 @@ impl Drop for Object<'_> {
 /// Appends a number; `null` without one.
 pub fn push_number(out: &mut Vec<u8>, number: Option<impl itoa::Integer>) {
     match number {
-        Some(number) => out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes()),
+        // Nothing of it needs an escape, but short texts are copied without a call of the host there.
+        Some(number) => push_escaped(itoa::Buffer::new().format(number).as_bytes(), out),
         None => out.extend_from_slice(b"null"),
     }
 }

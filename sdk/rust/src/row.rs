@@ -1,5 +1,6 @@
 //! Rows and tables as a transform sees them.
 
+use rowmill_batch::json::{Literal, push_string};
 use rowmill_batch::{self as packed, Cell, ColumnIndex, Image, Kind, Operation};
 
 use crate::outcome::{Message, Outcome};
@@ -11,6 +12,8 @@ pub struct Table {
     pub(crate) packed: packed::Table,
     /// Of each column's name; [`UNWANTED`] of those that the transform doesn't want.
     keys: Vec<(usize, u64)>,
+    /// Each column as a field of a JSON object, up to its value: `,"name":`.
+    labels: Vec<Literal>,
 }
 
 const UNWANTED: (usize, u64) = (usize::MAX, 0);
@@ -30,7 +33,14 @@ fn key(name: &str) -> (usize, u64) {
 impl Table {
     pub(crate) fn new(packed: packed::Table) -> Self {
         let keys = packed.columns.iter().map(|column| key(&column.name)).collect();
-        Self { packed, keys }
+        let label = |column: &packed::Column| {
+            let mut text = b",".to_vec();
+            push_string(&column.name, &mut text);
+            text.push(b':');
+            Literal::new(&text)
+        };
+        let labels = packed.columns.iter().map(label).collect();
+        Self { packed, keys, labels }
     }
 
     /// From now on it has only the columns of these names. Gives their indexes.
@@ -66,12 +76,24 @@ impl Table {
     /// The column of this name.
     #[inline(always)]
     pub(crate) fn column(&self, name: &str) -> Option<ColumnIndex> {
+        self.column_written_so(name).or_else(|| self.column_by_any_case(name))
+    }
+
+    /// The same, if its name is written exactly so.
+    #[inline(always)]
+    pub(crate) fn column_written_so(&self, name: &str) -> Option<ColumnIndex> {
         let wanted = key(name);
         let is_it = |(key, column): (&(usize, u64), &packed::Column)| {
             *key == wanted && (name.len() <= 8 || column.name == name)
         };
-        let exact = self.keys.iter().zip(&self.packed.columns).position(is_it);
-        exact.map(|index| ColumnIndex(index as u32)).or_else(|| self.column_by_any_case(name))
+        let index = self.keys.iter().zip(&self.packed.columns).position(is_it)?;
+        Some(ColumnIndex(index as u32))
+    }
+
+    /// A column as a field of a JSON object, up to its value: `,"name":`.
+    #[inline(always)]
+    pub(crate) fn label(&self, column: ColumnIndex) -> &Literal {
+        &self.labels[column.0 as usize]
     }
 
     /// # Panics
@@ -160,8 +182,12 @@ impl<'a> Row<'a> {
     /// What a column's values are, and the column as it is now; for a delete, as it was.
     #[inline(always)]
     pub(crate) fn kind_and_cell(&self, column: &str) -> Option<(Kind, Cell<'a>)> {
-        let index = self.table.column(column)?;
-        Some((self.table.packed.columns[index.0 as usize].kind, self.newest.cell(index)))
+        Some(self.kind_and_cell_at(self.table.column(column)?))
+    }
+
+    #[inline(always)]
+    pub(crate) fn kind_and_cell_at(&self, index: ColumnIndex) -> (Kind, Cell<'a>) {
+        (self.table.packed.columns[index.0 as usize].kind, self.newest.cell(index))
     }
 
     #[inline]

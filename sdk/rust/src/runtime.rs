@@ -260,8 +260,12 @@ impl Lists {
 }
 
 fn append(arena: &mut Vec<u8>, bytes: impl AsRef<[u8]>) -> u32 {
-    arena.extend_from_slice(bytes.as_ref());
-    bytes.as_ref().len() as u32
+    let bytes = bytes.as_ref();
+    // To copy nothing would be a call of the host all the same.
+    if !bytes.is_empty() {
+        arena.extend_from_slice(bytes);
+    }
+    bytes.len() as u32
 }
 
 #[cfg(test)]
