@@ -43,23 +43,35 @@ pub fn push_utf8(text: &[u8], out: &mut Vec<u8>) {
 /// Appends what stands between a string's quotes.
 #[inline]
 pub fn push_escaped(text: &[u8], out: &mut Vec<u8>) {
-    // One look at the memory's end for all that follows.
+    // One look at the memory's end for all that follows, unless much of it is escaped.
     out.reserve(text.len() + 8);
-    let (words, rest) = text.as_chunks::<8>();
-    for (index, word) in words.iter().enumerate() {
-        if has_special(u64::from_le_bytes(*word)) {
-            return push_special(&text[index * 8..], out);
-        }
+    let mut rest = text;
+    while let Some((word, behind)) = rest.split_first_chunk::<8>() {
         // In a guest this is one store; copying memory of any length is a call of the host.
         out.extend_from_slice(word);
+        rest = match first_special(u64::from_le_bytes(*word)) {
+            None => behind,
+            Some(plain) => {
+                out.truncate(out.len() - (8 - plain));
+                push_escape(&rest[plain..], out)
+            }
+        };
     }
-    let word = word_of(rest);
-    // The bytes that aren't there look like controls.
-    if has_special(word | FILLER << (8 * rest.len())) {
-        return push_special(rest, out);
+    while !rest.is_empty() {
+        let word = word_of(rest);
+        out.extend_from_slice(&word.to_le_bytes());
+        // The bytes that aren't there look like controls.
+        match first_special(word | FILLER << (8 * rest.len())) {
+            None => {
+                out.truncate(out.len() - (8 - rest.len()));
+                return;
+            }
+            Some(plain) => {
+                out.truncate(out.len() - (8 - plain));
+                rest = push_escape(&rest[plain..], out);
+            }
+        }
     }
-    out.extend_from_slice(&word.to_le_bytes());
-    out.truncate(out.len() - (8 - rest.len()));
 }
 
 /// Letters in all eight bytes.
@@ -77,62 +89,58 @@ fn word_of(bytes: &[u8]) -> u64 {
     }
 }
 
-/// Whether a byte needs a look: quotes, backslashes, controls, and the first byte of U+FFFE and U+FFFF.
-#[inline]
-fn is_special(byte: u8) -> bool {
-    matches!(byte, ..b' ' | b'"' | b'\\' | 0xef)
-}
-
-/// Whether one of eight bytes does.
+/// How many of eight bytes are before the first that needs a look, if one does: quotes, backslashes, controls, and the
+/// first byte of U+FFFE and U+FFFF.
 /// <https://graphics.stanford.edu/~seander/bithacks.html#ZeroInWord>
 #[inline]
-fn has_special(word: u64) -> bool {
+fn first_special(word: u64) -> Option<usize> {
     const ONES: u64 = u64::from_le_bytes([0x01; 8]);
     const HIGHS: u64 = u64::from_le_bytes([0x80; 8]);
     let is_zero = |word: u64| word.wrapping_sub(ONES) & !word;
     let is = |byte: u8| is_zero(word ^ (ONES * u64::from(byte)));
     let is_control = word.wrapping_sub(ONES * 0x20) & !word;
-    (is_control | is(b'"') | is(b'\\') | is(0xef)) & HIGHS != 0
+    // What is borrowed falsifies higher bytes only: the lowest that is found is one.
+    let found = (is_control | is(b'"') | is(b'\\') | is(0xef)) & HIGHS;
+    (found != 0).then(|| found.trailing_zeros() as usize / 8)
 }
 
-/// The same where something needs a look.
-#[cold]
-fn push_special(bytes: &[u8], out: &mut Vec<u8>) {
-    let mut copied = 0;
-    let mut at = 0;
-    while let Some(next) = bytes[at..].iter().position(|&byte| is_special(byte)) {
-        at += next;
-        let (escape, len): (&[u8], usize) = match bytes[at] {
-            b'"' => (b"\\\"", 1),
-            b'\\' => (b"\\\\", 1),
-            b'\n' => (b"\\n", 1),
-            b'\r' => (b"\\r", 1),
-            b'\t' => (b"\\t", 1),
-            0xef => match bytes[at..] {
-                [_, 0xbf, 0xbe, ..] => (b"\\ufffe", 3),
-                [_, 0xbf, 0xbf, ..] => (b"\\uffff", 3),
-                _ => {
-                    at += 1;
-                    continue;
-                }
-            },
-            control => {
-                const HEX: &[u8; 16] = b"0123456789abcdef";
-                out.extend_from_slice(&bytes[copied..at]);
-                out.extend_from_slice(b"\\u00");
-                out.push(HEX[usize::from(control >> 4)]);
-                out.push(HEX[usize::from(control & 15)]);
-                (b"", 1)
-            }
-        };
-        if !escape.is_empty() {
-            out.extend_from_slice(&bytes[copied..at]);
-            out.extend_from_slice(escape);
+/// Appends the first byte, or the character that it begins, as a string has it. Gives the rest.
+#[inline]
+fn push_escape<'a>(bytes: &'a [u8], out: &mut Vec<u8>) -> &'a [u8] {
+    // Mostly it's the quotes of JSON within JSON.
+    match bytes {
+        [b'"', rest @ ..] => {
+            out.extend_from_slice(b"\\\"");
+            rest
         }
-        at += len;
-        copied = at;
+        _ => push_rare_escape(bytes, out),
     }
-    out.extend_from_slice(&bytes[copied..]);
+}
+
+#[inline(never)]
+fn push_rare_escape<'a>(bytes: &'a [u8], out: &mut Vec<u8>) -> &'a [u8] {
+    let (escape, rest): (&[u8], &[u8]) = match bytes {
+        [b'\\', rest @ ..] => (b"\\\\", rest),
+        [b'\n', rest @ ..] => (b"\\n", rest),
+        [b'\r', rest @ ..] => (b"\\r", rest),
+        [b'\t', rest @ ..] => (b"\\t", rest),
+        [0xef, 0xbf, 0xbe, rest @ ..] => (b"\\ufffe", rest),
+        [0xef, 0xbf, 0xbf, rest @ ..] => (b"\\uffff", rest),
+        [control @ ..0x20, rest @ ..] => {
+            const HEX: &[u8; 16] = b"0123456789abcdef";
+            let digits = [HEX[usize::from(control >> 4)], HEX[usize::from(control & 15)]];
+            out.extend_from_slice(b"\\u00");
+            out.extend_from_slice(&digits);
+            return rest;
+        }
+        [other, rest @ ..] => {
+            out.push(*other);
+            return rest;
+        }
+        [] => return bytes,
+    };
+    out.extend_from_slice(escape);
+    rest
 }
 
 #[cfg(test)]

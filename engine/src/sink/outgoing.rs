@@ -5,8 +5,8 @@
 
 use std::io::Write;
 
-use aws_sdk_sqs::error::BuildError;
-use aws_sdk_sqs::types::{MessageAttributeValue, SendMessageBatchRequestEntry};
+use rowmill_core::batch::json::{push_escaped, push_string};
+use rowmill_core::envelope::push_int;
 use rowmill_core::progress::Receipt;
 use rowmill_core::route::sqs_id;
 
@@ -95,7 +95,8 @@ impl Outgoing {
 
     /// Its body is to go to a bucket, and its place there to the queue.
     pub fn place(&mut self, packing: Option<Packing>, store: &Store) {
-        let body = self.body(packing);
+        let mut body = String::new();
+        self.for_each_piece(packing, |piece| body.push_str(piece));
         self.instead = Some(Box::new(Instead::Stored(store.place(body.into()))));
     }
 
@@ -146,32 +147,36 @@ impl Outgoing {
         std::iter::once(self.first).chain(self.more)
     }
 
-    fn body(&self, packing: Option<Packing>) -> String {
+    /// What leaves as its body, piece by piece.
+    fn for_each_piece(&self, packing: Option<Packing>, mut take: impl FnMut(&str)) {
         match (self.instead.as_deref(), self.compression(packing)) {
-            (Some(Instead::Stored(stored)), _) => stored.pointer.clone(),
-            (Some(Instead::Compressed(text)), _) => text.clone(),
-            (None, Some(compression)) => compressed(&self.text(packing), compression),
-            (None, None) => self.text(packing),
+            (Some(Instead::Stored(stored)), _) => take(&stored.pointer),
+            (Some(Instead::Compressed(text)), _) => take(text),
+            (None, Some(compression)) => take(&compressed(&self.text(packing), compression)),
+            (None, None) => self.for_each_piece_of_text(packing, take),
         }
     }
 
-    fn text(&self, packing: Option<Packing>) -> String {
+    /// Its text before it is compressed, piece by piece.
+    fn for_each_piece_of_text(&self, packing: Option<Packing>, mut take: impl FnMut(&str)) {
         let first = &self.first.0.body;
-        let Some(form) = self.form(packing) else { return first.to_string() };
-        let bodies = || std::iter::once(first).chain(self.more.iter().map(|(message, _)| &message.body));
+        let Some(form) = self.form(packing) else { return take(first) };
         let (open, between, close) = match form {
             PackForm::Array => ("[", ",", "]"),
             PackForm::Ndjson => ("", "\n", ""),
         };
-        let mut text = String::with_capacity(bodies().map(|body| body.len() + 1).sum::<usize>() + 1);
-        text.push_str(open);
-        for (nth, body) in bodies().enumerate() {
-            if nth > 0 {
-                text.push_str(between);
-            }
-            text.push_str(body);
+        take(open);
+        take(first);
+        for (message, _) in &self.more {
+            take(between);
+            take(&message.body);
         }
-        text.push_str(close);
+        take(close);
+    }
+
+    fn text(&self, packing: Option<Packing>) -> String {
+        let mut text = String::with_capacity(self.more.len() * self.first.0.body.len());
+        self.for_each_piece_of_text(packing, |piece| text.push_str(piece));
         text
     }
 
@@ -184,41 +189,45 @@ impl Outgoing {
         }
     }
 
-    /// As an entry of a request.
-    ///
-    /// # Errors
-    /// If the SDK finds it incomplete.
-    pub fn entry(
-        &self,
-        index: usize,
-        fifo: bool,
-        packing: Option<Packing>,
-    ) -> Result<SendMessageBatchRequestEntry, BuildError> {
+    /// Appends it as an entry of a request: JSON.
+    /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatchRequestEntry.html>
+    pub fn write_entry(&self, index: usize, fifo: bool, packing: Option<Packing>, out: &mut Vec<u8>) {
         let Message { group, attributes, .. } = &self.first.0;
-        let mut entry = SendMessageBatchRequestEntry::builder().id(index.to_string()).message_body(self.body(packing));
+        out.extend_from_slice(b"{\"Id\":\"");
+        push_int(index, out);
+        out.extend_from_slice(b"\",\"MessageBody\":\"");
+        self.for_each_piece(packing, |piece| push_escaped(piece.as_bytes(), out));
+        out.push(b'"');
         // On a standard queue a group doesn't order messages: it shares the queue fairly.
         if !group.is_empty() {
-            entry = entry.message_group_id(group);
+            out.extend_from_slice(b",\"MessageGroupId\":");
+            push_string(group, out);
         }
         if fifo {
-            entry = entry.message_deduplication_id(self.deduplication_id());
+            out.extend_from_slice(b",\"MessageDeduplicationId\":");
+            push_string(&self.deduplication_id(), out);
         }
-        let mut attribute = |name: &str, kind: &str, value: &str| {
-            let value = MessageAttributeValue::builder().data_type(kind).string_value(value).build()?;
-            // It's a builder that gives itself back.
-            entry = std::mem::take(&mut entry).message_attributes(name, value);
-            Ok::<_, BuildError>(())
+        let mut separator: &[u8] = b",\"MessageAttributes\":{";
+        let mut attribute = |name: &str, kind: &str, value: &str, out: &mut Vec<u8>| {
+            out.extend_from_slice(std::mem::replace(&mut separator, b","));
+            push_string(name, out);
+            out.extend_from_slice(b":{\"DataType\":");
+            push_string(kind, out);
+            out.extend_from_slice(b",\"StringValue\":");
+            push_string(value, out);
+            out.push(b'}');
         };
         for (name, value) in attributes {
-            attribute(name, TEXT, value)?;
+            attribute(name, TEXT, value, out);
         }
         if let Some(compression) = self.compression(packing) {
-            attribute(ENCODING_ATTRIBUTE, TEXT, name(compression))?;
+            attribute(ENCODING_ATTRIBUTE, TEXT, name(compression), out);
         }
         if let Some(Instead::Stored(stored)) = self.instead.as_deref() {
-            attribute(SIZE_ATTRIBUTE, NUMBER, &stored.size.to_string())?;
+            attribute(SIZE_ATTRIBUTE, NUMBER, &stored.size.to_string(), out);
         }
-        entry.build()
+        let has_attributes = separator == b",";
+        out.extend_from_slice(if has_attributes { b"}}" } else { b"}" });
     }
 }
 
@@ -260,6 +269,7 @@ mod tests {
     use rowmill_core::batch::TableId;
     use rowmill_core::position::{BinlogPosition, Resume};
     use rowmill_core::progress::{Cost, Watermark};
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -282,31 +292,52 @@ mod tests {
         Some(Packing { form, bytes: 1000, compression: None })
     }
 
+    /// As SQS reads it.
+    fn entry(outgoing: &Outgoing, fifo: bool, packing: Option<Packing>) -> Value {
+        let mut out = Vec::new();
+        outgoing.write_entry(7, fifo, packing, &mut out);
+        let entry: Value = serde_json::from_slice(&out).expect("JSON");
+        assert_eq!(entry["Id"], "7");
+        entry
+    }
+
     #[test]
     fn a_group_orders_a_fifo_queue_and_shares_a_standard_one() {
-        let entry = |fifo| outgoing(None, "{}", "d", "b:4:0").entry(0, fifo, None).expect("whole");
-        let (fifo, standard) = (entry(true), entry(false));
-        assert_eq!((fifo.message_group_id(), fifo.message_deduplication_id()), (Some("g"), Some("d")));
-        assert_eq!((standard.message_group_id(), standard.message_deduplication_id()), (Some("g"), None));
-        let attributes = fifo.message_attributes().and_then(|all| all["table"].string_value());
-        assert_eq!(attributes, Some("shop.orders"));
+        let entry = |fifo| entry(&outgoing(None, "{\"a\":\"\u{7f}ü\\n\"}", "d", "b:4:0"), fifo, None);
+        let attributes = json!({
+            "table": { "DataType": "String", "StringValue": "shop.orders" },
+            "position": { "DataType": "String", "StringValue": "b:4:0" },
+        });
+        let body = "{\"a\":\"\u{7f}ü\\n\"}";
+        assert_eq!(
+            entry(true),
+            json!({ "Id": "7", "MessageBody": body, "MessageGroupId": "g", "MessageDeduplicationId": "d", "MessageAttributes": attributes })
+        );
+        assert_eq!(
+            entry(false),
+            json!({ "Id": "7", "MessageBody": body, "MessageGroupId": "g", "MessageAttributes": attributes })
+        );
+        let mut bare = outgoing(None, "{}", "d", "b:4:0");
+        (bare.first.0.group, bare.first.0.attributes) = (String::new(), Vec::new());
+        assert_eq!(self::entry(&bare, false, None), json!({ "Id": "7", "MessageBody": "{}" }));
     }
 
     #[test]
     fn rows_of_a_table_leave_together() {
         for (form, one, three) in [(PackForm::Array, "[1]", "[1,22,3]"), (PackForm::Ndjson, "1", "1\n22\n3")] {
             let mut pack = outgoing(Some(7), "1", "a", "b:4:0");
-            let entry = |pack: &Outgoing| pack.entry(0, true, packing(form)).expect("whole");
-            assert_eq!(entry(&pack).message_body(), one);
-            assert_eq!(entry(&pack).message_deduplication_id(), Some("a"));
+            let sent = |pack: &Outgoing| {
+                let entry = entry(pack, true, packing(form));
+                (entry["MessageBody"].clone(), entry["MessageDeduplicationId"].clone())
+            };
+            assert_eq!(sent(&pack), (one.into(), "a".into()));
             let mut bytes = pack.bytes(packing(form));
             for (body, id) in [("22", "b"), ("3", "c")] {
                 let row = outgoing(Some(7), body, id, "b:4:1");
                 assert!(pack.may_take(&row));
                 bytes += pack.take(row);
             }
-            assert_eq!(entry(&pack).message_body(), three);
-            assert_eq!(entry(&pack).message_deduplication_id(), Some("a+c"));
+            assert_eq!(sent(&pack), (three.into(), "a+c".into()));
             let attributes = "tableshop.ordersStringpositionb:4:0String".len();
             assert_eq!(bytes, three.len() + attributes);
             assert_eq!(pack.into_messages().count(), 3);
@@ -322,8 +353,7 @@ mod tests {
         pack.seal();
         assert!(!pack.may_take(&outgoing(Some(7), "2", "b", "b:4:1")));
         let alone = outgoing(None, "a transform's text", "a", "b:4:0");
-        let entry = alone.entry(0, true, packing(PackForm::Array)).expect("whole");
-        assert_eq!(entry.message_body(), "a transform's text");
+        assert_eq!(entry(&alone, true, packing(PackForm::Array))["MessageBody"], "a transform's text");
     }
 
     #[test]
@@ -332,15 +362,14 @@ mod tests {
         let noise: String = (0..50_000).map(|_| char::from(rand::random_range(b'!'..=b'~'))).collect();
         for compression in [Compression::Zstd, Compression::Gzip] {
             let packing = Some(Packing { form: PackForm::Ndjson, bytes: 1000, compression: Some(compression) });
-            let entry = outgoing(Some(7), &noise, "a", "b:4:0").entry(0, false, packing).expect("whole");
-            let body = entry.message_body();
+            let sent = entry(&outgoing(Some(7), &noise, "a", "b:4:0"), false, packing);
+            let body = sent["MessageBody"].as_str().expect("a body");
             assert!(body.len() <= noise.len() / 7 * 10, "{} of {}", body.len(), noise.len());
             assert!(base64_simd::STANDARD.decode_to_vec(body).is_ok());
-            let encoding = entry.message_attributes().and_then(|all| all["content-encoding"].string_value());
-            assert_eq!(encoding, Some(name(compression)));
+            assert_eq!(sent["MessageAttributes"]["content-encoding"]["StringValue"], name(compression));
             // What isn't a row leaves as it is.
-            let entry = outgoing(None, &noise, "a", "b:4:0").entry(0, false, packing).expect("whole");
-            assert_eq!(entry.message_body(), noise);
+            let sent = entry(&outgoing(None, &noise, "a", "b:4:0"), false, packing);
+            assert_eq!(sent["MessageBody"], noise.as_str());
         }
     }
 

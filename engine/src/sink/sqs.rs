@@ -138,7 +138,7 @@ impl Sqs {
     ) -> anyhow::Result<()> {
         let dead_letters = dead_letters.filter(|_| self.on_error == OnError::DeadLetter);
         let mut lanes: Lanes<Outgoing> = Lanes::new(LIMITS);
-        let mut requests: JoinSet<anyhow::Result<Answer>> = JoinSet::new();
+        let mut requests: JoinSet<Answer> = JoinSet::new();
         let mut pause: Option<Pause> = None;
         // Halved where the queue refuses, one more where it accepts: what a throttled account can take is found out.
         let mut requests_max = REQUESTS_MAX;
@@ -182,7 +182,7 @@ impl Sqs {
                     None => open = false,
                 },
                 Some(answer) = requests.join_next() => {
-                    let Answer { accepted, refused, reason, is_late, rejected } = answer.context("a request's task failed")??;
+                    let Answer { accepted, refused, reason, is_late, rejected } = answer.context("a request's task failed")?;
                     if !accepted.is_empty() {
                         failpoint::reached(Step::Accepted);
                     }
