@@ -1,5 +1,5 @@
 // Debezium's embedded engine, counting change events, for the benchmark: from a place in the binlog on, as JSON.
-// Arguments: port, user, password, schema, binlog file, events to count. Prints seconds from the start to the first event,
+// Arguments: port, user, password, schema, binlog file, events to count, GTIDs of earlier files. Prints seconds from the start to the first event,
 // and from there to the last.
 import io.debezium.engine.ChangeEvent;
 import io.debezium.engine.DebeziumEngine;
@@ -19,10 +19,11 @@ public class Count {
     public static void main(String[] args) throws Exception {
         long expected = Long.parseLong(args[5]);
         Path offsets = Files.createTempFile("offsets", ".dat");
+        String gtids = args[6].isEmpty() ? "" : ",\"gtids\":\"" + args[6].replace("\n", "") + "\"";
         HashMap<byte[], byte[]> place = new HashMap<>();
         place.put(
             "[\"count\",{\"server\":\"rowmill\"}]".getBytes(StandardCharsets.UTF_8),
-            ("{\"file\":\"" + args[4] + "\",\"pos\":4}").getBytes(StandardCharsets.UTF_8));
+            ("{\"file\":\"" + args[4] + "\",\"pos\":4" + gtids + "}").getBytes(StandardCharsets.UTF_8));
         try (ObjectOutputStream out = new ObjectOutputStream(Files.newOutputStream(offsets))) {
             out.writeObject(place);
         }

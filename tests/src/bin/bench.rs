@@ -71,6 +71,12 @@ async fn main() -> anyhow::Result<()> {
     // Its tables are read whole by some.
     mysql.run("GRANT SELECT, RELOAD, SHOW DATABASES, LOCK TABLES ON *.* TO rowmill@'%'").await?;
     if let Some(profiled) = std::env::args().skip_while(|argument| argument != "--one").nth(1) {
+        for (name, mut command) in peers(&mysql, &workloads[0]).await? {
+            if name.contains(&profiled) {
+                println!("{name}: {:?}", peer(&mut command).await?);
+                return Ok(());
+            }
+        }
         let case = CASES.iter().find(|(name, ..)| name.contains(&profiled)).context("no such case")?;
         println!("{}: {:?}", case.0, engine(&mysql, &workloads[0], case.1, case.2).await?);
         return Ok(());
@@ -144,28 +150,35 @@ async fn throughput(mysql: &MySql, workload: &Workload) -> anyhow::Result<()> {
     for (name, filter, to) in CASES {
         line(name, &median(async || engine(mysql, workload, filter, to).await).await?);
     }
+    for (name, mut command) in peers(mysql, workload).await? {
+        line(name, &peer(&mut command).await?);
+    }
+    println!();
+    Ok(())
+}
+
+/// Other readers of binlogs, as far as they are there.
+async fn peers(mysql: &MySql, Workload { file, rows, .. }: &Workload) -> anyhow::Result<Vec<(&'static str, Command)>> {
+    let (port, password, rows) = (mysql.port().to_string(), mysql.password(), rows.to_string());
+    let mut peers = Vec::new();
     if let Ok(classpath) = std::env::var("DEBEZIUM_CLASSPATH") {
-        let command = || {
-            let mut command = rowmill_tests::command("java");
-            let port = mysql.port().to_string();
-            command.args(["-cp", &classpath, "Count", &port, "rowmill", mysql.password(), "bench", &workload.file]);
-            command.arg(rows.to_string());
-            command
-        };
-        line("Debezium's embedded engine, JSON, counted", &peer(&mut command()).await?);
+        // Where the server has GTIDs it begins by them: behind those that are in earlier files.
+        let mut conn = mysql.connect().await?;
+        let events: Vec<mysql_async::Row> = conn.query(format!("SHOW BINLOG EVENTS IN '{file}' LIMIT 2")).await?;
+        conn.disconnect().await?;
+        let gtids = events.iter().find(|event| event.get::<String, _>(2).as_deref() == Some("Previous_gtids"));
+        let gtids: String = gtids.and_then(|event| event.get(5)).unwrap_or_default();
+        let mut command = rowmill_tests::command("java");
+        command.args(["-cp", &classpath, "Count", &port, "rowmill", password, "bench", file, &rows, &gtids]);
+        peers.push(("Debezium's embedded engine, JSON, counted", command));
     }
     let python = top().join("target/tools/mysql-replication/bin/python");
     if python.exists() {
         let mut command = rowmill_tests::command(python);
-        command.arg(top().join("tests/peers/count.py")).args([
-            &mysql.port().to_string(),
-            mysql.password(),
-            &workload.file,
-        ]);
-        line("python-mysql-replication, counted", &peer(command.arg(rows.to_string())).await?);
+        command.arg(top().join("tests/peers/count.py")).args([&port, password, file, &rows]);
+        peers.push(("python-mysql-replication, counted", command));
     }
-    println!();
-    Ok(())
+    Ok(peers)
 }
 
 /// Another reader of binlogs, once: from its first row to its last. It prints both times, as `tests/peers` has them.
