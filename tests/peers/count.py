@@ -1,6 +1,6 @@
 """python-mysql-replication, counting rows, for the benchmark.
 
-Arguments: port, password, binlog file, rows to count. Prints seconds from the start to the first row, and from there to the last.
+Arguments: port (of root, without a password), binlog file, rows to count. Prints seconds from the start to the first row, and from there to the last.
 """
 
 import sys
@@ -9,11 +9,11 @@ import time
 from pymysqlreplication import BinLogStreamReader
 from pymysqlreplication.row_event import DeleteRowsEvent, UpdateRowsEvent, WriteRowsEvent
 
-port, password, file, expected = int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
+port, file, expected = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 started = time.monotonic()
 first, count = None, 0
 stream = BinLogStreamReader(
-    connection_settings={"host": "127.0.0.1", "port": port, "user": "rowmill", "passwd": password},
+    connection_settings={"host": "127.0.0.1", "port": port, "user": "root"},
     server_id=4244,
     log_file=file,
     log_pos=4,

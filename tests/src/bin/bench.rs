@@ -175,7 +175,7 @@ async fn peers(mysql: &MySql, Workload { file, rows, .. }: &Workload) -> anyhow:
     let python = top().join("target/tools/mysql-replication/bin/python");
     if python.exists() {
         let mut command = rowmill_tests::command(python);
-        command.arg(top().join("tests/peers/count.py")).args([&port, password, file, &rows]);
+        command.arg(top().join("tests/peers/count.py")).args([&port, file, &rows]);
         peers.push(("python-mysql-replication, counted", command));
     }
     Ok(peers)
