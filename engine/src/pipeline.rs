@@ -146,7 +146,10 @@ impl Stages {
             // Its own inlet would never close.
             let dead_letters = dead_letters.filter(|&dead_letters| dead_letters != index);
             let dead_letters = dead_letters.map(|sink| DeadLetters { outlet: outlets[sink].clone() });
-            stages.spawn(sink.run(deliveries, settled.clone(), dead_letters));
+            let (name, settled) = (sink.name().to_owned(), settled.clone());
+            stages.spawn(async move {
+                sink.run(deliveries, settled, dead_letters).await.with_context(|| format!("sink.{name}"))
+            });
         }
         stages.spawn(source.run(batches, budget.clone(), stopped));
         let chain = plugins.chain();

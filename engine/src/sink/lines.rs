@@ -116,10 +116,9 @@ impl Sink for Lines {
         settled: Settled,
         _: Option<DeadLetters>,
     ) -> BoxFuture<'static, anyhow::Result<()>> {
-        let name = self.name.clone();
         async move {
             let writing = tokio::task::spawn_blocking(move || self.write(deliveries, &settled));
-            writing.await.context("the writer stopped")?.with_context(|| format!("sink.{name}"))
+            writing.await.context("the writer stopped")?
         }
         .boxed()
     }

@@ -43,7 +43,7 @@ impl Outgoing {
         Self { first: (message, receipt), more: Vec::new(), is_sealed: false, instead: None }
     }
 
-    /// Its bytes as SQS counts them, but as if it weren't to be compressed.
+    /// Its bytes as SQS counts them; of one that isn't compressed yet, as if it weren't to be.
     pub fn bytes(&self, packing: Option<Packing>) -> usize {
         let Message { body, attributes, .. } = &self.first.0;
         let attributes: usize = attributes.iter().map(|(name, value)| name.len() + value.len() + TEXT.len()).sum();

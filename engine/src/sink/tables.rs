@@ -160,8 +160,6 @@ impl Sink for QueuesOfTables {
         settled: Settled,
         dead_letters: Option<DeadLetters>,
     ) -> BoxFuture<'static, anyhow::Result<()>> {
-        let name = self.name.clone();
-        async move { self.deliver(deliveries, settled, dead_letters).await.with_context(|| format!("sink.{name}")) }
-            .boxed()
+        self.deliver(deliveries, settled, dead_letters).boxed()
     }
 }
