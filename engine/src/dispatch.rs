@@ -6,11 +6,11 @@ use anyhow::bail;
 use bytestring::ByteString;
 use rowmill_core::batch::{Batch, Kind, Operation, Row, Table};
 use rowmill_core::binlog::SchemaChange;
-use rowmill_core::envelope::{Envelope, Format, Part, SourceName, push_int, push_string};
+use rowmill_core::envelope::{Envelope, Escaping, Format, Part, SourceName, push_int, push_string};
 use rowmill_core::route::{GroupTemplate, TableTemplate, deduplication_id, schema_change_id, sqs_id};
 
 use crate::config::{self, Attribute, Destinations};
-use crate::sink::Message;
+use crate::sink::{Body, Message};
 use crate::transform::{DeadRow, Emitted, Passed, TransformError, Transformed};
 
 /// Bytes of a body that room is made for at once.
@@ -23,6 +23,8 @@ pub struct SinkNeeds {
     pub ordered: bool,
     /// How its messages are written.
     pub format: Format,
+    /// What for.
+    pub escaping: Escaping,
     /// What they say beside their bodies.
     pub attributes: Vec<Attribute>,
     /// Of what its queue's URL is made, where it has several.
@@ -66,7 +68,7 @@ impl Dispatcher {
     pub fn new(config: Destinations, sinks: Vec<SinkNeeds>, source_name: String) -> Self {
         let Destinations { routes, schema_changes, dead_letters } = config;
         let source = SourceName { version: env!("CARGO_PKG_VERSION").to_owned(), name: source_name };
-        let envelopes = sinks.iter().map(|sink| Envelope::new(sink.format, source.clone())).collect();
+        let envelopes = sinks.iter().map(|sink| Envelope::new(sink.format, sink.escaping, source.clone())).collect();
         Self {
             routes: routes.into(),
             route_of: Vec::new(),
@@ -118,14 +120,15 @@ impl Dispatcher {
                 let mut attributes = Vec::new();
                 add_attributes(&self.sinks[sink].attributes, table, &batch, &row, &mut attributes);
                 let (queue, table) = (self.queue(sink, table), Some(table.id));
-                let body = ByteString::new();
+                let body = Body::default();
                 by_sink[sink].push(Message { body, group, deduplication_id, attributes, table, queue });
             }
         }
         let bodies = text(bodies);
         let mut start = 0;
         for (sink, message, end) in ends {
-            by_sink[sink][message].body = bodies.slice_ref(&bodies[start..end]);
+            let body = bodies.slice_ref(&bodies[start..end]);
+            by_sink[sink][message].body = Body::new(body, self.sinks[sink].escaping);
             start = end;
         }
         for message in emitted {
@@ -157,11 +160,13 @@ impl Dispatcher {
         body.extend_from_slice(b",\"row\":");
         push_int(*row_index, &mut body);
         body.extend_from_slice(b",\"change\":");
-        self.envelopes[sink].write(table, &batch, &row, Part::Whole, now_us, &mut body);
+        let mut change = Vec::new();
+        self.envelopes[sink].write(table, &batch, &row, Part::Whole, now_us, &mut change);
+        body.extend_from_slice(Body::new(self::text(change), self.sinks[sink].escaping).plain().as_bytes());
         body.push(b'}');
         let group = GroupTemplate::default().group(table, &row);
         let deduplication_id = deduplication_id(&self.server, &batch, &row, u32::MAX);
-        let body = self::text(body);
+        let body = self::text(body).into();
         by_sink[sink].push(Message { body, group, deduplication_id, attributes: Vec::new(), table: None, queue: None });
     }
 
@@ -173,7 +178,7 @@ impl Dispatcher {
         let sink = self.schema_change_sink.expect("schema changes are decoded where a sink is configured");
         let mut body = Vec::with_capacity(1024);
         self.envelopes[sink].write_schema_change(change, now_us, &mut body);
-        let body = text(body);
+        let body = Body::new(text(body), self.sinks[sink].escaping);
         let group = sqs_id(change.schema.clone().unwrap_or_default());
         let deduplication_id = schema_change_id(server, change);
         by_sink[sink].push(Message { body, group, deduplication_id, attributes: Vec::new(), table: None, queue: None });
@@ -195,7 +200,7 @@ impl Dispatcher {
         let given = Given { sink, group: text.group(), deduplication_id: text.deduplication_id() };
         let (sink, group, deduplication_id) = self.address(table, batch, &row, given, output)?;
         add_attributes(&self.sinks[sink].attributes, table, batch, &row, &mut attributes);
-        let (body, queue) = (text.body(), self.queue(sink, table));
+        let (body, queue) = (text.body().into(), self.queue(sink, table));
         by_sink[sink].push(Message { body, group, deduplication_id, attributes, table: None, queue });
         Ok(())
     }

@@ -23,7 +23,7 @@ use crate::failpoint::{self, Step};
 use crate::selection::Selection;
 use crate::sink::{self, DeadLetters, Sink};
 use crate::source::preflight::Server;
-use crate::source::{Budget, Source};
+use crate::source::{Budget, Held, Source};
 use crate::transform::{Loader, Reloader, Settings};
 use crate::workers::{SharedWatermark, Workshop};
 
@@ -86,6 +86,7 @@ async fn start(config: Config) -> anyhow::Result<()> {
     let needs = needs.map(|(sink, config)| SinkNeeds {
         ordered: sink.is_ordered(),
         format: config.format,
+        escaping: config.escaping(),
         attributes: config.attributes().to_vec(),
         queue: config.queue_of_table().cloned(),
     });
@@ -214,10 +215,12 @@ async fn keep_checkpoint(
     budget: Budget,
 ) -> anyhow::Result<()> {
     let mut pending: Option<Advance> = None;
+    // By what is pending.
+    let mut held = Held::default();
     let mut due = Instant::now();
     let mut open = true;
     while open || pending.is_some() {
-        let is_due = pending.is_some() && (!open || budget.is_short());
+        let is_due = pending.is_some() && (!open || budget.is_held_up_by(&held));
         tokio::select! {
             biased;
             () = std::future::ready(()), if is_due => {}
@@ -225,6 +228,7 @@ async fn keep_checkpoint(
                 match ticket {
                     Some(ticket) => {
                         let advance = watermark.lock().unwrap_or_else(PoisonError::into_inner).settle(ticket);
+                        held.add(advance.as_ref().map_or(&[], |advance| &advance.passed));
                         merge(&mut pending, advance);
                         failpoint::reached(Step::Settled);
                     }
@@ -242,6 +246,7 @@ async fn keep_checkpoint(
         checkpoint.write(&resume).await?;
         failpoint::reached(Step::Checkpointed);
         passed.into_iter().for_each(|cost| budget.give_back(cost));
+        held = Held::default();
         due = Instant::now() + checkpoint.interval();
     }
     Ok(())

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use rowmill_core::batch::{Batch, Table};
 use rowmill_core::binlog::RowBatch;
-use rowmill_core::envelope::{Envelope, Format, Part, SourceName};
+use rowmill_core::envelope::{Envelope, Escaping, Format, Part, SourceName};
 
 use crate::plugin::{row_json, table_json};
 
@@ -35,7 +35,13 @@ impl<'a, W: Write> Printer<'a, W> {
     /// Writes to `out`.
     pub fn new(out: &'a mut W, form: Form) -> Self {
         let source = SourceName { version: env!("CARGO_PKG_VERSION").to_owned(), name: "rowmill".to_owned() };
-        Self { out, form, envelope: Envelope::new(Format::Debezium, source), tables: Vec::new(), line: Vec::new() }
+        Self {
+            out,
+            form,
+            envelope: Envelope::new(Format::Debezium, Escaping::Plain, source),
+            tables: Vec::new(),
+            line: Vec::new(),
+        }
     }
 
     /// Writes a batch's rows, and the schema change that it has. False if nobody reads any more.

@@ -41,17 +41,23 @@ pub struct Lanes<T> {
     /// Groups that have a message waiting and none in flight, longest first.
     ready: VecDeque<String>,
     len: usize,
+    bytes: usize,
 }
 
 impl<T> Lanes<T> {
     /// Empty lanes.
     pub fn new(limits: RequestLimits) -> Self {
-        Self { limits, free: VecDeque::new(), lanes: HashMap::new(), ready: VecDeque::new(), len: 0 }
+        Self { limits, free: VecDeque::new(), lanes: HashMap::new(), ready: VecDeque::new(), len: 0, bytes: 0 }
     }
 
     /// Messages that wait.
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// Their bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Whether none waits.
@@ -62,6 +68,7 @@ impl<T> Lanes<T> {
     /// Takes a message in, behind all of its group.
     pub fn push(&mut self, message: Waiting<T>) {
         self.len += 1;
+        self.bytes += message.bytes;
         let Some(group) = &message.group else {
             self.free.push_back(message);
             return;
@@ -76,11 +83,23 @@ impl<T> Lanes<T> {
         }
     }
 
-    /// The message that waits last in a group, or among those without one.
-    pub fn last_mut(&mut self, group: Option<&str>) -> Option<&mut Waiting<T>> {
-        match group {
-            Some(group) => self.lanes.get_mut(group)?.waiting.back_mut(),
+    /// Takes a message in: `join` may put it into the last one of its group, or of those without one, and makes that one's
+    /// `bytes` more; or it gives the message back, to wait behind all of its group.
+    pub fn push_or_join(
+        &mut self,
+        message: Waiting<T>,
+        join: impl FnOnce(&mut Waiting<T>, Waiting<T>) -> Option<Waiting<T>>,
+    ) {
+        let last = match &message.group {
+            Some(group) => self.lanes.get_mut(group).and_then(|lane| lane.waiting.back_mut()),
             None => self.free.back_mut(),
+        };
+        let Some(last) = last else { return self.push(message) };
+        let before = last.bytes;
+        let alone = join(last, message);
+        self.bytes += last.bytes - before;
+        if let Some(alone) = alone {
+            self.push(alone);
         }
     }
 
@@ -117,6 +136,7 @@ impl<T> Lanes<T> {
             request.push(next);
         }
         self.len -= request.len();
+        self.bytes -= bytes;
         request
     }
 
@@ -136,6 +156,7 @@ impl<T> Lanes<T> {
     /// A message wasn't accepted: it goes again, before all others of its group.
     pub fn refused(&mut self, message: Waiting<T>) {
         self.len += 1;
+        self.bytes += message.bytes;
         let Some(group) = &message.group else {
             self.free.push_front(message);
             return;
@@ -173,6 +194,25 @@ mod tests {
         lanes.push(message(None, 5000, 26));
         assert_eq!(lanes.next_request().len(), 1, "too large by itself, it goes alone");
         assert!(lanes.is_empty());
+        assert_eq!(lanes.bytes(), 0);
+    }
+
+    #[test]
+    fn messages_join_the_last_of_their_group() {
+        let mut lanes = Lanes::new(LIMITS);
+        for (group, item) in [(1, 1), (2, 2), (1, 10), (1, 100)] {
+            lanes.push_or_join(message(Some(group), 5, item), |last, next| {
+                if last.bytes + next.bytes > 10 {
+                    return Some(next);
+                }
+                last.bytes += next.bytes;
+                last.item += next.item;
+                None
+            });
+        }
+        assert_eq!((lanes.len(), lanes.bytes()), (3, 20));
+        assert_eq!(lanes.next_request(), [message(Some(1), 10, 11), message(Some(2), 5, 2)]);
+        assert_eq!((lanes.len(), lanes.bytes()), (1, 5));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use rowmill_core::batch::{Operation, Table};
-use rowmill_core::envelope::Format;
+use rowmill_core::envelope::{Escaping, Format};
 use rowmill_core::route::{GroupTemplate, TableTemplate};
 use serde::Deserialize;
 
@@ -146,6 +146,16 @@ impl Sink {
     /// What its messages say beside their bodies.
     pub fn attributes(&self) -> &[Attribute] {
         if let SinkKind::Sqs(queue) = &self.kind { &queue.attributes } else { &[] }
+    }
+
+    /// How its messages' bodies are kept: of what is compressed, as they are.
+    pub fn escaping(&self) -> Escaping {
+        match &self.kind {
+            SinkKind::Sqs(queue) if queue.packing.is_none_or(|packing| packing.compression.is_none()) => {
+                Escaping::Escaped
+            }
+            _ => Escaping::Plain,
+        }
     }
 
     /// Of what its queue's URL is made, where it has one for each table.

@@ -2,16 +2,19 @@
 
 use std::time::Duration;
 
+use anyhow::Context;
 use aws_config::retry::RetryConfig;
 use aws_config::sts::AssumeRoleProvider;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, SdkConfig};
 use aws_sdk_sqs::config::{Region, SharedCredentialsProvider};
 
+use super::client::Client;
+use super::credentials::Credentials;
 use crate::config::{Queue, Role};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// For bodies that no queue takes.
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -42,9 +45,19 @@ impl Account {
         Self(config.into_builder().credentials_provider(credentials).build())
     }
 
-    /// A client of SQS with connections of its own.
+    /// A client of SQS for what is asked once.
     pub fn sqs(&self) -> aws_sdk_sqs::Client {
         aws_sdk_sqs::Client::new(&self.0)
+    }
+
+    /// A client of SQS for messages; `url` is where the other one asks.
+    ///
+    /// # Errors
+    /// If there is no region or nothing that gives credentials: the other one asks for nothing then.
+    pub fn client(&self, url: String) -> anyhow::Result<Client> {
+        let region = self.0.region().context("there is no region: set `region`, or AWS_REGION")?;
+        let credentials = self.0.credentials_provider().context("nothing gives credentials")?;
+        Ok(Client::new(url, region.to_string(), Credentials::new(credentials)))
     }
 
     /// A client of S3.

@@ -55,7 +55,7 @@ impl Lines {
             let mut next = Some(first);
             while let Some(Delivery { messages, receipt }) = next {
                 for message in &messages {
-                    lines.extend_from_slice(message.body.as_bytes());
+                    lines.extend_from_slice(message.body.plain().as_bytes());
                     lines.push(b'\n');
                 }
                 receipts.push(receipt);

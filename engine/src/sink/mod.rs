@@ -1,6 +1,9 @@
 //! Where messages go. A sink settles a message's receipt when the message is durable, never before.
 
 mod aws;
+mod body;
+mod client;
+mod credentials;
 mod large;
 mod lines;
 mod null;
@@ -12,7 +15,6 @@ mod tables;
 use std::sync::Arc;
 
 use anyhow::Context;
-use bytestring::ByteString;
 use futures_util::future::BoxFuture;
 use rowmill_core::batch::TableId;
 use rowmill_core::envelope::push_string;
@@ -20,13 +22,15 @@ use rowmill_core::progress::{Receipt, Ticket};
 use rowmill_core::route::sqs_id;
 use tokio::sync::mpsc;
 
+pub use body::Body;
+
 use crate::config::{self, SinkKind};
 
 /// A finished message.
 #[derive(Debug)]
 pub struct Message {
-    /// The body: UTF-8 without characters that SQS refuses.
-    pub body: ByteString,
+    /// The body.
+    pub body: Body,
     /// Within a group order is kept, where the sink keeps order. Empty where it needs none.
     pub group: String,
     /// The same for the same change, whenever it is sent. Empty where the sink needs none.
@@ -68,7 +72,7 @@ impl DeadLetters {
         text(",\"error\":", fault);
         text(",\"group\":", &group);
         text(",\"deduplication_id\":", &deduplication_id);
-        text(",\"body\":", &body);
+        text(",\"body\":", &body.plain());
         let mut label = ",\"attributes\":{";
         for (name, value) in &attributes {
             text(label, name);

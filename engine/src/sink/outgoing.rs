@@ -95,8 +95,10 @@ impl Outgoing {
 
     /// Its body is to go to a bucket, and its place there to the queue.
     pub fn place(&mut self, packing: Option<Packing>, store: &Store) {
-        let mut body = String::new();
-        self.for_each_piece(packing, |piece| body.push_str(piece));
+        let body = match self.instead.take().map(|instead| *instead) {
+            Some(Instead::Compressed(text)) => text,
+            _ => self.text(packing),
+        };
         self.instead = Some(Box::new(Instead::Stored(store.place(body.into()))));
     }
 
@@ -147,37 +149,46 @@ impl Outgoing {
         std::iter::once(self.first).chain(self.more)
     }
 
-    /// What leaves as its body, piece by piece.
-    fn for_each_piece(&self, packing: Option<Packing>, mut take: impl FnMut(&str)) {
+    /// Appends what leaves as its body, as it stands in a request.
+    fn push_escaped(&self, packing: Option<Packing>, out: &mut Vec<u8>) {
         match (self.instead.as_deref(), self.compression(packing)) {
-            (Some(Instead::Stored(stored)), _) => take(&stored.pointer),
-            (Some(Instead::Compressed(text)), _) => take(text),
-            (None, Some(compression)) => take(&compressed(&self.text(packing), compression)),
-            (None, None) => self.for_each_piece_of_text(packing, take),
+            (Some(Instead::Stored(stored)), _) => push_escaped(stored.pointer.as_bytes(), out),
+            (Some(Instead::Compressed(text)), _) => push_escaped(text.as_bytes(), out),
+            (None, Some(compression)) => push_escaped(compressed(&self.text(packing), compression).as_bytes(), out),
+            (None, None) => {
+                let [open, between, close] = self.around(packing);
+                push_escaped(open.as_bytes(), out);
+                self.first.0.body.push_escaped(out);
+                for (message, _) in &self.more {
+                    push_escaped(between.as_bytes(), out);
+                    message.body.push_escaped(out);
+                }
+                push_escaped(close.as_bytes(), out);
+            }
         }
     }
 
-    /// Its text before it is compressed, piece by piece.
-    fn for_each_piece_of_text(&self, packing: Option<Packing>, mut take: impl FnMut(&str)) {
-        let first = &self.first.0.body;
-        let Some(form) = self.form(packing) else { return take(first) };
-        let (open, between, close) = match form {
-            PackForm::Array => ("[", ",", "]"),
-            PackForm::Ndjson => ("", "\n", ""),
-        };
-        take(open);
-        take(first);
-        for (message, _) in &self.more {
-            take(between);
-            take(&message.body);
-        }
-        take(close);
-    }
-
+    /// Its text before it is compressed.
     fn text(&self, packing: Option<Packing>) -> String {
-        let mut text = String::with_capacity(self.more.len() * self.first.0.body.len());
-        self.for_each_piece_of_text(packing, |piece| text.push_str(piece));
+        let [open, between, close] = self.around(packing);
+        let mut text = String::with_capacity(self.more.len() * (self.first.0.body.len() + between.len()));
+        text.push_str(open);
+        text.push_str(&self.first.0.body.plain());
+        for (message, _) in &self.more {
+            text.push_str(between);
+            text.push_str(&message.body.plain());
+        }
+        text.push_str(close);
         text
+    }
+
+    /// What stands before its first row, between them, and behind the last.
+    fn around(&self, packing: Option<Packing>) -> [&'static str; 3] {
+        match self.form(packing) {
+            None => [""; 3],
+            Some(PackForm::Array) => ["[", ",", "]"],
+            Some(PackForm::Ndjson) => ["", "\n", ""],
+        }
     }
 
     /// Of several rows it is a function of the first and the last.
@@ -196,7 +207,7 @@ impl Outgoing {
         out.extend_from_slice(b"{\"Id\":\"");
         push_int(index, out);
         out.extend_from_slice(b"\",\"MessageBody\":\"");
-        self.for_each_piece(packing, |piece| push_escaped(piece.as_bytes(), out));
+        self.push_escaped(packing, out);
         out.push(b'"');
         // On a standard queue a group doesn't order messages: it shares the queue fairly.
         if !group.is_empty() {

@@ -1,13 +1,12 @@
 //! A request to a queue, and what comes of it.
 
-use aws_sdk_sqs::Client;
-use aws_sdk_sqs::config::http::HttpRequest;
-use aws_sdk_sqs::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
-use aws_sdk_sqs::operation::send_message_batch::SendMessageBatchOutput;
-use bytes::Bytes;
+use std::borrow::Cow;
+
 use rowmill_core::batch::json::push_string;
 use rowmill_core::lanes::{RequestLimits, Waiting};
+use serde::Deserialize;
 
+use super::client::{Client, Failure};
 use super::large::Store;
 use super::outgoing::Outgoing;
 use crate::config::Packing;
@@ -44,13 +43,49 @@ pub(super) struct Answer {
 /// What the queue said to a request.
 enum Said {
     /// Something of each entry.
-    Entries(SendMessageBatchOutput),
+    Entries(Output),
     /// It was no use now: it can't be reached, is throttling, or fails.
     NotNow(String),
     /// Nothing in time.
     Nothing(String),
     /// Nothing of it is accepted, because of what at least one message is.
     Never(String),
+}
+
+/// What became of a request's entries.
+/// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html>
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase")]
+struct Output {
+    #[serde(default)]
+    successful: Vec<Accepted>,
+    #[serde(default)]
+    failed: Vec<Refused>,
+}
+
+/// Beside what is of use, an entry has digests and numbers.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Accepted {
+    #[serde(deserialize_with = "index")]
+    id: Option<usize>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Refused {
+    #[serde(deserialize_with = "index")]
+    id: Option<usize>,
+    code: String,
+    sender_fault: bool,
+    #[serde(default)]
+    message: Option<String>,
+}
+
+/// Where an entry stands in its request; `None` of what we can't have sent.
+fn index<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
+    let id = Cow::<str>::deserialize(deserializer)?;
+    Ok(id.parse().ok().filter(|index| *index < LIMITS.messages))
 }
 
 /// Sends a request once. One that is refused as a whole for what it is is sent again message by message: the others
@@ -79,31 +114,24 @@ pub(super) async fn send(to: To, mut request: Request) -> Answer {
     answer
 }
 
-/// The SDK signs and sends, but doesn't write: it would build each entry out of copies, and escape it byte by byte, which
-/// costs several times what all else of a request does.
 async fn ask(to: &To, request: &Request) -> Said {
-    let body = Bytes::from(body(to, request));
-    let with_entries = move |request: &mut HttpRequest| {
-        request.headers_mut().insert("content-length", body.len().to_string());
-        *request.body_mut() = body.clone().into();
+    let failure = match to.client.call("SendMessageBatch", body(to, request)).await {
+        Ok(answer) => match serde_json::from_slice(&answer) {
+            Ok(output) => return Said::Entries(output),
+            Err(error) => return Said::NotNow(format!("the answer can't be read: {error}")),
+        },
+        Err(failure) => failure,
     };
-    let operation = to.client.send_message_batch().queue_url(&to.url).set_entries(Some(Vec::new()));
-    let error = match operation.customize().mutate_request(with_entries).send().await {
-        Ok(output) => return Said::Entries(output),
-        Err(error) => error,
-    };
-    let code = error.code().unwrap_or_default();
-    let text = match error.message() {
-        Some(message) => format!("{code}: {message}"),
-        None => DisplayErrorContext(&error).to_string(),
-    };
-    let code = code.strip_prefix("AWS.SimpleQueueService.").unwrap_or(code);
-    match code {
-        "InvalidMessageContents" | "BatchRequestTooLong" | "InvalidParameterValue" | "MissingParameter" => {
+    let text = failure.to_string();
+    match failure {
+        Failure::Late(_) => Said::Nothing(text),
+        Failure::Refused { code, .. }
+            if ["InvalidMessageContents", "BatchRequestTooLong", "InvalidParameterValue", "MissingParameter"]
+                .contains(&&*code) =>
+        {
             Said::Never(text)
         }
-        _ if matches!(error, SdkError::TimeoutError(_)) => Said::Nothing(text),
-        _ => Said::NotNow(text),
+        Failure::Refused { .. } | Failure::Failed(_) => Said::NotNow(text),
     }
 }
 
@@ -125,6 +153,12 @@ fn body(to: &To, request: &Request) -> Vec<u8> {
 }
 
 impl Answer {
+    /// Bytes of the request's messages.
+    pub fn bytes(&self) -> usize {
+        let all = self.accepted.iter().chain(&self.refused).chain(self.rejected.iter().map(|(message, _)| message));
+        all.map(|message| message.bytes).sum()
+    }
+
     /// Takes in what was said to a request.
     fn take(&mut self, request: Request, said: Said) {
         let output = match said {
@@ -140,14 +174,13 @@ impl Answer {
                 return;
             }
         };
-        let index = |id: &str| id.parse().ok().filter(|index: &usize| *index < LIMITS.messages);
         let mut accepted = [false; LIMITS.messages];
-        output.successful().iter().filter_map(|entry| index(entry.id())).for_each(|index| accepted[index] = true);
+        output.successful.iter().filter_map(|entry| entry.id).for_each(|index| accepted[index] = true);
         let mut faults: [Option<String>; LIMITS.messages] = Default::default();
-        for failure in output.failed() {
-            let text = format!("{}: {}", failure.code(), failure.message().unwrap_or_default());
-            match index(failure.id()) {
-                Some(index) if failure.sender_fault() => faults[index] = Some(text),
+        for Refused { id, code, sender_fault, message } in output.failed {
+            let text = format!("{code}: {}", message.unwrap_or_default());
+            match id {
+                Some(index) if sender_fault => faults[index] = Some(text),
                 _ => self.reason = Some(text),
             }
         }
@@ -167,7 +200,6 @@ impl Answer {
 
 #[cfg(test)]
 mod tests {
-    use aws_sdk_sqs::types::{BatchResultErrorEntry, SendMessageBatchResultEntry};
     use rowmill_core::position::{BinlogPosition, Resume};
     use rowmill_core::progress::{Cost, Watermark};
 
@@ -192,26 +224,24 @@ mod tests {
         let request: Request = request
             .map(|(body, receipt)| Waiting { group: None, bytes: 1, item: Outgoing::new(message(body), receipt) })
             .collect();
-        let success = SendMessageBatchResultEntry::builder().id("0").message_id("m").md5_of_message_body("d").build();
-        let failure = |id: &str, code: &str, sender: bool| {
-            BatchResultErrorEntry::builder().id(id).code(code).sender_fault(sender).build().expect("whole")
-        };
-        let output = SendMessageBatchOutput::builder()
-            .successful(success.expect("whole"))
-            .failed(failure("1", "InvalidMessageContents", true))
-            .failed(failure("2", "InternalError", false))
-            .failed(failure("99", "Nonsense", true))
-            .build()
-            .expect("whole");
+        let output = r#"{
+            "Successful": [{"Id": "0", "MessageId": "m", "MD5OfMessageBody": "d", "SequenceNumber": "18"}],
+            "Failed": [
+                {"Id": "1", "Code": "InvalidMessageContents", "SenderFault": true},
+                {"Id": "2", "Code": "InternalError", "SenderFault": false, "Message": "later"},
+                {"Id": "99", "Code": "Nonsense", "SenderFault": true}
+            ]
+        }"#;
+        let output = serde_json::from_str(output).expect("as SQS writes it");
         let mut answer = Answer::default();
         answer.take(request, Said::Entries(output));
         let bodies = |request: &[Waiting<Outgoing>]| -> Vec<String> {
-            request.iter().map(|waiting| waiting.item.message().body.to_string()).collect()
+            request.iter().map(|waiting| waiting.item.message().body.plain().into_owned()).collect()
         };
         assert_eq!(bodies(&answer.accepted), ["accepted"]);
         assert_eq!(bodies(&answer.refused), ["refused", "forgotten"]);
         assert!(answer.reason.is_some());
         let [(rejected, why)] = &answer.rejected[..] else { panic!("{} rejected", answer.rejected.len()) };
-        assert_eq!((&*rejected.item.message().body, why.as_str()), ("rejected", "InvalidMessageContents: "));
+        assert_eq!((&*rejected.item.message().body.plain(), why.as_str()), ("rejected", "InvalidMessageContents: "));
     }
 }

@@ -6,10 +6,10 @@
 //! retries.
 //! <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html>
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use aws_sdk_sqs::Client;
 use aws_sdk_sqs::error::{DisplayErrorContext, ProvideErrorMetadata};
 use aws_sdk_sqs::types::QueueAttributeName;
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::aws::Account;
+use super::client::Client;
 use super::large::Store;
 use super::outgoing::Outgoing;
 use super::request::{Answer, LIMITS, To, send};
@@ -34,8 +35,11 @@ use crate::failpoint::{self, Step};
 const REQUESTS_MAX: usize = 32;
 /// With fewer in flight, a request doesn't wait to be full.
 const REQUESTS_UNFULL_MAX: usize = 4;
-/// Messages that wait here; more wait where they come from.
+/// Messages that wait here, and their bytes; more wait where they come from.
 const WAITING_MAX: usize = 2_000;
+const WAITING_BYTES_MAX: usize = 4 << 20;
+/// Bytes of requests in flight: enough for a gigabyte a second where an answer takes 16 ms.
+const REQUESTS_BYTES_MAX: usize = 16 << 20;
 
 const RETRY_DELAY_MIN: Duration = Duration::from_millis(50);
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(20);
@@ -44,7 +48,6 @@ const RETRY_DELAY_MAX: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub(super) struct Sqs {
     name: String,
-    account: Account,
     client: Client,
     queue_url: String,
     fifo: bool,
@@ -58,8 +61,8 @@ pub(super) struct Sqs {
 impl Sqs {
     pub async fn open(name: &str, url: &str, queue: &Queue, account: Account) -> Result<Self, OpenError> {
         let Queue { on_error, packing, large_messages, .. } = queue;
-        let client = account.sqs();
-        let message_max = message_max(&client, url).await?;
+        let (message_max, endpoint) = look_up(&account.sqs(), url).await?;
+        let client = account.client(endpoint).map_err(OpenError::Refused)?;
         let store = match large_messages {
             Some(large_messages) => Some(Store::open(&account, large_messages).await?),
             None => None,
@@ -70,7 +73,6 @@ impl Sqs {
         });
         Ok(Self {
             name: name.to_owned(),
-            account,
             client,
             queue_url: url.to_owned(),
             fifo: url.ends_with(".fifo"),
@@ -107,15 +109,14 @@ impl Sqs {
 
     /// Takes a message in: packed with the last of its group, where that is wanted and there is room.
     fn take_in(&self, waiting: Waiting<Outgoing>, lanes: &mut Lanes<Outgoing>) {
-        if let Some(packing) = self.packing
-            && let Some(last) = lanes.last_mut(waiting.group.as_deref())
-            && last.bytes + waiting.bytes <= packing.bytes
-            && last.item.may_take(&waiting.item)
-        {
+        let Some(packing) = self.packing else { return lanes.push(waiting) };
+        lanes.push_or_join(waiting, |last, waiting| {
+            if last.bytes + waiting.bytes > packing.bytes || !last.item.may_take(&waiting.item) {
+                return Some(waiting);
+            }
             last.bytes += last.item.take(waiting.item);
-            return;
-        }
-        lanes.push(waiting);
+            None
+        });
     }
 
     /// A message that is never accepted for what it is: a dead letter, or the end.
@@ -139,6 +140,7 @@ impl Sqs {
         let dead_letters = dead_letters.filter(|_| self.on_error == OnError::DeadLetter);
         let mut lanes: Lanes<Outgoing> = Lanes::new(LIMITS);
         let mut requests: JoinSet<Answer> = JoinSet::new();
+        let mut bytes_in_flight = 0;
         let mut pause: Option<Pause> = None;
         // Halved where the queue refuses, one more where it accepts: what a throttled account can take is found out.
         let mut requests_max = REQUESTS_MAX;
@@ -147,6 +149,7 @@ impl Sqs {
             let paused = pause.as_ref().is_some_and(Pause::is_on);
             while !paused
                 && requests.len() < requests_max
+                && bytes_in_flight < REQUESTS_BYTES_MAX
                 && (requests.len() < REQUESTS_UNFULL_MAX || lanes.has_full_request())
             {
                 let mut request = lanes.next_request();
@@ -154,6 +157,7 @@ impl Sqs {
                     break;
                 }
                 request.iter_mut().for_each(|waiting| waiting.item.seal());
+                bytes_in_flight += request.iter().map(|waiting| waiting.bytes).sum::<usize>();
                 let to = To {
                     client: self.client.clone(),
                     url: self.queue_url.clone(),
@@ -167,7 +171,7 @@ impl Sqs {
                 return Ok(());
             }
             tokio::select! {
-                delivery = deliveries.recv(), if open && lanes.len() < WAITING_MAX => match delivery {
+                delivery = deliveries.recv(), if open && lanes.len() < WAITING_MAX && lanes.bytes() < WAITING_BYTES_MAX => match delivery {
                     Some(Delivery { messages, receipt }) => {
                         let receipts = receipt.split(messages.len());
                         for (message, receipt) in messages.into_iter().zip(receipts) {
@@ -182,7 +186,9 @@ impl Sqs {
                     None => open = false,
                 },
                 Some(answer) = requests.join_next() => {
-                    let Answer { accepted, refused, reason, is_late, rejected } = answer.context("a request's task failed")?;
+                    let answer = answer.context("a request's task failed")?;
+                    bytes_in_flight -= answer.bytes();
+                    let Answer { accepted, refused, reason, is_late, rejected } = answer;
                     if !accepted.is_empty() {
                         failpoint::reached(Step::Accepted);
                     }
@@ -204,7 +210,7 @@ impl Sqs {
                                 warn!(sink = self.name, messages = failed, ?delay, reason, "not accepted, trying again");
                                 if is_late {
                                     // Its other connections may be as dead, and would be waited for one by one.
-                                    self.client = self.account.sqs();
+                                    self.client = self.client.reconnected();
                                 }
                             }
                         }
@@ -258,13 +264,20 @@ impl Pause {
     }
 }
 
-/// Asks a queue for what it takes: so it is known to be there.
-async fn message_max(client: &Client, url: &str) -> Result<usize, OpenError> {
+/// Asks a queue how large its messages may be: so it is known to be there. Gives where it was asked, too.
+async fn look_up(client: &aws_sdk_sqs::Client, url: &str) -> Result<(usize, String), OpenError> {
     let request = client.get_queue_attributes().queue_url(url).attribute_names(QueueAttributeName::MaximumMessageSize);
+    let endpoint: Arc<OnceLock<String>> = Arc::default();
+    let asked = Arc::clone(&endpoint);
+    // The SDK knows it by its region, the environment and the user's profile.
+    let request = request.customize().mutate_request(move |request| {
+        asked.get_or_init(|| request.uri().to_owned());
+    });
     let error = match request.send().await {
         Ok(output) => {
             let size = output.attributes().and_then(|all| all.get(&QueueAttributeName::MaximumMessageSize));
-            return Ok(size.and_then(|size| size.parse().ok()).unwrap_or(LIMITS.bytes));
+            let size = size.and_then(|size| size.parse().ok()).unwrap_or(LIMITS.bytes);
+            return Ok((size, endpoint.get().cloned().unwrap_or_default()));
         }
         Err(error) => error,
     };
@@ -292,7 +305,7 @@ fn certain_when_compressed(message_max: usize) -> usize {
 }
 
 fn refusal(queue_url: &str, message: &Message, text: &str) -> anyhow::Error {
-    let start: String = message.body.chars().take(200).collect();
+    let start: String = message.body.plain().chars().take(200).collect();
     anyhow!(
         "the queue {queue_url} refuses a message for what it is ({text}); group `{}`, {} bytes, beginning {start}; \
          drop or change such rows by a transform, or set `on_error = \"dead-letter\"` for this sink",

@@ -42,10 +42,30 @@ impl Budget {
         self.bytes.add_permits(share.bytes as usize);
     }
 
-    /// Whether more than half is taken.
-    pub fn is_short(&self) -> bool {
-        self.rows.available_permits() * 2 < self.limits.rows as usize
-            || self.bytes.available_permits() * 2 < self.limits.bytes as usize
+    /// Whether batches that were delivered hold half of it, and less than half is left: who reads may wait for them.
+    pub fn is_held_up_by(&self, delivered: &Held) -> bool {
+        let is_short = |left: &Semaphore, limit: u32, held: u64| {
+            left.available_permits() * 2 < limit as usize && held * 2 >= u64::from(limit)
+        };
+        is_short(&self.rows, self.limits.rows, delivered.rows)
+            || is_short(&self.bytes, self.limits.bytes, delivered.bytes)
+    }
+}
+
+/// What batches hold together.
+#[derive(Debug, Default)]
+pub struct Held {
+    rows: u64,
+    bytes: u64,
+}
+
+impl Held {
+    /// So many batches more.
+    pub fn add(&mut self, passed: &[Cost]) {
+        for cost in passed {
+            self.rows += u64::from(cost.rows);
+            self.bytes += u64::from(cost.bytes);
+        }
     }
 }
 
@@ -59,7 +79,11 @@ mod tests {
         let budget = Budget::new(InFlight { rows: 10, bytes: 100 });
         let cost = Cost { rows: 6, bytes: 10 };
         assert!(budget.take(cost).now_or_never().is_some());
-        assert!(budget.is_short());
+        let mut held = Held::default();
+        held.add(&[Cost { rows: 4, bytes: 9 }]);
+        assert!(!budget.is_held_up_by(&held), "most of it is still on its way");
+        held.add(&[Cost { rows: 1, bytes: 1 }]);
+        assert!(budget.is_held_up_by(&held));
         assert!(budget.take(cost).now_or_never().is_none(), "no room for a second");
         budget.give_back(cost);
         assert!(budget.take(Cost { rows: 1, bytes: 1_000_000 }).now_or_never().is_some(), "too large takes all");

@@ -22,7 +22,7 @@ use rowmill_core::position::Resume;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
-pub use budget::Budget;
+pub use budget::{Budget, Held};
 use lag::Lag;
 use place::{By, LocateError, Place};
 use preflight::{ConnectError, Flavor, Server};

@@ -14,7 +14,7 @@ use mysql_async::prelude::Queryable;
 use rowmill::transform::{Chain, Loader, Settings};
 use rowmill_core::batch::{Batch, Table};
 use rowmill_core::binlog::{Decoder, Needs, Next, RowBatch, Select};
-use rowmill_core::envelope::{Envelope, Format, Part, SourceName};
+use rowmill_core::envelope::{Envelope, Escaping, Format, Part, SourceName};
 use rowmill_core::position::{BinlogPosition, Resume};
 use rowmill_tests::{Drain, Drained, Engine, EngineConfig, MySql, Process, scratch, top};
 use serde_json::Value;
@@ -446,7 +446,8 @@ fn parts(Workload { path, file, .. }: &Workload) -> anyhow::Result<()> {
 
     let batches = all(None)?;
     let bytes: usize = batches.iter().map(|batch| batch.bytes.len()).sum();
-    let mut envelope = Envelope::new(Format::Debezium, SourceName { version: String::new(), name: String::new() });
+    let mut envelope =
+        Envelope::new(Format::Debezium, Escaping::Plain, SourceName { version: String::new(), name: String::new() });
     let started = Instant::now();
     let mut body = Vec::new();
     for batch in &batches {

@@ -1,9 +1,10 @@
 //! A row change, with what every format says of it.
 
+use rowmill_batch::json::{Literal, push_escaped};
 use rowmill_batch::{Batch, Cell, Column, ColumnIndex, Image, Operation, Row, Table};
 
-use super::json::push_string;
-use super::value::push_cell;
+use super::json::{Escaping, push_string};
+use super::value::push_cell_as;
 
 /// Who the envelope says it comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +41,9 @@ impl Part {
     }
 }
 
+/// A column, its label as [`TableText`] has it, and its value.
+pub(super) type Labelled<'a> = (&'a Column, &'a Literal, Cell<'a>);
+
 /// A change to be written.
 pub(super) struct Change<'a> {
     pub source: &'a SourceName,
@@ -73,24 +77,24 @@ impl<'a> Change<'a> {
         Self { source, table, text, origin: row_origin(text, batch, row), operation, before, after, is_last, now_us }
     }
 
-    /// The columns of the row as it is now, of a deleted row as it was: each one's description, its name as JSON with
-    /// a colon behind it, and its value. What the newer image doesn't have is as it was before.
-    pub fn newest(&self) -> impl Iterator<Item = (&'a Column, &'a [u8], Cell<'a>)> {
+    /// The columns of the row as it is now, of a deleted row as it was. What the newer image doesn't have is as it was
+    /// before.
+    pub fn newest(&self) -> impl Iterator<Item = Labelled<'a>> {
         let Self { table, text, before, after, .. } = *self;
         (0..).map(ColumnIndex).zip(&table.columns).zip(&text.columns).map(move |((index, column), name)| {
             let cell = |image: Option<Image<'a>>| image.map_or(Cell::Absent, |image| image.cell(index));
             let cell = if cell(after) == Cell::Absent { cell(before) } else { cell(after) };
-            (column, &name[..], cell)
+            (column, name, cell)
         })
     }
 
     /// The columns that an update changed, as they were.
-    pub fn changed(&self) -> impl Iterator<Item = (&'a Column, &'a [u8], Cell<'a>)> {
+    pub fn changed(&self) -> impl Iterator<Item = Labelled<'a>> {
         let Self { table, text, before, after, .. } = *self;
         let images = before.zip(after);
         (0..).map(ColumnIndex).zip(&table.columns).zip(&text.columns).filter_map(move |((index, column), name)| {
             let (before, after) = images.map(|(before, after)| (before.cell(index), after.cell(index)))?;
-            (before != after && after != Cell::Absent).then_some((column, &name[..], before))
+            (before != after && after != Cell::Absent).then_some((column, name, before))
         })
     }
 
@@ -116,8 +120,8 @@ impl<'a> Change<'a> {
 /// What is the same in every row of a table.
 #[derive(Debug, Clone)]
 pub(super) struct TableText {
-    /// `"name":` of each column.
-    pub columns: Vec<Vec<u8>>,
+    /// `,"name":` of each column.
+    pub columns: Vec<Literal>,
     /// `,"db":...,"sequence":null`
     pub schema: Vec<u8>,
     /// `,"table":...`
@@ -137,16 +141,24 @@ pub(super) fn schema_text(schema: &str) -> Vec<u8> {
 }
 
 impl TableText {
-    pub fn new(table: &Table) -> Self {
+    /// The columns as they are to be written, all else plain.
+    pub fn new(table: &Table, escaping: Escaping) -> Self {
         let labelled = |label: &[u8], text: &str| {
             let mut out = label.to_vec();
             push_string(text, &mut out);
             out
         };
         let column = |column: &Column| {
-            let mut out = labelled(b"", &column.name);
+            let mut out = labelled(b",", &column.name);
             out.push(b':');
-            out
+            match escaping {
+                Escaping::Plain => Literal::new(&out),
+                Escaping::Escaped => {
+                    let mut escaped = Vec::new();
+                    push_escaped(&out, &mut escaped);
+                    Literal::new(&escaped)
+                }
+            }
         };
         Self {
             columns: table.columns.iter().map(column).collect(),
@@ -160,6 +172,7 @@ impl TableText {
 }
 
 /// Where a change comes from.
+#[derive(Clone, Copy)]
 pub(super) struct Origin<'a> {
     pub time_us: i64,
     /// As [`TableText`] has them.
@@ -195,33 +208,43 @@ pub(super) fn time_us(commit_time_us: i64, begin_time_us: i64) -> i64 {
 }
 
 /// Appends an image as an object, without the columns that it doesn't have; `null` for none.
-pub(super) fn push_image(change: &Change<'_>, image: Option<Image<'_>>, out: &mut Vec<u8>) {
+pub(super) fn push_image(change: &Change<'_>, image: Option<Image<'_>>, escaping: Escaping, out: &mut Vec<u8>) {
     let Some(image) = image else {
         out.extend_from_slice(b"null");
         return;
     };
-    out.push(b'{');
     let columns = change.table.columns.iter().zip(&change.text.columns).zip(image.cells());
-    push_columns(columns.map(|((column, name), cell)| (column, &name[..], cell)), push_cell, out);
-    out.push(b'}');
+    let push_cell = |column: &Column, cell: Cell<'_>, out: &mut Vec<u8>| push_cell_as(column, cell, escaping, out);
+    push_object(columns.map(|((column, label), cell)| (column, label, cell)), push_cell, out);
 }
 
-/// Appends columns as an object has them: `"id":7,"note":null`. Those that aren't there are left out.
+/// Appends columns as an object. Those that aren't there are left out.
 #[inline]
-pub(super) fn push_columns<'a>(
-    columns: impl Iterator<Item = (&'a Column, &'a [u8], Cell<'a>)>,
+pub(super) fn push_object<'a>(
+    columns: impl Iterator<Item = Labelled<'a>>,
     push_value: impl Fn(&Column, Cell<'_>, &mut Vec<u8>),
     out: &mut Vec<u8>,
 ) {
     let start = out.len();
-    for (column, name, cell) in columns {
-        if cell == Cell::Absent {
-            continue;
+    push_columns(columns, push_value, out);
+    match out.get_mut(start) {
+        Some(comma) => *comma = b'{',
+        None => out.push(b'{'),
+    }
+    out.push(b'}');
+}
+
+/// Appends columns with a comma before each: `,"id":7,"note":null`. Those that aren't there are left out.
+#[inline]
+pub(super) fn push_columns<'a>(
+    columns: impl Iterator<Item = Labelled<'a>>,
+    push_value: impl Fn(&Column, Cell<'_>, &mut Vec<u8>),
+    out: &mut Vec<u8>,
+) {
+    for (column, label, cell) in columns {
+        if cell != Cell::Absent {
+            label.push_to(out);
+            push_value(column, cell, out);
         }
-        if out.len() > start {
-            out.push(b',');
-        }
-        out.extend_from_slice(name);
-        push_value(column, cell, out);
     }
 }

@@ -4,7 +4,7 @@
 //! and as it is, its values as in Debezium's envelope.
 
 use super::change::{Change, push_image};
-use super::json::{push_int, push_string, push_time};
+use super::json::{Escaping, push_int, push_string, push_time};
 
 /// Appends a change.
 pub(super) fn write(change: &Change<'_>, out: &mut Vec<u8>) {
@@ -31,8 +31,8 @@ pub(super) fn write(change: &Change<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b",\"serverid\":\"");
     push_int(origin.server_id, out);
     out.extend_from_slice(b"\",\"data\":{\"before\":");
-    push_image(change, *before, out);
+    push_image(change, *before, Escaping::Plain, out);
     out.extend_from_slice(b",\"after\":");
-    push_image(change, *after, out);
+    push_image(change, *after, Escaping::Plain, out);
     out.extend_from_slice(b"}}");
 }

@@ -7,28 +7,124 @@
 //! number beyond a signed 64-bit integer is written as what it is. A column that the row image
 //! doesn't have is left out of its object: it isn't NULL.
 
+use rowmill_batch::json::Literal;
+
 use super::change::{Change, Origin, SourceName, push_image, schema_text, time_us};
-use super::json::{push_int, push_string};
+use super::json::{Escaping, push_int, push_string};
 use crate::binlog::SchemaChange;
 
-/// Appends a change.
-pub(super) fn write(change: &Change<'_>, out: &mut Vec<u8>) {
-    let Change { source, origin, before, after, now_us, .. } = change;
-    out.extend_from_slice(b"{\"before\":");
-    push_image(change, *before, out);
-    out.extend_from_slice(b",\"after\":");
-    push_image(change, *after, out);
-    out.push(b',');
-    push_source(source, origin, out);
-    out.extend_from_slice(b",\"transaction\":null,\"op\":\"");
-    out.push(change.code());
-    out.extend_from_slice(b"\",\"ts_ms\":");
-    push_int(now_us / 1000, out);
-    out.extend_from_slice(b",\"ts_us\":");
-    push_int(*now_us, out);
-    out.extend_from_slice(b",\"ts_ns\":");
-    push_int(now_us * 1000, out);
-    out.push(b'}');
+/// Writes changes. All rows of an event have most of what isn't the row's own in common, so that is kept.
+#[derive(Debug, Clone)]
+pub(super) struct Writer {
+    escaping: Escaping,
+    before: Literal,
+    after: Literal,
+    event: EventText,
+}
+
+/// What rows of one event, written at one time, have in common.
+#[derive(Debug, Clone, Default)]
+struct EventText {
+    of: EventKey,
+    /// `,"source":` to the row's number.
+    until_row: Vec<u8>,
+    /// From behind it to the operation.
+    until_operation: Vec<u8>,
+    /// From behind it to the end.
+    until_end: Vec<u8>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct EventKey {
+    schema: Vec<u8>,
+    table: Vec<u8>,
+    gtid: String,
+    file: String,
+    position: u64,
+    time_us: i64,
+    now_us: i64,
+    server_id: u32,
+    thread_id: u32,
+}
+
+impl Writer {
+    pub fn new(escaping: Escaping) -> Self {
+        let literal = |text: &[u8]| {
+            let mut text = text.to_vec();
+            escaping.rewrite(0, &mut text);
+            Literal::new(&text)
+        };
+        Self { escaping, before: literal(b"{\"before\":"), after: literal(b",\"after\":"), event: EventText::default() }
+    }
+
+    /// Appends a change.
+    pub fn write(&mut self, change: &Change<'_>, out: &mut Vec<u8>) {
+        self.event.be_of(change, self.escaping);
+        let EventText { until_row, until_operation, until_end, .. } = &self.event;
+        self.before.push_to(out);
+        push_image(change, change.before, self.escaping, out);
+        self.after.push_to(out);
+        push_image(change, change.after, self.escaping, out);
+        out.extend_from_slice(until_row);
+        push_int(change.origin.row, out);
+        out.extend_from_slice(until_operation);
+        out.push(change.code());
+        out.extend_from_slice(until_end);
+    }
+}
+
+impl EventText {
+    /// Makes it that of a change's event.
+    fn be_of(&mut self, change: &Change<'_>, escaping: Escaping) {
+        let Change { source, origin, now_us, .. } = change;
+        if self.of.is_of(origin, *now_us) {
+            return;
+        }
+        self.of.be_of(origin, *now_us);
+        let Self { of: _, until_row, until_operation, until_end } = self;
+        for text in [&mut *until_row, until_operation, until_end] {
+            text.clear();
+        }
+        until_row.extend_from_slice(b",");
+        push_source_until_row(source, origin, until_row);
+        push_source_behind_row(origin, until_operation);
+        until_operation.extend_from_slice(b",\"transaction\":null,\"op\":\"");
+        until_end.extend_from_slice(b"\",\"ts_ms\":");
+        push_int(now_us / 1000, until_end);
+        until_end.extend_from_slice(b",\"ts_us\":");
+        push_int(*now_us, until_end);
+        until_end.extend_from_slice(b",\"ts_ns\":");
+        push_int(now_us * 1000, until_end);
+        until_end.push(b'}');
+        for text in [until_row, until_operation, until_end] {
+            escaping.rewrite(0, text);
+        }
+    }
+}
+
+impl EventKey {
+    fn is_of(&self, origin: &Origin<'_>, now: i64) -> bool {
+        let Self { schema, table, gtid, file, position, time_us, now_us, server_id, thread_id } = self;
+        // What differs most often comes first.
+        *position == origin.position
+            && gtid == origin.gtid
+            && *now_us == now
+            && *time_us == origin.time_us
+            && (*server_id, *thread_id) == (origin.server_id, origin.thread_id)
+            && table == origin.table
+            && schema == origin.schema
+            && file == origin.file
+    }
+
+    fn be_of(&mut self, origin: &Origin<'_>, now: i64) {
+        let Self { schema, table, gtid, file, position, time_us, now_us, server_id, thread_id } = self;
+        origin.schema.clone_into(schema);
+        origin.table.clone_into(table);
+        origin.gtid.clone_into(gtid);
+        origin.file.clone_into(file);
+        (*position, *time_us, *now_us) = (origin.position, origin.time_us, now);
+        (*server_id, *thread_id) = (origin.server_id, origin.thread_id);
+    }
 }
 
 /// Appends a schema change, as the connector's schema change topic has it. Statements aren't parsed:
@@ -46,7 +142,9 @@ pub(super) fn write_schema_change(source: &SourceName, change: &SchemaChange, no
         thread_id: change.thread_id,
     };
     out.push(b'{');
-    push_source(source, &origin, out);
+    push_source_until_row(source, &origin, out);
+    push_int(origin.row, out);
+    push_source_behind_row(&origin, out);
     out.extend_from_slice(b",\"ts_ms\":");
     push_int(now_us / 1000, out);
     out.extend_from_slice(b",\"databaseName\":");
@@ -56,7 +154,7 @@ pub(super) fn write_schema_change(source: &SourceName, change: &SchemaChange, no
     out.extend_from_slice(b",\"tableChanges\":[]}");
 }
 
-fn push_source(source: &SourceName, origin: &Origin<'_>, out: &mut Vec<u8>) {
+fn push_source_until_row(source: &SourceName, origin: &Origin<'_>, out: &mut Vec<u8>) {
     let Origin { time_us, .. } = *origin;
     out.extend_from_slice(b"\"source\":{\"version\":");
     push_string(&source.version, out);
@@ -82,7 +180,9 @@ fn push_source(source: &SourceName, origin: &Origin<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b",\"pos\":");
     push_int(origin.position, out);
     out.extend_from_slice(b",\"row\":");
-    push_int(origin.row, out);
+}
+
+fn push_source_behind_row(origin: &Origin<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b",\"thread\":");
     match origin.thread_id {
         0 => out.extend_from_slice(b"null"),

@@ -1,8 +1,76 @@
 //! JSON as SQS takes it.
 
-use crate::binlog::civil_from_days;
+use rowmill_batch::json::push_escaped;
 pub use rowmill_batch::json::push_string;
 pub(super) use rowmill_batch::json::push_utf8;
+
+use crate::binlog::civil_from_days;
+
+/// What JSON is written for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Escaping {
+    /// To be read.
+    Plain,
+    /// To stand between the quotes of a JSON string, as a message's body does in a request to SQS. Most of what would be
+    /// escaped there is known beforehand.
+    Escaped,
+}
+
+impl Escaping {
+    /// What a string begins and ends with.
+    pub(super) fn quote(self) -> &'static [u8] {
+        match self {
+            Self::Plain => b"\"",
+            Self::Escaped => b"\\\"",
+        }
+    }
+
+    /// Appends a string.
+    #[inline]
+    pub(super) fn push_utf8(self, text: &[u8], out: &mut Vec<u8>) {
+        match self {
+            Self::Plain => push_utf8(text, out),
+            Self::Escaped => {
+                out.extend_from_slice(self.quote());
+                let start = out.len();
+                push_escaped(text, out);
+                if out.len() != start + text.len() {
+                    self.rewrite(start, out);
+                }
+                out.extend_from_slice(self.quote());
+            }
+        }
+    }
+
+    /// Makes of plain JSON, from a place on, what is wanted.
+    pub(super) fn rewrite(self, start: usize, out: &mut Vec<u8>) {
+        if self == Self::Escaped {
+            let plain = out.split_off(start);
+            push_escaped(&plain, out);
+        }
+    }
+}
+
+/// How many bytes JSON has that stands between the quotes of a JSON string. Whoever wrote it escaped in it what SQS
+/// refuses, so that there is nothing but pairs of a backslash, and a quote or another backslash.
+pub fn plain_len(escaped: &[u8]) -> usize {
+    let pairs = escaped.iter().filter(|byte| matches!(byte, b'\\' | b'"')).count() / 2;
+    escaped.len() - pairs
+}
+
+/// The JSON that stands between the quotes of a JSON string; see [`plain_len`].
+pub fn plain(escaped: &str) -> String {
+    let mut plain = String::with_capacity(escaped.len());
+    let mut rest = escaped;
+    while let Some((before, pair)) = rest.split_once('\\') {
+        plain.push_str(before);
+        let mut pair = pair.chars();
+        plain.extend(pair.next());
+        rest = pair.as_str();
+    }
+    plain.push_str(rest);
+    plain
+}
 
 /// Appends a number.
 pub fn push_int(number: impl itoa::Integer, out: &mut Vec<u8>) {
@@ -33,10 +101,10 @@ pub(super) fn push_time(time_us: i64, out: &mut Vec<u8>) {
 }
 
 /// Appends bytes as a string of base64.
-pub(super) fn push_base64(bytes: &[u8], out: &mut Vec<u8>) {
-    out.push(b'"');
+pub(super) fn push_base64(bytes: &[u8], escaping: Escaping, out: &mut Vec<u8>) {
+    out.extend_from_slice(escaping.quote());
     base64_simd::STANDARD.encode_append(bytes, out);
-    out.push(b'"');
+    out.extend_from_slice(escaping.quote());
 }
 
 #[cfg(test)]
@@ -49,10 +117,18 @@ mod tests {
         fn strings_read_back_and_please_sqs(text in "(?s)[\\x00-\\x1f\"\\\\a-c\u{e9}\u{ffef}\u{fffd}-\u{ffff}\u{10000}]{0,40}") {
             let mut out = Vec::new();
             push_string(&text, &mut out);
-            prop_assert_eq!(serde_json::from_slice::<String>(&out).expect("JSON"), text);
+            prop_assert_eq!(serde_json::from_slice::<String>(&out).expect("JSON"), text.as_str());
             let written = String::from_utf8(out).expect("UTF-8");
             let refused = |c: char| c < ' ' || c == '\u{fffe}' || c == '\u{ffff}';
             prop_assert!(!written.contains(refused), "{}", written);
+
+            let mut escaped = Vec::new();
+            Escaping::Escaped.push_utf8(text.as_bytes(), &mut escaped);
+            let mut expected = Vec::new();
+            push_escaped(written.as_bytes(), &mut expected);
+            prop_assert_eq!(&escaped, &expected);
+            prop_assert_eq!(plain_len(&escaped), written.len());
+            prop_assert_eq!(plain(std::str::from_utf8(&escaped).expect("UTF-8")), written);
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use rowmill_batch::{Cell, Column, Kind};
 
-use super::change::{Change, push_columns};
+use super::change::{Change, push_object};
 use super::json::{push_int, push_raw, push_string, push_utf8};
 use super::value::push_cell;
 
@@ -35,18 +35,12 @@ pub(super) fn write(change: &Change<'_>, out: &mut Vec<u8>) {
         out.extend_from_slice(b",\"thread_id\":");
         push_int(origin.thread_id, out);
     }
-    out.extend_from_slice(b",\"data\":{");
-    push_columns(change.newest(), push_value, out);
-    out.push(b'}');
-    let at = out.len();
-    out.extend_from_slice(b",\"old\":{");
-    let start = out.len();
-    push_columns(change.changed(), push_value, out);
+    out.extend_from_slice(b",\"data\":");
+    push_object(change.newest(), push_value, out);
     // An update that changed nothing has no `old`.
-    if out.len() == start {
-        out.truncate(at);
-    } else {
-        out.push(b'}');
+    if change.changed().next().is_some() {
+        out.extend_from_slice(b",\"old\":");
+        push_object(change.changed(), push_value, out);
     }
     out.push(b'}');
 }

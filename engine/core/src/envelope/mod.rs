@@ -11,7 +11,7 @@ mod value;
 use rowmill_batch::{Batch, Row, Table, TableId};
 
 pub use change::{Part, SourceName};
-pub use json::{push_int, push_string};
+pub use json::{Escaping, plain, plain_len, push_int, push_string};
 pub use value::{push_cell, push_cell_text, push_image};
 
 use change::{Change, TableText};
@@ -36,15 +36,17 @@ pub enum Format {
 #[derive(Debug, Clone)]
 pub struct Envelope {
     format: Format,
+    escaping: Escaping,
     source: SourceName,
+    debezium: debezium::Writer,
     /// By table id.
     tables: Vec<Option<TableText>>,
 }
 
 impl Envelope {
     /// For changes of one server.
-    pub fn new(format: Format, source: SourceName) -> Self {
-        Self { format, source, tables: Vec::new() }
+    pub fn new(format: Format, escaping: Escaping, source: SourceName) -> Self {
+        Self { format, escaping, source, debezium: debezium::Writer::new(escaping), tables: Vec::new() }
     }
 
     /// Appends a row of `table`, or the part of it that [`Part::of`] says. `now_us` is the wall clock in
@@ -63,19 +65,25 @@ impl Envelope {
         if self.tables.len() <= index {
             self.tables.resize_with(index + 1, || None);
         }
-        let text = self.tables[index].get_or_insert_with(|| TableText::new(table));
+        let is_debezium = self.format == Format::Debezium;
+        let escaping = if is_debezium { self.escaping } else { Escaping::Plain };
+        let text = self.tables[index].get_or_insert_with(|| TableText::new(table, escaping));
         let change = Change::new(&self.source, (table, text), batch, row, part, now_us);
+        let start = out.len();
         match self.format {
-            Format::Debezium => debezium::write(&change, out),
+            Format::Debezium => return self.debezium.write(&change, out),
             Format::CloudEvents => cloudevents::write(&change, out),
             Format::Maxwell => maxwell::write(&change, out),
             Format::Row => row::write(&change, out),
         }
+        self.escaping.rewrite(start, out);
     }
 
     /// Appends a schema change, as Debezium's connector has it in its schema change topic.
     pub fn write_schema_change(&self, change: &SchemaChange, now_us: i64, out: &mut Vec<u8>) {
+        let start = out.len();
         debezium::write_schema_change(&self.source, change, now_us, out);
+        self.escaping.rewrite(start, out);
     }
 }
 
@@ -171,13 +179,18 @@ mod tests {
             ("maxwell", Format::Maxwell),
             ("row", Format::Row),
         ] {
-            let mut envelope = Envelope::new(format, source.clone());
+            let mut envelope = Envelope::new(format, Escaping::Plain, source.clone());
+            let mut in_string = Envelope::new(format, Escaping::Escaped, source.clone());
             let mut written = String::new();
             for part in [Part::Whole, Part::OldKey, Part::NewKey] {
                 let mut out = Vec::new();
                 envelope.write(&table, &batch, &row, part, 6_000_001, &mut out);
                 let text = String::from_utf8(out).expect("UTF-8");
                 serde_json::from_str::<serde_json::Value>(&text).expect("JSON");
+                let mut escaped = b"\"".to_vec();
+                in_string.write(&table, &batch, &row, part, 6_000_001, &mut escaped);
+                escaped.push(b'"');
+                assert_eq!(serde_json::from_slice::<String>(&escaped).expect("a string"), text);
                 written += &format!("{part:?}\n{text}\n");
             }
             insta::assert_snapshot!(name, written.replace(",\"", ",\n\"").replace(":{", ":{\n"));

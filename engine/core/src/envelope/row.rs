@@ -10,14 +10,11 @@ use super::value::push_cell;
 
 /// Appends a change.
 pub(super) fn write(change: &Change<'_>, out: &mut Vec<u8>) {
-    out.push(b'{');
     let start = out.len();
     push_columns(change.newest(), push_cell, out);
-    if out.len() > start {
-        out.push(b',');
-    }
     let deleted = change.operation == Operation::Delete;
-    out.extend_from_slice(if deleted { b"\"__deleted\":\"true\"" } else { b"\"__deleted\":\"false\"" });
+    out.extend_from_slice(if deleted { b",\"__deleted\":\"true\"" } else { b",\"__deleted\":\"false\"" });
+    out[start] = b'{';
     out.extend_from_slice(b",\"__op\":\"");
     out.push(change.code());
     out.extend_from_slice(b"\",\"__db\":");

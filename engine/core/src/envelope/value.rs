@@ -2,7 +2,7 @@
 
 use rowmill_batch::{Cell, Column, Image, Kind, Table};
 
-use super::json::{push_base64, push_int, push_string, push_utf8};
+use super::json::{Escaping, push_base64, push_int, push_string};
 
 /// Stands for a value that the binlog doesn't have though it changed: Debezium's own placeholder
 /// (`unavailable.value.placeholder`).
@@ -10,10 +10,14 @@ const UNAVAILABLE: &str = "__debezium_unavailable_value";
 
 /// Appends a value as JSON. A column that the row image doesn't have is `null`, as NULL is.
 pub fn push_cell(column: &Column, cell: Cell<'_>, out: &mut Vec<u8>) {
+    push_cell_as(column, cell, Escaping::Plain, out);
+}
+
+pub(super) fn push_cell_as(column: &Column, cell: Cell<'_>, escaping: Escaping, out: &mut Vec<u8>) {
     match cell {
         Cell::Absent | Cell::Null => out.extend_from_slice(b"null"),
-        Cell::Value(bytes) => push_value(column, bytes, out),
-        Cell::Changes(_) => push_string(UNAVAILABLE, out),
+        Cell::Value(bytes) => push_value(column, bytes, escaping, out),
+        Cell::Changes(_) => escaping.push_utf8(UNAVAILABLE.as_bytes(), out),
     }
 }
 
@@ -45,31 +49,31 @@ pub fn push_image(table: &Table, image: Image<'_>, out: &mut Vec<u8>) {
     out.push(b'}');
 }
 
-fn push_value(column: &Column, bytes: &[u8], out: &mut Vec<u8>) {
+fn push_value(column: &Column, bytes: &[u8], escaping: Escaping, out: &mut Vec<u8>) {
     let cell = Cell::Value(bytes);
     // The decoder wrote text as UTF-8 and numbers in 8 bytes; transforms' edits were checked.
     match column.kind {
         Kind::Int => push_int(cell.int().unwrap_or_default(), out),
         Kind::Uint | Kind::Year => push_int(cell.uint().unwrap_or_default(), out),
         Kind::Float => push_float(column, cell.float().unwrap_or_default(), out),
-        Kind::Text | Kind::Json | Kind::Enum | Kind::Set | Kind::Decimal => push_utf8(bytes, out),
-        Kind::Date | Kind::Time => {
-            out.push(b'"');
-            out.extend_from_slice(bytes);
-            out.extend_from_slice(b"Z\"");
-        }
-        Kind::Datetime | Kind::Timestamp => {
-            out.push(b'"');
+        Kind::Text | Kind::Json | Kind::Enum | Kind::Set | Kind::Decimal => escaping.push_utf8(bytes, out),
+        Kind::Date | Kind::Time | Kind::Datetime | Kind::Timestamp => {
+            out.extend_from_slice(escaping.quote());
             let at = out.len();
             out.extend_from_slice(bytes);
             if let Some(space) = out[at..].iter().position(|&byte| byte == b' ') {
                 out[at + space] = b'T';
             }
-            out.extend_from_slice(b"Z\"");
+            out.push(b'Z');
+            out.extend_from_slice(escaping.quote());
         }
-        Kind::Bit => push_bits(column, cell.uint().unwrap_or_default(), out),
-        Kind::Bytes => push_base64(bytes, out),
-        Kind::Geometry => push_geometry(column, bytes, out),
+        Kind::Bit => push_bits(column, cell.uint().unwrap_or_default(), escaping, out),
+        Kind::Bytes => push_base64(bytes, escaping, out),
+        Kind::Geometry => {
+            let start = out.len();
+            push_geometry(column, bytes, out);
+            escaping.rewrite(start, out);
+        }
         Kind::Vector => push_vector(bytes, out),
     }
 }
@@ -83,13 +87,13 @@ fn push_float(column: &Column, number: f64, out: &mut Vec<u8>) {
 }
 
 /// `BIT(1)` is a boolean, a wider one its bytes, the lowest first.
-fn push_bits(column: &Column, bits: u64, out: &mut Vec<u8>) {
+fn push_bits(column: &Column, bits: u64, escaping: Escaping, out: &mut Vec<u8>) {
     let width = column.mysql_type.trim_start_matches("bit(").trim_end_matches(')').parse().unwrap_or(64usize);
     if width == 1 {
         out.extend_from_slice(if bits == 0 { b"false" } else { b"true" });
     } else {
         let len = width.div_ceil(8).clamp(1, 8);
-        push_base64(&bits.to_le_bytes()[..len], out);
+        push_base64(&bits.to_le_bytes()[..len], escaping, out);
     }
 }
 
@@ -111,7 +115,7 @@ fn push_geometry(column: &Column, bytes: &[u8], out: &mut Vec<u8>) {
         }
     }
     out.extend_from_slice(b"\"wkb\":");
-    push_base64(wkb, out);
+    push_base64(wkb, Escaping::Plain, out);
     out.extend_from_slice(b",\"srid\":");
     match u32::from_le_bytes(*srid) {
         0 => out.extend_from_slice(b"null"),

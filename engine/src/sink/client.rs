@@ -1,0 +1,196 @@
+//! A client of SQS for requests that are written already.
+//!
+//! What the SDK does around a request costs several times what the request does. So a request is signed by the SDK's
+//! signer and sent by its HTTP connector, with its pool, its TLS and its proxies, and nothing is in between. Where to,
+//! the SDK has said when the queue was opened.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use aws_sdk_sqs::config::http::{HttpRequest, HttpResponse};
+use aws_sdk_sqs::error::DisplayErrorContext;
+use aws_sdk_sqs::primitives::{DateTime, DateTimeFormat};
+use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
+use aws_sigv4::sign::v4;
+use aws_smithy_async::rt::sleep::TokioSleep;
+use aws_smithy_http_client::Connector;
+use aws_smithy_http_client::proxy::ProxyConfig;
+use aws_smithy_http_client::tls::Provider;
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_runtime_api::client::http::{HttpConnector, HttpConnectorSettings};
+use aws_smithy_types::body::SdkBody;
+use aws_smithy_types::byte_stream::ByteStream;
+use bytes::Bytes;
+use serde::Deserialize;
+
+use super::aws::{CONNECT_TIMEOUT, REQUEST_TIMEOUT};
+use super::credentials::Credentials;
+
+const USER_AGENT: &str = concat!("rowmill/", env!("CARGO_PKG_VERSION"));
+/// AWS takes signatures of clocks that are wrong by up to five minutes.
+const SKEW_MIN: i64 = 4 * 60;
+/// What refuses the keys, and not what they may do. <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/CommonErrors.html>
+const WRONG_KEYS: [&str; 9] = [
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "InvalidAccessKeyId",
+    "InvalidClientTokenId",
+    "InvalidSecurity",
+    "InvalidSignatureException",
+    "RequestExpired",
+    "SignatureDoesNotMatch",
+    "UnrecognizedClientException",
+];
+
+/// Sends requests of one account to one endpoint.
+#[derive(Debug, Clone)]
+pub(super) struct Client {
+    connector: Arc<Connector>,
+    to: Arc<Endpoint>,
+}
+
+#[derive(Debug)]
+struct Endpoint {
+    url: String,
+    region: String,
+    credentials: Credentials,
+    /// By how many seconds the server's clock is ahead of ours, where that is why it refused a signature.
+    skew: AtomicI64,
+}
+
+/// Why there is no answer to a request, or which one.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The service refuses the request.
+    Refused {
+        /// Its code for why, without what it belongs to. Of an answer that isn't the service's own: its HTTP status.
+        code: String,
+        /// Its own words.
+        message: String,
+    },
+    /// There was no answer in time.
+    Late(String),
+    /// It wasn't sent, or its answer can't be read.
+    Failed(String),
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Refused { code, message } => write!(f, "{code}: {message}"),
+            Self::Late(text) | Self::Failed(text) => f.write_str(text),
+        }
+    }
+}
+
+impl Client {
+    pub fn new(url: String, region: String, credentials: Credentials) -> Self {
+        let to = Endpoint { url, region, credentials, skew: AtomicI64::new(0) };
+        Self { connector: Arc::new(connector()), to: Arc::new(to) }
+    }
+
+    /// The same with connections of its own.
+    pub fn reconnected(&self) -> Self {
+        Self { connector: Arc::new(connector()), to: Arc::clone(&self.to) }
+    }
+
+    /// Asks for an operation by what its request has as JSON, and gives what its answer has.
+    /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-making-api-requests-json.html>
+    ///
+    /// # Errors
+    /// If there is no answer, or one that says no.
+    pub async fn call(&self, operation: &str, body: Vec<u8>) -> Result<Bytes, Failure> {
+        match tokio::time::timeout(REQUEST_TIMEOUT, self.call_patiently(operation, body)).await {
+            Ok(result) => result,
+            Err(_) => Err(Failure::Late(format!("no answer in {} seconds", REQUEST_TIMEOUT.as_secs()))),
+        }
+    }
+
+    async fn call_patiently(&self, operation: &str, body: Vec<u8>) -> Result<Bytes, Failure> {
+        let failed =
+            |error: &(dyn std::error::Error + 'static)| Failure::Failed(DisplayErrorContext(error).to_string());
+        let request = self.signed(operation, body).await.map_err(Failure::Failed)?;
+        let mut response = self.connector.call(request).await.map_err(|error| failed(&error))?;
+        let body = ByteStream::new(response.take_body()).collect().await.map_err(|error| failed(&error))?.into_bytes();
+        if response.status().is_success() {
+            return Ok(body);
+        }
+        let (code, message) = refusal(&response, &body);
+        if WRONG_KEYS.contains(&&*code) {
+            self.to.credentials.forget().await;
+            self.to.skew.store(skew(&response).unwrap_or_default(), Ordering::Relaxed);
+        }
+        Err(Failure::Refused { code, message })
+    }
+
+    async fn signed(&self, operation: &str, body: Vec<u8>) -> Result<HttpRequest, String> {
+        let Endpoint { url, region, credentials, skew } = &*self.to;
+        let skew = skew.load(Ordering::Relaxed);
+        let ahead = Duration::from_secs(skew.unsigned_abs());
+        let now = if skew < 0 { SystemTime::now() - ahead } else { SystemTime::now() + ahead };
+        let identity = credentials.get(now).await?;
+        let target = format!("AmazonSQS.{operation}");
+        // The last asks for the codes that clients know from before.
+        let headers =
+            [("content-type", "application/x-amz-json-1.0"), ("x-amz-target", &target), ("x-amzn-query-mode", "true")];
+        let parameters = v4::SigningParams::builder().identity(&identity).region(region).name("sqs").time(now);
+        let parameters = parameters.settings(SigningSettings::default()).build().expect("all are given").into();
+        let signable = SignableRequest::new("POST", url, headers.into_iter(), SignableBody::Bytes(&body));
+        let signed = signable.and_then(|signable| sign(signable, &parameters));
+        let signed = signed.map_err(|error| format!("it can't be signed: {}", DisplayErrorContext(&error)))?;
+        let length = body.len().to_string();
+        let mut request = HttpRequest::new(SdkBody::from(body));
+        let addressed = request.set_method("POST").and_then(|()| request.set_uri(url.as_str()));
+        addressed.map_err(|error| format!("the endpoint {url}: {error}"))?;
+        let headers = headers.into_iter().chain([("content-length", &*length), ("user-agent", USER_AGENT)]);
+        let into = request.headers_mut();
+        for (name, value) in headers.chain(signed.output().headers()) {
+            into.try_insert(name.to_owned(), value.to_owned()).map_err(|error| format!("{name}: {error}"))?;
+        }
+        Ok(request)
+    }
+}
+
+/// As the SDK's own is by default.
+fn connector() -> Connector {
+    let settings = HttpConnectorSettings::builder().connect_timeout(CONNECT_TIMEOUT).build();
+    Connector::builder()
+        .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
+        .connector_settings(settings)
+        .sleep_impl(TokioSleep::new())
+        .proxy_config(ProxyConfig::from_env())
+        .build()
+}
+
+/// What a service says of a request that it refuses: code and message.
+/// <https://smithy.io/2.0/aws/protocols/aws-json-1_0-protocol.html>
+fn refusal(response: &HttpResponse, body: &[u8]) -> (String, String) {
+    #[derive(Deserialize)]
+    struct Refusal {
+        #[serde(rename = "__type", alias = "code")]
+        kind: Option<String>,
+        #[serde(alias = "Message")]
+        message: Option<String>,
+    }
+    let header = |name| response.headers().get(name);
+    let status = format!("HTTP {}", response.status().as_u16());
+    let Ok(Refusal { kind, message }) = serde_json::from_slice(body) else {
+        let text = String::from_utf8_lossy(body);
+        return (status, text.chars().take(200).collect::<String>().escape_debug().to_string());
+    };
+    let said = header("x-amzn-query-error").or(kind.as_deref()).or_else(|| header("x-amzn-errortype"));
+    let code = said.map_or(&*status, |said| {
+        let said = said.split([';', ':']).next().unwrap_or(said);
+        let said = said.rsplit('#').next().unwrap_or(said);
+        said.strip_prefix("AWS.SimpleQueueService.").unwrap_or(said)
+    });
+    (code.to_owned(), message.unwrap_or_default())
+}
+
+/// By how many seconds the server's clock is ahead, if it's by so many that it refuses signatures.
+fn skew(response: &HttpResponse) -> Option<i64> {
+    let theirs = DateTime::from_str(response.headers().get("date")?, DateTimeFormat::HttpDate).ok()?;
+    let ours = DateTime::from(SystemTime::now());
+    Some(theirs.secs() - ours.secs()).filter(|skew| skew.abs() >= SKEW_MIN)
+}
