@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use mysql_async::prelude::Queryable;
-use rowmill_tests::{Engine, EngineConfig, MySql, Queue, Received, Sqs, scratch, top};
+use rowmill_tests::{Engine, EngineConfig, MySql, Process, Queue, Received, Sqs, scratch, top};
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -556,5 +556,32 @@ async fn each_table_has_its_queue() -> anyhow::Result<()> {
     assert!(letter["error"].as_str().is_some_and(|error| error.contains(&missing)), "{letter}");
     let body: Value = serde_json::from_str(letter["body"].as_str().context("the body as it was")?)?;
     assert_eq!(body["after"]["id"], 7);
+    Ok(())
+}
+
+/// By another signer, whose clock differs: the engine finds out by how much.
+#[tokio::test]
+async fn requests_are_signed_as_others_sign_them() -> anyhow::Result<()> {
+    let directory = scratch("requests_are_signed_as_others_sign_them");
+    let mysql = MySql::start(&directory, &[]).await?;
+    mysql.run("CREATE SCHEMA shop; CREATE TABLE shop.notes (id INT PRIMARY KEY, note TEXT)").await?;
+    mysql.run("INSERT INTO shop.notes VALUES (1, 'größe'), (2, '\"'), (3, NULL)").await?;
+    let mut server = rowmill_tests::command(top().join("target/tools/moto/bin/python"));
+    let server = server.arg(top().join("tests/tests/verifying_endpoint.py"));
+    let log = directory.join("endpoint.log");
+    let _server = Process::start(server, &log)?;
+    let said = || async { Ok::<String, anyhow::Error>(std::fs::read_to_string(&log)?) };
+    let port = rowmill_tests::wait_for("the endpoint", SOON, || async {
+        Ok(said().await?.split_once('\n').map(|(port, _)| port.to_owned()))
+    });
+    let endpoint = format!("http://127.0.0.1:{}", port.await?);
+    let sink =
+        format!("[sink.notes]\ntype = \"sqs\"\nqueue_url = \"{endpoint}/1/q ü\"\nendpoint_url = \"{endpoint}\"\n");
+    let mut config = EngineConfig::new(&directory, &mysql, "start = \"earliest\"\ntables = [\"shop.*\"]", &sink);
+    config.variables.push(("AWS_SESSION_TOKEN", "a session's token".to_owned()));
+    deliver_all(&mysql, &config).await?;
+    let said = said().await?;
+    let said: Vec<&str> = said.lines().skip(1).collect();
+    assert_eq!(said, ["Signature expired", "took 3"]);
     Ok(())
 }

@@ -194,3 +194,46 @@ fn skew(response: &HttpResponse) -> Option<i64> {
     let ours = DateTime::from(SystemTime::now());
     Some(theirs.secs() - ours.secs()).filter(|skew| skew.abs() >= SKEW_MIN)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(status: u16, headers: &[(&'static str, &'static str)]) -> HttpResponse {
+        let mut response = HttpResponse::new(status.try_into().expect("a status"), SdkBody::empty());
+        for (name, value) in headers {
+            response.headers_mut().insert(*name, *value);
+        }
+        response
+    }
+
+    #[test]
+    fn refusals_say_their_code_and_message() {
+        let why = |status, headers: &[_], body: &str| refusal(&answer(status, headers), body.as_bytes());
+        let both = |code: &str, message: &str| (code.to_owned(), message.to_owned());
+        let query = ("x-amzn-query-error", "AWS.SimpleQueueService.NonExistentQueue;Sender");
+        let json = r#"{"__type": "com.amazonaws.sqs#QueueDoesNotExist", "message": "no"}"#;
+        assert_eq!(why(400, &[query], json), both("NonExistentQueue", "no"));
+        assert_eq!(why(400, &[], json), both("QueueDoesNotExist", "no"));
+        assert_eq!(why(403, &[], r#"{"__type": "AccessDenied", "Message": "n"}"#), both("AccessDenied", "n"));
+        let kind = ("x-amzn-errortype", "Throttling:http://internal.amazon.com/coral/");
+        assert_eq!(why(400, &[kind], "{}"), both("Throttling", ""));
+        assert_eq!(why(500, &[], "{}"), both("HTTP 500", ""));
+        assert_eq!(why(503, &[], "<html>\n"), both("HTTP 503", "<html>\\n"));
+    }
+
+    #[test]
+    fn a_clock_is_wrong_where_it_is_by_minutes() {
+        let date = |unix: i64| {
+            let text = DateTime::from_secs(unix).fmt(DateTimeFormat::HttpDate).expect("a date");
+            let mut response = answer(403, &[]);
+            response.headers_mut().insert("date", text);
+            skew(&response)
+        };
+        let now = DateTime::from(SystemTime::now()).secs();
+        assert!(date(now + 3600).is_some_and(|skew| (3590..=3600).contains(&skew)));
+        assert!(date(now - 3600).is_some_and(|skew| (-3610..=-3600).contains(&skew)));
+        assert_eq!(date(now - 60), None);
+        assert_eq!(skew(&answer(403, &[("date", "yesterday")])), None);
+    }
+}
