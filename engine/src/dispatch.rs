@@ -3,7 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 use anyhow::bail;
-use bytestring::ByteString;
+use bytes::Bytes;
 use rowmill_core::batch::{Batch, Kind, Operation, Row, Table};
 use rowmill_core::binlog::SchemaChange;
 use rowmill_core::envelope::{Envelope, Escaping, Format, Part, SourceName, push_int, push_string};
@@ -13,7 +13,7 @@ use crate::config::{self, Attribute, Destinations};
 use crate::sink::{Body, Message};
 use crate::transform::{DeadRow, Emitted, Passed, TransformError, Transformed};
 
-/// Bytes of a body that room is made for at once.
+/// Bytes of a body that room is made for at once, before there was one.
 const BODY_EXPECTED: usize = 512;
 
 /// What is known of a sink here.
@@ -46,6 +46,8 @@ pub struct Dispatcher {
     envelopes: Vec<Envelope>,
     /// By sink and table id, of sinks with several.
     queues: Vec<Vec<Option<Arc<str>>>>,
+    /// Bytes of a body in the last batch.
+    body_bytes: usize,
 }
 
 /// A transform's part of a decision.
@@ -78,6 +80,7 @@ impl Dispatcher {
             dead_letter_sink: dead_letters,
             server: "".into(),
             envelopes,
+            body_bytes: BODY_EXPECTED,
         }
     }
 
@@ -102,7 +105,7 @@ impl Dispatcher {
         let mut emitted = emitted.into_iter().peekable();
         let mut outputs = Outputs::default();
         // The rows' bodies, one behind the other: one piece of memory for all of them.
-        let mut bodies = Vec::with_capacity(rows.len() * BODY_EXPECTED);
+        let mut bodies = Vec::with_capacity(rows.len() * (self.body_bytes + self.body_bytes / 8));
         let mut ends = Vec::with_capacity(rows.len());
         for Passed { row, origin, reroute } in rows {
             let (sink, group) = reroute.as_ref().map_or((None, None), |to| (to.sink, to.group.as_deref()));
@@ -124,11 +127,11 @@ impl Dispatcher {
                 by_sink[sink].push(Message { body, group, deduplication_id, attributes, table, queue });
             }
         }
-        let bodies = text(bodies);
+        self.body_bytes = bodies.len().checked_div(ends.len()).unwrap_or(self.body_bytes);
+        let bodies = Bytes::from(bodies);
         let mut start = 0;
         for (sink, message, end) in ends {
-            let body = bodies.slice_ref(&bodies[start..end]);
-            by_sink[sink][message].body = Body::new(body, self.sinks[sink].escaping);
+            by_sink[sink][message].body = Body::new(bodies.slice(start..end), self.sinks[sink].escaping);
             start = end;
         }
         for message in emitted {
@@ -162,11 +165,11 @@ impl Dispatcher {
         body.extend_from_slice(b",\"change\":");
         let mut change = Vec::new();
         self.envelopes[sink].write(table, &batch, &row, Part::Whole, now_us, &mut change);
-        body.extend_from_slice(Body::new(self::text(change), self.sinks[sink].escaping).plain().as_bytes());
+        body.extend_from_slice(Body::new(change.into(), self.sinks[sink].escaping).plain().as_bytes());
         body.push(b'}');
         let group = GroupTemplate::default().group(table, &row);
         let deduplication_id = deduplication_id(&self.server, &batch, &row, u32::MAX);
-        let body = self::text(body).into();
+        let body = Body::new(body.into(), Escaping::Plain);
         by_sink[sink].push(Message { body, group, deduplication_id, attributes: Vec::new(), table: None, queue: None });
     }
 
@@ -178,7 +181,7 @@ impl Dispatcher {
         let sink = self.schema_change_sink.expect("schema changes are decoded where a sink is configured");
         let mut body = Vec::with_capacity(1024);
         self.envelopes[sink].write_schema_change(change, now_us, &mut body);
-        let body = Body::new(text(body), self.sinks[sink].escaping);
+        let body = Body::new(body.into(), self.sinks[sink].escaping);
         let group = sqs_id(change.schema.clone().unwrap_or_default());
         let deduplication_id = schema_change_id(server, change);
         by_sink[sink].push(Message { body, group, deduplication_id, attributes: Vec::new(), table: None, queue: None });
@@ -252,12 +255,6 @@ impl Dispatcher {
         };
         Ok((sink, group, id))
     }
-}
-
-/// # Panics
-/// If what we wrote isn't UTF-8.
-fn text(written: Vec<u8>) -> ByteString {
-    String::from_utf8(written).expect("JSON is written as UTF-8").into()
 }
 
 fn route<'r>(

@@ -2,14 +2,15 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
 use bytestring::ByteString;
 use rowmill_core::batch::json::push_escaped;
 use rowmill_core::envelope::{Escaping, plain, plain_len};
 
-/// A text without characters that SQS refuses. It may be kept as it stands in a request, where its quotes are escaped.
+/// UTF-8 without characters that SQS refuses. It may be kept as it stands in a request, where its quotes are escaped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Body {
-    text: ByteString,
+    text: Bytes,
     escaping: Escaping,
     /// Bytes that aren't escaped.
     len: usize,
@@ -17,10 +18,10 @@ pub struct Body {
 
 impl Body {
     /// Of a text that was written so.
-    pub fn new(text: ByteString, escaping: Escaping) -> Self {
+    pub fn new(text: Bytes, escaping: Escaping) -> Self {
         let len = match escaping {
             Escaping::Plain => text.len(),
-            Escaping::Escaped => plain_len(text.as_bytes()),
+            Escaping::Escaped => plain_len(&text),
         };
         Self { text, escaping, len }
     }
@@ -37,29 +38,30 @@ impl Body {
 
     /// The text itself.
     pub fn plain(&self) -> Cow<'_, str> {
+        let text = String::from_utf8_lossy(&self.text);
         match self.escaping {
-            Escaping::Plain => Cow::Borrowed(&self.text),
-            Escaping::Escaped => Cow::Owned(plain(&self.text)),
+            Escaping::Plain => text,
+            Escaping::Escaped => Cow::Owned(plain(&text)),
         }
     }
 
     /// Appends it as it stands in a request.
     pub fn push_escaped(&self, out: &mut Vec<u8>) {
         match self.escaping {
-            Escaping::Plain => push_escaped(self.text.as_bytes(), out),
-            Escaping::Escaped => out.extend_from_slice(self.text.as_bytes()),
+            Escaping::Plain => push_escaped(&self.text, out),
+            Escaping::Escaped => out.extend_from_slice(&self.text),
         }
     }
 }
 
 impl Default for Body {
     fn default() -> Self {
-        Self::from(ByteString::new())
+        Self::new(Bytes::new(), Escaping::Plain)
     }
 }
 
 impl<T: Into<ByteString>> From<T> for Body {
     fn from(text: T) -> Self {
-        Self::new(text.into(), Escaping::Plain)
+        Self::new(text.into().into_bytes(), Escaping::Plain)
     }
 }

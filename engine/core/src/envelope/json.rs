@@ -54,8 +54,10 @@ impl Escaping {
 /// How many bytes JSON has that stands between the quotes of a JSON string. Whoever wrote it escaped in it what SQS
 /// refuses, so that there is nothing but pairs of a backslash, and a quote or another backslash.
 pub fn plain_len(escaped: &[u8]) -> usize {
-    let pairs = escaped.iter().filter(|byte| matches!(byte, b'\\' | b'"')).count() / 2;
-    escaped.len() - pairs
+    // By counts that fit into bytes, sixteen at a time.
+    let count = |bytes: &[u8]| bytes.iter().map(|byte| u8::from(matches!(byte, b'\\' | b'"'))).sum::<u8>();
+    let halves: usize = escaped.chunks(usize::from(u8::MAX)).map(|bytes| usize::from(count(bytes))).sum();
+    escaped.len() - halves / 2
 }
 
 /// The JSON that stands between the quotes of a JSON string; see [`plain_len`].
