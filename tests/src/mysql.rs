@@ -189,6 +189,14 @@ impl MySql {
         self.port
     }
 
+    /// One of MySQL's own clients, connected as root, without TLS.
+    pub fn client(&self, program: &str) -> Command {
+        let mut command = Command::new(top().join("target/tools/mysql/bin").join(program));
+        command.args(["--protocol=TCP", "--host=127.0.0.1", "--user=root", "--ssl-mode=DISABLED"]);
+        command.arg(format!("--port={}", self.port));
+        command
+    }
+
     /// The engine's URL, without the password.
     pub fn url(&self) -> String {
         format!("mysql://{USER}@127.0.0.1:{}", self.port)

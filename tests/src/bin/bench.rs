@@ -201,23 +201,17 @@ async fn peer(command: &mut Command) -> anyhow::Result<Run> {
     Ok(Run { seconds, cpu: Some(cpu), peak: Some(peak / 1_000_000), drained: None })
 }
 
-fn client(program: &str, mysql: &MySql) -> Command {
-    let mut command = Command::new(top().join("target/tools/mysql/bin").join(program));
-    command.args(["--protocol=TCP", "--host=127.0.0.1", "--user=root", "--ssl-mode=DISABLED"]);
-    command.arg(format!("--port={}", mysql.port()));
-    command
-}
-
 fn load(mysql: &MySql, script: &str) -> anyhow::Result<()> {
     let sql = std::fs::File::open(top().join("tests").join(script))?;
-    let status = client("mysql", mysql).stdin(Stdio::from(sql)).status()?;
+    let status = mysql.client("mysql").stdin(Stdio::from(sql)).status()?;
     ensure!(status.success(), "{script} can't be loaded");
     Ok(())
 }
 
 fn mysqlbinlog(mysql: &MySql, Workload { file, .. }: &Workload) -> anyhow::Result<Run> {
     let started = Instant::now();
-    let status = client("mysqlbinlog", mysql)
+    let status = mysql
+        .client("mysqlbinlog")
         .args(["--read-from-remote-server", "--raw", "--result-file=/dev/shm/rowmill-bench-", file])
         .status()?;
     let seconds = started.elapsed().as_secs_f64();

@@ -1,8 +1,12 @@
 //! Makes the binlog files that tests keep, in `tests/data`: random changes of tables of every type,
-//! compared with what the server says, and what `rowmill replay` makes of them beside each. To be run
-//! by hand where the files shall change: `cargo run --release -p rowmill-tests --bin record`.
+//! compared with what the server says, and what `rowmill replay` makes of them beside each; and one for
+//! benchmarks. To be run by hand where the files shall change: `cargo run --release -p rowmill-tests --bin record`,
+//! with `-- orders` for that one alone.
 
-use anyhow::Context;
+use std::io::Write;
+use std::process::Stdio;
+
+use anyhow::{Context, ensure};
 use mysql_async::prelude::Queryable;
 use rowmill_tests::{Build, Generator, MySql, State, replay, scratch, top};
 
@@ -25,6 +29,9 @@ const RECORDINGS: [Recording; 4] = [
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    if std::env::args().nth(1).as_deref() == Some("orders") {
+        return orders().await;
+    }
     for (name, build, settings) in RECORDINGS {
         let mysql = MySql::start_build(build, &scratch(&format!("record-{name}")), &[]).await?;
         let mut conn = mysql.connect().await?;
@@ -50,5 +57,21 @@ async fn main() -> anyhow::Result<()> {
         std::fs::write(binlog.with_extension("jsonl"), &lines)?;
         println!("{name}: {compared} values compared, {} bytes", std::fs::metadata(&binlog)?.len());
     }
+    orders().await
+}
+
+/// The benchmark's workload in small, for what a row costs in each part.
+async fn orders() -> anyhow::Result<()> {
+    let mysql = MySql::start(&scratch("record-orders"), &[]).await?;
+    let script = std::fs::read_to_string(top().join("tests/bench.sql"))?;
+    let script = script.replace("(5000, 100)", "(2, 100)").replace("(50000)", "(50)").replace("237500", "50");
+    let mut client = mysql.client("mysql").stdin(Stdio::piped()).spawn()?;
+    client.stdin.take().context("its input")?.write_all(script.as_bytes())?;
+    ensure!(client.wait()?.success(), "the workload can't be loaded");
+    let (file, _) = mysql.binlog_end().await?;
+    mysql.run("FLUSH BINARY LOGS").await?;
+    let binlog = top().join("engine/core/benches/orders.binlog");
+    let size = std::fs::copy(mysql.data().join(&file), &binlog).with_context(|| binlog.display().to_string())?;
+    println!("orders: {size} bytes");
     Ok(())
 }

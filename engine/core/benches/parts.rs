@@ -1,0 +1,189 @@
+//! What a row costs in each part of the way, on one thread: nanoseconds where time is measured, instructions where they
+//! are counted.
+//!
+//! ```text
+//! cargo bench -p rowmill-core --bench parts                    a table, each the best of many rounds
+//! cargo bench -p rowmill-core --bench parts -- decode          one of them
+//! cargo bench -p rowmill-core --bench parts -- decode 100      one of them so often and no more: to be counted
+//! ```
+//!
+//! `engine/core/benches/instructions` counts. `orders.binlog` is the head of the benchmark's workload, made by
+//! `cargo run --release -p rowmill-tests --bin record`.
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rowmill_core::batch::{Batch, Builder, RowIndex, Table};
+use rowmill_core::binlog::{Decoder, Needed, Needs, Next, RowBatch, Select};
+use rowmill_core::envelope::{Envelope, Escaping, Format, Part, SourceName};
+use rowmill_core::lanes::{Lanes, RequestLimits, Waiting};
+use rowmill_core::position::{BinlogPosition, Resume};
+use rowmill_core::progress::{Cost, Watermark};
+use rowmill_core::route::{GroupTemplate, deduplication_id};
+
+/// A part does a round of its work.
+type Round = fn(&Rows);
+
+const PARTS: [(&str, Round); 9] = [
+    ("decode", |rows| drop(decode(rows.binlog, Tables::All))),
+    ("decode-one-column", |rows| drop(decode(rows.binlog, Tables::One))),
+    ("pack", |rows| rows.for_each_batch(|_, batch| pack(batch))),
+    ("envelope", |rows| envelope(rows, Format::Debezium, Escaping::Plain)),
+    ("envelope-escaped", |rows| envelope(rows, Format::Debezium, Escaping::Escaped)),
+    ("envelope-row", |rows| envelope(rows, Format::Row, Escaping::Plain)),
+    ("route", |rows| rows.for_each_batch(|tables, batch| route(tables, batch))),
+    ("lanes", |rows| rows.for_each_batch(|_, batch| lanes(batch.len()))),
+    ("watermark", |rows| watermark(rows)),
+];
+
+/// Each is measured for so long, so often; its best counts.
+const MEASURED: Duration = Duration::from_millis(20);
+const MEASUREMENTS: usize = 50;
+
+fn main() {
+    // `cargo bench` says so to each.
+    let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
+    let (wanted, rounds) = (arguments.next(), arguments.next());
+    let rows = Rows::read();
+    for (name, round) in PARTS.iter().filter(|(name, _)| wanted.as_deref().is_none_or(|wanted| wanted == *name)) {
+        match &rounds {
+            Some(rounds) => {
+                let rounds: usize = rounds.parse().expect("a number of rounds");
+                (0..rounds).for_each(|_| round(&rows));
+                println!("rows {}", rows.count);
+            }
+            None => println!("{name:20} {:6.0} ns a row", time(*round, &rows)),
+        }
+    }
+}
+
+fn time(round: Round, rows: &Rows) -> f64 {
+    let once = || {
+        let (started, mut rounds) = (Instant::now(), 0);
+        while started.elapsed() < MEASURED {
+            round(rows);
+            rounds += 1;
+        }
+        started.elapsed().as_nanos() as f64 / (rounds * rows.count) as f64
+    };
+    (0..MEASUREMENTS).map(|_| once()).fold(f64::INFINITY, f64::min)
+}
+
+/// What all parts work on.
+struct Rows {
+    binlog: &'static [u8],
+    batches: Vec<RowBatch>,
+    tables: Vec<Arc<Table>>,
+    count: usize,
+}
+
+impl Rows {
+    fn read() -> Self {
+        let binlog = include_bytes!("orders.binlog");
+        let batches = decode(binlog, Tables::All);
+        let tables = batches.iter().flat_map(|batch| batch.new_tables.clone()).collect();
+        let count = batches.iter().map(|batch| batch.rows).sum();
+        Self { binlog, batches, tables, count }
+    }
+
+    fn for_each_batch(&self, mut work: impl FnMut(&[Arc<Table>], &Batch<'_>)) {
+        for batch in &self.batches {
+            work(&self.tables, &Batch::parse(&batch.bytes).expect("a batch"));
+        }
+    }
+}
+
+/// What is decoded of all tables.
+enum Tables {
+    All,
+    /// Their first column.
+    One,
+}
+
+impl Select for Tables {
+    fn table(&self, _schema: &str, _table: &str) -> bool {
+        true
+    }
+
+    fn schema(&self, _schema: &str) -> bool {
+        true
+    }
+
+    fn needs(&self, table: &Table) -> Needs {
+        match self {
+            Self::All => Needs::default(),
+            Self::One => {
+                let needed = Needed { before: Default::default(), after: table.key.iter().copied().collect() };
+                Needs { inserts: Some(needed.clone()), updates: Some(needed.clone()), deletes: Some(needed) }
+            }
+        }
+    }
+}
+
+fn decode(binlog: &[u8], tables: Tables) -> Vec<RowBatch> {
+    let resume = Resume::at("bench", BinlogPosition::new("binlog.000001", BinlogPosition::FIRST_EVENT));
+    let mut decoder = Decoder::new(resume, Box::new(tables));
+    let mut batches = Vec::new();
+    let mut rest = &binlog[BinlogPosition::FIRST_EVENT as usize..];
+    while let Some(size) = rest.get(9..13).and_then(|size| size.first_chunk()) {
+        let (event, behind) = rest.split_at(u32::from_le_bytes(*size) as usize);
+        rest = behind;
+        while let Next::Batch(batch) = decoder.next(event).expect("it is a binlog") {
+            batches.push(batch);
+        }
+    }
+    batches.extend(decoder.flush());
+    batches
+}
+
+/// Rows of a batch into another one: what a chain of transforms does with those that pass.
+fn pack(batch: &Batch<'_>) {
+    let mut builder = Builder::with_capacity(64 << 10);
+    (0..batch.len() as u32).for_each(|row| builder.copy_row(batch, RowIndex(row)));
+    black_box(builder.finish());
+}
+
+fn envelope(rows: &Rows, format: Format, escaping: Escaping) {
+    let source = SourceName { version: "0.1.0".to_owned(), name: "shop".to_owned() };
+    let mut envelope = Envelope::new(format, escaping, source);
+    rows.for_each_batch(|tables, batch| {
+        let mut bodies = Vec::with_capacity(batch.len() * 1024);
+        for row in batch.rows() {
+            envelope.write(&tables[row.table().0 as usize], batch, &row, Part::Whole, 1_800_000_000, &mut bodies);
+        }
+        black_box(bodies);
+    });
+}
+
+/// A FIFO queue's group and deduplication id.
+fn route(tables: &[Arc<Table>], batch: &Batch<'_>) {
+    let group = GroupTemplate::default();
+    for row in batch.rows() {
+        black_box(group.group(&tables[row.table().0 as usize], &row));
+        black_box(deduplication_id("7c2b5a0e-0000-0000-0000-000000000001", batch, &row, 0));
+    }
+}
+
+/// Messages in sixteen groups, through requests of ten.
+fn lanes(messages: usize) {
+    let mut lanes = Lanes::new(RequestLimits { messages: 10, bytes: 1 << 20 });
+    for item in 0..messages {
+        lanes.push(Waiting { group: Some((item % 16).to_string()), bytes: 900, item });
+    }
+    while !lanes.is_empty() {
+        lanes.next_request().iter().for_each(|message| lanes.accepted(message.group.as_deref()));
+    }
+}
+
+fn watermark(rows: &Rows) {
+    let mut watermark = Watermark::default();
+    for batch in &rows.batches {
+        let ticket = watermark.open(batch.resume.clone(), Cost { rows: batch.rows as u32, bytes: 0 });
+        for receipt in ticket.split(1).remove(0).split(batch.rows.max(1)) {
+            if let Some(ticket) = receipt.settle() {
+                black_box(watermark.settle(ticket));
+            }
+        }
+    }
+}
