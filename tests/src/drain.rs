@@ -18,6 +18,7 @@ struct Counts {
     requests: AtomicU64,
     messages: AtomicU64,
     bytes: AtomicU64,
+    chunks: AtomicU64,
 }
 
 /// What a drain was sent so far.
@@ -29,6 +30,16 @@ pub struct Drained {
     pub messages: u64,
     /// Bytes of their HTTP bodies.
     pub bytes: u64,
+    /// What AWS would count as requests: 64 KiB each, or what is left.
+    pub chunks: u64,
+}
+
+impl Drained {
+    /// What AWS would ask for it on a standard queue, by its list price of 2026.
+    /// <https://aws.amazon.com/sqs/pricing/>
+    pub fn dollars(&self) -> f64 {
+        self.chunks as f64 * 0.40 / 1e6
+    }
 }
 
 impl Drain {
@@ -52,9 +63,9 @@ impl Drain {
 
     /// What it was sent so far.
     pub fn drained(&self) -> Drained {
-        let Counts { requests, messages, bytes } = &*self.counts;
+        let Counts { requests, messages, bytes, chunks } = &*self.counts;
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        Drained { requests: read(requests), messages: read(messages), bytes: read(bytes) }
+        Drained { requests: read(requests), messages: read(messages), bytes: read(bytes), chunks: read(chunks) }
     }
 }
 
@@ -93,6 +104,7 @@ fn serve(client: TcpStream, counts: &Counts, look: &dyn Fn(&str)) -> std::io::Re
             counts.requests.fetch_add(1, Ordering::Relaxed);
             counts.messages.fetch_add(messages as u64, Ordering::Relaxed);
             counts.bytes.fetch_add(length as u64, Ordering::Relaxed);
+            counts.chunks.fetch_add(length.div_ceil(64 << 10) as u64, Ordering::Relaxed);
             answer.push_str("{\"Successful\":[");
             for id in 0..messages {
                 let separator = if id == 0 { "" } else { "," };

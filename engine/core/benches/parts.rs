@@ -32,7 +32,7 @@ const PARTS: [(&str, Round); 9] = [
     ("envelope", |rows| envelope(rows, Format::Debezium, Escaping::Plain)),
     ("envelope-escaped", |rows| envelope(rows, Format::Debezium, Escaping::Escaped)),
     ("envelope-row", |rows| envelope(rows, Format::Row, Escaping::Plain)),
-    ("route", |rows| rows.for_each_batch(|tables, batch| route(tables, batch))),
+    ("route", |rows| rows.for_each_batch(route)),
     ("lanes", |rows| rows.for_each_batch(|_, batch| lanes(batch.len()))),
     ("watermark", |rows| watermark(rows)),
 ];

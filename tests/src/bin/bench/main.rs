@@ -1,0 +1,280 @@
+//! How fast, how small and how soon: the engine beside what the wire, MySQL's own tool and other readers of binlogs can do,
+//! in one run on the same binlogs. `tests/bench` builds and runs it.
+
+mod latencies;
+mod peers;
+mod report;
+mod scaling;
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use futures_util::StreamExt;
+use mysql_async::BinlogStreamRequest;
+use rowmill_tests::{Drain, Drained, Engine, EngineConfig, MySql, scratch, top};
+use serde_json::Value;
+
+use report::Report;
+
+const RUNS: usize = 3;
+/// The workloads' scripts, in the order in which they are loaded: name, file, row changes.
+const WORKLOADS: [(&str, &str, f64); 2] = [
+    ("Large and small transactions, two huge ones", "bench.sql", 1_525_000.0),
+    ("Small transactions only", "bench-small.sql", 1_990_000.0),
+];
+
+/// What the engine is measured at: what it is called, its transforms, and where it delivers to.
+type Case = (&'static str, &'static [&'static str], To);
+
+const FILTER: &[&str] = &["target/guests/tenth.wasm"];
+const CASES: [Case; 6] = [
+    ("Rowmill, a filter that keeps a tenth, to a null sink", FILTER, To::Null),
+    ("Rowmill, every row in Debezium's envelope, to a null sink", &[], To::Null),
+    ("Rowmill, the same, to the drain, a row a message", &[], To::Drain { more: "" }),
+    ("Rowmill, the same, packed", &[], To::Drain { more: "pack = \"array\"\n" }),
+    ("Rowmill, packed and compressed", &[], To::Drain { more: "pack = \"array\"\ncompress = \"zstd\"\n" }),
+    ("Rowmill, packed, `format = \"row\"`", &[], To::Drain { more: "pack = \"array\"\nformat = \"row\"\n" }),
+];
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let (what, words) = (arguments.next(), arguments.next());
+    if what.as_deref() == Some("--backlog") {
+        return scaling::backlog().await;
+    }
+    let (mysql, workloads) = loaded().await?;
+    // Its tables are read whole by some.
+    mysql.run("GRANT SELECT, RELOAD, SHOW DATABASES, LOCK TABLES ON *.* TO rowmill@'%'").await?;
+    if let (Some("--one"), Some(words)) = (what.as_deref(), words) {
+        for (name, mut peer) in peers::peers(&mysql, &workloads[0]).await? {
+            if name.contains(&words) {
+                println!("{name}: {:?}", peer.run().await?);
+                return Ok(());
+            }
+        }
+        let case = CASES.iter().find(|(name, ..)| name.contains(&words)).context("no such case")?;
+        println!("{}: {:?}", case.0, engine(&mysql, &workloads[0], case).await?);
+        return Ok(());
+    }
+    let mut report = Report::default();
+    for workload in &workloads {
+        throughput(&mysql, workload, &mut report).await?;
+    }
+    latencies::latencies(&mysql, &mut report).await?;
+    scaling::scaling(&mysql, &workloads[0], &mut report).await?;
+    report.write()
+}
+
+/// A server with the workloads in its binlog: loaded by the first run.
+async fn loaded() -> anyhow::Result<(MySql, Vec<Workload>)> {
+    let directory = top().join("target/bench");
+    let is_loaded = directory.join("loaded").exists();
+    if !is_loaded && directory.exists() {
+        std::fs::remove_dir_all(&directory)?;
+    }
+    let options = ["--innodb-flush-log-at-trx-commit=0", "--sync-binlog=0", "--max-binlog-size=1G"];
+    let mut mysql = MySql::start(&directory, &options).await?;
+    mysql.keep_data();
+    if !is_loaded {
+        eprintln!("loading the workloads: some minutes, once");
+        let mut files = Vec::new();
+        for (_, script, _) in WORKLOADS {
+            load(&mysql, script)?;
+            files.push(mysql.binlog_end().await?.0);
+        }
+        mysql.run("FLUSH BINARY LOGS").await?;
+        std::fs::write(directory.join("loaded"), files.join("\n"))?;
+    }
+    let files = std::fs::read_to_string(directory.join("loaded"))?;
+    let workloads = WORKLOADS.into_iter().zip(files.lines());
+    let workloads = workloads.map(|((name, _, rows), file)| Workload::new(name, &mysql, file, rows));
+    let workloads = workloads.collect::<anyhow::Result<_>>()?;
+    Ok((mysql, workloads))
+}
+
+/// A binlog file.
+struct Workload {
+    name: &'static str,
+    file: String,
+    /// Row changes.
+    rows: f64,
+    size: u64,
+}
+
+impl Workload {
+    fn new(name: &'static str, mysql: &MySql, file: &str, rows: f64) -> anyhow::Result<Self> {
+        let path = mysql.data().join(file);
+        let size = std::fs::metadata(&path).with_context(|| path.display().to_string())?.len();
+        Ok(Self { name, file: file.to_owned(), rows, size })
+    }
+}
+
+/// One measurement.
+#[derive(Debug, Clone)]
+struct Run {
+    /// Row changes.
+    rows: f64,
+    seconds: f64,
+    cpu: Option<f64>,
+    peak_mb: Option<u64>,
+    drained: Option<Drained>,
+}
+
+impl Run {
+    fn of(rows: f64, seconds: f64) -> Self {
+        Self { rows, seconds, cpu: None, peak_mb: None, drained: None }
+    }
+
+    fn rows_a_second(&self) -> f64 {
+        self.rows / self.seconds
+    }
+}
+
+async fn median(mut run: impl AsyncFnMut() -> anyhow::Result<Run>) -> anyhow::Result<Run> {
+    let mut runs = Vec::new();
+    for _ in 0..RUNS {
+        runs.push(run().await?);
+    }
+    runs.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
+    Ok(runs[RUNS / 2].clone())
+}
+
+/// Rows a second, of us and of others.
+async fn throughput(mysql: &MySql, workload: &Workload, report: &mut Report) -> anyhow::Result<()> {
+    let Workload { name, rows, size, .. } = workload;
+    report.line(&format!("### {name}\n"));
+    report.line(&format!("{rows} row changes, {} MB of binlog; medians of {RUNS} runs.\n", size / 1_000_000));
+    report.line(
+        "| what | rows/s | of the floor | of `mysqlbinlog --raw` | CPU s | rows/s of a core | peak MB | requests | \
+         $ a million rows |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    );
+    let floor = median(async || bare_stream(mysql, workload).await).await?;
+    let raw = median(async || mysqlbinlog(mysql, workload)).await?;
+    let mut line = |name: &str, run: &Run| {
+        let some = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+        report.line(&format!(
+            "| {name} | {:.0} | {:.2} | {:.2} | {} | {} | {} | {} | {} |",
+            run.rows_a_second(),
+            run.rows_a_second() / floor.rows_a_second(),
+            run.rows_a_second() / raw.rows_a_second(),
+            some(run.cpu.map(|cpu| format!("{cpu:.2}"))),
+            some(run.cpu.map(|cpu| format!("{:.0}", run.rows / cpu))),
+            some(run.peak_mb.map(|mb| mb.to_string())),
+            some(run.drained.map(|drained| drained.requests.to_string())),
+            some(run.drained.map(|drained| format!("{:.4}", drained.dollars() / run.rows * 1e6))),
+        ));
+    };
+    line("the floor: mysql_async's stream, thrown away", &floor);
+    line("`mysqlbinlog --raw`", &raw);
+    for case in &CASES {
+        line(case.0, &median(async || engine(mysql, workload, case).await).await?);
+    }
+    for (name, mut peer) in peers::peers(mysql, workload).await? {
+        line(name, &median(async || peer.run().await).await?);
+    }
+    report.line("");
+    Ok(())
+}
+
+fn load(mysql: &MySql, script: &str) -> anyhow::Result<()> {
+    let sql = std::fs::File::open(top().join("tests").join(script))?;
+    let status = mysql.client("mysql").stdin(Stdio::from(sql)).status()?;
+    ensure!(status.success(), "{script} can't be loaded");
+    Ok(())
+}
+
+fn mysqlbinlog(mysql: &MySql, Workload { file, rows, .. }: &Workload) -> anyhow::Result<Run> {
+    let started = Instant::now();
+    let status = mysql
+        .client("mysqlbinlog")
+        .args(["--read-from-remote-server", "--raw", "--result-file=/dev/shm/rowmill-bench-", file])
+        .status()?;
+    let seconds = started.elapsed().as_secs_f64();
+    std::fs::remove_file(format!("/dev/shm/rowmill-bench-{file}")).context("mysqlbinlog writes a file")?;
+    ensure!(status.success(), "mysqlbinlog failed");
+    Ok(Run::of(*rows, seconds))
+}
+
+async fn bare_stream(mysql: &MySql, Workload { file, rows, .. }: &Workload) -> anyhow::Result<Run> {
+    let conn = mysql.connect().await?;
+    let started = Instant::now();
+    let request = BinlogStreamRequest::new(99).with_filename(file.as_bytes()).with_pos(4).with_non_blocking();
+    let mut stream = conn.get_binlog_stream(request).await?;
+    let mut bytes = 0;
+    while let Some(event) = stream.next().await {
+        bytes += event?.data().len();
+    }
+    ensure!(bytes > 0, "an empty stream");
+    Ok(Run::of(*rows, started.elapsed().as_secs_f64()))
+}
+
+/// Where an engine delivers to.
+#[derive(Debug, Clone, Copy)]
+enum To {
+    Null,
+    /// A queue that accepts everything; `more` stands in its sink's configuration.
+    Drain {
+        more: &'static str,
+    },
+}
+
+impl To {
+    /// The sink's configuration, and the drain.
+    fn sink(self, look: impl Fn(&str) + Send + Sync + 'static) -> anyhow::Result<(String, Option<Drain>)> {
+        let To::Drain { more } = self else { return Ok(("[sink.all]\ntype = \"null\"\n".to_owned(), None)) };
+        let drain = Drain::start(look)?;
+        let endpoint = format!("http://127.0.0.1:{}", drain.port);
+        let sink = format!(
+            "[sink.all]\ntype = \"sqs\"\nqueue_url = \"{endpoint}/1/all\"\nendpoint_url = \"{endpoint}\"\n{more}"
+        );
+        Ok((sink, Some(drain)))
+    }
+}
+
+/// From the moment that the engine reads until its checkpoint is behind the workload's file.
+async fn engine(mysql: &MySql, workload: &Workload, case: &Case) -> anyhow::Result<Run> {
+    engine_until(mysql, workload, &(workload.file.clone(), workload.size), case).await
+}
+
+/// The same, to a place that may be in another file.
+async fn engine_until(
+    mysql: &MySql,
+    Workload { file, rows, .. }: &Workload,
+    (last, end): &(String, u64),
+    (_, modules, to): &Case,
+) -> anyhow::Result<Run> {
+    let directory = scratch("bench");
+    let plugins = directory.join("plugins");
+    std::fs::create_dir(&plugins)?;
+    for (nth, module) in modules.iter().enumerate() {
+        std::fs::copy(top().join(module), plugins.join(format!("{nth}.wasm")))?;
+    }
+    let (sink, drain) = to.sink(|_| {})?;
+    let more = format!("[plugins]\ndir = \"{}\"\n{sink}", plugins.display());
+    // Without TLS, as the others.
+    let source = format!("tables = [\"bench.*\", \"scale.*\"]\nstart = \"{file}:4\"\ntls = {{ mode = \"disabled\" }}");
+    let config = EngineConfig::new(&directory, mysql, &source, &more);
+    let mut engine = Engine::start_and_wait(&config).await?;
+    let started = Instant::now();
+    loop {
+        let checkpoint: Value = serde_json::from_str(&std::fs::read_to_string(config.checkpoint())?)?;
+        let at = checkpoint["file"].as_str();
+        let is_behind = at > Some(last) || at == Some(last) && checkpoint["position"].as_u64() >= Some(*end);
+        if is_behind {
+            break;
+        }
+        if started.elapsed() > Duration::from_secs(240) {
+            bail!("the engine isn't done after four minutes: {}", engine.log());
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    let cpu = engine.process().cpu_seconds()?;
+    let peak = engine.process().peak_memory()?;
+    engine.stop().await?;
+    let drained = drain.map(|drain| drain.drained());
+    Ok(Run { rows: *rows, seconds, cpu: Some(cpu), peak_mb: Some(peak / 1_000_000), drained })
+}

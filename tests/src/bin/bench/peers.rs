@@ -1,0 +1,66 @@
+//! Other readers of binlogs, as far as they are there.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Context;
+use mysql_async::prelude::Queryable;
+use rowmill_tests::{MySql, Process, scratch, top};
+
+use crate::{Run, Workload};
+
+/// Python's is slow: it reads so many.
+const PYTHON_ROWS: f64 = 200_000.0;
+
+/// A program that counts rows.
+pub struct Peer {
+    command: Command,
+    rows: f64,
+}
+
+/// Those that are there.
+pub async fn peers(mysql: &MySql, Workload { file, rows, .. }: &Workload) -> anyhow::Result<Vec<(&'static str, Peer)>> {
+    let (port, password) = (mysql.port().to_string(), mysql.password());
+    let mut peers = Vec::new();
+    if let Ok(classpath) = std::env::var("DEBEZIUM_CLASSPATH") {
+        // Where the server has GTIDs it begins by them: behind those that are in earlier files.
+        let mut conn = mysql.connect().await?;
+        let events: Vec<mysql_async::Row> = conn.query(format!("SHOW BINLOG EVENTS IN '{file}' LIMIT 2")).await?;
+        conn.disconnect().await?;
+        let gtids = events.iter().find(|event| event.get::<String, _>(2).as_deref() == Some("Previous_gtids"));
+        let gtids: String = gtids.and_then(|event| event.get(5)).unwrap_or_default();
+        let mut command = rowmill_tests::command("java");
+        let count = rows.to_string();
+        command.args(["-cp", &classpath, "Count", &port, "rowmill", password, "bench", file, &count, &gtids]);
+        peers.push(("Debezium 3.6.3, embedded engine, JSON, counted", Peer { command, rows: *rows }));
+    }
+    let python = top().join("target/tools/mysql-replication/bin/python");
+    if python.exists() {
+        let mut command = rowmill_tests::command(python);
+        command.arg(top().join("tests/peers/count.py")).args([&port, file, &PYTHON_ROWS.to_string()]);
+        peers.push(("python-mysql-replication 1.0.17, counted", Peer { command, rows: PYTHON_ROWS }));
+    }
+    Ok(peers)
+}
+
+impl Peer {
+    /// From its first row to its last. It prints both times, as `tests/peers` has them.
+    pub async fn run(&mut self) -> anyhow::Result<Run> {
+        let log = scratch("bench-peer").join("peer.log");
+        let mut process = Process::start(&mut self.command, &log)?;
+        let (mut peak, mut cpu) = (0, 0.0);
+        while process.ended()?.is_none() {
+            // It may have ended just now.
+            peak = process.peak_memory().unwrap_or(peak);
+            cpu = process.cpu_seconds().unwrap_or(cpu);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let said = std::fs::read_to_string(&log)?;
+        let times = said.lines().find_map(|line| {
+            let (until_first, rest) = line.split_once(' ')?;
+            Some((until_first.parse::<f64>().ok()?, rest.parse::<f64>().ok()?))
+        });
+        let (_, seconds) = times.with_context(|| said.clone())?;
+        Ok(Run { rows: self.rows, seconds, cpu: Some(cpu), peak_mb: Some(peak / 1_000_000), drained: None })
+    }
+}
