@@ -113,6 +113,11 @@ fn push_escape<'a>(bytes: &'a [u8], out: &mut Vec<u8>) -> &'a [u8] {
             out.extend_from_slice(b"\\\"");
             rest
         }
+        // Or those of JSON within that.
+        [b'\\', b'"', rest @ ..] => {
+            out.extend_from_slice(b"\\\\\\\"");
+            rest
+        }
         _ => push_rare_escape(bytes, out),
     }
 }

@@ -132,7 +132,10 @@ impl Charset {
         match self {
             Self::Binary => out.extend_from_slice(bytes),
             Self::Utf8 => {
-                std::str::from_utf8(bytes).map_err(|_| TextFault::Invalid("utf8mb4"))?;
+                // Mostly it's ASCII, which is seen sooner.
+                if !bytes.is_ascii() && std::str::from_utf8(bytes).is_err() {
+                    return Err(TextFault::Invalid("utf8mb4"));
+                }
                 out.extend_from_slice(bytes);
             }
             Self::Ascii => {

@@ -16,7 +16,17 @@ fn push_padded(mut number: u64, width: usize, out: &mut Vec<u8>) {
     out.extend_from_slice(&digits[20 - count..]);
 }
 
+/// The two digits of a number below 100.
+fn pair(number: u64) -> [u8; 2] {
+    [b'0' + (number / 10) as u8, b'0' + (number % 10) as u8]
+}
+
 fn push_date(year: u64, month: u64, day: u64, out: &mut Vec<u8>) {
+    if year < 10_000 && month < 100 && day < 100 {
+        let [[a, b], [c, d]] = [pair(year / 100), pair(year % 100)];
+        let [[e, f], [g, h]] = [pair(month), pair(day)];
+        return out.extend_from_slice(&[a, b, c, d, b'-', e, f, b'-', g, h]);
+    }
     push_padded(year, 4, out);
     out.push(b'-');
     push_padded(month, 2, out);
@@ -25,6 +35,10 @@ fn push_date(year: u64, month: u64, day: u64, out: &mut Vec<u8>) {
 }
 
 fn push_time(hours: u64, minutes: u64, seconds: u64, out: &mut Vec<u8>) {
+    if hours < 100 && minutes < 100 && seconds < 100 {
+        let [[a, b], [c, d], [e, f]] = [pair(hours), pair(minutes), pair(seconds)];
+        return out.extend_from_slice(&[a, b, b':', c, d, b':', e, f]);
+    }
     push_padded(hours, 2, out);
     out.push(b':');
     push_padded(minutes, 2, out);
@@ -34,12 +48,18 @@ fn push_time(hours: u64, minutes: u64, seconds: u64, out: &mut Vec<u8>) {
 
 /// Appends the first `digits` of a fraction of a second.
 fn push_fraction(micros: u64, digits: u8, out: &mut Vec<u8>) {
-    if digits > 0 {
-        out.push(b'.');
-        let at = out.len();
-        push_padded(micros, 6, out);
-        out.truncate(at + usize::from(digits.min(6)));
+    if digits == 0 {
+        return;
     }
+    out.push(b'.');
+    let at = out.len();
+    if micros < 1_000_000 {
+        let [[a, b], [c, d], [e, f]] = [pair(micros / 10_000), pair(micros / 100 % 100), pair(micros % 100)];
+        out.extend_from_slice(&[a, b, c, d, e, f]);
+    } else {
+        push_padded(micros, 6, out);
+    }
+    out.truncate(at + usize::from(digits.min(6)));
 }
 
 /// Reads the fraction behind a time: hundredths in pairs of digits, to microseconds.
