@@ -222,11 +222,15 @@ fn launch(build: Build, directory: &Path, options: &[String], port: u16) -> anyh
     if !program.exists() {
         bail!("there is no {}; run tests/run, which installs it", program.display());
     }
+    // MariaDB removes what others have in a directory that they share.
+    let temporary = directory.join("tmp");
+    std::fs::create_dir_all(&temporary)?;
     let mut command = process::command(&program);
     command
         .arg("--no-defaults")
         .args(build.located())
         .arg(format!("--datadir={}", directory.join("data").display()))
+        .arg(format!("--tmpdir={}", temporary.display()))
         .arg(format!("--port={port}"))
         .args(["--user=root", "--bind-address=127.0.0.1", "--socket=mysql.sock", "--pid-file=mysqld.pid"])
         .args(["--server-id=1", "--binlog-row-metadata=FULL", "--innodb-buffer-pool-size=64M"]);
@@ -252,8 +256,11 @@ fn template(build: Build) -> anyhow::Result<PathBuf> {
     if new.exists() {
         std::fs::remove_dir_all(&new)?; // a program of the same number was cut off
     }
+    let temporary = build.tools().join(format!("template.{}.tmp", std::process::id()));
+    std::fs::create_dir_all(&temporary)?;
     let mut command = Command::new(build.program());
     command.arg("--no-defaults").args(build.located()).arg(format!("--datadir={}", new.display())).arg("--user=root");
+    command.arg(format!("--tmpdir={}", temporary.display()));
     match build {
         Build::MySql => command.args(["--initialize-insecure", "--innodb-data-file-path=ibdata1:12M:autoextend"]),
         Build::MariaDb(_) => {
@@ -266,6 +273,7 @@ fn template(build: Build) -> anyhow::Result<PathBuf> {
     if !output.status.success() {
         bail!("a data directory can't be made: {}", String::from_utf8_lossy(&output.stderr));
     }
+    std::fs::remove_dir_all(&temporary)?;
     // Each copy must be a server of its own.
     std::fs::remove_file(new.join("auto.cnf"))
         .or_else(|error| if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) })?;

@@ -58,13 +58,20 @@ async fn main() -> anyhow::Result<()> {
         println!("{}: {:?}", case.0, engine(&mysql, &workloads[0], case).await?);
         return Ok(());
     }
-    let mut report = Report::default();
-    for workload in &workloads {
-        throughput(&mysql, workload, &mut report).await?;
+    for section in ["first", "second", "latencies", "scaling"] {
+        if what.as_deref().is_some_and(|wanted| wanted != section) {
+            continue;
+        }
+        let mut report = Report::new(section);
+        match section {
+            "first" => throughput(&mysql, &workloads[0], &mut report).await?,
+            "second" => throughput(&mysql, &workloads[1], &mut report).await?,
+            "latencies" => latencies::latencies(&mysql, &mut report).await?,
+            _ => scaling::scaling(&mysql, &workloads[0], &mut report).await?,
+        }
+        report.write()?;
     }
-    latencies::latencies(&mysql, &mut report).await?;
-    scaling::scaling(&mysql, &workloads[0], &mut report).await?;
-    report.write()
+    Ok(())
 }
 
 /// A server with the workloads in its binlog: loaded by the first run.

@@ -9,8 +9,8 @@ use rowmill_tests::{MySql, Process, scratch, top};
 
 use crate::{Run, Workload};
 
-/// Python's is slow: it reads so many.
-const PYTHON_ROWS: f64 = 200_000.0;
+/// Those that are slow read so many.
+const FEWER_ROWS: f64 = 300_000.0;
 
 /// A program that counts rows.
 pub struct Peer {
@@ -34,11 +34,18 @@ pub async fn peers(mysql: &MySql, Workload { file, rows, .. }: &Workload) -> any
         command.args(["-cp", &classpath, "Count", &port, "rowmill", password, "bench", file, &count, &gtids]);
         peers.push(("Debezium 3.6.3, embedded engine, JSON, counted", Peer { command, rows: *rows }));
     }
+    let fewer = FEWER_ROWS.to_string();
+    let rustcdc = top().join("target/peers/release/count-rustcdc");
+    if rustcdc.exists() {
+        let mut command = rowmill_tests::command(rustcdc);
+        command.args([&port, "rowmill", password, file, &fewer]).arg(scratch("bench-rustcdc"));
+        peers.push(("rustcdc 0.19.0, JSON, counted", Peer { command, rows: FEWER_ROWS }));
+    }
     let python = top().join("target/tools/mysql-replication/bin/python");
     if python.exists() {
         let mut command = rowmill_tests::command(python);
-        command.arg(top().join("tests/peers/count.py")).args([&port, file, &PYTHON_ROWS.to_string()]);
-        peers.push(("python-mysql-replication 1.0.17, counted", Peer { command, rows: PYTHON_ROWS }));
+        command.arg(top().join("tests/peers/count.py")).args([&port, file, &fewer]);
+        peers.push(("python-mysql-replication 1.0.17, counted", Peer { command, rows: FEWER_ROWS }));
     }
     Ok(peers)
 }

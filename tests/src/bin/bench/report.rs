@@ -4,27 +4,34 @@ use anyhow::Context;
 use rowmill_tests::top;
 
 const FILE: &str = "docs/speed.md";
-const BEGIN: &str = "<!-- tests/bench writes what follows -->\n";
-const END: &str = "<!-- up to here -->\n";
 
-/// Lines, which are printed as they come.
-#[derive(Debug, Default)]
-pub struct Report(String);
+/// Lines of one section, which are printed as they come.
+#[derive(Debug)]
+pub struct Report {
+    section: String,
+    text: String,
+}
 
 impl Report {
-    pub fn line(&mut self, line: &str) {
-        println!("{line}");
-        self.0.push_str(line);
-        self.0.push('\n');
+    pub fn new(section: &str) -> Self {
+        Self { section: section.to_owned(), text: String::new() }
     }
 
-    /// Puts all of it into the docs.
+    pub fn line(&mut self, line: &str) {
+        println!("{line}");
+        self.text.push_str(line);
+        self.text.push('\n');
+    }
+
+    /// Puts it into the docs, in the place of what was there.
     pub fn write(&self) -> anyhow::Result<()> {
         let path = top().join(FILE);
-        let text = std::fs::read_to_string(&path)?;
-        let (before, rest) = text.split_once(BEGIN).context(FILE)?;
-        let (_, after) = rest.split_once(END).context(FILE)?;
-        std::fs::write(path, [before, BEGIN, "\n", self.0.trim_end(), "\n\n", END, after].concat())?;
+        let docs = std::fs::read_to_string(&path)?;
+        let (begin, end) =
+            (format!("<!-- tests/bench {} -->\n", self.section), format!("<!-- end of {} -->\n", self.section));
+        let (before, rest) = docs.split_once(&begin).with_context(|| format!("{FILE} has no {begin}"))?;
+        let (_, after) = rest.split_once(&end).with_context(|| format!("{FILE} has no {end}"))?;
+        std::fs::write(path, [before, &begin, "\n", self.text.trim_end(), "\n\n", &end, after].concat())?;
         Ok(())
     }
 }

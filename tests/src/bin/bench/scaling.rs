@@ -52,7 +52,7 @@ async fn rows_of_tables(mysql: &MySql, tables: u32) -> anyhow::Result<Workload> 
             format!("INSERT INTO {table} (a, b, c) SELECT n, CONCAT('text ', n), NOW() FROM bench.seq WHERE n <= 100")
         })
         .collect();
-    mysql.run(&transactions.join(";")).await?;
+    mysql.run(&transactions.join("; ")).await?;
     file(mysql, TABLE_ROWS).await
 }
 
