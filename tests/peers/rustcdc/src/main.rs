@@ -66,7 +66,7 @@ async fn main() -> Result<()> {
     source.server_id = 4245;
     source.transport = TransportConfig::Plaintext;
     source.table_include_list = vec!["bench.orders".to_owned(), "bench.sbtest".to_owned()];
-    let from = serde_json::json!({ "source_flavor": "mysql", "binlog_file": file, "binlog_pos": 4, "gtid": null });
+    let from = serde_json::json!({ "source_flavor": "mysql", "binlog_file": file, "binlog_pos": 4, "gtid": "" });
     FileCheckpoint::restore_from_record(directory.as_ref(), "mysql", serde_json::to_vec(&from)?, 0)?;
     let checkpoint = FileCheckpoint::new(directory);
     let config = RuntimeConfig::new(RuntimeSourceConfig::mysql(source), checkpoint, InMemorySchemaHistory::default());

@@ -180,7 +180,10 @@ async fn throughput(mysql: &MySql, workload: &Workload, report: &mut Report) -> 
         line(case.0, &median(async || engine(mysql, workload, case).await).await?);
     }
     for (name, mut peer) in peers::peers(mysql, workload).await? {
-        line(name, &median(async || peer.run().await).await?);
+        match median(async || peer.run().await).await {
+            Ok(run) => line(name, &run),
+            Err(error) => eprintln!("{name} fails: {error:#}"),
+        }
     }
     report.line("");
     Ok(())
