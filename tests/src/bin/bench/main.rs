@@ -77,7 +77,9 @@ async fn main() -> anyhow::Result<()> {
 /// A server with the workloads in its binlog: loaded by the first run.
 async fn loaded() -> anyhow::Result<(MySql, Vec<Workload>)> {
     let directory = top().join("target/bench");
-    let is_loaded = directory.join("loaded").exists();
+    // With the data, which go where the server can't start.
+    let marker = directory.join("data/loaded");
+    let is_loaded = marker.exists();
     if !is_loaded && directory.exists() {
         std::fs::remove_dir_all(&directory)?;
     }
@@ -92,9 +94,9 @@ async fn loaded() -> anyhow::Result<(MySql, Vec<Workload>)> {
             files.push(mysql.binlog_end().await?.0);
         }
         mysql.run("FLUSH BINARY LOGS").await?;
-        std::fs::write(directory.join("loaded"), files.join("\n"))?;
+        std::fs::write(&marker, files.join("\n"))?;
     }
-    let files = std::fs::read_to_string(directory.join("loaded"))?;
+    let files = std::fs::read_to_string(&marker)?;
     let workloads = WORKLOADS.into_iter().zip(files.lines());
     let workloads = workloads.map(|((name, _, rows), file)| Workload::new(name, &mysql, file, rows));
     let workloads = workloads.collect::<anyhow::Result<_>>()?;
