@@ -1,6 +1,6 @@
 //! A row change, with what every format says of it.
 
-use rowmill_batch::json::{Literal, push_escaped};
+use rowmill_batch::json::Literal;
 use rowmill_batch::{Batch, Cell, Column, ColumnIndex, Image, Operation, Row, Table};
 
 use super::json::{Escaping, push_string};
@@ -151,14 +151,8 @@ impl TableText {
         let column = |column: &Column| {
             let mut out = labelled(b",", &column.name);
             out.push(b':');
-            match escaping {
-                Escaping::Plain => Literal::new(&out),
-                Escaping::Escaped => {
-                    let mut escaped = Vec::new();
-                    push_escaped(&out, &mut escaped);
-                    Literal::new(&escaped)
-                }
-            }
+            escaping.rewrite(0, &mut out);
+            Literal::new(&out)
         };
         Self {
             columns: table.columns.iter().map(column).collect(),
