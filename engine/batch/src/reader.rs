@@ -343,8 +343,21 @@ impl<'a> Image<'a> {
     }
 
     /// The columns in order.
+    #[inline]
     pub fn cells(&self) -> impl ExactSizeIterator<Item = Cell<'a>> + use<'a> {
-        let image = *self;
-        (0..self.columns as u32).map(move |column| image.cell(ColumnIndex(column)))
+        let ends_at = 4 + states_len(self.columns);
+        let (ends, data) = self.bytes[ends_at..].split_at(4 * self.columns);
+        let states = &self.bytes[4..ends_at];
+        let mut start = 0;
+        ends.as_chunks().0.iter().enumerate().map(move |(column, end)| {
+            let end = u32::from_le_bytes(*end) as usize;
+            let start = std::mem::replace(&mut start, end);
+            match states[column / 4] >> (column % 4 * 2) & 3 {
+                state::VALUE => Cell::Value(&data[start..end]),
+                state::NULL => Cell::Null,
+                state::CHANGES => Cell::Changes(&data[start..end]),
+                _ => Cell::Absent,
+            }
+        })
     }
 }

@@ -83,23 +83,17 @@ impl<T> Lanes<T> {
         }
     }
 
-    /// Takes a message in: `join` may put it into the last one of its group, or of those without one, and makes that one's
-    /// `bytes` more; or it gives the message back, to wait behind all of its group.
-    pub fn push_or_join(
-        &mut self,
-        message: Waiting<T>,
-        join: impl FnOnce(&mut Waiting<T>, Waiting<T>) -> Option<Waiting<T>>,
-    ) {
-        let last = match &message.group {
+    /// Shows the last message that waits of a group, or of those without one, if there is one: `join` may put something
+    /// into it, and make its `bytes` more.
+    pub fn join_last(&mut self, group: Option<&str>, join: impl FnOnce(&mut Waiting<T>)) {
+        let last = match group {
             Some(group) => self.lanes.get_mut(group).and_then(|lane| lane.waiting.back_mut()),
             None => self.free.back_mut(),
         };
-        let Some(last) = last else { return self.push(message) };
-        let before = last.bytes;
-        let alone = join(last, message);
-        self.bytes += last.bytes - before;
-        if let Some(alone) = alone {
-            self.push(alone);
+        if let Some(last) = last {
+            let before = last.bytes;
+            join(last);
+            self.bytes += last.bytes - before;
         }
     }
 
@@ -201,14 +195,16 @@ mod tests {
     fn messages_join_the_last_of_their_group() {
         let mut lanes = Lanes::new(LIMITS);
         for (group, item) in [(1, 1), (2, 2), (1, 10), (1, 100)] {
-            lanes.push_or_join(message(Some(group), 5, item), |last, next| {
-                if last.bytes + next.bytes > 10 {
-                    return Some(next);
+            let mut next = Some(message(Some(group), 5, item));
+            lanes.join_last(Some(&group.to_string()), |last| {
+                if let Some(next) = next.take_if(|next| last.bytes + next.bytes <= 10) {
+                    last.bytes += next.bytes;
+                    last.item += next.item;
                 }
-                last.bytes += next.bytes;
-                last.item += next.item;
-                None
             });
+            if let Some(next) = next {
+                lanes.push(next);
+            }
         }
         assert_eq!((lanes.len(), lanes.bytes()), (3, 20));
         assert_eq!(lanes.next_request(), [message(Some(1), 10, 11), message(Some(2), 5, 2)]);

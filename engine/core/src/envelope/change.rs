@@ -100,11 +100,7 @@ impl<'a> Change<'a> {
 
     /// Debezium's letter for what happened.
     pub fn code(&self) -> u8 {
-        match self.operation {
-            Operation::Insert => b'c',
-            Operation::Update => b'u',
-            Operation::Delete => b'd',
-        }
+        code(self.operation)
     }
 
     /// What happened, in a word.
@@ -114,6 +110,14 @@ impl<'a> Change<'a> {
             Operation::Update => "update",
             Operation::Delete => "delete",
         }
+    }
+}
+
+fn code(operation: Operation) -> u8 {
+    match operation {
+        Operation::Insert => b'c',
+        Operation::Update => b'u',
+        Operation::Delete => b'd',
     }
 }
 
@@ -130,6 +134,8 @@ pub(super) struct TableText {
     pub schema_name: Vec<u8>,
     pub table_name: Vec<u8>,
     pub full_name: Vec<u8>,
+    /// What [`Format::Row`](super::Format::Row) says behind the columns, up to its time: of inserts, updates, deletes.
+    words: [Vec<u8>; 3],
 }
 
 /// `"snapshot"` to `"sequence"` of a source.
@@ -141,7 +147,7 @@ pub(super) fn schema_text(schema: &str) -> Vec<u8> {
 }
 
 impl TableText {
-    /// The columns as they are to be written, all else plain.
+    /// What the row itself has as it is to be written, all else plain.
     pub fn new(table: &Table, escaping: Escaping) -> Self {
         let labelled = |label: &[u8], text: &str| {
             let mut out = label.to_vec();
@@ -154,6 +160,16 @@ impl TableText {
             escaping.rewrite(0, &mut out);
             Literal::new(&out)
         };
+        let words = |operation: Operation| {
+            let mut out = format!(",\"__deleted\":\"{}\"", operation == Operation::Delete).into_bytes();
+            out.extend_from_slice(b",\"__op\":\"");
+            out.push(code(operation));
+            out.extend(labelled(b"\",\"__db\":", &table.schema));
+            out.extend(labelled(b",\"__table\":", &table.name));
+            out.extend_from_slice(b",\"__source_ts_ms\":");
+            escaping.rewrite(0, &mut out);
+            out
+        };
         Self {
             columns: table.columns.iter().map(column).collect(),
             schema: schema_text(&table.schema),
@@ -161,6 +177,17 @@ impl TableText {
             schema_name: labelled(b"", &table.schema),
             table_name: labelled(b"", &table.name),
             full_name: labelled(b"", &table.to_string()),
+            words: [Operation::Insert, Operation::Update, Operation::Delete].map(words),
+        }
+    }
+
+    /// What is said behind a row's columns.
+    pub fn words(&self, operation: Operation) -> &[u8] {
+        let [inserted, updated, deleted] = &self.words;
+        match operation {
+            Operation::Insert => inserted,
+            Operation::Update => updated,
+            Operation::Delete => deleted,
         }
     }
 }

@@ -1,8 +1,8 @@
 //! JSON as SQS takes it.
 
-use rowmill_batch::json::push_escaped;
 pub use rowmill_batch::json::push_string;
 pub(super) use rowmill_batch::json::push_utf8;
+use rowmill_batch::json::{push_escaped, push_escaped_twice};
 
 use crate::binlog::civil_from_days;
 
@@ -32,11 +32,7 @@ impl Escaping {
             Self::Plain => push_utf8(text, out),
             Self::Escaped => {
                 out.extend_from_slice(self.quote());
-                let start = out.len();
-                push_escaped(text, out);
-                if out.len() != start + text.len() {
-                    self.rewrite(start, out);
-                }
+                push_escaped_twice(text, out);
                 out.extend_from_slice(self.quote());
             }
         }

@@ -65,8 +65,8 @@ impl Envelope {
         if self.tables.len() <= index {
             self.tables.resize_with(index + 1, || None);
         }
-        let is_debezium = self.format == Format::Debezium;
-        let escaping = if is_debezium { self.escaping } else { Escaping::Plain };
+        let is_written_escaped = matches!(self.format, Format::Debezium | Format::Row);
+        let escaping = if is_written_escaped { self.escaping } else { Escaping::Plain };
         let text = self.tables[index].get_or_insert_with(|| TableText::new(table, escaping));
         let change = Change::new(&self.source, (table, text), batch, row, part, now_us);
         let start = out.len();
@@ -74,7 +74,7 @@ impl Envelope {
             Format::Debezium => return self.debezium.write(&change, out),
             Format::CloudEvents => cloudevents::write(&change, out),
             Format::Maxwell => maxwell::write(&change, out),
-            Format::Row => row::write(&change, out),
+            Format::Row => return row::write(&change, escaping, out),
         }
         self.escaping.rewrite(start, out);
     }
