@@ -21,6 +21,9 @@ const ENCODING_ATTRIBUTE: &str = "content-encoding";
 const TEXT: &str = "String";
 const NUMBER: &str = "Number";
 
+/// Rows that room is made for at once, beside the first.
+const ROWS_EXPECTED: usize = 15;
+
 /// A message on its way, with its duty, and rows that leave with it.
 #[derive(Debug)]
 pub(super) struct Outgoing {
@@ -125,23 +128,26 @@ impl Outgoing {
 
     /// Whether a row may leave with it. `position` alone may differ in what they say beside their bodies: it's the
     /// first row's.
-    pub fn may_take(&self, other: &Self) -> bool {
+    pub fn may_take(&self, row: &Message) -> bool {
         fn said(message: &Message) -> impl Iterator<Item = &(String, String)> {
             message.attributes.iter().filter(|(name, _)| name != "position")
         }
-        let (first, message) = (&self.first.0, &other.first.0);
-        let are_plain = self.instead.is_none() && other.instead.is_none();
-        let is_like = first.table.is_some() && first.table == message.table && first.group == message.group;
-        !self.is_sealed && are_plain && is_like && said(first).eq(said(message))
+        let first = &self.first.0;
+        let is_like = first.table.is_some() && first.table == row.table && first.group == row.group;
+        !self.is_sealed && self.instead.is_none() && is_like && !row.body.is_empty() && said(first).eq(said(row))
     }
 
-    /// A row leaves with it. Gives by how many bytes it is longer.
-    pub fn take(&mut self, other: Self) -> usize {
-        let Self { first, more, .. } = other;
-        let longer = first.0.body.len() + ",".len();
-        self.more.push(first);
-        self.more.extend(more);
-        longer
+    /// By how many bytes it is longer with a row.
+    pub fn longer_by(row: &Message) -> usize {
+        row.body.len() + ",".len()
+    }
+
+    /// A row leaves with it.
+    pub fn take(&mut self, row: Message, receipt: Receipt) {
+        if self.more.is_empty() {
+            self.more.reserve(ROWS_EXPECTED);
+        }
+        self.more.push((row, receipt));
     }
 
     /// Its rows, or the message itself, each with its duty.
@@ -344,9 +350,10 @@ mod tests {
             assert_eq!(sent(&pack), (one.into(), "a".into()));
             let mut bytes = pack.bytes(packing(form));
             for (body, id) in [("22", "b"), ("3", "c")] {
-                let row = outgoing(Some(7), body, id, "b:4:1");
+                let (row, receipt) = outgoing(Some(7), body, id, "b:4:1").first;
                 assert!(pack.may_take(&row));
-                bytes += pack.take(row);
+                bytes += Outgoing::longer_by(&row);
+                pack.take(row, receipt);
             }
             assert_eq!(sent(&pack), (three.into(), "a+c".into()));
             let attributes = "tableshop.ordersStringpositionb:4:0String".len();
@@ -358,11 +365,14 @@ mod tests {
     #[test]
     fn what_was_sent_or_is_another_tables_stays_alone() {
         let mut pack = outgoing(Some(7), "1", "a", "b:4:0");
-        assert!(!pack.may_take(&outgoing(Some(8), "2", "b", "b:4:1")));
-        assert!(!pack.may_take(&outgoing(None, "2", "b", "b:4:1")));
-        assert!(!outgoing(None, "1", "a", "b:4:0").may_take(&outgoing(None, "2", "b", "b:4:1")));
+        let row = |table, body| outgoing(table, body, "2", "b:4:1").first.0;
+        assert!(pack.may_take(&row(Some(7), "2")));
+        assert!(!pack.may_take(&row(Some(8), "2")));
+        assert!(!pack.may_take(&row(None, "2")));
+        assert!(!pack.may_take(&row(Some(7), "")), "SQS would refuse it");
+        assert!(!outgoing(None, "1", "a", "b:4:0").may_take(&row(None, "2")));
         pack.seal();
-        assert!(!pack.may_take(&outgoing(Some(7), "2", "b", "b:4:1")));
+        assert!(!pack.may_take(&row(Some(7), "2")));
         let alone = outgoing(None, "a transform's text", "a", "b:4:0");
         assert_eq!(entry(&alone, true, packing(PackForm::Array))["MessageBody"], "a transform's text");
     }

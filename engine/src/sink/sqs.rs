@@ -83,9 +83,30 @@ impl Sqs {
         })
     }
 
-    /// A message on its way, and why the queue will never take it, if so.
-    fn waiting(&self, message: Message, receipt: Receipt) -> (Waiting<Outgoing>, Option<String>) {
+    /// Takes a message in: packed with the last of its group, where that is wanted and there is room.
+    ///
+    /// # Errors
+    /// If the queue will never take it: gives it back, and why.
+    fn take_in(
+        &self,
+        message: Message,
+        receipt: Receipt,
+        lanes: &mut Lanes<Outgoing>,
+    ) -> Result<(), (Outgoing, String)> {
         let group = self.fifo.then(|| message.group.clone());
+        let mut alone = Some((message, receipt));
+        if let Some(packing) = self.packing {
+            lanes.join_last(group.as_deref(), |last| {
+                let joins = |(row, _): &mut (Message, Receipt)| {
+                    last.bytes + Outgoing::longer_by(row) <= packing.bytes && last.item.may_take(row)
+                };
+                if let Some((row, receipt)) = alone.take_if(joins) {
+                    last.bytes += Outgoing::longer_by(&row);
+                    last.item.take(row, receipt);
+                }
+            });
+        }
+        let Some((message, receipt)) = alone else { return Ok(()) };
         let mut item = Outgoing::new(message, receipt);
         let mut bytes = item.bytes(self.packing);
         if bytes > certain_when_compressed(self.message_max) {
@@ -98,25 +119,17 @@ impl Sqs {
             item.place(self.packing, store);
             bytes = item.bytes(self.packing);
         }
-        let fault = match item.fault(self.packing) {
-            None if bytes > self.message_max => {
-                Some(format!("it has {bytes} bytes, the queue takes {}", self.message_max))
-            }
-            fault => fault,
-        };
-        (Waiting { group, bytes, item }, fault)
-    }
-
-    /// Takes a message in: packed with the last of its group, where that is wanted and there is room.
-    fn take_in(&self, waiting: Waiting<Outgoing>, lanes: &mut Lanes<Outgoing>) {
-        let Some(packing) = self.packing else { return lanes.push(waiting) };
-        lanes.push_or_join(waiting, |last, waiting| {
-            if last.bytes + waiting.bytes > packing.bytes || !last.item.may_take(&waiting.item) {
-                return Some(waiting);
-            }
-            last.bytes += last.item.take(waiting.item);
-            None
+        let fault = item.fault(self.packing).or_else(|| {
+            let is_too_large = bytes > self.message_max;
+            is_too_large.then(|| format!("it has {bytes} bytes, the queue takes {}", self.message_max))
         });
+        match fault {
+            Some(fault) => Err((item, fault)),
+            None => {
+                lanes.push(Waiting { group, bytes, item });
+                Ok(())
+            }
+        }
     }
 
     /// A message that is never accepted for what it is: a dead letter, or the end.
@@ -175,11 +188,8 @@ impl Sqs {
                     Some(Delivery { messages, receipt }) => {
                         let receipts = receipt.split(messages.len());
                         for (message, receipt) in messages.into_iter().zip(receipts) {
-                            match self.waiting(message, receipt) {
-                                (waiting, None) => self.take_in(waiting, &mut lanes),
-                                (Waiting { item, .. }, Some(fault)) => {
-                                    self.reject(item, &fault, dead_letters.as_ref()).await?;
-                                }
+                            if let Err((outgoing, fault)) = self.take_in(message, receipt, &mut lanes) {
+                                self.reject(outgoing, &fault, dead_letters.as_ref()).await?;
                             }
                         }
                     }

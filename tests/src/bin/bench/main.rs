@@ -40,7 +40,7 @@ const CASES: [Case; 6] = [
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
-    let (what, words) = (arguments.next(), arguments.next());
+    let (what, words, section) = (arguments.next(), arguments.next(), arguments.next());
     if what.as_deref() == Some("--backlog") {
         return scaling::backlog().await;
     }
@@ -48,14 +48,15 @@ async fn main() -> anyhow::Result<()> {
     // Its tables are read whole by some.
     mysql.run("GRANT SELECT, RELOAD, SHOW DATABASES, LOCK TABLES ON *.* TO rowmill@'%'").await?;
     if let (Some("--one"), Some(words)) = (what.as_deref(), words) {
-        for (name, mut peer) in peers::peers(&mysql, &workloads[0]).await? {
+        let workload = &workloads[usize::from(section.as_deref() == Some("second"))];
+        for (name, mut peer) in peers::peers(&mysql, workload).await? {
             if name.contains(&words) {
                 println!("{name}: {:?}", peer.run().await?);
                 return Ok(());
             }
         }
         let case = CASES.iter().find(|(name, ..)| name.contains(&words)).context("no such case")?;
-        println!("{}: {:?}", case.0, engine(&mysql, &workloads[0], case).await?);
+        println!("{}: {:?}", case.0, engine(&mysql, workload, case).await?);
         return Ok(());
     }
     for section in ["first", "second", "latencies", "scaling"] {
