@@ -83,16 +83,9 @@ impl Sqs {
         })
     }
 
-    /// Takes a message in: packed with the last of its group, where that is wanted and there is room.
-    ///
-    /// # Errors
-    /// If the queue will never take it: gives it back, and why.
-    fn take_in(
-        &self,
-        message: Message,
-        receipt: Receipt,
-        lanes: &mut Lanes<Outgoing>,
-    ) -> Result<(), (Outgoing, String)> {
+    /// Takes a message in: packed with the last of its group, where that is wanted and there is room. One that the
+    /// queue will never take is given back, with why.
+    fn take_in(&self, message: Message, receipt: Receipt, lanes: &mut Lanes<Outgoing>) -> Option<(Outgoing, String)> {
         let group = self.fifo.then(|| message.group.clone());
         let mut alone = Some((message, receipt));
         if let Some(packing) = self.packing {
@@ -106,7 +99,7 @@ impl Sqs {
                 }
             });
         }
-        let Some((message, receipt)) = alone else { return Ok(()) };
+        let (message, receipt) = alone?;
         let mut item = Outgoing::new(message, receipt);
         let mut bytes = item.bytes(self.packing);
         if bytes > certain_when_compressed(self.message_max) {
@@ -123,13 +116,11 @@ impl Sqs {
             let is_too_large = bytes > self.message_max;
             is_too_large.then(|| format!("it has {bytes} bytes, the queue takes {}", self.message_max))
         });
-        match fault {
-            Some(fault) => Err((item, fault)),
-            None => {
-                lanes.push(Waiting { group, bytes, item });
-                Ok(())
-            }
+        if let Some(fault) = fault {
+            return Some((item, fault));
         }
+        lanes.push(Waiting { group, bytes, item });
+        None
     }
 
     /// A message that is never accepted for what it is: a dead letter, or the end.
@@ -188,7 +179,7 @@ impl Sqs {
                     Some(Delivery { messages, receipt }) => {
                         let receipts = receipt.split(messages.len());
                         for (message, receipt) in messages.into_iter().zip(receipts) {
-                            if let Err((outgoing, fault)) = self.take_in(message, receipt, &mut lanes) {
+                            if let Some((outgoing, fault)) = self.take_in(message, receipt, &mut lanes) {
                                 self.reject(outgoing, &fault, dead_letters.as_ref()).await?;
                             }
                         }
