@@ -101,8 +101,9 @@ impl Dispatcher {
         let parse = |bytes| Batch::parse(bytes).expect("batches are written by the builder");
         let batch = parse(&bytes);
         let seen: Vec<Batch<'_>> = seen.iter().map(|bytes| parse(bytes)).collect();
-        let rows_of_sink = if self.sinks.len() == 1 { rows.len() } else { 0 };
-        let mut by_sink: Vec<Vec<Message>> = self.sinks.iter().map(|_| Vec::with_capacity(rows_of_sink)).collect();
+        // All rows go to it where there is but one.
+        let expected = if self.sinks.len() == 1 { rows.len() } else { 0 };
+        let mut by_sink: Vec<Vec<Message>> = self.sinks.iter().map(|_| Vec::with_capacity(expected)).collect();
         let mut emitted = emitted.into_iter().peekable();
         let mut outputs = Outputs::default();
         // The rows' bodies, one behind the other: one piece of memory for all of them.

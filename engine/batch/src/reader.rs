@@ -334,12 +334,7 @@ impl<'a> Image<'a> {
             let end = u32_at(self.bytes, ends_at + 4 * column) as usize;
             &self.bytes[data_at + start..data_at + end]
         };
-        match self.bytes[4 + column / 4] >> (column % 4 * 2) & 3 {
-            state::VALUE => Cell::Value(data()),
-            state::NULL => Cell::Null,
-            state::CHANGES => Cell::Changes(data()),
-            _ => Cell::Absent,
-        }
+        cell(self.bytes[4 + column / 4], column, data)
     }
 
     /// The columns in order.
@@ -352,12 +347,18 @@ impl<'a> Image<'a> {
         ends.as_chunks().0.iter().enumerate().map(move |(column, end)| {
             let end = u32::from_le_bytes(*end) as usize;
             let start = std::mem::replace(&mut start, end);
-            match states[column / 4] >> (column % 4 * 2) & 3 {
-                state::VALUE => Cell::Value(&data[start..end]),
-                state::NULL => Cell::Null,
-                state::CHANGES => Cell::Changes(&data[start..end]),
-                _ => Cell::Absent,
-            }
+            cell(states[column / 4], column, || &data[start..end])
         })
+    }
+}
+
+/// A column, by the byte that has its state among those of its neighbours; `data` is what it has, if it has anything.
+#[inline]
+fn cell<'a>(states: u8, column: usize, data: impl FnOnce() -> &'a [u8]) -> Cell<'a> {
+    match states >> (column % 4 * 2) & 3 {
+        state::VALUE => Cell::Value(data()),
+        state::NULL => Cell::Null,
+        state::CHANGES => Cell::Changes(data()),
+        _ => Cell::Absent,
     }
 }

@@ -98,11 +98,6 @@ impl<'a> Change<'a> {
         })
     }
 
-    /// Debezium's letter for what happened.
-    pub fn code(&self) -> u8 {
-        code(self.operation)
-    }
-
     /// What happened, in a word.
     pub fn word(&self) -> &'static str {
         match self.operation {
@@ -113,7 +108,8 @@ impl<'a> Change<'a> {
     }
 }
 
-fn code(operation: Operation) -> u8 {
+/// Debezium's letter for what happened.
+pub(super) fn code(operation: Operation) -> u8 {
     match operation {
         Operation::Insert => b'c',
         Operation::Update => b'u',
