@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
-use crate::sink;
+use crate::sink::{self, Connections};
+use crate::source;
 use crate::source::preflight::{ConnectError, Server};
-use crate::source::{self};
 use crate::transform::{Loader, Settings};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -47,8 +47,9 @@ impl<W: Write> Report<'_, W> {
 pub async fn run(config: &Config, out: &mut impl Write) -> std::io::Result<usize> {
     let mut report = Report { out, problems: 0 };
     server(config, &mut report).await?;
+    let connections = Connections::default();
     for config in &config.sinks {
-        match sink::open(config).await {
+        match sink::open(config, &connections).await {
             Ok(_) => report.ok(format!("sink.{}: {}", config.name, config.kind))?,
             Err(error) => report.problem(format!("{error:#}"))?,
         }

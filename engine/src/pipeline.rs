@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::dispatch::{Dispatcher, SinkNeeds};
 use crate::failpoint::{self, Step};
 use crate::selection::Selection;
-use crate::sink::{self, DeadLetters, Sink};
+use crate::sink::{self, Connections, DeadLetters, Sink};
 use crate::source::preflight::Server;
 use crate::source::{Budget, Held, Source};
 use crate::transform::{Loader, Reloader, Settings};
@@ -57,9 +57,10 @@ async fn start(config: Config) -> anyhow::Result<()> {
     let loader = Loader::new(Settings::of(&config))?;
     let Config { source, checkpoint, plugins, sinks: sink_configs, destinations, in_flight } = config;
     let plugins_running = Reloader::load(loader)?;
+    let connections = Connections::default();
     let mut sinks = Vec::with_capacity(sink_configs.len());
     for config in &sink_configs {
-        sinks.push(sink::open(config).await?);
+        sinks.push(sink::open(config, &connections).await?);
     }
     let (mut server, source) = Server::connect_first(&source).await?;
     if let Some(problem) = server.problems().into_iter().next() {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use mysql_async::prelude::Queryable;
-use rowmill_tests::{Engine, EngineConfig, MySql, Process, Queue, Received, Sqs, scratch, top};
+use rowmill_tests::{Engine, EngineConfig, MySql, Process, Proxy, Queue, Received, Sqs, scratch, top};
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -60,6 +60,39 @@ async fn deliver_all(mysql: &MySql, config: &EngineConfig) -> anyhow::Result<()>
     rowmill_tests::wait_for("all is delivered", SOON, || async { Ok(config.has_reached(&end)?.then_some(())) })
         .await
         .with_context(|| engine.log())?;
+    engine.stop().await
+}
+
+/// Connections that stay open and say nothing are found out once: what one sink waits for, the others needn't.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dead_connections_are_found_out_once() -> anyhow::Result<()> {
+    let directory = scratch("dead_connections_are_found_out_once");
+    let mysql = MySql::start(&directory, &[]).await?;
+    mysql
+        .run("CREATE SCHEMA shop; CREATE TABLE shop.a (id INT PRIMARY KEY); CREATE TABLE shop.b (id INT PRIMARY KEY)")
+        .await?;
+    let sqs = Sqs::start(&directory).await?;
+    let proxy = Proxy::start(sqs.port()).await?;
+    let (a, b) = (sqs.create("a").await?, sqs.create("b").await?);
+    let sink = |name: &str, queue: &Queue| {
+        let (url, port) = (&queue.url, proxy.port);
+        format!(
+            "[sink.{name}]\ntype = \"sqs\"\nqueue_url = \"{url}\"\nendpoint_url = \"http://127.0.0.1:{port}\"\n\
+             [[route]]\ntables = [\"shop.{name}\"]\nsink = \"{name}\"\n"
+        )
+    };
+    let sinks = [sink("a", &a), sink("b", &b)].concat();
+    let engine =
+        Engine::start_and_wait(&EngineConfig::new(&directory, &mysql, "tables = [\"shop.*\"]", &sinks)).await?;
+    mysql.run("BEGIN; INSERT INTO shop.a VALUES (1); INSERT INTO shop.b VALUES (1); COMMIT").await?;
+    anyhow::ensure!(a.receive_all(1, SOON).await?.len() == 1 && b.receive_all(1, SOON).await?.len() == 1);
+
+    proxy.stall();
+    mysql.run("INSERT INTO shop.a VALUES (2)").await?;
+    anyhow::ensure!(a.receive_all(1, SOON).await?.len() == 1, "{}", engine.log());
+    assert!(engine.log().contains("no answer in 15 seconds"), "{}", engine.log());
+    mysql.run("INSERT INTO shop.b VALUES (2)").await?;
+    anyhow::ensure!(b.receive_all(1, Duration::from_secs(5)).await?.len() == 1, "{}", engine.log());
     engine.stop().await
 }
 

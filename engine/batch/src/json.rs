@@ -165,11 +165,18 @@ fn push_escape_twice<'a>(bytes: &'a [u8], out: &mut Vec<u8>) -> &'a [u8] {
 
 #[inline(never)]
 fn push_rare_escape_twice<'a>(bytes: &'a [u8], out: &mut Vec<u8>) -> &'a [u8] {
-    let mut once = Vec::with_capacity(8);
-    let rest = push_rare_escape(bytes, &mut once);
-    push_escaped(&once, out);
+    let start = out.len();
+    let rest = push_rare_escape(bytes, out);
+    let mut once = [0; ESCAPE_LEN_MAX];
+    let once = &mut once[..out.len() - start];
+    once.copy_from_slice(&out[start..]);
+    out.truncate(start);
+    push_escaped(once, out);
     rest
 }
+
+/// Bytes of `\u001f`: no character's escape is longer.
+const ESCAPE_LEN_MAX: usize = 6;
 
 #[inline(never)]
 fn push_rare_escape<'a>(bytes: &'a [u8], out: &mut Vec<u8>) -> &'a [u8] {

@@ -9,7 +9,7 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, SdkConfig};
 use aws_sdk_sqs::config::{Region, SharedCredentialsProvider};
 
-use super::client::Client;
+use super::client::{Client, Connections};
 use super::credentials::Credentials;
 use crate::config::{Queue, Role};
 
@@ -20,10 +20,14 @@ const UPLOAD_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What a queue is used by.
 #[derive(Debug, Clone)]
-pub(super) struct Account(SdkConfig);
+pub(super) struct Account {
+    config: SdkConfig,
+    connections: Connections,
+}
 
 impl Account {
-    pub async fn of(Queue { url, region, endpoint_url, role, .. }: &Queue) -> Self {
+    pub async fn of(queue: &Queue, connections: Connections) -> Self {
+        let Queue { url, region, endpoint_url, role, .. } = queue;
         // Retries are the lanes' business: they know what may be sent before what.
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .retry_config(RetryConfig::disabled())
@@ -36,18 +40,18 @@ impl Account {
             loader = loader.endpoint_url(url);
         }
         let config = loader.load().await;
-        let Some(Role { arn, external_id }) = role else { return Self(config) };
+        let Some(Role { arn, external_id }) = role else { return Self { config, connections } };
         let mut role = AssumeRoleProvider::builder(arn).session_name("rowmill").configure(&config);
         if let Some(id) = external_id {
             role = role.external_id(id);
         }
         let credentials = SharedCredentialsProvider::new(role.build().await);
-        Self(config.into_builder().credentials_provider(credentials).build())
+        Self { config: config.into_builder().credentials_provider(credentials).build(), connections }
     }
 
     /// A client of SQS for what is asked once.
     pub fn sqs(&self) -> aws_sdk_sqs::Client {
-        aws_sdk_sqs::Client::new(&self.0)
+        aws_sdk_sqs::Client::new(&self.config)
     }
 
     /// A client of SQS for messages; `url` is where the other one asks.
@@ -55,19 +59,19 @@ impl Account {
     /// # Errors
     /// If there is no region or nothing that gives credentials: the other one asks for nothing then.
     pub fn client(&self, url: String) -> anyhow::Result<Client> {
-        let region = self.0.region().context("there is no region: set `region`, or AWS_REGION")?;
-        let credentials = self.0.credentials_provider().context("nothing gives credentials")?;
-        Ok(Client::new(url, region.to_string(), Credentials::new(credentials)))
+        let region = self.config.region().context("there is no region: set `region`, or AWS_REGION")?;
+        let credentials = self.config.credentials_provider().context("nothing gives credentials")?;
+        Ok(Client::new(url, region.to_string(), Credentials::new(credentials), self.connections.clone()))
     }
 
     /// A client of S3.
     pub fn s3(&self, endpoint_url: Option<&str>) -> aws_sdk_s3::Client {
-        let mut config = aws_sdk_s3::config::Builder::from(&self.0).timeout_config(timeouts(UPLOAD_TIMEOUT));
+        let mut config = aws_sdk_s3::config::Builder::from(&self.config).timeout_config(timeouts(UPLOAD_TIMEOUT));
         if let Some(url) = endpoint_url {
             config = config.endpoint_url(url);
         }
         // A server that isn't AWS's has no names by bucket.
-        let is_aws = endpoint_url.is_none() && self.0.endpoint_url().is_none();
+        let is_aws = endpoint_url.is_none() && self.config.endpoint_url().is_none();
         aws_sdk_s3::Client::from_conf(config.force_path_style(!is_aws).build())
     }
 }

@@ -4,8 +4,8 @@
 //! signer and sent by its HTTP connector, with its pool, its TLS and its proxies, and nothing is in between. Where to,
 //! the SDK has said when the queue was opened.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use aws_sdk_sqs::config::http::{HttpRequest, HttpResponse};
@@ -43,10 +43,34 @@ const WRONG_KEYS: [&str; 9] = [
     "UnrecognizedClientException",
 ];
 
+/// Connections to queues, kept open for the next request of any sink.
+#[derive(Debug, Clone)]
+pub struct Connections(Arc<Mutex<Arc<Connector>>>);
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Arc::new(connector()))))
+    }
+}
+
+impl Connections {
+    fn current(&self) -> Arc<Connector> {
+        Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// One of them is dead. The others may be as dead, and would be waited for one by one: there will be new ones.
+    fn give_up(&self, dead: &Arc<Connector>) {
+        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if Arc::ptr_eq(&current, dead) {
+            *current = Arc::new(connector());
+        }
+    }
+}
+
 /// Sends requests of one account to one endpoint.
 #[derive(Debug, Clone)]
 pub(super) struct Client {
-    connector: Arc<Connector>,
+    connections: Connections,
     to: Arc<Endpoint>,
 }
 
@@ -69,9 +93,7 @@ pub(super) enum Failure {
         /// Its own words.
         message: String,
     },
-    /// There was no answer in time.
-    Late(String),
-    /// It wasn't sent, or its answer can't be read.
+    /// It wasn't sent, or there was no answer in time, or none that can be read.
     Failed(String),
 }
 
@@ -79,20 +101,15 @@ impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Refused { code, message } => write!(f, "{code}: {message}"),
-            Self::Late(text) | Self::Failed(text) => f.write_str(text),
+            Self::Failed(text) => f.write_str(text),
         }
     }
 }
 
 impl Client {
-    pub fn new(url: String, region: String, credentials: Credentials) -> Self {
+    pub fn new(url: String, region: String, credentials: Credentials, connections: Connections) -> Self {
         let to = Endpoint { url, region, credentials, skew: AtomicI64::new(0) };
-        Self { connector: Arc::new(connector()), to: Arc::new(to) }
-    }
-
-    /// The same with connections of its own.
-    pub fn reconnected(&self) -> Self {
-        Self { connector: Arc::new(connector()), to: Arc::clone(&self.to) }
+        Self { connections, to: Arc::new(to) }
     }
 
     /// Asks for an operation by what its request has as JSON, and gives what its answer has.
@@ -101,17 +118,22 @@ impl Client {
     /// # Errors
     /// If there is no answer, or one that says no.
     pub async fn call(&self, operation: &str, body: Vec<u8>) -> Result<Bytes, Failure> {
-        match tokio::time::timeout(REQUEST_TIMEOUT, self.call_patiently(operation, body)).await {
+        let connector = self.connections.current();
+        match tokio::time::timeout(REQUEST_TIMEOUT, self.call_by(&connector, operation, body)).await {
             Ok(result) => result,
-            Err(_) => Err(Failure::Late(format!("no answer in {} seconds", REQUEST_TIMEOUT.as_secs()))),
+            Err(_) => {
+                self.connections.give_up(&connector);
+                Err(Failure::Failed(format!("no answer in {} seconds", REQUEST_TIMEOUT.as_secs())))
+            }
         }
     }
 
-    async fn call_patiently(&self, operation: &str, body: Vec<u8>) -> Result<Bytes, Failure> {
+    /// The same, for as long as it takes.
+    async fn call_by(&self, connector: &Connector, operation: &str, body: Vec<u8>) -> Result<Bytes, Failure> {
         let failed =
             |error: &(dyn std::error::Error + 'static)| Failure::Failed(DisplayErrorContext(error).to_string());
         let request = self.signed(operation, body).await.map_err(Failure::Failed)?;
-        let mut response = self.connector.call(request).await.map_err(|error| failed(&error))?;
+        let mut response = connector.call(request).await.map_err(|error| failed(&error))?;
         let body = ByteStream::new(response.take_body()).collect().await.map_err(|error| failed(&error))?.into_bytes();
         if response.status().is_success() {
             return Ok(body);

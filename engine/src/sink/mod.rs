@@ -23,6 +23,7 @@ use rowmill_core::route::sqs_id;
 use tokio::sync::mpsc;
 
 pub use body::Body;
+pub use client::Connections;
 
 use crate::config::{self, SinkKind};
 
@@ -133,15 +134,15 @@ impl From<OpenError> for anyhow::Error {
     }
 }
 
-/// Makes a sink ready to deliver.
+/// Makes a sink ready to deliver; those of a queue share their connections.
 ///
 /// # Errors
 /// If what it delivers to isn't there.
-pub async fn open(config: &config::Sink) -> anyhow::Result<Box<dyn Sink>> {
+pub async fn open(config: &config::Sink, connections: &Connections) -> anyhow::Result<Box<dyn Sink>> {
     let config::Sink { name, kind, .. } = config;
     let sink: anyhow::Result<Box<dyn Sink>> = match kind {
         SinkKind::Sqs(queue) => {
-            let account = aws::Account::of(queue).await;
+            let account = aws::Account::of(queue, connections.clone()).await;
             match queue.url.fixed() {
                 Some(url) => match sqs::Sqs::open(name, url, queue, account).await {
                     Ok(sink) => Ok(Box::new(sink)),

@@ -34,8 +34,6 @@ pub(super) struct Answer {
     pub refused: Request,
     /// Why, where some were refused.
     pub reason: Option<String>,
-    /// The connection may have died: there was no answer in time.
-    pub is_late: bool,
     /// Never accepted, for what they are, and why.
     pub rejected: Vec<(Waiting<Outgoing>, String)>,
 }
@@ -46,8 +44,6 @@ enum Said {
     Entries(Output),
     /// It was no use now: it can't be reached, is throttling, or fails.
     NotNow(String),
-    /// Nothing in time.
-    Nothing(String),
     /// Nothing of it is accepted, because of what at least one message is.
     Never(String),
 }
@@ -124,7 +120,6 @@ async fn ask(to: &To, request: &Request) -> Said {
     };
     let text = failure.to_string();
     match failure {
-        Failure::Late(_) => Said::Nothing(text),
         Failure::Refused { code, .. }
             if ["InvalidMessageContents", "BatchRequestTooLong", "InvalidParameterValue", "MissingParameter"]
                 .contains(&&*code) =>
@@ -163,10 +158,9 @@ impl Answer {
     fn take(&mut self, request: Request, said: Said) {
         let output = match said {
             Said::Entries(output) => output,
-            Said::NotNow(ref text) | Said::Nothing(ref text) => {
+            Said::NotNow(text) => {
                 self.refused.extend(request);
-                self.reason = Some(text.clone());
-                self.is_late |= matches!(said, Said::Nothing(_));
+                self.reason = Some(text);
                 return;
             }
             Said::Never(text) => {

@@ -136,7 +136,7 @@ impl Sqs {
     }
 
     async fn deliver(
-        mut self,
+        self,
         mut deliveries: mpsc::Receiver<Delivery>,
         settled: Settled,
         dead_letters: Option<DeadLetters>,
@@ -189,7 +189,7 @@ impl Sqs {
                 Some(answer) = requests.join_next() => {
                     let answer = answer.context("a request's task failed")?;
                     bytes_in_flight -= answer.bytes();
-                    let Answer { accepted, refused, reason, is_late, rejected } = answer;
+                    let Answer { accepted, refused, reason, rejected } = answer;
                     if !accepted.is_empty() {
                         failpoint::reached(Step::Accepted);
                     }
@@ -209,10 +209,6 @@ impl Sqs {
                             if let Some(delay) = pause.prolong() {
                                 requests_max = (requests_max / 2).max(1);
                                 warn!(sink = self.name, messages = failed, ?delay, reason, "not accepted, trying again");
-                                if is_late {
-                                    // Its other connections may be as dead, and would be waited for one by one.
-                                    self.client = self.client.reconnected();
-                                }
                             }
                         }
                         None => {

@@ -83,7 +83,7 @@ async fn file(mysql: &MySql, rows: u32) -> anyhow::Result<Workload> {
 }
 
 /// What of ten gigabytes of binlog is in memory at a time.
-pub async fn backlog() -> anyhow::Result<()> {
+pub async fn backlog(report: &mut Report) -> anyhow::Result<()> {
     let options = ["--sync-binlog=0", "--max-binlog-size=1G", "--innodb-flush-log-at-trx-commit=0"];
     let mysql = MySql::start(&scratch("bench-backlog"), &options).await?;
     let first = mysql.binlog_end().await?.0;
@@ -101,19 +101,20 @@ pub async fn backlog() -> anyhow::Result<()> {
         bytes = binlog_bytes(&mysql)?;
     }
     let last = mysql.binlog_end().await?;
-    println!("{rows} rows, {bytes} bytes of binlog");
-    println!("| what | rows/s | CPU s | peak MB |\n| --- | --- | --- | --- |");
+    report.line(&format!("### {} GB at a time\n\n{rows} row changes, once each.\n", bytes / 1_000_000_000));
+    report.line("| what | rows/s | CPU s | peak MB |\n| --- | --- | --- | --- |");
     let workload = Workload { name: "", file: first, rows: f64::from(rows), size: u64::MAX };
     for (name, modules, to) in &crate::CASES {
         let run = crate::engine_until(&mysql, &workload, &last, &(name, modules, *to)).await?;
         let Run { cpu, peak_mb, .. } = &run;
-        println!(
+        report.line(&format!(
             "| {name} | {:.0} | {:.1} | {} |",
             run.rows_a_second(),
             cpu.unwrap_or_default(),
             peak_mb.unwrap_or_default()
-        );
+        ));
     }
+    report.line("");
     Ok(())
 }
 
