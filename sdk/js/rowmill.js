@@ -95,6 +95,8 @@ let current;
 class Rows {
   #picked;
   #pickedOf;
+  /** By what was asked: a batch is asked for the same rows as the one before, mostly. */
+  #some = new Map();
   constructor(operations, allOf) {
     this.operations = operations;
     this.allOf = allOf;
@@ -105,11 +107,21 @@ class Rows {
   /** Those of these for which all of these hold too: `{ column: test }`. */
   where(tests) {
     const condition = ([column, { view = "newest", negated = false, ...test }]) => ({ column, view, test, negated });
-    return new Rows(this.operations, [...this.allOf, ...Object.entries(tests).map(condition)]);
+    const make = () => new Rows(this.operations, [...this.allOf, ...Object.entries(tests).map(condition)]);
+    return this.#known(JSON.stringify(tests), make);
   }
   /** Those of these operations: "insert", "update", "delete". */
   of(...operations) {
-    return new Rows(this.operations.filter((operation) => operations.includes(operation)), this.allOf);
+    const isOne = (operation) => operations.includes(operation);
+    return this.#known(operations.join(), () => new Rows(this.operations.filter(isOne), this.allOf));
+  }
+  #known(some, make) {
+    let rows = this.#some.get(some);
+    if (!rows) {
+      if (this.#some.size === SOME_MAX) this.#some.clear();
+      this.#some.set(some, (rows = make()));
+    }
+    return rows;
   }
   get numbers() {
     if (this.#pickedOf !== current) [this.#picked, this.#pickedOf] = [Array.from(bulk.pick(this.rule)), current];
@@ -123,9 +135,9 @@ class Rows {
   }
 }
 
+/** Rows that are known at a time. */
+const SOME_MAX = 256;
 const ALL = new Rows(["insert", "update", "delete"], []);
-/** By their operations: what a batch is asked for again and again. */
-const rowsOf = new Map();
 
 /** As the world has it. */
 const given = (rows) => (rows instanceof Rows ? rows.given : { tag: "these", val: rows });
@@ -148,10 +160,7 @@ class Batch {
   }
   /** The rows of these operations: "insert", "update", "delete". */
   of(...operations) {
-    const key = operations.join();
-    let rows = rowsOf.get(key);
-    if (!rows) rowsOf.set(key, (rows = ALL.of(...operations)));
-    return rows;
+    return ALL.of(...operations);
   }
   /** Each row, to be looked at. */
   *each() {

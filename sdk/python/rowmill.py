@@ -23,6 +23,7 @@ A row that is neither kept nor failed is dropped; rows of other tables pass.
     componentize-py -d wit -w transform componentize --stub-wasi app -o NAME.wasm
 """
 
+import functools
 import json
 
 from componentize_py_types import Err
@@ -31,48 +32,65 @@ from wit_world.imports import bulk, host, query, types
 NEWEST, BEFORE, AFTER = query.View.NEWEST, query.View.BEFORE, query.View.AFTER
 
 
-def _test(test, view=NEWEST, negated=False):
-    return (test, view, negated)
+class _Test:
+    """What `where` asks of a column. The same is asked of batch after batch: it is made once, and known by where it is."""
+
+    __slots__ = ("kind", "values", "view", "negated")
+
+    def __init__(self, kind, values, view, negated):
+        self.kind, self.values, self.view, self.negated = kind, values, view, negated
+
+    def condition(self, column):
+        return query.Condition(column, self.view, self.kind(*self.values), self.negated)
+
+
+@functools.lru_cache(256)
+def _test(kind, *values, view=NEWEST, negated=False):
+    return _Test(kind, values, view, negated)
 
 
 def equal(value):
     """The column is this."""
-    return _test(query.Test_Equal(str(value)))
+    return _test(query.Test_Equal, str(value))
 
 
 def one_of(*values):
-    return _test(query.Test_OneOf([str(value) for value in values]))
+    return _test(_one_of, *map(str, values))
+
+
+def _one_of(*texts):
+    return query.Test_OneOf(list(texts))
 
 
 def prefix(text):
-    return _test(query.Test_Prefix(text))
+    return _test(query.Test_Prefix, text)
 
 
 def between(low=None, high=None):
     """Both inclusive; None is no bound."""
-    return _test(query.Test_Between(("" if low is None else str(low), "" if high is None else str(high))))
+    return _test(query.Test_Between, ("" if low is None else str(low), "" if high is None else str(high)))
 
 
 def is_null():
-    return _test(query.Test_Null())
+    return _test(query.Test_Null)
 
 
 def changed():
-    return _test(query.Test_Changed())
+    return _test(query.Test_Changed)
 
 
 def changed_to(value):
     """It is this now and wasn't before."""
-    return _test(query.Test_ChangedTo(str(value)))
+    return _test(query.Test_ChangedTo, str(value))
 
 
 def negated(test):
-    return _test(test[0], test[1], not test[2])
+    return _test(test.kind, *test.values, view=test.view, negated=not test.negated)
 
 
 def before(test):
     """About the row as it was before."""
-    return _test(test[0], BEFORE, test[2])
+    return _test(test.kind, *test.values, view=BEFORE, negated=test.negated)
 
 
 class part:
@@ -136,6 +154,7 @@ def _text(value):
 
 
 _OPERATIONS = ("insert", "update", "delete")
+_SOME_MAX = 256
 
 
 class Rows:
@@ -147,15 +166,32 @@ class Rows:
         self.rule = bulk.Rule(*(operation in operations for operation in _OPERATIONS), all_of)
         self.given = bulk.Rows_ThatMatch(self.rule)
         self._picked, self._picked_of = None, None
+        self._some = {}
 
     def where(self, **tests):
         """Those of these for which all of these hold too: `column=test`."""
-        new = [query.Condition(column, view, test, negated) for column, (test, view, negated) in tests.items()]
-        return Rows(self.operations, self.all_of + new)
+        some = tuple(tests.items())
+        rows = self._some.get(some)
+        if rows is None:
+            new = [test.condition(column) for column, test in some]
+            rows = self._know(some, Rows(self.operations, self.all_of + new))
+        return rows
 
     def of(self, *operations):
         """Those of these operations: "insert", "update", "delete"."""
-        return Rows([operation for operation in self.operations if operation in operations], self.all_of)
+        some = ("of", operations)
+        rows = self._some.get(some)
+        if rows is None:
+            some_of = [operation for operation in self.operations if operation in operations]
+            rows = self._know(some, Rows(some_of, self.all_of))
+        return rows
+
+    def _know(self, some, rows):
+        """A batch is asked for the same rows as the one before, mostly: made once, they are known by what was asked."""
+        if len(self._some) == _SOME_MAX:
+            self._some.clear()
+        self._some[some] = rows
+        return rows
 
     @property
     def _numbers(self):
@@ -171,7 +207,6 @@ class Rows:
 
 
 _ALL = Rows(_OPERATIONS, [])
-_of = {}
 _current = None  # the batch that is decided on
 
 
@@ -204,10 +239,7 @@ class Batch:
 
     def of(self, *operations):
         """The rows of these operations: "insert", "update", "delete"."""
-        known = _of.get(operations)
-        if known is None:
-            known = _of[operations] = _ALL.of(*operations)
-        return known
+        return _ALL.of(*operations)
 
     def each(self):
         """Each row, to be looked at."""
