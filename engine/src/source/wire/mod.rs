@@ -158,6 +158,9 @@ impl Wire {
 
     /// Whether [`Wire::event`] wouldn't wait.
     pub fn is_event_there(&mut self) -> Result<bool, WireError> {
+        if self.is_received()? {
+            return Ok(true);
+        }
         match self.receive().now_or_never() {
             Some(received) => received.map(|()| true).map_err(ended),
             None => Ok(false),
@@ -167,7 +170,10 @@ impl Wire {
     /// The next event: from its header to its checksum, valid until the next call. Nothing is lost if
     /// this is cancelled.
     pub async fn event(&mut self) -> Result<&[u8], WireError> {
-        timeout(SILENCE_MAX, self.receive()).await.map_err(|_| WireError::Silence)?.map_err(ended)?;
+        // A timer for each event would take longer than some events do.
+        if !self.is_received()? {
+            timeout(SILENCE_MAX, self.receive()).await.map_err(|_| WireError::Silence)?.map_err(ended)?;
+        }
         self.open = self.ready.take();
         let payload = self.open.as_ref().ok_or(WireError::Protocol("a packet"))?;
         event(self.buffer.get(payload))
@@ -175,16 +181,21 @@ impl Wire {
 
     /// Waits until the next payload is there.
     async fn receive(&mut self) -> Result<(), WireError> {
+        while !self.is_received()? {
+            self.fill().await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the next payload is there, of what was read so far.
+    fn is_received(&mut self) -> Result<bool, WireError> {
         if let Some(done) = self.open.take() {
             self.buffer.take(&done);
         }
-        while self.ready.is_none() {
+        if self.ready.is_none() {
             self.ready = self.buffer.payload().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-            if self.ready.is_none() {
-                self.fill().await?;
-            }
         }
-        Ok(())
+        Ok(self.ready.is_some())
     }
 
     async fn fill(&mut self) -> io::Result<()> {
