@@ -88,6 +88,11 @@ function sinkNumber(name) {
 /** The batch that is decided on. */
 let current;
 
+/** Rows, by those of which they are some and what was asked: a batch is asked for the same as the one before, mostly. */
+const known = new Map();
+const KNOWN_MAX = 256;
+let made = 0;
+
 /**
  * Rows that the engine picks: those of some operations for which some tests hold. What is done with them it does by
  * itself; who looks at them gets their numbers.
@@ -95,8 +100,7 @@ let current;
 class Rows {
   #picked;
   #pickedOf;
-  /** By what was asked: a batch is asked for the same rows as the one before, mostly. */
-  #some = new Map();
+  #id = made++;
   constructor(operations, allOf) {
     this.operations = operations;
     this.allOf = allOf;
@@ -115,11 +119,12 @@ class Rows {
     const isOne = (operation) => operations.includes(operation);
     return this.#known(operations.join(), () => new Rows(this.operations.filter(isOne), this.allOf));
   }
-  #known(some, make) {
-    let rows = this.#some.get(some);
+  #known(asked, make) {
+    const key = `${this.#id} ${asked}`;
+    let rows = known.get(key);
     if (!rows) {
-      if (this.#some.size === SOME_MAX) this.#some.clear();
-      this.#some.set(some, (rows = make()));
+      if (known.size === KNOWN_MAX) known.clear();
+      known.set(key, (rows = make()));
     }
     return rows;
   }
@@ -135,8 +140,6 @@ class Rows {
   }
 }
 
-/** Rows that are known at a time. */
-const SOME_MAX = 256;
 const ALL = new Rows(["insert", "update", "delete"], []);
 
 /** As the world has it. */

@@ -154,7 +154,8 @@ def _text(value):
 
 
 _OPERATIONS = ("insert", "update", "delete")
-_SOME_MAX = 256
+_KNOWN_MAX = 256
+_known = {}  # rows, by those of which they are some and what was asked
 
 
 class Rows:
@@ -166,31 +167,23 @@ class Rows:
         self.rule = bulk.Rule(*(operation in operations for operation in _OPERATIONS), all_of)
         self.given = bulk.Rows_ThatMatch(self.rule)
         self._picked, self._picked_of = None, None
-        self._some = {}
 
     def where(self, **tests):
         """Those of these for which all of these hold too: `column=test`."""
-        some = tuple(tests.items())
-        rows = self._some.get(some)
+        asked = (self, *tests.items())
+        rows = _known.get(asked)
         if rows is None:
-            new = [test.condition(column) for column, test in some]
-            rows = self._know(some, Rows(self.operations, self.all_of + new))
+            new = [test.condition(column) for column, test in tests.items()]
+            rows = _know(asked, Rows(self.operations, self.all_of + new))
         return rows
 
     def of(self, *operations):
         """Those of these operations: "insert", "update", "delete"."""
-        some = ("of", operations)
-        rows = self._some.get(some)
+        asked = (self, "of", *operations)
+        rows = _known.get(asked)
         if rows is None:
-            some_of = [operation for operation in self.operations if operation in operations]
-            rows = self._know(some, Rows(some_of, self.all_of))
-        return rows
-
-    def _know(self, some, rows):
-        """A batch is asked for the same rows as the one before, mostly: made once, they are known by what was asked."""
-        if len(self._some) == _SOME_MAX:
-            self._some.clear()
-        self._some[some] = rows
+            left = [operation for operation in self.operations if operation in operations]
+            rows = _know(asked, Rows(left, self.all_of))
         return rows
 
     @property
@@ -204,6 +197,14 @@ class Rows:
 
     def __len__(self):
         return len(self._numbers)
+
+
+def _know(asked, rows):
+    """A batch is asked for the same rows as the one before, mostly: they are made once."""
+    if len(_known) == _KNOWN_MAX:
+        _known.clear()
+    _known[asked] = rows
+    return rows
 
 
 _ALL = Rows(_OPERATIONS, [])

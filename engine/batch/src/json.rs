@@ -93,7 +93,7 @@ fn push_by<'a>(push_escape: impl Fn(&'a [u8], &mut Vec<u8>) -> &'a [u8], text: &
     }
 }
 
-/// Whether bytes are looked at sixteen at a time: guests are compiled without that.
+/// Whether bytes are looked at by blocks: guests are compiled without that.
 const HAS_VECTORS: bool = !cfg!(target_family = "wasm");
 
 /// Whether no byte needs a look.

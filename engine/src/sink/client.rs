@@ -43,27 +43,20 @@ const WRONG_KEYS: [&str; 9] = [
     "UnrecognizedClientException",
 ];
 
-/// Connections to queues, kept open for the next request of any sink.
-#[derive(Debug, Clone)]
-pub struct Connections(Arc<Mutex<Arc<Connector>>>);
-
-impl Default for Connections {
-    fn default() -> Self {
-        Self(Arc::new(Mutex::new(Arc::new(connector()))))
-    }
-}
+/// Connections to queues, kept open for the next request of any sink. Where no sink is a queue, nothing is made.
+#[derive(Debug, Clone, Default)]
+pub struct Connections(Arc<Mutex<Option<Arc<Connector>>>>);
 
 impl Connections {
     fn current(&self) -> Arc<Connector> {
-        Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(current.get_or_insert_with(|| Arc::new(connector())))
     }
 
     /// One of them is dead. The others may be as dead, and would be waited for one by one: there will be new ones.
     fn give_up(&self, dead: &Arc<Connector>) {
         let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if Arc::ptr_eq(&current, dead) {
-            *current = Arc::new(connector());
-        }
+        current.take_if(|current| Arc::ptr_eq(current, dead));
     }
 }
 
