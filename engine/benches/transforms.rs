@@ -12,8 +12,9 @@ use wasmtime::component::{Component, Linker};
 use wasmtime::{Config, Engine, Store};
 
 /// Directory, what the examples' names end with, and what the table says.
-const LANGUAGES: [(&str, &str, &str); 9] = [
-    ("rust", "", "Rust"),
+const LANGUAGES: [(&str, &str, &str); 10] = [
+    ("rust", "", "Rust, messages by a recipe"),
+    ("rust", "_rows", "Rust, messages of its own"),
     ("c", "", "C"),
     ("zig", "", "Zig"),
     ("assemblyscript", "", "AssemblyScript"),

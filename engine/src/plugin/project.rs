@@ -58,6 +58,7 @@ impl Language {
                 "vendor/rowmill-sdk/src/lib.rs" <- "rust/src/lib.rs",
                 "vendor/rowmill-sdk/src/json.rs" <- "rust/src/json.rs",
                 "vendor/rowmill-sdk/src/outcome.rs" <- "rust/src/outcome.rs",
+                "vendor/rowmill-sdk/src/recipe.rs" <- "rust/src/recipe.rs",
                 "vendor/rowmill-sdk/src/row.rs" <- "rust/src/row.rs",
                 "vendor/rowmill-sdk/src/runtime.rs" <- "rust/src/runtime.rs",
                 "vendor/rowmill-batch/Cargo.toml" <- "rust/template/batch.toml.txt",

@@ -1,9 +1,21 @@
 //! Makes a small message of each change of an order, in a group for each customer.
 
-use rowmill_sdk::{Interest, Operation, Outcome, Row, Table, Transform, export};
+use rowmill_sdk::{Interest, Operation, Outcome, Part, Recipe, Row, Table, Transform, export};
 
-#[derive(Default)]
-struct Reshape;
+struct Reshape {
+    change: Recipe,
+    deletion: Recipe,
+}
+
+impl Default for Reshape {
+    fn default() -> Self {
+        let of_customer = || Recipe::new().group_text("customer-").group_column("customer");
+        Self {
+            change: of_customer().columns(&["id", "customer", "status", "total", "email"]),
+            deletion: of_customer().columns(&["id"]).field("deleted", Part::Json("true")),
+        }
+    }
+}
 
 impl Transform for Reshape {
     fn interest(&mut self, table: &Table) -> Interest {
@@ -11,19 +23,10 @@ impl Transform for Reshape {
     }
 
     fn row(&mut self, row: &Row<'_>) -> Outcome {
-        row.send(|message| {
-            message.group.push_str("customer-");
-            message.group_column(row, "customer");
-            let mut body = message.object();
-            body.column(row, "id");
-            if row.operation() == Operation::Delete {
-                body.json("deleted", "true");
-                return;
-            }
-            for column in ["customer", "status", "total", "email"] {
-                body.column(row, column);
-            }
-        });
+        match row.operation() {
+            Operation::Delete => row.write(&self.deletion),
+            Operation::Insert | Operation::Update => row.write(&self.change),
+        }
         row.drop()
     }
 }

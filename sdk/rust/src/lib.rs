@@ -26,11 +26,13 @@
 
 pub mod json;
 mod outcome;
+mod recipe;
 mod row;
 #[doc(hidden)]
 pub mod runtime;
 
 pub use outcome::{Message, Outcome};
+pub use recipe::{Part, Recipe};
 pub use row::{Row, Table};
 pub use rowmill_batch::{Cell, Column, Kind, Operation};
 

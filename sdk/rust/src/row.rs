@@ -4,6 +4,7 @@ use rowmill_batch::json::{Literal, push_string};
 use rowmill_batch::{self as packed, Cell, ColumnIndex, Image, Kind, Operation};
 
 use crate::outcome::{Message, Outcome};
+use crate::recipe::Recipe;
 use crate::runtime::Out;
 
 /// A version of a table: its name and columns.
@@ -245,6 +246,12 @@ impl<'a> Row<'a> {
     #[inline]
     pub fn send(&self, write: impl FnOnce(&mut Message)) {
         self.out.send(self.index, write);
+    }
+
+    /// The engine makes a message of the row, whatever becomes of the row itself.
+    #[inline]
+    pub fn write(&self, recipe: &Recipe) {
+        self.out.write(self.index, recipe);
     }
 
     /// The row goes no further.

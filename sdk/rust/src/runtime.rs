@@ -9,6 +9,7 @@ use rowmill_batch::{Batch, ColumnIndex, ImageKind, Kind, RowIndex, TableId};
 use crate::bindings::rowmill::transform::types;
 use crate::bindings::rowmill::transform::{batch, host};
 use crate::outcome::{Edit, Message, More, Outcome};
+use crate::recipe::Recipe;
 use crate::row::{Row, Table};
 use crate::{Interest, Transform};
 
@@ -146,6 +147,11 @@ impl Out {
             }
         }
     }
+
+    #[inline]
+    pub(crate) fn write(&self, row: u32, recipe: &Recipe) {
+        self.lists.borrow_mut().write(row, recipe);
+    }
 }
 
 /// A verdict's lists. Each one's bytes are gathered apart and joined at the end.
@@ -157,6 +163,7 @@ struct Lists {
     edits: (Vec<types::Edit>, Vec<u8>),
     emits: (Vec<types::Emit>, Vec<u8>),
     attributes: (Vec<types::Attribute>, Vec<u8>),
+    writes: Vec<types::Write>,
     fails: (Vec<types::RowFail>, Vec<u8>),
     /// What is wrong with a message that was sent.
     fault: Option<String>,
@@ -176,6 +183,21 @@ impl Lists {
     fn send(&mut self, row: u32, message: &Message) {
         if let Err(fault) = self.emit(row, message) {
             self.fault.get_or_insert(fault);
+        }
+    }
+
+    fn write(&mut self, row: u32, recipe: &Recipe) {
+        let sink = match self.sink(recipe.sink()) {
+            Ok(sink) => sink,
+            Err(fault) => {
+                self.fault.get_or_insert(fault);
+                return;
+            }
+        };
+        let recipe = recipe.number();
+        match self.writes.iter_mut().find(|write| write.recipe == recipe && write.sink == sink) {
+            Some(write) => write.rows.push(row),
+            None => self.writes.push(types::Write { recipe, sink, rows: vec![row] }),
         }
     }
 
@@ -234,7 +256,7 @@ impl Lists {
     }
 
     fn verdict(&mut self) -> Result<types::Verdict, String> {
-        let Self { keep, reroutes, edits, emits, attributes, fails, fault, expected, .. } = self;
+        let Self { keep, reroutes, edits, emits, attributes, writes, fails, fault, expected, .. } = self;
         if let Some(fault) = fault.take() {
             return Err(fault);
         }
@@ -252,7 +274,7 @@ impl Lists {
             edits: edits.0,
             emits: emits.0,
             attributes: attributes.0,
-            writes: Vec::new(),
+            writes: take(writes),
             fails: fails.0,
             arena,
         })
