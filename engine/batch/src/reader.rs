@@ -253,7 +253,10 @@ impl<'a> Row<'a> {
     #[inline]
     fn image_at(&self, at: usize) -> Image<'a> {
         let len = u32_at(self.bytes, at) as usize;
-        Image { bytes: &self.bytes[at..at + len], columns: self.columns() }
+        let columns = self.columns();
+        let (head, data) = self.bytes[at..at + len].split_at(4 + states_len(columns) + 4 * columns);
+        let (states, ends) = head[4..].split_at(states_len(columns));
+        Image { states, ends: ends.as_chunks().0, data }
     }
 }
 
@@ -309,14 +312,17 @@ impl<'a> Cell<'a> {
 /// A row at one point in time: before or after the change.
 #[derive(Debug, Clone, Copy)]
 pub struct Image<'a> {
-    bytes: &'a [u8],
-    columns: usize,
+    /// Four columns to a byte.
+    states: &'a [u8],
+    /// Where each column ends.
+    ends: &'a [[u8; 4]],
+    data: &'a [u8],
 }
 
 impl<'a> Image<'a> {
     /// Columns of the table.
     pub fn columns(&self) -> usize {
-        self.columns
+        self.ends.len()
     }
 
     /// A column.
@@ -325,26 +331,22 @@ impl<'a> Image<'a> {
     /// If the table has no such column.
     #[inline]
     pub fn cell(&self, column: ColumnIndex) -> Cell<'a> {
+        let Self { states, ends, data } = *self;
         let column = column.0 as usize;
-        assert!(column < self.columns, "column {column} of {}", self.columns);
-        let data = || {
-            let ends_at = 4 + states_len(self.columns);
-            let data_at = ends_at + 4 * self.columns;
-            let start = if column == 0 { 0 } else { u32_at(self.bytes, ends_at + 4 * (column - 1)) as usize };
-            let end = u32_at(self.bytes, ends_at + 4 * column) as usize;
-            &self.bytes[data_at + start..data_at + end]
-        };
-        cell(self.bytes[4 + column / 4], column, data)
+        assert!(column < ends.len(), "column {column} of {}", ends.len());
+        let end_of = |column: usize| u32::from_le_bytes(ends[column]) as usize;
+        cell(states[column / 4], column, || {
+            let start = column.checked_sub(1).map_or(0, end_of);
+            &data[start..end_of(column)]
+        })
     }
 
     /// The columns in order.
     #[inline]
     pub fn cells(&self) -> impl ExactSizeIterator<Item = Cell<'a>> + use<'a> {
-        let ends_at = 4 + states_len(self.columns);
-        let (ends, data) = self.bytes[ends_at..].split_at(4 * self.columns);
-        let states = &self.bytes[4..ends_at];
+        let Self { states, ends, data } = *self;
         let mut start = 0;
-        ends.as_chunks().0.iter().enumerate().map(move |(column, end)| {
+        ends.iter().enumerate().map(move |(column, end)| {
             let end = u32::from_le_bytes(*end) as usize;
             let start = std::mem::replace(&mut start, end);
             cell(states[column / 4], column, || &data[start..end])

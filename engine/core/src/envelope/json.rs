@@ -71,6 +71,7 @@ pub fn plain(escaped: &str) -> String {
 }
 
 /// Appends a number.
+#[inline]
 pub fn push_int(number: impl itoa::Integer, out: &mut Vec<u8>) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }

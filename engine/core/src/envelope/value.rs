@@ -9,10 +9,12 @@ use super::json::{Escaping, push_base64, push_int, push_string};
 const UNAVAILABLE: &str = "__debezium_unavailable_value";
 
 /// Appends a value as JSON. A column that the row image doesn't have is `null`, as NULL is.
+#[inline]
 pub fn push_cell(column: &Column, cell: Cell<'_>, out: &mut Vec<u8>) {
     push_cell_as(column, cell, Escaping::Plain, out);
 }
 
+#[inline]
 pub(super) fn push_cell_as(column: &Column, cell: Cell<'_>, escaping: Escaping, out: &mut Vec<u8>) {
     match cell {
         Cell::Absent | Cell::Null => out.extend_from_slice(b"null"),
