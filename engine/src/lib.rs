@@ -10,15 +10,15 @@
 //!
 //! Follow a row: [`source`] reads its event and decodes it into a batch, [`transform`] passes the
 //! batch through the plugins, [`dispatch`] makes a message of what is left (both on the threads of
-//! [`workers`]), [`sink`] sends it, and [`checkpoint`] records that it arrived. [`pipeline`] wires them
-//! together. What needs no socket,
-//! file or clock lives in the crate `rowmill-core`.
+//! [`workers`]), [`sink`] sends it and settles it in the [`ledger`], and [`checkpoint`] records that it arrived.
+//! [`pipeline`] wires them together. What needs no socket, file or clock lives in the crate `rowmill-core`.
 
 pub mod check;
 pub mod checkpoint;
 pub mod config;
 pub mod dispatch;
 pub mod failpoint;
+pub mod ledger;
 pub mod pipeline;
 pub mod plugin;
 pub mod printer;

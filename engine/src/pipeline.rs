@@ -4,12 +4,12 @@
 //! rest drains. A stage that fails closes its channels, which ends the others; the first cause is
 //! the one that is reported.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use rowmill_core::position::Resume;
-use rowmill_core::progress::{Advance, Ticket};
+use rowmill_core::progress::Advance;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -20,15 +20,14 @@ use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::dispatch::{Dispatcher, SinkNeeds};
 use crate::failpoint::{self, Step};
+use crate::ledger::{self, Advances};
 use crate::selection::Selection;
 use crate::sink::{self, Connections, DeadLetters, Sink};
 use crate::source::preflight::Server;
-use crate::source::{Budget, Held, Source};
+use crate::source::{Budget, Source};
 use crate::transform::{Loader, Reloader, Settings};
-use crate::workers::{SharedWatermark, Workshop};
+use crate::workers::{BATCHES_WAITING_MAX, Intake, Workshop};
 
-/// Batches that wait between two stages.
-const BATCHES_WAITING_MAX: usize = 8;
 /// After a signal, how long what is in flight may take to arrive.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(25);
 
@@ -138,9 +137,7 @@ impl Stages {
     async fn run(self, mut signals: Signals) -> anyhow::Result<()> {
         let Self { source, first_resume, plugins, threads, dispatcher, sinks, dead_letters, checkpoint, budget } = self;
         let (stop, stopped) = watch::channel(false);
-        let watermark = SharedWatermark::default();
-        let (settled, tickets) = mpsc::unbounded_channel();
-        let (batches, batches_out) = mpsc::channel(BATCHES_WAITING_MAX);
+        let (ledger, advances, losses) = ledger::open(budget.clone());
 
         let mut stages = JoinSet::new();
         let (outlets, inlets): (Vec<_>, Vec<_>) = sinks.iter().map(|_| mpsc::channel(BATCHES_WAITING_MAX)).unzip();
@@ -148,22 +145,22 @@ impl Stages {
             // Its own inlet would never close.
             let dead_letters = dead_letters.filter(|&dead_letters| dead_letters != index);
             let dead_letters = dead_letters.map(|sink| DeadLetters { outlet: outlets[sink].clone() });
-            let (name, settled) = (sink.name().to_owned(), settled.clone());
+            let (name, ledger) = (sink.name().to_owned(), ledger.clone());
             stages.spawn(async move {
-                sink.run(deliveries, settled, dead_letters).await.with_context(|| format!("sink.{name}"))
+                sink.run(deliveries, ledger, dead_letters).await.with_context(|| format!("sink.{name}"))
             });
         }
-        stages.spawn(source.run(batches, budget.clone(), stopped));
         let chain = plugins.chain();
         plugins.watch();
-        let shared = Arc::clone(&watermark);
-        let workshop = Arc::new(Workshop::new(batches_out, first_resume, chain.clone(), outlets, shared, settled));
-        for _ in 0..threads {
+        let (intake, jobs) = Intake::new(first_resume, chain.clone(), threads);
+        stages.spawn(source.run(intake, budget.clone(), stopped));
+        let workshop = Arc::new(Workshop::new(outlets, ledger));
+        for jobs in jobs {
             let (workshop, dispatcher) = (Arc::clone(&workshop), dispatcher.clone());
-            stages.spawn_blocking(move || workshop.work(dispatcher));
+            stages.spawn_blocking(move || workshop.work(jobs, dispatcher));
         }
         drop(workshop); // sinks end when the last worker does
-        stages.spawn(keep_checkpoint(checkpoint, Arc::clone(&watermark), tickets, budget));
+        stages.spawn(keep_checkpoint(checkpoint, advances, budget));
 
         // Which stage failed first is why the others ended.
         let mut first_error = None;
@@ -199,7 +196,7 @@ impl Stages {
         if let Some(error) = first_error {
             return Err(error);
         }
-        let lost = watermark.lock().unwrap_or_else(PoisonError::into_inner).lost();
+        let lost = losses.count();
         if lost > 0 {
             bail!("{lost} batches were given up by their sink; they are sent again at the next start");
         }
@@ -208,60 +205,18 @@ impl Stages {
     }
 }
 
-/// Follows the watermark and makes it durable; what it passed is given back to the budget after.
-async fn keep_checkpoint(
-    mut checkpoint: Checkpoint,
-    watermark: SharedWatermark,
-    mut tickets: mpsc::UnboundedReceiver<Ticket>,
-    budget: Budget,
-) -> anyhow::Result<()> {
-    let mut pending: Option<Advance> = None;
-    // By what is pending.
-    let mut held = Held::default();
+/// Makes durable up to where all is delivered; what that takes of the budget is given back after.
+async fn keep_checkpoint(mut checkpoint: Checkpoint, mut advances: Advances, budget: Budget) -> anyhow::Result<()> {
     let mut due = Instant::now();
-    let mut open = true;
-    while open || pending.is_some() {
-        let is_due = pending.is_some() && (!open || budget.is_held_up_by(&held));
-        tokio::select! {
-            biased;
-            () = std::future::ready(()), if is_due => {}
-            ticket = tickets.recv(), if open => {
-                match ticket {
-                    Some(ticket) => {
-                        let advance = watermark.lock().unwrap_or_else(PoisonError::into_inner).settle(ticket);
-                        held.add(advance.as_ref().map_or(&[], |advance| &advance.passed));
-                        merge(&mut pending, advance);
-                        failpoint::reached(Step::Settled);
-                    }
-                    None => open = false,
-                }
-                if Instant::now() < due || pending.is_none() {
-                    continue;
-                }
-            }
-            () = tokio::time::sleep_until(due), if pending.is_some() => {}
-        }
-        let Some(Advance { resume, passed }) = pending.take() else { continue };
+    while let Some(Advance { resume, passed }) = advances.next(due).await {
         debug!(position = %resume, "checkpoint");
         failpoint::reached(Step::Checkpointing);
         checkpoint.write(&resume).await?;
         failpoint::reached(Step::Checkpointed);
         passed.into_iter().for_each(|cost| budget.give_back(cost));
-        held = Held::default();
         due = Instant::now() + checkpoint.interval();
     }
     Ok(())
-}
-
-fn merge(pending: &mut Option<Advance>, advance: Option<Advance>) {
-    match (pending, advance) {
-        (Some(pending), Some(advance)) => {
-            pending.resume = advance.resume;
-            pending.passed.extend(advance.passed);
-        }
-        (none @ None, advance) => *none = advance,
-        (Some(_), None) => {}
-    }
 }
 
 /// The signals that mean stop.

@@ -13,6 +13,7 @@ pub struct Turnstile {
 struct State {
     next: u64,
     closed: bool,
+    waiting: usize,
 }
 
 /// The turn of one number: while it is held, no other passes.
@@ -34,7 +35,9 @@ impl Turnstile {
     pub fn wait(&self, number: u64) -> Option<Turn<'_>> {
         let mut state = self.state();
         while state.next != number && !state.closed {
+            state.waiting += 1;
             state = self.moved.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.waiting -= 1;
         }
         if state.closed { None } else { Some(Turn(self)) }
     }
@@ -48,8 +51,12 @@ impl Turnstile {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.0.state().next += 1;
-        self.0.moved.notify_all();
+        let mut state = self.0.state();
+        state.next += 1;
+        // To wake nobody is a call of the system all the same.
+        if state.waiting > 0 {
+            self.0.moved.notify_all();
+        }
     }
 }
 

@@ -1,38 +1,31 @@
 //! The stage between source and sinks: transforms and envelopes, on several threads. Batches are
 //! taken in binlog order, worked on in parallel, and handed to the sinks in binlog order again.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rowmill_core::batch::{Batch, RowIndex, Table};
 use rowmill_core::binlog::RowBatch;
 use rowmill_core::position::{Past, Progress, Resume};
-use rowmill_core::progress::{Cost, Watermark};
+use rowmill_core::progress::Cost;
 use tokio::sync::mpsc;
 
 use crate::dispatch::Dispatcher;
 use crate::failpoint::{self, Step};
-use crate::sink::{Delivery, Message, Settled};
+use crate::ledger::Ledger;
+use crate::sink::{Delivery, Message};
+use crate::source::Outlet;
 use crate::transform::{Chain, CurrentChain, Stop};
 use crate::turnstile::Turnstile;
 
-/// The watermark, which is opened here and settled elsewhere.
-pub type SharedWatermark = Arc<Mutex<Watermark>>;
+/// Batches that wait between two stages.
+pub const BATCHES_WAITING_MAX: usize = 8;
 
-/// What all workers share.
+/// Hands batches to workers, to each in turn: as they pass the exit in the batches' order, none could be further ahead
+/// of another in any other way.
 #[derive(Debug)]
-pub struct Workshop {
-    feed: Mutex<Feed>,
-    exit: Turnstile,
-    outlets: Vec<mpsc::Sender<Delivery>>,
-    watermark: SharedWatermark,
-    settled: Settled,
-}
-
-/// Where batches come from.
-#[derive(Debug)]
-struct Feed {
-    batches: mpsc::Receiver<RowBatch>,
+pub struct Intake {
+    jobs: Vec<mpsc::Sender<Job>>,
     next_number: u64,
     tables: Arc<[Arc<Table>]>,
     newest_chain: CurrentChain,
@@ -41,8 +34,17 @@ struct Feed {
     resume: Resume,
 }
 
+/// What all workers share.
+#[derive(Debug)]
+pub struct Workshop {
+    exit: Turnstile,
+    outlets: Vec<mpsc::Sender<Delivery>>,
+    ledger: Ledger,
+}
+
 /// A batch, and what it is to be worked on with.
-struct Job {
+#[derive(Debug)]
+pub struct Job {
     number: u64,
     batch: RowBatch,
     tables: Arc<[Arc<Table>]>,
@@ -60,25 +62,42 @@ struct Done {
     stop: Option<Stop>,
 }
 
+impl Intake {
+    /// Of batches the first of which follows on `start`. Gives what each of the `workers` takes.
+    pub fn new(start: Resume, chain: CurrentChain, workers: usize) -> (Self, Vec<mpsc::Receiver<Job>>) {
+        let (jobs, jobs_out) = (0..workers).map(|_| mpsc::channel(BATCHES_WAITING_MAX.div_ceil(workers))).unzip();
+        let (tables, newest) = (Arc::new([]), chain.newest());
+        (Self { jobs, next_number: 0, tables, newest_chain: chain, chain: newest, resume: start }, jobs_out)
+    }
+
+    fn job(&mut self, mut batch: RowBatch) -> Job {
+        let number = self.next_number;
+        self.next_number += 1;
+        let newest = self.newest_chain.newest();
+        if !Arc::ptr_eq(&newest, &self.chain) {
+            newest.begin_at(number, &self.chain);
+            self.chain = newest;
+        }
+        if !batch.new_tables.is_empty() {
+            self.tables = self.tables.iter().cloned().chain(batch.new_tables.drain(..)).collect();
+        }
+        let before = std::mem::replace(&mut self.resume, batch.resume.clone());
+        Job { number, batch, tables: Arc::clone(&self.tables), chain: Arc::clone(&self.chain), before }
+    }
+}
+
+impl Outlet for Intake {
+    async fn hand_on(&mut self, batch: RowBatch) -> bool {
+        let job = self.job(batch);
+        let worker = job.number as usize % self.jobs.len();
+        self.jobs[worker].send(job).await.is_ok()
+    }
+}
+
 impl Workshop {
-    /// Takes `batches`, the first of which follows on `start`; `outlets` are the sinks'.
-    pub fn new(
-        batches: mpsc::Receiver<RowBatch>,
-        start: Resume,
-        chain: CurrentChain,
-        outlets: Vec<mpsc::Sender<Delivery>>,
-        watermark: SharedWatermark,
-        settled: Settled,
-    ) -> Self {
-        let feed = Feed {
-            batches,
-            next_number: 0,
-            tables: Arc::new([]),
-            chain: chain.newest(),
-            newest_chain: chain,
-            resume: start,
-        };
-        Self { feed: Mutex::new(feed), exit: Turnstile::default(), outlets, watermark, settled }
+    /// Hands messages to `outlets`, which are the sinks'.
+    pub fn new(outlets: Vec<mpsc::Sender<Delivery>>, ledger: Ledger) -> Self {
+        Self { exit: Turnstile::default(), outlets, ledger }
     }
 
     /// Works until there are no more batches, or until another worker failed. Several do so at once,
@@ -87,8 +106,8 @@ impl Workshop {
     /// # Errors
     /// If a transform fails on a row that mustn't be passed over, or a row has no route. What is before
     /// that row was handed to the sinks.
-    pub fn work(&self, mut dispatcher: Dispatcher) -> anyhow::Result<()> {
-        while let Some(job) = self.next_job() {
+    pub fn work(&self, mut jobs: mpsc::Receiver<Job>, mut dispatcher: Dispatcher) -> anyhow::Result<()> {
+        while let Some(job) = jobs.blocking_recv() {
             let chain = Arc::clone(&job.chain);
             let goes_on = self.job(job, &mut dispatcher);
             if !matches!(goes_on, Ok(true)) {
@@ -99,10 +118,6 @@ impl Workshop {
             }
         }
         Ok(())
-    }
-
-    fn next_job(&self) -> Option<Job> {
-        self.feed.lock().unwrap_or_else(PoisonError::into_inner).next_job()
     }
 
     /// False if the others don't go on either: whoever failed first says why.
@@ -121,11 +136,10 @@ impl Workshop {
 
     /// False if a sink takes no messages any more: it says why.
     fn hand_on(&self, by_sink: Vec<Vec<Message>>, resume: Resume, cost: Cost) -> bool {
-        let ticket = self.watermark.lock().unwrap_or_else(PoisonError::into_inner).open(resume, cost);
+        let ticket = self.ledger.open(resume, cost);
         let sinks_used = by_sink.iter().filter(|messages| !messages.is_empty()).count();
         if sinks_used == 0 {
-            // Who takes tickets ends last, unless it failed: that is then the error to report.
-            let _ = self.settled.send(ticket);
+            self.ledger.pass(ticket);
             return true;
         }
         let mut receipts = ticket.split(sinks_used).into_iter();
@@ -139,24 +153,6 @@ impl Workshop {
             }
         }
         true
-    }
-}
-
-impl Feed {
-    fn next_job(&mut self) -> Option<Job> {
-        let mut batch = self.batches.blocking_recv()?;
-        let number = self.next_number;
-        self.next_number += 1;
-        let newest = self.newest_chain.newest();
-        if !Arc::ptr_eq(&newest, &self.chain) {
-            newest.begin_at(number, &self.chain);
-            self.chain = newest;
-        }
-        if !batch.new_tables.is_empty() {
-            self.tables = self.tables.iter().cloned().chain(batch.new_tables.drain(..)).collect();
-        }
-        let before = std::mem::replace(&mut self.resume, batch.resume.clone());
-        Some(Job { number, batch, tables: Arc::clone(&self.tables), chain: Arc::clone(&self.chain), before })
     }
 }
 

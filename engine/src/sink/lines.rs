@@ -9,7 +9,8 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 
-use super::{DeadLetters, Delivery, Settled, Sink, settle};
+use super::{DeadLetters, Delivery, Sink};
+use crate::ledger::Ledger;
 
 /// Deliveries that one sync covers at most.
 const DELIVERIES_A_SYNC: usize = 64;
@@ -48,7 +49,7 @@ impl Lines {
         Ok(Self { name: name.to_owned(), out: Out::File(file, path.to_owned()) })
     }
 
-    fn write(mut self, mut deliveries: mpsc::Receiver<Delivery>, settled: &Settled) -> anyhow::Result<()> {
+    fn write(mut self, mut deliveries: mpsc::Receiver<Delivery>, ledger: &Ledger) -> anyhow::Result<()> {
         let mut lines = Vec::new();
         let mut receipts = Vec::new();
         while let Some(first) = deliveries.blocking_recv() {
@@ -63,7 +64,7 @@ impl Lines {
             }
             self.out.append(&lines)?;
             lines.clear();
-            receipts.drain(..).for_each(|receipt| settle(receipt, settled));
+            receipts.drain(..).for_each(|receipt| ledger.settle(receipt));
         }
         Ok(())
     }
@@ -113,11 +114,11 @@ impl Sink for Lines {
     fn run(
         self: Box<Self>,
         deliveries: mpsc::Receiver<Delivery>,
-        settled: Settled,
+        ledger: Ledger,
         _: Option<DeadLetters>,
     ) -> BoxFuture<'static, anyhow::Result<()>> {
         async move {
-            let writing = tokio::task::spawn_blocking(move || self.write(deliveries, &settled));
+            let writing = tokio::task::spawn_blocking(move || self.write(deliveries, &ledger));
             writing.await.context("the writer stopped")?
         }
         .boxed()

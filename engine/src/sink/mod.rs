@@ -18,7 +18,7 @@ use anyhow::Context;
 use futures_util::future::BoxFuture;
 use rowmill_core::batch::TableId;
 use rowmill_core::envelope::push_string;
-use rowmill_core::progress::{Receipt, Ticket};
+use rowmill_core::progress::Receipt;
 use rowmill_core::route::sqs_id;
 use tokio::sync::mpsc;
 
@@ -26,6 +26,7 @@ pub use body::Body;
 pub use client::Connections;
 
 use crate::config::{self, SinkKind};
+use crate::ledger::Ledger;
 
 /// A finished message.
 #[derive(Debug)]
@@ -96,9 +97,6 @@ impl DeadLetters {
     }
 }
 
-/// Where sinks hand in the tickets of batches that are delivered.
-pub type Settled = mpsc::UnboundedSender<Ticket>;
-
 /// A place that messages go to.
 pub trait Sink: Send {
     /// What routes and transforms call it.
@@ -112,7 +110,7 @@ pub trait Sink: Send {
     fn run(
         self: Box<Self>,
         deliveries: mpsc::Receiver<Delivery>,
-        settled: Settled,
+        ledger: Ledger,
         dead_letters: Option<DeadLetters>,
     ) -> BoxFuture<'static, anyhow::Result<()>>;
 }
@@ -156,12 +154,4 @@ pub async fn open(config: &config::Sink, connections: &Connections) -> anyhow::R
         SinkKind::Null => Ok(Box::new(null::Null::new(name))),
     };
     sink.with_context(|| format!("sink.{name}"))
-}
-
-/// Settles a receipt, and hands in the ticket if it was its batch's last.
-fn settle(receipt: Receipt, settled: &Settled) {
-    if let Some(ticket) = receipt.settle() {
-        // Who takes tickets outlives the sinks, unless it failed: then nothing more counts.
-        let _ = settled.send(ticket);
-    }
 }

@@ -4,7 +4,8 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 
-use super::{DeadLetters, Delivery, Settled, Sink, settle};
+use super::{DeadLetters, Delivery, Sink};
+use crate::ledger::Ledger;
 
 /// Takes everything and keeps nothing.
 #[derive(Debug)]
@@ -30,12 +31,12 @@ impl Sink for Null {
     fn run(
         self: Box<Self>,
         mut deliveries: mpsc::Receiver<Delivery>,
-        settled: Settled,
+        ledger: Ledger,
         _: Option<DeadLetters>,
     ) -> BoxFuture<'static, anyhow::Result<()>> {
         async move {
             while let Some(delivery) = deliveries.recv().await {
-                settle(delivery.receipt, &settled);
+                ledger.settle(delivery.receipt);
             }
             Ok(())
         }

@@ -27,9 +27,10 @@ use super::client::Client;
 use super::large::Store;
 use super::outgoing::Outgoing;
 use super::request::{Answer, LIMITS, To, send};
-use super::{DeadLetters, Delivery, Message, OpenError, Settled, Sink, settle};
+use super::{DeadLetters, Delivery, Message, OpenError, Sink};
 use crate::config::{OnError, Packing, Queue};
 use crate::failpoint::{self, Step};
+use crate::ledger::Ledger;
 
 /// Requests in flight at a time.
 const REQUESTS_MAX: usize = 32;
@@ -138,7 +139,7 @@ impl Sqs {
     async fn deliver(
         self,
         mut deliveries: mpsc::Receiver<Delivery>,
-        settled: Settled,
+        ledger: Ledger,
         dead_letters: Option<DeadLetters>,
     ) -> anyhow::Result<()> {
         let dead_letters = dead_letters.filter(|_| self.on_error == OnError::DeadLetter);
@@ -195,7 +196,7 @@ impl Sqs {
                     }
                     for Waiting { group, item, .. } in accepted {
                         lanes.accepted(group.as_deref());
-                        item.into_messages().for_each(|(_, receipt)| settle(receipt, &settled));
+                        item.into_messages().for_each(|(_, receipt)| ledger.settle(receipt));
                     }
                     for (Waiting { group, item, .. }, fault) in rejected {
                         self.reject(item, &fault, dead_letters.as_ref()).await?;
@@ -323,9 +324,9 @@ impl Sink for Sqs {
     fn run(
         self: Box<Self>,
         deliveries: mpsc::Receiver<Delivery>,
-        settled: Settled,
+        ledger: Ledger,
         dead_letters: Option<DeadLetters>,
     ) -> BoxFuture<'static, anyhow::Result<()>> {
-        self.deliver(deliveries, settled, dead_letters).boxed()
+        self.deliver(deliveries, ledger, dead_letters).boxed()
     }
 }

@@ -12,8 +12,9 @@ use tracing::{info, warn};
 
 use super::aws::Account;
 use super::sqs::{Pause, Sqs};
-use super::{DeadLetters, Delivery, Message, OpenError, Settled, Sink};
+use super::{DeadLetters, Delivery, Message, OpenError, Sink};
 use crate::config::{OnError, Queue};
+use crate::ledger::Ledger;
 
 /// Deliveries that wait for a queue.
 const DELIVERIES_WAITING_MAX: usize = 8;
@@ -30,7 +31,7 @@ pub(super) struct QueuesOfTables {
 struct Open {
     outlets: HashMap<Arc<str>, mpsc::Sender<Delivery>>,
     running: JoinSet<anyhow::Result<()>>,
-    settled: Settled,
+    ledger: Ledger,
     dead_letters: Option<DeadLetters>,
 }
 
@@ -42,10 +43,10 @@ impl QueuesOfTables {
     async fn deliver(
         self,
         mut deliveries: mpsc::Receiver<Delivery>,
-        settled: Settled,
+        ledger: Ledger,
         dead_letters: Option<DeadLetters>,
     ) -> anyhow::Result<()> {
-        let mut open = Open { outlets: HashMap::new(), running: JoinSet::new(), settled, dead_letters };
+        let mut open = Open { outlets: HashMap::new(), running: JoinSet::new(), ledger, dead_letters };
         loop {
             tokio::select! {
                 delivery = deliveries.recv() => match delivery {
@@ -70,8 +71,8 @@ impl QueuesOfTables {
                     Ok(queue) => {
                         info!(sink = self.name, queue = &*url, "opened");
                         let (outlet, inlet) = mpsc::channel(DELIVERIES_WAITING_MAX);
-                        let (settled, dead_letters) = (open.settled.clone(), open.dead_letters.clone());
-                        open.running.spawn(Box::new(queue).run(inlet, settled, dead_letters));
+                        let (ledger, dead_letters) = (open.ledger.clone(), open.dead_letters.clone());
+                        open.running.spawn(Box::new(queue).run(inlet, ledger, dead_letters));
                         open.outlets.insert(Arc::clone(&url), outlet);
                     }
                     Err(error) => {
@@ -157,9 +158,9 @@ impl Sink for QueuesOfTables {
     fn run(
         self: Box<Self>,
         deliveries: mpsc::Receiver<Delivery>,
-        settled: Settled,
+        ledger: Ledger,
         dead_letters: Option<DeadLetters>,
     ) -> BoxFuture<'static, anyhow::Result<()>> {
-        self.deliver(deliveries, settled, dead_letters).boxed()
+        self.deliver(deliveries, ledger, dead_letters).boxed()
     }
 }

@@ -48,6 +48,18 @@ const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(30);
 /// The server's error where the binlog can't be read on; its text says why.
 const ER_SOURCE_FATAL_ERROR_READING_BINLOG: u16 = 1236;
 
+/// Where batches go, in their order.
+pub trait Outlet: Send {
+    /// Hands one on, when there is room. False if nobody takes batches any more.
+    fn hand_on(&mut self, batch: RowBatch) -> impl Future<Output = bool> + Send;
+}
+
+impl Outlet for mpsc::Sender<RowBatch> {
+    async fn hand_on(&mut self, batch: RowBatch) -> bool {
+        self.send(batch).await.is_ok()
+    }
+}
+
 /// Reads one server's binlog.
 pub struct Source {
     /// The server that is read is the first of its servers.
@@ -119,13 +131,13 @@ impl Source {
     /// If an event can't be decoded, or the server hasn't got what is to be read any more.
     pub async fn run(
         mut self,
-        batches: mpsc::Sender<RowBatch>,
+        mut outlet: impl Outlet,
         budget: Budget,
         mut stop: watch::Receiver<bool>,
     ) -> anyhow::Result<()> {
         let (lag, address) = (Arc::clone(&self.lag), self.config.address.clone());
         tokio::select! {
-            result = self.follow(batches, budget) => result?,
+            result = self.follow(&mut outlet, budget) => result?,
             () = lag.watch(&address) => {}
             _ = stop.wait_for(|stop| *stop) => {}
         }
@@ -133,9 +145,9 @@ impl Source {
     }
 
     /// Reads, and reconnects where the connection is lost.
-    async fn follow(&mut self, batches: mpsc::Sender<RowBatch>, budget: Budget) -> anyhow::Result<()> {
+    async fn follow(&mut self, outlet: &mut impl Outlet, budget: Budget) -> anyhow::Result<()> {
         loop {
-            match self.read(&batches, &budget).await {
+            match self.read(outlet, &budget).await {
                 Ok(()) => return Ok(()),
                 Err(Interruption::Fatal(error)) => return Err(error),
                 Err(Interruption::Connection(error)) => {
@@ -190,7 +202,7 @@ impl Source {
         }
     }
 
-    async fn read(&mut self, batches: &mpsc::Sender<RowBatch>, budget: &Budget) -> Result<(), Interruption> {
+    async fn read(&mut self, outlet: &mut impl Outlet, budget: &Budget) -> Result<(), Interruption> {
         let Self { config, wire, decoder, lag } = self;
         let mut handed_on = Instant::now();
         let mut events: u32 = 0;
@@ -203,7 +215,7 @@ impl Source {
             if !is_there || is_old() {
                 while let Some(batch) = decoder.flush() {
                     handed_on = Instant::now();
-                    if !hand_on(batch, batches, budget).await {
+                    if !hand_on(batch, outlet, budget).await {
                         return Ok(());
                     }
                 }
@@ -215,7 +227,7 @@ impl Source {
                     Next::Event => break,
                     Next::Batch(batch) => {
                         handed_on = Instant::now();
-                        if !hand_on(batch, batches, budget).await {
+                        if !hand_on(batch, outlet, budget).await {
                             return Ok(());
                         }
                     }
@@ -306,10 +318,10 @@ pub async fn probe(config: &config::Source, flavor: Flavor, place: &Place) -> an
 
 /// Waits for room and hands a batch on. False if nobody takes batches any more: whoever stopped
 /// says why.
-async fn hand_on(batch: RowBatch, batches: &mpsc::Sender<RowBatch>, budget: &Budget) -> bool {
+async fn hand_on(batch: RowBatch, outlet: &mut impl Outlet, budget: &Budget) -> bool {
     budget.take(batch.cost()).await;
     failpoint::reached(Step::Decoded);
-    batches.send(batch).await.is_ok()
+    outlet.hand_on(batch).await
 }
 
 /// A connection on which the binlog comes from a place on; without an end.

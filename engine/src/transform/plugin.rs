@@ -35,6 +35,8 @@ pub struct Plugin {
 struct Instances {
     idle: Vec<Instance>,
     made: usize,
+    /// Threads that wait for one.
+    waiting: usize,
 }
 
 impl std::fmt::Debug for Plugin {
@@ -52,7 +54,7 @@ impl Plugin {
         Self {
             blueprint,
             digest,
-            instances: Mutex::new(Instances { idle: vec![first], made: 1 }),
+            instances: Mutex::new(Instances { idle: vec![first], made: 1, waiting: 0 }),
             returned: Condvar::new(),
             instances_max,
             in_order,
@@ -160,7 +162,9 @@ impl Plugin {
                 instances.made += 1;
                 break;
             }
+            instances.waiting += 1;
             instances = self.returned.wait(instances).unwrap_or_else(PoisonError::into_inner);
+            instances.waiting -= 1;
         }
         drop(instances);
         Instance::new(&self.blueprint).map_err(|error| {
@@ -171,8 +175,12 @@ impl Plugin {
     }
 
     fn give_back(&self, instance: Instance) {
-        self.instances().idle.push(instance);
-        self.returned.notify_one();
+        let mut instances = self.instances();
+        instances.idle.push(instance);
+        // To wake nobody is a call of the system all the same.
+        if instances.waiting > 0 {
+            self.returned.notify_one();
+        }
     }
 
     fn discard(&self, instance: Instance) {
