@@ -164,6 +164,23 @@ impl Builder {
         self.end_column(state::ABSENT);
     }
 
+    /// The row image doesn't have the columns from the next one on that are before `column`.
+    #[inline]
+    pub fn absent_before(&mut self, column: usize) {
+        let image = &mut self.image;
+        debug_assert!(
+            (image.column..=image.columns).contains(&column),
+            "columns that were written already, or too many"
+        );
+        let end = (self.bytes.len() - image.data_at) as u32;
+        // Where nothing was written yet they end at 0, as the image was begun.
+        if end > 0 {
+            let ends = image.ends_at + 4 * image.column..image.ends_at + 4 * column;
+            self.bytes[ends].as_chunks_mut().0.fill(end.to_le_bytes());
+        }
+        image.column = column;
+    }
+
     /// The next column, as read from another batch.
     pub fn cell(&mut self, cell: Cell<'_>) {
         match cell {

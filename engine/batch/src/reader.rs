@@ -84,6 +84,12 @@ impl<'a> Batch<'a> {
         self.rows
     }
 
+    /// About how many bytes a batch of `rows` of its rows has, with a little room.
+    pub fn bytes_of(&self, rows: usize) -> usize {
+        let exact = self.bytes.len() * rows / self.rows.max(1);
+        exact + exact / 8 + HEADER_LEN
+    }
+
     /// Whether it has no rows.
     pub fn is_empty(&self) -> bool {
         self.rows == 0

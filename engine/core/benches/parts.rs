@@ -139,7 +139,7 @@ fn decode(binlog: &[u8], tables: Tables) -> Vec<RowBatch> {
 
 /// Rows of a batch into another one: what a chain of transforms does with those that pass.
 fn pack(batch: &Batch<'_>) {
-    let mut builder = Builder::with_capacity(64 << 10);
+    let mut builder = Builder::with_capacity(batch.bytes_of(batch.len()));
     (0..batch.len() as u32).for_each(|row| builder.copy_row(batch, RowIndex(row)));
     black_box(builder.finish());
 }

@@ -109,7 +109,7 @@ impl Transformed {
 /// them now: of each row its index there, and where it was.
 fn changed(whole: &[u8], seen: &[u8], decoded: &Batch<'_>, rows: &[(RowIndex, u32)]) -> Vec<u8> {
     let (whole, seen) = (parse(whole), parse(seen));
-    let mut out = Builder::with_capacity(64 << 10);
+    let mut out = Builder::with_capacity(whole.bytes_of(whole.len()));
     for (row, &(now, origin)) in (0..).map(RowIndex).zip(rows) {
         let (now, was) = (seen.row(now), decoded.row(RowIndex(origin)));
         if now.has_images_of(&was) {

@@ -329,7 +329,7 @@ impl Transformed {
 
 /// A batch of the named rows, edited.
 fn rewrite(batch: &Batch<'_>, rows: &[Passed], edits: Option<&Edits>) -> Vec<u8> {
-    let mut out = Builder::with_capacity(64 << 10);
+    let mut out = Builder::with_capacity(batch.bytes_of(rows.len()));
     for &Passed { row, .. } in rows {
         match edits.map(|edits| edits.of_row(row)).filter(|edits| !edits.is_empty()) {
             None => out.copy_row(batch, row),

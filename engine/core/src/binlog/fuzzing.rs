@@ -5,6 +5,7 @@ use rowmill_batch::{Batch, Builder, Cell, ColumnIndex, RowHeader, TableId, Trans
 use super::bytes::Bytes;
 use super::late::Needed;
 use super::rows::{RowsEvent, RowsKind};
+use super::sparse::SparseRow;
 use super::table_map::{Family, TableName};
 use super::{EventKind, decimal, json, mariadb, temporal};
 
@@ -25,6 +26,7 @@ pub fn rows(bytes: &[u8]) {
         columns.filter(|column| u32::from(low).rotate_left(column.0 + salt) & 1 == 0).collect()
     };
     let needed = Needed { before: some(0), after: some(1) };
+    let sparse = SparseRow::new(needed.clone(), &table);
     let builder = || {
         let mut builder = Builder::with_capacity(0);
         builder.transaction(&TransactionHeader {
@@ -55,7 +57,7 @@ pub fn rows(bytes: &[u8]) {
         }
         whole.end_row();
         part.begin_row(&header);
-        again.next_row(&table, Some(&needed), &mut part).expect("it can be decoded");
+        again.next_row(&table, Some(&sparse), &mut part).expect("it can be decoded");
         part.end_row();
         assert_eq!(rows.rest().len(), again.rest().len(), "both end at the same place");
     }

@@ -4,15 +4,16 @@
 
 use std::sync::Arc;
 
-use rowmill_batch::{Batch, Builder, ColumnIndex, ImageKind, Operation, RowHeader, RowIndex, Table, TransactionHeader};
+use rowmill_batch::{Batch, Builder, ColumnIndex, ImageKind, Operation, RowHeader, RowIndex, TransactionHeader};
 
 use super::error::{DecodeError, Fault};
 use super::rows::{RowsEvent, RowsKind};
+use super::sparse::{SparseNeeds, SparseRow};
 use super::tables::{Select, TableVersion};
 use crate::position::BinlogPosition;
 
-/// Of most batches: what their rows take in the binlog.
-const IMAGES_CAPACITY: usize = 64 << 10;
+/// Room for a batch when nothing is known of those before it.
+const FIRST_CAPACITY: usize = 128 << 10;
 
 /// Some of a table's columns.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -95,12 +96,16 @@ impl Needs {
 pub(super) struct KnownNeeds {
     version: u64,
     /// By table id.
-    by_table: Vec<Option<Arc<Needs>>>,
+    by_table: Vec<Option<Arc<SparseNeeds>>>,
 }
 
 impl KnownNeeds {
     /// What is needed of a table's rows now, and its version.
-    pub fn of(&mut self, table: &Table, select: &dyn Select) -> (Arc<Needs>, u64) {
+    pub fn of(
+        &mut self,
+        TableVersion { table, columns }: &TableVersion,
+        select: &dyn Select,
+    ) -> (Arc<SparseNeeds>, u64) {
         let version = select.version();
         if self.version != version {
             *self = Self { version, by_table: Vec::new() };
@@ -109,7 +114,8 @@ impl KnownNeeds {
         if self.by_table.len() <= index {
             self.by_table.resize(index + 1, None);
         }
-        let needs = self.by_table[index].get_or_insert_with(|| Arc::new(select.needs(table)));
+        let needs =
+            self.by_table[index].get_or_insert_with(|| Arc::new(SparseNeeds::new(select.needs(table), columns)));
         (Arc::clone(needs), version)
     }
 }
@@ -224,8 +230,21 @@ pub(super) struct Rows {
 }
 
 impl Rows {
+    /// The first of many.
+    pub fn first() -> Self {
+        let left = Undecoded { images: Vec::with_capacity(FIRST_CAPACITY), ..Undecoded::default() };
+        Self { decoded: Builder::with_capacity(FIRST_CAPACITY), left }
+    }
+
     pub fn with_capacity(capacity: usize) -> Self {
         Self { decoded: Builder::with_capacity(capacity), left: Undecoded::default() }
+    }
+
+    /// An empty one, with room for as much as this one has and a little more: batches are mostly like the last one.
+    pub fn successor(&self) -> Self {
+        let expected = |len: usize| len + len / 8;
+        let left = Undecoded { images: Vec::with_capacity(expected(self.left.images.len())), ..Undecoded::default() };
+        Self { decoded: Builder::with_capacity(expected(self.decoded.len())), left }
     }
 
     /// Rows finished so far.
@@ -248,7 +267,7 @@ impl Rows {
         header: &RowHeader,
         event: &mut RowsEvent<'_>,
         table: &TableVersion,
-        needed: Option<&Needed>,
+        needed: Option<&SparseRow>,
     ) -> Result<(), Fault> {
         self.decoded.begin_row(header);
         event.next_row(&table.columns, needed, &mut self.decoded)?;
@@ -271,7 +290,6 @@ impl Rows {
         let left = &mut self.left;
         if left.forms.is_empty() {
             left.version = version;
-            left.images.reserve(IMAGES_CAPACITY);
         }
         if !left.forms.last().is_some_and(|form| form.is_of(table, event)) {
             let (before, after) = event.present();
@@ -345,6 +363,7 @@ mod tests {
     use crate::binlog::{Decoder, Next, RowBatch};
     use crate::position::Resume;
     use rowmill_batch::Row;
+    use rowmill_batch::Table;
 
     /// Of each table some columns, others by each seed. Changes its mind now and then.
     struct Columns {

@@ -33,6 +33,7 @@ mod payload;
 mod query;
 mod rows;
 mod single_byte;
+mod sparse;
 mod statement;
 mod table_map;
 mod tables;

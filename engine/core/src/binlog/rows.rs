@@ -1,12 +1,12 @@
 //! Row events: the before and after images of a table's rows.
 
-use rowmill_batch::{Builder, ColumnIndex, Operation};
+use rowmill_batch::{Builder, Operation};
 
 use super::bytes::Bytes;
 use super::error::Fault;
 use super::event::EventKind;
 use super::json;
-use super::late::{ColumnSet, Needed};
+use super::sparse::{SparseImage, SparseRow};
 use super::table_map::Columns;
 use super::value::{Codec, ValueFault};
 
@@ -147,7 +147,12 @@ impl<'a> RowsEvent<'a> {
 
     /// Reads the next row's images into the row that was begun in `builder`. Columns that aren't `needed` are
     /// passed over, and are absent there.
-    pub fn next_row(&mut self, table: &Columns, needed: Option<&Needed>, builder: &mut Builder) -> Result<(), Fault> {
+    pub fn next_row(
+        &mut self,
+        table: &Columns,
+        needed: Option<&SparseRow>,
+        builder: &mut Builder,
+    ) -> Result<(), Fault> {
         if self.blank_row && !self.rows.is_empty() {
             return Err(Fault::Malformed("rows without columns"));
         }
@@ -216,11 +221,30 @@ fn image(
     rows: &mut Bytes<'_>,
     table: &Columns,
     present: &[u8],
-    needed: Option<&ColumnSet>,
+    needed: Option<&SparseImage>,
     builder: &mut Builder,
 ) -> Result<(), Fault> {
-    image_by(rows, table, present, needed, builder, |_, codec, rows, builder| {
-        codec.decode(rows, builder.value()).map(|()| Decoded::Value)
+    if let Some(needed) = needed
+        && needed.image(rows, table, present, builder)?
+    {
+        return Ok(());
+    }
+    image_by(rows, table, present, needed, builder, |index, rows, builder| {
+        decode_value(index, table, rows, builder).map(|()| Decoded::Value)
+    })
+}
+
+/// Appends a column's value, which is not ended by that.
+#[inline]
+pub(super) fn decode_value(
+    index: usize,
+    table: &Columns,
+    rows: &mut Bytes<'_>,
+    builder: &mut Builder,
+) -> Result<(), Fault> {
+    table.codecs[index].decode(rows, builder.value()).map_err(|fault| match fault {
+        ValueFault::Fault(fault) => fault,
+        ValueFault::Text(fault) => fault.in_column(&table.columns[index].name),
     })
 }
 
@@ -229,29 +253,23 @@ fn image_by<'a>(
     rows: &mut Bytes<'a>,
     table: &Columns,
     present: &[u8],
-    needed: Option<&ColumnSet>,
+    needed: Option<&SparseImage>,
     builder: &mut Builder,
-    mut decode: impl FnMut(usize, &Codec, &mut Bytes<'a>, &mut Builder) -> Result<Decoded, ValueFault>,
+    mut decode: impl FnMut(usize, &mut Bytes<'a>, &mut Builder) -> Result<Decoded, Fault>,
 ) -> Result<(), Fault> {
     builder.begin_image(table.codecs.len());
     walk(rows, table, present, |index, stored, rows| {
-        if needed.is_some_and(|needed| !needed.contains(ColumnIndex(index as u32))) {
+        if needed.is_some_and(|needed| !needed.contains(index)) {
             builder.absent();
             return if let Stored::Value = stored { table.widths[index].skip(rows) } else { Ok(()) };
         }
         match stored {
             Stored::Absent => builder.absent(),
             Stored::Null => builder.null(),
-            Stored::Value => {
-                let decoded = decode(index, &table.codecs[index], rows, builder).map_err(|fault| match fault {
-                    ValueFault::Fault(fault) => fault,
-                    ValueFault::Text(fault) => fault.in_column(&table.columns[index].name),
-                })?;
-                match decoded {
-                    Decoded::Value => builder.end_value(),
-                    Decoded::Changes => builder.end_changes(),
-                }
-            }
+            Stored::Value => match decode(index, rows, builder)? {
+                Decoded::Value => builder.end_value(),
+                Decoded::Changes => builder.end_changes(),
+            },
         }
         Ok(())
     })?;
@@ -302,14 +320,14 @@ impl<'a> PartialJson<'a> {
         rows: &mut Bytes<'a>,
         table: &Columns,
         present: &[u8],
-        needed: Option<&ColumnSet>,
+        needed: Option<&SparseImage>,
         builder: &mut Builder,
     ) -> Result<(), Fault> {
-        image_by(rows, table, present, needed, builder, |index, codec, rows, builder| {
+        image_by(rows, table, present, needed, builder, |index, rows, builder| {
             let nth_json = || table.codecs[..index].iter().filter(|codec| codec.is_json()).count();
-            let len_bytes = match codec {
+            let len_bytes = match &table.codecs[index] {
                 Codec::Json { len_bytes } if bit(self.columns, nth_json()) => *len_bytes,
-                _ => return codec.decode(rows, builder.value()).map(|()| Decoded::Value),
+                _ => return decode_value(index, table, rows, builder).map(|()| Decoded::Value),
             };
             let diffs = document(rows, len_bytes)?;
             match self.documents[index] {

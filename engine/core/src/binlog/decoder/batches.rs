@@ -12,7 +12,7 @@ use super::super::query::SchemaChange;
 use super::super::rows::RowsEvent;
 use super::super::tables::TableVersion;
 use super::super::transaction::{HELD_BYTES_MAX, Transaction};
-use super::{BATCH_BYTES_MAX, BATCH_CAPACITY, BATCH_ROWS_MAX, Decoder, RowBatch, Span};
+use super::{BATCH_BYTES_MAX, BATCH_ROWS_MAX, Decoder, RowBatch, Span};
 use crate::position::{Past, Progress, Resume};
 
 impl Decoder {
@@ -41,7 +41,7 @@ impl Decoder {
         transaction: &mut Transaction,
     ) -> Result<(), Fault> {
         let mut place = Progress { event: span.begin, rows: transaction.payload_rows.unwrap_or(0) };
-        let (needs, needs_version) = self.needs.of(&version.table, &*self.select);
+        let (needs, needs_version) = self.needs.of(version, &*self.select);
         let needed = needs.of(rows.operation());
         let mut form = None;
         while !rows.is_done() {
@@ -179,7 +179,8 @@ impl Decoder {
 
     pub(super) fn take_batch(&mut self, resume: Resume) -> RowBatch {
         let rows = self.batch.count();
-        let (bytes, undecoded) = mem::replace(&mut self.batch, Rows::with_capacity(BATCH_CAPACITY)).finish();
+        let next = self.batch.successor();
+        let (bytes, undecoded) = mem::replace(&mut self.batch, next).finish();
         self.batch_has_transaction = false;
         let (bytes, undecoded) = (Arc::new(bytes), undecoded.map(Arc::new));
         RowBatch { bytes, undecoded, rows, schema_change: None, new_tables: Vec::new(), resume }

@@ -27,12 +27,9 @@ use crate::position::{BinlogPosition, Past, Resume};
 use crate::progress::Cost;
 
 /// A batch is handed on when it has this many rows,
-pub const BATCH_ROWS_MAX: usize = 256;
+pub const BATCH_ROWS_MAX: usize = 1024;
 /// or this many bytes. A single row may be larger.
-pub const BATCH_BYTES_MAX: usize = 1 << 20;
-
-/// Most batches are far smaller than [`BATCH_BYTES_MAX`].
-const BATCH_CAPACITY: usize = 96 << 10;
+pub const BATCH_BYTES_MAX: usize = 256 << 10;
 
 /// Decoded rows, in binlog order. May have no rows: then it says how far the binlog was read, and maybe
 /// that tables were changed.
@@ -168,7 +165,7 @@ impl Decoder {
             gtids: resume.gtids.clone(),
             handed_on: resume.clone(),
             resume,
-            batch: Rows::with_capacity(BATCH_CAPACITY),
+            batch: Rows::first(),
             batch_has_transaction: false,
             ready: VecDeque::new(),
             moved: false,
@@ -234,7 +231,7 @@ impl Decoder {
         self.position = self.resume.position.clone();
         self.skip = self.resume.past.clone();
         self.gtids = self.resume.gtids.clone();
-        self.batch = Rows::with_capacity(BATCH_CAPACITY);
+        self.batch = Rows::first();
         self.batch_has_transaction = false;
         self.moved = false;
         self.resume.clone()
