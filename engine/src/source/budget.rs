@@ -22,6 +22,11 @@ impl Budget {
         Self { limits, rows: semaphore(limits.rows), bytes: semaphore(limits.bytes) }
     }
 
+    /// What all batches may take together.
+    pub fn limit(&self) -> Cost {
+        Cost { rows: self.limits.rows, bytes: self.limits.bytes }
+    }
+
     /// What a batch takes of it: one that is larger than all takes all.
     fn share(&self, cost: Cost) -> Cost {
         Cost { rows: cost.rows.min(self.limits.rows), bytes: cost.bytes.min(self.limits.bytes) }

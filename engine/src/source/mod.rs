@@ -136,6 +136,7 @@ impl Source {
         mut stop: watch::Receiver<bool>,
     ) -> anyhow::Result<()> {
         let (lag, address) = (Arc::clone(&self.lag), self.config.address.clone());
+        self.decoder.bound_batches(budget.limit());
         tokio::select! {
             result = self.follow(&mut outlet, budget) => result?,
             () = lag.watch(&address) => {}
@@ -220,7 +221,10 @@ impl Source {
                     }
                 }
             }
-            let event = wire.event().await.map_err(Interruption::Connection)?;
+            if !is_there {
+                wire.wait().await.map_err(Interruption::Connection)?;
+            }
+            let event = wire.event().map_err(Interruption::Connection)?;
             lag.read(event);
             loop {
                 match decoder.next(event)? {
@@ -301,10 +305,12 @@ pub async fn probe(config: &config::Source, flavor: Flavor, place: &Place) -> an
     let other = config::Source { server_id: config::random_server_id(), ..config.clone() };
     let read = async {
         let mut wire = stream(&other, flavor, place).await?;
-        lag.read(wire.event().await?);
+        wire.wait().await?;
+        lag.read(wire.event()?);
         let next_change = async {
             while lag.age().is_none() {
-                lag.read(wire.event().await?);
+                wire.wait().await?;
+                lag.read(wire.event()?);
             }
             Ok(())
         };

@@ -25,7 +25,7 @@ const COMMIT_TIME_MASK: u64 = (1 << 55) - 1;
 pub(super) fn mysql(body: &[u8], anonymous: bool) -> Result<Begin, Fault> {
     let mut bytes = Bytes(body);
     bytes.u8()?; // flags
-    let source = Source { uuid: bytes.array()?, tag: "".into() };
+    let source = Source::new(bytes.array()?, "");
     let number = bytes.u64()?;
     // MySQL 5.7 and later: a logical clock of 17 bytes; 8.0: the commit's time, 7 bytes.
     let commit_time_us = bytes.take(17).and_then(|_| bytes.uint(7)).map_or(0, |time| time & COMMIT_TIME_MASK);
@@ -74,7 +74,7 @@ pub(super) fn mysql_tagged(body: &[u8]) -> Result<Begin, Fault> {
         }
     }
     let (Some(uuid), Some(number)) = (uuid, number) else { return Err(Fault::Malformed("a tagged GTID")) };
-    let gtid = Gtid::MySql { source: Source { uuid, tag: tag.into() }, number };
+    let gtid = Gtid::MySql { source: Source::new(uuid, tag), number };
     Ok(Begin { gtid: Some(gtid), commit_time_us: commit_time_us as i64, ..Begin::default() })
 }
 
@@ -115,7 +115,7 @@ pub(super) fn previous_mysql(body: &[u8]) -> Result<GtidSet, Fault> {
         let uuid = bytes.array()?;
         let len = if tagged { bytes.serialized_uint()? as usize } else { 0 };
         let tag = std::str::from_utf8(bytes.take(len)?).map_err(|_| Fault::Malformed("a GTID's tag"))?;
-        let source = Source { uuid, tag: tag.into() };
+        let source = Source::new(uuid, tag);
         for _ in 0..bytes.u64()? {
             // The end isn't part of the interval.
             let (first, end) = (bytes.u64()?, bytes.u64()?);

@@ -123,7 +123,7 @@ impl Wire {
         if answer.first() == Some(&OK) { Ok(()) } else { Err(WireError::Protocol("an OK")) }
     }
 
-    /// Asks for the binlog. From then on only [`Wire::event`] is to be called.
+    /// Asks for the binlog. From then on only events are to be taken.
     pub async fn dump(&mut self, request: &DumpRequest<'_>) -> Result<(), WireError> {
         const COM_BINLOG_DUMP: u8 = 0x12;
         const SEND_ANNOTATE_ROWS: u16 = 2;
@@ -139,7 +139,7 @@ impl Wire {
     }
 
     /// Asks for the transactions that aren't in a set of GTIDs, as [`GtidSet::encode`] writes it. From
-    /// then on only [`Wire::event`] is to be called.
+    /// then on only events are to be taken.
     ///
     /// [`GtidSet::encode`]: rowmill_core::gtid::GtidSet::encode
     pub async fn dump_by_gtids(&mut self, server_id: u32, gtids: &[u8]) -> Result<(), WireError> {
@@ -156,7 +156,7 @@ impl Wire {
         self.command(COM_BINLOG_DUMP_GTID, &body).await
     }
 
-    /// Whether [`Wire::event`] wouldn't wait.
+    /// Whether the next event is there.
     pub fn is_event_there(&mut self) -> Result<bool, WireError> {
         if self.is_received()? {
             return Ok(true);
@@ -167,13 +167,13 @@ impl Wire {
         }
     }
 
-    /// The next event: from its header to its checksum, valid until the next call. Nothing is lost if
-    /// this is cancelled.
-    pub async fn event(&mut self) -> Result<&[u8], WireError> {
-        // A timer for each event would take longer than some events do.
-        if !self.is_received()? {
-            timeout(SILENCE_MAX, self.receive()).await.map_err(|_| WireError::Silence)?.map_err(ended)?;
-        }
+    /// Waits until it is. Nothing is lost if this is cancelled.
+    pub async fn wait(&mut self) -> Result<(), WireError> {
+        timeout(SILENCE_MAX, self.receive()).await.map_err(|_| WireError::Silence)?.map_err(ended)
+    }
+
+    /// The next event, which is there: from its header to its checksum, valid until the next call.
+    pub fn event(&mut self) -> Result<&[u8], WireError> {
         self.open = self.ready.take();
         let payload = self.open.as_ref().ok_or(WireError::Protocol("a packet"))?;
         event(self.buffer.get(payload))

@@ -1,5 +1,6 @@
 //! Rows into batches: when a batch is full, and whether it is handed on or held back.
 
+use std::fmt::Write;
 use std::mem;
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use super::super::query::SchemaChange;
 use super::super::rows::RowsEvent;
 use super::super::tables::TableVersion;
 use super::super::transaction::{HELD_BYTES_MAX, Transaction};
-use super::{BATCH_BYTES_MAX, BATCH_ROWS_MAX, Decoder, RowBatch, Span};
+use super::{Decoder, RowBatch, Span};
 use crate::position::{Past, Progress, Resume};
 
 impl Decoder {
@@ -93,11 +94,14 @@ impl Decoder {
     }
 
     pub(super) fn begin_in_batch(&mut self, transaction: &Transaction) {
-        let gtid = transaction.gtid.as_ref().map(ToString::to_string).unwrap_or_default();
+        self.gtid_text.clear();
+        if let Some(gtid) = &transaction.gtid {
+            write!(self.gtid_text, "{gtid}").expect("memory takes any text");
+        }
         self.batch.transaction(&TransactionHeader {
             file: &self.position.file,
             position: transaction.begin,
-            gtid: &gtid,
+            gtid: &self.gtid_text,
             commit_time_us: transaction.commit_time_us,
             server_id: transaction.server_id,
             thread_id: transaction.thread_id,
@@ -147,7 +151,9 @@ impl Decoder {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.batch.count() >= BATCH_ROWS_MAX || self.batch.bytes() >= BATCH_BYTES_MAX
+        // One row at least, whatever the bounds.
+        self.batch.count() > 0
+            && (self.batch.count() >= self.batch_rows_max || self.batch.bytes() >= self.batch_bytes_max)
     }
 
     /// Hands on what the batch has.

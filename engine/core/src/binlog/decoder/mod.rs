@@ -104,8 +104,13 @@ pub struct Decoder {
     /// That of the last batch that was handed on.
     handed_on: Resume,
     batch: Rows,
+    /// When the batch is handed on.
+    batch_rows_max: usize,
+    batch_bytes_max: usize,
     /// Whether the batch's newest transaction is the one that is open.
     batch_has_transaction: bool,
+    /// Of that transaction; its memory is used again.
+    gtid_text: String,
     ready: VecDeque<RowBatch>,
     /// Whether `resume` moved since the last batch.
     moved: bool,
@@ -166,7 +171,10 @@ impl Decoder {
             handed_on: resume.clone(),
             resume,
             batch: Rows::first(),
+            batch_rows_max: BATCH_ROWS_MAX,
+            batch_bytes_max: BATCH_BYTES_MAX,
             batch_has_transaction: false,
+            gtid_text: String::new(),
             ready: VecDeque::new(),
             moved: false,
         }
@@ -176,6 +184,12 @@ impl Decoder {
     /// the event says or leaves open to be about schemas of which tables are selected.
     pub fn with_schema_changes(self, wanted: bool) -> Self {
         Self { schema_changes: wanted, ..self }
+    }
+
+    /// From now on a batch is full when it costs so much, if it isn't before.
+    pub fn bound_batches(&mut self, Cost { rows, bytes }: Cost) {
+        self.batch_rows_max = BATCH_ROWS_MAX.min(rows as usize);
+        self.batch_bytes_max = BATCH_BYTES_MAX.min(bytes as usize);
     }
 
     /// Goes on with an event, from its header to its checksum. Called with the same bytes again and
@@ -196,6 +210,11 @@ impl Decoder {
                 Done::Payload { payload, body, span } => self.go_on(event, payload, body, span),
             };
             match step {
+                // Most events end here.
+                Ok(()) if matches!(self.done, Done::All) && self.ready.is_empty() => {
+                    self.done = Done::Nothing;
+                    return Ok(Next::Event);
+                }
                 Ok(()) => {}
                 Err(Halt::Columns { schema, table }) => return Ok(Next::Columns { schema, table }),
                 Err(Halt::Fault { fault, kind, table }) => {
