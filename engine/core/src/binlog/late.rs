@@ -8,7 +8,7 @@ use rowmill_batch::{Batch, Builder, ColumnIndex, ImageKind, Operation, RowHeader
 
 use super::error::{DecodeError, Fault};
 use super::rows::{RowsEvent, RowsKind};
-use super::sparse::{SparseNeeds, SparseRow};
+use super::sparse::SparseRow;
 use super::tables::{Select, TableVersion};
 use crate::position::BinlogPosition;
 
@@ -71,23 +71,28 @@ impl Needed {
 
 /// What is needed of a table's rows at once, by what happened to them. `None`: everything.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Needs {
+pub struct Needs<T = Needed> {
     /// Of inserted rows.
-    pub inserts: Option<Needed>,
+    pub inserts: Option<T>,
     /// Of updated rows.
-    pub updates: Option<Needed>,
+    pub updates: Option<T>,
     /// Of deleted rows.
-    pub deletes: Option<Needed>,
+    pub deletes: Option<T>,
 }
 
-impl Needs {
+impl<T> Needs<T> {
     /// What is needed of a row to which this happened.
-    pub fn of(&self, operation: Operation) -> Option<&Needed> {
+    pub fn of(&self, operation: Operation) -> Option<&T> {
         match operation {
             Operation::Insert => self.inserts.as_ref(),
             Operation::Update => self.updates.as_ref(),
             Operation::Delete => self.deletes.as_ref(),
         }
+    }
+
+    fn map<U>(self, map: impl Fn(T) -> U) -> Needs<U> {
+        let Self { inserts, updates, deletes } = self;
+        Needs { inserts: inserts.map(&map), updates: updates.map(&map), deletes: deletes.map(&map) }
     }
 }
 
@@ -96,7 +101,7 @@ impl Needs {
 pub(super) struct KnownNeeds {
     version: u64,
     /// By table id.
-    by_table: Vec<Option<Arc<SparseNeeds>>>,
+    by_table: Vec<Option<Arc<Needs<SparseRow>>>>,
 }
 
 impl KnownNeeds {
@@ -105,7 +110,7 @@ impl KnownNeeds {
         &mut self,
         TableVersion { table, columns }: &TableVersion,
         select: &dyn Select,
-    ) -> (Arc<SparseNeeds>, u64) {
+    ) -> (Arc<Needs<SparseRow>>, u64) {
         let version = select.version();
         if self.version != version {
             *self = Self { version, by_table: Vec::new() };
@@ -114,8 +119,8 @@ impl KnownNeeds {
         if self.by_table.len() <= index {
             self.by_table.resize(index + 1, None);
         }
-        let needs =
-            self.by_table[index].get_or_insert_with(|| Arc::new(SparseNeeds::new(select.needs(table), columns)));
+        let needs = self.by_table[index]
+            .get_or_insert_with(|| Arc::new(select.needs(table).map(|needed| SparseRow::new(needed, columns))));
         (Arc::clone(needs), version)
     }
 }
@@ -364,8 +369,7 @@ mod tests {
     use super::*;
     use crate::binlog::{Decoder, Next, RowBatch};
     use crate::position::Resume;
-    use rowmill_batch::Row;
-    use rowmill_batch::Table;
+    use rowmill_batch::{Row, Table};
 
     /// Of each table some columns, others by each seed. Changes its mind now and then.
     struct Columns {

@@ -1,23 +1,15 @@
 //! Row images of which only some columns are needed: what lies between those is passed over at once.
 
-use rowmill_batch::{Builder, ColumnIndex, Operation};
+use rowmill_batch::{Builder, ColumnIndex};
 
 use super::bytes::Bytes;
 use super::error::Fault;
-use super::late::{ColumnSet, Needed, Needs};
+use super::late::{ColumnSet, Needed};
 use super::rows::decode_value;
 use super::table_map::Columns;
 use super::value::Width;
 
-/// What is needed of the rows of one table, and how their images are gone through.
-#[derive(Debug)]
-pub(super) struct SparseNeeds {
-    inserts: Option<SparseRow>,
-    updates: Option<SparseRow>,
-    deletes: Option<SparseRow>,
-}
-
-/// What is needed of a row.
+/// What is needed of a row, and how its images are gone through.
 #[derive(Debug)]
 pub(super) struct SparseRow {
     /// Of the row as it was.
@@ -55,23 +47,6 @@ struct Gap {
     jumps: Vec<(usize, usize)>,
     /// And so many bytes behind them.
     rest: usize,
-}
-
-impl SparseNeeds {
-    pub fn new(needs: Needs, table: &Columns) -> Self {
-        let row = |needed| SparseRow::new(needed, table);
-        let Needs { inserts, updates, deletes } = needs;
-        Self { inserts: inserts.map(row), updates: updates.map(row), deletes: deletes.map(row) }
-    }
-
-    /// What is needed of a row to which this happened; `None`: everything.
-    pub fn of(&self, operation: Operation) -> Option<&SparseRow> {
-        match operation {
-            Operation::Insert => self.inserts.as_ref(),
-            Operation::Update => self.updates.as_ref(),
-            Operation::Delete => self.deletes.as_ref(),
-        }
-    }
 }
 
 impl SparseRow {
