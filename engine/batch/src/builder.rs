@@ -113,6 +113,7 @@ impl Builder {
     }
 
     /// Begins a row of the newest transaction.
+    #[inline]
     pub fn begin_row(&mut self, row: &RowHeader) {
         debug_assert!(!self.transaction_offsets.is_empty(), "a row belongs to a transaction");
         self.align();
@@ -131,6 +132,7 @@ impl Builder {
     }
 
     /// Begins an image of the row; an update's before image comes first.
+    #[inline]
     pub fn begin_image(&mut self, columns: usize) {
         let at = self.bytes.len();
         let ends_at = at + 4 + states_len(columns);
@@ -140,11 +142,13 @@ impl Builder {
     }
 
     /// Where the next column's value goes: append its bytes here, then call [`Builder::end_value`].
+    #[inline]
     pub fn value(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
     }
 
     /// Ends the column whose value was appended to [`Builder::value`].
+    #[inline]
     pub fn end_value(&mut self) {
         self.end_column(state::VALUE);
     }
@@ -155,11 +159,13 @@ impl Builder {
     }
 
     /// The next column is NULL.
+    #[inline]
     pub fn null(&mut self) {
         self.end_column(state::NULL);
     }
 
     /// The row image doesn't have the next column.
+    #[inline]
     pub fn absent(&mut self) {
         self.end_column(state::ABSENT);
     }
@@ -212,6 +218,7 @@ impl Builder {
     ///
     /// # Panics
     /// In debug builds, if a column is missing.
+    #[inline]
     pub fn end_image(&mut self) {
         debug_assert_eq!(self.image.column, self.image.columns, "a column is missing");
         self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
@@ -221,6 +228,7 @@ impl Builder {
     }
 
     /// Ends the row.
+    #[inline]
     pub fn end_row(&mut self) {
         let len = (self.bytes.len() - self.row_at) as u32;
         self.bytes[self.row_at + 20..self.row_at + 24].copy_from_slice(&len.to_le_bytes());
@@ -293,6 +301,7 @@ impl Builder {
         self.row_offsets.push(self.row_at as u32);
     }
 
+    #[inline]
     fn align(&mut self) {
         self.bytes.resize(self.bytes.len().next_multiple_of(8), 0);
     }

@@ -68,6 +68,36 @@ pub struct Interval {
 #[error("`{0}` isn't a GTID set: write `uuid:1-100` (MySQL; several separated by commas) or `0-1-100` (MariaDB)")]
 pub struct GtidSetError(pub String);
 
+/// GTIDs as text, one after the other: what two have in common is written once.
+#[derive(Debug, Default)]
+pub(crate) struct GtidText {
+    text: String,
+    /// Whose name the text begins with.
+    source: Option<Source>,
+    /// Where the number begins behind it.
+    number_at: usize,
+}
+
+impl GtidText {
+    /// A GTID's text; nothing for none.
+    pub fn of(&mut self, gtid: Option<&Gtid>) -> &str {
+        match gtid {
+            None => return "",
+            Some(Gtid::MySql { source, number }) => {
+                if self.source.as_ref() != Some(source) {
+                    self.text = format!("{source}:");
+                    self.number_at = self.text.len();
+                    self.source = Some(source.clone());
+                }
+                self.text.truncate(self.number_at);
+                self.text.push_str(itoa::Buffer::new().format(*number));
+            }
+            Some(gtid @ Gtid::MariaDb { .. }) => *self = Self { text: gtid.to_string(), ..Self::default() },
+        }
+        &self.text
+    }
+}
+
 impl GtidSet {
     /// MySQL's empty set.
     pub fn mysql() -> Self {
@@ -314,6 +344,27 @@ mod tests {
 
     fn set(text: &str) -> GtidSet {
         text.parse().expect("a set")
+    }
+
+    #[test]
+    fn texts_one_after_the_other() {
+        let mysql = |uuid, tag, number| Some(Gtid::MySql { source: Source::new([uuid; 16], tag), number });
+        let mariadb = |sequence| Some(Gtid::MariaDb { domain: 0, server: 1, sequence });
+        let gtids = [
+            mysql(1, "", 9),
+            mysql(1, "", u64::MAX),
+            None,
+            mysql(1, "", 1),
+            mysql(1, "tag", 1),
+            mysql(2, "tag", 1),
+            mariadb(7),
+            mariadb(8),
+            mysql(2, "tag", 10),
+        ];
+        let mut text = GtidText::default();
+        for gtid in &gtids {
+            assert_eq!(text.of(gtid.as_ref()), gtid.as_ref().map(ToString::to_string).unwrap_or_default());
+        }
     }
 
     #[test]

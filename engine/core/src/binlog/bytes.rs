@@ -45,19 +45,16 @@ impl<'a> Bytes<'a> {
     /// A little-endian unsigned integer of 0 to 8 bytes.
     #[inline]
     pub fn uint(&mut self, len: usize) -> Result<u64, Fault> {
-        // The lengths that there are most, without a copy of a length known only now.
-        Ok(match len {
-            1 => u64::from(self.u8()?),
-            2 => u64::from(self.u16()?),
-            3 => {
-                let [a, b, c] = self.array()?;
-                u64::from(u32::from_le_bytes([a, b, c, 0]))
+        match self.0.first_chunk() {
+            // Mostly more follows: then no length, known only now, is copied or asked for one by one.
+            Some(eight) if matches!(len, 1..=8) => {
+                self.0 = &self.0[len..];
+                let unused_bits = 64 - 8 * len;
+                Ok(u64::from_le_bytes(*eight) << unused_bits >> unused_bits)
             }
-            4 => u64::from(self.u32()?),
-            8 => self.u64()?,
-            0 | 5..=7 => self.take(len)?.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte)),
-            _ => return Err(Fault::Malformed("an integer of more than 8 bytes")),
-        })
+            _ if len <= 8 => Ok(self.take(len)?.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte))),
+            _ => Err(Fault::Malformed("an integer of more than 8 bytes")),
+        }
     }
 
     /// A big-endian unsigned integer of 0 to 8 bytes.

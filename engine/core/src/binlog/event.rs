@@ -31,8 +31,10 @@ impl EventHeader {
     ///
     /// # Errors
     /// If there are fewer bytes than a header has.
+    #[inline]
     pub fn parse(event: &[u8]) -> Result<Self, Fault> {
-        let mut bytes = Bytes(event);
+        let Some(header) = event.first_chunk::<{ Self::LEN }>() else { return Err(Fault::Truncated) };
+        let mut bytes = Bytes(header);
         Ok(Self {
             timestamp_s: bytes.u32()?,
             kind: EventKind(bytes.u8()?),
@@ -54,14 +56,6 @@ impl EventHeader {
     }
 }
 
-/// An event, borrowed from whoever read it.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Event<'a> {
-    pub header: EventHeader,
-    /// What follows the header, without the checksum.
-    pub body: &'a [u8],
-}
-
 /// Whether events end with a checksum: the format description at the head of each file says so.
 /// <https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_replication_binlog_event.html>
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,9 +69,8 @@ pub(super) enum Checksums {
 const CRC32_LEN: usize = 4;
 
 impl Checksums {
-    /// Takes an event apart, and verifies its checksum.
-    pub fn open<'a>(&mut self, bytes: &'a [u8]) -> Result<Event<'a>, Fault> {
-        let header = EventHeader::parse(bytes)?;
+    /// What follows an event's header, without its checksum, which is verified.
+    pub fn open<'a>(&mut self, header: &EventHeader, bytes: &'a [u8]) -> Result<&'a [u8], Fault> {
         if header.size as usize != bytes.len() {
             return Err(Fault::Malformed("an event's size"));
         }
@@ -104,7 +97,7 @@ impl Checksums {
                 covered.len()
             }
         };
-        Ok(Event { header, body: bytes.get(EventHeader::LEN..end).ok_or(Fault::Truncated)? })
+        bytes.get(EventHeader::LEN..end).ok_or(Fault::Truncated)
     }
 
     /// A format description always ends with the algorithm's number and room for a checksum.

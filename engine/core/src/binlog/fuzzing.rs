@@ -16,7 +16,7 @@ pub fn rows(bytes: &[u8]) {
     let family = if kind & 0x80 == 0 { Family::MySql } else { Family::MariaDb };
     let Ok(Ok(table)) = TableName::parse(map).map(|name| name.columns(family, None)) else { return };
     let Some(kind) = RowsKind::of(EventKind(kind & 0x7f)) else { return };
-    let Ok(Some(mut rows)) = RowsEvent::parse(kind, body) else { return };
+    let Ok(mut rows) = RowsEvent::parse(kind, body) else { return };
     if rows.columns() != table.codecs.len() {
         return;
     }

@@ -101,27 +101,31 @@ impl<T> Needs<T> {
 pub(super) struct KnownNeeds {
     version: u64,
     /// By table id.
-    by_table: Vec<Option<Arc<Needs<SparseRow>>>>,
+    by_table: Vec<Option<Needs<SparseRow>>>,
 }
 
 impl KnownNeeds {
-    /// What is needed of a table's rows now, and its version.
-    pub fn of(
-        &mut self,
-        TableVersion { table, columns }: &TableVersion,
-        select: &dyn Select,
-    ) -> (Arc<Needs<SparseRow>>, u64) {
+    /// Forgets them if something else is needed by now: done before a batch's first row, so that what is needed stays
+    /// the same within it.
+    pub fn renew(&mut self, select: &dyn Select) {
         let version = select.version();
         if self.version != version {
             *self = Self { version, by_table: Vec::new() };
         }
+    }
+
+    /// What they are of: [`Select::version`].
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// What is needed of a table's rows.
+    pub fn of(&mut self, TableVersion { table, columns }: &TableVersion, select: &dyn Select) -> &Needs<SparseRow> {
         let index = table.id.0 as usize;
         if self.by_table.len() <= index {
-            self.by_table.resize(index + 1, None);
+            self.by_table.resize_with(index + 1, || None);
         }
-        let needs = self.by_table[index]
-            .get_or_insert_with(|| Arc::new(select.needs(table).map(|needed| SparseRow::new(needed, columns))));
-        (Arc::clone(needs), version)
+        self.by_table[index].get_or_insert_with(|| select.needs(table).map(|needed| SparseRow::new(needed, columns)))
     }
 }
 
@@ -229,6 +233,13 @@ impl Undecoded {
     }
 }
 
+/// When a batch is full: if it has so much, and one row at least.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BatchMax {
+    pub rows: usize,
+    pub bytes: usize,
+}
+
 /// A batch in the making: what was decoded, and what is left of it.
 #[derive(Debug)]
 pub(super) struct Rows {
@@ -259,9 +270,9 @@ impl Rows {
         self.decoded.rows()
     }
 
-    /// Bytes so far.
-    pub fn bytes(&self) -> usize {
-        self.decoded.len() + self.left.images.len()
+    pub fn is_full(&self, max: BatchMax) -> bool {
+        let count = self.count();
+        count >= max.rows.max(1) || count > 0 && self.decoded.len() + self.left.images.len() >= max.bytes
     }
 
     pub fn transaction(&mut self, transaction: &TransactionHeader<'_>) {
@@ -269,6 +280,7 @@ impl Rows {
     }
 
     /// Reads a row of an event. It isn't one of the batch's before [`Rows::end_row`].
+    #[inline]
     pub fn begin_row(
         &mut self,
         header: &RowHeader,
@@ -369,6 +381,7 @@ mod tests {
     use super::*;
     use crate::binlog::{Decoder, Next, RowBatch};
     use crate::position::Resume;
+    use crate::progress::Cost;
     use rowmill_batch::{Row, Table};
 
     /// Of each table some columns, others by each seed. Changes its mind now and then.
@@ -404,7 +417,7 @@ mod tests {
 
         fn version(&self) -> u64 {
             self.asked.set(self.asked.get() + 1);
-            self.asked.get() / 50
+            self.asked.get() / 3
         }
     }
 
@@ -412,6 +425,8 @@ mod tests {
         let file = std::fs::read(path).expect("kept");
         let resume = Resume::at("server", BinlogPosition::new("binlog.000001", BinlogPosition::FIRST_EVENT));
         let mut decoder = Decoder::new(resume, Box::new(Columns { seed, asked: 0.into() }));
+        // Many batches, as what is needed may change between them.
+        decoder.bound_batches(Cost { rows: 25, bytes: u32::MAX });
         let mut rest = &file[4..];
         while let Some(size) = rest.get(9..13).and_then(|size| size.first_chunk()) {
             let (event, behind) = rest.split_at(u32::from_le_bytes(*size) as usize);

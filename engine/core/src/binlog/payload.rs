@@ -6,7 +6,7 @@ use zstd::stream::raw::{Decoder, Operation};
 
 use super::bytes::Bytes;
 use super::error::Fault;
-use super::event::{Event, EventHeader};
+use super::event::EventHeader;
 
 /// No event is larger: the server's limit for packets (1 GiB), and room for what frames them.
 const EVENT_BYTES_MAX: usize = (1 << 30) + (1 << 20);
@@ -81,9 +81,9 @@ impl Payload {
         Ok(Self { compression, read, left, buffer: Vec::new(), taken: 0 })
     }
 
-    /// The next event in the payload; `None` behind the last. The event stays the next one until
-    /// [`Payload::take`]. `body` is the same as for [`Payload::begin`].
-    pub fn event(&mut self, body: &[u8]) -> Result<Option<Event<'_>>, Fault> {
+    /// The next event in the payload: its header, and what follows that; `None` behind the last. The event stays the next
+    /// one until [`Payload::take`]. `body` is the same as for [`Payload::begin`].
+    pub fn event(&mut self, body: &[u8]) -> Result<Option<(EventHeader, &[u8])>, Fault> {
         if !self.fill(body, EventHeader::LEN)? {
             let rest = self.buffer.len() - self.taken;
             return if rest == 0 && self.left == 0 { Ok(None) } else { Err(DAMAGED) };
@@ -95,7 +95,7 @@ impl Payload {
         }
         // Events in a payload have no checksum of their own.
         let body = &self.buffer[self.taken + EventHeader::LEN..self.taken + size];
-        Ok(Some(Event { header, body }))
+        Ok(Some((header, body)))
     }
 
     /// The event that [`Payload::event`] gave is done with.
@@ -172,8 +172,8 @@ mod tests {
     fn sizes(body: &[u8]) -> Result<Vec<(usize, u8)>, Fault> {
         let mut payload = Payload::begin(body)?;
         let mut sizes = Vec::new();
-        while let Some(event) = payload.event(body)? {
-            sizes.push((event.body.len(), event.body.first().copied().unwrap_or_default()));
+        while let Some((_, event)) = payload.event(body)? {
+            sizes.push((event.len(), event.first().copied().unwrap_or_default()));
             payload.take();
         }
         Ok(sizes)

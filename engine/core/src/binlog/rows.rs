@@ -75,14 +75,18 @@ pub(super) struct RowsEvent<'a> {
 }
 
 impl<'a> RowsEvent<'a> {
-    /// Reads what stands before the rows. `None` if the event has no table.
-    pub fn parse(kind: RowsKind, body: &'a [u8]) -> Result<Option<Self>, Fault> {
+    /// The number of an event's table; `None` if it has none.
+    pub fn table_number(body: &[u8]) -> Result<Option<u64>, Fault> {
+        let number = Bytes(body).uint(6)?;
+        Ok((number != NO_TABLE).then_some(number))
+    }
+
+    /// Reads what stands before the rows, of an event that has a table.
+    #[inline]
+    pub fn parse(kind: RowsKind, body: &'a [u8]) -> Result<Self, Fault> {
         let mut bytes = Bytes(body);
         let table_number = bytes.uint(6)?;
         bytes.u16()?; // flags
-        if table_number == NO_TABLE {
-            return Ok(None);
-        }
         if kind.version == Version::V2 {
             // The length counts its own two bytes.
             let extra = usize::from(bytes.u16()?).checked_sub(2).ok_or(Fault::Malformed("a row event's extra data"))?;
@@ -96,7 +100,7 @@ impl<'a> RowsEvent<'a> {
         if blank_row && !bytes.is_empty() && !kind.compressed {
             return Err(Fault::Malformed("rows without columns"));
         }
-        Ok(Some(Self { kind, table_number, columns, before_present, after_present, rows: bytes, blank_row }))
+        Ok(Self { kind, table_number, columns, before_present, after_present, rows: bytes, blank_row })
     }
 
     /// Rows that were read before, unpacked, and are to be read once more.
@@ -135,9 +139,9 @@ impl<'a> RowsEvent<'a> {
         self.kind.compressed.then_some(self.rows.0)
     }
 
-    /// The same event with its rows unpacked.
-    pub fn with_rows(self, rows: &'a [u8]) -> Self {
-        Self { rows: Bytes(rows), ..self }
+    /// These are its rows, unpacked.
+    pub fn unpacked(&mut self, rows: &'a [u8]) {
+        self.rows = Bytes(rows);
     }
 
     /// Whether all rows were read.

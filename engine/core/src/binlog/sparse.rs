@@ -43,10 +43,19 @@ struct Gap {
     from: usize,
     to: usize,
     mask: u64,
-    /// Where no column is NULL: so many bytes, a length of so many bytes, and what that says.
-    jumps: Vec<(usize, usize)>,
+    /// Where no column is NULL.
+    jumps: Vec<Jump>,
     /// And so many bytes behind them.
     rest: usize,
+}
+
+/// So many bytes, a length of so many bytes, and what that says.
+#[derive(Debug)]
+struct Jump {
+    bytes: usize,
+    len_bytes: usize,
+    /// Of four bytes, those of the length.
+    mask: u32,
 }
 
 impl SparseRow {
@@ -128,7 +137,10 @@ impl Gap {
         self.mask |= 1 << column;
         match width {
             Width::Fixed(len) => self.rest += len,
-            Width::Prefixed(len_bytes) => self.jumps.push((std::mem::take(&mut self.rest), len_bytes)),
+            Width::Prefixed(len_bytes) => {
+                let bytes = std::mem::take(&mut self.rest);
+                self.jumps.push(Jump { bytes, len_bytes, mask: u32::MAX >> (32 - 8 * len_bytes) });
+            }
         }
     }
 
@@ -142,10 +154,16 @@ impl Gap {
             }
             return Ok(());
         }
-        for (bytes, len_bytes) in &self.jumps {
-            rows.take(*bytes)?;
-            Width::Prefixed(*len_bytes).skip(rows)?;
+        let mut at = 0;
+        for Jump { bytes, len_bytes, mask } in &self.jumps {
+            at += bytes;
+            let mut rest = Bytes(rows.0.get(at..).unwrap_or_default());
+            let len = match rest.0.first_chunk() {
+                Some(four) => u32::from_le_bytes(*four) & mask,
+                None => rest.uint(*len_bytes)? as u32,
+            };
+            at += len_bytes + len as usize;
         }
-        rows.take(self.rest).map(|_| ())
+        rows.take(at + self.rest).map(|_| ())
     }
 }

@@ -6,6 +6,7 @@ use std::mem;
 use std::sync::Arc;
 
 use rowmill_batch::{Table, TableId};
+use rustc_hash::FxHashMap;
 
 use super::catalog::CatalogColumn;
 use super::error::Fault;
@@ -38,7 +39,7 @@ pub trait Select: Send {
 
 #[derive(Debug, Default)]
 pub(super) struct Tables {
-    by_number: HashMap<u64, KnownTable>,
+    by_number: FxHashMap<u64, KnownTable>,
     versions: Vec<Arc<TableVersion>>,
     /// Versions that no batch had yet, in the order of their ids.
     new: Vec<Arc<Table>>,

@@ -85,10 +85,11 @@ impl Hold {
         self.batches.iter().map(RowBatch::row_bytes).sum()
     }
 
-    /// The batch that is being filled has none but the transaction's rows any more.
-    pub fn divided(&mut self) {
+    /// The batch that is being filled has none but the transaction's rows from now on. Gives how many others it had.
+    pub fn divided(&mut self) -> usize {
         let earlier = std::mem::take(&mut self.earlier);
         self.savepoints.iter_mut().for_each(|(_, savepoint)| savepoint.batch_rows -= earlier);
+        earlier
     }
 
     /// A savepoint is made here. One of the same name is forgotten.

@@ -90,7 +90,7 @@ impl From<TextFault> for ValueFault {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Width {
     Fixed(usize),
-    /// A length of so many bytes, and what it says.
+    /// A length of so many bytes, 1 to 4, and what it says.
     Prefixed(usize),
 }
 
@@ -130,7 +130,10 @@ impl Codec {
             | Self::Text { len_bytes, .. }
             | Self::Bytes { len_bytes }
             | Self::Compressed { len_bytes, .. }
-            | Self::Binary { len_bytes, .. } => Width::Prefixed(*len_bytes),
+            | Self::Binary { len_bytes, .. } => match len_bytes {
+                1..=4 => Width::Prefixed(*len_bytes),
+                _ => return Err(Fault::Malformed("a column's length of more than 4 bytes")),
+            },
         })
     }
 
@@ -209,5 +212,18 @@ impl Codec {
             Self::TimestampOld => temporal::timestamp_old(bytes, out)?,
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_have_one_to_four_bytes() {
+        for len_bytes in 0..=9 {
+            let width = Codec::Json { len_bytes }.width();
+            assert_eq!(width.is_ok(), (1..=4).contains(&len_bytes), "{len_bytes}: {width:?}");
+        }
     }
 }

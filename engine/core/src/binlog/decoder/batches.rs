@@ -1,6 +1,5 @@
 //! Rows into batches: when a batch is full, and whether it is handed on or held back.
 
-use std::fmt::Write;
 use std::mem;
 use std::sync::Arc;
 
@@ -9,50 +8,56 @@ use rowmill_batch::{Builder, RowHeader, TransactionHeader};
 use super::super::error::Fault;
 use super::super::event::EventHeader;
 use super::super::late::Rows;
+use super::super::mariadb;
 use super::super::query::SchemaChange;
-use super::super::rows::RowsEvent;
-use super::super::tables::TableVersion;
+use super::super::rows::{RowsEvent, RowsKind};
 use super::super::transaction::{HELD_BYTES_MAX, Transaction};
 use super::{Decoder, RowBatch, Span};
 use crate::position::{Past, Progress, Resume};
 
 impl Decoder {
-    pub(super) fn rows(&mut self, mut rows: RowsEvent<'_>, header: &EventHeader, span: Span) -> Result<(), Fault> {
-        let Some(known) = self.tables.of_number(rows.table_number) else {
-            return Err(Fault::NoTableMap(rows.table_number));
-        };
-        let Some(version) = known.map(Arc::clone) else { return Ok(()) };
+    pub(super) fn rows(&mut self, kind: RowsKind, header: &EventHeader, body: &[u8], span: Span) -> Result<(), Fault> {
+        let Some(number) = RowsEvent::table_number(body)? else { return Ok(()) };
+        let Some(known) = self.tables.of_number(number) else { return Err(Fault::NoTableMap(number)) };
+        let Some(version) = known else { return Ok(()) };
+        let unpacked;
+        let mut rows = RowsEvent::parse(kind, body)?;
+        if let Some(packed) = rows.packed() {
+            unpacked = mariadb::unpack(packed)?;
+            rows.unpacked(&unpacked);
+        }
         if rows.columns() != version.columns.codecs.len() {
             return Err(Fault::Malformed("a row event with other columns than its table map"));
         }
-        let Some(mut transaction) = self.transaction.take() else {
-            return Err(Fault::Malformed("rows outside a transaction"));
-        };
-        let result = self.rows_of(&mut rows, &version, header, span, &mut transaction);
-        self.transaction = Some(transaction);
-        result
-    }
-
-    pub(super) fn rows_of(
-        &mut self,
-        rows: &mut RowsEvent<'_>,
-        version: &Arc<TableVersion>,
-        header: &EventHeader,
-        span: Span,
-        transaction: &mut Transaction,
-    ) -> Result<(), Fault> {
+        let Some(transaction) = &self.transaction else { return Err(Fault::Malformed("rows outside a transaction")) };
         let mut place = Progress { event: span.begin, rows: transaction.payload_rows.unwrap_or(0) };
-        let (needs, needs_version) = self.needs.of(version, &*self.select);
-        let needed = needs.of(rows.operation());
-        let mut form = None;
         while !rows.is_done() {
             if self.is_full() {
-                self.cut_within(transaction, place)?;
-                form = None;
+                self.cut_within(place)?;
             }
-            if !self.batch_has_transaction {
-                self.begin_in_batch(transaction);
-            }
+            self.fill(&mut rows, header, &mut place)?;
+        }
+        Ok(())
+    }
+
+    /// Takes rows of an event, at least one, until there are no more or the batch is full. The first is at `place`, which
+    /// moves with them.
+    fn fill(&mut self, rows: &mut RowsEvent<'_>, header: &EventHeader, place: &mut Progress) -> Result<(), Fault> {
+        if !self.batch_has_transaction {
+            self.begin_in_batch();
+        }
+        let Self { tables, needs, select, batch, position, skip, .. } = self;
+        let (Some(Some(version)), Some(transaction)) = (tables.of_number(rows.table_number), &mut self.transaction)
+        else {
+            return Err(Fault::NoTableMap(rows.table_number));
+        };
+        if batch.count() == 0 {
+            needs.renew(&**select);
+        }
+        let needs_version = needs.version();
+        let needed = needs.of(version, &**select).of(rows.operation());
+        let form = needed.map(|_| batch.form(rows, version, needs_version));
+        loop {
             let header = RowHeader {
                 table: version.table.id,
                 operation: rows.operation(),
@@ -63,24 +68,23 @@ impl Decoder {
                 time_us: i64::from(header.timestamp_s) * 1_000_000,
             };
             let at = rows.rest();
-            let read = self.batch.begin_row(&header, rows, version, needed);
-            read.inspect_err(|_| self.batch.abandon_row())?;
+            let read = batch.begin_row(&header, rows, version, needed);
+            read.inspect_err(|_| batch.abandon_row())?;
             // What is past of an XA transaction is decided by its commit.
-            if transaction.is_past || transaction.xa.is_none() && self.is_past(place) {
-                self.batch.abandon_row();
+            if transaction.is_past || transaction.xa.is_none() && is_past(skip.as_ref(), &position.file, *place) {
+                batch.abandon_row();
             } else {
-                match needed {
-                    None => self.batch.end_row(),
-                    Some(_) => {
-                        let images = &at[..at.len() - rows.rest().len()];
-                        let form = *form.get_or_insert_with(|| self.batch.form(rows, version, needs_version));
-                        self.batch.end_row_in_part(form, images);
-                    }
+                match form {
+                    None => batch.end_row(),
+                    Some(form) => batch.end_row_in_part(form, &at[..at.len() - rows.rest().len()]),
                 }
                 self.moved = true;
             }
             transaction.rows += 1;
             place.rows += 1;
+            if rows.is_done() || batch.is_full(self.batch_max) {
+                break;
+            }
         }
         if let Some(payload_rows) = &mut transaction.payload_rows {
             *payload_rows = place.rows;
@@ -90,18 +94,15 @@ impl Decoder {
 
     /// Whether an earlier run was done with the row at a place of the current file.
     pub(super) fn is_past(&self, place: Progress) -> bool {
-        self.skip.as_ref().is_some_and(|past| past.file != self.position.file || place < past.progress)
+        is_past(self.skip.as_ref(), &self.position.file, place)
     }
 
-    pub(super) fn begin_in_batch(&mut self, transaction: &Transaction) {
-        self.gtid_text.clear();
-        if let Some(gtid) = &transaction.gtid {
-            write!(self.gtid_text, "{gtid}").expect("memory takes any text");
-        }
+    fn begin_in_batch(&mut self) {
+        let Some(transaction) = &self.transaction else { return };
         self.batch.transaction(&TransactionHeader {
             file: &self.position.file,
             position: transaction.begin,
-            gtid: &self.gtid_text,
+            gtid: self.gtid_text.of(transaction.gtid.as_ref()),
             commit_time_us: transaction.commit_time_us,
             server_id: transaction.server_id,
             thread_id: transaction.thread_id,
@@ -111,9 +112,9 @@ impl Decoder {
 
     /// The batch is full within a transaction: it is handed on, or held back. `place` is that of the
     /// next row.
-    pub(super) fn cut_within(&mut self, transaction: &mut Transaction, place: Progress) -> Result<(), Fault> {
+    fn cut_within(&mut self, place: Progress) -> Result<(), Fault> {
         let past = Some(Past { file: self.position.file.clone(), progress: place });
-        let hold = &mut transaction.hold;
+        let Some(Transaction { hold, .. }) = &mut self.transaction else { return Ok(()) };
         if !hold.on || hold.handed_on > 0 {
             hold.handed_on += 1;
             self.resume.past = past;
@@ -121,22 +122,23 @@ impl Decoder {
             return Ok(());
         }
         // What is before the transaction in the batch is committed.
-        if hold.earlier > 0 {
-            let (committed, open) = mem::replace(&mut self.batch, Rows::with_capacity(0)).divide(hold.earlier);
+        let earlier = hold.divided();
+        if earlier > 0 {
+            let (committed, open) = mem::replace(&mut self.batch, Rows::with_capacity(0)).divide(earlier);
             self.batch = committed;
             self.cut();
             self.batch_has_transaction = open.count() > 0;
             self.batch = open;
-            hold.divided();
             if !self.is_full() {
                 return Ok(());
             }
         }
         let resume = Resume { past, ..self.resume() };
         let batch = self.take_batch(resume);
+        let Some(Transaction { hold, xa, .. }) = &mut self.transaction else { return Ok(()) };
         hold.batches.push(batch);
         if hold.bytes() + self.prepared.bytes() > HELD_BYTES_MAX {
-            if transaction.xa.is_some() {
+            if xa.is_some() {
                 return Err(Fault::Unsupported {
                     what: format!(
                         "XA transactions of more than {HELD_BYTES_MAX} bytes that are prepared and not committed"
@@ -151,9 +153,7 @@ impl Decoder {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        // One row at least, whatever the bounds.
-        self.batch.count() > 0
-            && (self.batch.count() >= self.batch_rows_max || self.batch.bytes() >= self.batch_bytes_max)
+        self.batch.is_full(self.batch_max)
     }
 
     /// Hands on what the batch has.
@@ -168,7 +168,9 @@ impl Decoder {
     pub(super) fn cut_schema_change(&mut self, change: SchemaChange) {
         if !self.batch_has_transaction && self.moved {
             self.cut();
-            self.transaction.iter_mut().for_each(|transaction| transaction.hold.divided());
+            if let Some(transaction) = &mut self.transaction {
+                transaction.hold.divided();
+            }
         }
         let resume = self.ready.back().map_or(&self.handed_on, |batch| &batch.resume).clone();
         let bytes = Arc::new(Builder::with_capacity(0).finish());
@@ -192,7 +194,12 @@ impl Decoder {
         RowBatch { bytes, undecoded, rows, schema_change: None, new_tables: Vec::new(), resume }
     }
 
+    #[inline]
     pub(super) fn pop(&mut self) -> Option<RowBatch> {
+        if self.ready.is_empty() { None } else { self.pop_ready() }
+    }
+
+    fn pop_ready(&mut self) -> Option<RowBatch> {
         let mut batch = self.ready.pop_front()?;
         // Here and not before: a batch that is held back must not keep what an earlier one needs.
         batch.new_tables = self.tables.take_new();
@@ -205,4 +212,9 @@ impl Decoder {
         let gtids = self.resume.gtids.clone().or_else(|| self.gtids.clone());
         Resume { gtids, ..self.resume.clone() }
     }
+}
+
+/// Whether an earlier run, which got to `skip`, was done with the row at a place of a file.
+fn is_past(skip: Option<&Past>, file: &str, place: Progress) -> bool {
+    skip.is_some_and(|past| past.file != file || place < past.progress)
 }

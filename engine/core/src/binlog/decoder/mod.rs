@@ -12,9 +12,9 @@ use rowmill_batch::Table;
 
 use super::catalog::CatalogColumn;
 use super::error::{DecodeError, Fault};
-use super::event::{Checksums, Event, EventHeader, EventKind};
+use super::event::{Checksums, EventHeader, EventKind};
 use super::gtid_event;
-use super::late::{KnownNeeds, Rows, Undecoded};
+use super::late::{BatchMax, KnownNeeds, Rows, Undecoded};
 use super::mariadb;
 use super::payload::Payload;
 use super::query::{Query, SchemaChange};
@@ -22,7 +22,7 @@ use super::rows::{RowsEvent, RowsKind};
 use super::table_map::{Family, TableName};
 use super::tables::{MapFault, Select, Tables};
 use super::transaction::{PreparedXa, Transaction};
-use crate::gtid::GtidSet;
+use crate::gtid::{GtidSet, GtidText};
 use crate::position::{BinlogPosition, Past, Resume};
 use crate::progress::Cost;
 
@@ -104,29 +104,34 @@ pub struct Decoder {
     /// That of the last batch that was handed on.
     handed_on: Resume,
     batch: Rows,
-    /// When the batch is handed on.
-    batch_rows_max: usize,
-    batch_bytes_max: usize,
+    /// When it is full.
+    batch_max: BatchMax,
     /// Whether the batch's newest transaction is the one that is open.
     batch_has_transaction: bool,
-    /// Of that transaction; its memory is used again.
-    gtid_text: String,
+    /// Of that transaction.
+    gtid_text: GtidText,
     ready: VecDeque<RowBatch>,
     /// Whether `resume` moved since the last batch.
     moved: bool,
 }
 
 /// How much of an event was done.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 enum Done {
+    #[default]
     Nothing,
     All,
     /// Some events of a compressed transaction.
-    Payload {
-        payload: Box<Payload>,
-        body: Range<usize>,
-        span: Span,
-    },
+    Part(Box<OpenPayload>),
+}
+
+/// A compressed transaction of which some events are done.
+#[derive(Debug)]
+struct OpenPayload {
+    payload: Payload,
+    /// Where its body is in the event that holds it.
+    body: Range<usize>,
+    span: Span,
 }
 
 /// Where an event lies in its file.
@@ -142,6 +147,13 @@ struct Span {
 enum Halt {
     Fault { fault: Fault, kind: EventKind, table: Option<String> },
     Columns { schema: String, table: String },
+}
+
+impl Halt {
+    /// A fault of an event of this kind.
+    fn of(fault: Fault, kind: EventKind) -> Self {
+        Self::Fault { fault, kind, table: None }
+    }
 }
 
 impl std::fmt::Debug for Decoder {
@@ -171,10 +183,9 @@ impl Decoder {
             handed_on: resume.clone(),
             resume,
             batch: Rows::first(),
-            batch_rows_max: BATCH_ROWS_MAX,
-            batch_bytes_max: BATCH_BYTES_MAX,
+            batch_max: BatchMax { rows: BATCH_ROWS_MAX, bytes: BATCH_BYTES_MAX },
             batch_has_transaction: false,
-            gtid_text: String::new(),
+            gtid_text: GtidText::default(),
             ready: VecDeque::new(),
             moved: false,
         }
@@ -188,8 +199,8 @@ impl Decoder {
 
     /// From now on a batch is full when it costs so much, if it isn't before.
     pub fn bound_batches(&mut self, Cost { rows, bytes }: Cost) {
-        self.batch_rows_max = BATCH_ROWS_MAX.min(rows as usize);
-        self.batch_bytes_max = BATCH_BYTES_MAX.min(bytes as usize);
+        self.batch_max =
+            BatchMax { rows: BATCH_ROWS_MAX.min(rows as usize), bytes: BATCH_BYTES_MAX.min(bytes as usize) };
     }
 
     /// Goes on with an event, from its header to its checksum. Called with the same bytes again and
@@ -204,17 +215,12 @@ impl Decoder {
             if let Some(batch) = self.pop() {
                 return Ok(Next::Batch(batch));
             }
-            let step = match mem::replace(&mut self.done, Done::Nothing) {
+            let step = match mem::take(&mut self.done) {
                 Done::All => return Ok(Next::Event),
                 Done::Nothing => self.begin_event(event),
-                Done::Payload { payload, body, span } => self.go_on(event, payload, body, span),
+                Done::Part(open) => self.go_on(event, open),
             };
             match step {
-                // Most events end here.
-                Ok(()) if matches!(self.done, Done::All) && self.ready.is_empty() => {
-                    self.done = Done::Nothing;
-                    return Ok(Next::Event);
-                }
                 Ok(()) => {}
                 Err(Halt::Columns { schema, table }) => return Ok(Next::Columns { schema, table }),
                 Err(Halt::Fault { fault, kind, table }) => {
@@ -274,19 +280,20 @@ impl Decoder {
     }
 
     fn begin_event(&mut self, bytes: &[u8]) -> Result<(), Halt> {
-        let kind = EventHeader::parse(bytes).map_or(EventKind(0), |header| header.kind);
-        let event = self.checksums.open(bytes).map_err(|fault| Halt::Fault { fault, kind, table: None })?;
-        let span = self.span(&event.header);
+        let header = EventHeader::parse(bytes).map_err(|fault| Halt::of(fault, EventKind(0)))?;
+        let kind = header.kind;
+        let body = self.checksums.open(&header, bytes).map_err(|fault| Halt::of(fault, kind))?;
+        let span = self.span(&header);
         if kind == EventKind::TRANSACTION_PAYLOAD {
-            let payload = Payload::begin(event.body).map_err(|fault| Halt::Fault { fault, kind, table: None })?;
+            let payload = Payload::begin(body).map_err(|fault| Halt::of(fault, kind))?;
             if let Some(transaction) = &mut self.transaction {
                 transaction.payload_rows = Some(0);
             }
-            let body = EventHeader::LEN..EventHeader::LEN + event.body.len();
-            self.done = Done::Payload { payload: Box::new(payload), body, span };
+            let body = EventHeader::LEN..EventHeader::LEN + body.len();
+            self.done = Done::Part(Box::new(OpenPayload { payload, body, span }));
             return Ok(());
         }
-        self.dispatch(&event, span)?;
+        self.dispatch(&header, body, span)?;
         if kind != EventKind::ROTATE {
             self.position.offset = span.end;
         }
@@ -295,21 +302,21 @@ impl Decoder {
     }
 
     /// The next event of a compressed transaction.
-    fn go_on(&mut self, bytes: &[u8], mut payload: Box<Payload>, body: Range<usize>, span: Span) -> Result<(), Halt> {
-        let kind = EventKind::TRANSACTION_PAYLOAD;
+    fn go_on(&mut self, bytes: &[u8], mut open: Box<OpenPayload>) -> Result<(), Halt> {
+        let OpenPayload { payload, body, span } = &mut *open;
         let packed = bytes.get(body.clone()).unwrap_or_default();
-        let event = payload.event(packed).map_err(|fault| Halt::Fault { fault, kind, table: None })?;
-        let Some(event) = event else {
+        let event = payload.event(packed).map_err(|fault| Halt::of(fault, EventKind::TRANSACTION_PAYLOAD))?;
+        let Some((header, body)) = event else {
             self.position.offset = span.end;
             self.done = Done::All;
             return Ok(());
         };
-        let outcome = self.dispatch(&event, span);
+        let outcome = self.dispatch(&header, body, *span);
         // An event that needs a table's columns comes again.
         if outcome.is_ok() {
             payload.take();
         }
-        self.done = Done::Payload { payload, body, span };
+        self.done = Done::Part(open);
         outcome
     }
 
@@ -333,38 +340,29 @@ impl Decoder {
         Span { begin: end.saturating_sub(u64::from(header.size)), end }
     }
 
-    fn dispatch(&mut self, event: &Event<'_>, span: Span) -> Result<(), Halt> {
-        let kind = event.header.kind;
+    fn dispatch(&mut self, header: &EventHeader, body: &[u8], span: Span) -> Result<(), Halt> {
+        let kind = header.kind;
         let halt = |fault, table| Halt::Fault { fault, kind, table };
         if let Some(rows_kind) = RowsKind::of(kind) {
-            let rows = RowsEvent::parse(rows_kind, event.body).map_err(|fault| halt(fault, None))?;
-            let Some(rows) = rows else { return Ok(()) };
-            let unpacked;
-            let rows = match rows.packed() {
-                None => rows,
-                Some(packed) => {
-                    unpacked = mariadb::unpack(packed).map_err(|fault| halt(fault, None))?;
-                    rows.with_rows(&unpacked)
-                }
-            };
-            let number = rows.table_number;
-            return self.rows(rows, &event.header, span).map_err(|fault| halt(fault, self.tables.name(number)));
+            return self.rows(rows_kind, header, body, span).map_err(|fault| {
+                let number = RowsEvent::table_number(body).ok().flatten();
+                halt(fault, number.and_then(|number| self.tables.name(number)))
+            });
         }
         if kind == EventKind::TABLE_MAP {
-            return self.tables.map(event.body, self.family, &*self.select).map_err(|fault| match fault {
+            return self.tables.map(body, self.family, &*self.select).map_err(|fault| match fault {
                 MapFault::Unnamed { schema, table } => Halt::Columns { schema, table },
                 MapFault::Fault(fault) => {
-                    let name = TableName::parse(event.body).ok();
+                    let name = TableName::parse(body).ok();
                     halt(fault, name.map(|name| format!("{}.{}", name.schema, name.table)))
                 }
             });
         }
-        self.control(event, span).map_err(|fault| halt(fault, None))
+        self.control(header, body, span).map_err(|fault| halt(fault, None))
     }
 
     /// Events that aren't rows.
-    fn control(&mut self, event: &Event<'_>, span: Span) -> Result<(), Fault> {
-        let Event { header, body } = event;
+    fn control(&mut self, header: &EventHeader, body: &[u8], span: Span) -> Result<(), Fault> {
         match header.kind {
             EventKind::GTID => self.begin(header, span, gtid_event::mysql(body, false)?),
             EventKind::ANONYMOUS_GTID => self.begin(header, span, gtid_event::mysql(body, true)?),
