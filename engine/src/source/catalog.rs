@@ -103,7 +103,7 @@ impl Ahead<'_> {
         let mut wire = open_stream(&config, flavor, &place, Ending::Ends).await.map_err(Interruption::Connection)?;
         let mut scan = Decoder::new(resume, Box::new(SchemaOnly((*schema).to_owned()))).with_schema_changes(true);
         loop {
-            let event = match wire.wait().await.and_then(|()| wire.event()) {
+            let event = match wire.event().await {
                 Err(WireError::End) => return Ok(()),
                 event => event.map_err(Interruption::Connection)?,
             };

@@ -208,12 +208,12 @@ impl Source {
         let mut handed_on = Instant::now();
         let mut events: u32 = 0;
         loop {
-            // An event that is there already is taken at once; before waiting for one, what was
-            // decoded so far is handed on, so that rows never wait for more rows.
-            let is_there = wire.is_event_there().map_err(Interruption::Connection)?;
+            // An event that is there already is taken at once; before waiting for one, what was decoded so far is handed
+            // on, so that rows never wait for more rows.
+            let event = wire.event_now().map_err(Interruption::Connection)?;
             events = events.wrapping_add(1);
             let is_old = || events.is_multiple_of(EVENTS_BETWEEN_CLOCKS) && handed_on.elapsed() > BATCH_AGE_MAX;
-            if !is_there || is_old() {
+            if event.is_none() || is_old() {
                 while let Some(batch) = decoder.flush() {
                     handed_on = Instant::now();
                     if !hand_on(batch, outlet, budget).await {
@@ -221,25 +221,28 @@ impl Source {
                     }
                 }
             }
-            if !is_there {
-                wire.wait().await.map_err(Interruption::Connection)?;
-            }
-            let event = wire.event().map_err(Interruption::Connection)?;
+            let Some(event) = event else {
+                wire.receive().await.map_err(Interruption::Connection)?;
+                continue;
+            };
             lag.read(event);
             loop {
-                match decoder.next(event)? {
-                    Next::Event => break,
-                    Next::Batch(batch) => {
+                // Taken apart where it is: most events give nothing, and to move what a batch needs takes as long as
+                // they do.
+                match decoder.next(event) {
+                    Ok(Next::Event) => break,
+                    Ok(Next::Batch(batch)) => {
                         handed_on = Instant::now();
                         if !hand_on(batch, outlet, budget).await {
                             return Ok(());
                         }
                     }
-                    Next::Columns { schema, table } => {
+                    Ok(Next::Columns { schema, table }) => {
                         let place = (decoder.resume_before().clone(), decoder.position().clone());
                         let columns = catalog::columns(config, place, &schema, &table).await?;
                         decoder.learn(schema, table, columns);
                     }
+                    Err(error) => return Err(error.into()),
                 }
             }
         }
@@ -305,12 +308,10 @@ pub async fn probe(config: &config::Source, flavor: Flavor, place: &Place) -> an
     let other = config::Source { server_id: config::random_server_id(), ..config.clone() };
     let read = async {
         let mut wire = stream(&other, flavor, place).await?;
-        wire.wait().await?;
-        lag.read(wire.event()?);
+        lag.read(wire.event().await?);
         let next_change = async {
             while lag.age().is_none() {
-                wire.wait().await?;
-                lag.read(wire.event()?);
+                lag.read(wire.event().await?);
             }
             Ok(())
         };

@@ -21,7 +21,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 pub(super) use login::Login;
-use packets::{Payload, ReadBuffer, framed};
+use packets::{ReadBuffer, TooLarge, framed};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often the server says that it is there when it has nothing else to say.
@@ -64,10 +64,6 @@ pub(super) struct Wire {
     buffer: ReadBuffer,
     /// The number of the next packet that is sent.
     sequence: u8,
-    /// The next payload, whole in the buffer.
-    ready: Option<Payload>,
-    /// The payload that was handed out.
-    open: Option<Payload>,
 }
 
 #[derive(Debug)]
@@ -105,7 +101,7 @@ impl Wire {
                     Stream::Tcp(stream)
                 }
             };
-            let mut wire = Self { stream, buffer: ReadBuffer::default(), sequence: 0, ready: None, open: None };
+            let mut wire = Self { stream, buffer: ReadBuffer::default(), sequence: 0 };
             wire.log_in(login).await?;
             Ok(wire)
         };
@@ -156,46 +152,36 @@ impl Wire {
         self.command(COM_BINLOG_DUMP_GTID, &body).await
     }
 
-    /// Whether the next event is there.
-    pub fn is_event_there(&mut self) -> Result<bool, WireError> {
-        if self.is_received()? {
-            return Ok(true);
+    /// The next event, from its header to its checksum, valid until the next call; `None` if it isn't there yet.
+    #[inline]
+    pub fn event_now(&mut self) -> Result<Option<&[u8]>, WireError> {
+        while !self.buffer.has_payload()? {
+            match self.fill().now_or_never() {
+                Some(filled) => filled.map_err(ended)?,
+                None => return Ok(None),
+            }
         }
-        match self.receive().now_or_never() {
-            Some(received) => received.map(|()| true).map_err(ended),
-            None => Ok(false),
-        }
+        self.taken().map(Some)
     }
 
-    /// Waits until it is. Nothing is lost if this is cancelled.
-    pub async fn wait(&mut self) -> Result<(), WireError> {
-        timeout(SILENCE_MAX, self.receive()).await.map_err(|_| WireError::Silence)?.map_err(ended)
+    /// Waits for the next event. Nothing is lost if this is cancelled.
+    pub async fn event(&mut self) -> Result<&[u8], WireError> {
+        while !self.buffer.has_payload()? {
+            self.receive().await?;
+        }
+        self.taken()
     }
 
-    /// The next event, which is there: from its header to its checksum, valid until the next call.
-    pub fn event(&mut self) -> Result<&[u8], WireError> {
-        self.open = self.ready.take();
-        let payload = self.open.as_ref().ok_or(WireError::Protocol("a packet"))?;
-        event(self.buffer.get(payload))
+    /// Waits until something comes. Nothing is lost if this is cancelled.
+    pub async fn receive(&mut self) -> Result<(), WireError> {
+        timeout(SILENCE_MAX, self.fill()).await.map_err(|_| WireError::Silence)?.map_err(ended)
     }
 
-    /// Waits until the next payload is there.
-    async fn receive(&mut self) -> Result<(), WireError> {
-        while !self.is_received()? {
-            self.fill().await?;
-        }
-        Ok(())
-    }
-
-    /// Whether the next payload is there, of what was read so far.
-    fn is_received(&mut self) -> Result<bool, WireError> {
-        if let Some(done) = self.open.take() {
-            self.buffer.take(&done);
-        }
-        if self.ready.is_none() {
-            self.ready = self.buffer.payload().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-        }
-        Ok(self.ready.is_some())
+    /// The event that is there.
+    #[inline]
+    fn taken(&mut self) -> Result<&[u8], WireError> {
+        let payload = self.buffer.payload()?.ok_or(WireError::Protocol("a packet"))?;
+        event(payload)
     }
 
     async fn fill(&mut self) -> io::Result<()> {
@@ -215,15 +201,15 @@ impl Wire {
 
     /// A packet of the conversation; one that says an error is that error.
     async fn packet(&mut self) -> Result<Vec<u8>, WireError> {
-        self.receive().await?;
-        let payload = self.ready.take().ok_or(WireError::Protocol("a packet"))?;
-        let bytes = self.buffer.get(&payload).to_vec();
-        self.buffer.take(&payload);
-        self.sequence = payload.sequence.wrapping_add(1);
-        if let Some(error) = error_of(&bytes) {
-            return Err(error);
+        while !self.buffer.has_payload()? {
+            self.fill().await?;
         }
-        Ok(bytes)
+        let payload = self.buffer.payload()?.ok_or(WireError::Protocol("a packet"))?.to_vec();
+        self.sequence = self.buffer.sequence.wrapping_add(1);
+        match error_of(&payload) {
+            Some(error) => Err(error),
+            None => Ok(payload),
+        }
     }
 
     async fn command(&mut self, command: u8, body: &[u8]) -> Result<(), WireError> {
@@ -258,15 +244,22 @@ impl Wire {
     }
 }
 
+impl From<TooLarge> for WireError {
+    fn from(error: TooLarge) -> Self {
+        Self::Io(io::Error::new(io::ErrorKind::InvalidData, error))
+    }
+}
+
 /// A connection that is closed is the stream's end.
-fn ended(error: WireError) -> WireError {
-    match error {
-        WireError::Io(io) if io.kind() == io::ErrorKind::UnexpectedEof => WireError::End,
-        other => other,
+fn ended(error: io::Error) -> WireError {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => WireError::End,
+        _ => WireError::Io(error),
     }
 }
 
 /// An event in its packet; an error or the stream's end otherwise.
+#[inline]
 fn event(packet: &[u8]) -> Result<&[u8], WireError> {
     const OK: u8 = 0x00;
     const END: u8 = 0xfe;

@@ -1,8 +1,6 @@
 //! Packets of the client/server protocol: bytes from the server in, whole payloads out, read in place.
 //! <https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_basic_packets.html>
 
-use std::ops::Range;
-
 /// A packet of this many bytes is followed by another one of the same payload.
 const PACKET_BYTES_MAX: usize = 0xff_ffff;
 const HEADER_LEN: usize = 4;
@@ -17,17 +15,18 @@ pub(super) struct ReadBuffer {
     bytes: Vec<u8>,
     start: usize,
     end: usize,
+    /// The number of the newest payload's last packet.
+    pub sequence: u8,
 }
 
-/// A whole payload, in the buffer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Payload {
-    /// Where it is: for [`ReadBuffer::get`].
-    range: Range<usize>,
-    /// The number of its last packet.
-    pub sequence: u8,
+/// How far the next payload goes.
+struct Extent {
+    /// Without its packets' headers.
+    len: usize,
     /// Where the next packet begins.
-    next: usize,
+    end: usize,
+    /// The number of its last packet.
+    sequence: u8,
 }
 
 /// A payload larger than any server sends.
@@ -61,36 +60,46 @@ impl ReadBuffer {
         self.end += len;
     }
 
-    /// The next payload, if all of it is there. It stays the next one until [`ReadBuffer::take`].
-    pub fn payload(&mut self) -> Result<Option<Payload>, TooLarge> {
-        let header = |at: usize| {
-            let header = self.bytes[at..self.end].first_chunk::<HEADER_LEN>()?;
-            Some((usize::from(header[0]) | usize::from(header[1]) << 8 | usize::from(header[2]) << 16, header[3]))
-        };
-        let first = self.start;
-        let mut at = first;
-        let mut payload_len = 0;
+    /// Whether the next payload is there, all of it.
+    #[inline]
+    pub fn has_payload(&self) -> Result<bool, TooLarge> {
+        Ok(self.extent()?.is_some())
+    }
+
+    /// The next payload, if all of it is there. With this it is used, and stays where it is until more is read.
+    #[inline]
+    pub fn payload(&mut self) -> Result<Option<&[u8]>, TooLarge> {
+        let Some(Extent { len, end, sequence }) = self.extent()? else { return Ok(None) };
+        let begin = self.start + HEADER_LEN;
+        if len >= PACKET_BYTES_MAX {
+            self.join(begin, len);
+        }
+        (self.start, self.sequence) = (end, sequence);
+        Ok(Some(&self.bytes[begin..begin + len]))
+    }
+
+    #[inline]
+    fn extent(&self) -> Result<Option<Extent>, TooLarge> {
+        let (mut end, mut payload_len) = (self.start, 0);
         loop {
-            let Some((len, sequence)) = header(at) else { return Ok(None) };
+            let Some(header) = self.bytes[end..self.end].first_chunk::<HEADER_LEN>() else { return Ok(None) };
+            let len = usize::from(header[0]) | usize::from(header[1]) << 8 | usize::from(header[2]) << 16;
             payload_len += len;
             if payload_len > PAYLOAD_BYTES_MAX {
                 return Err(TooLarge);
             }
-            at += HEADER_LEN + len;
-            if at > self.end {
+            end += HEADER_LEN + len;
+            if end > self.end {
                 return Ok(None);
             }
             if len < PACKET_BYTES_MAX {
-                self.join(first, payload_len);
-                let begin = first + HEADER_LEN;
-                return Ok(Some(Payload { range: begin..begin + payload_len, sequence, next: at }));
+                return Ok(Some(Extent { len: payload_len, end, sequence: header[3] }));
             }
         }
     }
 
     /// Moves the parts of a payload together, over the headers between them.
-    fn join(&mut self, first: usize, payload_len: usize) {
-        let begin = first + HEADER_LEN;
+    fn join(&mut self, begin: usize, payload_len: usize) {
         let mut joined = PACKET_BYTES_MAX;
         let mut part = begin + PACKET_BYTES_MAX + HEADER_LEN;
         while joined < payload_len {
@@ -99,16 +108,6 @@ impl ReadBuffer {
             joined += len;
             part += len + HEADER_LEN;
         }
-    }
-
-    /// A payload's bytes.
-    pub fn get(&self, payload: &Payload) -> &[u8] {
-        &self.bytes[payload.range.clone()]
-    }
-
-    /// A payload was used.
-    pub fn take(&mut self, payload: &Payload) {
-        self.start = payload.next;
     }
 }
 
@@ -141,11 +140,9 @@ mod tests {
         let mut got = Vec::new();
         let mut rest = &stream[..];
         loop {
-            while let Some(next) = buffer.payload().expect("small enough") {
-                let bytes = buffer.get(&next);
+            while let Some(bytes) = buffer.payload().expect("small enough") {
                 assert!(bytes.iter().enumerate().all(|(at, byte)| *byte == (at % 251) as u8));
                 got.push(bytes.len());
-                buffer.take(&next);
             }
             if rest.is_empty() {
                 return got;
