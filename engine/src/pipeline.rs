@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use rowmill_core::position::Resume;
 use rowmill_core::progress::Advance;
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -38,8 +39,13 @@ const DRAIN_TIME_MAX: Duration = Duration::from_secs(25);
 /// delivered.
 pub fn run(config: Config) -> anyhow::Result<()> {
     let runtime = runtime()?;
-    let result = runtime.block_on(start(config));
+    // The source has a thread of its own: were it one of several, each piece that arrives while it is busy would wake
+    // another for nothing.
+    let reading = Builder::new_multi_thread().worker_threads(1).thread_name("source").enable_all().build();
+    let reading = reading.context("no runtime")?;
+    let result = runtime.block_on(start(config, reading.handle()));
     runtime.shutdown_background(); // a sink may still wait for a queue that is out of reach
+    reading.shutdown_background();
     result
 }
 
@@ -47,11 +53,11 @@ pub fn run(config: Config) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// If the system has no threads to give.
-pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")
+pub fn runtime() -> anyhow::Result<Runtime> {
+    Builder::new_multi_thread().enable_all().build().context("no runtime")
 }
 
-async fn start(config: Config) -> anyhow::Result<()> {
+async fn start(config: Config, reading: &Handle) -> anyhow::Result<()> {
     let signals = Signals::listen()?;
     let loader = Loader::new(Settings::of(&config))?;
     let Config { source, checkpoint, plugins, sinks: sink_configs, destinations, in_flight } = config;
@@ -95,7 +101,7 @@ async fn start(config: Config) -> anyhow::Result<()> {
     let (address, version) = (source.address.clone(), server.version.clone());
     let (position, first_resume) = (start.to_string(), start.resume.clone());
     let selection = Selection { tables: source.tables.clone(), chain: plugins_running.chain() };
-    let source = Source::open(server, source, start, Box::new(selection)).await?;
+    let source = reading.spawn(Source::open(server, source, start, Box::new(selection))).await??;
     info!(
         source = address,
         version,
@@ -115,7 +121,7 @@ async fn start(config: Config) -> anyhow::Result<()> {
         checkpoint,
         budget: Budget::new(in_flight),
     };
-    stages.run(signals).await
+    stages.run(signals, reading).await
 }
 
 /// All that runs, ready to.
@@ -134,7 +140,7 @@ struct Stages {
 }
 
 impl Stages {
-    async fn run(self, mut signals: Signals) -> anyhow::Result<()> {
+    async fn run(self, mut signals: Signals, reading: &Handle) -> anyhow::Result<()> {
         let Self { source, first_resume, plugins, threads, dispatcher, sinks, dead_letters, checkpoint, budget } = self;
         let (stop, stopped) = watch::channel(false);
         let (ledger, advances, losses) = ledger::open(budget.clone());
@@ -153,7 +159,7 @@ impl Stages {
         let chain = plugins.chain();
         plugins.watch();
         let (intake, jobs) = Intake::new(first_resume, chain.clone(), threads);
-        stages.spawn(source.run(intake, budget.clone(), stopped));
+        stages.spawn_on(source.run(intake, budget.clone(), stopped), reading);
         let workshop = Arc::new(Workshop::new(outlets, ledger));
         for jobs in jobs {
             let (workshop, dispatcher) = (Arc::clone(&workshop), dispatcher.clone());
