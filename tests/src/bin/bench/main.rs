@@ -9,7 +9,7 @@ mod scaling;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use futures_util::StreamExt;
 use mysql_async::BinlogStreamRequest;
 use rowmill_tests::{Drain, Drained, Engine, EngineConfig, MySql, scratch, top};
@@ -39,37 +39,33 @@ const CASES: [Case; 6] = [
     ("Rowmill, packed, `format = \"row\"`", &[], To::Drain { more: "pack = \"array\"\nformat = \"row\"\n" }),
 ];
 
+const SECTIONS: [&str; 4] = ["first", "second", "latencies", "scaling"];
+
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let mut arguments = std::env::args().skip(1);
-    let (what, words, section) = (arguments.next(), arguments.next(), arguments.next());
-    if what.as_deref() == Some("backlog") {
-        let mut report = Report::new("backlog");
-        scaling::backlog(words.as_deref(), &mut report).await?;
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => sections(&SECTIONS).await,
+        ["--one", words] | ["--one", words, "first"] => one(words, 0).await,
+        ["--one", words, "second"] => one(words, 1).await,
+        ["backlog"] => {
+            let mut report = Report::new("backlog");
+            scaling::backlog(None, &mut report).await?;
+            report.write()
+        }
         // A part of it isn't for the docs.
-        return if words.is_none() { report.write() } else { Ok(()) };
+        ["backlog", words] => scaling::backlog(Some(words), &mut Report::new("backlog")).await,
+        [section] if SECTIONS.contains(&section) => sections(&[section]).await,
+        _ => bail!("there is no `{}`: tests/bench says at its head what there is", arguments.join(" ")),
     }
+}
+
+/// Measures, and writes into the docs.
+async fn sections(wanted: &[&str]) -> anyhow::Result<()> {
     let (mysql, workloads) = loaded().await?;
-    // Its tables are read whole by some.
-    mysql.run("GRANT SELECT, RELOAD, SHOW DATABASES, LOCK TABLES ON *.* TO rowmill@'%'").await?;
-    if let (Some("--one"), Some(words)) = (what.as_deref(), words) {
-        let workload = &workloads[usize::from(section.as_deref() == Some("second"))];
-        for (name, mut peer) in peers::peers(&mysql, workload).await? {
-            if name.contains(&words) {
-                println!("{name}: {:?}", peer.run().await?);
-                return Ok(());
-            }
-        }
-        let case = CASES.iter().find(|(name, ..)| name.contains(&words)).context("no such case")?;
-        println!("{}: {:?}", case.0, engine(&mysql, workload, case).await?);
-        return Ok(());
-    }
-    for section in ["first", "second", "latencies", "scaling"] {
-        if what.as_deref().is_some_and(|wanted| wanted != section) {
-            continue;
-        }
+    for section in wanted {
         let mut report = Report::new(section);
-        match section {
+        match *section {
             "first" => throughput(&mysql, &workloads[0], &mut report).await?,
             "second" => throughput(&mysql, &workloads[1], &mut report).await?,
             "latencies" => latencies::latencies(&mysql, &mut report).await?,
@@ -77,6 +73,21 @@ async fn main() -> anyhow::Result<()> {
         }
         report.write()?;
     }
+    Ok(())
+}
+
+/// One run of the case whose name has these words.
+async fn one(words: &str, workload: usize) -> anyhow::Result<()> {
+    let (mysql, workloads) = loaded().await?;
+    let workload = &workloads[workload];
+    for (name, mut peer) in peers::peers(&mysql, workload).await? {
+        if name.contains(words) {
+            println!("{name}: {:?}", peer.run().await?);
+            return Ok(());
+        }
+    }
+    let case = CASES.iter().find(|(name, ..)| name.contains(words)).context("no such case")?;
+    println!("{}: {:?}", case.0, engine(&mysql, workload, case).await?);
     Ok(())
 }
 
@@ -106,6 +117,8 @@ async fn loaded() -> anyhow::Result<(MySql, Vec<Workload>)> {
     let workloads = WORKLOADS.into_iter().zip(files.lines());
     let workloads = workloads.map(|((name, _, rows), file)| Workload::new(name, &mysql, file, rows));
     let workloads = workloads.collect::<anyhow::Result<_>>()?;
+    // Its tables are read whole by some.
+    mysql.run("GRANT SELECT, RELOAD, SHOW DATABASES, LOCK TABLES ON *.* TO rowmill@'%'").await?;
     Ok((mysql, workloads))
 }
 
