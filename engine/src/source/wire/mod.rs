@@ -155,33 +155,32 @@ impl Wire {
     /// The next event, from its header to its checksum, valid until the next call; `None` if it isn't there yet.
     #[inline]
     pub fn event_now(&mut self) -> Result<Option<&[u8]>, WireError> {
-        while !self.buffer.has_payload()? {
-            match self.fill().now_or_never() {
-                Some(filled) => filled.map_err(ended)?,
-                None => return Ok(None),
+        let extent = loop {
+            match self.buffer.extent()? {
+                Some(extent) => break extent,
+                None => match self.fill().now_or_never() {
+                    Some(filled) => filled.map_err(ended)?,
+                    None => return Ok(None),
+                },
             }
-        }
-        self.taken().map(Some)
+        };
+        event(self.buffer.take(extent)).map(Some)
     }
 
     /// Waits for the next event. Nothing is lost if this is cancelled.
     pub async fn event(&mut self) -> Result<&[u8], WireError> {
-        while !self.buffer.has_payload()? {
-            self.receive().await?;
-        }
-        self.taken()
+        let extent = loop {
+            match self.buffer.extent()? {
+                Some(extent) => break extent,
+                None => self.receive().await?,
+            }
+        };
+        event(self.buffer.take(extent))
     }
 
     /// Waits until something comes. Nothing is lost if this is cancelled.
     pub async fn receive(&mut self) -> Result<(), WireError> {
         timeout(SILENCE_MAX, self.fill()).await.map_err(|_| WireError::Silence)?.map_err(ended)
-    }
-
-    /// The event that is there.
-    #[inline]
-    fn taken(&mut self) -> Result<&[u8], WireError> {
-        let payload = self.buffer.payload()?.ok_or(WireError::Protocol("a packet"))?;
-        event(payload)
     }
 
     async fn fill(&mut self) -> io::Result<()> {
@@ -201,11 +200,14 @@ impl Wire {
 
     /// A packet of the conversation; one that says an error is that error.
     async fn packet(&mut self) -> Result<Vec<u8>, WireError> {
-        while !self.buffer.has_payload()? {
-            self.fill().await?;
-        }
-        let payload = self.buffer.payload()?.ok_or(WireError::Protocol("a packet"))?.to_vec();
-        self.sequence = self.buffer.sequence.wrapping_add(1);
+        let extent = loop {
+            match self.buffer.extent()? {
+                Some(extent) => break extent,
+                None => self.fill().await?,
+            }
+        };
+        let payload = self.buffer.take(extent).to_vec();
+        self.sequence = extent.sequence.wrapping_add(1);
         match error_of(&payload) {
             Some(error) => Err(error),
             None => Ok(payload),

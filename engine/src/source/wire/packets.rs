@@ -15,18 +15,17 @@ pub(super) struct ReadBuffer {
     bytes: Vec<u8>,
     start: usize,
     end: usize,
-    /// The number of the newest payload's last packet.
-    pub sequence: u8,
 }
 
 /// How far the next payload goes.
-struct Extent {
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Extent {
     /// Without its packets' headers.
     len: usize,
     /// Where the next packet begins.
     end: usize,
     /// The number of its last packet.
-    sequence: u8,
+    pub sequence: u8,
 }
 
 /// A payload larger than any server sends.
@@ -60,26 +59,9 @@ impl ReadBuffer {
         self.end += len;
     }
 
-    /// Whether the next payload is there, all of it.
+    /// How far the next payload goes, if all of it is there.
     #[inline]
-    pub fn has_payload(&self) -> Result<bool, TooLarge> {
-        Ok(self.extent()?.is_some())
-    }
-
-    /// The next payload, if all of it is there. With this it is used, and stays where it is until more is read.
-    #[inline]
-    pub fn payload(&mut self) -> Result<Option<&[u8]>, TooLarge> {
-        let Some(Extent { len, end, sequence }) = self.extent()? else { return Ok(None) };
-        let begin = self.start + HEADER_LEN;
-        if len >= PACKET_BYTES_MAX {
-            self.join(begin, len);
-        }
-        (self.start, self.sequence) = (end, sequence);
-        Ok(Some(&self.bytes[begin..begin + len]))
-    }
-
-    #[inline]
-    fn extent(&self) -> Result<Option<Extent>, TooLarge> {
+    pub fn extent(&self) -> Result<Option<Extent>, TooLarge> {
         let (mut end, mut payload_len) = (self.start, 0);
         loop {
             let Some(header) = self.bytes[end..self.end].first_chunk::<HEADER_LEN>() else { return Ok(None) };
@@ -96,6 +78,17 @@ impl ReadBuffer {
                 return Ok(Some(Extent { len: payload_len, end, sequence: header[3] }));
             }
         }
+    }
+
+    /// The next payload, which goes so far. With this it is used, and stays where it is until more is read.
+    #[inline]
+    pub fn take(&mut self, Extent { len, end, .. }: Extent) -> &[u8] {
+        let begin = self.start + HEADER_LEN;
+        if len >= PACKET_BYTES_MAX {
+            self.join(begin, len);
+        }
+        self.start = end;
+        &self.bytes[begin..begin + len]
     }
 
     /// Moves the parts of a payload together, over the headers between them.
@@ -140,7 +133,8 @@ mod tests {
         let mut got = Vec::new();
         let mut rest = &stream[..];
         loop {
-            while let Some(bytes) = buffer.payload().expect("small enough") {
+            while let Some(extent) = buffer.extent().expect("small enough") {
+                let bytes = buffer.take(extent);
                 assert!(bytes.iter().enumerate().all(|(at, byte)| *byte == (at % 251) as u8));
                 got.push(bytes.len());
             }
