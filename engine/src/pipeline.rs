@@ -147,6 +147,7 @@ impl Stages {
 
         let mut stages = JoinSet::new();
         let (outlets, inlets): (Vec<_>, Vec<_>) = sinks.iter().map(|_| mpsc::channel(BATCHES_WAITING_MAX)).unzip();
+        let is_nowhere: Vec<bool> = sinks.iter().map(|sink| sink.is_nowhere()).collect();
         for (index, (sink, deliveries)) in sinks.into_iter().zip(inlets).enumerate() {
             // Its own inlet would never close.
             let dead_letters = dead_letters.filter(|&dead_letters| dead_letters != index);
@@ -160,7 +161,8 @@ impl Stages {
         plugins.watch();
         let (intake, jobs) = Intake::new(first_resume, chain.clone(), threads);
         stages.spawn_on(source.run(intake, budget.clone(), stopped), reading);
-        let workshop = Arc::new(Workshop::new(outlets, ledger));
+        let outlets = outlets.into_iter().zip(is_nowhere).map(|(outlet, is_nowhere)| (!is_nowhere).then_some(outlet));
+        let workshop = Arc::new(Workshop::new(outlets.collect(), ledger));
         for jobs in jobs {
             let (workshop, dispatcher) = (Arc::clone(&workshop), dispatcher.clone());
             stages.spawn_blocking(move || workshop.work(jobs, dispatcher));

@@ -38,7 +38,8 @@ pub struct Intake {
 #[derive(Debug)]
 pub struct Workshop {
     exit: Turnstile,
-    outlets: Vec<mpsc::Sender<Delivery>>,
+    /// The sinks'; `None` of one that keeps nothing.
+    outlets: Vec<Option<mpsc::Sender<Delivery>>>,
     ledger: Ledger,
 }
 
@@ -95,8 +96,8 @@ impl Outlet for Intake {
 }
 
 impl Workshop {
-    /// Hands messages to `outlets`, which are the sinks'.
-    pub fn new(outlets: Vec<mpsc::Sender<Delivery>>, ledger: Ledger) -> Self {
+    /// Hands messages to `outlets`, which are the sinks'; `None` of one that keeps nothing.
+    pub fn new(outlets: Vec<Option<mpsc::Sender<Delivery>>>, ledger: Ledger) -> Self {
         Self { exit: Turnstile::default(), outlets, ledger }
     }
 
@@ -148,8 +149,10 @@ impl Workshop {
                 continue;
             }
             let receipt = receipts.next().expect("a receipt for each sink used");
-            if outlet.blocking_send(Delivery { messages, receipt }).is_err() {
-                return false;
+            match outlet {
+                None => self.ledger.settle(receipt),
+                Some(outlet) if outlet.blocking_send(Delivery { messages, receipt }).is_ok() => {}
+                Some(_) => return false,
             }
         }
         true

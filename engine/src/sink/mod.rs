@@ -105,6 +105,11 @@ pub trait Sink: Send {
     /// Whether messages need a group and a deduplication id.
     fn is_ordered(&self) -> bool;
 
+    /// Whether it keeps nothing of what comes: then whoever makes its messages may settle them, without waking it.
+    fn is_nowhere(&self) -> bool {
+        false
+    }
+
     /// Delivers what comes until there is no more, and ends when all of it is durable. Messages that are refused for
     /// what they are go to `dead_letters`, where the sink's configuration says so.
     fn run(

@@ -28,6 +28,10 @@ impl Sink for Null {
         false
     }
 
+    fn is_nowhere(&self) -> bool {
+        true
+    }
+
     fn run(
         self: Box<Self>,
         mut deliveries: mpsc::Receiver<Delivery>,
