@@ -3,8 +3,7 @@
 //! Rows are packed while they wait: one that comes joins the last of its group, if that is of the same table
 //! and has room. So nothing waits to be packed: a slow stream's rows leave one by one, a backlog's leave full.
 
-use std::io::Write;
-
+use libdeflater::{CompressionLvl, Compressor};
 use rowmill_core::batch::json::{push_escaped, push_string};
 use rowmill_core::envelope::push_int;
 use rowmill_core::progress::Receipt;
@@ -257,19 +256,19 @@ fn name(compression: Compression) -> &'static str {
 }
 
 /// A text's bytes, compressed, in base64.
-///
-/// # Panics
-/// If writing to memory fails.
 fn compressed(text: &str, compression: Compression) -> String {
     let bytes = match compression {
-        Compression::Zstd => zstd::bulk::compress(text.as_bytes(), zstd::DEFAULT_COMPRESSION_LEVEL),
+        Compression::Zstd => zstd::bulk::compress(text.as_bytes(), zstd::DEFAULT_COMPRESSION_LEVEL)
+            .expect("writing to memory doesn't fail"),
         Compression::Gzip => {
-            let mut out =
-                flate2::write::GzEncoder::new(Vec::with_capacity(text.len() / 4), flate2::Compression::default());
-            out.write_all(text.as_bytes()).and_then(|()| out.finish())
+            let mut compressor = Compressor::new(CompressionLvl::default());
+            let mut bytes = vec![0; compressor.gzip_compress_bound(text.len())];
+            let len = compressor.gzip_compress(text.as_bytes(), &mut bytes).expect("room for all that it may take");
+            bytes.truncate(len);
+            bytes
         }
     };
-    base64_simd::STANDARD.encode_to_string(bytes.expect("writing to memory doesn't fail"))
+    base64_simd::STANDARD.encode_to_string(bytes)
 }
 
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-message-metadata.html>

@@ -83,7 +83,7 @@ impl Checksums {
             Self::None => bytes.len(),
             // Before the format description the server sends a rotation of its own making, with or without.
             Self::Unknown => {
-                if crc32fast::hash(covered) == expected {
+                if libdeflater::crc32(covered) == expected {
                     covered.len()
                 } else {
                     bytes.len()
@@ -115,14 +115,14 @@ fn checksum_of(kind: EventKind, covered: &[u8]) -> u32 {
     const FLAGS_AT: usize = 17;
     const IN_USE: u8 = 1;
     if kind != EventKind::FORMAT_DESCRIPTION || covered.get(FLAGS_AT).is_none_or(|flags| flags & IN_USE == 0) {
-        return crc32fast::hash(covered);
+        return libdeflater::crc32(covered);
     }
     // A file that is being written says so in this flag, which its checksum doesn't know of.
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&covered[..FLAGS_AT]);
-    hasher.update(&[covered[FLAGS_AT] & !IN_USE]);
-    hasher.update(&covered[FLAGS_AT + 1..]);
-    hasher.finalize()
+    let mut crc = libdeflater::Crc::new();
+    crc.update(&covered[..FLAGS_AT]);
+    crc.update(&[covered[FLAGS_AT] & !IN_USE]);
+    crc.update(&covered[FLAGS_AT + 1..]);
+    crc.sum()
 }
 
 /// An event's type code.

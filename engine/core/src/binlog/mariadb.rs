@@ -3,15 +3,17 @@
 //! <https://github.com/MariaDB/server/blob/main/sql/log_event.cc> (`binlog_buf_compress`)
 
 use std::borrow::Cow;
-use std::io::Read;
 
-use flate2::read::{DeflateDecoder, ZlibDecoder};
+use libdeflater::{DecompressionError, Decompressor};
 
 use super::bytes::Bytes;
 use super::error::Fault;
 
 /// No unpacked part is larger: the server's limit for packets.
 const UNPACKED_BYTES_MAX: u64 = 1 << 30;
+
+/// Of a byte that is packed, at most so many are made. <https://zlib.net/zlib_tech.html>
+const RATIO_MAX: u64 = 1032;
 
 const DAMAGED: Fault = Fault::Malformed("a compressed event");
 
@@ -31,10 +33,7 @@ pub(super) fn unpack(packed: &[u8]) -> Result<Vec<u8>, Fault> {
     if len > UNPACKED_BYTES_MAX {
         return Err(DAMAGED);
     }
-    let mut unpacked = Vec::new();
-    // One byte more than announced would be a lie.
-    ZlibDecoder::new(bytes.0).take(len + 1).read_to_end(&mut unpacked).map_err(|_| DAMAGED)?;
-    if unpacked.len() as u64 == len { Ok(unpacked) } else { Err(DAMAGED) }
+    inflate(bytes.0, len, Decompressor::zlib_decompress)
 }
 
 /// Unpacks the value of a compressed column (`VARCHAR(100) COMPRESSED`).
@@ -51,28 +50,40 @@ pub(super) fn unpack_column(packed: &[u8]) -> Result<Cow<'_, [u8]>, Fault> {
         return Err(DAMAGED);
     }
     let len = bytes.uint_be(usize::from(header & 0x07))?;
-    let mut unpacked = Vec::new();
-    let read = if header & HEADERLESS == 0 {
-        ZlibDecoder::new(bytes.0).take(len + 1).read_to_end(&mut unpacked)
-    } else {
-        DeflateDecoder::new(bytes.0).take(len + 1).read_to_end(&mut unpacked)
-    };
-    match read {
-        Ok(found) if found as u64 == len => Ok(Cow::Owned(unpacked)),
+    let is_headerless = header & HEADERLESS != 0;
+    let format = if is_headerless { Decompressor::deflate_decompress } else { Decompressor::zlib_decompress };
+    inflate(bytes.0, len, format).map(Cow::Owned)
+}
+
+type Format = fn(&mut Decompressor, &[u8], &mut [u8]) -> Result<usize, DecompressionError>;
+
+/// Unpacks what is announced to be `len` bytes.
+fn inflate(packed: &[u8], len: u64, format: Format) -> Result<Vec<u8>, Fault> {
+    // No room is made for what can't be.
+    if len > (packed.len() as u64).saturating_mul(RATIO_MAX) {
+        return Err(DAMAGED);
+    }
+    let mut unpacked = vec![0; len as usize];
+    match format(&mut Decompressor::new(), packed, &mut unpacked) {
+        Ok(found) if found == unpacked.len() => Ok(unpacked),
         _ => Err(DAMAGED),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use libdeflater::{CompressionLvl, Compressor};
+
     use super::*;
-    use std::io::Write;
 
     fn packed(text: &[u8], announced: u32) -> Vec<u8> {
-        let mut encoder = flate2::write::ZlibEncoder::new(vec![0x80 | 4], flate2::Compression::default());
-        encoder.get_mut().extend(announced.to_be_bytes());
-        encoder.write_all(text).expect("memory");
-        encoder.finish().expect("memory")
+        let mut compressor = Compressor::new(CompressionLvl::default());
+        let mut packed = vec![0; compressor.zlib_compress_bound(text.len())];
+        let len = compressor.zlib_compress(text, &mut packed).expect("room for all of it");
+        let mut event = vec![0x80 | 4];
+        event.extend(announced.to_be_bytes());
+        event.extend(&packed[..len]);
+        event
     }
 
     #[test]
