@@ -19,7 +19,7 @@ use crate::transform::{Chain, CurrentChain, Stop};
 use crate::turnstile::Turnstile;
 
 /// Batches that wait between two stages.
-pub const BATCHES_WAITING_MAX: usize = 4;
+pub const BATCHES_WAITING_MAX: usize = 2;
 
 /// Hands batches to workers, to each in turn: as they pass the exit in the batches' order, none could be further ahead
 /// of another in any other way.

@@ -39,8 +39,8 @@ const REQUESTS_UNFULL_MAX: usize = 4;
 /// Messages that wait here, and their bytes; more wait where they come from.
 const WAITING_MAX: usize = 2_000;
 const WAITING_BYTES_MAX: usize = 4 << 20;
-/// Bytes of requests in flight, each of which is in memory twice: enough for 750 MB a second where an answer takes 16 ms.
-const REQUESTS_BYTES_MAX: usize = 12 << 20;
+/// Bytes of requests in flight, each of which is in memory twice: enough for 500 MB a second where an answer takes 16 ms.
+const REQUESTS_BYTES_MAX: usize = 8 << 20;
 
 const RETRY_DELAY_MIN: Duration = Duration::from_millis(50);
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(20);

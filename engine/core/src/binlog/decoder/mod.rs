@@ -27,9 +27,9 @@ use crate::position::{BinlogPosition, Past, Resume};
 use crate::progress::Cost;
 
 /// A batch is handed on when it has this many rows,
-pub const BATCH_ROWS_MAX: usize = 1024;
+pub const BATCH_ROWS_MAX: usize = 2048;
 /// or this many bytes. A single row may be larger.
-pub const BATCH_BYTES_MAX: usize = 256 << 10;
+pub const BATCH_BYTES_MAX: usize = 512 << 10;
 
 /// Decoded rows, in binlog order. May have no rows: then it says how far the binlog was read, and maybe
 /// that tables were changed.
