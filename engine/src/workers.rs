@@ -189,3 +189,48 @@ fn resume_before(before: Resume, bytes: &[u8], row: RowIndex) -> Resume {
     let progress = Progress { event: header.event_position, rows: header.index_in_event };
     before.past_to(Past { file, progress })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rowmill_core::position::BinlogPosition;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::config::InFlight;
+    use crate::ledger;
+    use crate::sink::Body;
+    use crate::source::Budget;
+
+    fn message() -> Message {
+        let (group, deduplication_id, attributes) = Default::default();
+        Message { body: Body::default(), group, deduplication_id, attributes, table: None, queue: None }
+    }
+
+    #[test]
+    fn what_goes_nowhere_is_settled_and_nothing_else() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        let (ledger, mut advances, losses) = ledger::open(Budget::new(InFlight::default()));
+        let mut advances = || {
+            let next = async { tokio::time::timeout(Duration::from_millis(20), advances.next(Instant::now())).await };
+            runtime.block_on(next).is_ok()
+        };
+        let (outlet, mut inlet) = mpsc::channel(1);
+        let workshop = Workshop::new(vec![None, Some(outlet)], ledger.clone());
+        let hand_on = |by_sink| {
+            let resume = Resume::at("server", BinlogPosition::new("binlog.1", 4));
+            workshop.hand_on(by_sink, resume, Cost { rows: 1, bytes: 1 })
+        };
+
+        assert!(hand_on(vec![vec![message()], vec![]]));
+        assert!(advances());
+        assert!(hand_on(vec![vec![message()], vec![message()]]));
+        assert!(!advances(), "a sink has a message that it didn't deliver yet");
+        ledger.settle(inlet.try_recv().expect("a delivery").receipt);
+        assert!(advances());
+        drop(inlet);
+        assert!(!hand_on(vec![vec![], vec![message()]]), "nobody takes it");
+        assert_eq!(losses.count(), 1);
+    }
+}

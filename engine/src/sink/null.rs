@@ -39,6 +39,7 @@ impl Sink for Null {
         _: Option<DeadLetters>,
     ) -> BoxFuture<'static, anyhow::Result<()>> {
         async move {
+            // Dead letters: whoever makes other messages settles them.
             while let Some(delivery) = deliveries.recv().await {
                 ledger.settle(delivery.receipt);
             }
