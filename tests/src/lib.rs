@@ -3,6 +3,7 @@
 //!
 //! `tests/tools/*` install what is needed; the engine's binary is the one beside the running program.
 
+mod disk;
 mod drain;
 mod engine;
 mod faulty;
@@ -14,6 +15,7 @@ mod rig;
 mod shop;
 mod sqs;
 
+pub use disk::Disk;
 pub use drain::{Drain, Drained};
 pub use engine::{Engine, EngineConfig, binary, replay};
 pub use faulty::{faulty_endpoint, forbidding_endpoint};

@@ -457,54 +457,6 @@ async fn checks_and_replays() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A server that says as little as it can still names its columns, by information_schema: as long as
-/// they're what the binlog has.
-#[tokio::test]
-async fn columns_are_looked_up_and_never_guessed() -> anyhow::Result<()> {
-    for (name, build) in [("lookup_mysql", Build::MySql), ("lookup_mariadb", Build::MariaDb("10.11"))] {
-        let rig = Rig::start(name, build, &["--binlog-row-metadata=MINIMAL"], SHOP).await?;
-        rig.mysql.run("CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY, a VARCHAR(10))").await?;
-        rig.mysql.run("GRANT SELECT ON shop.* TO rowmill@'%'").await?;
-        let engine = Engine::start_and_wait(&rig.config).await?;
-        rig.mysql.run("INSERT INTO shop.t VALUES (1, 'x')").await?;
-        rig.read_to_the_end(&engine).await?;
-        rig.mysql.run("ALTER TABLE shop.t ADD COLUMN b INT; INSERT INTO shop.t VALUES (2, 'y', 7)").await?;
-        rig.read_to_the_end(&engine).await?;
-        engine.stop().await?;
-        assert_eq!(rig.arrived()?[1]["after"], serde_json::json!({"id": 2, "a": "y", "b": 7}));
-
-        // Rows of the old table, read when the new one is there: other columns, or the same under
-        // another name. A statement that changes another table doesn't matter.
-        for (change, is_refused) in [
-            ("CREATE TABLE shop.u (id INT)", false),
-            ("CREATE INDEX i ON shop.t (a)", false),
-            ("ALTER TABLE shop.t DROP COLUMN b", true),
-            ("ALTER TABLE shop.t CHANGE a other VARCHAR(10)", true),
-        ] {
-            let columns = if change.contains("other") { "" } else { ", 8" };
-            rig.mysql.run(&format!("TRUNCATE shop.t; INSERT INTO shop.t VALUES (3, 'z'{columns}); {change}")).await?;
-            let before = std::fs::read_to_string(rig.config.checkpoint())?;
-            let mut engine = Engine::start(&rig.config)?;
-            if !is_refused {
-                rig.read_to_the_end(&engine).await?;
-                engine.stop().await?;
-                continue;
-            }
-            let status = engine.end(Duration::from_secs(20)).await?;
-            let log = engine.log();
-            assert_eq!(status.code(), Some(1), "{log}");
-            for words in ["shop.t", change, "binlog_row_metadata = 'FULL'"] {
-                assert!(log.contains(words), "`{words}` isn't in: {log}");
-            }
-            assert_eq!(std::fs::read_to_string(rig.config.checkpoint())?, before, "the checkpoint stays");
-            // Start anew behind it.
-            std::fs::remove_file(rig.config.checkpoint())?;
-            Engine::start_and_wait(&rig.config).await?.stop().await?;
-        }
-    }
-    Ok(())
-}
-
 /// A start behind a set of GTIDs, of MySQL's and of MariaDB's.
 #[tokio::test]
 async fn a_start_by_gtids() -> anyhow::Result<()> {

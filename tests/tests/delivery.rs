@@ -1,13 +1,12 @@
 //! What a queue says to messages, and what becomes of them then.
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context;
 use mysql_async::prelude::Queryable;
-use rowmill_tests::{Engine, EngineConfig, MySql, Process, Proxy, Queue, Received, Sqs, scratch, top};
+use rowmill_tests::{Disk, Engine, EngineConfig, MySql, Process, Proxy, Queue, Received, Sqs, scratch, top};
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -265,9 +264,9 @@ async fn a_full_disk_and_a_read_only_one() -> anyhow::Result<()> {
     let more = format!("[sink.out]\ntype = \"file\"\npath = \"{}\"\n", out.display());
     let config = EngineConfig::new(&directory, &mysql, "tables = [\"shop.*\"]", &more);
     let path = |directory: &Path| format!("path = \"{}\"", directory.join("checkpoint.json").display());
-    let config = EngineConfig { text: config.text.replace(&path(&directory), &path(&disk.path)), ..config };
+    let config = EngineConfig { text: config.text.replace(&path(&directory), &path(disk.path())), ..config };
     mysql.run("CREATE SCHEMA shop; CREATE TABLE shop.t (id INT PRIMARY KEY)").await?;
-    let checkpoint = || std::fs::read_to_string(disk.path.join("checkpoint.json"));
+    let checkpoint = || std::fs::read_to_string(disk.path().join("checkpoint.json"));
     let mut ids = 0;
     let mut insert = async || {
         let rows: Vec<String> = (ids..ids + 100).map(|id| format!("({id})")).collect();
@@ -315,54 +314,6 @@ async fn a_full_disk_and_a_read_only_one() -> anyhow::Result<()> {
     arrived.dedup();
     assert_eq!(arrived, (0..500).collect::<Vec<_>>());
     Ok(())
-}
-
-/// A small file system in memory, mounted as long as this lives.
-struct Disk {
-    path: PathBuf,
-}
-
-impl Disk {
-    /// `None` if this process may not.
-    fn new(path: PathBuf) -> Option<Self> {
-        let mounted = mount(|command| command.args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"]).arg(&path));
-        mounted.is_ok().then_some(Self { path })
-    }
-
-    /// Without the checkpoint's previous one, whose room the next one would have.
-    fn fill(&self) -> anyhow::Result<()> {
-        std::fs::remove_file(self.path.join("checkpoint.json.previous"))?;
-        let mut file = std::fs::File::create(self.path.join("filler"))?;
-        while file.write_all(&[0; 512]).is_ok() {}
-        Ok(())
-    }
-
-    fn empty(&self) -> anyhow::Result<()> {
-        Ok(std::fs::remove_file(self.path.join("filler"))?)
-    }
-
-    /// Under another mount of itself, as the engine holds its lock's file open for writing.
-    fn write_protect(&self) -> anyhow::Result<()> {
-        mount(|command| command.arg("--bind").args([&self.path, &self.path]))?;
-        mount(|command| command.args(["-o", "remount,bind,ro"]).arg(&self.path))
-    }
-
-    fn unprotect(&self) -> anyhow::Result<()> {
-        let status = Command::new("umount").arg(&self.path).status()?;
-        anyhow::ensure!(status.success(), "it can't be unmounted");
-        Ok(())
-    }
-}
-
-fn mount(with: impl Fn(&mut Command) -> &mut Command) -> anyhow::Result<()> {
-    anyhow::ensure!(with(&mut Command::new("mount")).status()?.success(), "it can't be mounted");
-    Ok(())
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.path).status(); // the directory is removed with the next run
-    }
 }
 
 /// Another implementation of SQS, which has nothing in common with the one that the other tests use, and knows roles.

@@ -32,6 +32,10 @@ async fn rows_that_never_happened(name: &str, build: Build, options: &[&str]) ->
         )
         .await?;
     let engine = Engine::start_and_wait(&rig.config).await?;
+    let many = |from: usize| {
+        let numbers = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 99)";
+        format!("INSERT INTO shop.i {numbers} SELECT {from} + a.i * 100 + b.i FROM n a, n b")
+    };
     session(
         &rig,
         &[
@@ -57,14 +61,14 @@ async fn rows_that_never_happened(name: &str, build: Build, options: &[&str]) ->
             "INSERT INTO shop.tt VALUES (1)",
             "INSERT INTO shop.i VALUES (8)",
             "ROLLBACK",
-            // More rows than a batch has, before and behind a savepoint.
+            // More rows than several batches have, before and behind a savepoint.
             "BEGIN",
-            "INSERT INTO shop.i WITH RECURSIVE n(i) AS (SELECT 1000 UNION ALL SELECT i + 1 FROM n WHERE i < 1499) SELECT i FROM n",
+            &many(10_000),
             "SAVEPOINT c",
-            "INSERT INTO shop.i WITH RECURSIVE n(i) AS (SELECT 2000 UNION ALL SELECT i + 1 FROM n WHERE i < 2499) SELECT i FROM n",
+            &many(20_000),
             "INSERT INTO shop.m VALUES (9)", // stays
             "ROLLBACK TO c",
-            "INSERT INTO shop.i VALUES (3000)",
+            "INSERT INTO shop.i VALUES (30000)",
             "COMMIT",
             // It fails in its middle, and the row before stays.
             "INSERT INTO shop.m VALUES (10), (1), (11) /* fails */",
@@ -445,5 +449,53 @@ async fn a_compressed_transaction_is_streamed() -> anyhow::Result<()> {
     assert!(changes.iter().enumerate().all(|(index, change)| *change == format!("c t {}", index + 1)));
     assert_eq!(changes.len(), rows);
     assert!(peak < 250 << 20, "{} MB", peak >> 20);
+    Ok(())
+}
+
+/// A server that says as little as it can still names its columns, by information_schema: as long as
+/// they're what the binlog has.
+#[tokio::test]
+async fn columns_are_looked_up_and_never_guessed() -> anyhow::Result<()> {
+    for (name, build) in [("lookup_mysql", Build::MySql), ("lookup_mariadb", Build::MariaDb("10.11"))] {
+        let rig = Rig::start(name, build, &["--binlog-row-metadata=MINIMAL"], SHOP).await?;
+        rig.mysql.run("CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY, a VARCHAR(10))").await?;
+        rig.mysql.run("GRANT SELECT ON shop.* TO rowmill@'%'").await?;
+        let engine = Engine::start_and_wait(&rig.config).await?;
+        rig.mysql.run("INSERT INTO shop.t VALUES (1, 'x')").await?;
+        rig.read_to_the_end(&engine).await?;
+        rig.mysql.run("ALTER TABLE shop.t ADD COLUMN b INT; INSERT INTO shop.t VALUES (2, 'y', 7)").await?;
+        rig.read_to_the_end(&engine).await?;
+        engine.stop().await?;
+        assert_eq!(rig.arrived()?[1]["after"], json!({"id": 2, "a": "y", "b": 7}));
+
+        // Rows of the old table, read when the new one is there: other columns, or the same under
+        // another name. A statement that changes another table doesn't matter.
+        for (change, is_refused) in [
+            ("CREATE TABLE shop.u (id INT)", false),
+            ("CREATE INDEX i ON shop.t (a)", false),
+            ("ALTER TABLE shop.t DROP COLUMN b", true),
+            ("ALTER TABLE shop.t CHANGE a other VARCHAR(10)", true),
+        ] {
+            let columns = if change.contains("other") { "" } else { ", 8" };
+            rig.mysql.run(&format!("TRUNCATE shop.t; INSERT INTO shop.t VALUES (3, 'z'{columns}); {change}")).await?;
+            let before = std::fs::read_to_string(rig.config.checkpoint())?;
+            let mut engine = Engine::start(&rig.config)?;
+            if !is_refused {
+                rig.read_to_the_end(&engine).await?;
+                engine.stop().await?;
+                continue;
+            }
+            let status = engine.end(Duration::from_secs(20)).await?;
+            let log = engine.log();
+            assert_eq!(status.code(), Some(1), "{log}");
+            for words in ["shop.t", change, "binlog_row_metadata = 'FULL'"] {
+                assert!(log.contains(words), "`{words}` isn't in: {log}");
+            }
+            assert_eq!(std::fs::read_to_string(rig.config.checkpoint())?, before, "the checkpoint stays");
+            // Start anew behind it.
+            std::fs::remove_file(rig.config.checkpoint())?;
+            Engine::start_and_wait(&rig.config).await?.stop().await?;
+        }
+    }
     Ok(())
 }

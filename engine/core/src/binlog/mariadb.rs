@@ -9,9 +9,8 @@ use libdeflater::{DecompressionError, Decompressor};
 use super::bytes::Bytes;
 use super::error::Fault;
 
-/// No unpacked part is larger: the server's limit for packets.
+/// No unpacked part or value is larger: the server's limit for packets.
 const UNPACKED_BYTES_MAX: u64 = 1 << 30;
-
 /// Of a byte that is packed, at most so many are made. <https://zlib.net/zlib_tech.html>
 const RATIO_MAX: u64 = 1032;
 
@@ -30,9 +29,6 @@ pub(super) fn unpack(packed: &[u8]) -> Result<Vec<u8>, Fault> {
         return Err(DAMAGED);
     }
     let len = bytes.uint_be(usize::from(header & LENGTH_BYTES))?;
-    if len > UNPACKED_BYTES_MAX {
-        return Err(DAMAGED);
-    }
     inflate(bytes.0, len, Decompressor::zlib_decompress)
 }
 
@@ -60,7 +56,7 @@ type Format = fn(&mut Decompressor, &[u8], &mut [u8]) -> Result<usize, Decompres
 /// Unpacks what is announced to be `len` bytes.
 fn inflate(packed: &[u8], len: u64, format: Format) -> Result<Vec<u8>, Fault> {
     // No room is made for what can't be.
-    if len > (packed.len() as u64).saturating_mul(RATIO_MAX) {
+    if len > UNPACKED_BYTES_MAX.min(packed.len() as u64 * RATIO_MAX) {
         return Err(DAMAGED);
     }
     let mut unpacked = vec![0; len as usize];
@@ -92,9 +88,21 @@ mod tests {
         assert_eq!(unpack(&packed(&text, 1800)), Ok(text.clone()));
         assert_eq!(unpack(&packed(&text, 1799)), Err(DAMAGED));
         assert_eq!(unpack(&packed(&text, 1801)), Err(DAMAGED));
+        assert_eq!(unpack(&packed(&text, 1 << 29)), Err(DAMAGED));
         assert_eq!(unpack(&packed(&text, u32::MAX)), Err(DAMAGED));
         assert_eq!(unpack(&packed(&text, 1800)[..40]), Err(DAMAGED));
         assert_eq!(unpack(b"\x00abc"), Err(DAMAGED));
         assert_eq!(unpack(b""), Err(Fault::Truncated));
+    }
+
+    #[test]
+    fn a_damaged_value_announces_what_no_memory_holds() {
+        // Were room made for it, the process would end.
+        let mut column = vec![8 << 4 | 7];
+        column.extend(&(1u64 << 55).to_be_bytes()[1..]);
+        column.extend(&packed(b"value", 5)[5..]);
+        assert_eq!(unpack_column(&column), Err(DAMAGED));
+        column[1..8].copy_from_slice(&5u64.to_be_bytes()[1..]);
+        assert_eq!(unpack_column(&column), Ok(b"value".as_slice().into()));
     }
 }
