@@ -84,15 +84,15 @@ async fn rows_that_a_transform_fails_on_are_set_aside() -> anyhow::Result<()> {
     rig.read_to_the_end(&engine).await?;
     engine.stop().await?;
 
+    let dead: Vec<Value> =
+        std::fs::read_to_string(&dead)?.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    assert_eq!(dead.len(), 2 * ACTS.len() + 1, "{dead:#?}");
     let arrived: Vec<Value> = rig.arrived()?.into_iter().map(|row| row["after"].clone()).collect();
     let expected: Vec<&str> = acts().flat_map(|_| ["ok", "retry", "ok"]).chain(acts().map(|_| "ok")).collect();
     assert_eq!(arrived.iter().map(|row| row["act"].as_str().unwrap_or_default()).collect::<Vec<_>>(), expected);
     let ids: Vec<i64> = arrived.iter().filter_map(|row| row["id"].as_i64()).collect();
     assert!(ids.is_sorted_by(|a, b| a < b), "{ids:?}");
 
-    let dead: Vec<Value> =
-        std::fs::read_to_string(&dead)?.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
-    assert_eq!(dead.len(), 2 * ACTS.len() + 1, "{dead:#?}");
     for (letter, (act, words)) in dead.iter().zip(ACTS.iter().cycle()).take(2 * ACTS.len()) {
         assert_eq!(letter["change"]["after"]["act"], *act);
         let error = letter["error"].as_str().unwrap_or_default();

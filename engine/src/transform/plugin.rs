@@ -131,21 +131,23 @@ impl Plugin {
         }
     }
 
-    /// Lends an instance for a piece of work, which is tried again if the plugin says that this may help.
+    /// Lends an instance for a piece of work, which is tried again, by the same instance, if the plugin says that this
+    /// may help.
     pub(super) fn with_instance<T>(&self, mut work: impl FnMut(&mut Instance) -> Result<T, Fault>) -> Result<T, Fault> {
-        let mut delays = RETRY_DELAYS.iter();
-        loop {
-            let mut instance = self.lend()?;
-            let result = work(&mut instance);
-            match &result {
-                Err(Fault::Trap(_)) => self.discard(instance),
-                _ => self.give_back(instance),
+        let mut instance = self.lend()?;
+        let mut result = work(&mut instance);
+        for delay in RETRY_DELAYS {
+            if !matches!(result, Err(Fault::Retry(_))) {
+                break;
             }
-            match (result, delays.next()) {
-                (Err(Fault::Retry(_)), Some(delay)) => std::thread::sleep(*delay),
-                (result, _) => return result,
-            }
+            std::thread::sleep(delay);
+            result = work(&mut instance);
         }
+        match &result {
+            Err(Fault::Trap(_)) => self.discard(instance),
+            _ => self.give_back(instance),
+        }
+        result
     }
 
     fn instances(&self) -> MutexGuard<'_, Instances> {
