@@ -19,6 +19,7 @@ pub mod config;
 pub mod dispatch;
 pub mod failpoint;
 pub mod ledger;
+mod pace;
 pub mod pipeline;
 pub mod plugin;
 pub mod printer;

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use rowmill_core::position::Resume;
-use rowmill_core::progress::Advance;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -22,6 +21,7 @@ use crate::config::Config;
 use crate::dispatch::{Dispatcher, SinkNeeds};
 use crate::failpoint::{self, Step};
 use crate::ledger::{self, Advances};
+use crate::pace::Pace;
 use crate::selection::Selection;
 use crate::sink::{self, Connections, DeadLetters, Sink};
 use crate::source::preflight::Server;
@@ -105,7 +105,7 @@ async fn start(config: Config, reading: &Handle) -> anyhow::Result<()> {
     info!(
         source = address,
         version,
-        position,
+        %position,
         plugins = ?plugins_running.names(),
         sinks = ?sinks.iter().map(|sink| sink.name()).collect::<Vec<_>>(),
         "running"
@@ -157,6 +157,7 @@ impl Stages {
                 sink.run(deliveries, ledger, dead_letters).await.with_context(|| format!("sink.{name}"))
             });
         }
+        let (lag, pace) = (source.lag(), Pace::new(first_resume.clone()));
         let chain = plugins.chain();
         plugins.watch();
         let (intake, jobs) = Intake::new(first_resume, chain.clone(), threads);
@@ -168,7 +169,12 @@ impl Stages {
             stages.spawn_blocking(move || workshop.work(jobs, dispatcher));
         }
         drop(workshop); // sinks end when the last worker does
-        stages.spawn(keep_checkpoint(checkpoint, advances, budget));
+        stages.spawn(async move {
+            tokio::select! {
+                result = keep_checkpoint(checkpoint, advances, budget, &pace) => result,
+                () = pace.report(&lag) => Ok(()),
+            }
+        });
 
         // Which stage failed first is why the others ended.
         let mut first_error = None;
@@ -214,14 +220,20 @@ impl Stages {
 }
 
 /// Makes durable up to where all is delivered; what that takes of the budget is given back after.
-async fn keep_checkpoint(mut checkpoint: Checkpoint, mut advances: Advances, budget: Budget) -> anyhow::Result<()> {
+async fn keep_checkpoint(
+    mut checkpoint: Checkpoint,
+    mut advances: Advances,
+    budget: Budget,
+    pace: &Pace,
+) -> anyhow::Result<()> {
     let mut due = Instant::now();
-    while let Some(Advance { resume, passed }) = advances.next(due).await {
-        debug!(position = %resume, "checkpoint");
+    while let Some(advance) = advances.next(due).await {
+        debug!(position = %advance.resume, "checkpoint");
         failpoint::reached(Step::Checkpointing);
-        checkpoint.write(&resume).await?;
+        checkpoint.write(&advance.resume).await?;
         failpoint::reached(Step::Checkpointed);
-        passed.into_iter().for_each(|cost| budget.give_back(cost));
+        advance.passed.iter().for_each(|cost| budget.give_back(*cost));
+        pace.delivered(advance);
         due = Instant::now() + checkpoint.interval();
     }
     Ok(())

@@ -510,10 +510,10 @@ async fn a_warning_before_the_server_purges() -> anyhow::Result<()> {
     rig.mysql.run("CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY)").await?;
     let sqs = Sqs::start(&rig.directory).await?;
     let queue = sqs.create("changes").await?;
-    let proxy = Proxy::start(sqs.endpoint().rsplit(':').next().context("a port")?.parse()?).await?;
     let sink = format!(
-        "[sink.queue]\ntype = \"sqs\"\nqueue_url = \"{}\"\nendpoint_url = \"http://127.0.0.1:{}\"\n[in_flight]\nrows = 1\n",
-        queue.url, proxy.port
+        "[sink.queue]\ntype = \"sqs\"\nqueue_url = \"{}\"\nendpoint_url = \"{}\"\n[in_flight]\nrows = 1\n",
+        queue.url,
+        sqs.endpoint()
     );
     let config = EngineConfig::new(&rig.directory, &rig.mysql, SHOP, &sink);
     let engine = Engine::start_and_wait(&config).await?;
@@ -522,11 +522,17 @@ async fn a_warning_before_the_server_purges() -> anyhow::Result<()> {
     const WARNING: &str = "older than half of what the server keeps";
     tokio::time::sleep(Duration::from_secs(15)).await;
     assert!(!engine.log().contains(WARNING), "nothing waits: {}", engine.log());
-    proxy.stall(); // a queue that takes nothing any more
+    drop(sqs); // a queue that takes nothing any more
     for id in 2..6 {
         rig.mysql.run(&format!("INSERT INTO shop.t VALUES ({id})")).await?;
     }
     wait_for("a warning", Duration::from_secs(30), || async { Ok(engine.log().contains(WARNING).then_some(())) })
+        .await
+        .with_context(|| engine.log())?;
+    // And how far it is: one row was delivered.
+    let says_how_far =
+        |log: String| log.lines().any(|line| line.contains("progress rows=1 ") && line.contains(" behind="));
+    wait_for("how far it is", Duration::from_secs(20), || async { Ok(says_how_far(engine.log()).then_some(())) })
         .await
         .with_context(|| engine.log())?;
     engine.kill();

@@ -12,7 +12,7 @@ const CHECK_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
 /// How far the reading is behind. Shared with who watches it.
 #[derive(Debug, Default)]
-pub(super) struct Lag {
+pub struct Lag {
     /// When the newest event that was read was written, in seconds since 1970; 0: there is no newer one.
     read_s: AtomicU32,
     /// For how many seconds the server keeps its binlog; 0: for ever.
@@ -21,12 +21,12 @@ pub(super) struct Lag {
 
 impl Lag {
     /// The server keeps its binlog for so long; `None`: for ever.
-    pub fn keeps(&self, retention: Option<Duration>) {
+    pub(super) fn keeps(&self, retention: Option<Duration>) {
         self.kept_s.store(retention.map_or(0, |retention| retention.as_secs().max(1)), Ordering::Relaxed);
     }
 
     /// An event was read.
-    pub fn read(&self, event: &[u8]) {
+    pub(super) fn read(&self, event: &[u8]) {
         let Ok(header) = EventHeader::parse(event) else { return };
         match header.kind {
             // They come only where there is nothing else to send.
@@ -40,7 +40,7 @@ impl Lag {
     }
 
     /// Warns, again and again, while what is read is older than half of what the server keeps.
-    pub async fn watch(&self, address: &str) {
+    pub(super) async fn watch(&self, address: &str) {
         loop {
             let kept = Duration::from_secs(self.kept_s.load(Ordering::Relaxed));
             let interval = (kept / 20).clamp(CHECK_INTERVAL_MIN, CHECK_INTERVAL_MAX);

@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
 pub use budget::{Budget, Held};
-use lag::Lag;
+pub use lag::Lag;
 use place::{By, LocateError, Place};
 use preflight::{ConnectError, Flavor, Server};
 use wire::{DumpRequest, HEARTBEAT_PERIOD, Login, Wire, WireError};
@@ -125,6 +125,11 @@ impl Source {
         Ok(Self { config, wire, decoder, lag })
     }
 
+    /// How far the reading is behind.
+    pub fn lag(&self) -> Arc<Lag> {
+        Arc::clone(&self.lag)
+    }
+
     /// Reads until `stop` says so, or until nobody takes batches any more.
     ///
     /// # Errors
@@ -135,7 +140,7 @@ impl Source {
         budget: Budget,
         mut stop: watch::Receiver<bool>,
     ) -> anyhow::Result<()> {
-        let (lag, address) = (Arc::clone(&self.lag), self.config.address.clone());
+        let (lag, address) = (self.lag(), self.config.address.clone());
         self.decoder.bound_batches(budget.limit());
         tokio::select! {
             result = self.follow(&mut outlet, budget) => result?,

@@ -1,0 +1,115 @@
+//! How far everything is delivered and how fast, as lines of the log: often while the engine is behind, seldom otherwise.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rowmill_core::position::Resume;
+use rowmill_core::progress::Advance;
+use tokio::time::Instant;
+use tracing::info;
+
+use crate::source::Lag;
+
+/// How often it is said while what is read is as old as that.
+const INTERVAL_BEHIND: Duration = Duration::from_secs(10);
+/// How often otherwise, if there was anything to deliver.
+const INTERVAL: Duration = Duration::from_secs(600);
+
+/// What was delivered, and said of it.
+#[derive(Debug)]
+pub struct Pace(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    resume: Resume,
+    /// Delivered since it was last said.
+    rows: u64,
+    said: Instant,
+}
+
+impl Pace {
+    /// Nothing is delivered behind `start` yet.
+    pub fn new(start: Resume) -> Self {
+        Self(Mutex::new(State { resume: start, rows: 0, said: Instant::now() }))
+    }
+
+    /// All is delivered up to there.
+    pub fn delivered(&self, Advance { resume, passed }: Advance) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.resume = resume;
+        state.rows += passed.iter().map(|cost| u64::from(cost.rows)).sum::<u64>();
+    }
+
+    /// Says it, again and again.
+    pub async fn report(&self, lag: &Lag) {
+        loop {
+            tokio::time::sleep(INTERVAL_BEHIND).await;
+            let now = Instant::now();
+            if let Some(Line { rows, rows_per_s, position, behind }) = self.line(now, lag.age()) {
+                info!(rows, rows_per_s, %position, behind = behind.map(tracing::field::debug), "progress");
+            }
+        }
+    }
+
+    /// What is to be said now of changes that are so old.
+    fn line(&self, now: Instant, age: Option<Duration>) -> Option<Line> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let passed = now - state.said;
+        let behind = age.filter(|age| *age >= INTERVAL_BEHIND);
+        if behind.is_none() && (passed < INTERVAL || state.rows == 0) {
+            return None;
+        }
+        state.said = now;
+        let rows = std::mem::take(&mut state.rows);
+        let rows_per_s = (rows as f64 / passed.as_secs_f64()).round() as u64;
+        Some(Line { rows, rows_per_s, position: state.resume.to_string(), behind })
+    }
+}
+
+#[derive(Debug, PartialEq)]
+struct Line {
+    rows: u64,
+    rows_per_s: u64,
+    position: String,
+    behind: Option<Duration>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rowmill_core::position::BinlogPosition;
+    use rowmill_core::progress::Cost;
+
+    fn resume(offset: u64) -> Resume {
+        let position = BinlogPosition { file: "binlog.000001".into(), offset };
+        Resume { server: "".into(), position, past: None, gtids: None }
+    }
+
+    fn line(rows: u64, rows_per_s: u64, offset: u64, behind_s: Option<u64>) -> Option<Line> {
+        let position = format!("binlog.000001:{offset}");
+        Some(Line { rows, rows_per_s, position, behind: behind_s.map(Duration::from_secs) })
+    }
+
+    #[test]
+    fn it_says_more_while_it_is_behind() {
+        let pace = Pace::new(resume(4));
+        let start = Instant::now();
+        pace.0.lock().expect("a lock").said = start;
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let age = |seconds| Some(Duration::from_secs(seconds));
+        let cost = |rows| Cost { rows, bytes: 1 };
+
+        assert_eq!(pace.line(after(10), None), None, "nothing to read");
+        assert_eq!(pace.line(after(10), age(3)), None, "nearly now");
+        assert_eq!(pace.line(after(10), age(300)), line(0, 0, 4, Some(300)), "behind, and nothing delivered");
+        pace.delivered(Advance { resume: resume(500), passed: vec![cost(90), cost(20)] });
+        pace.delivered(Advance { resume: resume(900), passed: vec![cost(10)] });
+        assert_eq!(pace.line(after(20), age(100)), line(120, 12, 900, Some(100)));
+        pace.delivered(Advance { resume: resume(950), passed: vec![cost(600)] });
+        assert_eq!(pace.line(after(600), None), None, "not yet");
+        assert_eq!(pace.line(after(620), None), line(600, 1, 950, None));
+        assert_eq!(pace.line(after(2000), None), None, "nothing was delivered since");
+        pace.delivered(Advance { resume: resume(970), passed: vec![cost(1)] });
+        assert_eq!(pace.line(after(2010), age(0)), line(1, 0, 970, None));
+    }
+}
