@@ -101,7 +101,7 @@ impl Engine {
 
     /// All that it said so far, in this and earlier runs.
     pub fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
     /// Kills it.

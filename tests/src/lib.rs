@@ -29,6 +29,8 @@ pub use sqs::{Queue, Received, Sqs};
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
+
 /// The repository's top.
 pub fn top() -> PathBuf {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -46,4 +48,33 @@ pub fn scratch(name: &str) -> PathBuf {
     }
     std::fs::create_dir_all(&directory).expect("a directory can be made");
     directory
+}
+
+/// The lines of a file that are whole: whoever writes it may be in the middle of another. None where there's no file yet.
+///
+/// # Errors
+/// If they aren't UTF-8.
+pub fn whole_lines(path: &Path) -> anyhow::Result<String> {
+    let mut bytes = std::fs::read(path).unwrap_or_default();
+    bytes.truncate(bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1));
+    String::from_utf8(bytes).with_context(|| path.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_there_when_its_end_is() -> anyhow::Result<()> {
+        let path = scratch("a_line_is_there_when_its_end_is").join("lines");
+        assert_eq!(whole_lines(&path)?, "", "no file yet");
+        let torn = &"größe".as_bytes()[..3];
+        for (written, whole) in [(torn, ""), (b"", ""), (b"1\n", "1\n"), (&[b"1\n2\n", torn].concat(), "1\n2\n")] {
+            std::fs::write(&path, written)?;
+            assert_eq!(whole_lines(&path)?, whole);
+        }
+        std::fs::write(&path, [torn, b"\n"].concat())?;
+        assert!(whole_lines(&path).is_err());
+        Ok(())
+    }
 }

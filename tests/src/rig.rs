@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::engine::{Engine, EngineConfig};
 use crate::mysql::{Build, MySql};
 use crate::process::wait_for;
-use crate::scratch;
+use crate::{scratch, whole_lines};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -39,13 +39,15 @@ impl Rig {
         Ok(Self { directory, mysql, config, out })
     }
 
-    /// What arrived, in its order.
+    /// What arrived so far, in its order.
     ///
     /// # Errors
     /// If it isn't JSON.
     pub fn arrived(&self) -> anyhow::Result<Vec<Value>> {
-        let text = std::fs::read_to_string(&self.out).unwrap_or_default();
-        text.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
+        whole_lines(&self.out)?
+            .lines()
+            .map(|line| serde_json::from_str(line).with_context(|| line.to_owned()))
+            .collect()
     }
 
     /// What arrived, in short: operation, table and the `id` column, as `c orders 7`.

@@ -155,8 +155,8 @@ async fn values_are_what_select_says() -> anyhow::Result<()> {
     conn.query_drop("DELETE FROM v.v WHERE id = 3").await?;
 
     let lines = rowmill_tests::wait_for("rows arrive", SOON, || {
-        let text = std::fs::read_to_string(&out).unwrap_or_default();
-        async move { Ok((text.lines().count() >= 4).then_some(text)) }
+        let text = rowmill_tests::whole_lines(&out);
+        async move { text.map(|text| (text.lines().count() >= 4).then_some(text)) }
     })
     .await?;
     let rows: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
@@ -216,14 +216,14 @@ async fn a_stop_within_a_transaction_repeats_nothing() -> anyhow::Result<()> {
     ))
     .await?;
 
-    let count = || std::fs::read_to_string(&out).unwrap_or_default().lines().count();
+    let count = || anyhow::Ok(rowmill_tests::whole_lines(&out)?.lines().count());
     let mut stops_within = 0;
-    while count() < rows {
-        let before = count();
+    while count()? < rows {
+        let before = count()?;
         let engine = Engine::start_and_wait(&config).await?;
         rowmill_tests::wait_for("rows arrive", SOON, || {
             let now = count();
-            async move { Ok((now > before).then_some(())) }
+            async move { now.map(|now| (now > before).then_some(())) }
         })
         .await?;
         engine.stop().await?;
