@@ -184,6 +184,11 @@ impl MySql {
         self.directory.join("data")
     }
 
+    /// The server's process.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
     /// The port on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port

@@ -6,13 +6,14 @@ mod peers;
 mod report;
 mod scaling;
 
-use std::process::Stdio;
+use std::cell::Cell;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use futures_util::StreamExt;
 use mysql_async::BinlogStreamRequest;
-use rowmill_tests::{Drain, Drained, Engine, EngineConfig, MySql, scratch, top};
+use rowmill_tests::{Drain, Drained, Engine, EngineConfig, MySql, scratch, top, wait_for};
 use serde_json::Value;
 
 use report::Report;
@@ -119,7 +120,23 @@ async fn loaded() -> anyhow::Result<(MySql, Vec<Workload>)> {
     let workloads = workloads.collect::<anyhow::Result<_>>()?;
     // Its tables are read whole by some.
     mysql.run("GRANT SELECT, RELOAD, SHOW DATABASES, LOCK TABLES ON *.* TO rowmill@'%'").await?;
+    rest(&mysql).await?;
     Ok((mysql, workloads))
+}
+
+/// Waits until the server does nothing: what loading or a start left to be written and purged would be taken from whoever is
+/// measured first.
+async fn rest(mysql: &MySql) -> anyhow::Result<()> {
+    const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+    const CPU_SECONDS_MAX: f64 = 0.05;
+    ensure!(Command::new("sync").status()?.success(), "what was written can't be brought to the disk");
+    let cpu_seconds = Cell::new(mysql.process().cpu_seconds()?);
+    wait_for("the server has nothing to do", Duration::from_secs(600), || async {
+        tokio::time::sleep(LOOK_INTERVAL).await;
+        let now = mysql.process().cpu_seconds()?;
+        Ok((now - cpu_seconds.replace(now) < CPU_SECONDS_MAX).then_some(()))
+    })
+    .await
 }
 
 /// A binlog file.

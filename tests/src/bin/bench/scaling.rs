@@ -3,7 +3,7 @@
 use rowmill_tests::{MySql, scratch};
 
 use crate::report::Report;
-use crate::{Case, Run, To, Workload, engine, median};
+use crate::{Case, Run, To, Workload, engine, median, rest};
 
 const TABLE_ROWS: u32 = 200_000;
 const CELLS: u32 = 2_000_000;
@@ -79,6 +79,7 @@ async fn wide_rows(mysql: &MySql, columns: u32) -> anyhow::Result<Workload> {
 async fn file(mysql: &MySql, rows: u32) -> anyhow::Result<Workload> {
     let (file, _) = mysql.binlog_end().await?;
     mysql.run("FLUSH BINARY LOGS").await?;
+    rest(mysql).await?;
     Workload::new("", mysql, &file, f64::from(rows))
 }
 
@@ -101,6 +102,7 @@ pub async fn backlog(words: Option<&str>, report: &mut Report) -> anyhow::Result
         bytes = binlog_bytes(&mysql)?;
     }
     let last = mysql.binlog_end().await?;
+    rest(&mysql).await?;
     report.line(&format!("### {} GB at a time\n\n{rows} row changes, once each.\n", bytes / 1_000_000_000));
     report.line("| what | rows/s | CPU s | peak MB |\n| --- | --- | --- | --- |");
     let workload = Workload { name: "", file: first, rows: f64::from(rows), size: u64::MAX };
