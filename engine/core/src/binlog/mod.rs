@@ -39,6 +39,7 @@ mod table_map;
 mod tables;
 mod temporal;
 mod transaction;
+mod transaction_end;
 mod value;
 
 pub use catalog::CatalogColumn;
@@ -49,3 +50,4 @@ pub use late::{ColumnSet, Needed, Needs, Undecoded};
 pub use query::SchemaChange;
 pub use tables::Select;
 pub(crate) use temporal::civil_from_days;
+pub use transaction_end::{EndFinder, TransactionEnd};
