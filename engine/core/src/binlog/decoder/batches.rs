@@ -115,8 +115,9 @@ impl Decoder {
     fn cut_within(&mut self, place: Progress) -> Result<(), Fault> {
         let past = Some(Past { file: self.position.file.clone(), progress: place });
         let Some(Transaction { hold, .. }) = &mut self.transaction else { return Ok(()) };
-        if !hold.on || hold.handed_on > 0 {
+        if !hold.on || hold.overflowed {
             hold.handed_on += 1;
+            hold.divided();
             self.resume.past = past;
             self.cut();
             return Ok(());
@@ -147,6 +148,7 @@ impl Decoder {
                 });
             }
             hold.handed_on += 1;
+            hold.overflowed = true;
             self.ready.extend(hold.batches.drain(..));
         }
         Ok(())

@@ -224,10 +224,18 @@ impl Decoder {
                 if self.moved {
                     self.cut();
                 }
-                // Its rows lie far back: from where to read on doesn't follow from them.
+                // Its rows lie far back: from where to read on doesn't follow from them, but from its end.
                 let resume = self.resume();
+                let has_rows = !prepared.batches.is_empty();
                 let batches = prepared.batches.into_iter();
                 self.ready.extend(batches.map(|batch| RowBatch { resume: resume.clone(), ..batch }));
+                self.commit(span.end)?;
+                let resume = self.resume();
+                if let Some(last) = self.ready.back_mut().filter(|_| has_rows) {
+                    last.resume = resume;
+                    self.moved = false;
+                }
+                return Ok(());
             }
             None if self.is_past(place) => {}
             None => return Err(Fault::UnknownXa(id.to_owned())),

@@ -1,0 +1,395 @@
+//! The decoder against a model: of any history of a server, each row that was committed comes exactly once, in the
+//! order of the commits, whatever the batches' bounds are, wherever the connection is lost, and at whichever resume
+//! point a later run begins.
+
+mod history;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use rowmill_batch::{Batch, Cell, ColumnIndex, Image, Kind, Operation, RowIndex, Table, TableId};
+
+use self::history::{Flavor, Head, History, Item, Row, Void, Written, history, is_selected};
+use super::writer::{Change, EventBytes, Value};
+use super::{ColumnSet, DecodeError, Decoder, Fault, Needed, Needs, Next, RowBatch, Select};
+use crate::gtid::GtidSet;
+use crate::position::{BinlogPosition, Resume};
+use crate::progress::Cost;
+
+/// How a history is read.
+#[derive(Debug, Clone, Copy)]
+struct Reading {
+    rows_max: u32,
+    bytes_max: u32,
+    /// After which events there is a pause: their numbers' bits, of 64.
+    pauses: u64,
+    /// Which columns are needed at once. `None`: all.
+    needs: Option<u64>,
+    /// Whether the GTIDs before the beginning are known.
+    knows_gtids: bool,
+}
+
+fn reading() -> impl Strategy<Value = Reading> {
+    let rows_max = prop_oneof![4 => 1u32..20, 1 => Just(2048)];
+    let bytes_max = prop_oneof![1 => 1u32..1500, 2 => Just(u32::MAX)];
+    (rows_max, bytes_max, any::<u64>(), proptest::option::of(any::<u64>()), any::<bool>()).prop_map(
+        |(rows_max, bytes_max, pauses, needs, knows_gtids)| Reading { rows_max, bytes_max, pauses, needs, knows_gtids },
+    )
+}
+
+/// Of each table some columns, by the seed. Changes its mind now and then.
+struct Columns {
+    seed: Option<u64>,
+    asked: std::cell::Cell<u64>,
+}
+
+impl Select for Columns {
+    fn table(&self, schema: &str, _table: &str) -> bool {
+        is_selected(schema)
+    }
+
+    fn schema(&self, schema: &str) -> bool {
+        is_selected(schema)
+    }
+
+    fn needs(&self, table: &Table) -> Needs {
+        let Some(seed) = self.seed else { return Needs::default() };
+        let set = |salt: u64| -> ColumnSet {
+            let columns = (0..table.columns.len() as u64).filter(|column| {
+                seed.wrapping_add(salt).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(*column as u32) & 3 == 0
+            });
+            columns.map(|column| ColumnIndex(column as u32)).collect()
+        };
+        let needed = |salt| Some(Needed { before: set(salt), after: set(salt + 1) });
+        let deletes = if seed % 2 == 0 { None } else { needed(9) };
+        Needs { inserts: needed(self.version()), updates: needed(7), deletes }
+    }
+
+    fn version(&self) -> u64 {
+        self.asked.set(self.asked.get() + 1);
+        self.asked.get() / 3
+    }
+}
+
+/// A run of the engine: what it got so far.
+struct Reader {
+    reading: Reading,
+    decoder: Decoder,
+    tables: HashMap<TableId, Arc<Table>>,
+    items: Vec<Item>,
+    /// For each batch: how many items there were with it, whether it is a schema change, and its resume point.
+    batches: Vec<Handed>,
+    events: u64,
+    /// Calls of [`Decoder::next`] until the connection is lost.
+    calls_left: Option<usize>,
+    calls: usize,
+}
+
+#[derive(Debug, Clone)]
+struct Handed {
+    items: usize,
+    is_schema_change: bool,
+    resume: Resume,
+}
+
+enum Stop {
+    ConnectionLost,
+    Error(DecodeError),
+}
+
+impl Reader {
+    fn new(resume: Resume, reading: Reading) -> Self {
+        let select = Columns { seed: reading.needs, asked: 0.into() };
+        let mut decoder = Decoder::new(resume, Box::new(select)).with_schema_changes(true);
+        decoder.bound_batches(Cost { rows: reading.rows_max, bytes: reading.bytes_max });
+        Self {
+            reading,
+            decoder,
+            tables: HashMap::new(),
+            items: Vec::new(),
+            batches: Vec::new(),
+            events: 0,
+            calls_left: None,
+            calls: 0,
+        }
+    }
+
+    fn read(&mut self, events: &[EventBytes]) -> Result<(), Stop> {
+        for event in events {
+            self.events += 1;
+            loop {
+                if self.calls_left == Some(0) {
+                    return Err(Stop::ConnectionLost);
+                }
+                self.calls_left = self.calls_left.map(|left| left - 1);
+                self.calls += 1;
+                match self.decoder.next(event).map_err(Stop::Error)? {
+                    Next::Event => break,
+                    Next::Batch(batch) => self.take(batch),
+                    Next::Columns { schema, table } => panic!("the map names the columns of {schema}.{table}"),
+                }
+            }
+            if self.reading.pauses >> (self.events % 64) & 1 != 0 {
+                self.pause();
+            }
+        }
+        self.pause();
+        Ok(())
+    }
+
+    /// No event is waiting.
+    fn pause(&mut self) {
+        while let Some(batch) = self.decoder.flush() {
+            self.take(batch);
+        }
+    }
+
+    fn take(&mut self, batch: RowBatch) {
+        for table in &batch.new_tables {
+            assert!(self.tables.insert(table.id, Arc::clone(table)).is_none(), "a table is new once");
+        }
+        let decoded = Batch::parse(&batch.bytes).expect("a batch");
+        assert_eq!((decoded.len(), batch.rows <= self.reading.rows_max as usize), (batch.rows, true));
+        let whole = match &batch.undecoded {
+            Some(undecoded) => {
+                let rows = (0..batch.rows as u32).map(RowIndex);
+                undecoded.whole(&decoded, rows).expect("decoded")
+            }
+            None => batch.bytes.to_vec(),
+        };
+        let whole = Batch::parse(&whole).expect("a batch");
+        assert_eq!(whole.len(), batch.rows);
+        for row in whole.rows() {
+            let (header, transaction) = (row.header(), whole.transaction(row.transaction()).header());
+            let table = &self.tables[&header.table];
+            let image = |image: Option<Image<'_>>| image.map_or(Vec::new(), |image| values(table, image));
+            self.items.push(Item::Row(Row {
+                table: table.to_string(),
+                change: match header.operation {
+                    Operation::Insert => Change::Write,
+                    Operation::Update => Change::Update,
+                    Operation::Delete => Change::Delete,
+                },
+                before: image(row.before()),
+                after: image(row.after()),
+                event_position: header.event_position,
+                index_in_event: header.index_in_event,
+                index_in_transaction: header.index_in_transaction,
+                time_us: header.time_us,
+                is_last: row.is_last_in_transaction(),
+                transaction: Head {
+                    file: transaction.file.to_owned(),
+                    position: transaction.position,
+                    gtid: transaction.gtid.to_owned(),
+                    commit_time_us: transaction.commit_time_us,
+                    server_id: transaction.server_id,
+                    thread_id: transaction.thread_id,
+                },
+            }));
+        }
+        let is_schema_change = batch.schema_change.is_some();
+        if let Some(change) = batch.schema_change {
+            self.items.push(Item::SchemaChange {
+                statement: change.statement,
+                file: change.file,
+                event_position: change.event_position,
+                gtid: change.gtid,
+            });
+        }
+        self.batches.push(Handed { items: self.items.len(), is_schema_change, resume: batch.resume });
+    }
+}
+
+fn values(table: &Table, image: Image<'_>) -> Vec<Value> {
+    let value = |(cell, kind): (Cell<'_>, Kind)| match (cell, kind) {
+        (Cell::Absent, _) => Value::Absent,
+        (Cell::Null, _) => Value::Null,
+        (cell, Kind::Int) => Value::Int(cell.int().expect("an integer") as i32),
+        (cell, Kind::Uint) => Value::Uint(cell.uint().expect("an integer")),
+        (cell, Kind::Float) => Value::Double(cell.float().expect("a float")),
+        (cell, Kind::Text) => Value::Text(cell.text().expect("text").to_owned()),
+        (cell, kind) => panic!("{cell:?} of {kind:?}"),
+    };
+    image.cells().zip(table.columns.iter().map(|column| column.kind)).map(value).collect()
+}
+
+fn beginning(written: &Written, reading: Reading) -> Resume {
+    let file = if written.writer.file().starts_with("replica") { "replica-bin.000001" } else { "binlog.000001" };
+    let gtids = reading.knows_gtids.then(|| match written.writer.executed() {
+        GtidSet::MySql(_) => GtidSet::mysql().into(),
+        GtidSet::MariaDb(_) => GtidSet::mariadb().into(),
+    });
+    Resume { gtids, ..Resume::at("server", BinlogPosition::new(file, BinlogPosition::FIRST_EVENT)) }
+}
+
+/// The index of the first item that comes after a restart at the resume point of `batches`' last one; what was handed on
+/// before it doesn't come again.
+///
+/// Two kinds of items may come again: a schema change, until it is known that something came after it; and an XA
+/// transaction that wasn't handed on to its end, as its rows lie where it was prepared.
+fn next_item(written: &Written, handed: Option<&Handed>) -> usize {
+    let Some(handed) = handed else { return 0 };
+    let index = handed.items;
+    if handed.is_schema_change {
+        return index - 1;
+    }
+    let xa_of = |index: usize| written.xa_first.get(index).copied().flatten();
+    match index.checked_sub(1).and_then(xa_of) {
+        Some(first) if xa_of(index) == Some(first) => first,
+        _ => index,
+    }
+}
+
+fn check(history: &History, reading: Reading) -> Result<(), TestCaseError> {
+    let written = history.write(false);
+    let start = beginning(&written, reading);
+    let dump = written.writer.dump(&start.position);
+    let mut whole = Reader::new(start.clone(), reading);
+    if check_rest(&written, &mut whole, &dump, 0)? {
+        reconnects(&written, reading, &start, &dump, whole.calls)?;
+        restarts(&written, reading, &whole)?;
+        relocations(history, &written, reading, &whole)?;
+    }
+    Ok(())
+}
+
+/// Reads on: what comes now is what was committed from an index on. False if there is a stop, which is deserved.
+fn check_rest(
+    written: &Written,
+    reader: &mut Reader,
+    dump: &[EventBytes],
+    first: usize,
+) -> Result<bool, TestCaseError> {
+    let before = reader.items.len();
+    let stop = reader.read(dump);
+    let items = &reader.items[before..];
+    let expected = &written.committed[first..];
+    match stop {
+        Ok(()) => {
+            prop_assert_eq!(items, expected);
+            Ok(true)
+        }
+        Err(Stop::ConnectionLost) => panic!("no connection was lost"),
+        Err(Stop::Error(error)) => check_stop(written, items, first, &error).map(|()| false),
+    }
+}
+
+/// A stop that is deserved: rows were void behind more than can be held back.
+fn check_stop(written: &Written, items: &[Item], first: usize, error: &DecodeError) -> Result<(), TestCaseError> {
+    match &error.fault {
+        Fault::RolledBack { since, .. } => {
+            let Some(Void { committed, rows, is_held }) = written.voids.get(since) else {
+                return Err(TestCaseError::fail(format!("no row is void since {since}: {error}")));
+            };
+            prop_assert!(!is_held || written.has_big_rows, "{} rows can be held back: {}", rows.len(), error);
+            let expected = &written.committed[first..*committed];
+            let (before, within) = items.split_at(expected.len().min(items.len()));
+            prop_assert_eq!(before, expected);
+            let handed_on: Vec<Item> = rows.iter().take(within.len()).cloned().map(Item::Row).collect();
+            prop_assert_eq!(within, &handed_on[..]);
+            prop_assert!(!within.is_empty(), "nothing of it was handed on: {}", error);
+        }
+        Fault::Unsupported { .. } if written.has_big_rows => {
+            prop_assert_eq!(items, &written.committed[first..][..items.len()]);
+        }
+        fault => prop_assert!(false, "{:?}: {}", fault, error),
+    }
+    Ok(())
+}
+
+fn because(fault: &TestCaseError, what: String) -> TestCaseError {
+    TestCaseError::fail(format!("{what}: {fault}"))
+}
+
+/// The connection is lost after each call in turn.
+fn reconnects(
+    written: &Written,
+    reading: Reading,
+    start: &Resume,
+    dump: &[EventBytes],
+    calls: usize,
+) -> Result<(), TestCaseError> {
+    for lost_after in 0..calls {
+        let mut reader = Reader::new(start.clone(), reading);
+        reader.calls_left = Some(lost_after);
+        let stop = reader.read(dump);
+        prop_assert!(matches!(stop, Err(Stop::ConnectionLost)));
+        let expected = next_item(written, reader.batches.last());
+        prop_assert_eq!(&reader.items[..], &written.committed[..reader.items.len()]);
+        reader.calls_left = None;
+        let resume = reader.decoder.rewind();
+        let handed = reader.batches.last().map_or(start, |handed| &handed.resume);
+        prop_assert_eq!(&resume, handed, "what was handed on counts");
+        check_rest(written, &mut reader, &written.writer.dump(&resume.position), expected)
+            .map_err(|fault| because(&fault, format!("lost after call {lost_after}, read on at {resume}")))?;
+    }
+    Ok(())
+}
+
+/// Another run begins at each resume point that there was.
+fn restarts(written: &Written, reading: Reading, whole: &Reader) -> Result<(), TestCaseError> {
+    for (index, handed) in whole.batches.iter().enumerate() {
+        // Bounds, pauses and columns may be other ones then.
+        let other = Reading {
+            rows_max: if index % 2 == 0 { reading.rows_max } else { 1 + (index as u32 * 7) % 20 },
+            pauses: reading.pauses.rotate_left(index as u32),
+            needs: if index % 3 == 0 { reading.needs } else { None },
+            ..reading
+        };
+        let mut reader = Reader::new(handed.resume.clone(), other);
+        let rest = written.writer.dump(&handed.resume.position);
+        check_rest(written, &mut reader, &rest, next_item(written, Some(handed)))
+            .map_err(|fault| because(&fault, format!("began at {}", handed.resume)))?;
+    }
+    Ok(())
+}
+
+/// The server is replaced by a replica of it, from each resume point that has GTIDs.
+fn relocations(
+    history: &History,
+    written: &Written,
+    reading: Reading,
+    whole: &Reader,
+) -> Result<(), TestCaseError> {
+    if matches!(history.setup.flavor, Flavor::MySqlAnonymous | Flavor::MySqlWithoutGtids) {
+        return Ok(());
+    }
+    let replica = history.write(true);
+    for (index, handed) in whole.batches.iter().enumerate() {
+        let Some(gtids) = handed.resume.gtids.clone() else { continue };
+        let mut reader = Reader::new(beginning(written, reading), reading);
+        reader.calls_left = Some(index * 3);
+        let _ = reader.read(&written.writer.dump(&reader.decoder.position().clone()));
+        reader.calls_left = None;
+        let before = reader.items.len();
+        reader.decoder.rewind();
+        let position = BinlogPosition::new("", BinlogPosition::FIRST_EVENT);
+        reader.decoder.relocate(Resume { gtids: Some(Arc::clone(&gtids)), ..Resume::at("replica", position) });
+        match reader.read(&replica.writer.dump_by_gtids(&gtids)) {
+            Err(Stop::Error(DecodeError { fault: Fault::RolledBack { .. } | Fault::Unsupported { .. }, .. })) => continue,
+            Err(Stop::Error(error)) => prop_assert!(false, "after {}: {}", gtids, error),
+            Ok(()) | Err(Stop::ConnectionLost) => {}
+        }
+        let is_new = |item: &&Item| !is_in(&gtids, item.gtid());
+        let expected: Vec<Item> = replica.committed.iter().filter(is_new).map(Item::elsewhere).collect();
+        let found: Vec<Item> = reader.items[before..].iter().map(Item::elsewhere).collect();
+        prop_assert_eq!(found, expected, "after {}", gtids);
+    }
+    Ok(())
+}
+
+/// Whether a set has a transaction.
+fn is_in(set: &GtidSet, gtid: &str) -> bool {
+    let one: GtidSet = gtid.parse().expect("a GTID");
+    !one.is_empty() && one.is_subset_of(set)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 3000, max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn committed_rows_come_exactly_once(history in history(), reading in reading()) {
+        check(&history, reading)?;
+    }
+}
