@@ -275,8 +275,9 @@ impl Decoder {
 
     /// What the head of a file says was executed before it.
     pub(super) fn previous_gtids(&mut self, set: GtidSet) -> Result<(), Fault> {
-        // MariaDB's list may lack domains that were forgotten; what is known by counting stays.
-        if self.gtids.is_none() {
+        // MariaDB's list may lack domains that were forgotten; what is known by counting stays. The set has transactions
+        // that are prepared, and the reading goes on before those: they must not count as past there.
+        if self.gtids.is_none() && self.prepared.oldest().is_none() {
             self.gtids = Some(Arc::new(set));
             self.boundary();
         }

@@ -4,13 +4,13 @@ use std::collections::HashMap;
 
 use proptest::prelude::*;
 
-use super::super::EventKind;
+use super::super::{CatalogColumn, EventKind};
 use super::super::writer::{
     BinlogWriter, Change, ColumnDefinition, ColumnType, Event, Rows, RowsLayout, Server, Statement, TableDefinition,
     Value, XaId,
 };
-use crate::gtid::{Gtid, Source};
-use crate::position::BinlogPosition;
+use crate::gtid::{Gtid, GtidSet, Source};
+use crate::position::{BinlogPosition, file_number};
 
 /// What a server does, one after the other.
 #[derive(Debug, Clone)]
@@ -25,6 +25,8 @@ pub struct Setup {
     pub checksums: bool,
     /// MariaDB: whether events within transactions lack their position, and rows are packed.
     pub terse: bool,
+    /// Whether table maps name their columns (`binlog_row_metadata=FULL`).
+    pub names_columns: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,9 +57,10 @@ pub enum Step {
         pick: usize,
         is_commit: bool,
     },
-    /// A table gets another column.
-    AddColumn {
+    /// A table gets another column, or one of its columns another name.
+    Alter {
         table: usize,
+        rename: bool,
     },
     /// `CREATE TABLE ... SELECT`.
     CreateWithRows {
@@ -132,15 +135,16 @@ pub fn history() -> impl Strategy<Value = History> {
         1 => Just(Flavor::MySqlWithoutGtids),
         3 => Just(Flavor::MariaDb),
     ];
-    let setup = (flavor, any::<bool>(), any::<bool>())
-        .prop_map(|(flavor, checksums, terse)| Setup { flavor, checksums, terse });
+    let setup = (flavor, any::<bool>(), any::<bool>(), prop::bool::weighted(0.7)).prop_map(
+        |(flavor, checksums, terse, names_columns)| Setup { flavor, checksums, terse, names_columns },
+    );
     let end = prop_oneof![8 => Just(End::Xid), 1 => Just(End::Commit), 1 => Just(End::Rollback)];
     let payload = prop_oneof![3 => Just(None), 1 => any::<bool>().prop_map(Some)];
     let step = prop_oneof![
         8 => (parts(), end, payload).prop_map(|(parts, end, payload)| Step::Transaction { parts, end, payload }),
         3 => (parts(), prop::bool::weighted(0.3)).prop_map(|(parts, one_phase)| Step::Xa { parts, one_phase }),
         3 => (0usize..3, prop::bool::weighted(0.7)).prop_map(|(pick, is_commit)| Step::XaEnd { pick, is_commit }),
-        1 => (0usize..4).prop_map(|table| Step::AddColumn { table }),
+        1 => (0usize..4, any::<bool>()).prop_map(|(table, rename)| Step::Alter { table, rename }),
         1 => (0usize..4).prop_map(|rows| Step::CreateWithRows { rows }),
         1 => any::<bool>().prop_map(|other_schema| Step::Statement { other_schema }),
         1 => Just(Step::Ignorable),
@@ -217,8 +221,22 @@ pub struct Written {
     pub xa_first: Vec<Option<usize>>,
     /// Transactions of which something never happened, by where they begin.
     pub voids: HashMap<BinlogPosition, Void>,
+    /// What the tables are, from a position on.
+    pub definitions: Vec<(BinlogPosition, Vec<TableDefinition>)>,
+    /// Where the reading may begin.
+    pub boundaries: Vec<Boundary>,
     /// Whether some rows are so large that not all of them can be held back.
     pub has_big_rows: bool,
+}
+
+/// A place between two transactions, while none is prepared.
+#[derive(Debug, Clone)]
+pub struct Boundary {
+    pub position: BinlogPosition,
+    /// What was committed before.
+    pub committed: usize,
+    /// What was executed before.
+    pub executed: GtidSet,
 }
 
 /// A transaction of which something never happened.
@@ -242,7 +260,7 @@ struct Scribe {
     numbers: HashMap<u32, u64>,
     restarts: u64,
     value: i32,
-    added: usize,
+    altered: usize,
     /// The GTID of the open transaction.
     gtid: Option<Gtid>,
 }
@@ -283,20 +301,28 @@ impl History {
             committed: Vec::new(),
             xa_first: Vec::new(),
             voids: HashMap::new(),
+            definitions: vec![(BinlogPosition::new("", 0), tables(self.setup.names_columns))],
+            boundaries: Vec::new(),
             has_big_rows: false,
         };
         let mut scribe = Scribe {
             setup: self.setup,
             out,
-            tables: tables(),
+            tables: tables(self.setup.names_columns),
             prepared: Vec::new(),
             transactions: 0,
             numbers: HashMap::new(),
             restarts: 0,
             value: 0,
-            added: 0,
+            altered: 0,
             gtid: None,
         };
+        let first = Boundary {
+            position: BinlogPosition::new(scribe.out.writer.file(), BinlogPosition::FIRST_EVENT),
+            committed: 0,
+            executed: scribe.out.writer.executed().clone(),
+        };
+        scribe.out.boundaries.push(first);
         for (index, step) in self.steps.iter().enumerate() {
             match step {
                 Step::Rotate | Step::Restart | Step::Crash { parts: None } if is_replica => {}
@@ -305,19 +331,25 @@ impl History {
             if is_replica && index % 3 == 2 {
                 scribe.out.writer.rotate();
             }
+            let position = scribe.out.writer.position();
+            if scribe.prepared.is_empty() && u32::try_from(position.offset).is_ok() {
+                let committed = scribe.out.committed.len();
+                let executed = scribe.out.writer.executed().clone();
+                scribe.out.boundaries.push(Boundary { position, committed, executed });
+            }
         }
         scribe.out
     }
 }
 
-fn tables() -> Vec<TableDefinition> {
+fn tables(named: bool) -> Vec<TableDefinition> {
     let column = |name: &str, column_type, nullable| ColumnDefinition { name: name.to_owned(), column_type, nullable };
     let table = |schema: &str, name: &str, columns, key| TableDefinition {
         schema: schema.to_owned(),
         name: name.to_owned(),
         columns,
         key,
-        named: true,
+        named,
     };
     let many = |index: i32| match index % 3 {
         0 => column(&format!("i{index}"), ColumnType::Int, true),
@@ -346,9 +378,42 @@ fn tables() -> Vec<TableDefinition> {
     ]
 }
 
+/// A table's name and those of its columns.
+fn shown(table: &TableDefinition) -> String {
+    let columns: Vec<&str> = table.columns.iter().map(|column| column.name.as_str()).collect();
+    format!("{}.{} {columns:?}", table.schema, table.name)
+}
+
 /// Which tables are read.
 pub fn is_selected(schema: &str) -> bool {
     schema == "shop"
+}
+
+impl Written {
+    /// A table's columns at a position, as information_schema has them there.
+    pub fn catalog(&self, at: &BinlogPosition, schema: &str, table: &str) -> Vec<CatalogColumn> {
+        let place = |position: &BinlogPosition| (file_number(&position.file), position.offset);
+        let known = self.definitions.iter().rev().find(|(from, _)| place(from) <= place(at));
+        let (_, tables) = known.expect("the first is from the beginning");
+        let is_it = |known: &&TableDefinition| known.schema == schema && known.name == table;
+        let table = tables.iter().find(is_it).expect("a table there is");
+        let column = |(index, column): (usize, &ColumnDefinition)| {
+            let (column_type, is_text) = match column.column_type {
+                ColumnType::Int => ("int".to_owned(), false),
+                ColumnType::BigintUnsigned => ("bigint unsigned".to_owned(), false),
+                ColumnType::Double => ("double".to_owned(), false),
+                ColumnType::Varchar { bytes_max } => (format!("varchar({})", bytes_max / 4), true),
+                ColumnType::Longtext => ("longtext".to_owned(), true),
+            };
+            CatalogColumn {
+                name: column.name.clone(),
+                column_type,
+                charset: is_text.then(|| "utf8mb4".to_owned()),
+                key_position: table.key.contains(&index).then_some(1),
+            }
+        };
+        table.columns.iter().enumerate().map(column).collect()
+    }
 }
 
 impl Scribe {
@@ -363,13 +428,10 @@ impl Scribe {
             Step::Xa { parts, one_phase: true } if self.is_mariadb() => self.transaction(parts, End::Xid, None),
             Step::Xa { parts, one_phase } => self.xa(parts, *one_phase),
             Step::XaEnd { pick, is_commit } => self.xa_end(*pick, *is_commit),
-            Step::AddColumn { table } => self.add_column(*table),
+            Step::Alter { table, rename } => self.alter(*table, *rename),
             Step::CreateWithRows { rows } => self.create_with_rows(*rows),
             Step::Statement { other_schema } => self.statement(*other_schema),
-            Step::Ignorable => {
-                let unknown = Event::Other { kind: EventKind(250), ignorable: true, body: vec![1, 2, 3] };
-                self.out.writer.write(&unknown);
-            }
+            Step::Ignorable => self.ignorable(),
             Step::Rotate => self.out.writer.rotate(),
             Step::Restart => {
                 self.out.writer.write(&Event::Stop);
@@ -387,8 +449,15 @@ impl Scribe {
                 self.restarts += 1;
                 self.out.writer.crash();
             }
-            Step::Grow { gib } => self.out.writer.skip(gib << 30),
+            Step::Grow { gib } => {
+                self.out.writer.skip(gib << 30);
+                self.ignorable();
+            }
         }
+    }
+
+    fn ignorable(&mut self) {
+        self.out.writer.write(&Event::Other { kind: EventKind(250), ignorable: true, body: vec![1, 2, 3] });
     }
 
     fn transaction(&mut self, parts: &[Part], end: End, payload: Option<bool>) {
@@ -445,16 +514,25 @@ impl Scribe {
         self.end();
     }
 
-    fn add_column(&mut self, table: usize) {
-        self.added += 1;
-        let name = format!("added{}", self.added);
+    fn alter(&mut self, table: usize, rename: bool) {
+        self.altered += 1;
+        let name = format!("c{}", self.altered);
         let table = &mut self.tables[table];
         let schema = table.schema.clone();
-        let text = format!("ALTER TABLE {schema}.{} ADD {name} INT", table.name);
-        table.columns.push(ColumnDefinition { name, column_type: ColumnType::Int, nullable: true });
+        let what = if rename {
+            let column = table.columns.last_mut().expect("a column");
+            let old = std::mem::replace(&mut column.name, name.clone());
+            format!("RENAME COLUMN {old} TO {name}")
+        } else {
+            let column_type = ColumnType::Int;
+            table.columns.push(ColumnDefinition { name: name.clone(), column_type, nullable: true });
+            format!("ADD {name} INT")
+        };
+        let text = format!("ALTER TABLE {schema}.{} {what}", table.name);
         self.begin(Beginning::Standalone, true);
         self.schema_change(text, schema);
         self.end();
+        self.out.definitions.push((self.out.writer.position(), self.tables.clone()));
     }
 
     fn create_with_rows(&mut self, rows: usize) {
@@ -664,7 +742,7 @@ impl Scribe {
             let is_selected = is_selected(&definition.schema);
             let effect = if is_selected {
                 let row = |(before, after): &(Vec<Value>, Vec<Value>)| Row {
-                    table: format!("{}.{}", definition.schema, definition.name),
+                    table: shown(&definition),
                     change,
                     before: before.clone(),
                     after: after.clone(),

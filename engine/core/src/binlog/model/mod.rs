@@ -10,7 +10,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use rowmill_batch::{Batch, Cell, ColumnIndex, Image, Kind, Operation, RowIndex, Table, TableId};
 
-use self::history::{Flavor, Head, History, Item, Row, Void, Written, history, is_selected};
+use self::history::{Boundary, Flavor, Head, History, Item, Row, Void, Written, history, is_selected};
 use super::writer::{Change, EventBytes, Value};
 use super::{ColumnSet, DecodeError, Decoder, Fault, Needed, Needs, Next, RowBatch, Select};
 use crate::gtid::GtidSet;
@@ -28,13 +28,23 @@ struct Reading {
     needs: Option<u64>,
     /// Whether the GTIDs before the beginning are known.
     knows_gtids: bool,
+    /// Where it begins, among the places where it may.
+    begin: usize,
 }
 
 fn reading() -> impl Strategy<Value = Reading> {
     let rows_max = prop_oneof![4 => 1u32..20, 1 => Just(2048)];
     let bytes_max = prop_oneof![1 => 1u32..1500, 2 => Just(u32::MAX)];
-    (rows_max, bytes_max, any::<u64>(), proptest::option::of(any::<u64>()), any::<bool>()).prop_map(
-        |(rows_max, bytes_max, pauses, needs, knows_gtids)| Reading { rows_max, bytes_max, pauses, needs, knows_gtids },
+    let begin = prop_oneof![2 => Just(0usize), 1 => any::<usize>()];
+    (rows_max, bytes_max, any::<u64>(), proptest::option::of(any::<u64>()), any::<bool>(), begin).prop_map(
+        |(rows_max, bytes_max, pauses, needs, knows_gtids, begin)| Reading {
+            rows_max,
+            bytes_max,
+            pauses,
+            needs,
+            knows_gtids,
+            begin,
+        },
     )
 }
 
@@ -73,7 +83,8 @@ impl Select for Columns {
 }
 
 /// A run of the engine: what it got so far.
-struct Reader {
+struct Reader<'a> {
+    written: &'a Written,
     reading: Reading,
     decoder: Decoder,
     tables: HashMap<TableId, Arc<Table>>,
@@ -98,12 +109,13 @@ enum Stop {
     Error(DecodeError),
 }
 
-impl Reader {
-    fn new(resume: Resume, reading: Reading) -> Self {
+impl<'a> Reader<'a> {
+    fn new(written: &'a Written, resume: Resume, reading: Reading) -> Self {
         let select = Columns { seed: reading.needs, asked: 0.into() };
         let mut decoder = Decoder::new(resume, Box::new(select)).with_schema_changes(true);
         decoder.bound_batches(Cost { rows: reading.rows_max, bytes: reading.bytes_max });
         Self {
+            written,
             reading,
             decoder,
             tables: HashMap::new(),
@@ -127,7 +139,10 @@ impl Reader {
                 match self.decoder.next(event).map_err(Stop::Error)? {
                     Next::Event => break,
                     Next::Batch(batch) => self.take(batch),
-                    Next::Columns { schema, table } => panic!("the map names the columns of {schema}.{table}"),
+                    Next::Columns { schema, table } => {
+                        let columns = self.written.catalog(self.decoder.position(), &schema, &table);
+                        self.decoder.learn(schema, table, columns);
+                    }
                 }
             }
             if self.reading.pauses >> (self.events % 64) & 1 != 0 {
@@ -165,7 +180,10 @@ impl Reader {
             let table = &self.tables[&header.table];
             let image = |image: Option<Image<'_>>| image.map_or(Vec::new(), |image| values(table, image));
             self.items.push(Item::Row(Row {
-                table: table.to_string(),
+                table: {
+                    let columns: Vec<&str> = table.columns.iter().map(|column| column.name.as_str()).collect();
+                    format!("{table} {columns:?}")
+                },
                 change: match header.operation {
                     Operation::Insert => Change::Write,
                     Operation::Update => Change::Update,
@@ -214,13 +232,11 @@ fn values(table: &Table, image: Image<'_>) -> Vec<Value> {
     image.cells().zip(table.columns.iter().map(|column| column.kind)).map(value).collect()
 }
 
-fn beginning(written: &Written, reading: Reading) -> Resume {
-    let file = if written.writer.file().starts_with("replica") { "replica-bin.000001" } else { "binlog.000001" };
-    let gtids = reading.knows_gtids.then(|| match written.writer.executed() {
-        GtidSet::MySql(_) => GtidSet::mysql().into(),
-        GtidSet::MariaDb(_) => GtidSet::mariadb().into(),
-    });
-    Resume { gtids, ..Resume::at("server", BinlogPosition::new(file, BinlogPosition::FIRST_EVENT)) }
+/// Where a history's reading begins, and how many of its items come before.
+fn beginning(written: &Written, reading: Reading) -> (Resume, usize) {
+    let Boundary { position, committed, executed } = &written.boundaries[reading.begin % written.boundaries.len()];
+    let gtids = reading.knows_gtids.then(|| Arc::new(executed.clone()));
+    (Resume { gtids, ..Resume::at("server", position.clone()) }, *committed)
 }
 
 /// The index of the first item that comes after a restart at the resume point of `batches`' last one; what was handed on
@@ -228,9 +244,9 @@ fn beginning(written: &Written, reading: Reading) -> Resume {
 ///
 /// Two kinds of items may come again: a schema change, until it is known that something came after it; and an XA
 /// transaction that wasn't handed on to its end, as its rows lie where it was prepared.
-fn next_item(written: &Written, handed: Option<&Handed>) -> usize {
-    let Some(handed) = handed else { return 0 };
-    let index = handed.items;
+fn next_item(written: &Written, first: usize, handed: Option<&Handed>) -> usize {
+    let Some(handed) = handed else { return first };
+    let index = first + handed.items;
     if handed.is_schema_change {
         return index - 1;
     }
@@ -243,11 +259,11 @@ fn next_item(written: &Written, handed: Option<&Handed>) -> usize {
 
 fn check(history: &History, reading: Reading) -> Result<(), TestCaseError> {
     let written = history.write(false);
-    let start = beginning(&written, reading);
+    let (start, first) = beginning(&written, reading);
     let dump = written.writer.dump(&start.position);
-    let mut whole = Reader::new(start.clone(), reading);
-    if check_rest(&written, &mut whole, &dump, 0)? {
-        reconnects(&written, reading, &start, &dump, whole.calls)?;
+    let mut whole = Reader::new(&written, start, reading);
+    if check_rest(&written, &mut whole, &dump, first)? {
+        reconnects(&written, reading, whole.calls)?;
         restarts(&written, reading, &whole)?;
         relocations(history, &written, reading, &whole)?;
     }
@@ -257,7 +273,7 @@ fn check(history: &History, reading: Reading) -> Result<(), TestCaseError> {
 /// Reads on: what comes now is what was committed from an index on. False if there is a stop, which is deserved.
 fn check_rest(
     written: &Written,
-    reader: &mut Reader,
+    reader: &mut Reader<'_>,
     dump: &[EventBytes],
     first: usize,
 ) -> Result<bool, TestCaseError> {
@@ -303,23 +319,19 @@ fn because(fault: &TestCaseError, what: String) -> TestCaseError {
 }
 
 /// The connection is lost after each call in turn.
-fn reconnects(
-    written: &Written,
-    reading: Reading,
-    start: &Resume,
-    dump: &[EventBytes],
-    calls: usize,
-) -> Result<(), TestCaseError> {
+fn reconnects(written: &Written, reading: Reading, calls: usize) -> Result<(), TestCaseError> {
+    let (start, first) = beginning(written, reading);
+    let dump = written.writer.dump(&start.position);
     for lost_after in 0..calls {
-        let mut reader = Reader::new(start.clone(), reading);
+        let mut reader = Reader::new(written, start.clone(), reading);
         reader.calls_left = Some(lost_after);
-        let stop = reader.read(dump);
+        let stop = reader.read(&dump);
         prop_assert!(matches!(stop, Err(Stop::ConnectionLost)));
-        let expected = next_item(written, reader.batches.last());
-        prop_assert_eq!(&reader.items[..], &written.committed[..reader.items.len()]);
+        let expected = next_item(written, first, reader.batches.last());
+        prop_assert_eq!(&reader.items[..], &written.committed[first..][..reader.items.len()]);
         reader.calls_left = None;
         let resume = reader.decoder.rewind();
-        let handed = reader.batches.last().map_or(start, |handed| &handed.resume);
+        let handed = reader.batches.last().map_or(&start, |handed| &handed.resume);
         prop_assert_eq!(&resume, handed, "what was handed on counts");
         check_rest(written, &mut reader, &written.writer.dump(&resume.position), expected)
             .map_err(|fault| because(&fault, format!("lost after call {lost_after}, read on at {resume}")))?;
@@ -328,7 +340,8 @@ fn reconnects(
 }
 
 /// Another run begins at each resume point that there was.
-fn restarts(written: &Written, reading: Reading, whole: &Reader) -> Result<(), TestCaseError> {
+fn restarts(written: &Written, reading: Reading, whole: &Reader<'_>) -> Result<(), TestCaseError> {
+    let (_, first) = beginning(written, reading);
     for (index, handed) in whole.batches.iter().enumerate() {
         // Bounds, pauses and columns may be other ones then.
         let other = Reading {
@@ -337,9 +350,9 @@ fn restarts(written: &Written, reading: Reading, whole: &Reader) -> Result<(), T
             needs: if index % 3 == 0 { reading.needs } else { None },
             ..reading
         };
-        let mut reader = Reader::new(handed.resume.clone(), other);
+        let mut reader = Reader::new(written, handed.resume.clone(), other);
         let rest = written.writer.dump(&handed.resume.position);
-        check_rest(written, &mut reader, &rest, next_item(written, Some(handed)))
+        check_rest(written, &mut reader, &rest, next_item(written, first, Some(handed)))
             .map_err(|fault| because(&fault, format!("began at {}", handed.resume)))?;
     }
     Ok(())
@@ -350,7 +363,7 @@ fn relocations(
     history: &History,
     written: &Written,
     reading: Reading,
-    whole: &Reader,
+    whole: &Reader<'_>,
 ) -> Result<(), TestCaseError> {
     if matches!(history.setup.flavor, Flavor::MySqlAnonymous | Flavor::MySqlWithoutGtids) {
         return Ok(());
@@ -358,9 +371,11 @@ fn relocations(
     let replica = history.write(true);
     for (index, handed) in whole.batches.iter().enumerate() {
         let Some(gtids) = handed.resume.gtids.clone() else { continue };
-        let mut reader = Reader::new(beginning(written, reading), reading);
+        let (start, _) = beginning(written, reading);
+        let mut reader = Reader::new(written, start.clone(), reading);
         reader.calls_left = Some(index * 3);
-        let _ = reader.read(&written.writer.dump(&reader.decoder.position().clone()));
+        let _ = reader.read(&written.writer.dump(&start.position));
+        reader.written = &replica;
         reader.calls_left = None;
         let before = reader.items.len();
         reader.decoder.rewind();
@@ -385,8 +400,15 @@ fn is_in(set: &GtidSet, gtid: &str) -> bool {
     !one.is_empty() && one.is_subset_of(set)
 }
 
+/// So many that it takes seconds; `PROPTEST_CASES` says otherwise.
+fn config() -> ProptestConfig {
+    let default = ProptestConfig::default();
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { default.cases } else { 1000 };
+    ProptestConfig { cases, max_shrink_iters: 20_000, failure_persistence: None, ..default }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn committed_rows_come_exactly_once(history in history(), reading in reading()) {
