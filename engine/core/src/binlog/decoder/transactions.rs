@@ -292,15 +292,17 @@ impl Decoder {
         // missed: then an earlier position stands, and the rest says how far from it all is past.
         let stays =
             self.prepared.oldest().cloned().or_else(|| (*offset > u64::from(u32::MAX)).then(|| self.resume.clone()));
+        let place = Progress { event: *offset, rows: 0 };
+        // What an earlier run was done with is read again: the resume point doesn't go back there.
+        let known = self.skip.as_ref().filter(|_| self.is_past(place)).cloned();
         match stays {
             Some(earlier) => {
-                self.resume = earlier;
-                let progress = Progress { event: *offset, rows: 0 };
-                self.resume.past = Some(Past { file: file.clone(), progress });
+                let past = known.unwrap_or_else(|| Past { file: file.clone(), progress: place });
+                self.resume = Resume { past: Some(past), ..earlier };
             }
             None => {
                 self.resume.position.clone_from(&self.position);
-                self.resume.past = None;
+                self.resume.past = known;
                 self.resume.gtids = None;
             }
         }

@@ -151,7 +151,7 @@ pub fn history() -> impl Strategy<Value = History> {
         2 => Just(Step::Rotate),
         1 => Just(Step::Restart),
         1 => proptest::option::of(parts()).prop_map(|parts| Step::Crash { parts }),
-        1 => (1u64..4).prop_map(|gib| Step::Grow { gib }),
+        1 => (1u64..12).prop_map(|gib| Step::Grow { gib }),
     ];
     (setup, proptest::collection::vec(step, 1..14)).prop_map(|(setup, steps)| History { setup, steps })
 }
@@ -223,16 +223,18 @@ pub struct Written {
     pub voids: HashMap<BinlogPosition, Void>,
     /// What the tables are, from a position on.
     pub definitions: Vec<(BinlogPosition, Vec<TableDefinition>)>,
-    /// Where the reading may begin.
+    /// The places between two transactions.
     pub boundaries: Vec<Boundary>,
     /// Whether some rows are so large that not all of them can be held back.
     pub has_big_rows: bool,
 }
 
-/// A place between two transactions, while none is prepared.
+/// A place between two transactions.
 #[derive(Debug, Clone)]
 pub struct Boundary {
     pub position: BinlogPosition,
+    /// Whether an XA transaction is prepared and neither committed nor rolled back.
+    pub has_prepared: bool,
     /// What was committed before.
     pub committed: usize,
     /// What was executed before.
@@ -317,12 +319,7 @@ impl History {
             altered: 0,
             gtid: None,
         };
-        let first = Boundary {
-            position: BinlogPosition::new(scribe.out.writer.file(), BinlogPosition::FIRST_EVENT),
-            committed: 0,
-            executed: scribe.out.writer.executed().clone(),
-        };
-        scribe.out.boundaries.push(first);
+        scribe.boundary(true);
         for (index, step) in self.steps.iter().enumerate() {
             match step {
                 Step::Rotate | Step::Restart | Step::Crash { parts: None } if is_replica => {}
@@ -331,12 +328,7 @@ impl History {
             if is_replica && index % 3 == 2 {
                 scribe.out.writer.rotate();
             }
-            let position = scribe.out.writer.position();
-            if scribe.prepared.is_empty() && u32::try_from(position.offset).is_ok() {
-                let committed = scribe.out.committed.len();
-                let executed = scribe.out.writer.executed().clone();
-                scribe.out.boundaries.push(Boundary { position, committed, executed });
-            }
+            scribe.boundary(false);
         }
         scribe.out
     }
@@ -389,7 +381,26 @@ pub fn is_selected(schema: &str) -> bool {
     schema == "shop"
 }
 
+impl Boundary {
+    /// Whether the reading may begin there: a dump can be asked for it, and it is known of no transaction that isn't.
+    pub fn is_start(&self) -> bool {
+        !self.has_prepared && u32::try_from(self.position.offset).is_ok()
+    }
+}
+
 impl Written {
+    /// What was executed before a place between two transactions.
+    pub fn executed_before(&self, at: &BinlogPosition) -> &GtidSet {
+        let place = |position: &BinlogPosition| (file_number(&position.file), position.offset);
+        let before = self.boundaries.iter().rev().find(|boundary| place(&boundary.position) <= place(at));
+        &before.expect("the first is the beginning").executed
+    }
+
+    /// Whether a file is larger than a dump's positions can say.
+    pub fn has_large_file(&self) -> bool {
+        self.boundaries.iter().any(|boundary| u32::try_from(boundary.position.offset).is_err())
+    }
+
     /// A table's columns at a position, as information_schema has them there.
     pub fn catalog(&self, at: &BinlogPosition, schema: &str, table: &str) -> Vec<CatalogColumn> {
         let place = |position: &BinlogPosition| (file_number(&position.file), position.offset);
@@ -450,10 +461,25 @@ impl Scribe {
                 self.out.writer.crash();
             }
             Step::Grow { gib } => {
-                self.out.writer.skip(gib << 30);
-                self.ignorable();
+                for _ in 0..*gib {
+                    self.out.writer.skip(1 << 30);
+                    self.ignorable();
+                }
             }
         }
+    }
+
+    fn boundary(&mut self, is_head: bool) {
+        let mut position = self.out.writer.position();
+        if is_head {
+            position.offset = BinlogPosition::FIRST_EVENT;
+        }
+        self.out.boundaries.push(Boundary {
+            position,
+            has_prepared: !self.prepared.is_empty(),
+            committed: self.out.committed.len(),
+            executed: self.out.writer.executed().clone(),
+        });
     }
 
     fn ignorable(&mut self) {

@@ -14,7 +14,7 @@ use self::history::{Boundary, Flavor, Head, History, Item, Row, Void, Written, h
 use super::writer::{Change, EventBytes, Value};
 use super::{ColumnSet, DecodeError, Decoder, Fault, Needed, Needs, Next, RowBatch, Select};
 use crate::gtid::GtidSet;
-use crate::position::{BinlogPosition, Resume};
+use crate::position::{BinlogPosition, Past, Resume};
 use crate::progress::Cost;
 
 /// How a history is read.
@@ -88,8 +88,10 @@ struct Reader<'a> {
     reading: Reading,
     decoder: Decoder,
     tables: HashMap<TableId, Arc<Table>>,
+    /// The index, among what was committed, of the first item of this connection.
+    first: usize,
+    /// What came on this connection.
     items: Vec<Item>,
-    /// For each batch: how many items there were with it, whether it is a schema change, and its resume point.
     batches: Vec<Handed>,
     events: u64,
     /// Calls of [`Decoder::next`] until the connection is lost.
@@ -97,9 +99,11 @@ struct Reader<'a> {
     calls: usize,
 }
 
+/// A batch that was handed on.
 #[derive(Debug, Clone)]
 struct Handed {
-    items: usize,
+    /// The index, among what was committed, of the item after it.
+    next: usize,
     is_schema_change: bool,
     resume: Resume,
 }
@@ -109,8 +113,17 @@ enum Stop {
     Error(DecodeError),
 }
 
+/// How reading from a connection ended.
+#[derive(Debug, PartialEq)]
+enum Outcome {
+    Whole,
+    ConnectionLost,
+    /// By an error that the history deserves.
+    Stopped,
+}
+
 impl<'a> Reader<'a> {
-    fn new(written: &'a Written, resume: Resume, reading: Reading) -> Self {
+    fn new(written: &'a Written, resume: Resume, first: usize, reading: Reading) -> Self {
         let select = Columns { seed: reading.needs, asked: 0.into() };
         let mut decoder = Decoder::new(resume, Box::new(select)).with_schema_changes(true);
         decoder.bound_batches(Cost { rows: reading.rows_max, bytes: reading.bytes_max });
@@ -119,12 +132,24 @@ impl<'a> Reader<'a> {
             reading,
             decoder,
             tables: HashMap::new(),
+            first,
             items: Vec::new(),
             batches: Vec::new(),
             events: 0,
             calls_left: None,
             calls: 0,
         }
+    }
+
+    /// Forgets what wasn't handed on, and gives from where to read on.
+    fn reconnect(&mut self) -> Resume {
+        let resume = self.decoder.rewind();
+        if let Some(handed) = self.batches.last() {
+            assert_eq!(resume, handed.resume, "what was handed on counts");
+            self.first = next_item(self.written, handed);
+        }
+        self.items.clear();
+        resume
     }
 
     fn read(&mut self, events: &[EventBytes]) -> Result<(), Stop> {
@@ -215,7 +240,26 @@ impl<'a> Reader<'a> {
                 gtid: change.gtid,
             });
         }
-        self.batches.push(Handed { items: self.items.len(), is_schema_change, resume: batch.resume });
+        self.check_resume(&batch.resume);
+        let next = self.first + self.items.len();
+        self.batches.push(Handed { next, is_schema_change, resume: batch.resume });
+    }
+
+    /// A dump can be asked for the place, and the set of GTIDs is that of the place.
+    fn check_resume(&self, resume: &Resume) {
+        assert!(u32::try_from(resume.position.offset).is_ok(), "no server can be asked for {resume}");
+        let Some(gtids) = &resume.gtids else { return };
+        let executed = self.written.executed_before(&resume.position);
+        // A replica may be read from before what is done with at first, and past 4 GiB the position stays.
+        let is_further = &*resume.server == "replica" || self.written.has_large_file();
+        let is_right = if is_further { executed.is_subset_of(gtids) } else { **gtids == *executed };
+        assert!(is_right, "{resume} has the GTIDs {gtids} instead of {executed}");
+    }
+
+    /// Whether a place is past 4 GiB of its file.
+    fn is_far(&self, resume: &Resume) -> bool {
+        let is_far = |past: &Past| u32::try_from(past.progress.event).is_err();
+        resume.past.as_ref().is_some_and(is_far)
     }
 }
 
@@ -234,26 +278,26 @@ fn values(table: &Table, image: Image<'_>) -> Vec<Value> {
 
 /// Where a history's reading begins, and how many of its items come before.
 fn beginning(written: &Written, reading: Reading) -> (Resume, usize) {
-    let Boundary { position, committed, executed } = &written.boundaries[reading.begin % written.boundaries.len()];
+    let starts: Vec<&Boundary> = written.boundaries.iter().filter(|boundary| boundary.is_start()).collect();
+    let Boundary { position, committed, executed, .. } = starts[reading.begin % starts.len()];
     let gtids = reading.knows_gtids.then(|| Arc::new(executed.clone()));
     (Resume { gtids, ..Resume::at("server", position.clone()) }, *committed)
 }
 
-/// The index of the first item that comes after a restart at the resume point of `batches`' last one; what was handed on
-/// before it doesn't come again.
+/// The index of the first item that comes after a restart at a batch's resume point; what was handed on before it doesn't
+/// come again.
 ///
 /// Two kinds of items may come again: a schema change, until it is known that something came after it; and an XA
 /// transaction that wasn't handed on to its end, as its rows lie where it was prepared.
-fn next_item(written: &Written, first: usize, handed: Option<&Handed>) -> usize {
-    let Some(handed) = handed else { return first };
-    let index = first + handed.items;
+fn next_item(written: &Written, handed: &Handed) -> usize {
+    let next = handed.next;
     if handed.is_schema_change {
-        return index - 1;
+        return next - 1;
     }
     let xa_of = |index: usize| written.xa_first.get(index).copied().flatten();
-    match index.checked_sub(1).and_then(xa_of) {
-        Some(first) if xa_of(index) == Some(first) => first,
-        _ => index,
+    match next.checked_sub(1).and_then(xa_of) {
+        Some(first) if xa_of(next) == Some(first) => first,
+        _ => next,
     }
 }
 
@@ -261,8 +305,11 @@ fn check(history: &History, reading: Reading) -> Result<(), TestCaseError> {
     let written = history.write(false);
     let (start, first) = beginning(&written, reading);
     let dump = written.writer.dump(&start.position);
-    let mut whole = Reader::new(&written, start, reading);
-    if check_rest(&written, &mut whole, &dump, first)? {
+    let mut whole = Reader::new(&written, start, first, reading);
+    if read_on(&mut whole, &dump)? == Outcome::Whole {
+        let end = whole.decoder.resume_before();
+        let is_held_back = written.boundaries.last().is_some_and(|last| last.has_prepared) || whole.is_far(end);
+        prop_assert!(is_held_back || end.past.is_none(), "everything is done with, and yet it is {}", end);
         reconnects(&written, reading, whole.calls)?;
         restarts(&written, reading, &whole)?;
         relocations(history, &written, reading, &whole)?;
@@ -270,24 +317,21 @@ fn check(history: &History, reading: Reading) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// Reads on: what comes now is what was committed from an index on. False if there is a stop, which is deserved.
-fn check_rest(
-    written: &Written,
-    reader: &mut Reader<'_>,
-    dump: &[EventBytes],
-    first: usize,
-) -> Result<bool, TestCaseError> {
-    let before = reader.items.len();
+/// Reads on, and looks whether what comes is what was committed.
+fn read_on(reader: &mut Reader<'_>, dump: &[EventBytes]) -> Result<Outcome, TestCaseError> {
     let stop = reader.read(dump);
-    let items = &reader.items[before..];
-    let expected = &written.committed[first..];
+    let (written, items) = (reader.written, &reader.items[..]);
+    let expected = &written.committed[reader.first..];
     match stop {
         Ok(()) => {
             prop_assert_eq!(items, expected);
-            Ok(true)
+            Ok(Outcome::Whole)
         }
-        Err(Stop::ConnectionLost) => panic!("no connection was lost"),
-        Err(Stop::Error(error)) => check_stop(written, items, first, &error).map(|()| false),
+        Err(Stop::ConnectionLost) => {
+            prop_assert_eq!(items, &expected[..items.len().min(expected.len())]);
+            Ok(Outcome::ConnectionLost)
+        }
+        Err(Stop::Error(error)) => check_stop(written, items, reader.first, &error).map(|()| Outcome::Stopped),
     }
 }
 
@@ -318,30 +362,27 @@ fn because(fault: &TestCaseError, what: String) -> TestCaseError {
     TestCaseError::fail(format!("{what}: {fault}"))
 }
 
-/// The connection is lost after each call in turn.
+/// The connection is lost after each call in turn, and once more a little later.
 fn reconnects(written: &Written, reading: Reading, calls: usize) -> Result<(), TestCaseError> {
     let (start, first) = beginning(written, reading);
-    let dump = written.writer.dump(&start.position);
     for lost_after in 0..calls {
-        let mut reader = Reader::new(written, start.clone(), reading);
-        reader.calls_left = Some(lost_after);
-        let stop = reader.read(&dump);
-        prop_assert!(matches!(stop, Err(Stop::ConnectionLost)));
-        let expected = next_item(written, first, reader.batches.last());
-        prop_assert_eq!(&reader.items[..], &written.committed[first..][..reader.items.len()]);
-        reader.calls_left = None;
-        let resume = reader.decoder.rewind();
-        let handed = reader.batches.last().map_or(&start, |handed| &handed.resume);
-        prop_assert_eq!(&resume, handed, "what was handed on counts");
-        check_rest(written, &mut reader, &written.writer.dump(&resume.position), expected)
-            .map_err(|fault| because(&fault, format!("lost after call {lost_after}, read on at {resume}")))?;
+        let mut reader = Reader::new(written, start.clone(), first, reading);
+        let mut resume = start.clone();
+        for calls_left in [Some(lost_after), Some(lost_after * 5 % 17), None] {
+            reader.calls_left = calls_left;
+            let outcome = read_on(&mut reader, &written.writer.dump(&resume.position))
+                .map_err(|fault| because(&fault, format!("lost after call {lost_after}, read on at {resume}")))?;
+            if outcome != Outcome::ConnectionLost {
+                break;
+            }
+            resume = reader.reconnect();
+        }
     }
     Ok(())
 }
 
 /// Another run begins at each resume point that there was.
 fn restarts(written: &Written, reading: Reading, whole: &Reader<'_>) -> Result<(), TestCaseError> {
-    let (_, first) = beginning(written, reading);
     for (index, handed) in whole.batches.iter().enumerate() {
         // Bounds, pauses and columns may be other ones then.
         let other = Reading {
@@ -350,9 +391,8 @@ fn restarts(written: &Written, reading: Reading, whole: &Reader<'_>) -> Result<(
             needs: if index % 3 == 0 { reading.needs } else { None },
             ..reading
         };
-        let mut reader = Reader::new(written, handed.resume.clone(), other);
-        let rest = written.writer.dump(&handed.resume.position);
-        check_rest(written, &mut reader, &rest, next_item(written, first, Some(handed)))
+        let mut reader = Reader::new(written, handed.resume.clone(), next_item(written, handed), other);
+        read_on(&mut reader, &written.writer.dump(&handed.resume.position))
             .map_err(|fault| because(&fault, format!("began at {}", handed.resume)))?;
     }
     Ok(())
@@ -371,24 +411,29 @@ fn relocations(
     let replica = history.write(true);
     for (index, handed) in whole.batches.iter().enumerate() {
         let Some(gtids) = handed.resume.gtids.clone() else { continue };
-        let (start, _) = beginning(written, reading);
-        let mut reader = Reader::new(written, start.clone(), reading);
+        let (start, first) = beginning(written, reading);
+        let mut reader = Reader::new(written, start.clone(), first, reading);
         reader.calls_left = Some(index * 3);
         let _ = reader.read(&written.writer.dump(&start.position));
-        reader.written = &replica;
         reader.calls_left = None;
-        let before = reader.items.len();
-        reader.decoder.rewind();
+        reader.reconnect();
+        reader.written = &replica;
         let position = BinlogPosition::new("", BinlogPosition::FIRST_EVENT);
         reader.decoder.relocate(Resume { gtids: Some(Arc::clone(&gtids)), ..Resume::at("replica", position) });
-        match reader.read(&replica.writer.dump_by_gtids(&gtids)) {
+        // Asked by a position, the server sends what is in the set as well; MariaDB is never asked so.
+        let dump = if index % 2 == 0 || history.setup.flavor == Flavor::MariaDb {
+            replica.writer.dump_by_gtids(&gtids)
+        } else {
+            replica.writer.dump(&replica.boundaries[0].position)
+        };
+        match reader.read(&dump) {
             Err(Stop::Error(DecodeError { fault: Fault::RolledBack { .. } | Fault::Unsupported { .. }, .. })) => continue,
             Err(Stop::Error(error)) => prop_assert!(false, "after {}: {}", gtids, error),
             Ok(()) | Err(Stop::ConnectionLost) => {}
         }
         let is_new = |item: &&Item| !is_in(&gtids, item.gtid());
         let expected: Vec<Item> = replica.committed.iter().filter(is_new).map(Item::elsewhere).collect();
-        let found: Vec<Item> = reader.items[before..].iter().map(Item::elsewhere).collect();
+        let found: Vec<Item> = reader.items.iter().map(Item::elsewhere).collect();
         prop_assert_eq!(found, expected, "after {}", gtids);
     }
     Ok(())
