@@ -3,7 +3,7 @@
 //! ```text
 //!   events ──▶ binlog ──▶ batch ──▶ (transforms) ──▶ route ──▶ envelope ──▶ lanes
 //!                                                                             │ settled
-//!                                   resume point ◀──────── progress ◀─────────┘
+//!                              resume point ◀── acks (rowmill-pipeline) ◀─────┘
 //! ```
 //!
 //! - [`binlog`] decodes events into packed row batches;
@@ -11,8 +11,7 @@
 //! - [`batch`] is the packed format, shared with the guests' SDK;
 //! - [`route`] gives each output its message group and its identity;
 //! - [`envelope`] writes a row as a message body;
-//! - [`lanes`] decides which messages may go into the next request;
-//! - [`progress`] tells up to where everything is delivered.
+//! - [`lanes`] decides which messages may go into the next request.
 
 pub mod binlog;
 pub mod envelope;

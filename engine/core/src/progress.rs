@@ -17,14 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::position::Resume;
 
-/// What a batch takes of the in-flight budget.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Cost {
-    /// Rows as read, before transforms.
-    pub rows: u32,
-    /// Bytes of the packed batch.
-    pub bytes: u32,
-}
+pub use rowmill_pipeline::ack::Cost;
 
 /// How far the watermark moved.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -37,10 +37,10 @@ impl Chain {
         let decoded = parse(bytes);
         if undecoded.version() != self.version {
             // It was decoded for other transforms.
-            let whole = undecoded.whole(&decoded, (0..*rows as u32).map(RowIndex))?;
+            let whole = undecoded.whole(&decoded, (0..*rows as u32).map(RowIndex)).map_err(|row| row.error)?;
             return Ok(run(&Arc::new(whole)));
         }
-        let whole = |rows: &[RowIndex]| undecoded.whole(&decoded, rows.iter().copied());
+        let whole = |rows: &[RowIndex]| undecoded.whole(&decoded, rows.iter().copied()).map_err(|row| row.error);
         run(bytes).map(|transformed| transformed.completed(bytes, whole)).transpose()
     }
 

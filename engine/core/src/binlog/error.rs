@@ -1,20 +1,33 @@
 //! What stops the decoding: what happened, where, and what mends it.
 
+use rowmill_batch::RowIndex;
+
 use super::event::EventKind;
 use crate::position::BinlogPosition;
 
-/// An event that can't be decoded. Nothing of it was put into a batch.
+/// An event that can't be decoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("binlog event at {position} (type {}){}: {fault}", .kind.0, .table.as_ref().map(|t| format!(", table {t}")).unwrap_or_default())]
 pub struct DecodeError {
     /// Where the event begins.
     pub position: BinlogPosition,
+    /// Where its transaction begins in the same file, if it is known to be in one.
+    pub transaction: Option<u64>,
     /// The event's type.
     pub kind: EventKind,
     /// The table, where the event has one that is known.
     pub table: Option<String>,
     /// What is wrong.
     pub fault: Fault,
+}
+
+/// A row whose deferred columns can't be decoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowError {
+    /// The row, in the batch that has it.
+    pub row: RowIndex,
+    /// Why.
+    pub error: DecodeError,
 }
 
 /// What is wrong with an event.

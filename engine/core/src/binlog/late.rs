@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rowmill_batch::{Batch, Builder, ColumnIndex, ImageKind, Operation, RowHeader, RowIndex, TransactionHeader};
 
-use super::error::{DecodeError, Fault};
+use super::error::{DecodeError, Fault, RowError};
 use super::rows::{RowsEvent, RowsKind};
 use super::sparse::SparseRow;
 use super::tables::{Select, TableVersion};
@@ -201,7 +201,7 @@ impl Undecoded {
     ///
     /// # Errors
     /// If one can't be decoded with certainty.
-    pub fn whole(&self, batch: &Batch<'_>, rows: impl IntoIterator<Item = RowIndex>) -> Result<Vec<u8>, DecodeError> {
+    pub fn whole(&self, batch: &Batch<'_>, rows: impl IntoIterator<Item = RowIndex>) -> Result<Vec<u8>, RowError> {
         let mut out = Builder::with_capacity(self.images.len());
         for index in rows {
             let Some((form, images)) = self.images_of(index) else {
@@ -216,13 +216,15 @@ impl Undecoded {
             out.begin_row(&header);
             let read = event.next_row(&table.columns, None, &mut out);
             read.and_then(|()| if out.is_too_large() { Err(Fault::RowTooLarge) } else { Ok(()) }).map_err(|fault| {
-                let file = batch.transaction(row.transaction()).header().file;
-                DecodeError {
+                let TransactionHeader { file, position, .. } = batch.transaction(row.transaction()).header();
+                let error = DecodeError {
                     position: BinlogPosition::new(file, header.event_position),
+                    transaction: Some(position),
                     kind: kind.event_kind(),
                     table: Some(table.table.to_string()),
                     fault,
-                }
+                };
+                RowError { row: index, error }
             })?;
             out.end_row();
             if row.is_last_in_transaction() {
@@ -381,8 +383,8 @@ mod tests {
     use super::*;
     use crate::binlog::{Decoder, Next, RowBatch};
     use crate::position::Resume;
-    use crate::progress::Cost;
     use rowmill_batch::{Row, Table};
+    use rowmill_pipeline::ack::Cost;
 
     /// Of each table some columns, others by each seed. Changes its mind now and then.
     struct Columns {
@@ -506,7 +508,7 @@ mod tests {
                 }
                 let end = undecoded.rows[row.0 as usize].end;
                 undecoded.rows[row.0 as usize].end = end - 1;
-                if let Err(error) = undecoded.whole(&parsed, [row]) {
+                if let Err(RowError { error, .. }) = undecoded.whole(&parsed, [row]) {
                     cut_off += 1;
                     let header = parsed.row(row).header();
                     assert_eq!((error.position.offset, error.fault), (header.event_position, Fault::Truncated));

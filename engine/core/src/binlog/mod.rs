@@ -47,7 +47,7 @@ pub mod writer;
 
 pub use catalog::CatalogColumn;
 pub use decoder::{BATCH_BYTES_MAX, BATCH_ROWS_MAX, Decoder, Next, RowBatch};
-pub use error::{DecodeError, Fault};
+pub use error::{DecodeError, Fault, RowError};
 pub use event::{EventHeader, EventKind};
 pub use late::{ColumnSet, Needed, Needs, Undecoded};
 pub use query::SchemaChange;

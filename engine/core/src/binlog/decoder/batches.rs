@@ -35,7 +35,9 @@ impl Decoder {
             if self.is_full() {
                 self.cut_within(place)?;
             }
-            self.fill(&mut rows, header, &mut place)?;
+            let filled = self.fill(&mut rows, header, &mut place);
+            self.rows_of_event = place.rows;
+            filled?;
         }
         Ok(())
     }

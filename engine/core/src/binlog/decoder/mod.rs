@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use rowmill_batch::Table;
+use rowmill_pipeline::ack::Cost;
 
 use super::catalog::CatalogColumn;
 use super::error::{DecodeError, Fault};
@@ -23,8 +24,7 @@ use super::table_map::{Family, TableName};
 use super::tables::{MapFault, Select, Tables};
 use super::transaction::{PreparedXa, Transaction};
 use crate::gtid::{GtidSet, GtidText};
-use crate::position::{BinlogPosition, Past, Resume};
-use crate::progress::Cost;
+use crate::position::{BinlogPosition, Past, Progress, Resume};
 
 /// A batch is handed on when it has this many rows,
 pub const BATCH_ROWS_MAX: usize = 2048;
@@ -113,6 +113,10 @@ pub struct Decoder {
     ready: VecDeque<RowBatch>,
     /// Whether `resume` moved since the last batch.
     moved: bool,
+    /// How many rows of the event that is being read were decoded.
+    rows_of_event: u32,
+    /// Why nothing is decoded any more, once all before it is handed over.
+    failed: Option<DecodeError>,
 }
 
 /// How much of an event was done.
@@ -188,6 +192,8 @@ impl Decoder {
             gtid_text: GtidText::default(),
             ready: VecDeque::new(),
             moved: false,
+            rows_of_event: 0,
+            failed: None,
         }
     }
 
@@ -208,12 +214,17 @@ impl Decoder {
     /// a million rows, fills more than a batch at a time.
     ///
     /// # Errors
-    /// If the event can't be decoded with certainty. Nothing of it is in a batch; the decoder must
-    /// not be used any more.
+    /// If the event can't be decoded with certainty. All that is decoded before the fault, and may be delivered, was
+    /// handed over before: the rows of earlier transactions, and those of the open one unless they are held back. The
+    /// last batch's [`RowBatch::resume`] stands directly before the fault. From then on the decoder gives this error
+    /// alone, until [`Decoder::rewind`].
     pub fn next(&mut self, event: &[u8]) -> Result<Next, DecodeError> {
         loop {
             if let Some(batch) = self.pop() {
                 return Ok(Next::Batch(batch));
+            }
+            if let Some(error) = &self.failed {
+                return Err(error.clone());
             }
             let step = match mem::take(&mut self.done) {
                 Done::All => return Ok(Next::Event),
@@ -224,9 +235,47 @@ impl Decoder {
                 Ok(()) => {}
                 Err(Halt::Columns { schema, table }) => return Ok(Next::Columns { schema, table }),
                 Err(Halt::Fault { fault, kind, table }) => {
-                    return Err(DecodeError { position: self.position.clone(), kind, table, fault });
+                    let transaction = self.transaction.as_ref().map(|transaction| transaction.begin);
+                    self.cut_before_event();
+                    self.failed =
+                        Some(DecodeError { position: self.position.clone(), transaction, kind, table, fault });
                 }
             }
+        }
+    }
+
+    /// The event that is being read can't be decoded for want of something outside, such as a table's columns: gives
+    /// what may be delivered of all before it, batch by batch, as before an error of [`Decoder::next`].
+    pub fn give_up(&mut self) -> Option<RowBatch> {
+        if self.ready.is_empty() {
+            self.cut_before_event();
+        }
+        self.pop()
+    }
+
+    /// Where the transaction that is being read begins, or else the next event.
+    pub fn transaction_begin(&self) -> BinlogPosition {
+        let offset = self.transaction.as_ref().map_or(self.position.offset, |transaction| transaction.begin);
+        BinlogPosition { offset, ..self.position.clone() }
+    }
+
+    /// Hands over what is decoded before the event that is being read, or before the row of it that can't be decoded.
+    fn cut_before_event(&mut self) {
+        if let Some(transaction) = &self.transaction {
+            if transaction.hold.on && transaction.hold.handed_on == 0 {
+                // Nobody knows whether its rows were committed.
+                let earlier = transaction.hold.earlier;
+                self.transaction = None;
+                self.batch_has_transaction = false;
+                self.batch.truncate(earlier);
+            } else if transaction.rows > 0 {
+                let rows = self.rows_of_event.max(transaction.payload_rows.unwrap_or(0));
+                let progress = Progress { event: self.position.offset, rows };
+                self.resume.past = Some(Past { file: self.position.file.clone(), progress });
+            }
+        }
+        if self.moved {
+            self.cut();
         }
     }
 
@@ -259,6 +308,7 @@ impl Decoder {
         self.batch = Rows::first();
         self.batch_has_transaction = false;
         self.moved = false;
+        self.failed = None;
         self.resume.clone()
     }
 
@@ -280,6 +330,7 @@ impl Decoder {
     }
 
     fn begin_event(&mut self, bytes: &[u8]) -> Result<(), Halt> {
+        self.rows_of_event = 0;
         let header = EventHeader::parse(bytes).map_err(|fault| Halt::of(fault, EventKind(0)))?;
         let kind = header.kind;
         let body = self.checksums.open(&header, bytes).map_err(|fault| Halt::of(fault, kind))?;

@@ -1,0 +1,787 @@
+//! Acknowledgements: which batches are delivered, and up to where all of them are.
+//!
+//! The reader opens an [`Ack`] for each batch, in the order of the binlog, and takes the batch's share of the in-flight
+//! budget with it. The ack is split into parts, one for each sink and message. A batch is acknowledged when all its
+//! parts are: each is durable at its sink, dropped on purpose, or durable as a dead letter. The watermark follows the
+//! longest run of acknowledged batches from the start.
+//!
+//! Invariants, whatever the order of calls, and whichever thread panics (checked against a model by proptest, and by
+//! loom in every order of threads):
+//!
+//! - the watermark never passes a row that is not acknowledged, and never goes back;
+//! - an [`Ack`] that is dropped without being acknowledged (an early return, a panic, a task that is aborted) keeps the
+//!   watermark before its batch for good;
+//! - [`Ack::stop`] lets the watermark get to the row that stopped the pipeline, and no further;
+//! - batches hold their share of the budget until their progress is durable ([`CheckpointFeed::release`]);
+//! - so a restart at the watermark delivers a superset of what is not delivered.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::PoisonError;
+use std::task::{Context, Poll, Waker};
+
+use crate::sync::{Arc, AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering};
+
+/// What a batch takes of the in-flight budget.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Rows as read, before transforms.
+    pub rows: u32,
+    /// Bytes of the packed batch.
+    pub bytes: u32,
+}
+
+/// How far the watermark moved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Advance<P> {
+    /// The progress of the last batch that it passed.
+    pub progress: P,
+    /// Rows of the batches that it passed.
+    pub rows: u64,
+    /// Bytes of these batches.
+    pub bytes: u64,
+}
+
+/// No batch may be opened any more: something stopped the pipeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stopped;
+
+/// Makes the ends of a pipeline's acknowledgements, with an in-flight budget of `limits`.
+pub fn tracker<P>(limits: Cost) -> (AckOpener<P>, CheckpointFeed<P>, AckObserver<P>) {
+    let shared = Arc::new(Shared {
+        limits,
+        stop_sequence: AtomicU64::new(u64::MAX),
+        state: Mutex::new(State {
+            first: 0,
+            entries: VecDeque::new(),
+            unresolved: 0,
+            in_flight: Held::default(),
+            pending: None,
+            stop: None,
+            lost: 0,
+            is_blocked: false,
+            is_closed: false,
+            reader: None,
+            checkpoint_writer: None,
+            observer: None,
+        }),
+    });
+    (AckOpener(Arc::clone(&shared)), CheckpointFeed(Arc::clone(&shared)), AckObserver(shared))
+}
+
+/// The reader's end: opens batches. When it is dropped, no batch follows.
+#[derive(Debug)]
+pub struct AckOpener<P>(Arc<Shared<P>>);
+
+/// The checkpoint writer's end: tells how far all is acknowledged.
+#[derive(Debug)]
+pub struct CheckpointFeed<P>(Arc<Shared<P>>);
+
+/// The supervisor's end: tells whether something stopped the pipeline.
+#[derive(Debug)]
+pub struct AckObserver<P>(Arc<Shared<P>>);
+
+/// The duty to acknowledge a part of a batch: all of it, or what is made of one of its rows.
+#[derive(Debug)]
+#[must_use = "an ack that is dropped keeps the watermark before its batch"]
+pub struct Ack<P> {
+    batch: Arc<BatchAck<P>>,
+    /// The first row of the batch that this part is about.
+    row: u32,
+    is_resolved: bool,
+}
+
+/// What the parts of a batch share.
+#[derive(Debug)]
+struct BatchAck<P> {
+    shared: Arc<Shared<P>>,
+    sequence: u64,
+    /// Parts that are neither acknowledged nor dropped.
+    open_parts: AtomicUsize,
+    /// The lowest row of a part that was dropped or stopped; [`NO_ROW`] if none was.
+    lowest_lost_row: AtomicU32,
+}
+
+const NO_ROW: u32 = u32::MAX;
+
+#[derive(Debug)]
+struct Shared<P> {
+    limits: Cost,
+    /// The batch of [`State::stop`]; `u64::MAX` without one.
+    stop_sequence: AtomicU64,
+    state: Mutex<State<P>>,
+}
+
+#[derive(Debug)]
+struct State<P> {
+    /// The sequence number of the first entry.
+    first: u64,
+    entries: VecDeque<Entry<P>>,
+    /// Entries of which parts are open.
+    unresolved: usize,
+    /// What was opened and not released.
+    in_flight: Held,
+    /// How far the watermark moved since the checkpoint writer asked last.
+    pending: Option<Advance<P>>,
+    /// The first row that must not be delivered.
+    stop: Option<Stop<P>>,
+    /// Batches of which a part was dropped, though nothing stopped the pipeline before them.
+    lost: u64,
+    /// The watermark will not move any more.
+    is_blocked: bool,
+    /// No batch follows.
+    is_closed: bool,
+    reader: Option<Waker>,
+    checkpoint_writer: Option<Waker>,
+    observer: Option<Waker>,
+}
+
+#[derive(Debug)]
+struct Stop<P> {
+    sequence: u64,
+    row: u32,
+    /// The progress directly before the row.
+    progress: Option<P>,
+}
+
+#[derive(Debug)]
+struct Entry<P> {
+    progress: P,
+    cost: Cost,
+    outcome: Outcome,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Open,
+    Acknowledged,
+    /// All before the row that stopped the pipeline is acknowledged.
+    Partial,
+    Lost,
+}
+
+/// What several batches hold of the budget.
+#[derive(Debug, Clone, Copy, Default)]
+struct Held {
+    rows: u64,
+    bytes: u64,
+}
+
+impl<P> AckOpener<P> {
+    /// Waits until the in-flight budget has room for a batch, and opens it. `progress` is what is reached once all of
+    /// the batch is delivered. A batch that is larger than the whole budget waits until nothing else is in flight.
+    ///
+    /// # Errors
+    /// If something stopped the pipeline: the batch would not be delivered.
+    pub async fn open(&mut self, progress: P, cost: Cost) -> Result<Ack<P>, Stopped> {
+        let cost = self.0.share(cost);
+        let mut progress = Some(progress);
+        poll_fn(|context| {
+            let mut state = self.0.state();
+            if state.is_stopped() {
+                return Poll::Ready(Err(Stopped));
+            }
+            if !state.in_flight.has_room(cost, self.0.limits) {
+                let is_urgent = state.is_urgent(self.0.limits);
+                state.reader = Some(context.waker().clone());
+                if is_urgent {
+                    wake(state, |state| [state.checkpoint_writer.take(), None, None]);
+                }
+                return Poll::Pending;
+            }
+            let Some(progress) = progress.take() else { return Poll::Ready(Err(Stopped)) };
+            Poll::Ready(Ok(Shared::open(&self.0, &mut state, progress, cost)))
+        })
+        .await
+    }
+
+    /// What all batches may take together.
+    pub fn limits(&self) -> Cost {
+        self.0.limits
+    }
+}
+
+impl<P> Drop for AckOpener<P> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.is_closed = true;
+        wake(state, |state| [state.checkpoint_writer.take(), None, None]);
+    }
+}
+
+impl<P> CheckpointFeed<P> {
+    /// Waits until the watermark moved since [`CheckpointFeed::take`]. False if it will not move any more.
+    pub async fn moved(&mut self) -> bool {
+        self.wait_for(|state, _| match &state.pending {
+            Some(_) => Some(true),
+            None => state.is_finished().then_some(false),
+        })
+        .await
+    }
+
+    /// Waits until a checkpoint should be written without delay: the reader is short of room, or nothing follows.
+    pub async fn urgent(&mut self) {
+        self.wait_for(|state, limits| (state.is_finished() || state.is_urgent(limits)).then_some(())).await;
+    }
+
+    /// How far the watermark moved since the last call.
+    pub fn take(&mut self) -> Option<Advance<P>> {
+        self.0.state().pending.take()
+    }
+
+    /// The progress of an advance is durable: gives its share of the budget back.
+    pub fn release(&mut self, advance: &Advance<P>) {
+        let mut state = self.0.state();
+        state.in_flight.rows -= advance.rows;
+        state.in_flight.bytes -= advance.bytes;
+        wake(state, |state| [state.reader.take(), None, None]);
+    }
+
+    async fn wait_for<T>(&mut self, mut ready: impl FnMut(&State<P>, Cost) -> Option<T>) -> T {
+        poll_fn(|context| {
+            let mut state = self.0.state();
+            if let Some(value) = ready(&state, self.0.limits) {
+                return Poll::Ready(value);
+            }
+            set_waker(&mut state.checkpoint_writer, context);
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+impl<P> AckObserver<P> {
+    /// Waits until something stops the pipeline: a row that must not be passed, or an ack that is dropped.
+    pub async fn stopped(&self) {
+        poll_fn(|context| {
+            let mut state = self.0.state();
+            if state.is_stopped() {
+                return Poll::Ready(());
+            }
+            set_waker(&mut state.observer, context);
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Batches of which a part was dropped without being acknowledged, though nothing stopped the pipeline before them:
+    /// whoever held it failed.
+    pub fn lost(&self) -> u64 {
+        self.0.state().lost
+    }
+}
+
+impl<P> Ack<P> {
+    /// A further part of the same batch: what is made of `row` and nothing before it.
+    pub fn part(&self, row: u32) -> Self {
+        self.batch.open_parts.fetch_add(1, Ordering::Relaxed);
+        Self { batch: Arc::clone(&self.batch), row, is_resolved: false }
+    }
+
+    /// The first row of the batch that this part is about.
+    pub fn row(&self) -> u32 {
+        self.row
+    }
+
+    /// This part is delivered, or need not be.
+    pub fn acknowledge(mut self) {
+        self.is_resolved = true;
+        self.batch.resolve_part();
+    }
+
+    /// This part's row must not be passed: it and all after it are not to be delivered. `before` is the progress directly
+    /// before the row. What is before it still is to be delivered.
+    pub fn stop(mut self, before: P) {
+        self.is_resolved = true;
+        let shared = &self.batch.shared;
+        let mut state = shared.state();
+        let place = (self.batch.sequence, self.row);
+        if state.stop.as_ref().is_none_or(|stop| place < (stop.sequence, stop.row)) {
+            state.stop = Some(Stop { sequence: place.0, row: place.1, progress: Some(before) });
+            shared.stop_sequence.store(place.0, Ordering::Release);
+        }
+        wake(state, |state| [state.observer.take(), state.reader.take(), None]);
+        self.batch.lose_part(self.row);
+    }
+
+    /// Whether this part is not to be delivered, because a row of it or before it stopped the pipeline.
+    pub fn is_stopped(&self) -> bool {
+        let stop_sequence = self.batch.shared.stop_sequence.load(Ordering::Acquire);
+        if self.batch.sequence != stop_sequence {
+            return self.batch.sequence > stop_sequence;
+        }
+        self.batch.shared.state().stop.as_ref().is_some_and(|stop| self.row >= stop.row)
+    }
+}
+
+impl<P> Drop for Ack<P> {
+    fn drop(&mut self) {
+        if !self.is_resolved {
+            self.batch.lose_part(self.row);
+        }
+    }
+}
+
+impl<P> BatchAck<P> {
+    fn lose_part(&self, row: u32) {
+        self.lowest_lost_row.fetch_min(row, Ordering::Relaxed);
+        self.resolve_part();
+    }
+
+    fn resolve_part(&self) {
+        // Release: what other parts did to `lowest_lost_row` is seen by the last one.
+        if self.open_parts.fetch_sub(1, Ordering::AcqRel) == 1 {
+            let row = self.lowest_lost_row.load(Ordering::Relaxed);
+            self.shared.resolve(self.sequence, (row != NO_ROW).then_some(row));
+        }
+    }
+}
+
+impl<P> Shared<P> {
+    /// A panic of another thread leaves the state whole: nothing here panics while it changes it.
+    fn state(&self) -> MutexGuard<'_, State<P>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a batch takes: one that is larger than the whole budget takes all of it.
+    fn share(&self, cost: Cost) -> Cost {
+        Cost { rows: cost.rows.min(self.limits.rows), bytes: cost.bytes.min(self.limits.bytes) }
+    }
+
+    fn open(shared: &Arc<Self>, state: &mut State<P>, progress: P, cost: Cost) -> Ack<P> {
+        let sequence = state.first + state.entries.len() as u64;
+        state.entries.push_back(Entry { progress, cost, outcome: Outcome::Open });
+        state.unresolved += 1;
+        state.in_flight.add(cost);
+        let batch = BatchAck {
+            shared: Arc::clone(shared),
+            sequence,
+            open_parts: AtomicUsize::new(1),
+            lowest_lost_row: AtomicU32::new(NO_ROW),
+        };
+        Ack { batch: Arc::new(batch), row: 0, is_resolved: false }
+    }
+
+    /// No part of a batch is open any more.
+    fn resolve(&self, sequence: u64, lowest_lost_row: Option<u32>) {
+        let mut state = self.state();
+        let outcome = match (lowest_lost_row, &state.stop) {
+            (None, _) => Outcome::Acknowledged,
+            (Some(row), Some(stop)) if stop.sequence == sequence && stop.row <= row => Outcome::Partial,
+            (Some(_), _) => Outcome::Lost,
+        };
+        // Entries before `first` are resolved.
+        let index = (sequence - state.first) as usize;
+        state.entries[index].outcome = outcome;
+        state.unresolved -= 1;
+        let is_after_stop = state.stop.as_ref().is_some_and(|stop| stop.sequence < sequence);
+        let is_loss = outcome == Outcome::Lost && !is_after_stop;
+        state.lost += u64::from(is_loss);
+        let had_pending = state.pending.is_some();
+        state.advance();
+        let is_news = !had_pending && state.pending.is_some();
+        // Whoever waits for room needs the next checkpoint at once.
+        let wakes_writer = is_news || state.is_finished() || state.is_urgent(self.limits);
+        wake(state, |state| {
+            [
+                if wakes_writer { state.checkpoint_writer.take() } else { None },
+                if is_loss { state.observer.take() } else { None },
+                if is_loss { state.reader.take() } else { None },
+            ]
+        });
+    }
+}
+
+impl<P> State<P> {
+    fn is_stopped(&self) -> bool {
+        self.stop.is_some() || self.lost > 0
+    }
+
+    /// Whether the watermark will not move any more.
+    fn is_finished(&self) -> bool {
+        self.is_blocked || self.is_closed && self.unresolved == 0
+    }
+
+    /// Whether the reader may be waiting for what is delivered and not yet durable: it holds half of the budget, and less
+    /// than half is left.
+    fn is_urgent(&self, limits: Cost) -> bool {
+        let Some(pending) = &self.pending else { return false };
+        let is_short = |in_flight: u64, limit: u32, delivered: u64| {
+            in_flight * 2 > u64::from(limit) && delivered * 2 >= u64::from(limit)
+        };
+        is_short(self.in_flight.rows, limits.rows, pending.rows)
+            || is_short(self.in_flight.bytes, limits.bytes, pending.bytes)
+    }
+
+    /// Moves the watermark over what is acknowledged.
+    fn advance(&mut self) {
+        while !self.is_blocked {
+            let Some(entry) = self.entries.front() else { return };
+            match entry.outcome {
+                Outcome::Open => return,
+                Outcome::Lost => self.is_blocked = true,
+                Outcome::Acknowledged => {
+                    let Some(Entry { progress, cost, .. }) = self.entries.pop_front() else { return };
+                    self.first += 1;
+                    self.pass(progress, cost);
+                }
+                Outcome::Partial => {
+                    self.is_blocked = true;
+                    if let Some(progress) = self.stop.as_mut().and_then(|stop| stop.progress.take()) {
+                        self.pass(progress, Cost::default());
+                    }
+                }
+            }
+        }
+    }
+
+    fn pass(&mut self, progress: P, cost: Cost) {
+        let (rows, bytes) = (u64::from(cost.rows), u64::from(cost.bytes));
+        match &mut self.pending {
+            Some(pending) => {
+                pending.progress = progress;
+                pending.rows += rows;
+                pending.bytes += bytes;
+            }
+            none => *none = Some(Advance { progress, rows, bytes }),
+        }
+    }
+}
+
+impl Held {
+    fn add(&mut self, cost: Cost) {
+        self.rows += u64::from(cost.rows);
+        self.bytes += u64::from(cost.bytes);
+    }
+
+    fn has_room(self, cost: Cost, limits: Cost) -> bool {
+        self.rows + u64::from(cost.rows) <= u64::from(limits.rows)
+            && self.bytes + u64::from(cost.bytes) <= u64::from(limits.bytes)
+    }
+}
+
+/// Wakes who is chosen, once the state is unlocked: who is woken asks for it at once.
+fn wake<P>(mut state: MutexGuard<'_, State<P>>, choose: impl FnOnce(&mut State<P>) -> [Option<Waker>; 3]) {
+    let wakers = choose(&mut state);
+    drop(state);
+    wakers.into_iter().flatten().for_each(Waker::wake);
+}
+
+fn set_waker(waker: &mut Option<Waker>, context: &Context<'_>) {
+    match waker {
+        Some(known) => known.clone_from(context.waker()),
+        none => *none = Some(context.waker().clone()),
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::task::Context;
+
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
+    use super::*;
+
+    const LIMITS: Cost = Cost { rows: 100, bytes: 1000 };
+    const COST: Cost = Cost { rows: 10, bytes: 10 };
+
+    /// A future's value, if it need not wait.
+    fn now<T>(future: impl Future<Output = T>) -> Option<T> {
+        let mut future = std::pin::pin!(future);
+        match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(value) => Some(value),
+            Poll::Pending => None,
+        }
+    }
+
+    fn open(acks: &mut AckOpener<u64>, progress: u64) -> Ack<u64> {
+        now(acks.open(progress, COST)).expect("room").expect("nothing stopped it")
+    }
+
+    #[test]
+    fn a_batch_is_acknowledged_when_all_its_parts_are() {
+        let (mut acks, mut feed, observer) = tracker(LIMITS);
+        let ack = open(&mut acks, 1);
+        let (first, second) = (ack.part(0), ack.part(7));
+        ack.acknowledge();
+        second.acknowledge();
+        assert_eq!((now(feed.moved()), feed.take()), (None, None));
+        first.acknowledge();
+        assert_eq!(now(feed.moved()), Some(true));
+        assert_eq!(feed.take(), Some(Advance { progress: 1, rows: 10, bytes: 10 }));
+        drop(acks);
+        assert_eq!((now(feed.moved()), observer.lost()), (Some(false), 0));
+    }
+
+    #[test]
+    fn a_dropped_part_keeps_the_watermark_before_its_batch_for_good() {
+        let (mut acks, mut feed, observer) = tracker(LIMITS);
+        let (first, second, third) = (open(&mut acks, 1), open(&mut acks, 2), open(&mut acks, 3));
+        third.acknowledge();
+        drop(second.part(5));
+        assert_eq!(now(observer.stopped()), None, "parts of it are open");
+        second.acknowledge();
+        assert_eq!((now(observer.stopped()), observer.lost()), (Some(()), 1));
+        assert_eq!(now(acks.open(4, COST)).map(|ack| ack.err()), Some(Some(Stopped)));
+        first.acknowledge();
+        assert_eq!(feed.take().map(|advance| advance.progress), Some(1));
+        assert_eq!(now(feed.moved()), Some(false));
+    }
+
+    #[test]
+    fn a_stop_lets_the_watermark_get_to_its_row() {
+        let (mut acks, mut feed, observer) = tracker(LIMITS);
+        let (first, second, third) = (open(&mut acks, 10), open(&mut acks, 20), open(&mut acks, 30));
+        let (before, after) = (second.part(3), second.part(5));
+        assert!(!third.is_stopped());
+        second.part(4).stop(14);
+        assert_eq!(now(observer.stopped()), Some(()));
+        assert!(!first.is_stopped() && !before.is_stopped() && after.is_stopped() && third.is_stopped());
+        // What is not to be delivered may be dropped; the rest still counts.
+        drop((after, third));
+        second.acknowledge();
+        first.acknowledge();
+        assert_eq!(feed.take().map(|advance| advance.progress), Some(10));
+        assert_eq!(now(feed.moved()), None, "a row before the stop isn't acknowledged");
+        before.acknowledge();
+        assert_eq!(feed.take(), Some(Advance { progress: 14, rows: 0, bytes: 0 }));
+        assert_eq!((now(feed.moved()), observer.lost()), (Some(false), 0));
+    }
+
+    #[test]
+    fn a_part_that_is_dropped_before_the_stop_is_a_loss() {
+        let (mut acks, mut feed, observer) = tracker(LIMITS);
+        let ack = open(&mut acks, 10);
+        drop(ack.part(1));
+        ack.part(4).stop(4);
+        ack.acknowledge();
+        assert_eq!((now(feed.moved()), feed.take(), observer.lost()), (Some(false), None, 1));
+    }
+
+    #[test]
+    fn the_first_stop_counts() {
+        let (mut acks, mut feed, _observer) = tracker(LIMITS);
+        let (first, second) = (open(&mut acks, 10), open(&mut acks, 20));
+        second.stop(11);
+        first.part(3).stop(3);
+        first.part(5).stop(5);
+        first.acknowledge();
+        assert_eq!((feed.take().map(|advance| advance.progress), now(feed.moved())), (Some(3), Some(false)));
+    }
+
+    #[test]
+    fn the_budget_is_held_until_the_progress_is_durable() {
+        let (mut acks, mut feed, _observer) = tracker(LIMITS);
+        let batches: Vec<_> = (1..=10).map(|progress| open(&mut acks, progress)).collect();
+        assert!(now(acks.open(11, COST)).is_none(), "the rows are used up");
+        assert_eq!(now(feed.urgent()), None, "nothing is delivered");
+        batches.into_iter().for_each(Ack::acknowledge);
+        assert_eq!(now(feed.urgent()), Some(()));
+        let advance = feed.take().expect("an advance");
+        assert!(now(acks.open(11, COST)).is_none(), "it is not durable yet");
+        feed.release(&advance);
+        let large = now(acks.open(11, Cost { rows: 1, bytes: u32::MAX })).expect("all of it").expect("going");
+        assert!(now(acks.open(12, COST)).is_none(), "a batch larger than the budget takes all of it");
+        large.acknowledge();
+        let advance = feed.take().expect("an advance");
+        assert_eq!((advance.rows, advance.bytes), (1, 1000));
+        feed.release(&advance);
+        open(&mut acks, 12).acknowledge();
+        assert_eq!(now(feed.urgent()), None, "a tenth of the budget holds nobody up");
+        drop(acks);
+        assert_eq!(now(feed.urgent()), Some(()), "nothing follows");
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Open,
+        Part { of: Index, row: u32 },
+        Acknowledge(Index),
+        Drop(Index),
+        Stop(Index),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            8 => Just(Step::Open),
+            8 => (any::<Index>(), 0..10u32).prop_map(|(of, row)| Step::Part { of, row }),
+            16 => any::<Index>().prop_map(Step::Acknowledge),
+            1 => any::<Index>().prop_map(Step::Drop),
+            1 => any::<Index>().prop_map(Step::Stop),
+        ];
+        proptest::collection::vec(step, 0..200)
+    }
+
+    /// A batch of the model: its open parts' rows, and the lowest row that was lost.
+    #[derive(Debug, Default)]
+    struct Modelled {
+        open: Vec<u32>,
+        lost: Option<u32>,
+    }
+
+    proptest! {
+        /// Against the obvious model: all batches and their parts; the place that the longest acknowledged run ends at.
+        #[test]
+        fn follows_what_is_acknowledged(steps in steps()) {
+            let (mut acks, mut feed, observer) = tracker(Cost { rows: u32::MAX, bytes: u32::MAX });
+            let mut model: Vec<Modelled> = Vec::new();
+            let mut held: Vec<(usize, Ack<(usize, u32)>)> = Vec::new();
+            let mut stop: Option<(usize, u32)> = None;
+            let mut at = None;
+            for step in steps {
+                match step {
+                    Step::Open => {
+                        if let Ok(ack) = now(acks.open((model.len(), u32::MAX), COST)).expect("room") {
+                            held.push((model.len(), ack));
+                            model.push(Modelled { open: vec![0], lost: None });
+                        } else {
+                            let is_lost = |batch: &Modelled| batch.lost.is_some() && batch.open.is_empty();
+                            prop_assert!(stop.is_some() || model.iter().any(is_lost));
+                        }
+                    }
+                    Step::Part { of, row } if !held.is_empty() => {
+                        let (batch, ack) = &held[of.index(held.len())];
+                        let part = (*batch, ack.part(row));
+                        model[part.0].open.push(row);
+                        held.push(part);
+                    }
+                    Step::Acknowledge(index) | Step::Drop(index) | Step::Stop(index) if !held.is_empty() => {
+                        let (batch, ack) = held.swap_remove(index.index(held.len()));
+                        let modelled = &mut model[batch];
+                        let row = ack.row();
+                        let open = modelled.open.iter().position(|open| *open == row).expect("open");
+                        modelled.open.swap_remove(open);
+                        if !matches!(step, Step::Acknowledge(_)) {
+                            modelled.lost = Some(modelled.lost.map_or(row, |lost| lost.min(row)));
+                        }
+                        match step {
+                            Step::Acknowledge(_) => ack.acknowledge(),
+                            Step::Drop(_) => drop(ack),
+                            _ => {
+                                stop = Some(stop.map_or((batch, row), |stop| stop.min((batch, row))));
+                                ack.stop((batch, row));
+                            }
+                        }
+                    }
+                    _ => {}
+                }
+                let run = model.iter().take_while(|batch| batch.open.is_empty() && batch.lost.is_none()).count();
+                let mut expected = run.checked_sub(1).map(|last| (last, u32::MAX));
+                if let (Some(batch), Some((stopped, row))) = (model.get(run), stop)
+                    && stopped == run && batch.open.is_empty() && batch.lost.is_some_and(|lost| lost >= row)
+                {
+                    expected = Some((run, row));
+                }
+                if let Some(advance) = feed.take() {
+                    prop_assert!(Some(advance.progress) > at, "it never goes back");
+                    at = Some(advance.progress);
+                }
+                prop_assert_eq!(at, expected);
+                for (batch, ack) in &held {
+                    prop_assert_eq!(ack.is_stopped(), stop.is_some_and(|stop| (*batch, ack.row()) >= stop));
+                }
+            }
+            let _ = observer.lost();
+        }
+    }
+}
+
+/// What loom checks in every order of threads.
+#[cfg(all(test, loom))]
+mod model {
+    use loom::future::block_on;
+    use loom::thread;
+
+    use super::*;
+
+    const COST: Cost = Cost { rows: 1, bytes: 1 };
+
+    fn limits(rows: u32) -> Cost {
+        Cost { rows, bytes: 100 }
+    }
+
+    /// What the checkpoint writer does.
+    fn last_checkpoint(mut feed: CheckpointFeed<u64>) -> Option<u64> {
+        let mut last = None;
+        while block_on(feed.moved()) {
+            let Some(advance) = feed.take() else { continue };
+            assert!(Some(advance.progress) > last, "the watermark never goes back");
+            last = Some(advance.progress);
+            feed.release(&advance);
+        }
+        last
+    }
+
+    /// No wake-up is lost: the reader gets its room, and the writer its last advance.
+    #[test]
+    fn all_is_acknowledged_within_the_budget() {
+        loom::model(|| {
+            let (mut acks, feed, _observer) = tracker(limits(1));
+            let reader = thread::spawn(move || {
+                for progress in 1..=2 {
+                    block_on(acks.open(progress, COST)).expect("nothing stops it").acknowledge();
+                }
+            });
+            assert_eq!(last_checkpoint(feed), Some(2));
+            reader.join().expect("no panic");
+        });
+    }
+
+    /// The last of two parts that are resolved at once resolves the batch, whichever it is.
+    #[test]
+    fn parts_are_resolved_at_once() {
+        for is_lost in [false, true] {
+            loom::model(move || {
+                let (mut acks, feed, observer) = tracker(limits(10));
+                let ack = block_on(acks.open(1, COST)).expect("going");
+                drop(acks);
+                let part = ack.part(0);
+                let other = thread::spawn(move || if is_lost { drop(part) } else { part.acknowledge() });
+                ack.acknowledge();
+                assert_eq!(last_checkpoint(feed), (!is_lost).then_some(1));
+                assert_eq!(observer.lost(), u64::from(is_lost));
+                other.join().expect("no panic");
+            });
+        }
+    }
+
+    /// A batch stops while the one after it is delivered: the watermark stays directly before the row.
+    #[test]
+    fn one_stops_while_another_is_acknowledged() {
+        loom::model(|| {
+            let (mut acks, feed, observer) = tracker(limits(10));
+            let first = block_on(acks.open(10, COST)).expect("going");
+            let second = block_on(acks.open(20, COST)).expect("going");
+            let stopping = thread::spawn(move || first.part(3).stop_then_acknowledge(first, 3));
+            let other = thread::spawn(move || second.acknowledge());
+            block_on(observer.stopped());
+            assert!(block_on(acks.open(30, COST)).is_err());
+            drop(acks);
+            assert_eq!(last_checkpoint(feed), Some(3));
+            stopping.join().expect("no panic");
+            other.join().expect("no panic");
+        });
+    }
+
+    /// A part that is dropped wakes the reader, who waits for room that will never come.
+    #[test]
+    fn a_loss_wakes_who_waits_for_room() {
+        loom::model(|| {
+            let (mut acks, feed, _observer) = tracker(limits(1));
+            let ack = block_on(acks.open(1, COST)).expect("going");
+            let losing = thread::spawn(move || drop(ack));
+            assert!(block_on(acks.open(2, COST)).is_err());
+            drop(acks);
+            assert_eq!(last_checkpoint(feed), None);
+            losing.join().expect("no panic");
+        });
+    }
+
+    impl Ack<u64> {
+        fn stop_then_acknowledge(self, rest: Self, before: u64) {
+            self.stop(before);
+            rest.acknowledge();
+        }
+    }
+}
