@@ -388,6 +388,16 @@ impl BinlogWriter {
         b"\xfebin".iter().copied().chain(events).collect()
     }
 
+    /// Whether events end with a checksum.
+    pub fn has_checksums(&self) -> bool {
+        self.checksums
+    }
+
+    /// An event that is in no file, without a position.
+    pub fn loose(&self, event: &Event) -> EventBytes {
+        self.frame(event.kind(), event.flags(), 0, &event.body()).into()
+    }
+
     /// How many files there are.
     pub fn file_count(&self) -> usize {
         self.files.len()

@@ -136,7 +136,7 @@ impl Decoder {
                 return Ok(());
             }
         }
-        let resume = Resume { past, ..self.resume() };
+        let resume = Resume { past: past.clone(), ..self.resume() };
         let batch = self.take_batch(resume);
         let Some(Transaction { hold, xa, .. }) = &mut self.transaction else { return Ok(()) };
         hold.batches.push(batch);
@@ -152,6 +152,7 @@ impl Decoder {
             hold.handed_on += 1;
             hold.overflowed = true;
             self.ready.extend(hold.batches.drain(..));
+            self.resume.past = past;
         }
         Ok(())
     }

@@ -262,7 +262,7 @@ impl Decoder {
     /// Hands over what is decoded before the event that is being read, or before the row of it that can't be decoded.
     fn cut_before_event(&mut self) {
         if let Some(transaction) = &self.transaction {
-            if transaction.hold.on && transaction.hold.handed_on == 0 {
+            if transaction.hold.on && !transaction.hold.overflowed {
                 // Nobody knows whether its rows were committed.
                 let earlier = transaction.hold.earlier;
                 self.transaction = None;

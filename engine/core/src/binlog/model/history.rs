@@ -1,6 +1,6 @@
 //! Random histories of a server: the binlog that it writes of one, and the rows that it commits.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use proptest::prelude::*;
 
@@ -225,6 +225,8 @@ pub struct Written {
     pub definitions: Vec<(BinlogPosition, Vec<TableDefinition>)>,
     /// The places between two transactions.
     pub boundaries: Vec<Boundary>,
+    /// Transactions with savepoints, by where they begin.
+    pub with_savepoints: HashSet<BinlogPosition>,
     /// Whether some rows are so large that not all of them can be held back.
     pub has_big_rows: bool,
 }
@@ -305,6 +307,7 @@ impl History {
             voids: HashMap::new(),
             definitions: vec![(BinlogPosition::new("", 0), tables(self.setup.names_columns))],
             boundaries: Vec::new(),
+            with_savepoints: HashSet::new(),
             has_big_rows: false,
         };
         let mut scribe = Scribe {
@@ -389,11 +392,11 @@ impl Boundary {
 }
 
 impl Written {
-    /// What was executed before a place between two transactions.
-    pub fn executed_before(&self, at: &BinlogPosition) -> &GtidSet {
+    /// The last place between two transactions before a position.
+    pub fn boundary_before(&self, at: &BinlogPosition) -> &Boundary {
         let place = |position: &BinlogPosition| (file_number(&position.file), position.offset);
         let before = self.boundaries.iter().rev().find(|boundary| place(&boundary.position) <= place(at));
-        &before.expect("the first is the beginning").executed
+        before.expect("the first is the beginning")
     }
 
     /// Whether a file is larger than a dump's positions can say.
@@ -842,6 +845,7 @@ impl Scribe {
                 Effect::Savepoint(name) => {
                     savepoints.retain(|(known, _)| *known != name);
                     savepoints.push((name, rows.len()));
+                    self.out.with_savepoints.insert(BinlogPosition::new(head.file.clone(), head.position));
                 }
                 Effect::RollbackTo(name) => {
                     let index = savepoints.iter().position(|(known, _)| *known == name).expect("a savepoint there is");
