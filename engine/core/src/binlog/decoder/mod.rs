@@ -271,7 +271,10 @@ impl Decoder {
             } else if transaction.rows > 0 {
                 let rows = self.rows_of_event.max(transaction.payload_rows.unwrap_or(0));
                 let progress = Progress { event: self.position.offset, rows };
-                self.resume.past = Some(Past { file: self.position.file.clone(), progress });
+                // The resume point doesn't go back to what an earlier run was done with.
+                if !self.is_past(progress) {
+                    self.resume.past = Some(Past { file: self.position.file.clone(), progress });
+                }
             }
         }
         if self.moved {

@@ -317,7 +317,11 @@ fn check(history: &History, reading: Reading) -> Result<(), TestCaseError> {
         reconnects(&written, reading, whole.calls)?;
         restarts(&written, reading, &whole)?;
         relocations(history, &written, reading, &whole)?;
-        faults(&written, reading, &dump)?;
+        faults(&written, reading, &beginning(&written, reading))?;
+        if !whole.batches.is_empty() {
+            let handed = &whole.batches[reading.pauses as usize % whole.batches.len()];
+            faults(&written, reading, &(handed.resume.clone(), next_item(&written, handed)))?;
+        }
     }
     Ok(())
 }
@@ -335,7 +339,9 @@ fn read_on(reader: &mut Reader<'_>, dump: &[EventBytes]) -> Result<Outcome, Test
         Err(Stop::ConnectionLost) => {
             // Rows may have come of a transaction that is rolled back later.
             let void = written.voids.get(&reader.decoder.transaction_begin());
-            if let Some(void) = void.filter(|void| !void.is_held && reader.first + items.len() > void.committed) {
+            let reached = reader.first + items.len();
+            let is_in = |void: &&Void| (reader.first..reached).contains(&void.committed) && !void.is_held;
+            if let Some(void) = void.filter(is_in) {
                 let rows = void.rows.iter().cloned().map(Item::Row);
                 let expected: Vec<Item> = written.committed[reader.first..void.committed].iter().cloned().chain(rows).collect();
                 prop_assert_eq!(items, &expected[..items.len()]);
@@ -453,11 +459,11 @@ fn relocations(
 }
 
 /// Each event in turn can't be decoded: all that was committed before it comes, and the resume point is directly before it.
-fn faults(written: &Written, reading: Reading, dump: &[EventBytes]) -> Result<(), TestCaseError> {
-    let (start, first) = beginning(written, reading);
+fn faults(written: &Written, reading: Reading, (start, first): &(Resume, usize)) -> Result<(), TestCaseError> {
+    let dump = written.writer.dump(&start.position);
     // The first is the rotation that no file has.
     for bad in 1..dump.len() {
-        let mut reader = Reader::new(written, start.clone(), first, reading);
+        let mut reader = Reader::new(written, start.clone(), *first, reading);
         let mut events = dump[..bad].to_vec();
         let statement = Event::Query(Statement { schema: "shop".to_owned(), ..Statement::new("DELETE FROM orders") });
         match bad % 3 {
@@ -478,7 +484,7 @@ fn faults(written: &Written, reading: Reading, dump: &[EventBytes]) -> Result<()
             return Err(TestCaseError::fail(format!("event {bad} was decoded")));
         };
         let what = |fault: &TestCaseError| because(fault, format!("event {bad} is bad: {error}"));
-        fault(written, reading, &start, &mut reader, &error).map_err(|fault| what(&fault))?;
+        fault(written, reading, start, &mut reader, &error).map_err(|fault| what(&fault))?;
     }
     Ok(())
 }
@@ -490,16 +496,17 @@ fn fault(
     reader: &mut Reader<'_>,
     error: &DecodeError,
 ) -> Result<(), TestCaseError> {
-    let Boundary { committed, .. } = written.boundary_before(&error.position);
     let (first, next) = (reader.first, reader.first + reader.items.len());
-    prop_assert!(next >= *committed, "{} items were committed before, {} came", committed - first, next - first);
+    let committed = written.boundary_before(&error.position).committed.max(first);
+    prop_assert!(next >= committed, "{} items were committed before, {} came", committed - first, next - first);
     let resume = reader.batches.last().map_or(start, |handed| &handed.resume).clone();
     // What came of the transaction that is open. It may be rolled back later.
     let rows_of_open = next - committed;
     let begin = BinlogPosition::new(error.position.file.clone(), error.transaction.unwrap_or(0));
     if let Some(void) = written.voids.get(&begin).filter(|_| rows_of_open > 0) {
-        let rows: Vec<Item> = void.rows.iter().take(rows_of_open).cloned().map(Item::Row).collect();
-        prop_assert_eq!(&reader.items[committed - first..], &rows[..]);
+        let (_, found) = reader.items.split_at(committed - first);
+        let rows = void.rows.iter().cloned().map(Item::Row).skip_while(|row| Some(row) != found.first());
+        prop_assert_eq!(found, &rows.take(rows_of_open).collect::<Vec<_>>()[..]);
         return Ok(());
     }
     let mut expected = written.committed[first..next].to_vec();
@@ -507,7 +514,7 @@ fn fault(
         last.is_last = false; // its transaction's end isn't known yet
     }
     prop_assert_eq!(&reader.items[..], &expected[..]);
-    if let Some(Item::Row(row)) = written.committed.get(*committed).filter(|_| rows_of_open > 0)
+    if let Some(Item::Row(row)) = written.committed.get(committed).filter(|_| rows_of_open > 0)
         && row.transaction.position == begin.offset
         && !written.with_savepoints.contains(&begin)
     {
