@@ -27,6 +27,8 @@ mod gtid_event;
 mod json;
 mod late;
 mod mariadb;
+#[cfg(test)]
+mod model;
 mod multi_byte;
 mod number;
 mod payload;
@@ -44,6 +46,8 @@ mod temporal;
 mod transaction;
 mod transaction_end;
 mod value;
+#[cfg(any(test, feature = "test-util"))]
+pub mod writer;
 
 pub use catalog::CatalogColumn;
 pub use decoder::{BATCH_BYTES_MAX, BATCH_ROWS_MAX, Decoder, Next, RowBatch};

@@ -137,9 +137,11 @@ impl Tables {
         }
     }
 
-    /// The server's numbers mean nothing any more: another connection, maybe another server.
+    /// The server's numbers mean nothing any more: another connection, maybe another server. It begins earlier: what was
+    /// learned of tables may be wrong there.
     pub fn forget_numbers(&mut self) {
         self.by_number.clear();
+        self.catalog.clear();
     }
 
     pub fn forget_numbers_if_many(&mut self) {

@@ -13,7 +13,8 @@ use crate::gtid::Gtid;
 use crate::position::Resume;
 
 /// What is held back at most; a transaction that has more is handed on before its end is known.
-pub(super) const HELD_BYTES_MAX: usize = 32 << 20;
+/// Tests get there.
+pub(super) const HELD_BYTES_MAX: usize = if cfg!(test) { 64 << 10 } else { 32 << 20 };
 
 /// The transaction that is being read.
 #[derive(Debug)]
@@ -51,6 +52,8 @@ pub(super) struct Hold {
     pub batches: Vec<RowBatch>,
     /// How often rows of the transaction were handed on.
     pub handed_on: u32,
+    /// Whether there was more than can be held back: nothing is, until the next savepoint.
+    pub overflowed: bool,
     savepoints: Vec<(String, Savepoint)>,
 }
 
@@ -88,7 +91,7 @@ pub(super) enum NotRolledBack {
 
 impl Hold {
     pub fn new(earlier: usize) -> Self {
-        Self { on: false, earlier, batches: Vec::new(), handed_on: 0, savepoints: Vec::new() }
+        Self { on: false, earlier, batches: Vec::new(), handed_on: 0, overflowed: false, savepoints: Vec::new() }
     }
 
     /// Bytes of the full batches.
@@ -105,6 +108,7 @@ impl Hold {
 
     /// A savepoint is made here. One of the same name is forgotten. `name` is what equal names have in common.
     pub fn savepoint(&mut self, name: String, batch_rows: usize, rows: u32) {
+        self.overflowed = false;
         self.savepoints.retain(|(known, _)| *known != name);
         let savepoint = Savepoint { batches: self.batches.len(), batch_rows, rows, handed_on: self.handed_on };
         self.savepoints.push((name, savepoint));

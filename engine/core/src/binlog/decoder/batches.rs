@@ -117,8 +117,9 @@ impl Decoder {
     fn cut_within(&mut self, place: Progress) -> Result<(), Fault> {
         let past = Some(Past { file: self.position.file.clone(), progress: place });
         let Some(Transaction { hold, .. }) = &mut self.transaction else { return Ok(()) };
-        if !hold.on || hold.handed_on > 0 {
+        if !hold.on || hold.overflowed {
             hold.handed_on += 1;
+            hold.divided();
             self.resume.past = past;
             self.cut();
             return Ok(());
@@ -135,7 +136,7 @@ impl Decoder {
                 return Ok(());
             }
         }
-        let resume = Resume { past, ..self.resume() };
+        let resume = Resume { past: past.clone(), ..self.resume() };
         let batch = self.take_batch(resume);
         let Some(Transaction { hold, xa, .. }) = &mut self.transaction else { return Ok(()) };
         hold.batches.push(batch);
@@ -149,7 +150,9 @@ impl Decoder {
                 });
             }
             hold.handed_on += 1;
+            hold.overflowed = true;
             self.ready.extend(hold.batches.drain(..));
+            self.resume.past = past;
         }
         Ok(())
     }

@@ -266,7 +266,7 @@ impl Decoder {
     /// Hands over what is decoded before the event that is being read, or before the row of it that can't be decoded.
     fn cut_before_event(&mut self) {
         if let Some(transaction) = &self.transaction {
-            if transaction.hold.on && transaction.hold.handed_on == 0 {
+            if transaction.hold.on && !transaction.hold.overflowed {
                 // Nobody knows whether its rows were committed.
                 let earlier = transaction.hold.earlier;
                 self.transaction = None;
@@ -275,7 +275,10 @@ impl Decoder {
             } else if transaction.rows > 0 {
                 let rows = self.rows_of_event.max(transaction.payload_rows.unwrap_or(0));
                 let progress = Progress { event: self.position.offset, rows };
-                self.resume.past = Some(Past { file: self.position.file.clone(), progress });
+                // The resume point doesn't go back to what an earlier run was done with.
+                if !self.is_past(progress) {
+                    self.resume.past = Some(Past { file: self.position.file.clone(), progress });
+                }
             }
         }
         if self.moved {

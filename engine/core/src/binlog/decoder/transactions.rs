@@ -236,10 +236,18 @@ impl Decoder {
                 if self.moved {
                     self.cut();
                 }
-                // Its rows lie far back: from where to read on doesn't follow from them.
+                // Its rows lie far back: from where to read on doesn't follow from them, but from its end.
                 let resume = self.resume();
+                let has_rows = !prepared.batches.is_empty();
                 let batches = prepared.batches.into_iter();
                 self.ready.extend(batches.map(|batch| RowBatch { resume: resume.clone(), ..batch }));
+                self.commit(span.end)?;
+                let resume = self.resume();
+                if let Some(last) = self.ready.back_mut().filter(|_| has_rows) {
+                    last.resume = resume;
+                    self.moved = false;
+                }
+                return Ok(());
             }
             None if self.is_past(place) => {}
             None => return Err(Fault::UnknownXa(id.to_owned())),
@@ -279,8 +287,9 @@ impl Decoder {
 
     /// What the head of a file says was executed before it.
     pub(super) fn previous_gtids(&mut self, set: GtidSet) -> Result<(), Fault> {
-        // MariaDB's list may lack domains that were forgotten; what is known by counting stays.
-        if self.gtids.is_none() {
+        // MariaDB's list may lack domains that were forgotten; what is known by counting stays. The set has transactions
+        // that are prepared, and the reading goes on before those: they must not count as past there.
+        if self.gtids.is_none() && self.prepared.oldest().is_none() {
             self.gtids = Some(Arc::new(set));
             self.boundary();
         }
@@ -295,15 +304,17 @@ impl Decoder {
         // missed: then an earlier position stands, and the rest says how far from it all is past.
         let stays =
             self.prepared.oldest().cloned().or_else(|| (*offset > u64::from(u32::MAX)).then(|| self.resume.clone()));
+        let place = Progress { event: *offset, rows: 0 };
+        // What an earlier run was done with is read again: the resume point doesn't go back there.
+        let known = self.skip.as_ref().filter(|_| self.is_past(place)).cloned();
         match stays {
             Some(earlier) => {
-                self.resume = earlier;
-                let progress = Progress { event: *offset, rows: 0 };
-                self.resume.past = Some(Past { file: file.clone(), progress });
+                let past = known.unwrap_or_else(|| Past { file: file.clone(), progress: place });
+                self.resume = Resume { past: Some(past), ..earlier };
             }
             None => {
                 self.resume.position.clone_from(&self.position);
-                self.resume.past = None;
+                self.resume.past = known;
                 self.resume.gtids = None;
             }
         }
