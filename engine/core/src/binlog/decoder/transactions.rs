@@ -12,8 +12,8 @@ use super::super::query::{Query, SchemaChange};
 use super::super::statement::Statement;
 use super::super::transaction::{HELD_BYTES_MAX, Hold, RolledBack, Transaction};
 use super::{Decoder, RowBatch, Span};
-use crate::gtid::{Gtid, GtidSet};
-use crate::position::{BinlogPosition, Past, Progress, Resume, file_number};
+use crate::gtid::{Gtid, GtidSet, Newest};
+use crate::position::{BinlogPosition, Fingerprint, Past, Progress, Resume, file_number};
 
 impl Decoder {
     pub(super) fn begin(&mut self, header: &EventHeader, span: Span, begin: Begin) -> Result<(), Fault> {
@@ -22,8 +22,12 @@ impl Decoder {
         }
         self.tables.forget_numbers_if_many();
         self.sequence += 1;
-        // Read from the beginning of a file by its position, a server sends what it doesn't by GTIDs.
-        let is_past = begin.gtid.as_ref().zip(self.gtids.as_ref()).is_some_and(|(gtid, gtids)| gtids.contains(gtid));
+        let is_past = match &begin.gtid {
+            // A number is given once: a transaction that is in the set is the one that was read, wherever it comes.
+            Some(gtid @ Gtid::MySql { .. }) => self.gtids.as_ref().is_some_and(|gtids| gtids.contains(gtid)),
+            Some(gtid @ Gtid::MariaDb { .. }) if !self.awaited.is_empty() => self.is_before_start(gtid)?,
+            _ => false,
+        };
         self.transaction = Some(Transaction {
             begin: span.begin,
             gtid: begin.gtid,
@@ -38,6 +42,24 @@ impl Decoder {
             hold: Hold::new(self.batch.count()),
         });
         Ok(())
+    }
+
+    /// Whether a transaction of MariaDB's was done with by an earlier run. Sequences tell that of each domain and server up
+    /// to the last one that the run had, and not after: they may step down (`gtid_strict_mode = OFF`).
+    fn is_before_start(&mut self, gtid: &Gtid) -> Result<bool, Fault> {
+        let Gtid::MariaDb { domain, server, sequence } = *gtid else { return Ok(false) };
+        let is_same = |(of, newest): &(u32, Newest)| (*of, newest.server) == (domain, server);
+        let Some(index) = self.awaited.iter().position(is_same) else { return Ok(false) };
+        let done = self.awaited[index].1.sequence;
+        if sequence >= done {
+            self.awaited.swap_remove(index);
+        }
+        // The next number shows that nothing is missing as well as the same one does.
+        if sequence > done.saturating_add(1) {
+            let done = Gtid::MariaDb { domain, server, sequence: done };
+            return Err(Fault::MissingGtid { done: done.to_string(), found: gtid.to_string() });
+        }
+        Ok(sequence <= done)
     }
 
     pub(super) fn query(&mut self, header: &EventHeader, query: Query<'_>, span: Span) -> Result<(), Fault> {
@@ -100,7 +122,8 @@ impl Decoder {
             }
             Statement::Change => {
                 let begun = transaction.begun;
-                if self.may_be_wanted(&query) {
+                let is_past = transaction.is_past || self.is_past(Progress { event: span.begin, rows: 0 });
+                if !is_past && self.may_be_wanted(&query) {
                     return Err(Fault::Statement(query.shown()));
                 }
                 if begun { Ok(()) } else { self.commit(span.end) }
@@ -110,6 +133,12 @@ impl Decoder {
                 if transaction.begun { Ok(()) } else { self.commit(span.end) }
             }
         }
+    }
+
+    /// Whether an earlier run was done with the open transaction, whatever is in it. Rows of a prepared one count: its commit
+    /// decides.
+    pub(super) fn is_done_with(&self) -> bool {
+        self.transaction.as_ref().is_some_and(|transaction| transaction.is_past && transaction.xa.is_none())
     }
 
     /// Whether a statement may be about a schema of which tables are selected.
@@ -187,7 +216,7 @@ impl Decoder {
     /// An XA transaction is prepared here, or committed in one phase.
     pub(super) fn prepare_xa(&mut self, body: &[u8], span: Span) -> Result<(), Fault> {
         let one_phase = Bytes(body).u8()? != 0;
-        if one_phase && self.is_past(Progress { event: span.begin, rows: 0 }) {
+        if one_phase && self.is_past_commit(span) {
             return self.roll_back(span.end); // an earlier run was done with it
         }
         if one_phase {
@@ -217,9 +246,9 @@ impl Decoder {
     }
 
     pub(super) fn commit_xa(&mut self, id: &str, span: Span) -> Result<(), Fault> {
-        let place = Progress { event: span.begin, rows: 0 };
+        let is_past = self.is_past_commit(span);
         match self.prepared.remove(id) {
-            Some(_) if self.is_past(place) => {}
+            Some(_) if is_past => {}
             Some(prepared) => {
                 if self.moved {
                     self.cut();
@@ -229,10 +258,16 @@ impl Decoder {
                 let batches = prepared.batches.into_iter();
                 self.ready.extend(batches.map(|batch| RowBatch { resume: resume.clone(), ..batch }));
             }
-            None if self.is_past(place) => {}
+            None if is_past => {}
             None => return Err(Fault::UnknownXa(id.to_owned())),
         }
         self.commit(span.end)
+    }
+
+    /// Whether an earlier run was done with the transaction that the event commits.
+    fn is_past_commit(&self, span: Span) -> bool {
+        let is_past = self.transaction.as_ref().is_some_and(|transaction| transaction.is_past);
+        is_past || self.is_past(Progress { event: span.begin, rows: 0 })
     }
 
     pub(super) fn rolled_back_too_late(&self) -> Fault {
@@ -260,13 +295,19 @@ impl Decoder {
             let is_behind = |past: &Past| file_number(&past.file).zip(file_number(file)).is_none_or(|(a, b)| b > a);
             self.skip.take_if(|past| past.file != file && is_behind(past));
         }
+        // Its format description, which follows, makes it a place to read on from.
         self.position = BinlogPosition::new(file, offset);
-        self.boundary();
+        self.file = None;
         Ok(())
     }
 
     /// What the head of a file says was executed before it.
     pub(super) fn previous_gtids(&mut self, set: GtidSet) -> Result<(), Fault> {
+        let is_met = |domain: u32, done: Newest| {
+            let met = set.newest(domain, done.server);
+            met.is_some_and(|met| met >= done.sequence)
+        };
+        self.awaited.retain(|(domain, done)| !is_met(*domain, *done));
         // MariaDB's list may lack domains that were forgotten; what is known by counting stays.
         if self.gtids.is_none() {
             self.gtids = Some(Arc::new(set));
@@ -279,20 +320,25 @@ impl Decoder {
     pub(super) fn boundary(&mut self) {
         self.moved = true;
         let BinlogPosition { file, offset } = &self.position;
-        // A dump can't be asked to begin past 4 GiB of a file, nor may a prepared transaction be
-        // missed: then an earlier position stands, and the rest says how far from it all is past.
-        let stays =
-            self.prepared.oldest().cloned().or_else(|| (*offset > u64::from(u32::MAX)).then(|| self.resume.clone()));
+        let here = Progress { event: *offset, rows: 0 };
+        // An earlier run may have been further.
+        let further = self.skip.clone().filter(|_| self.is_past(here));
+        // A dump can't be asked to begin past 4 GiB of a file, nor may a prepared transaction be missed, and before all
+        // awaited transactions were met, GTIDs alone say where another server goes on: then an earlier position stands,
+        // and the rest says how far from it all is past.
+        let is_earlier = *offset > u64::from(u32::MAX) || !self.awaited.is_empty();
+        let stays = self.prepared.oldest().cloned().or_else(|| is_earlier.then(|| self.resume.clone()));
         match stays {
             Some(earlier) => {
                 self.resume = earlier;
-                let progress = Progress { event: *offset, rows: 0 };
-                self.resume.past = Some(Past { file: file.clone(), progress });
+                self.resume.past = further.or_else(|| Some(Past { file: file.clone(), progress: here }));
             }
             None => {
                 self.resume.position.clone_from(&self.position);
-                self.resume.past = None;
+                self.resume.past = further;
                 self.resume.gtids = None;
+                let end = self.trail.mark(*offset);
+                self.resume.fingerprint = self.file.map(|file| Fingerprint { file, end });
             }
         }
     }

@@ -1,0 +1,265 @@
+//! What shows that a position belongs to a history: made while the binlog is read, and compared before it is read on.
+//!
+//! In go events; out come [`Fingerprint`]s and, from [`FingerprintCheck`], whether one fits what a server sends. A file is
+//! known by its format description, in which the server's version and the second of its beginning stand; a position in it by
+//! the transaction that ends there: its events' times, servers, sizes and checksums.
+
+use super::error::Fault;
+use super::event::{Checksums, EventHeader, EventKind};
+use super::gtid_event;
+use crate::gtid::{Gtid, GtidSet};
+use crate::position::{BinlogPosition, EndDigest, EndMark, Fingerprint};
+
+/// Of a transaction with more bytes than this the last event alone is compared: it must be read again for that.
+const COMPARED_BYTES_MAX: u64 = 1 << 20;
+
+/// Where fields are in a format description's body.
+/// <https://dev.mysql.com/doc/dev/mysql-server/latest/classmysql_1_1binlog_1_1event_1_1Format__description__event.html>
+mod format {
+    pub const SERVER_VERSION: std::ops::Range<usize> = 2..52;
+    /// The time at which the server started; servers clear it where they begin within a file.
+    pub const CREATED: std::ops::Range<usize> = 52..56;
+    pub const HEADER_LEN: usize = 56;
+    /// The lengths of the events' fixed parts, from type 1 on.
+    pub const POST_HEADER_LENS: usize = 57;
+    /// The checksum algorithm's number; a checksum follows in any case, which isn't part of a body where there are none.
+    pub const ALGORITHM_LEN: usize = 1;
+}
+
+/// What the format description at the head of a file says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FileFormat {
+    /// Tells the file from others of its name.
+    pub identity: u32,
+    pub is_mariadb: bool,
+}
+
+impl FileFormat {
+    /// Reads a format description from its whole event, which ends with a checksum or with room for one.
+    ///
+    /// # Errors
+    /// If the file's events are laid out otherwise than this crate reads them.
+    pub fn parse(header: &EventHeader, event: &[u8]) -> Result<Self, Fault> {
+        const CHECKSUM_LEN: usize = 4;
+        let body = event.get(EventHeader::LEN..event.len().saturating_sub(CHECKSUM_LEN)).ok_or(Fault::Truncated)?;
+        let version = body.get(format::SERVER_VERSION).ok_or(Fault::Truncated)?;
+        let header_len = *body.get(format::HEADER_LEN).ok_or(Fault::Truncated)?;
+        let lens_end = body.len().saturating_sub(format::ALGORITHM_LEN);
+        let post_header_lens = body.get(format::POST_HEADER_LENS..lens_end).ok_or(Fault::Truncated)?;
+        let binlog_version = u16::from_le_bytes([body[0], body[1]]);
+        if binlog_version != 4 || usize::from(header_len) != EventHeader::LEN {
+            return Err(unreadable(format!(
+                "a binlog of version {binlog_version} whose event headers have {header_len} bytes, not 4 and {}",
+                EventHeader::LEN
+            )));
+        }
+        for (kind, len) in FIXED_PARTS {
+            let said = usize::from(kind.0).checked_sub(1).and_then(|index| post_header_lens.get(index));
+            // A server doesn't write the events of which it says nothing, or 0.
+            if let Some(&said) = said.filter(|&&said| said != 0 && said != len) {
+                return Err(unreadable(format!(
+                    "a binlog whose events of type {} have a fixed part of {said} bytes, not {len}",
+                    kind.0
+                )));
+            }
+        }
+        let mut crc = libdeflater::Crc::new();
+        crc.update(&header.timestamp_s.to_le_bytes());
+        crc.update(&header.server_id.to_le_bytes());
+        crc.update(&body[..format::CREATED.start]);
+        crc.update(&body[format::CREATED.end..lens_end]);
+        let is_mariadb = version.windows(7).any(|word| word == b"MariaDB");
+        Ok(Self { identity: crc.sum(), is_mariadb })
+    }
+}
+
+/// Fixed parts of events as this crate reads them; servers before MySQL 5.1 wrote others.
+const FIXED_PARTS: [(EventKind, u8); 9] = [
+    (EventKind::QUERY, 13),
+    (EventKind::ROTATE, 8),
+    (EventKind::TABLE_MAP, 8),
+    (EventKind::WRITE_ROWS_V1, 8),
+    (EventKind::UPDATE_ROWS_V1, 8),
+    (EventKind::DELETE_ROWS_V1, 8),
+    (EventKind::WRITE_ROWS, 10),
+    (EventKind::UPDATE_ROWS, 10),
+    (EventKind::DELETE_ROWS, 10),
+];
+
+fn unreadable(what: String) -> Fault {
+    Fault::Unsupported { what, mend: "read a binlog of MySQL 5.7 or later, or of MariaDB 10.5 or later" }
+}
+
+/// The events since a transaction began.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Trail {
+    /// Where it began.
+    begin: u64,
+    digest: EndDigest,
+    /// Of the last event alone.
+    last: EndDigest,
+    last_size: u32,
+}
+
+impl Trail {
+    /// Follows a transaction that begins at an offset.
+    #[inline]
+    pub fn begin(&mut self, offset: u64) {
+        *self = Self { begin: offset, ..Self::default() };
+    }
+
+    /// One more event of it.
+    #[inline]
+    pub fn push(&mut self, header: &EventHeader, event: &[u8]) {
+        self.digest = digest(self.digest, header, event);
+        self.last_size = header.size;
+        self.last = digest(EndDigest::default(), header, event);
+    }
+
+    /// What ends at an offset; `None` if nothing does.
+    pub fn mark(&self, end: u64) -> Option<EndMark> {
+        let bytes = end.checked_sub(self.begin).filter(|bytes| *bytes > 0)?;
+        if bytes <= COMPARED_BYTES_MAX {
+            return Some(EndMark { bytes, digest: self.digest.0 });
+        }
+        Some(EndMark { bytes: self.last_size.into(), digest: self.last.0 })
+    }
+}
+
+#[inline]
+fn digest(digest: EndDigest, header: &EventHeader, event: &[u8]) -> EndDigest {
+    // The checksum, or where there are none the end of the content.
+    let last_bytes = event.last_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
+    digest.with(header.timestamp_s, header.server_id, header.size, last_bytes)
+}
+
+/// Compares a fingerprint with what a server sends from [`FingerprintCheck::from`] on.
+#[derive(Debug)]
+pub struct FingerprintCheck {
+    expected: Fingerprint,
+    file_fits: bool,
+    bytes: u64,
+    digest: EndDigest,
+}
+
+/// What a [`FingerprintCheck`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finding {
+    /// Nothing yet: it needs more events.
+    Open,
+    /// The position belongs to the history.
+    Fits,
+    /// The file isn't the one that it was.
+    OtherFile,
+    /// The file may be the same; what ends at the position isn't.
+    OtherEvents,
+}
+
+impl FingerprintCheck {
+    /// Expects a fingerprint.
+    pub fn new(expected: Fingerprint) -> Self {
+        Self { expected, file_fits: false, bytes: 0, digest: EndDigest::default() }
+    }
+
+    /// From where the server must send for the fingerprint of a position to be compared.
+    pub fn from(&self, position: &BinlogPosition) -> BinlogPosition {
+        let bytes = self.expected.end.map_or(0, |end| end.bytes);
+        let offset = position.offset.saturating_sub(bytes).max(BinlogPosition::FIRST_EVENT);
+        BinlogPosition { file: position.file.clone(), offset }
+    }
+
+    /// Takes the next event. Where the binlog ends instead while the finding is open, the finding is
+    /// [`Finding::OtherEvents`].
+    pub fn next(&mut self, event: &[u8]) -> Finding {
+        let Ok(header) = EventHeader::parse(event) else { return Finding::OtherEvents };
+        match header.kind {
+            EventKind::FORMAT_DESCRIPTION if !self.file_fits => {
+                let identity = FileFormat::parse(&header, event).map(|format| format.identity);
+                if identity != Ok(self.expected.file) {
+                    return Finding::OtherFile;
+                }
+                self.file_fits = true;
+                if self.expected.end.is_none() {
+                    return Finding::Fits;
+                }
+            }
+            EventKind::ROTATE if header.is_artificial() || header.log_pos == 0 => {}
+            EventKind::HEARTBEAT | EventKind::HEARTBEAT_V2 | EventKind::MARIADB_START_ENCRYPTION => {}
+            _ if header.is_artificial() || !self.file_fits => {}
+            _ => {
+                let Some(end) = self.expected.end else { return Finding::Fits };
+                self.bytes += u64::from(header.size);
+                self.digest = digest(self.digest, &header, event);
+                if self.bytes >= end.bytes {
+                    let fits = self.bytes == end.bytes && self.digest.0 == end.digest;
+                    return if fits { Finding::Fits } else { Finding::OtherEvents };
+                }
+            }
+        }
+        Finding::Open
+    }
+}
+
+/// Reads a file's GTIDs alone: those before it, which its head has, and those of its transactions.
+#[derive(Debug)]
+pub struct GtidScan {
+    checksums: Checksums,
+    gtids: Option<GtidSet>,
+}
+
+/// A transaction that a [`GtidScan`] meets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Met {
+    /// Where it begins in its file; below 4 GiB.
+    pub offset: u64,
+    /// Its id; `None` where the server gives none.
+    pub gtid: Option<Gtid>,
+}
+
+impl Default for GtidScan {
+    fn default() -> Self {
+        Self { checksums: Checksums::Unknown, gtids: None }
+    }
+}
+
+impl GtidScan {
+    /// The transactions before the next event, once the head of the file was read.
+    pub fn gtids(&self) -> Option<&GtidSet> {
+        self.gtids.as_ref()
+    }
+
+    /// Takes the next event: gives the transaction that begins with it, which isn't in [`GtidScan::gtids`] before it is
+    /// added by [`GtidScan::add`].
+    ///
+    /// # Errors
+    /// If the event can't be read.
+    pub fn next(&mut self, event: &[u8]) -> Result<Option<Met>, Fault> {
+        let header = EventHeader::parse(event)?;
+        let body = self.checksums.open(&header, event)?;
+        let begin = match header.kind {
+            EventKind::FORMAT_DESCRIPTION => FileFormat::parse(&header, event).map(|_| None)?,
+            EventKind::PREVIOUS_GTIDS => {
+                self.gtids = Some(gtid_event::previous_mysql(body)?);
+                None
+            }
+            EventKind::MARIADB_GTID_LIST if !header.is_artificial() && header.log_pos != 0 => {
+                self.gtids = Some(gtid_event::previous_mariadb(body)?);
+                None
+            }
+            EventKind::GTID => Some(gtid_event::mysql(body, false)?),
+            EventKind::ANONYMOUS_GTID => Some(gtid_event::mysql(body, true)?),
+            EventKind::GTID_TAGGED => Some(gtid_event::mysql_tagged(body)?),
+            EventKind::MARIADB_GTID => Some(gtid_event::mariadb(body, header.server_id)?),
+            _ => None,
+        };
+        let offset = u64::from(header.log_pos.saturating_sub(header.size));
+        Ok(begin.map(|begin| Met { offset, gtid: begin.gtid }))
+    }
+
+    /// The transaction is among those before the next event.
+    pub fn add(&mut self, gtid: &Gtid) {
+        if let Some(gtids) = &mut self.gtids {
+            gtids.add(gtid);
+        }
+    }
+}
