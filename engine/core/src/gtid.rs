@@ -193,9 +193,11 @@ impl GtidSet {
                 let theirs = theirs.get(source).map_or(&[][..], Vec::as_slice);
                 intervals.iter().all(|i| theirs.iter().any(|other| other.first <= i.first && i.last <= other.last))
             }),
-            (Self::MariaDb(_), Self::MariaDb(_)) => self.newest_of_servers().all(|(domain, Newest { server, sequence })| {
-                other.newest(domain, server).is_some_and(|newest| sequence <= newest)
-            }),
+            (Self::MariaDb(_), Self::MariaDb(_)) => {
+                self.newest_of_servers().all(|(domain, Newest { server, sequence })| {
+                    other.newest(domain, server).is_some_and(|newest| sequence <= newest)
+                })
+            }
             // The empty text is MySQL's empty set.
             (empty, Self::MariaDb(_)) if empty.is_empty() => true,
             _ => false,
