@@ -149,7 +149,7 @@ mod tests {
 
     fn resume() -> Resume {
         let position = BinlogPosition { file: "binlog.000001".into(), offset: 4 };
-        Resume { server: "".into(), position, past: None, gtids: None }
+        Resume::at("", position)
     }
 
     fn ledger() -> (Ledger, Advances, Losses, Budget) {

@@ -177,6 +177,12 @@ impl GtidSet {
         Some(newest.sequence)
     }
 
+    /// The last transaction of a MariaDB domain: its position.
+    pub fn last(&self, domain: u32) -> Option<Newest> {
+        let Self::MariaDb(domains) = self else { return None };
+        domains.get(&domain)?.last().copied()
+    }
+
     /// The transactions of a MariaDB set, a domain's last one last.
     pub fn newest_of_servers(&self) -> impl Iterator<Item = (u32, Newest)> {
         let domains = match self {

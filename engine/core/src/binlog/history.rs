@@ -133,6 +133,18 @@ fn digest(digest: EndDigest, header: &EventHeader, event: &[u8]) -> EndDigest {
     digest.with(header.timestamp_s, header.server_id, header.size, last_bytes)
 }
 
+/// The fingerprint of the file whose format description an event is; `None` of other events.
+///
+/// # Errors
+/// If the file's events are laid out otherwise than this crate reads them.
+pub fn file_fingerprint(event: &[u8]) -> Result<Option<Fingerprint>, Fault> {
+    let header = EventHeader::parse(event)?;
+    if header.kind != EventKind::FORMAT_DESCRIPTION {
+        return Ok(None);
+    }
+    Ok(Some(Fingerprint { file: FileFormat::parse(&header, event)?.identity, end: None }))
+}
+
 /// Compares a fingerprint with what a server sends from [`FingerprintCheck::from`] on.
 #[derive(Debug)]
 pub struct FingerprintCheck {
@@ -204,6 +216,7 @@ impl FingerprintCheck {
 #[derive(Debug)]
 pub struct GtidScan {
     checksums: Checksums,
+    files: usize,
     gtids: Option<GtidSet>,
 }
 
@@ -218,7 +231,7 @@ pub struct Met {
 
 impl Default for GtidScan {
     fn default() -> Self {
-        Self { checksums: Checksums::Unknown, gtids: None }
+        Self { checksums: Checksums::Unknown, files: 0, gtids: None }
     }
 }
 
@@ -226,6 +239,11 @@ impl GtidScan {
     /// The transactions before the next event, once the head of the file was read.
     pub fn gtids(&self) -> Option<&GtidSet> {
         self.gtids.as_ref()
+    }
+
+    /// How many files' heads were read.
+    pub fn files(&self) -> usize {
+        self.files
     }
 
     /// Takes the next event: gives the transaction that begins with it, which isn't in [`GtidScan::gtids`] before it is
@@ -237,13 +255,19 @@ impl GtidScan {
         let header = EventHeader::parse(event)?;
         let body = self.checksums.open(&header, event)?;
         let begin = match header.kind {
-            EventKind::FORMAT_DESCRIPTION => FileFormat::parse(&header, event).map(|_| None)?,
+            EventKind::FORMAT_DESCRIPTION => {
+                FileFormat::parse(&header, event)?;
+                self.files += 1;
+                None
+            }
             EventKind::PREVIOUS_GTIDS => {
-                self.gtids = Some(gtid_event::previous_mysql(body)?);
+                let before = gtid_event::previous_mysql(body)?;
+                self.gtids.get_or_insert(before);
                 None
             }
             EventKind::MARIADB_GTID_LIST if !header.is_artificial() && header.log_pos != 0 => {
-                self.gtids = Some(gtid_event::previous_mariadb(body)?);
+                let before = gtid_event::previous_mariadb(body)?;
+                self.gtids.get_or_insert(before);
                 None
             }
             EventKind::GTID => Some(gtid_event::mysql(body, false)?),

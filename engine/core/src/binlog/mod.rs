@@ -46,7 +46,7 @@ pub use catalog::CatalogColumn;
 pub use decoder::{BATCH_BYTES_MAX, BATCH_ROWS_MAX, Decoder, Next, RowBatch};
 pub use error::{DecodeError, Fault};
 pub use event::{EventHeader, EventKind};
-pub use history::{Finding, FingerprintCheck, GtidScan, Met};
+pub use history::{Finding, FingerprintCheck, GtidScan, Met, file_fingerprint};
 pub use late::{ColumnSet, Needed, Needs, Undecoded};
 pub use query::SchemaChange;
 pub use tables::Select;
