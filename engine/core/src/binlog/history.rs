@@ -96,9 +96,32 @@ pub(super) struct Trail {
     /// Where it began.
     begin: u64,
     digest: EndDigest,
-    /// Of the last event alone.
-    last: EndDigest,
-    last_size: u32,
+    /// The last event.
+    last: Mark,
+}
+
+/// What of an event is compared.
+#[derive(Debug, Clone, Copy, Default)]
+struct Mark {
+    timestamp_s: u32,
+    server_id: u32,
+    size: u32,
+    /// The checksum, or where there are none the end of the content.
+    last_bytes: u32,
+}
+
+impl Mark {
+    #[inline]
+    fn of(header: &EventHeader, event: &[u8]) -> Self {
+        let last_bytes = event.last_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
+        let EventHeader { timestamp_s, server_id, size, .. } = *header;
+        Self { timestamp_s, server_id, size, last_bytes }
+    }
+
+    #[inline]
+    fn added_to(self, digest: EndDigest) -> EndDigest {
+        digest.with(self.timestamp_s, self.server_id, self.size, self.last_bytes)
+    }
 }
 
 impl Trail {
@@ -111,9 +134,8 @@ impl Trail {
     /// One more event of it.
     #[inline]
     pub fn push(&mut self, header: &EventHeader, event: &[u8]) {
-        self.digest = digest(self.digest, header, event);
-        self.last_size = header.size;
-        self.last = digest(EndDigest::default(), header, event);
+        self.last = Mark::of(header, event);
+        self.digest = self.last.added_to(self.digest);
     }
 
     /// What ends at an offset; `None` if nothing does.
@@ -122,15 +144,8 @@ impl Trail {
         if bytes <= COMPARED_BYTES_MAX {
             return Some(EndMark { bytes, digest: self.digest.0 });
         }
-        Some(EndMark { bytes: self.last_size.into(), digest: self.last.0 })
+        Some(EndMark { bytes: self.last.size.into(), digest: self.last.added_to(EndDigest::default()).0 })
     }
-}
-
-#[inline]
-fn digest(digest: EndDigest, header: &EventHeader, event: &[u8]) -> EndDigest {
-    // The checksum, or where there are none the end of the content.
-    let last_bytes = event.last_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
-    digest.with(header.timestamp_s, header.server_id, header.size, last_bytes)
 }
 
 /// The fingerprint of the file whose format description an event is; `None` of other events.
@@ -201,7 +216,7 @@ impl FingerprintCheck {
             _ => {
                 let Some(end) = self.expected.end else { return Finding::Fits };
                 self.bytes += u64::from(header.size);
-                self.digest = digest(self.digest, &header, event);
+                self.digest = Mark::of(&header, event).added_to(self.digest);
                 if self.bytes >= end.bytes {
                     let fits = self.bytes == end.bytes && self.digest.0 == end.digest;
                     return if fits { Finding::Fits } else { Finding::OtherEvents };

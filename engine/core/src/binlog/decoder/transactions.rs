@@ -322,7 +322,7 @@ impl Decoder {
         let BinlogPosition { file, offset } = &self.position;
         let here = Progress { event: *offset, rows: 0 };
         // An earlier run may have been further.
-        let further = self.skip.clone().filter(|_| self.is_past(here));
+        let further = if self.is_past(here) { self.skip.clone() } else { None };
         // A dump can't be asked to begin past 4 GiB of a file, nor may a prepared transaction be missed, and before all
         // awaited transactions were met, GTIDs alone say where another server goes on: then an earlier position stands,
         // and the rest says how far from it all is past.
