@@ -13,7 +13,7 @@ use std::fmt;
 use libdeflater::{CompressionLvl, Compressor};
 
 use super::event::{EventHeader, EventKind};
-use crate::gtid::{Gtid, GtidSet};
+use crate::gtid::{Gtid, GtidSet, Newest};
 use crate::position::BinlogPosition;
 
 /// In an event's flags: made for one connection, not in the file.
@@ -464,7 +464,8 @@ impl BinlogWriter {
     }
 
     fn is_gap(&self, file: &File, offset: u64) -> bool {
-        offset <= self.end(file) && !file.events.iter().any(|event| (event.span.begin + 1..event.span.end).contains(&offset))
+        offset <= self.end(file)
+            && !file.events.iter().any(|event| (event.span.begin + 1..event.span.end).contains(&offset))
     }
 
     fn artificial_rotate(&self, file: &str, offset: u64) -> EventBytes {
@@ -514,13 +515,58 @@ impl BinlogWriter {
 
     fn format_description(&self, log_pos: u32) -> Vec<u8> {
         const HEADER_LENS: [(usize, u8); 18] = [
-            (2, 13), (4, 8), (9, 4), (11, 4), (15, 99), (17, 4), (18, 26), (19, 8), (26, 2), (30, 10), (31, 10),
-            (32, 10), (33, 42), (34, 42), (36, 18), (37, 52), (39, 10), (40, 40),
+            (2, 13),
+            (4, 8),
+            (9, 4),
+            (11, 4),
+            (15, 99),
+            (17, 4),
+            (18, 26),
+            (19, 8),
+            (26, 2),
+            (30, 10),
+            (31, 10),
+            (32, 10),
+            (33, 42),
+            (34, 42),
+            (36, 18),
+            (37, 52),
+            (39, 10),
+            (40, 40),
         ];
         const MARIADB_HEADER_LENS: [(usize, u8); 32] = [
-            (1, 56), (2, 13), (4, 8), (6, 18), (8, 4), (9, 4), (10, 4), (11, 4), (12, 18), (15, 228), (17, 4),
-            (18, 26), (19, 8), (23, 8), (24, 8), (25, 8), (26, 2), (30, 10), (31, 10), (32, 10), (39, 10), (40, 10),
-            (41, 10), (161, 4), (162, 19), (163, 4), (165, 13), (166, 8), (167, 8), (168, 8), (169, 10), (170, 10),
+            (1, 56),
+            (2, 13),
+            (4, 8),
+            (6, 18),
+            (8, 4),
+            (9, 4),
+            (10, 4),
+            (11, 4),
+            (12, 18),
+            (15, 228),
+            (17, 4),
+            (18, 26),
+            (19, 8),
+            (23, 8),
+            (24, 8),
+            (25, 8),
+            (26, 2),
+            (30, 10),
+            (31, 10),
+            (32, 10),
+            (39, 10),
+            (40, 10),
+            (41, 10),
+            (161, 4),
+            (162, 19),
+            (163, 4),
+            (165, 13),
+            (166, 8),
+            (167, 8),
+            (168, 8),
+            (169, 10),
+            (170, 10),
         ];
         let (version, lens, count): (&[u8], &[(usize, u8)], usize) = match self.server {
             Server::MySql => (b"9.7.4", &HEADER_LENS, 42),
@@ -614,8 +660,10 @@ impl Event {
             Self::PreviousGtids(set) => out = set.encode(),
             Self::GtidList(set) => {
                 let GtidSet::MariaDb(domains) = set else { panic!("MariaDB's") };
-                out.extend((domains.len() as u32).to_le_bytes());
-                for (domain, (server, sequence)) in domains {
+                out.extend((domains.values().map(Vec::len).sum::<usize>() as u32).to_le_bytes());
+                for (domain, Newest { server, sequence }) in
+                    domains.iter().flat_map(|(domain, newest)| newest.iter().map(move |newest| (domain, newest)))
+                {
                     out.extend(domain.to_le_bytes());
                     out.extend(server.to_le_bytes());
                     out.extend(sequence.to_le_bytes());
@@ -624,7 +672,8 @@ impl Event {
             Self::Gtid { gtid, commit_time_us } => gtid_body(gtid.as_ref(), *commit_time_us, &mut out),
             Self::MariaDbGtid { domain, sequence, standalone, commit_id, prepared } => {
                 const HEADER_LEN: usize = 19;
-                let flags = u8::from(*standalone) | u8::from(commit_id.is_some()) << 1 | u8::from(prepared.is_some()) << 6;
+                let flags =
+                    u8::from(*standalone) | u8::from(commit_id.is_some()) << 1 | u8::from(prepared.is_some()) << 6;
                 out.extend(sequence.to_le_bytes());
                 out.extend(domain.to_le_bytes());
                 out.push(flags);
@@ -740,7 +789,8 @@ fn lenenc(number: usize, out: &mut Vec<u8>) {
 fn payload_body(events: &[Event], zstd: bool, out: &mut Vec<u8>) {
     let mut unpacked = Vec::new();
     for event in events {
-        let header = Header { timestamp_s: 1_790_000_000, server_id: 1, kind: event.kind(), flags: event.flags(), log_pos: 0 };
+        let header =
+            Header { timestamp_s: 1_790_000_000, server_id: 1, kind: event.kind(), flags: event.flags(), log_pos: 0 };
         unpacked.extend(frame(header, &event.body(), false));
     }
     let packed = if zstd { zstd::encode_all(&unpacked[..], 1).expect("packed") } else { unpacked.clone() };
@@ -828,9 +878,8 @@ impl TableDefinition {
             lenenc(value.len(), out);
             out.extend(value);
         };
-        let is_text = |column: &ColumnDefinition| {
-            matches!(column.column_type, ColumnType::Varchar { .. } | ColumnType::Longtext)
-        };
+        let is_text =
+            |column: &ColumnDefinition| matches!(column.column_type, ColumnType::Varchar { .. } | ColumnType::Longtext);
         let numbers = self.columns.iter().filter(|column| !is_text(column));
         let unsigned = numbers.map(|column| column.column_type == ColumnType::BigintUnsigned);
         let signedness: Vec<u8> = bitmap(unsigned).into_iter().map(u8::reverse_bits).collect();

@@ -4,11 +4,11 @@ use std::collections::{HashMap, HashSet};
 
 use proptest::prelude::*;
 
-use super::super::{CatalogColumn, EventKind};
 use super::super::writer::{
     BinlogWriter, Change, ColumnDefinition, ColumnType, Event, Rows, RowsLayout, Server, Statement, TableDefinition,
     Value, XaId,
 };
+use super::super::{CatalogColumn, EventKind};
 use crate::gtid::{Gtid, GtidSet, Source};
 use crate::position::{BinlogPosition, file_number};
 
@@ -114,9 +114,8 @@ pub enum End {
 fn parts() -> impl Strategy<Value = Vec<Part>> {
     let change = prop_oneof![Just(Change::Write), Just(Change::Update), Just(Change::Delete)];
     let events = proptest::collection::vec(1usize..7, 1..3);
-    let rows = (0usize..4, change, events, any::<bool>(), prop::bool::weighted(0.02)).prop_map(
-        |(table, change, events, partial, big)| Part::Rows { table, change, events, partial, big },
-    );
+    let rows = (0usize..4, change, events, any::<bool>(), prop::bool::weighted(0.02))
+        .prop_map(|(table, change, events, partial, big)| Part::Rows { table, change, events, partial, big });
     let part = prop_oneof![
         8 => rows,
         2 => (0u8..3).prop_map(Part::Savepoint),
@@ -135,9 +134,8 @@ pub fn history() -> impl Strategy<Value = History> {
         1 => Just(Flavor::MySqlWithoutGtids),
         3 => Just(Flavor::MariaDb),
     ];
-    let setup = (flavor, any::<bool>(), any::<bool>(), prop::bool::weighted(0.7)).prop_map(
-        |(flavor, checksums, terse, names_columns)| Setup { flavor, checksums, terse, names_columns },
-    );
+    let setup = (flavor, any::<bool>(), any::<bool>(), prop::bool::weighted(0.7))
+        .prop_map(|(flavor, checksums, terse, names_columns)| Setup { flavor, checksums, terse, names_columns });
     let end = prop_oneof![8 => Just(End::Xid), 1 => Just(End::Commit), 1 => Just(End::Rollback)];
     let payload = prop_oneof![3 => Just(None), 1 => any::<bool>().prop_map(Some)];
     let step = prop_oneof![
@@ -565,7 +563,7 @@ impl Scribe {
     }
 
     fn create_with_rows(&mut self, rows: usize) {
-        let head = self.begin(Beginning::Begin, false);
+        let head = self.begin(Beginning::Begin, true);
         let text = "CREATE TABLE `shop`.`bodies` (id INT) START TRANSACTION".to_owned();
         self.schema_change(text, "shop".to_owned());
         let events = if rows == 0 { vec![] } else { vec![rows] };
@@ -579,7 +577,8 @@ impl Scribe {
 
     fn schema_change(&mut self, text: String, schema: String) {
         let changed_schemas = (!self.is_mariadb()).then(|| vec![schema.clone()]);
-        let statement = Statement { changed_schemas, schema: schema.clone(), text: text.clone(), ..Statement::default() };
+        let statement =
+            Statement { changed_schemas, schema: schema.clone(), text: text.clone(), ..Statement::default() };
         let span = self.out.writer.write(&Event::Query(statement));
         // What isn't known to be about other schemas is told.
         if is_selected(&schema) || self.is_mariadb() {

@@ -343,7 +343,8 @@ fn read_on(reader: &mut Reader<'_>, dump: &[EventBytes]) -> Result<Outcome, Test
             let is_in = |void: &&Void| (reader.first..reached).contains(&void.committed) && !void.is_held;
             if let Some(void) = void.filter(is_in) {
                 let rows = void.rows.iter().cloned().map(Item::Row);
-                let expected: Vec<Item> = written.committed[reader.first..void.committed].iter().cloned().chain(rows).collect();
+                let expected: Vec<Item> =
+                    written.committed[reader.first..void.committed].iter().cloned().chain(rows).collect();
                 prop_assert_eq!(items, &expected[..items.len()]);
                 return Ok(Outcome::Stopped);
             }
@@ -446,7 +447,9 @@ fn relocations(
             replica.writer.dump(&replica.boundaries[0].position)
         };
         match reader.read(&dump) {
-            Err(Stop::Error(DecodeError { fault: Fault::RolledBack { .. } | Fault::Unsupported { .. }, .. })) => continue,
+            Err(Stop::Error(DecodeError { fault: Fault::RolledBack { .. } | Fault::Unsupported { .. }, .. })) => {
+                continue;
+            }
             Err(Stop::Error(error)) => prop_assert!(false, "after {}: {}", gtids, error),
             Ok(()) | Err(Stop::ConnectionLost) => {}
         }
