@@ -247,7 +247,8 @@ impl<'a> Reader<'a> {
     /// A dump can be asked for the place, and the set of GTIDs is that of the place.
     fn check_resume(&self, resume: &Resume) {
         assert!(u32::try_from(resume.position.offset).is_ok(), "no server can be asked for {resume}");
-        let Some(gtids) = &resume.gtids else { return };
+        // Until all that is done with was met, GTIDs alone say the place.
+        let Some(gtids) = resume.gtids.as_ref().filter(|_| !resume.position.file.is_empty()) else { return };
         let Boundary { executed, .. } = self.written.boundary_before(&resume.position);
         // A replica may be read from before what is done with at first, and past 4 GiB the position stays.
         let is_further = &*resume.server == "replica" || self.written.has_large_file();
