@@ -242,9 +242,9 @@ impl Source {
                             return Ok(());
                         }
                     }
-                    Ok(Next::Columns { schema, table }) => {
+                    Ok(Next::Columns { schema, table, missing }) => {
                         let place = (decoder.resume_before().clone(), decoder.position().clone());
-                        let columns = catalog::columns(config, place, &schema, &table).await?;
+                        let columns = catalog::columns(config, place, (&schema, &table), missing).await?;
                         decoder.learn(schema, table, columns);
                     }
                     Err(error) => return Err(error.into()),

@@ -41,9 +41,9 @@ mod temporal;
 mod transaction;
 mod value;
 
-pub use catalog::CatalogColumn;
+pub use catalog::{CatalogColumn, append_unlisted};
 pub use decoder::{BATCH_BYTES_MAX, BATCH_ROWS_MAX, Decoder, Next, RowBatch};
-pub use error::{DecodeError, Fault};
+pub use error::{DecodeError, Fault, Missing};
 pub use event::{EventHeader, EventKind};
 pub use late::{ColumnSet, Needed, Needs, Undecoded};
 pub use query::SchemaChange;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use rowmill_batch::Table;
 
 use super::catalog::CatalogColumn;
-use super::error::{DecodeError, Fault};
+use super::error::{DecodeError, Fault, Missing};
 use super::event::{Checksums, EventHeader, EventKind};
 use super::gtid_event;
 use super::late::{BatchMax, KnownNeeds, Rows, Undecoded};
@@ -74,6 +74,8 @@ pub enum Next {
         schema: String,
         /// Its name.
         table: String,
+        /// What its table map lacks.
+        missing: Missing,
     },
     /// The event is done with: the next one may come.
     Event,
@@ -146,7 +148,7 @@ struct Span {
 #[derive(Debug)]
 enum Halt {
     Fault { fault: Fault, kind: EventKind, table: Option<String> },
-    Columns { schema: String, table: String },
+    Columns { schema: String, table: String, missing: Missing },
 }
 
 impl Halt {
@@ -222,7 +224,7 @@ impl Decoder {
             };
             match step {
                 Ok(()) => {}
-                Err(Halt::Columns { schema, table }) => return Ok(Next::Columns { schema, table }),
+                Err(Halt::Columns { schema, table, missing }) => return Ok(Next::Columns { schema, table, missing }),
                 Err(Halt::Fault { fault, kind, table }) => {
                     return Err(DecodeError { position: self.position.clone(), kind, table, fault });
                 }
@@ -351,7 +353,7 @@ impl Decoder {
         }
         if kind == EventKind::TABLE_MAP {
             return self.tables.map(body, self.family, &*self.select).map_err(|fault| match fault {
-                MapFault::Unnamed { schema, table } => Halt::Columns { schema, table },
+                MapFault::Missing { schema, table, missing } => Halt::Columns { schema, table, missing },
                 MapFault::Fault(fault) => {
                     let name = TableName::parse(body).ok();
                     halt(fault, name.map(|name| format!("{}.{}", name.schema, name.table)))
