@@ -80,7 +80,11 @@ fn file(path: &Path, decoder: &mut Decoder, printer: &mut Printer<'_, impl Write
                     }
                 }
                 Next::Columns { schema, table, missing } => {
-                    bail!("binlog event at {}, table {schema}.{table}: {}", decoder.position(), Fault::Incomplete(missing))
+                    bail!(
+                        "binlog event at {}, table {schema}.{table}: {}",
+                        decoder.position(),
+                        Fault::Incomplete(missing)
+                    )
                 }
             }
         }

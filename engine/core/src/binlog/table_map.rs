@@ -475,13 +475,13 @@ fn describe(
         TIMESTAMP => (Kind::Timestamp, "timestamp", Codec::TimestampHires { digits }),
         TIMESTAMP2 => (Kind::Timestamp, "timestamp", Codec::Timestamp { digits: meta }),
         ENUM => {
-            let (members, is_text) = decoded(name, &charset, members)?;
-            let kind = if is_text { Kind::Enum } else { Kind::Bytes };
+            let members = decoded(name, &charset, members)?;
+            let kind = if is_text(&members) { Kind::Enum } else { Kind::Bytes };
             (kind, "enum", Codec::Enum { len: usize::from(meta), members })
         }
         SET => {
-            let (members, is_text) = decoded(name, &charset, members)?;
-            let kind = if is_text { Kind::Set } else { Kind::Bytes };
+            let members = decoded(name, &charset, members)?;
+            let kind = if is_text(&members) { Kind::Set } else { Kind::Bytes };
             (kind, "set", Codec::Set { len: usize::from(meta), members })
         }
         JSON => (Kind::Json, "json", Codec::Json { len_bytes: usize::from(meta) }),
@@ -548,10 +548,15 @@ fn geometry_name(number: u64) -> &'static str {
     usize::try_from(number).ok().and_then(|number| NAMES.get(number)).copied().unwrap_or("geometry")
 }
 
-/// An ENUM's or SET's members, and whether they are text: in the character set `binary` they may be anything.
-fn decoded(column: &str, charset: &Charset, members: Members<'_>) -> Result<(Vec<Box<[u8]>>, bool), Fault> {
+/// Whether members are text: in the character set `binary` they may be anything.
+fn is_text(members: &[Box<[u8]>]) -> bool {
+    members.iter().all(|member| std::str::from_utf8(member).is_ok())
+}
+
+/// An ENUM's or SET's members, as UTF-8 where they are text.
+fn decoded(column: &str, charset: &Charset, members: Members<'_>) -> Result<Vec<Box<[u8]>>, Fault> {
     let encoded = match members {
-        Members::Text(texts) => return Ok((texts.into_iter().map(|text| text.into_boxed_bytes()).collect(), true)),
+        Members::Text(texts) => return Ok(texts.into_iter().map(str::into_boxed_bytes).collect()),
         Members::Encoded(encoded) => encoded,
     };
     let decode = |member: &[u8]| {
@@ -559,9 +564,7 @@ fn decoded(column: &str, charset: &Charset, members: Members<'_>) -> Result<(Vec
         charset.decode(member, &mut out).map_err(|fault| fault.in_column(column))?;
         Ok(out.into_boxed_slice())
     };
-    let members: Vec<Box<[u8]>> = encoded.into_iter().map(decode).collect::<Result<_, Fault>>()?;
-    let is_text = members.iter().all(|member| std::str::from_utf8(member).is_ok());
-    Ok((members, is_text))
+    encoded.into_iter().map(decode).collect()
 }
 
 #[cfg(test)]
