@@ -381,7 +381,7 @@ impl<'a> Metadata<'a> {
         let is_nullable = |index: usize| nullable[index / 8] >> (index % 8) & 1 != 0;
         let hidden = self.hidden.unwrap_or_else(|| match family {
             Family::MySql => 0,
-            Family::MariaDb => self.row_hashes(types, is_nullable),
+            Family::MariaDb => self.row_hashes(types),
         });
         let visible = types.len() - hidden;
         let Self { unsigned, charsets, names, members, geometries, digits, key, hidden: _ } = self;
@@ -414,7 +414,7 @@ impl<'a> Metadata<'a> {
 
     /// How many of the last columns are the hashes that MariaDB keeps of unique keys without a tree, by their names, which
     /// it gives to nothing else.
-    fn row_hashes(&self, types: &[ColumnType], is_nullable: impl Fn(usize) -> bool) -> usize {
+    fn row_hashes(&self, types: &[ColumnType]) -> usize {
         let is_unsigned = |index: usize| self.unsigned.as_ref().is_some_and(|unsigned| unsigned[index]);
         let is_row_hash = |index: usize| {
             let name = self.names.as_ref().and_then(|names| names.get(index));
@@ -422,7 +422,6 @@ impl<'a> Metadata<'a> {
             number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
                 && types[index].code == code::LONGLONG
                 && is_unsigned(index)
-                && is_nullable(index)
         };
         // There is no table of nothing else.
         (1..types.len()).rev().take_while(|index| is_row_hash(*index)).count()
@@ -619,15 +618,15 @@ mod tests {
         let table = columns(&body, Family::MariaDb, None).expect("columns");
         assert_eq!(names(&table), ["id", "doc", "n"]);
         assert_eq!((table.codecs.len(), table.widths.len()), (3, 4), "images have it");
+        // Of a key that can't be NULL it can't be either.
+        let not_null = map(&HASHED, &[0x00], &[(1, &[0x20]), (2, &[8]), (4, &hash), (8, key)]);
+        assert_eq!(names(&columns(&not_null, Family::MariaDb, None).expect("columns")), ["id", "doc", "n"]);
         assert_eq!(names(&columns(&body, Family::MySql, None).expect("columns")).len(), 4, "MySQL has none");
         // Others that are called alike.
-        for (last, nullable, unsigned) in [
-            (b"\x0dDB_ROW_HASH_1".as_slice(), 0x0e, 0x00),
-            (b"\x0dDB_ROW_HASH_1", 0x06, 0x20),
-            (b"\x0cDB_ROW_HASH_", 0x0e, 0x20),
-            (b"\x0eDB_ROW_HASH_1b", 0x0e, 0x20),
-        ] {
-            let body = map(&HASHED, &[nullable], &[(1, &[unsigned]), (2, &[8]), (4, &names_of(last)), (8, key)]);
+        for (last, unsigned) in
+            [(b"\x0dDB_ROW_HASH_1".as_slice(), 0x00), (b"\x0cDB_ROW_HASH_", 0x20), (b"\x0eDB_ROW_HASH_1b", 0x20)]
+        {
+            let body = map(&HASHED, &[0x0e], &[(1, &[unsigned]), (2, &[8]), (4, &names_of(last)), (8, key)]);
             assert_eq!(names(&columns(&body, Family::MariaDb, None).expect("columns")).len(), 4);
         }
     }
