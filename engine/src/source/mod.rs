@@ -243,9 +243,9 @@ impl Source {
                             return Ok(());
                         }
                     }
-                    Ok(Next::Columns { schema, table }) => {
+                    Ok(Next::Columns { schema, table, missing }) => {
                         let place = (decoder.resume_before().clone(), decoder.position().clone());
-                        let columns = match catalog::columns(config, place, &schema, &table).await {
+                        let columns = match catalog::columns(config, place, (&schema, &table), missing).await {
                             Ok(columns) => columns,
                             Err(Interruption::Fatal(error)) => {
                                 // What is before the event is delivered all the same.

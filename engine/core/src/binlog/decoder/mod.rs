@@ -12,7 +12,7 @@ use rowmill_batch::Table;
 use rowmill_pipeline::ack::Cost;
 
 use super::catalog::CatalogColumn;
-use super::error::{DecodeError, Fault};
+use super::error::{DecodeError, Fault, Missing};
 use super::event::{Checksums, EventHeader, EventKind};
 use super::gtid_event;
 use super::history::{FileFormat, Trail};
@@ -76,6 +76,8 @@ pub enum Next {
         schema: String,
         /// Its name.
         table: String,
+        /// What its table map lacks.
+        missing: Missing,
     },
     /// The event is done with: the next one may come.
     Event,
@@ -160,7 +162,7 @@ struct Span {
 #[derive(Debug)]
 enum Halt {
     Fault { fault: Fault, kind: EventKind, table: Option<String> },
-    Columns { schema: String, table: String },
+    Columns { schema: String, table: String, missing: Missing },
 }
 
 impl Halt {
@@ -247,7 +249,7 @@ impl Decoder {
             };
             match step {
                 Ok(()) => {}
-                Err(Halt::Columns { schema, table }) => return Ok(Next::Columns { schema, table }),
+                Err(Halt::Columns { schema, table, missing }) => return Ok(Next::Columns { schema, table, missing }),
                 Err(Halt::Fault { fault, kind, table }) => {
                     let transaction = self.transaction.as_ref().map(|transaction| transaction.begin);
                     self.cut_before_event();
@@ -461,7 +463,7 @@ impl Decoder {
                 return Ok(());
             }
             return self.tables.map(body, self.family, &*self.select).map_err(|fault| match fault {
-                MapFault::Unnamed { schema, table } => Halt::Columns { schema, table },
+                MapFault::Missing { schema, table, missing } => Halt::Columns { schema, table, missing },
                 MapFault::Fault(fault) => {
                     let name = TableName::parse(body).ok();
                     halt(fault, name.map(|name| format!("{}.{}", name.schema, name.table)))

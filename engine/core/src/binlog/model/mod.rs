@@ -164,7 +164,7 @@ impl<'a> Reader<'a> {
                 match self.decoder.next(event).map_err(Stop::Error)? {
                     Next::Event => break,
                     Next::Batch(batch) => self.take(batch),
-                    Next::Columns { schema, table } => {
+                    Next::Columns { schema, table, .. } => {
                         let columns = self.written.catalog(self.decoder.position(), &schema, &table);
                         self.decoder.learn(schema, table, columns);
                     }
