@@ -55,13 +55,13 @@ pub(in super::super) fn apply(document: &[u8], diffs: &[u8], out: &mut Vec<u8>) 
     if bytes.is_empty() {
         return super::decode(document, out);
     }
-    let mut root = Node::parse(document)?;
+    // What is read are parts of the document and of the changes, none of them twice.
+    let mut budget = Budget(document.len() + diffs.len());
+    let mut root = Node::of(document);
     while !bytes.is_empty() {
-        let Diff { operation, path, value } = Diff::next(&mut bytes)?;
-        change(&mut root, operation, path, value).ok_or(MALFORMED_DIFF)??;
+        change(&mut root, Diff::next(&mut bytes)?, &mut budget)?;
     }
-    // The leaves are parts of the document and of the changes, none of them twice.
-    root.write(0, &mut Budget(document.len() + diffs.len()), out)
+    root.write(0, &mut budget, out)
 }
 
 /// Appends the changes themselves as text: an array of `{"op": ..., "path": ..., "value": ...}`.
@@ -89,45 +89,46 @@ pub(in super::super) fn describe(diffs: &[u8], out: &mut Vec<u8>) -> Result<(), 
     Ok(())
 }
 
-/// A document taken apart, its leaves still in the binary format.
+/// A document, taken apart along the paths of changes; the rest of it is still in the binary format.
 #[derive(Debug)]
 enum Node<'a> {
-    Leaf(u8, &'a [u8]),
+    /// A value's type and where its bytes begin.
+    Packed(u8, &'a [u8]),
     Array(Vec<Node<'a>>),
     /// Ordered as the server orders keys: the shorter first, then by bytes.
     Object(Vec<(Cow<'a, str>, Node<'a>)>),
 }
 
 impl<'a> Node<'a> {
-    fn parse(document: &'a [u8]) -> Result<Self, Fault> {
+    fn of(document: &'a [u8]) -> Self {
         const LITERAL: u8 = 0x04;
         match document.split_first() {
-            None => Ok(Self::Leaf(LITERAL, &[0])),
-            Some((&kind, body)) => Self::of(kind, body, 0, &mut Budget::of(document)),
+            None => Self::Packed(LITERAL, &[0]),
+            Some((&kind, body)) => Self::Packed(kind, body),
         }
     }
 
-    fn of(kind: u8, body: &'a [u8], depth: usize, budget: &mut Budget) -> Result<Self, Fault> {
-        if depth > DEPTH_MAX {
-            return Err(MALFORMED);
-        }
+    /// Takes a container apart, its members not.
+    fn unpack(&mut self, budget: &mut Budget) -> Result<(), Fault> {
+        let Self::Packed(kind, body) = *self else { return Ok(()) };
         let (object, width) = match kind {
             0x00 => (true, Width::Small),
             0x01 => (true, Width::Large),
             0x02 => (false, Width::Small),
             0x03 => (false, Width::Large),
-            _ => return Ok(Self::Leaf(kind, body)),
+            _ => return Ok(()),
         };
         let mut members = Container::parse(body, object, width, budget)?;
         let (mut array, mut map) = (Vec::new(), Vec::new());
         while let Some((key, kind, body)) = members.next(budget)? {
-            let node = Self::of(kind, body, depth + 1, budget)?;
+            let node = Self::Packed(kind, body);
             match key {
                 Some(key) => map.push((Cow::Borrowed(key), node)),
                 None => array.push(node),
             }
         }
-        Ok(if object { Self::Object(map) } else { Self::Array(array) })
+        *self = if object { Self::Object(map) } else { Self::Array(array) };
+        Ok(())
     }
 
     fn write(&self, depth: usize, budget: &mut Budget, out: &mut Vec<u8>) -> Result<(), Fault> {
@@ -135,7 +136,7 @@ impl<'a> Node<'a> {
             return Err(MALFORMED);
         }
         match self {
-            Self::Leaf(kind, body) => value(*kind, body, depth, budget, out)?,
+            Self::Packed(kind, body) => value(*kind, body, depth, budget, out)?,
             Self::Array(nodes) => {
                 out.push(b'[');
                 for (index, node) in nodes.iter().enumerate() {
@@ -163,19 +164,17 @@ impl<'a> Node<'a> {
     }
 
     /// The member that a path's leg names. The first and last cell of what isn't an array is itself.
-    fn member(&mut self, leg: &Leg) -> Option<&mut Self> {
-        match (self, leg) {
+    fn member(&mut self, leg: &Leg, budget: &mut Budget) -> Result<&mut Self, Fault> {
+        self.unpack(budget)?;
+        let member = match (self, leg) {
             (Self::Object(members), Leg::Key(key)) => {
-                let at = position(members, key).ok()?;
-                Some(&mut members[at].1)
+                position(members, key).ok().and_then(|at| members.get_mut(at)).map(|(_, node)| node)
             }
-            (Self::Array(nodes), Leg::Cell(cell)) => {
-                let at = cell.position(nodes.len()).ok()?;
-                nodes.get_mut(at)
-            }
-            (node @ (Self::Leaf(..) | Self::Object(_)), Leg::Cell(cell)) if cell.position(1).is_ok() => Some(node),
+            (Self::Array(nodes), Leg::Cell(cell)) => cell.position(nodes.len()).ok().and_then(|at| nodes.get_mut(at)),
+            (node @ (Self::Packed(..) | Self::Object(_)), Leg::Cell(cell)) if cell.position(1).is_ok() => Some(node),
             _ => None,
-        }
+        };
+        member.ok_or(MALFORMED_DIFF)
     }
 }
 
@@ -184,47 +183,46 @@ fn position(members: &[(Cow<'_, str>, Node<'_>)], key: &str) -> Result<usize, us
     members.binary_search_by(|(known, _)| (known.len(), known.as_bytes()).cmp(&(key.len(), key.as_bytes())))
 }
 
-/// `None` if the document doesn't have what the change is about.
-fn change<'a>(root: &mut Node<'a>, operation: Operation, path: &str, new: &'a [u8]) -> Option<Result<(), Fault>> {
-    let mut legs = legs(path)?;
-    let new = match (operation, Node::parse(new)) {
-        (Operation::Remove, _) => None,
-        (_, Ok(node)) => Some(node),
-        (_, Err(fault)) => return Some(Err(fault)),
-    };
-    let last = match (legs.pop(), new) {
-        (Some(last), new) => (last, new),
-        (None, Some(new)) => {
-            *root = new;
-            return Some(Ok(()));
+/// Makes a change.
+///
+/// # Errors
+/// If the document doesn't have what the change is about.
+fn change<'a>(root: &mut Node<'a>, diff: Diff<'a>, budget: &mut Budget) -> Result<(), Fault> {
+    let Diff { operation, path, value } = diff;
+    let mut legs = legs(path).ok_or(MALFORMED_DIFF)?;
+    let Some(last) = legs.pop() else {
+        if operation == Operation::Remove {
+            return Err(MALFORMED_DIFF);
         }
-        (None, None) => return None,
+        *root = Node::of(value);
+        return Ok(());
     };
     let mut parent = root;
     for leg in &legs {
-        parent = parent.member(leg)?;
+        parent = parent.member(leg, budget)?;
     }
+    parent.unpack(budget)?;
     match (operation, last, parent) {
-        (Operation::Replace, (leg, Some(new)), parent) => *parent.member(&leg)? = new,
-        (Operation::Insert, (Leg::Key(key), Some(new)), Node::Object(members)) => {
-            let at = position(members, &key).err()?;
-            members.insert(at, (Cow::Owned(key), new));
+        (Operation::Replace, leg, parent) => *parent.member(&leg, budget)? = Node::of(value),
+        (Operation::Insert, Leg::Key(key), Node::Object(members)) => {
+            let at = position(members, &key).err().ok_or(MALFORMED_DIFF)?;
+            members.insert(at, (Cow::Owned(key), Node::of(value)));
         }
-        (Operation::Insert, (Leg::Cell(cell), Some(new)), Node::Array(nodes)) => {
+        (Operation::Insert, Leg::Cell(cell), Node::Array(nodes)) => {
             let (Ok(at) | Err(at)) = cell.position(nodes.len());
-            nodes.insert(at, new);
+            nodes.insert(at, Node::of(value));
         }
-        (Operation::Remove, (Leg::Key(key), _), Node::Object(members)) => {
-            let at = position(members, &key).ok()?;
+        (Operation::Remove, Leg::Key(key), Node::Object(members)) => {
+            let at = position(members, &key).map_err(|_| MALFORMED_DIFF)?;
             members.remove(at);
         }
-        (Operation::Remove, (Leg::Cell(cell), _), Node::Array(nodes)) => {
-            let at = cell.position(nodes.len()).ok()?;
+        (Operation::Remove, Leg::Cell(cell), Node::Array(nodes)) => {
+            let at = cell.position(nodes.len()).map_err(|_| MALFORMED_DIFF)?;
             nodes.remove(at);
         }
-        _ => return None,
+        _ => return Err(MALFORMED_DIFF),
     }
-    Some(Ok(()))
+    Ok(())
 }
 
 #[derive(Debug, PartialEq)]
