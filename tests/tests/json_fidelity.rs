@@ -155,6 +155,7 @@ async fn every_opaque_value() -> anyhow::Result<()> {
             "GEOMETRY" => "POINT(1, 2)",
             "DATE" | "DATETIME(3)" | "TIMESTAMP(6)" => "'2026-11-24 10:11:12.123456'",
             "TIME" | "TIME(6)" => "'-838:59:59'",
+            "JSON" => "'{\"a\": 1}'",
             _ => "1",
         };
         documents.conn.query_drop("DELETE FROM docs.types").await?;
