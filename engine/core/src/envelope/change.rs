@@ -90,13 +90,14 @@ impl<'a> Change<'a> {
         })
     }
 
-    /// The columns that an update changed, as they were.
+    /// The columns that an update changed, as they were: those that both images have.
     pub fn changed(&self) -> impl Iterator<Item = Labelled<'a>> {
         let Self { table, text, before, after, .. } = *self;
         let images = before.zip(after);
         (0..).map(ColumnIndex).zip(&table.columns).zip(&text.columns).filter_map(move |((index, column), name)| {
             let (before, after) = images.map(|(before, after)| (before.cell(index), after.cell(index)))?;
-            (before != after && after != Cell::Absent).then_some((column, name, before))
+            let is_changed = before != after && before != Cell::Absent && after != Cell::Absent;
+            is_changed.then_some((column, name, before))
         })
     }
 
@@ -158,13 +159,14 @@ impl TableText {
             escaping.rewrite(0, &mut out);
             Literal::new(&out)
         };
+        let [deleted, op, db, table_name, time] =
+            ["__deleted", "__op", "__db", "__table", "__source_ts_ms"].map(|name| unused_name(table, name));
         let words = |operation: Operation| {
-            let mut out = format!(",\"__deleted\":\"{}\"", operation == Operation::Delete).into_bytes();
-            out.extend_from_slice(b",\"__op\":\"");
-            out.push(code(operation));
-            out.extend(labelled(b"\",\"__db\":", &table.schema));
-            out.extend(labelled(b",\"__table\":", &table.name));
-            out.extend_from_slice(b",\"__source_ts_ms\":");
+            let mut out = format!(",\"{deleted}\":\"{}\"", operation == Operation::Delete).into_bytes();
+            out.extend(format!(",\"{op}\":\"{}\"", char::from(code(operation))).into_bytes());
+            out.extend(labelled(format!(",\"{db}\":").as_bytes(), &table.schema));
+            out.extend(labelled(format!(",\"{table_name}\":").as_bytes(), &table.name));
+            out.extend(format!(",\"{time}\":").into_bytes());
             escaping.rewrite(0, &mut out);
             out
         };
@@ -190,10 +192,23 @@ impl TableText {
     }
 }
 
+/// Returns `name`, with another underscore before it for as long as a column of the table is called so. Columns keep
+/// their names. Case doesn't tell names apart: it doesn't for the server, nor for many that read the row.
+fn unused_name(table: &Table, name: &str) -> String {
+    let mut name = name.to_owned();
+    while table.columns.iter().any(|column| column.name.to_lowercase() == name) {
+        name.insert(0, '_');
+    }
+    name
+}
+
 /// Where a change comes from.
 #[derive(Clone, Copy)]
 pub(super) struct Origin<'a> {
+    /// See [`time_us`].
     pub time_us: i64,
+    /// When its statement began.
+    pub event_time_us: i64,
     /// As [`TableText`] has them.
     pub schema: &'a [u8],
     pub table: &'a [u8],
@@ -210,6 +225,7 @@ fn row_origin<'a>(text: &'a TableText, batch: &Batch<'a>, row: &Row<'_>) -> Orig
     let transaction = batch.transaction(row.transaction()).header();
     Origin {
         time_us: time_us(transaction.commit_time_us, header.time_us),
+        event_time_us: header.time_us,
         schema: &text.schema,
         table: &text.table,
         server_id: transaction.server_id,
