@@ -20,7 +20,7 @@ pub(crate) use error::toml_fault;
 pub use sinks::{
     Attribute, Compression, LargeMessages, OnError, PackForm, Packing, Queue, Role, Route, Sink, SinkKind,
 };
-pub use tables::TablePatterns;
+pub use tables::{NameCase, TablePatterns};
 
 pub use crate::source::tls::Tls;
 use crate::source::tls::TlsMode;
@@ -206,7 +206,7 @@ impl Config {
         let named = |key: &str, table: Option<SinkNameTable>| {
             table.map(|table| sinks::index_of_sink_for_all(key, &table.sink.0, &sinks)).transpose()
         };
-        let destinations = Destinations {
+        let mut destinations = Destinations {
             routes,
             schema_changes: named("schema_changes", file.schema_changes)?,
             dead_letters: named("dead_letter", file.dead_letter)?,
@@ -229,8 +229,12 @@ impl Config {
             return Err("in_flight: `rows` and `bytes` must be more than 0, or nothing ever moves".to_owned());
         }
         let checkpoint = file.checkpoint.map_or_else(|| Ok(Checkpoint::default()), checkpoint::checkpoint)?;
+        let source = source(file.source, destinations.schema_changes.is_some())?;
+        for route in &mut destinations.routes {
+            route.tables = std::mem::take(&mut route.tables).with_case(source.tables.case());
+        }
         Ok(Self {
-            source: source(file.source, destinations.schema_changes.is_some())?,
+            source,
             plugins: plugins(file.plugins.unwrap_or_default(), &checkpoint)?,
             checkpoint,
             sinks,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, DriverError, Opts, OptsBuilder, Row, SslOpts};
+use rowmill_core::batch::quoted;
 use tracing::debug;
 
 use super::tls::{Tls, TlsMode};
@@ -89,7 +90,8 @@ impl Server {
         let variables: Vec<(String, String)> = conn
             .query(
                 "SHOW GLOBAL VARIABLES WHERE Variable_name IN \
-                 ('log_bin', 'binlog_format', 'binlog_row_metadata', 'server_uuid', 'server_id', 'version')",
+                 ('log_bin', 'binlog_format', 'binlog_row_metadata', 'server_uuid', 'server_id', 'version', \
+                 'lower_case_table_names')",
             )
             .await
             .with_context(|| format!("{address}: its settings can't be read"))
@@ -102,6 +104,7 @@ impl Server {
             Flavor::MySql => setting("server_uuid"),
             Flavor::MariaDb => format!("mariadb-server-id-{}", setting("server_id")),
         };
+        config.tables.case().ignore(!matches!(setting("lower_case_table_names").as_str(), "" | "0"));
         let user = config.options.user().unwrap_or_default().to_owned();
         Ok(Self { conn, address, user, settings, flavor, identity, version })
     }
@@ -174,7 +177,7 @@ impl Server {
         let found: Vec<(String, String)> =
             self.conn.query(TABLES).await.with_context(|| format!("{}: its tables can't be listed", self.address))?;
         let selected = found.into_iter().filter(|(schema, table)| tables.matches(schema, table));
-        Ok(selected.map(|(schema, table)| format!("{schema}.{table}")).collect())
+        Ok(selected.map(|(schema, table)| format!("{}.{}", quoted(&schema, '.'), quoted(&table, '.'))).collect())
     }
 
     /// Whether the binlog names the columns by itself.
