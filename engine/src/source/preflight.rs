@@ -9,6 +9,7 @@ use mysql_async::{Conn, DriverError, Opts, OptsBuilder, Row, SslOpts};
 use rowmill_core::batch::quoted;
 use tracing::debug;
 
+use super::driver;
 use super::tls::{Tls, TlsMode};
 use crate::config;
 
@@ -222,11 +223,16 @@ pub(super) async fn connect(config: &config::Source) -> Result<Conn, ConnectErro
 /// # Errors
 /// The driver's, or that the certificates can't be read.
 pub(crate) async fn driver_connection(options: &Opts, tls: &Tls) -> anyhow::Result<Conn> {
-    let with = |tls: Option<SslOpts>| OptsBuilder::from_opts(options.clone()).ssl_opts(tls);
-    let certificates = if options.socket().is_some() { None } else { tls.driver()? };
-    let attempt = async || match Conn::new(with(certificates.clone())).await {
+    let is_socket = options.socket().is_some();
+    let with = |tls: Option<SslOpts>| {
+        let is_private = is_socket || tls.is_some();
+        let builder = OptsBuilder::from_opts(options.clone()).ssl_opts(tls);
+        Opts::from(builder.enable_cleartext_plugin(is_private && options.enable_cleartext_plugin()))
+    };
+    let certificates = if is_socket { None } else { tls.driver(options.ip_or_hostname())? };
+    let attempt = async || match driver::connect(&with(certificates.clone()), tls).await {
         Err(mysql_async::Error::Driver(DriverError::NoClientSslFlagFromServer)) if tls.mode <= TlsMode::Preferred => {
-            Conn::new(with(None)).await
+            driver::connect(&with(None), tls).await
         }
         other => other,
     };
@@ -260,6 +266,7 @@ fn connect_error(error: mysql_async::Error, config: &config::Source) -> ConnectE
                 )),
             )
         }
+        mysql_async::Error::Other(reason) => ConnectError::Refused(anyhow!("{address}: {reason}")),
         mysql_async::Error::Io(io) => ConnectError::Unreachable(
             anyhow::Error::new(io)
                 .context(format!("{address} can't be reached; is the server running, and are host and port right?")),
