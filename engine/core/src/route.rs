@@ -124,10 +124,9 @@ impl std::fmt::Display for TableTemplate {
 }
 
 impl Default for GroupTemplate {
-    /// `{schema}.{table}:{key}`: one group for each row of each table.
+    /// `{table}:{key}`: one group for each row of each table, shared by tables of one name in several schemas.
     fn default() -> Self {
-        let text = |text: &str| Part::Text(text.to_owned());
-        Self { parts: vec![Part::Schema, text("."), Part::Table, text(":"), Part::Key] }
+        Self { parts: vec![Part::Table, Part::Text(":".to_owned()), Part::Key] }
     }
 }
 
@@ -301,11 +300,8 @@ mod tests {
     fn groups_follow_the_template_and_the_keys_order() {
         let bytes = batch("A-1");
         let row = Batch::parse(&bytes).expect("a batch").rows().next().expect("a row");
-        assert_eq!(GroupTemplate::default().group(&table(), &row), "shop.lines:A-1,-7");
-        assert_eq!(GroupTemplate::default().old_group(&table(), &row), "shop.lines:A-1,-7", "nothing was before");
-        // A table of the same name in another schema shares no group with it.
-        let other = Table { schema: "archive".to_owned(), ..table() };
-        assert_eq!(GroupTemplate::default().group(&other, &row), "archive.lines:A-1,-7");
+        assert_eq!(GroupTemplate::default().group(&table(), &row), "lines:A-1,-7");
+        assert_eq!(GroupTemplate::default().old_group(&table(), &row), "lines:A-1,-7", "nothing was before");
         let template = GroupTemplate::parse("x-{schema}.{table}").expect("a template");
         assert_eq!(template.group(&table(), &row), "x-shop.lines");
         let fault = GroupTemplate::parse("{id}").expect_err("unknown").to_string();
@@ -345,7 +341,7 @@ mod tests {
         let row = Batch::parse(&bytes).expect("a batch").rows().next().expect("a row");
         let group = GroupTemplate::default().group(&table(), &row);
         assert_eq!(group.len(), 64);
-        assert_ne!(group, sqs_id("shop.lines:a c,-7".to_owned()));
+        assert_ne!(group, sqs_id("lines:a c,-7".to_owned()));
         assert_eq!(sqs_id("x".repeat(129)).len(), 64);
         assert_eq!(sqs_id(String::new()).len(), 64);
     }
