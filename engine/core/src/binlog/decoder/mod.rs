@@ -432,7 +432,10 @@ impl Decoder {
         let at = self.position.offset;
         let is_in_file = match header.kind {
             EventKind::HEARTBEAT | EventKind::HEARTBEAT_V2 => false,
-            EventKind::FORMAT_DESCRIPTION | EventKind::ROTATE | EventKind::MARIADB_GTID_LIST => header.log_pos != 0,
+            EventKind::FORMAT_DESCRIPTION
+            | EventKind::ROTATE
+            | EventKind::MARIADB_GTID_LIST
+            | EventKind::MARIADB_START_ENCRYPTION => header.log_pos != 0,
             _ => true,
         };
         if !is_in_file || header.is_artificial() {
@@ -524,6 +527,9 @@ impl Decoder {
             EventKind::INTVAR | EventKind::RAND | EventKind::USER_VAR | EventKind::BEGIN_LOAD_QUERY => Ok(()),
             EventKind::EXECUTE_LOAD_QUERY if self.is_done_with() => Ok(()),
             EventKind::EXECUTE_LOAD_QUERY => Err(Fault::Statement("LOAD DATA".to_owned())),
+            // What a server sends is decrypted: it marks the event as ignorable then. In the encrypted file it isn't marked,
+            // and what follows can't be read.
+            EventKind::MARIADB_START_ENCRYPTION if header.is_ignorable() => Ok(()),
             EventKind::MARIADB_START_ENCRYPTION => Err(Fault::Unsupported {
                 what: "an encrypted binlog file".to_owned(),
                 mend: "read it from its server, which decrypts it",
