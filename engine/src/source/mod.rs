@@ -353,7 +353,8 @@ pub async fn transaction_end(
 ) -> anyhow::Result<Option<TransactionEnd>> {
     let find = async {
         let server = Server::connect(config).await?;
-        let place = Place { resume: Resume::at(server.identity.as_str(), begin.clone()), by: By::Position };
+        let resume = Resume::at(server.identity.as_str(), begin.clone());
+        let place = Place { resume, by: By::Position, from: begin.clone() };
         // The server ends a connection with the id of a new one.
         let other = config::Source { server_id: config::random_server_id(), ..config.clone() };
         let mut wire = open_stream(&other, server.flavor, &place, Ending::Ends).await?;

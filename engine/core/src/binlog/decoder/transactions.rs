@@ -50,11 +50,9 @@ impl Decoder {
     fn is_before_start(&mut self, gtid: &Gtid) -> Result<bool, Fault> {
         let Gtid::MariaDb { domain, server, sequence } = *gtid else { return Ok(false) };
         let is_same = |(of, newest): &(u32, Newest)| (*of, newest.server) == (domain, server);
-        let Some(index) = self.awaited.iter().position(is_same) else { return Ok(false) };
-        let done = self.awaited[index].1.sequence;
-        if sequence >= done {
-            self.awaited.swap_remove(index);
-        }
+        let Some(done) = self.awaited.iter().find(|of| is_same(of)).map(|(_, newest)| newest.sequence) else {
+            return Ok(false);
+        };
         // The next number shows that nothing is missing as well as the same one does.
         if sequence > done.saturating_add(1) {
             let done = Gtid::MariaDb { domain, server, sequence: done };
@@ -219,6 +217,12 @@ impl Decoder {
     pub(super) fn end_transaction(&mut self, gtid: Option<Gtid>, end: u64) {
         if let (Some(gtid), Some(gtids)) = (&gtid, &mut self.gtids) {
             Arc::make_mut(gtids).add(gtid);
+        }
+        // Not before: one that a crash cut off may come again.
+        if let (Some(Gtid::MariaDb { domain, server, sequence }), false) = (&gtid, self.awaited.is_empty()) {
+            let is_met =
+                |(of, done): &(u32, Newest)| of == domain && done.server == *server && done.sequence <= *sequence;
+            self.awaited.retain(|awaited| !is_met(awaited));
         }
         self.position.offset = end;
         self.boundary();

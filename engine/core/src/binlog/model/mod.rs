@@ -441,8 +441,8 @@ fn relocations(
         reader.written = &replica;
         let position = BinlogPosition::new("", BinlogPosition::FIRST_EVENT);
         reader.decoder.relocate(Resume { gtids: Some(Arc::clone(&gtids)), ..Resume::at("replica", position) });
-        // Asked by a position, the server sends what is in the set as well; MariaDB is never asked so.
-        let dump = if index % 2 == 0 || history.setup.flavor == Flavor::MariaDb {
+        // Asked by a position, the server sends what is in the set as well; MariaDB is always asked so.
+        let dump = if index % 2 == 0 && history.setup.flavor != Flavor::MariaDb {
             replica.writer.dump_by_gtids(&gtids)
         } else {
             replica.writer.dump(&replica.boundaries[0].position)
