@@ -59,7 +59,7 @@ pub async fn run(config: &Config, out: &mut impl Write) -> std::io::Result<usize
     let settings = Settings { cache: None, ..Settings::of(config) };
     match Loader::new(settings).and_then(|loader| loader.load_all()) {
         Ok(chain) => {
-            let names: Vec<&str> = chain.plugins().iter().map(|plugin| plugin.name()).collect();
+            let names = chain.names();
             match (directory, names.as_slice()) {
                 (None, _) => report.note("no plugins directory: rows pass as they are")?,
                 (Some(directory), []) => {

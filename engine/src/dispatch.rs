@@ -9,9 +9,10 @@ use rowmill_core::binlog::SchemaChange;
 use rowmill_core::envelope::{Envelope, Escaping, Format, Part, SourceName, push_int, push_string};
 use rowmill_core::route::{GroupTemplate, TableTemplate, deduplication_id, schema_change_id, sqs_id};
 
+use crate::ack::Places;
 use crate::config::{self, Attribute, Destinations};
 use crate::sink::{Body, Message};
-use crate::transform::{DeadRow, Emitted, Passed, TransformError, Transformed};
+use crate::transform::{DeadRow, Emitted, Passed, Stop, TransformError, Transformed};
 
 /// Bytes of a body that room is made for at once, before there was one.
 const BODY_EXPECTED: usize = 512;
@@ -50,6 +51,17 @@ pub struct Dispatcher {
     body_bytes: usize,
 }
 
+/// What became of a batch.
+#[derive(Debug)]
+pub struct Dispatched {
+    /// Messages by sink, each in binlog order.
+    pub by_sink: Vec<Vec<Message>>,
+    /// Where their rows are.
+    pub places: Places,
+    /// Where everything stops: no message is of this row or one after it.
+    pub stop: Option<Stop>,
+}
+
 /// A transform's part of a decision.
 #[derive(Clone, Copy)]
 struct Given<'a> {
@@ -84,69 +96,96 @@ impl Dispatcher {
         }
     }
 
-    /// A batch's messages, by sink. `server` is whose binlog it is of, `tables` are by their ids, `now_us` is
-    /// the wall clock in microseconds since 1970.
-    ///
-    /// # Errors
-    /// If a row has no route: nothing is dropped in silence.
+    /// A batch's messages. `server` is whose binlog it is of, `tables` are by their ids, `now_us` is the wall clock in
+    /// microseconds since 1970. A row without a route stops everything: nothing is dropped in silence.
     pub fn messages(
         &mut self,
         transformed: Transformed,
         server: Arc<str>,
         tables: &[Arc<Table>],
         now_us: i64,
-    ) -> anyhow::Result<Vec<Vec<Message>>> {
+    ) -> Dispatched {
         self.server = server;
-        let Transformed { bytes, rows, emitted, seen, dead, stop: _ } = transformed;
+        let Transformed { bytes, rows, emitted, seen, dead, mut stop } = transformed;
         let parse = |bytes| Batch::parse(bytes).expect("batches are written by the builder");
         let batch = parse(&bytes);
         let seen: Vec<Batch<'_>> = seen.iter().map(|bytes| parse(bytes)).collect();
-        // All rows go to it where there is but one.
-        let expected = if self.sinks.len() == 1 { rows.len() } else { 0 };
-        let mut by_sink: Vec<Vec<Message>> = self.sinks.iter().map(|_| Vec::with_capacity(expected)).collect();
-        let mut emitted = emitted.into_iter().peekable();
-        let mut outputs = Outputs::default();
-        // The rows' bodies, one behind the other: one piece of memory for all of them.
-        let mut bodies = Vec::with_capacity(rows.len() * (self.body_bytes + self.body_bytes / 8));
-        let mut ends = Vec::with_capacity(rows.len());
-        for Passed { row, origin, reroute } in rows {
-            let (sink, group) = reroute.as_ref().map_or((None, None), |to| (to.sink, to.group.as_deref()));
-            let given = Given { sink, group, deduplication_id: None };
-            while let Some(message) = emitted.next_if(|message| message.origin <= origin) {
-                self.emitted(message, &seen, tables, &mut outputs, &mut by_sink)?;
-            }
-            let row = batch.row(row);
-            let table = &tables[row.table().0 as usize];
-            for &part in Part::of(table, &row) {
-                let output = Output { part, number: outputs.next(origin) };
-                let (sink, group, deduplication_id) = self.address(table, &batch, &row, given, output)?;
-                self.envelopes[sink].write(table, &batch, &row, part, now_us, &mut bodies);
-                ends.push((sink, by_sink[sink].len(), bodies.len()));
-                let mut attributes = Vec::new();
-                add_attributes(&self.sinks[sink].attributes, table, &batch, &row, &mut attributes);
-                let (queue, table) = (self.queue(sink, table), Some(table.id));
-                let body = Body::default();
-                by_sink[sink].push(Message { body, group, deduplication_id, attributes, table, queue });
-            }
-        }
-        self.body_bytes = bodies.len().checked_div(ends.len()).unwrap_or(self.body_bytes);
+        let mut out = Out::new(self.sinks.len(), rows.len(), self.body_bytes);
+        let unrouted = self.write_rows(&batch, rows, emitted, &seen, tables, now_us, &mut out);
+        self.body_bytes = out.bodies.len().checked_div(out.ends.len()).unwrap_or(self.body_bytes);
+        let Out { mut by_sink, mut places, bodies, ends, .. } = out;
         let bodies = Bytes::from(bodies);
         let mut start = 0;
         for (sink, message, end) in ends {
             by_sink[sink][message].body = Body::new(bodies.slice(start..end), self.sinks[sink].escaping);
             start = end;
         }
-        for message in emitted {
-            self.emitted(message, &seen, tables, &mut outputs, &mut by_sink)?;
+        if let Err(unrouted) = unrouted {
+            by_sink.iter_mut().for_each(|messages| messages.retain(|message| message.row < unrouted.origin));
+            stop = Some(unrouted);
         }
         for row in dead {
-            self.dead_letter(&row, tables, now_us, &mut by_sink);
+            if stop.as_ref().is_none_or(|stop| row.origin < stop.origin) {
+                self.dead_letter(&row, tables, now_us, &mut places, &mut by_sink);
+            }
         }
-        Ok(by_sink)
+        Dispatched { by_sink, places, stop }
+    }
+
+    /// Writes the messages of rows, and of those that transforms made of rows, in the order of the rows.
+    ///
+    /// # Errors
+    /// At the first row without a route; it may have messages already.
+    #[expect(clippy::too_many_arguments)]
+    fn write_rows(
+        &mut self,
+        batch: &Batch<'_>,
+        rows: Vec<Passed>,
+        emitted: Vec<Emitted>,
+        seen: &[Batch<'_>],
+        tables: &[Arc<Table>],
+        now_us: i64,
+        out: &mut Out,
+    ) -> Result<(), Stop> {
+        let mut emitted = emitted.into_iter().peekable();
+        for Passed { row, origin, reroute } in rows {
+            let (sink, group) = reroute.as_ref().map_or((None, None), |to| (to.sink, to.group.as_deref()));
+            let given = Given { sink, group, deduplication_id: None };
+            while let Some(message) = emitted.next_if(|message| message.origin <= origin) {
+                self.emitted(message, seen, tables, out)?;
+            }
+            let row = batch.row(row);
+            let table = &tables[row.table().0 as usize];
+            let place = out.places.of_row(&row, batch);
+            for &part in Part::of(table, &row) {
+                let output = Output { part, number: out.outputs.next(origin) };
+                let address = self.address(table, batch, &row, given, output);
+                let (sink, group, deduplication_id) = address.map_err(|error| Stop { origin, error })?;
+                self.envelopes[sink].write(table, batch, &row, part, now_us, &mut out.bodies);
+                out.ends.push((sink, out.by_sink[sink].len(), out.bodies.len()));
+                let mut attributes = Vec::new();
+                add_attributes(&self.sinks[sink].attributes, table, batch, &row, &mut attributes);
+                let (queue, table) = (self.queue(sink, table), Some(table.id));
+                let body = Body::default();
+                let message = Message { body, group, deduplication_id, attributes, table, queue, row: origin, place };
+                out.by_sink[sink].push(message);
+            }
+        }
+        for message in emitted {
+            self.emitted(message, seen, tables, out)?;
+        }
+        Ok(())
     }
 
     /// A row that a transform failed on, with why: in the group that its table's rows are in by default.
-    fn dead_letter(&mut self, dead: &DeadRow, tables: &[Arc<Table>], now_us: i64, by_sink: &mut [Vec<Message>]) {
+    fn dead_letter(
+        &mut self,
+        dead: &DeadRow,
+        tables: &[Arc<Table>],
+        now_us: i64,
+        places: &mut Places,
+        by_sink: &mut [Vec<Message>],
+    ) {
         let sink = self.dead_letter_sink.expect("plugins that make dead letters are loaded only where a sink is");
         let batch = Batch::parse(&dead.batch).expect("batches are written by the builder");
         let row = batch.row(dead.row);
@@ -172,21 +211,41 @@ impl Dispatcher {
         let group = GroupTemplate::default().group(table, &row);
         let deduplication_id = deduplication_id(&self.server, &batch, &row, u32::MAX);
         let body = Body::new(body.into(), Escaping::Plain);
-        by_sink[sink].push(Message { body, group, deduplication_id, attributes: Vec::new(), table: None, queue: None });
+        let place = places.of_row(&row, &batch);
+        by_sink[sink].push(Message {
+            body,
+            group,
+            deduplication_id,
+            attributes: Vec::new(),
+            table: None,
+            queue: None,
+            row: dead.origin,
+            place,
+        });
     }
 
-    /// A schema change's message, behind those of the rows. All of a schema are one group.
+    /// Adds a schema change's message after those of the rows. All of a schema are one group.
     ///
     /// # Panics
     /// If no sink was configured for them: then none may be decoded either.
-    pub fn schema_change(&self, change: &SchemaChange, server: &str, now_us: i64, by_sink: &mut [Vec<Message>]) {
+    pub fn schema_change(&self, change: &SchemaChange, server: &str, now_us: i64, dispatched: &mut Dispatched) {
         let sink = self.schema_change_sink.expect("schema changes are decoded where a sink is configured");
         let mut body = Vec::with_capacity(1024);
         self.envelopes[sink].write_schema_change(change, now_us, &mut body);
         let body = Body::new(body.into(), self.sinks[sink].escaping);
         let group = sqs_id(change.schema.clone().unwrap_or_default());
         let deduplication_id = schema_change_id(server, change);
-        by_sink[sink].push(Message { body, group, deduplication_id, attributes: Vec::new(), table: None, queue: None });
+        let place = dispatched.places.of_event(&change.file, change.event_position);
+        dispatched.by_sink[sink].push(Message {
+            body,
+            group,
+            deduplication_id,
+            attributes: Vec::new(),
+            table: None,
+            queue: None,
+            row: 0,
+            place,
+        });
     }
 
     fn emitted(
@@ -194,19 +253,29 @@ impl Dispatcher {
         message: Emitted,
         seen: &[Batch<'_>],
         tables: &[Arc<Table>],
-        outputs: &mut Outputs,
-        by_sink: &mut [Vec<Message>],
-    ) -> anyhow::Result<()> {
+        out: &mut Out,
+    ) -> Result<(), Stop> {
         let Emitted { batch, row, origin, sink, text, mut attributes } = message;
         let batch = &seen[batch as usize];
         let row = batch.row(row);
         let table = &tables[row.table().0 as usize];
-        let output = Output { part: Part::Whole, number: outputs.next(origin) };
+        let output = Output { part: Part::Whole, number: out.outputs.next(origin) };
         let given = Given { sink, group: text.group(), deduplication_id: text.deduplication_id() };
-        let (sink, group, deduplication_id) = self.address(table, batch, &row, given, output)?;
+        let address = self.address(table, batch, &row, given, output);
+        let (sink, group, deduplication_id) = address.map_err(|error| Stop { origin, error })?;
         add_attributes(&self.sinks[sink].attributes, table, batch, &row, &mut attributes);
         let (body, queue) = (text.body().into(), self.queue(sink, table));
-        by_sink[sink].push(Message { body, group, deduplication_id, attributes, table: None, queue });
+        let place = out.places.of_row(&row, batch);
+        out.by_sink[sink].push(Message {
+            body,
+            group,
+            deduplication_id,
+            attributes,
+            table: None,
+            queue,
+            row: origin,
+            place,
+        });
         Ok(())
     }
 
@@ -311,6 +380,32 @@ fn traceparent(table: &Table, row: &Row<'_>) -> Option<String> {
     let is_text = table.columns[column.0 as usize].kind == Kind::Text;
     let text = row.newest().cell(column).text().filter(|text| is_text && !text.is_empty())?;
     Some(text.to_owned())
+}
+
+/// Messages that are being written.
+struct Out {
+    by_sink: Vec<Vec<Message>>,
+    places: Places,
+    outputs: Outputs,
+    /// The rows' bodies, one after the other: one piece of memory for all of them.
+    bodies: Vec<u8>,
+    /// Where each ends: its sink, its index among the sink's messages, and the end.
+    ends: Vec<(usize, usize, usize)>,
+}
+
+impl Out {
+    /// Room for the messages of `rows` rows.
+    fn new(sinks: usize, rows: usize, body_bytes: usize) -> Self {
+        // All rows go to it where there is but one.
+        let expected = if sinks == 1 { rows } else { 0 };
+        Self {
+            by_sink: (0..sinks).map(|_| Vec::with_capacity(expected)).collect(),
+            places: Places::default(),
+            outputs: Outputs::default(),
+            bodies: Vec::with_capacity(rows * (body_bytes + body_bytes / 8)),
+            ends: Vec::with_capacity(rows),
+        }
+    }
 }
 
 /// What of a row a message has.

@@ -57,6 +57,17 @@ fn parse(text: &str) -> Option<Abort> {
     Some(Abort { at, left: AtomicU64::new(count.parse().ok().filter(|count| *count > 0)?) })
 }
 
+/// A step is reached that takes a while: in the simulation, time passes here.
+#[cfg(test)]
+pub async fn delay(_: Step) {
+    crate::simulation::delay().await;
+}
+
+/// A step is reached that takes a while. Here it takes none.
+#[cfg(not(test))]
+#[inline]
+pub async fn delay(_: Step) {}
+
 /// A step is reached: the process ends here if it is told to.
 pub(crate) fn reached(step: Step) {
     static ABORT: OnceLock<Option<Abort>> = OnceLock::new();

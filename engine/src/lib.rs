@@ -3,31 +3,32 @@
 //!
 //! ```text
 //!   MySQL ──▶ source ──▶ (core: binlog, batch) ──▶ transform ──▶ dispatch ──▶ sink ──▶ SQS
-//!               ▲                                                 (core: route,   │ settled
+//!               ▲          opens an ack                           (core: route,   │ acknowledges
 //!               │                                                  envelope)      ▼
-//!               └──────────────── checkpoint ◀──────────────── (core: progress) ◀─┘
+//!               └──────────────── checkpoint ◀────────────────────── (pipeline: ack)
 //! ```
 //!
 //! Follow a row: [`source`] reads its event and decodes it into a batch, [`transform`] passes the
 //! batch through the plugins, [`dispatch`] makes a message of what is left (both on the threads of
-//! [`workers`]), [`sink`] sends it and settles it in the [`ledger`], and [`checkpoint`] records that it arrived.
+//! [`workers`]), [`sink`] sends it and acknowledges it ([`ack`]), and [`checkpoint`] records that it arrived.
 //! [`pipeline`] wires them together. What needs no socket, file or clock lives in the crate `rowmill-core`.
 
+pub mod ack;
 pub mod check;
 pub mod checkpoint;
 pub mod config;
 pub mod dispatch;
 pub mod failpoint;
-pub mod ledger;
 mod pace;
 pub mod pipeline;
 pub mod plugin;
 pub mod printer;
 pub mod replay;
 mod selection;
+#[cfg(test)]
+mod simulation;
 pub mod sink;
 pub mod source;
 pub mod tail;
 pub mod transform;
-mod turnstile;
 pub mod workers;

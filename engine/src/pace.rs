@@ -4,10 +4,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rowmill_core::position::Resume;
-use rowmill_core::progress::Advance;
 use tokio::time::Instant;
 use tracing::info;
 
+use crate::ack::Advance;
 use crate::source::Lag;
 
 /// How often it is said while what is read is as old as that.
@@ -34,10 +34,10 @@ impl Pace {
     }
 
     /// All is delivered up to there.
-    pub fn delivered(&self, Advance { resume, passed }: Advance) {
+    pub fn delivered(&self, Advance { progress, rows, .. }: Advance) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.resume = resume;
-        state.rows += passed.iter().map(|cost| u64::from(cost.rows)).sum::<u64>();
+        state.resume = progress;
+        state.rows += rows;
     }
 
     /// Says it, again and again.
@@ -78,7 +78,6 @@ struct Line {
 mod tests {
     use super::*;
     use rowmill_core::position::BinlogPosition;
-    use rowmill_core::progress::Cost;
 
     fn resume(offset: u64) -> Resume {
         let position = BinlogPosition { file: "binlog.000001".into(), offset };
@@ -97,19 +96,19 @@ mod tests {
         pace.0.lock().expect("a lock").said = start;
         let after = |seconds| start + Duration::from_secs(seconds);
         let age = |seconds| Some(Duration::from_secs(seconds));
-        let cost = |rows| Cost { rows, bytes: 1 };
+        let advance = |offset, rows| Advance { progress: resume(offset), rows, bytes: 1 };
 
         assert_eq!(pace.line(after(10), None), None, "nothing to read");
         assert_eq!(pace.line(after(10), age(3)), None, "nearly now");
         assert_eq!(pace.line(after(10), age(300)), line(0, 0, 4, Some(300)), "behind, and nothing delivered");
-        pace.delivered(Advance { resume: resume(500), passed: vec![cost(90), cost(20)] });
-        pace.delivered(Advance { resume: resume(900), passed: vec![cost(10)] });
+        pace.delivered(advance(500, 110));
+        pace.delivered(advance(900, 10));
         assert_eq!(pace.line(after(20), age(100)), line(120, 12, 900, Some(100)));
-        pace.delivered(Advance { resume: resume(950), passed: vec![cost(600)] });
+        pace.delivered(advance(950, 600));
         assert_eq!(pace.line(after(600), None), None, "not yet");
         assert_eq!(pace.line(after(620), None), line(600, 1, 950, None));
         assert_eq!(pace.line(after(2000), None), None, "nothing was delivered since");
-        pace.delivered(Advance { resume: resume(970), passed: vec![cost(1)] });
+        pace.delivered(advance(970, 1));
         assert_eq!(pace.line(after(2010), age(0)), line(1, 0, 970, None));
     }
 }

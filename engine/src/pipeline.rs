@@ -1,14 +1,18 @@
 //! The whole: starts each stage, bounds what is in flight, and shuts down in order.
 //!
-//! Stages are joined by channels and end when their input does. To stop, the source is stopped: the
-//! rest drains. A stage that fails closes its channels, which ends the others; the first cause is
-//! the one that is reported.
+//! Stages are joined by channels and end when their input does. To stop, the source is stopped: the rest drains. A stage
+//! that fails closes its channels, which ends the others; the first cause is the one that is reported. An error at a row
+//! stops the pipeline there: all before it is delivered and checkpointed first. A panic ends everything at once.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use rowmill_core::binlog::TransactionEnd;
 use rowmill_core::position::Resume;
+use rowmill_pipeline::ack::tracker;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -16,18 +20,18 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use crate::ack::{AckObserver, CheckpointFeed, Cost, StopError};
 use crate::checkpoint::Checkpoint;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::dispatch::{Dispatcher, SinkNeeds};
 use crate::failpoint::{self, Step};
-use crate::ledger::{self, Advances};
 use crate::pace::Pace;
 use crate::selection::Selection;
 use crate::sink::{self, Connections, DeadLetters, Sink};
 use crate::source::preflight::Server;
-use crate::source::{Budget, Source};
-use crate::transform::{Loader, Reloader, Settings};
-use crate::workers::{BATCHES_WAITING_MAX, Intake, Workshop};
+use crate::source::{self, Lag, Source};
+use crate::transform::{CurrentChain, Loader, Reloader, Settings};
+use crate::workers::{BATCHES_WAITING_MAX, Intake, Worker};
 
 /// After a signal, how long what is in flight may take to arrive.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(25);
@@ -58,7 +62,7 @@ pub fn runtime() -> anyhow::Result<Runtime> {
 }
 
 async fn start(config: Config, reading: &Handle) -> anyhow::Result<()> {
-    let signals = Signals::listen()?;
+    let mut signals = Signals::listen()?;
     let loader = Loader::new(Settings::of(&config))?;
     let Config { source, checkpoint, plugins, sinks: sink_configs, destinations, in_flight } = config;
     let plugins_running = Reloader::load(loader)?;
@@ -101,6 +105,7 @@ async fn start(config: Config, reading: &Handle) -> anyhow::Result<()> {
     let (address, version) = (source.address.clone(), server.version.clone());
     let (position, first_resume) = (start.to_string(), start.resume.clone());
     let selection = Selection { tables: source.tables.clone(), chain: plugins_running.chain() };
+    let source_config = source.clone();
     let source = reading.spawn(Source::open(server, source, start, Box::new(selection))).await??;
     info!(
         source = address,
@@ -111,39 +116,96 @@ async fn start(config: Config, reading: &Handle) -> anyhow::Result<()> {
         "running"
     );
     let stages = Stages {
-        source,
         first_resume,
-        plugins: plugins_running,
-        threads: plugins.threads,
+        chain: plugins_running.chain(),
+        workers: plugins.threads,
         dispatcher,
         sinks,
         dead_letters,
         checkpoint,
-        budget: Budget::new(in_flight),
+        in_flight: in_flight.cost(),
+        lag: source.lag(),
     };
-    stages.run(signals, reading).await
+    plugins_running.watch();
+    let run_source = |intake, stopped| source.run(intake, stopped);
+    match stages.run(run_source, &OwnThreads { reading }, async || signals.next().await).await {
+        Err(error) => Err(with_way_on(error, &source_config).await),
+        Ok(()) => Ok(()),
+    }
 }
 
-/// All that runs, ready to.
-struct Stages {
-    source: Source,
-    /// From where it begins.
-    first_resume: Resume,
-    plugins: Reloader,
-    threads: usize,
-    dispatcher: Dispatcher,
-    sinks: Vec<Box<dyn Sink>>,
+/// An error that stopped the pipeline at a row, with the command that goes on after the row's transaction.
+async fn with_way_on(error: anyhow::Error, source: &config::Source) -> anyhow::Error {
+    let Some(StopError { transaction, .. }) = error.downcast_ref() else { return error };
+    let end = source::transaction_end(source, transaction).await;
+    match end {
+        Ok(Some(TransactionEnd { position, gtid })) => {
+            let gtid = gtid.map_or_else(String::new, |gtid| format!(" (GTID {gtid})"));
+            anyhow!(
+                "{error:#}; all before it is delivered. To go on after its transaction{gtid}, without what is left of it: \
+                 rowmill checkpoint set {position}"
+            )
+        }
+        other => {
+            debug!(end = ?other.map(|_| ()), "the end of the transaction isn't known");
+            error
+        }
+    }
+}
+
+/// All stages but the source, ready to run.
+pub(crate) struct Stages {
+    /// From where the source begins.
+    pub first_resume: Resume,
+    pub chain: CurrentChain,
+    /// How many workers there are.
+    pub workers: usize,
+    pub dispatcher: Dispatcher,
+    pub sinks: Vec<Box<dyn Sink>>,
     /// Which of them is for dead letters.
-    dead_letters: Option<usize>,
-    checkpoint: Checkpoint,
-    budget: Budget,
+    pub dead_letters: Option<usize>,
+    pub checkpoint: Checkpoint,
+    pub in_flight: Cost,
+    /// How old what is read is.
+    pub lag: Arc<Lag>,
+}
+
+/// What the source and the workers run on.
+pub(crate) trait Threads {
+    /// Runs the source.
+    fn spawn_source(&self, stages: &mut JoinSet<anyhow::Result<()>>, source: BoxFuture<'static, anyhow::Result<()>>);
+
+    /// Runs a worker, whose transforms block its thread.
+    fn spawn_worker(&self, stages: &mut JoinSet<anyhow::Result<()>>, worker: Worker);
+}
+
+/// A thread for the source, and one for each worker.
+struct OwnThreads<'a> {
+    reading: &'a Handle,
+}
+
+impl Threads for OwnThreads<'_> {
+    fn spawn_source(&self, stages: &mut JoinSet<anyhow::Result<()>>, source: BoxFuture<'static, anyhow::Result<()>>) {
+        stages.spawn_on(source, self.reading);
+    }
+
+    fn spawn_worker(&self, stages: &mut JoinSet<anyhow::Result<()>>, worker: Worker) {
+        let runtime = Handle::current();
+        stages.spawn_blocking(move || runtime.block_on(worker.run()));
+    }
 }
 
 impl Stages {
-    async fn run(self, mut signals: Signals, reading: &Handle) -> anyhow::Result<()> {
-        let Self { source, first_resume, plugins, threads, dispatcher, sinks, dead_letters, checkpoint, budget } = self;
+    /// Runs what `source` gives, until `next_signal` says to stop, or until something stops the pipeline.
+    pub(crate) async fn run<S: Future<Output = anyhow::Result<()>> + Send + 'static>(
+        self,
+        source: impl FnOnce(Intake, watch::Receiver<bool>) -> S,
+        threads: &impl Threads,
+        next_signal: impl AsyncFnMut() -> &'static str,
+    ) -> anyhow::Result<()> {
+        let Self { first_resume, chain, workers, dispatcher, sinks, dead_letters, checkpoint, in_flight, lag } = self;
         let (stop, stopped) = watch::channel(false);
-        let (ledger, advances, losses) = ledger::open(budget.clone());
+        let (acks, feed, observer) = tracker(in_flight);
 
         let mut stages = JoinSet::new();
         let (outlets, inlets): (Vec<_>, Vec<_>) = sinks.iter().map(|_| mpsc::channel(BATCHES_WAITING_MAX)).unzip();
@@ -152,87 +214,103 @@ impl Stages {
             // Its own inlet would never close.
             let dead_letters = dead_letters.filter(|&dead_letters| dead_letters != index);
             let dead_letters = dead_letters.map(|sink| DeadLetters { outlet: outlets[sink].clone() });
-            let (name, ledger) = (sink.name().to_owned(), ledger.clone());
-            stages.spawn(async move {
-                sink.run(deliveries, ledger, dead_letters).await.with_context(|| format!("sink.{name}"))
-            });
+            let name = sink.name().to_owned();
+            stages
+                .spawn(async move { sink.run(deliveries, dead_letters).await.with_context(|| format!("sink.{name}")) });
         }
-        let (lag, pace) = (source.lag(), Pace::new(first_resume.clone()));
-        let chain = plugins.chain();
-        plugins.watch();
-        let (intake, jobs) = Intake::new(first_resume, chain.clone(), threads);
-        stages.spawn_on(source.run(intake, budget.clone(), stopped), reading);
+        let pace = Pace::new(first_resume.clone());
+        let (intake, tasks) = Intake::new(acks, first_resume, chain.clone(), workers);
+        threads.spawn_source(&mut stages, source(intake, stopped).boxed());
         let outlets = outlets.into_iter().zip(is_nowhere).map(|(outlet, is_nowhere)| (!is_nowhere).then_some(outlet));
-        let workshop = Arc::new(Workshop::new(outlets.collect(), ledger));
-        for jobs in jobs {
-            let (workshop, dispatcher) = (Arc::clone(&workshop), dispatcher.clone());
-            stages.spawn_blocking(move || workshop.work(jobs, dispatcher));
+        let outlets: Arc<[_]> = outlets.collect();
+        for tasks in tasks {
+            threads.spawn_worker(&mut stages, Worker::new(tasks, dispatcher.clone(), Arc::clone(&outlets)));
         }
-        drop(workshop); // sinks end when the last worker does
+        drop(outlets); // sinks end when the last worker does
         stages.spawn(async move {
             tokio::select! {
-                result = keep_checkpoint(checkpoint, advances, budget, &pace) => result,
+                biased;
+                result = write_checkpoints(checkpoint, feed, &pace) => result,
                 () = pace.report(&lag) => Ok(()),
             }
         });
-
-        // Which stage failed first is why the others ended.
-        let mut first_error = None;
-        let mut deadline = None;
-        loop {
-            let ended = tokio::select! {
-                ended = stages.join_next() => ended,
-                name = signals.next() => {
-                    if deadline.is_some() {
-                        bail!("stopped by a second {name}; what was in flight is sent again at the next start");
-                    }
-                    info!(signal = name, "stopping: delivering what is in flight");
-                    deadline = Some(Instant::now() + DRAIN_TIME_MAX);
-                    stop.send_replace(true);
-                    continue;
-                }
-                () = async { tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)).await }, if deadline.is_some() => {
-                    return Err(first_error.unwrap_or_else(|| anyhow!(
-                        "what was in flight wasn't delivered within {DRAIN_TIME_MAX:?}; it is sent again at the next start"
-                    )));
-                }
-            };
-            let Some(ended) = ended else { break };
-            let result = ended.unwrap_or_else(|panic| Err(anyhow!("a stage panicked: {panic}")));
-            if let Err(error) = result {
-                debug!(error = format!("{error:#}"), "a stage failed");
-                first_error.get_or_insert(error);
-                stop.send_replace(true);
-                deadline.get_or_insert_with(|| Instant::now() + DRAIN_TIME_MAX);
-            }
-        }
+        let result = supervise(stages, &observer, next_signal, stop).await;
         chain.newest().log_counters();
-        if let Some(error) = first_error {
-            return Err(error);
-        }
-        let lost = losses.count();
-        if lost > 0 {
-            bail!("{lost} batches were given up by their sink; they are sent again at the next start");
-        }
-        info!("stopped: everything that was read is delivered");
-        Ok(())
+        result
     }
 }
 
-/// Makes durable up to where all is delivered; what that takes of the budget is given back after.
-async fn keep_checkpoint(
-    mut checkpoint: Checkpoint,
-    mut advances: Advances,
-    budget: Budget,
-    pace: &Pace,
+/// Waits for the end of all stages, and stops them when a signal says so, one fails, or a row stops the pipeline.
+async fn supervise(
+    mut stages: JoinSet<anyhow::Result<()>>,
+    observer: &AckObserver,
+    mut next_signal: impl AsyncFnMut() -> &'static str,
+    stop: watch::Sender<bool>,
 ) -> anyhow::Result<()> {
+    // Which stage failed first is why the others ended.
+    let mut first_error = None;
+    let mut deadline = None;
+    loop {
+        let ended = tokio::select! {
+            biased;
+            ended = stages.join_next() => ended,
+            () = observer.stopped(), if !*stop.borrow() => {
+                stop.send_replace(true);
+                deadline.get_or_insert_with(|| Instant::now() + DRAIN_TIME_MAX);
+                continue;
+            }
+            name = next_signal() => {
+                if deadline.is_some() {
+                    return Err(first_error.unwrap_or_else(|| {
+                        anyhow!("stopped by a second {name}; what was in flight is sent again at the next start")
+                    }));
+                }
+                info!(signal = name, "stopping: delivering what is in flight");
+                deadline = Some(Instant::now() + DRAIN_TIME_MAX);
+                stop.send_replace(true);
+                continue;
+            }
+            () = async { tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)).await }, if deadline.is_some() => {
+                return Err(first_error.unwrap_or_else(|| anyhow!(
+                    "what was in flight wasn't delivered within {DRAIN_TIME_MAX:?}; it is sent again at the next start"
+                )));
+            }
+        };
+        let Some(ended) = ended else { break };
+        let result = ended.map_err(|panic| anyhow!("a stage panicked: {panic}"))?;
+        if let Err(error) = result {
+            debug!(error = format!("{error:#}"), "a stage failed");
+            first_error.get_or_insert(error);
+            stop.send_replace(true);
+            deadline.get_or_insert_with(|| Instant::now() + DRAIN_TIME_MAX);
+        }
+    }
+    if let Some(error) = first_error {
+        return Err(error);
+    }
+    let lost = observer.lost();
+    if lost > 0 {
+        bail!("{lost} batches were given up by their sink; they are sent again at the next start");
+    }
+    info!("stopped: everything that was read is delivered");
+    Ok(())
+}
+
+/// Makes durable up to where all is delivered; what that takes of the in-flight budget is given back after.
+async fn write_checkpoints(mut checkpoint: Checkpoint, mut feed: CheckpointFeed, pace: &Pace) -> anyhow::Result<()> {
     let mut due = Instant::now();
-    while let Some(advance) = advances.next(due).await {
-        debug!(position = %advance.resume, "checkpoint");
+    while feed.moved().await {
+        tokio::select! {
+            biased;
+            () = feed.urgent() => {}
+            () = tokio::time::sleep_until(due) => {}
+        }
+        let Some(advance) = feed.take() else { continue };
+        debug!(position = %advance.progress, "checkpoint");
         failpoint::reached(Step::Checkpointing);
-        checkpoint.write(&advance.resume).await?;
+        checkpoint.write(&advance.progress).await?;
         failpoint::reached(Step::Checkpointed);
-        advance.passed.iter().for_each(|cost| budget.give_back(*cost));
+        feed.release(&advance);
         pace.delivered(advance);
         due = Instant::now() + checkpoint.interval();
     }

@@ -5,13 +5,27 @@ use std::io::Write;
 use rowmill_core::binlog::RowBatch;
 use tokio::sync::{mpsc, watch};
 
+use crate::ack::Cost;
 use crate::config::{self, InFlight, Start};
 use crate::printer::{Form, Printer};
 use crate::source::preflight::Server;
-use crate::source::{Budget, Source};
+use crate::source::{Outlet, Source};
 
 /// Batches that wait to be written.
 const BATCHES_WAITING_MAX: usize = 8;
+
+/// Batches for whoever writes them.
+struct Batches(mpsc::Sender<RowBatch>);
+
+impl Outlet for Batches {
+    fn batch_limits(&self) -> Cost {
+        InFlight::default().cost()
+    }
+
+    async fn hand_on(&mut self, batch: RowBatch) -> bool {
+        self.0.send(batch).await.is_ok()
+    }
+}
 
 /// Writes changes from `start` on until `stop` is done, or until nobody reads `out` any more.
 ///
@@ -33,21 +47,27 @@ pub async fn run(
     let tables = source.tables.clone();
     let source = Source::open(server, source, place, Box::new(tables)).await?;
     let (batches, mut batches_out) = mpsc::channel::<RowBatch>(BATCHES_WAITING_MAX);
-    let budget = Budget::new(InFlight::default());
     let (_going, stopped) = watch::channel(false);
-    let mut reading = std::pin::pin!(source.run(batches, budget.clone(), stopped));
+    let mut reading = std::pin::pin!(source.run(Batches(batches), stopped));
     let mut stop = std::pin::pin!(stop);
     let mut printer = Printer::new(out, form);
     loop {
         tokio::select! {
-            result = &mut reading => return result,
-            () = &mut stop => return Ok(()),
+            biased;
+            // Before the reading's end: what was read before an event that can't be decoded is written.
             Some(batch) = batches_out.recv() => {
                 if !printer.print(&batch)? || !printer.flush()? {
                     return Ok(());
                 }
-                budget.give_back(batch.cost());
             }
+            result = &mut reading => {
+                while let Ok(batch) = batches_out.try_recv() {
+                    printer.print(&batch)?;
+                }
+                printer.flush()?;
+                return result;
+            }
+            () = &mut stop => return Ok(()),
         }
     }
 }

@@ -1,31 +1,34 @@
-//! The stage between source and sinks: transforms and envelopes, on several threads. Batches are
-//! taken in binlog order, worked on in parallel, and handed to the sinks in binlog order again.
+//! The stage between source and sinks: transforms and envelopes, on several threads. Batches are taken in binlog order,
+//! worked on in parallel, and handed to the sinks in binlog order again.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rowmill_core::batch::{Batch, RowIndex, Table};
 use rowmill_core::binlog::RowBatch;
-use rowmill_core::position::{Past, Progress, Resume};
-use rowmill_core::progress::Cost;
+use rowmill_core::position::Resume;
+use rowmill_pipeline::sequencer::{Sequencer, Turn};
 use tokio::sync::mpsc;
 
-use crate::dispatch::Dispatcher;
+use crate::ack::{self, Ack, AckOpener, BatchOrigin, Cost, Places};
+use crate::dispatch::{Dispatched, Dispatcher};
 use crate::failpoint::{self, Step};
-use crate::ledger::Ledger;
+#[cfg(test)]
+use crate::simulation::Mutation;
 use crate::sink::{Delivery, Message};
 use crate::source::Outlet;
 use crate::transform::{Chain, CurrentChain, Stop};
-use crate::turnstile::Turnstile;
 
 /// Batches that wait between two stages.
 pub const BATCHES_WAITING_MAX: usize = 2;
 
-/// Hands batches to workers, to each in turn: as they pass the exit in the batches' order, none could be further ahead
-/// of another in any other way.
+/// Opens an ack for each batch, in their order, and hands batches to workers, to each in turn: their output is ordered,
+/// so another assignment would not add parallelism.
 #[derive(Debug)]
 pub struct Intake {
-    jobs: Vec<mpsc::Sender<Job>>,
+    acks: AckOpener,
+    tasks: Vec<mpsc::Sender<Task>>,
+    exit: Arc<Sequencer>,
     next_number: u64,
     tables: Arc<[Arc<Table>]>,
     newest_chain: CurrentChain,
@@ -34,44 +37,51 @@ pub struct Intake {
     resume: Resume,
 }
 
-/// What all workers share.
-#[derive(Debug)]
-pub struct Workshop {
-    exit: Turnstile,
-    /// The sinks'; `None` of one that keeps nothing.
-    outlets: Vec<Option<mpsc::Sender<Delivery>>>,
-    ledger: Ledger,
-}
-
 /// A batch, and what it is to be worked on with.
 #[derive(Debug)]
-pub struct Job {
+pub struct Task {
     number: u64,
+    /// Its place in the order of output.
+    turn: Turn,
     batch: RowBatch,
+    ack: Ack,
     tables: Arc<[Arc<Table>]>,
     chain: Arc<Chain>,
-    /// From where to read on before this batch.
-    before: Resume,
 }
 
-/// What became of a batch.
-struct Done {
-    /// By sink.
-    messages: Vec<Vec<Message>>,
-    resume: Resume,
-    cost: Cost,
-    stop: Option<Stop>,
+/// Takes tasks, one after another, and hands their messages to the sinks. Several do so at once.
+#[derive(Debug)]
+pub struct Worker {
+    tasks: mpsc::Receiver<Task>,
+    dispatcher: Dispatcher,
+    /// The sinks' inlets; `None` of one that keeps nothing.
+    outlets: Arc<[Option<mpsc::Sender<Delivery>>]>,
 }
 
 impl Intake {
-    /// Of batches the first of which follows on `start`. Gives what each of the `workers` takes.
-    pub fn new(start: Resume, chain: CurrentChain, workers: usize) -> (Self, Vec<mpsc::Receiver<Job>>) {
-        let (jobs, jobs_out) = (0..workers).map(|_| mpsc::channel(BATCHES_WAITING_MAX.div_ceil(workers))).unzip();
-        let (tables, newest) = (Arc::new([]), chain.newest());
-        (Self { jobs, next_number: 0, tables, newest_chain: chain, chain: newest, resume: start }, jobs_out)
+    /// Opens batches by `acks`, the first of which follows on `start`. Gives what each of the `workers` takes.
+    pub fn new(
+        acks: AckOpener,
+        start: Resume,
+        chain: CurrentChain,
+        workers: usize,
+    ) -> (Self, Vec<mpsc::Receiver<Task>>) {
+        let (tasks, tasks_out) = (0..workers).map(|_| mpsc::channel(BATCHES_WAITING_MAX.div_ceil(workers))).unzip();
+        let newest = chain.newest();
+        let intake = Self {
+            acks,
+            tasks,
+            exit: Arc::default(),
+            next_number: 0,
+            tables: Arc::new([]),
+            newest_chain: chain,
+            chain: newest,
+            resume: start,
+        };
+        (intake, tasks_out)
     }
 
-    fn job(&mut self, mut batch: RowBatch) -> Job {
+    fn task(&mut self, mut batch: RowBatch, ack: Ack) -> Task {
         let number = self.next_number;
         self.next_number += 1;
         let newest = self.newest_chain.newest();
@@ -82,155 +92,176 @@ impl Intake {
         if !batch.new_tables.is_empty() {
             self.tables = self.tables.iter().cloned().chain(batch.new_tables.drain(..)).collect();
         }
-        let before = std::mem::replace(&mut self.resume, batch.resume.clone());
-        Job { number, batch, tables: Arc::clone(&self.tables), chain: Arc::clone(&self.chain), before }
+        self.resume.clone_from(&batch.resume);
+        let turn = Turn::reserve(&self.exit, number);
+        Task { number, turn, batch, ack, tables: Arc::clone(&self.tables), chain: Arc::clone(&self.chain) }
     }
 }
 
 impl Outlet for Intake {
+    fn batch_limits(&self) -> Cost {
+        self.acks.limits()
+    }
+
     async fn hand_on(&mut self, batch: RowBatch) -> bool {
-        let job = self.job(batch);
-        let worker = job.number as usize % self.jobs.len();
-        self.jobs[worker].send(job).await.is_ok()
+        failpoint::delay(Step::Decoded).await;
+        let worker = self.next_number as usize % self.tasks.len();
+        // The place comes first: an ack that is opened is never dropped because the reading is stopped.
+        let tasks = self.tasks[worker].clone();
+        let Ok(place) = tasks.reserve().await else { return false };
+        let origin = BatchOrigin::after(self.resume.clone());
+        let Ok(ack) = self.acks.open(origin, batch.resume.clone(), batch.cost()).await else { return false };
+        failpoint::reached(Step::Decoded);
+        place.send(self.task(batch, ack));
+        true
     }
 }
 
-impl Workshop {
-    /// Hands messages to `outlets`, which are the sinks'; `None` of one that keeps nothing.
-    pub fn new(outlets: Vec<Option<mpsc::Sender<Delivery>>>, ledger: Ledger) -> Self {
-        Self { exit: Turnstile::default(), outlets, ledger }
+impl Worker {
+    /// Takes `tasks` and hands messages to `outlets`, which are the sinks'; `None` of one that keeps nothing.
+    pub fn new(
+        tasks: mpsc::Receiver<Task>,
+        dispatcher: Dispatcher,
+        outlets: Arc<[Option<mpsc::Sender<Delivery>>]>,
+    ) -> Self {
+        Self { tasks, dispatcher, outlets }
     }
 
-    /// Works until there are no more batches, or until another worker failed. Several do so at once,
-    /// each with a dispatcher of its own.
+    /// Works until there are no more tasks, or until something stops the pipeline. Blocks its thread while it transforms.
     ///
     /// # Errors
-    /// If a transform fails on a row that mustn't be passed over, or a row has no route. What is before
-    /// that row was handed to the sinks.
-    pub fn work(&self, mut jobs: mpsc::Receiver<Job>, mut dispatcher: Dispatcher) -> anyhow::Result<()> {
-        while let Some(job) = jobs.blocking_recv() {
-            let chain = Arc::clone(&job.chain);
-            let goes_on = self.job(job, &mut dispatcher);
+    /// If a row must not be passed: a transform fails on it, it has no route, or it can't be decoded. What is before that
+    /// row was handed to the sinks.
+    pub async fn run(mut self) -> anyhow::Result<()> {
+        while let Some(task) = self.tasks.recv().await {
+            let chain = Arc::clone(&task.chain);
+            let goes_on = self.task(task).await;
             if !matches!(goes_on, Ok(true)) {
-                // Who waits for this batch's turn mustn't wait for ever.
+                // Whoever waits for this batch's turn must not wait for ever.
                 chain.close();
-                self.exit.close();
                 return goes_on.map(|_| ());
             }
         }
         Ok(())
     }
 
-    /// False if the others don't go on either: whoever failed first says why.
-    fn job(&self, job: Job, dispatcher: &mut Dispatcher) -> anyhow::Result<bool> {
-        let number = job.number;
-        let done = done(job, dispatcher);
-        let Some(_turn) = self.exit.wait(number) else { return Ok(false) };
-        let Some(Done { messages, resume, cost, stop }) = done? else { return Ok(false) };
-        let is_taken = self.hand_on(messages, resume, cost);
-        failpoint::reached(Step::HandedOn);
-        match stop {
-            Some(stop) => Err(stop.error.into()),
-            None => Ok(is_taken),
+    /// False if the pipeline is stopping: whoever stopped it says why.
+    async fn task(&mut self, task: Task) -> anyhow::Result<bool> {
+        let Task { number, mut turn, batch, ack, tables, chain } = task;
+        let Some(transformed) = chain.transform(number, &batch, &tables).await else { return Ok(false) };
+        failpoint::reached(Step::Transformed);
+        failpoint::delay(Step::Transformed).await;
+        let RowBatch { bytes, schema_change, resume, .. } = batch;
+        let now_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as i64);
+        let mut dispatched = self.dispatcher.messages(transformed, Arc::clone(&resume.server), &tables, now_us);
+        if let (Some(change), None) = (schema_change, &dispatched.stop) {
+            self.dispatcher.schema_change(&change, &resume.server, now_us, &mut dispatched);
         }
+        let Dispatched { by_sink, mut places, stop } = dispatched;
+        let stop = stop.map(|stop| located(stop, &bytes, &mut places));
+        ack.batch().set_files(places);
+
+        let Some(permit) = turn.wait().await else { return Ok(false) };
+        if ack.is_stopped() {
+            return Ok(false);
+        }
+        let is_taken = self.hand_on(by_sink, &ack).await;
+        failpoint::reached(Step::HandedOn);
+        failpoint::delay(Step::HandedOn).await;
+        #[cfg(test)]
+        if crate::simulation::is_mutated(Mutation::HandOverDecides) {
+            if stop.is_some() {
+                crate::simulation::forget(ack);
+                permit.pass();
+                failpoint::delay(Step::HandedOn).await;
+                anyhow::bail!("mutated");
+            }
+            crate::simulation::acknowledge_forgotten();
+        }
+        if let Some((row, place, error)) = stop {
+            // Before the next batch passes: it is not to be delivered.
+            let stopped = ack::stop(ack.part(row), place, error);
+            ack.acknowledge();
+            return Err(stopped.into());
+        }
+        if is_taken {
+            ack.acknowledge();
+            permit.pass();
+        }
+        Ok(is_taken)
     }
 
     /// False if a sink takes no messages any more: it says why.
-    fn hand_on(&self, by_sink: Vec<Vec<Message>>, resume: Resume, cost: Cost) -> bool {
-        let ticket = self.ledger.open(resume, cost);
-        let sinks_used = by_sink.iter().filter(|messages| !messages.is_empty()).count();
-        if sinks_used == 0 {
-            self.ledger.pass(ticket);
-            return true;
-        }
-        let mut receipts = ticket.split(sinks_used).into_iter();
-        for (messages, outlet) in by_sink.into_iter().zip(&self.outlets) {
-            if messages.is_empty() {
-                continue;
-            }
-            let receipt = receipts.next().expect("a receipt for each sink used");
-            match outlet {
-                None => self.ledger.settle(receipt),
-                Some(outlet) if outlet.blocking_send(Delivery { messages, receipt }).is_ok() => {}
-                Some(_) => return false,
+    async fn hand_on(&self, by_sink: Vec<Vec<Message>>, ack: &Ack) -> bool {
+        for (messages, outlet) in by_sink.into_iter().zip(&*self.outlets) {
+            let (Some(first), Some(outlet)) = (messages.first(), outlet) else { continue };
+            let ack = ack.part(first.row);
+            #[cfg(test)]
+            let ack = mutated(ack);
+            if outlet.send(Delivery { messages, ack }).await.is_err() {
+                return false;
             }
         }
         true
     }
 }
 
-/// Transforms and messages of a batch. `None` if everything stops because of an earlier one.
-fn done(job: Job, dispatcher: &mut Dispatcher) -> anyhow::Result<Option<Done>> {
-    let Job { number, batch, tables, chain, before } = job;
-    let cost = batch.cost();
-    let Some(mut transformed) = chain.transform(number, &batch, &tables)? else { return Ok(None) };
-    failpoint::reached(Step::Transformed);
-    let RowBatch { bytes, schema_change, resume, .. } = batch;
-    let stop = transformed.stop.take();
-    let now_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as i64);
-    let server = Arc::clone(&resume.server);
-    let mut messages = dispatcher.messages(transformed, Arc::clone(&server), &tables, now_us)?;
-    if let Some(change) = schema_change {
-        dispatcher.schema_change(&change, &server, now_us, &mut messages);
+/// Acknowledges early what the simulation says: another ack takes its place.
+#[cfg(test)]
+fn mutated(ack: Ack) -> Ack {
+    if !crate::simulation::is_mutated(Mutation::EarlyAck) {
+        return ack;
     }
-    let resume = match &stop {
-        Some(stop) => resume_before(before, &bytes, RowIndex(stop.origin)),
-        None => resume,
-    };
-    Ok(Some(Done { messages, resume, cost, stop }))
+    ack.acknowledge();
+    ack::tests::ack()
 }
 
-/// From where to read on so that a row comes next. `before` is from where to read on before its batch.
-fn resume_before(before: Resume, bytes: &[u8], row: RowIndex) -> Resume {
+/// The row that everything stops at, in the batch that was decoded, and where it is.
+fn located(stop: Stop, bytes: &[u8], places: &mut Places) -> (u32, ack::RowPlace, anyhow::Error) {
     let batch = Batch::parse(bytes).expect("batches are written by the builder");
-    let row = batch.row(row);
-    let file = batch.transaction(row.transaction()).header().file.to_owned();
-    let header = row.header();
-    let progress = Progress { event: header.event_position, rows: header.index_in_event };
-    before.past_to(Past { file, progress })
+    let place = places.of_row(&batch.row(RowIndex(stop.origin)), &batch);
+    (stop.origin, place, stop.error)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use rowmill_core::position::BinlogPosition;
-    use tokio::time::Instant;
+    use futures_util::FutureExt;
+    use rowmill_pipeline::ack::tracker;
 
     use super::*;
-    use crate::config::InFlight;
-    use crate::ledger;
-    use crate::sink::Body;
-    use crate::source::Budget;
+    use crate::ack::tests::{LIMITS, open};
+    use crate::config::Destinations;
 
     fn message() -> Message {
         let (group, deduplication_id, attributes) = Default::default();
-        Message { body: Body::default(), group, deduplication_id, attributes, table: None, queue: None }
+        let (body, place) = Default::default();
+        Message { body, group, deduplication_id, attributes, table: None, queue: None, row: 0, place }
     }
 
     #[test]
-    fn what_goes_nowhere_is_settled_and_nothing_else() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-        let (ledger, mut advances, losses) = ledger::open(Budget::new(InFlight::default()));
-        let mut advances = || {
-            let next = async { tokio::time::timeout(Duration::from_millis(20), advances.next(Instant::now())).await };
-            runtime.block_on(next).is_ok()
-        };
+    fn what_a_sink_has_is_not_delivered_before_it_says_so() {
+        let (mut acks, mut feed, observer) = tracker(LIMITS);
         let (outlet, mut inlet) = mpsc::channel(1);
-        let workshop = Workshop::new(vec![None, Some(outlet)], ledger.clone());
-        let hand_on = |by_sink| {
-            let resume = Resume::at("server", BinlogPosition::new("binlog.1", 4));
-            workshop.hand_on(by_sink, resume, Cost { rows: 1, bytes: 1 })
+        let (_, tasks) = mpsc::channel(1);
+        let dispatcher = Dispatcher::new(Destinations::default(), Vec::new(), String::new());
+        let worker = Worker::new(tasks, dispatcher, Arc::new([None, Some(outlet)]));
+        let mut hand_on = |by_sink| {
+            let ack = open(&mut acks, 4, 8);
+            let is_taken = worker.hand_on(by_sink, &ack).now_or_never().expect("room");
+            if is_taken {
+                ack.acknowledge();
+            }
+            is_taken
         };
 
         assert!(hand_on(vec![vec![message()], vec![]]));
-        assert!(advances());
+        assert!(feed.take().is_some(), "a sink that keeps nothing has it at once");
         assert!(hand_on(vec![vec![message()], vec![message()]]));
-        assert!(!advances(), "a sink has a message that it didn't deliver yet");
-        ledger.settle(inlet.try_recv().expect("a delivery").receipt);
-        assert!(advances());
+        assert!(feed.take().is_none(), "a sink has a message that it didn't deliver yet");
+        inlet.try_recv().expect("a delivery").ack.acknowledge();
+        assert!(feed.take().is_some());
         drop(inlet);
         assert!(!hand_on(vec![vec![], vec![message()]]), "nobody takes it");
-        assert_eq!(losses.count(), 1);
+        assert_eq!(observer.lost(), 1);
     }
 }

@@ -18,7 +18,6 @@ pub mod envelope;
 pub mod gtid;
 pub mod lanes;
 pub mod position;
-pub mod progress;
 pub mod route;
 
 pub use rowmill_batch as batch;

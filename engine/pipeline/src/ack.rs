@@ -17,6 +17,7 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::marker::PhantomData;
 use std::sync::PoisonError;
 use std::task::{Context, Poll, Waker};
 
@@ -47,7 +48,7 @@ pub struct Advance<P> {
 pub struct Stopped;
 
 /// Makes the ends of a pipeline's acknowledgements, with an in-flight budget of `limits`.
-pub fn tracker<P>(limits: Cost) -> (AckOpener<P>, CheckpointFeed<P>, AckObserver<P>) {
+pub fn tracker<P, B>(limits: Cost) -> (AckOpener<P, B>, CheckpointFeed<P>, AckObserver<P>) {
     let shared = Arc::new(Shared {
         limits,
         stop_sequence: AtomicU64::new(u64::MAX),
@@ -66,12 +67,12 @@ pub fn tracker<P>(limits: Cost) -> (AckOpener<P>, CheckpointFeed<P>, AckObserver
             observer: None,
         }),
     });
-    (AckOpener(Arc::clone(&shared)), CheckpointFeed(Arc::clone(&shared)), AckObserver(shared))
+    (AckOpener(Arc::clone(&shared), PhantomData), CheckpointFeed(Arc::clone(&shared)), AckObserver(shared))
 }
 
 /// The reader's end: opens batches. When it is dropped, no batch follows.
 #[derive(Debug)]
-pub struct AckOpener<P>(Arc<Shared<P>>);
+pub struct AckOpener<P, B = ()>(Arc<Shared<P>>, PhantomData<fn(B)>);
 
 /// The checkpoint writer's end: tells how far all is acknowledged.
 #[derive(Debug)]
@@ -81,11 +82,12 @@ pub struct CheckpointFeed<P>(Arc<Shared<P>>);
 #[derive(Debug)]
 pub struct AckObserver<P>(Arc<Shared<P>>);
 
-/// The duty to acknowledge a part of a batch: all of it, or what is made of one of its rows.
+/// The duty to acknowledge a part of a batch: all of it, or what is made of one of its rows. All parts of a batch share
+/// what it was opened with, a `B`.
 #[derive(Debug)]
 #[must_use = "an ack that is dropped keeps the watermark before its batch"]
-pub struct Ack<P> {
-    batch: Arc<BatchAck<P>>,
+pub struct Ack<P, B = ()> {
+    batch: Arc<BatchAck<P, B>>,
     /// The first row of the batch that this part is about.
     row: u32,
     is_resolved: bool,
@@ -93,8 +95,9 @@ pub struct Ack<P> {
 
 /// What the parts of a batch share.
 #[derive(Debug)]
-struct BatchAck<P> {
+struct BatchAck<P, B> {
     shared: Arc<Shared<P>>,
+    batch: B,
     sequence: u64,
     /// Parts that are neither acknowledged nor dropped.
     open_parts: AtomicUsize,
@@ -167,15 +170,16 @@ struct Held {
     bytes: u64,
 }
 
-impl<P> AckOpener<P> {
-    /// Waits until the in-flight budget has room for a batch, and opens it. `progress` is what is reached once all of
-    /// the batch is delivered. A batch that is larger than the whole budget waits until nothing else is in flight.
+impl<P, B> AckOpener<P, B> {
+    /// Waits until the in-flight budget has room for a batch, and opens it. `batch` is what its acks share, `progress`
+    /// what is reached once all of it is delivered. One that is larger than the whole budget waits until nothing else is
+    /// in flight. Cancel safe: a batch is opened or it isn't.
     ///
     /// # Errors
     /// If something stopped the pipeline: the batch would not be delivered.
-    pub async fn open(&mut self, progress: P, cost: Cost) -> Result<Ack<P>, Stopped> {
+    pub async fn open(&mut self, batch: B, progress: P, cost: Cost) -> Result<Ack<P, B>, Stopped> {
         let cost = self.0.share(cost);
-        let mut progress = Some(progress);
+        let mut parts = Some((batch, progress));
         poll_fn(|context| {
             let mut state = self.0.state();
             if state.is_stopped() {
@@ -189,8 +193,16 @@ impl<P> AckOpener<P> {
                 }
                 return Poll::Pending;
             }
-            let Some(progress) = progress.take() else { return Poll::Ready(Err(Stopped)) };
-            Poll::Ready(Ok(Shared::open(&self.0, &mut state, progress, cost)))
+            let Some((batch, progress)) = parts.take() else { return Poll::Ready(Err(Stopped)) };
+            let sequence = state.open(progress, cost);
+            let batch = BatchAck {
+                shared: Arc::clone(&self.0),
+                batch,
+                sequence,
+                open_parts: AtomicUsize::new(1),
+                lowest_lost_row: AtomicU32::new(NO_ROW),
+            };
+            Poll::Ready(Ok(Ack { batch: Arc::new(batch), row: 0, is_resolved: false }))
         })
         .await
     }
@@ -201,7 +213,7 @@ impl<P> AckOpener<P> {
     }
 }
 
-impl<P> Drop for AckOpener<P> {
+impl<P, B> Drop for AckOpener<P, B> {
     fn drop(&mut self) {
         let mut state = self.0.state();
         state.is_closed = true;
@@ -271,7 +283,7 @@ impl<P> AckObserver<P> {
     }
 }
 
-impl<P> Ack<P> {
+impl<P, B> Ack<P, B> {
     /// A further part of the same batch: what is made of `row` and nothing before it.
     pub fn part(&self, row: u32) -> Self {
         self.batch.open_parts.fetch_add(1, Ordering::Relaxed);
@@ -281,6 +293,11 @@ impl<P> Ack<P> {
     /// The first row of the batch that this part is about.
     pub fn row(&self) -> u32 {
         self.row
+    }
+
+    /// What all parts of the batch share.
+    pub fn batch(&self) -> &B {
+        &self.batch.batch
     }
 
     /// This part is delivered, or need not be.
@@ -304,17 +321,22 @@ impl<P> Ack<P> {
         self.batch.lose_part(self.row);
     }
 
-    /// Whether this part is not to be delivered, because a row of it or before it stopped the pipeline.
+    /// Whether this part is not to be delivered, because its row or one before it stopped the pipeline.
     pub fn is_stopped(&self) -> bool {
+        self.is_stopped_at(self.row)
+    }
+
+    /// Whether what is made of a row of the batch is not to be delivered.
+    pub fn is_stopped_at(&self, row: u32) -> bool {
         let stop_sequence = self.batch.shared.stop_sequence.load(Ordering::Acquire);
         if self.batch.sequence != stop_sequence {
             return self.batch.sequence > stop_sequence;
         }
-        self.batch.shared.state().stop.as_ref().is_some_and(|stop| self.row >= stop.row)
+        self.batch.shared.state().stop.as_ref().is_some_and(|stop| row >= stop.row)
     }
 }
 
-impl<P> Drop for Ack<P> {
+impl<P, B> Drop for Ack<P, B> {
     fn drop(&mut self) {
         if !self.is_resolved {
             self.batch.lose_part(self.row);
@@ -322,7 +344,7 @@ impl<P> Drop for Ack<P> {
     }
 }
 
-impl<P> BatchAck<P> {
+impl<P, B> BatchAck<P, B> {
     fn lose_part(&self, row: u32) {
         self.lowest_lost_row.fetch_min(row, Ordering::Relaxed);
         self.resolve_part();
@@ -346,20 +368,6 @@ impl<P> Shared<P> {
     /// What a batch takes: one that is larger than the whole budget takes all of it.
     fn share(&self, cost: Cost) -> Cost {
         Cost { rows: cost.rows.min(self.limits.rows), bytes: cost.bytes.min(self.limits.bytes) }
-    }
-
-    fn open(shared: &Arc<Self>, state: &mut State<P>, progress: P, cost: Cost) -> Ack<P> {
-        let sequence = state.first + state.entries.len() as u64;
-        state.entries.push_back(Entry { progress, cost, outcome: Outcome::Open });
-        state.unresolved += 1;
-        state.in_flight.add(cost);
-        let batch = BatchAck {
-            shared: Arc::clone(shared),
-            sequence,
-            open_parts: AtomicUsize::new(1),
-            lowest_lost_row: AtomicU32::new(NO_ROW),
-        };
-        Ack { batch: Arc::new(batch), row: 0, is_resolved: false }
     }
 
     /// No part of a batch is open any more.
@@ -393,6 +401,14 @@ impl<P> Shared<P> {
 }
 
 impl<P> State<P> {
+    /// The sequence number of the batch that it opens.
+    fn open(&mut self, progress: P, cost: Cost) -> u64 {
+        self.entries.push_back(Entry { progress, cost, outcome: Outcome::Open });
+        self.unresolved += 1;
+        self.in_flight.add(cost);
+        self.first + self.entries.len() as u64 - 1
+    }
+
     fn is_stopped(&self) -> bool {
         self.stop.is_some() || self.lost > 0
     }
@@ -496,7 +512,7 @@ mod tests {
     }
 
     fn open(acks: &mut AckOpener<u64>, progress: u64) -> Ack<u64> {
-        now(acks.open(progress, COST)).expect("room").expect("nothing stopped it")
+        now(acks.open((), progress, COST)).expect("room").expect("nothing stopped it")
     }
 
     #[test]
@@ -523,7 +539,7 @@ mod tests {
         assert_eq!(now(observer.stopped()), None, "parts of it are open");
         second.acknowledge();
         assert_eq!((now(observer.stopped()), observer.lost()), (Some(()), 1));
-        assert_eq!(now(acks.open(4, COST)).map(|ack| ack.err()), Some(Some(Stopped)));
+        assert_eq!(now(acks.open((), 4, COST)).map(|ack| ack.err()), Some(Some(Stopped)));
         first.acknowledge();
         assert_eq!(feed.take().map(|advance| advance.progress), Some(1));
         assert_eq!(now(feed.moved()), Some(false));
@@ -574,15 +590,15 @@ mod tests {
     fn the_budget_is_held_until_the_progress_is_durable() {
         let (mut acks, mut feed, _observer) = tracker(LIMITS);
         let batches: Vec<_> = (1..=10).map(|progress| open(&mut acks, progress)).collect();
-        assert!(now(acks.open(11, COST)).is_none(), "the rows are used up");
+        assert!(now(acks.open((), 11, COST)).is_none(), "the rows are used up");
         assert_eq!(now(feed.urgent()), None, "nothing is delivered");
         batches.into_iter().for_each(Ack::acknowledge);
         assert_eq!(now(feed.urgent()), Some(()));
         let advance = feed.take().expect("an advance");
-        assert!(now(acks.open(11, COST)).is_none(), "it is not durable yet");
+        assert!(now(acks.open((), 11, COST)).is_none(), "it is not durable yet");
         feed.release(&advance);
-        let large = now(acks.open(11, Cost { rows: 1, bytes: u32::MAX })).expect("all of it").expect("going");
-        assert!(now(acks.open(12, COST)).is_none(), "a batch larger than the budget takes all of it");
+        let large = now(acks.open((), 11, Cost { rows: 1, bytes: u32::MAX })).expect("all of it").expect("going");
+        assert!(now(acks.open((), 12, COST)).is_none(), "a batch larger than the budget takes all of it");
         large.acknowledge();
         let advance = feed.take().expect("an advance");
         assert_eq!((advance.rows, advance.bytes), (1, 1000));
@@ -632,7 +648,7 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Open => {
-                        if let Ok(ack) = now(acks.open((model.len(), u32::MAX), COST)).expect("room") {
+                        if let Ok(ack) = now(acks.open((), (model.len(), u32::MAX), COST)).expect("room") {
                             held.push((model.len(), ack));
                             model.push(Modelled { open: vec![0], lost: None });
                         } else {
@@ -720,7 +736,7 @@ mod model {
             let (mut acks, feed, _observer) = tracker(limits(1));
             let reader = thread::spawn(move || {
                 for progress in 1..=2 {
-                    block_on(acks.open(progress, COST)).expect("nothing stops it").acknowledge();
+                    block_on(acks.open((), progress, COST)).expect("nothing stops it").acknowledge();
                 }
             });
             assert_eq!(last_checkpoint(feed), Some(2));
@@ -734,7 +750,7 @@ mod model {
         for is_lost in [false, true] {
             loom::model(move || {
                 let (mut acks, feed, observer) = tracker(limits(10));
-                let ack = block_on(acks.open(1, COST)).expect("going");
+                let ack = block_on(acks.open((), 1, COST)).expect("going");
                 drop(acks);
                 let part = ack.part(0);
                 let other = thread::spawn(move || if is_lost { drop(part) } else { part.acknowledge() });
@@ -751,12 +767,12 @@ mod model {
     fn one_stops_while_another_is_acknowledged() {
         loom::model(|| {
             let (mut acks, feed, observer) = tracker(limits(10));
-            let first = block_on(acks.open(10, COST)).expect("going");
-            let second = block_on(acks.open(20, COST)).expect("going");
+            let first = block_on(acks.open((), 10, COST)).expect("going");
+            let second = block_on(acks.open((), 20, COST)).expect("going");
             let stopping = thread::spawn(move || first.part(3).stop_then_acknowledge(first, 3));
             let other = thread::spawn(move || second.acknowledge());
             block_on(observer.stopped());
-            assert!(block_on(acks.open(30, COST)).is_err());
+            assert!(block_on(acks.open((), 30, COST)).is_err());
             drop(acks);
             assert_eq!(last_checkpoint(feed), Some(3));
             stopping.join().expect("no panic");
@@ -769,9 +785,9 @@ mod model {
     fn a_loss_wakes_who_waits_for_room() {
         loom::model(|| {
             let (mut acks, feed, _observer) = tracker(limits(1));
-            let ack = block_on(acks.open(1, COST)).expect("going");
+            let ack = block_on(acks.open((), 1, COST)).expect("going");
             let losing = thread::spawn(move || drop(ack));
-            assert!(block_on(acks.open(2, COST)).is_err());
+            assert!(block_on(acks.open((), 2, COST)).is_err());
             drop(acks);
             assert_eq!(last_checkpoint(feed), None);
             losing.join().expect("no panic");

@@ -2,6 +2,8 @@
 
 mod document;
 mod edit;
+#[cfg(test)]
+pub(crate) mod fake;
 mod file;
 mod mysql;
 

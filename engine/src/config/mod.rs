@@ -22,6 +22,7 @@ pub use sinks::{
 };
 pub use tables::TablePatterns;
 
+use crate::ack::Cost;
 pub use crate::source::tls::Tls;
 use crate::source::tls::TlsMode;
 pub use checkpoint::{Checkpoint, MySqlCheckpoint};
@@ -56,7 +57,7 @@ pub struct Plugins {
 }
 
 /// Which sinks get what: indexes in [`Config::sinks`].
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Destinations {
     /// Which tables go to which sink; the first that matches counts.
     pub routes: Vec<Route>,
@@ -110,6 +111,13 @@ pub struct InFlight {
     pub rows: u32,
     /// Bytes of packed rows.
     pub bytes: u32,
+}
+
+impl InFlight {
+    /// As batches cost it.
+    pub fn cost(self) -> Cost {
+        Cost { rows: self.rows, bytes: self.bytes }
+    }
 }
 
 impl Default for InFlight {
@@ -195,7 +203,7 @@ impl Config {
         Self::parse(&text).map_err(|fault| ConfigError::Invalid { path: path.to_owned(), fault })
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let file: File = toml::from_str(text).map_err(|error| toml_fault(text, &error))?;
         let sinks =
             file.sink.into_iter().map(|(name, table)| sinks::sink(name, table)).collect::<Result<Vec<_>, _>>()?;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use futures_util::FutureExt;
 use rowmill_core::batch::Table;
 
 use super::module_in;
@@ -94,8 +95,8 @@ impl Gauge {
             let (started, first) = (Instant::now(), self.next);
             while started.elapsed() < MEASURED_FOR / 10 {
                 let bytes = Arc::clone(&self.rows.bytes);
-                let done = self.chain.run(self.next, bytes, count as u32, &self.rows.tables);
-                let done = done.context("nothing stops")?;
+                let done = self.chain.run(self.next, bytes, count as u32, &self.rows.tables).now_or_never().flatten();
+                let done = done.context("one batch after another waits for none")?;
                 if let Some(dead) = done.dead.first() {
                     anyhow::bail!("{}", dead.error);
                 }

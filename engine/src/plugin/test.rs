@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
+use futures_util::FutureExt;
 use serde_json::{Map, Value, json};
 
 use super::module_in;
@@ -96,7 +97,8 @@ fn difference(left: &[Value], right: &[Value]) -> Option<String> {
 
 /// What becomes of the rows of a batch, the first of which has the number `first`.
 fn outputs(chain: &Chain, number: u64, rows: &Rows, bytes: &Arc<Vec<u8>>, first: u32) -> anyhow::Result<Vec<Value>> {
-    let done = chain.transform_in_part(number, bytes, &rows.tables).context("nothing stops")?;
+    let done = chain.transform_in_part(number, bytes, &rows.tables).now_or_never().flatten();
+    let done = done.context("one batch after another waits for none")?;
     let mut lines: Vec<(u32, Value)> = Vec::new();
     let address = |line: &mut Map<String, Value>, sink: Option<usize>, group: Option<&str>| {
         if let Some(sink) = sink {

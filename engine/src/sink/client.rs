@@ -22,6 +22,8 @@ use aws_smithy_runtime_api::client::http::{HttpConnector, HttpConnectorSettings}
 use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::byte_stream::ByteStream;
 use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use serde::Deserialize;
 
 use super::aws::{CONNECT_TIMEOUT, REQUEST_TIMEOUT};
@@ -99,18 +101,29 @@ impl std::fmt::Display for Failure {
     }
 }
 
+/// Sends requests to a queue's endpoint.
+pub(super) trait Transport: std::fmt::Debug + Send + Sync {
+    /// Asks for an operation by what its request has as JSON, and gives what its answer has.
+    ///
+    /// # Errors
+    /// If there is no answer, or one that says no.
+    fn call(&self, operation: &'static str, body: Vec<u8>) -> BoxFuture<'_, Result<Bytes, Failure>>;
+}
+
+impl Transport for Client {
+    /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-making-api-requests-json.html>
+    fn call(&self, operation: &'static str, body: Vec<u8>) -> BoxFuture<'_, Result<Bytes, Failure>> {
+        self.call_in_time(operation, body).boxed()
+    }
+}
+
 impl Client {
     pub fn new(url: String, region: String, credentials: Credentials, connections: Connections) -> Self {
         let to = Endpoint { url, region, credentials, skew: AtomicI64::new(0) };
         Self { connections, to: Arc::new(to) }
     }
 
-    /// Asks for an operation by what its request has as JSON, and gives what its answer has.
-    /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-making-api-requests-json.html>
-    ///
-    /// # Errors
-    /// If there is no answer, or one that says no.
-    pub async fn call(&self, operation: &str, body: Vec<u8>) -> Result<Bytes, Failure> {
+    async fn call_in_time(&self, operation: &str, body: Vec<u8>) -> Result<Bytes, Failure> {
         let connector = self.connections.current();
         match tokio::time::timeout(REQUEST_TIMEOUT, self.call_by(&connector, operation, body)).await {
             Ok(result) => result,

@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 
 use super::{DeadLetters, Delivery, Sink};
-use crate::ledger::Ledger;
+use crate::failpoint::{self, Step};
 
 /// Deliveries that one sync covers at most.
 const DELIVERIES_A_SYNC: usize = 64;
@@ -49,22 +49,27 @@ impl Lines {
         Ok(Self { name: name.to_owned(), out: Out::File(file, path.to_owned()) })
     }
 
-    fn write(mut self, mut deliveries: mpsc::Receiver<Delivery>, ledger: &Ledger) -> anyhow::Result<()> {
+    fn write(mut self, mut deliveries: mpsc::Receiver<Delivery>) -> anyhow::Result<()> {
         let mut lines = Vec::new();
-        let mut receipts = Vec::new();
+        let mut acks = Vec::new();
         while let Some(first) = deliveries.blocking_recv() {
             let mut next = Some(first);
-            while let Some(Delivery { messages, receipt }) = next {
-                for message in &messages {
+            while let Some(Delivery { messages, ack }) = next {
+                for message in messages.iter().take_while(|message| !ack.is_stopped_at(message.row)) {
                     lines.extend_from_slice(message.body.plain().as_bytes());
                     lines.push(b'\n');
                 }
-                receipts.push(receipt);
-                next = if receipts.len() < DELIVERIES_A_SYNC { deliveries.try_recv().ok() } else { None };
+                acks.push((ack, messages.last().map(|message| message.row)));
+                next = if acks.len() < DELIVERIES_A_SYNC { deliveries.try_recv().ok() } else { None };
             }
             self.out.append(&lines)?;
             lines.clear();
-            receipts.drain(..).for_each(|receipt| ledger.settle(receipt));
+            for (ack, last_row) in acks.drain(..) {
+                // A part that isn't acknowledged says that not all of it was written.
+                drop(last_row.filter(|&row| ack.is_stopped_at(row)).map(|row| ack.part(row)));
+                ack.acknowledge();
+            }
+            failpoint::reached(Step::Settled);
         }
         Ok(())
     }
@@ -114,11 +119,10 @@ impl Sink for Lines {
     fn run(
         self: Box<Self>,
         deliveries: mpsc::Receiver<Delivery>,
-        ledger: Ledger,
         _: Option<DeadLetters>,
     ) -> BoxFuture<'static, anyhow::Result<()>> {
         async move {
-            let writing = tokio::task::spawn_blocking(move || self.write(deliveries, &ledger));
+            let writing = tokio::task::spawn_blocking(move || self.write(deliveries));
             writing.await.context("the writer stopped")?
         }
         .boxed()

@@ -1,9 +1,11 @@
-//! Where messages go. A sink settles a message's receipt when the message is durable, never before.
+//! Where messages go. A sink acknowledges a message when it is durable, never before.
 
 mod aws;
 mod body;
 mod client;
 mod credentials;
+#[cfg(test)]
+pub(crate) mod fake;
 mod large;
 mod lines;
 mod null;
@@ -18,15 +20,14 @@ use anyhow::Context;
 use futures_util::future::BoxFuture;
 use rowmill_core::batch::TableId;
 use rowmill_core::envelope::push_string;
-use rowmill_core::progress::Receipt;
 use rowmill_core::route::sqs_id;
 use tokio::sync::mpsc;
 
 pub use body::Body;
 pub use client::Connections;
 
+use crate::ack::{Ack, RowPlace};
 use crate::config::{self, SinkKind};
-use crate::ledger::Ledger;
 
 /// A finished message.
 #[derive(Debug)]
@@ -43,15 +44,36 @@ pub struct Message {
     pub table: Option<TableId>,
     /// The queue's URL, where a sink has several.
     pub queue: Option<Arc<str>>,
+    /// The row of its batch that it was made of.
+    pub row: u32,
+    /// Where that row is.
+    pub place: RowPlace,
 }
 
 /// Messages of one batch for one sink, and the duty to deliver them.
 #[derive(Debug)]
 pub struct Delivery {
-    /// In binlog order.
+    /// In the order of their rows.
     pub messages: Vec<Message>,
-    /// To be settled when all of them are durable.
-    pub receipt: Receipt,
+    /// To be acknowledged when all of them are durable.
+    pub ack: Ack,
+}
+
+impl Delivery {
+    /// Each message with an ack of its own.
+    pub fn split(self) -> impl Iterator<Item = (Message, Ack)> {
+        let Self { messages, ack } = self;
+        let count = messages.len();
+        let mut whole = Some(ack);
+        (1..).zip(messages).filter_map(move |(number, message)| {
+            let ack = whole.as_ref()?.part(message.row);
+            if number == count {
+                // The parts are all that is left to do.
+                whole.take().into_iter().for_each(Ack::acknowledge);
+            }
+            Some((message, ack))
+        })
+    }
 }
 
 /// The sink of dead letters, for messages that another one refuses for what they are.
@@ -62,9 +84,9 @@ pub struct DeadLetters {
 }
 
 impl DeadLetters {
-    /// Hands on a message with its duty: it is settled when the dead letter is durable.
-    async fn send(&self, sink: &str, message: Message, fault: &str, receipt: Receipt) -> anyhow::Result<()> {
-        let Message { body, group, deduplication_id, attributes, table: _, queue: _ } = message;
+    /// Hands on a message with its ack: it is acknowledged when the dead letter is durable.
+    async fn send(&self, sink: &str, message: Message, fault: &str, ack: Ack) -> anyhow::Result<()> {
+        let Message { body, group, deduplication_id, attributes, table: _, queue: _, row, place } = message;
         let mut letter = Vec::with_capacity(body.len() + 256);
         let mut text = |label: &str, text: &str| {
             letter.extend_from_slice(label.as_bytes());
@@ -91,8 +113,10 @@ impl DeadLetters {
             attributes: Vec::new(),
             table: None,
             queue: None,
+            row,
+            place,
         };
-        let sent = self.outlet.send(Delivery { messages: vec![letter], receipt }).await;
+        let sent = self.outlet.send(Delivery { messages: vec![letter], ack }).await;
         sent.map_err(|_| anyhow::anyhow!("the sink of dead letters has stopped"))
     }
 }
@@ -105,17 +129,18 @@ pub trait Sink: Send {
     /// Whether messages need a group and a deduplication id.
     fn is_ordered(&self) -> bool;
 
-    /// Whether it keeps nothing of what comes: then whoever makes its messages may settle them, without waking it.
+    /// Whether it keeps nothing of what comes: then whoever makes its messages may acknowledge them, without waking it.
     fn is_nowhere(&self) -> bool {
         false
     }
 
     /// Delivers what comes until there is no more, and ends when all of it is durable. Messages that are refused for
-    /// what they are go to `dead_letters`, where the sink's configuration says so.
+    /// what they are go to `dead_letters`, where the sink's configuration says so; else they stop the pipeline, and the
+    /// sink ends with an error once all before them is delivered. What is not to be delivered any more
+    /// ([`Ack::is_stopped`](rowmill_pipeline::ack::Ack::is_stopped)) is dropped.
     fn run(
         self: Box<Self>,
         deliveries: mpsc::Receiver<Delivery>,
-        ledger: Ledger,
         dead_letters: Option<DeadLetters>,
     ) -> BoxFuture<'static, anyhow::Result<()>>;
 }

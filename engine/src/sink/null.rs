@@ -5,7 +5,6 @@ use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 
 use super::{DeadLetters, Delivery, Sink};
-use crate::ledger::Ledger;
 
 /// Takes everything and keeps nothing.
 #[derive(Debug)]
@@ -35,13 +34,12 @@ impl Sink for Null {
     fn run(
         self: Box<Self>,
         mut deliveries: mpsc::Receiver<Delivery>,
-        ledger: Ledger,
         _: Option<DeadLetters>,
     ) -> BoxFuture<'static, anyhow::Result<()>> {
         async move {
-            // Dead letters: whoever makes other messages settles them.
+            // Dead letters: whoever makes other messages acknowledges them.
             while let Some(delivery) = deliveries.recv().await {
-                ledger.settle(delivery.receipt);
+                delivery.ack.acknowledge();
             }
             Ok(())
         }

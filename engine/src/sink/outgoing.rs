@@ -6,11 +6,11 @@
 use libdeflater::{CompressionLvl, Compressor};
 use rowmill_core::batch::json::{push_escaped, push_string};
 use rowmill_core::envelope::push_int;
-use rowmill_core::progress::Receipt;
 use rowmill_core::route::sqs_id;
 
 use super::Message;
 use super::large::{SIZE_ATTRIBUTE, Store, Stored};
+use crate::ack::Ack;
 use crate::config::{Compression, PackForm, Packing};
 
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html>
@@ -23,11 +23,11 @@ const NUMBER: &str = "Number";
 /// Rows that room is made for at once, beside the first.
 const ROWS_EXPECTED: usize = 15;
 
-/// A message on its way, with its duty, and rows that leave with it.
+/// A message on its way, with its ack, and rows that leave with it.
 #[derive(Debug)]
 pub(super) struct Outgoing {
-    first: (Message, Receipt),
-    more: Vec<(Message, Receipt)>,
+    first: (Message, Ack),
+    more: Vec<(Message, Ack)>,
     /// It was sent: it may be accepted though nobody knows, so that it must stay what it is.
     is_sealed: bool,
     /// What leaves instead of the text, of one that is large.
@@ -41,8 +41,8 @@ enum Instead {
 }
 
 impl Outgoing {
-    pub fn new(message: Message, receipt: Receipt) -> Self {
-        Self { first: (message, receipt), more: Vec::new(), is_sealed: false, instead: None }
+    pub fn new(message: Message, ack: Ack) -> Self {
+        Self { first: (message, ack), more: Vec::new(), is_sealed: false, instead: None }
     }
 
     /// Its bytes as SQS counts them; of one that isn't compressed yet, as if it weren't to be.
@@ -115,6 +115,21 @@ impl Outgoing {
         }
     }
 
+    /// Whether some of it is not to be delivered any more.
+    pub fn is_stopped(&self) -> bool {
+        self.more.last().map_or(&self.first.1, |(_, ack)| ack).is_stopped()
+    }
+
+    /// Leaves what may still be delivered, once something stopped the pipeline: `None` if nothing is left. What was sent
+    /// stays what it is.
+    pub fn without_stopped(mut self) -> Option<Self> {
+        if !self.is_sealed {
+            self.more.retain(|(_, ack)| !ack.is_stopped());
+        }
+        // Its rows are in order: where the first is stopped, all are.
+        (!self.first.1.is_stopped()).then_some(self)
+    }
+
     /// The message, or the first of its rows.
     pub fn message(&self) -> &Message {
         &self.first.0
@@ -142,15 +157,15 @@ impl Outgoing {
     }
 
     /// A row leaves with it.
-    pub fn take(&mut self, row: Message, receipt: Receipt) {
+    pub fn take(&mut self, row: Message, ack: Ack) {
         if self.more.is_empty() {
             self.more.reserve(ROWS_EXPECTED);
         }
-        self.more.push((row, receipt));
+        self.more.push((row, ack));
     }
 
-    /// Its rows, or the message itself, each with its duty.
-    pub fn into_messages(self) -> impl Iterator<Item = (Message, Receipt)> {
+    /// Its rows, or the message itself, each with its ack.
+    pub fn into_messages(self) -> impl Iterator<Item = (Message, Ack)> {
         std::iter::once(self.first).chain(self.more)
     }
 
@@ -283,15 +298,12 @@ fn is_attribute_name(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use rowmill_core::batch::TableId;
-    use rowmill_core::position::{BinlogPosition, Resume};
-    use rowmill_core::progress::{Cost, Watermark};
     use serde_json::{Value, json};
 
     use super::*;
 
     fn outgoing(table: Option<u32>, body: &str, id: &str, position: &str) -> Outgoing {
-        let resume = Resume::at("server", BinlogPosition::new("binlog.1", 4));
-        let receipt = Watermark::default().open(resume, Cost::default()).split(1).remove(0);
+        let ack = crate::ack::tests::ack();
         let attributes = [("table", "shop.orders"), ("position", position)];
         let message = Message {
             body: body.to_owned().into(),
@@ -300,8 +312,10 @@ mod tests {
             attributes: attributes.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
             table: table.map(TableId),
             queue: None,
+            row: 0,
+            place: Default::default(),
         };
-        Outgoing::new(message, receipt)
+        Outgoing::new(message, ack)
     }
 
     fn packing(form: PackForm) -> Option<Packing> {
@@ -349,10 +363,10 @@ mod tests {
             assert_eq!(sent(&pack), (one.into(), "a".into()));
             let mut bytes = pack.bytes(packing(form));
             for (body, id) in [("22", "b"), ("3", "c")] {
-                let (row, receipt) = outgoing(Some(7), body, id, "b:4:1").first;
+                let (row, ack) = outgoing(Some(7), body, id, "b:4:1").first;
                 assert!(pack.may_take(&row));
                 bytes += Outgoing::longer_by(&row);
-                pack.take(row, receipt);
+                pack.take(row, ack);
             }
             assert_eq!(sent(&pack), (three.into(), "a+c".into()));
             let attributes = "tableshop.ordersStringpositionb:4:0String".len();

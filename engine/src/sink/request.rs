@@ -1,12 +1,13 @@
 //! A request to a queue, and what comes of it.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use rowmill_core::batch::json::push_string;
 use rowmill_core::lanes::{RequestLimits, Waiting};
 use serde::Deserialize;
 
-use super::client::{Client, Failure};
+use super::client::{Failure, Transport};
 use super::large::Store;
 use super::outgoing::Outgoing;
 use crate::config::Packing;
@@ -19,7 +20,7 @@ pub(super) type Request = Vec<Waiting<Outgoing>>;
 
 /// Where requests go.
 pub(super) struct To {
-    pub client: Client,
+    pub transport: Arc<dyn Transport>,
     pub url: String,
     pub fifo: bool,
     pub packing: Option<Packing>,
@@ -111,7 +112,7 @@ pub(super) async fn send(to: To, mut request: Request) -> Answer {
 }
 
 async fn ask(to: &To, request: &Request) -> Said {
-    let failure = match to.client.call("SendMessageBatch", body(to, request)).await {
+    let failure = match to.transport.call("SendMessageBatch", body(to, request)).await {
         Ok(answer) => match serde_json::from_slice(&answer) {
             Ok(output) => return Said::Entries(output),
             Err(error) => return Said::NotNow(format!("the answer can't be read: {error}")),
@@ -194,18 +195,13 @@ impl Answer {
 
 #[cfg(test)]
 mod tests {
-    use rowmill_core::position::{BinlogPosition, Resume};
-    use rowmill_core::progress::{Cost, Watermark};
-
     use super::super::Message;
     use super::*;
+    use crate::ack::tests::ack;
 
     /// Four entries: one accepted, one refused for what it is, one refused for now, one that isn't named.
     #[test]
     fn each_entry_has_its_own_fate() {
-        let ticket =
-            Watermark::default().open(Resume::at("server", BinlogPosition::new("binlog.1", 4)), Cost::default());
-        let receipts = ticket.split(4);
         let message = |body: &str| Message {
             body: body.into(),
             group: String::new(),
@@ -213,10 +209,12 @@ mod tests {
             attributes: Vec::new(),
             table: None,
             queue: None,
+            row: 0,
+            place: Default::default(),
         };
-        let request = ["accepted", "rejected", "refused", "forgotten"].into_iter().zip(receipts);
-        let request: Request = request
-            .map(|(body, receipt)| Waiting { group: None, bytes: 1, item: Outgoing::new(message(body), receipt) })
+        let request: Request = ["accepted", "rejected", "refused", "forgotten"]
+            .into_iter()
+            .map(|body| Waiting { group: None, bytes: 1, item: Outgoing::new(message(body), ack()) })
             .collect();
         let output = r#"{
             "Successful": [{"Id": "0", "MessageId": "m", "MD5OfMessageBody": "d", "SequenceNumber": "18"}],

@@ -16,21 +16,20 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use rowmill_core::lanes::{Lanes, Waiting};
-use rowmill_core::progress::Receipt;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::aws::Account;
-use super::client::Client;
+use super::client::Transport;
 use super::large::Store;
 use super::outgoing::Outgoing;
-use super::request::{Answer, LIMITS, To, send};
+use super::request::{Answer, LIMITS, Request, To, send};
 use super::{DeadLetters, Delivery, Message, OpenError, Sink};
+use crate::ack::{self, Ack, StopError};
 use crate::config::{OnError, Packing, Queue};
 use crate::failpoint::{self, Step};
-use crate::ledger::Ledger;
 
 /// Requests in flight at a time.
 const REQUESTS_MAX: usize = 32;
@@ -49,7 +48,7 @@ const RETRY_DELAY_MAX: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub(super) struct Sqs {
     name: String,
-    client: Client,
+    transport: Arc<dyn Transport>,
     queue_url: String,
     fifo: bool,
     on_error: OnError,
@@ -57,6 +56,30 @@ pub(super) struct Sqs {
     message_max: usize,
     packing: Option<Packing>,
     store: Option<Store>,
+    /// Of the pauses' jitter; `None`: random.
+    jitter_seed: Option<u64>,
+}
+
+/// Why a sink can't deliver a message.
+#[derive(Debug, Default)]
+pub(super) struct Rejections {
+    /// That of the first row.
+    first: Option<StopError>,
+}
+
+impl Rejections {
+    /// A message is never accepted for what it is: the pipeline stops at its row.
+    pub fn stop(&mut self, message: &Message, ack: Ack, error: anyhow::Error) {
+        let error = ack::stop(ack, message.place, error);
+        // A later one is after the stop: it is not to be delivered anyway.
+        self.first.get_or_insert(error);
+    }
+
+    /// # Errors
+    /// The first row's, if there is one.
+    pub fn result(self) -> anyhow::Result<()> {
+        self.first.map_or(Ok(()), |error| Err(error.into()))
+    }
 }
 
 impl Sqs {
@@ -74,34 +97,52 @@ impl Sqs {
         });
         Ok(Self {
             name: name.to_owned(),
-            client,
+            transport: Arc::new(client),
             queue_url: url.to_owned(),
             fifo: url.ends_with(".fifo"),
             on_error: *on_error,
             message_max,
             packing,
             store,
+            jitter_seed: None,
         })
+    }
+
+    /// A queue for the simulation.
+    #[cfg(test)]
+    pub fn simulated(queue: super::fake::FakeQueue) -> Self {
+        let super::fake::FakeQueue { name, is_fifo, on_error, packing, jitter_seed, answers } = queue;
+        Self {
+            name: name.to_owned(),
+            transport: Arc::new(super::fake::FakeTransport(answers)),
+            queue_url: format!("http://simulated/{name}"),
+            fifo: is_fifo,
+            on_error,
+            message_max: LIMITS.bytes,
+            packing,
+            store: None,
+            jitter_seed: Some(jitter_seed),
+        }
     }
 
     /// Takes a message in: packed with the last of its group, where that is wanted and there is room. One that the
     /// queue will never take is given back, with why.
-    fn take_in(&self, message: Message, receipt: Receipt, lanes: &mut Lanes<Outgoing>) -> Option<(Outgoing, String)> {
+    fn take_in(&self, message: Message, ack: Ack, lanes: &mut Lanes<Outgoing>) -> Option<(Outgoing, String)> {
         let group = self.fifo.then(|| message.group.clone());
-        let mut alone = Some((message, receipt));
+        let mut alone = Some((message, ack));
         if let Some(packing) = self.packing {
             lanes.join_last(group.as_deref(), |last| {
-                let joins = |(row, _): &mut (Message, Receipt)| {
+                let joins = |(row, _): &mut (Message, Ack)| {
                     last.bytes + Outgoing::longer_by(row) <= packing.bytes && last.item.may_take(row)
                 };
-                if let Some((row, receipt)) = alone.take_if(joins) {
+                if let Some((row, ack)) = alone.take_if(joins) {
                     last.bytes += Outgoing::longer_by(&row);
-                    last.item.take(row, receipt);
+                    last.item.take(row, ack);
                 }
             });
         }
-        let (message, receipt) = alone?;
-        let mut item = Outgoing::new(message, receipt);
+        let (message, ack) = alone?;
+        let mut item = Outgoing::new(message, ack);
         let mut bytes = item.bytes(self.packing);
         if bytes > certain_when_compressed(self.message_max) {
             item.compress(self.packing);
@@ -124,14 +165,25 @@ impl Sqs {
         None
     }
 
-    /// A message that is never accepted for what it is: a dead letter, or the end.
-    async fn reject(&self, outgoing: Outgoing, fault: &str, dead_letters: Option<&DeadLetters>) -> anyhow::Result<()> {
+    /// A message is never accepted for what it is: it becomes a dead letter, or stops the pipeline.
+    async fn reject(
+        &self,
+        outgoing: Outgoing,
+        fault: &str,
+        dead_letters: Option<&DeadLetters>,
+        rejections: &mut Rejections,
+    ) -> anyhow::Result<()> {
         let Some(dead_letters) = dead_letters else {
-            return Err(refusal(&self.queue_url, outgoing.message(), fault));
+            let error = refusal(&self.queue_url, outgoing.message(), fault);
+            // Rows that leave with the first are after it: they are not to be delivered either.
+            if let Some((message, ack)) = outgoing.into_messages().next() {
+                rejections.stop(&message, ack, error);
+            }
+            return Ok(());
         };
-        for (message, receipt) in outgoing.into_messages() {
+        for (message, ack) in outgoing.into_messages() {
             warn!(sink = self.name, group = message.group, fault, "refused for ever, a dead letter now");
-            dead_letters.send(&self.name, message, fault, receipt).await?;
+            dead_letters.send(&self.name, message, fault, ack).await?;
         }
         Ok(())
     }
@@ -139,7 +191,6 @@ impl Sqs {
     async fn deliver(
         self,
         mut deliveries: mpsc::Receiver<Delivery>,
-        ledger: Ledger,
         dead_letters: Option<DeadLetters>,
     ) -> anyhow::Result<()> {
         let dead_letters = dead_letters.filter(|_| self.on_error == OnError::DeadLetter);
@@ -147,6 +198,7 @@ impl Sqs {
         let mut requests: JoinSet<Answer> = JoinSet::new();
         let mut bytes_in_flight = 0;
         let mut pause: Option<Pause> = None;
+        let mut rejections = Rejections::default();
         // Halved where the queue refuses, one more where it accepts: what a throttled account can take is found out.
         let mut requests_max = REQUESTS_MAX;
         let mut open = true;
@@ -161,10 +213,16 @@ impl Sqs {
                 if request.is_empty() {
                     break;
                 }
+                if request.iter().any(|waiting| waiting.item.is_stopped()) {
+                    request = without_stopped(request, &mut lanes);
+                    if request.is_empty() {
+                        continue;
+                    }
+                }
                 request.iter_mut().for_each(|waiting| waiting.item.seal());
                 bytes_in_flight += request.iter().map(|waiting| waiting.bytes).sum::<usize>();
                 let to = To {
-                    client: self.client.clone(),
+                    transport: Arc::clone(&self.transport),
                     url: self.queue_url.clone(),
                     fifo: self.fifo,
                     packing: self.packing,
@@ -173,20 +231,11 @@ impl Sqs {
                 requests.spawn(send(to, request));
             }
             if !open && lanes.is_empty() && requests.is_empty() {
-                return Ok(());
+                return rejections.result();
             }
+            // In this order: what was answered makes room for what is delivered next.
             tokio::select! {
-                delivery = deliveries.recv(), if open && lanes.len() < WAITING_MAX && lanes.bytes() < WAITING_BYTES_MAX => match delivery {
-                    Some(Delivery { messages, receipt }) => {
-                        let receipts = receipt.split(messages.len());
-                        for (message, receipt) in messages.into_iter().zip(receipts) {
-                            if let Some((outgoing, fault)) = self.take_in(message, receipt, &mut lanes) {
-                                self.reject(outgoing, &fault, dead_letters.as_ref()).await?;
-                            }
-                        }
-                    }
-                    None => open = false,
-                },
+                biased;
                 Some(answer) = requests.join_next() => {
                     let answer = answer.context("a request's task failed")?;
                     bytes_in_flight -= answer.bytes();
@@ -196,17 +245,18 @@ impl Sqs {
                     }
                     for Waiting { group, item, .. } in accepted {
                         lanes.accepted(group.as_deref());
-                        item.into_messages().for_each(|(_, receipt)| ledger.settle(receipt));
+                        item.into_messages().for_each(|(_, ack)| ack.acknowledge());
+                        failpoint::reached(Step::Settled);
                     }
                     for (Waiting { group, item, .. }, fault) in rejected {
-                        self.reject(item, &fault, dead_letters.as_ref()).await?;
+                        self.reject(item, &fault, dead_letters.as_ref(), &mut rejections).await?;
                         lanes.accepted(group.as_deref());
                     }
                     let failed = refused.len();
                     refused.into_iter().rev().for_each(|message| lanes.refused(message));
                     match reason {
                         Some(reason) => {
-                            let pause = pause.get_or_insert_with(Pause::new);
+                            let pause = pause.get_or_insert_with(|| Pause::new(self.jitter_seed));
                             if let Some(delay) = pause.prolong() {
                                 requests_max = (requests_max / 2).max(1);
                                 warn!(sink = self.name, messages = failed, ?delay, reason, "not accepted, trying again");
@@ -220,10 +270,35 @@ impl Sqs {
                         }
                     }
                 }
+                delivery = deliveries.recv(), if open && lanes.len() < WAITING_MAX && lanes.bytes() < WAITING_BYTES_MAX => match delivery {
+                    Some(delivery) => {
+                        for (message, ack) in delivery.split() {
+                            if ack.is_stopped() {
+                                continue;
+                            }
+                            if let Some((outgoing, fault)) = self.take_in(message, ack, &mut lanes) {
+                                self.reject(outgoing, &fault, dead_letters.as_ref(), &mut rejections).await?;
+                            }
+                        }
+                    }
+                    None => open = false,
+                },
                 () = async { if let Some(pause) = &pause { pause.end().await } }, if paused => {}
             }
         }
     }
+}
+
+/// Leaves of a request what may still be delivered, once something stopped the pipeline. Groups go on without the rest.
+fn without_stopped(request: Request, lanes: &mut Lanes<Outgoing>) -> Request {
+    let mut left = Request::with_capacity(request.len());
+    for Waiting { group, bytes, item } in request {
+        match item.without_stopped() {
+            Some(item) => left.push(Waiting { group, bytes, item }),
+            None => lanes.accepted(group.as_deref()),
+        }
+    }
+    left
 }
 
 /// While the queue refuses, requests wait, longer each time.
@@ -233,12 +308,16 @@ pub(super) struct Pause {
 }
 
 impl Pause {
-    pub fn new() -> Self {
-        let delays = ExponentialBuilder::new()
+    /// The jitter follows from the seed, if there is one.
+    pub fn new(jitter_seed: Option<u64>) -> Self {
+        let mut delays = ExponentialBuilder::new()
             .with_min_delay(RETRY_DELAY_MIN)
             .with_max_delay(RETRY_DELAY_MAX)
             .with_jitter()
             .without_max_times();
+        if let Some(seed) = jitter_seed {
+            delays = delays.with_jitter_seed(seed);
+        }
         Self { until: Instant::now(), delays: delays.build() }
     }
 
@@ -324,9 +403,8 @@ impl Sink for Sqs {
     fn run(
         self: Box<Self>,
         deliveries: mpsc::Receiver<Delivery>,
-        ledger: Ledger,
         dead_letters: Option<DeadLetters>,
     ) -> BoxFuture<'static, anyhow::Result<()>> {
-        self.deliver(deliveries, ledger, dead_letters).boxed()
+        self.deliver(deliveries, dead_letters).boxed()
     }
 }

@@ -11,10 +11,9 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use super::aws::Account;
-use super::sqs::{Pause, Sqs};
+use super::sqs::{Pause, Rejections, Sqs};
 use super::{DeadLetters, Delivery, Message, OpenError, Sink};
 use crate::config::{OnError, Queue};
-use crate::ledger::Ledger;
 
 /// Deliveries that wait for a queue.
 const DELIVERIES_WAITING_MAX: usize = 8;
@@ -31,8 +30,8 @@ pub(super) struct QueuesOfTables {
 struct Open {
     outlets: HashMap<Arc<str>, mpsc::Sender<Delivery>>,
     running: JoinSet<anyhow::Result<()>>,
-    ledger: Ledger,
     dead_letters: Option<DeadLetters>,
+    rejections: Rejections,
 }
 
 impl QueuesOfTables {
@@ -43,10 +42,11 @@ impl QueuesOfTables {
     async fn deliver(
         self,
         mut deliveries: mpsc::Receiver<Delivery>,
-        ledger: Ledger,
         dead_letters: Option<DeadLetters>,
     ) -> anyhow::Result<()> {
-        let mut open = Open { outlets: HashMap::new(), running: JoinSet::new(), ledger, dead_letters };
+        let mut open =
+            Open { outlets: HashMap::new(), running: JoinSet::new(), dead_letters, rejections: Rejections::default() };
+        let mut failed = None;
         loop {
             tokio::select! {
                 delivery = deliveries.recv() => match delivery {
@@ -58,10 +58,13 @@ impl QueuesOfTables {
             }
         }
         open.outlets.clear();
+        // All are waited for: what is before a row that one stopped at is still to be delivered by the others.
         while let Some(ended) = open.running.join_next().await {
-            ended.context("a queue's task failed")??;
+            if let Err(error) = ended.context("a queue's task failed")? {
+                failed.get_or_insert(error);
+            }
         }
-        Ok(())
+        failed.map_or_else(|| open.rejections.result(), Err)
     }
 
     async fn hand_on(&self, delivery: Delivery, open: &mut Open) -> anyhow::Result<()> {
@@ -71,12 +74,11 @@ impl QueuesOfTables {
                     Ok(queue) => {
                         info!(sink = self.name, queue = &*url, "opened");
                         let (outlet, inlet) = mpsc::channel(DELIVERIES_WAITING_MAX);
-                        let (ledger, dead_letters) = (open.ledger.clone(), open.dead_letters.clone());
-                        open.running.spawn(Box::new(queue).run(inlet, ledger, dead_letters));
+                        open.running.spawn(Box::new(queue).run(inlet, open.dead_letters.clone()));
                         open.outlets.insert(Arc::clone(&url), outlet);
                     }
                     Err(error) => {
-                        self.reject(delivery, error, open.dead_letters.as_ref()).await?;
+                        self.reject(delivery, error, open).await?;
                         continue;
                     }
                 }
@@ -98,7 +100,7 @@ impl QueuesOfTables {
     /// # Errors
     /// If it isn't there, or may not be used.
     async fn open(&self, url: &str) -> anyhow::Result<Sqs> {
-        let mut pause = Pause::new();
+        let mut pause = Pause::new(None);
         loop {
             match Sqs::open(&self.name, url, &self.queue, self.account.clone()).await {
                 Ok(queue) => return Ok(queue),
@@ -113,27 +115,26 @@ impl QueuesOfTables {
     }
 
     /// Messages for a queue that isn't there.
-    async fn reject(
-        &self,
-        Delivery { messages, receipt }: Delivery,
-        error: anyhow::Error,
-        dead_letters: Option<&DeadLetters>,
-    ) -> anyhow::Result<()> {
-        let Some(dead_letters) = dead_letters.filter(|_| self.queue.on_error == OnError::DeadLetter) else {
-            return Err(error);
+    async fn reject(&self, delivery: Delivery, error: anyhow::Error, open: &mut Open) -> anyhow::Result<()> {
+        let dead_letters = open.dead_letters.as_ref().filter(|_| self.queue.on_error == OnError::DeadLetter);
+        let Some(dead_letters) = dead_letters else {
+            // The first stops the pipeline; those after it are not to be delivered either.
+            if let Some((message, ack)) = delivery.split().next() {
+                open.rejections.stop(&message, ack, error);
+            }
+            return Ok(());
         };
         let fault = format!("{error:#}");
-        warn!(sink = self.name, messages = messages.len(), fault, "refused for ever, dead letters now");
-        let receipts = receipt.split(messages.len());
-        for (message, receipt) in messages.into_iter().zip(receipts) {
-            dead_letters.send(&self.name, message, &fault, receipt).await?;
+        warn!(sink = self.name, messages = delivery.messages.len(), fault, "refused for ever, dead letters now");
+        for (message, ack) in delivery.split() {
+            dead_letters.send(&self.name, message, &fault, ack).await?;
         }
         Ok(())
     }
 }
 
 /// What of a delivery is for which queue, each in binlog order.
-fn by_queue(Delivery { messages, receipt }: Delivery) -> impl Iterator<Item = (Arc<str>, Delivery)> {
+fn by_queue(Delivery { messages, ack }: Delivery) -> Vec<(Arc<str>, Delivery)> {
     let mut queues: Vec<(Arc<str>, Vec<Message>)> = Vec::new();
     for message in messages {
         let url = message.queue.clone().expect("messages for queues of tables say which");
@@ -142,8 +143,14 @@ fn by_queue(Delivery { messages, receipt }: Delivery) -> impl Iterator<Item = (A
             None => queues.push((url, vec![message])),
         }
     }
-    let receipts = receipt.split(queues.len());
-    queues.into_iter().zip(receipts).map(|((url, messages), receipt)| (url, Delivery { messages, receipt }))
+    let parts = queues.into_iter().map(|(url, messages)| {
+        let ack = ack.part(messages.first().map_or(0, |message| message.row));
+        (url, Delivery { messages, ack })
+    });
+    let deliveries = parts.collect();
+    // The parts are all that is left to do.
+    ack.acknowledge();
+    deliveries
 }
 
 impl Sink for QueuesOfTables {
@@ -158,9 +165,8 @@ impl Sink for QueuesOfTables {
     fn run(
         self: Box<Self>,
         deliveries: mpsc::Receiver<Delivery>,
-        ledger: Ledger,
         dead_letters: Option<DeadLetters>,
     ) -> BoxFuture<'static, anyhow::Result<()>> {
-        self.deliver(deliveries, ledger, dead_letters).boxed()
+        self.deliver(deliveries, dead_letters).boxed()
     }
 }

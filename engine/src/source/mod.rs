@@ -4,7 +4,6 @@
 //! back. A connection that is lost is made again, and the reading goes on exactly where it was.
 //! [`preflight`] finds out before that whether the server can be read at all, [`place`] from where.
 
-mod budget;
 mod catalog;
 mod lag;
 pub mod place;
@@ -17,19 +16,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use backon::{BackoffBuilder, ExponentialBuilder};
-use rowmill_core::binlog::{DecodeError, Decoder, Next, RowBatch, Select};
-use rowmill_core::position::Resume;
-use tokio::sync::{mpsc, watch};
+use rowmill_core::binlog::{DecodeError, Decoder, EndFinder, Next, RowBatch, Select, TransactionEnd};
+use rowmill_core::position::{BinlogPosition, Resume};
+use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
-pub use budget::{Budget, Held};
 pub use lag::Lag;
 use place::{By, LocateError, Place};
 use preflight::{ConnectError, Flavor, Server};
 use wire::{DumpRequest, HEARTBEAT_PERIOD, Login, Wire, WireError};
 
+use crate::ack::{Cost, StopError};
 use crate::config::{self, Start};
-use crate::failpoint::{self, Step};
 
 /// The server closes a dump connection that isn't read for this long. While a queue is out of reach
 /// nothing is read, so the session asks for a long time.
@@ -39,6 +37,8 @@ const BATCH_AGE_MAX: Duration = Duration::from_millis(10);
 /// How many events may pass between two looks at the clock.
 const EVENTS_BETWEEN_CLOCKS: u32 = 64;
 
+/// How long it may take to find where a transaction ends.
+const TRANSACTION_END_WAIT: Duration = Duration::from_secs(5);
 /// How long the next change may take to come if there is one.
 const NEXT_CHANGE_WAIT: Duration = Duration::from_secs(1);
 
@@ -50,14 +50,11 @@ const ER_SOURCE_FATAL_ERROR_READING_BINLOG: u16 = 1236;
 
 /// Where batches go, in their order.
 pub trait Outlet: Send {
-    /// Hands one on, when there is room. False if nobody takes batches any more.
-    fn hand_on(&mut self, batch: RowBatch) -> impl Future<Output = bool> + Send;
-}
+    /// What a batch may cost at most.
+    fn batch_limits(&self) -> Cost;
 
-impl Outlet for mpsc::Sender<RowBatch> {
-    async fn hand_on(&mut self, batch: RowBatch) -> bool {
-        self.send(batch).await.is_ok()
-    }
+    /// Waits for room and hands a batch on. False if no batch is taken any more: whoever stopped says why.
+    fn hand_on(&mut self, batch: RowBatch) -> impl Future<Output = bool> + Send;
 }
 
 /// Reads one server's binlog.
@@ -79,7 +76,9 @@ enum Interruption {
 
 impl From<DecodeError> for Interruption {
     fn from(error: DecodeError) -> Self {
-        Self::Fatal(error.into())
+        let offset = error.transaction.unwrap_or(error.position.offset);
+        let transaction = BinlogPosition { offset, ..error.position.clone() };
+        Self::Fatal(StopError { transaction, error: error.into() }.into())
     }
 }
 
@@ -134,16 +133,11 @@ impl Source {
     ///
     /// # Errors
     /// If an event can't be decoded, or the server hasn't got what is to be read any more.
-    pub async fn run(
-        mut self,
-        mut outlet: impl Outlet,
-        budget: Budget,
-        mut stop: watch::Receiver<bool>,
-    ) -> anyhow::Result<()> {
+    pub async fn run(mut self, mut outlet: impl Outlet, mut stop: watch::Receiver<bool>) -> anyhow::Result<()> {
         let (lag, address) = (self.lag(), self.config.address.clone());
-        self.decoder.bound_batches(budget.limit());
+        self.decoder.bound_batches(outlet.batch_limits());
         tokio::select! {
-            result = self.follow(&mut outlet, budget) => result?,
+            result = self.follow(&mut outlet) => result?,
             () = lag.watch(&address) => {}
             _ = stop.wait_for(|stop| *stop) => {}
         }
@@ -151,9 +145,9 @@ impl Source {
     }
 
     /// Reads, and reconnects where the connection is lost.
-    async fn follow(&mut self, outlet: &mut impl Outlet, budget: Budget) -> anyhow::Result<()> {
+    async fn follow(&mut self, outlet: &mut impl Outlet) -> anyhow::Result<()> {
         loop {
-            match self.read(outlet, &budget).await {
+            match self.read(outlet).await {
                 Ok(()) => return Ok(()),
                 Err(Interruption::Fatal(error)) => return Err(error),
                 Err(Interruption::Connection(error)) => {
@@ -208,7 +202,7 @@ impl Source {
         }
     }
 
-    async fn read(&mut self, outlet: &mut impl Outlet, budget: &Budget) -> Result<(), Interruption> {
+    async fn read(&mut self, outlet: &mut impl Outlet) -> Result<(), Interruption> {
         let Self { config, wire, decoder, lag } = self;
         let mut handed_on = Instant::now();
         let mut events: u32 = 0;
@@ -221,7 +215,7 @@ impl Source {
             if event.is_none() || is_old() {
                 while let Some(batch) = decoder.flush() {
                     handed_on = Instant::now();
-                    if !hand_on(batch, outlet, budget).await {
+                    if !outlet.hand_on(batch).await {
                         return Ok(());
                     }
                 }
@@ -238,13 +232,26 @@ impl Source {
                     Ok(Next::Event) => break,
                     Ok(Next::Batch(batch)) => {
                         handed_on = Instant::now();
-                        if !hand_on(batch, outlet, budget).await {
+                        if !outlet.hand_on(batch).await {
                             return Ok(());
                         }
                     }
                     Ok(Next::Columns { schema, table }) => {
                         let place = (decoder.resume_before().clone(), decoder.position().clone());
-                        let columns = catalog::columns(config, place, &schema, &table).await?;
+                        let columns = match catalog::columns(config, place, &schema, &table).await {
+                            Ok(columns) => columns,
+                            Err(Interruption::Fatal(error)) => {
+                                // What is before the event is delivered all the same.
+                                let transaction = decoder.transaction_begin();
+                                while let Some(batch) = decoder.give_up() {
+                                    if !outlet.hand_on(batch).await {
+                                        return Ok(());
+                                    }
+                                }
+                                return Err(Interruption::Fatal(StopError { transaction, error }.into()));
+                            }
+                            Err(interruption) => return Err(interruption),
+                        };
                         decoder.learn(schema, table, columns);
                     }
                     Err(error) => return Err(error.into()),
@@ -328,12 +335,35 @@ pub async fn probe(config: &config::Source, flavor: Flavor, place: &Place) -> an
     Ok(lag.age())
 }
 
-/// Waits for room and hands a batch on. False if nobody takes batches any more: whoever stopped
-/// says why.
-async fn hand_on(batch: RowBatch, outlet: &mut impl Outlet, budget: &Budget) -> bool {
-    budget.take(batch.cost()).await;
-    failpoint::reached(Step::Decoded);
-    outlet.hand_on(batch).await
+/// Where the transaction ends that begins at a place of the binlog; `None` if that isn't found out in time.
+///
+/// # Errors
+/// If the binlog can't be read from there.
+pub async fn transaction_end(
+    config: &config::Source,
+    begin: &BinlogPosition,
+) -> anyhow::Result<Option<TransactionEnd>> {
+    let find = async {
+        let server = Server::connect(config).await?;
+        let place = Place { resume: Resume::at(server.identity.as_str(), begin.clone()), by: By::Position };
+        // The server ends a connection with the id of a new one.
+        let other = config::Source { server_id: config::random_server_id(), ..config.clone() };
+        let mut wire = open_stream(&other, server.flavor, &place, Ending::Ends).await?;
+        server.disconnect().await;
+        let mut finder = EndFinder::new(begin.clone());
+        loop {
+            match wire.event().await {
+                Ok(event) => {
+                    if let Some(end) = finder.event(event) {
+                        return Ok(Some(end));
+                    }
+                }
+                Err(WireError::End) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    };
+    tokio::time::timeout(TRANSACTION_END_WAIT, find).await.unwrap_or(Ok(None))
 }
 
 /// A connection on which the binlog comes from a place on; without an end.

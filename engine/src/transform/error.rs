@@ -6,7 +6,7 @@ use rowmill_core::batch::{Batch, Row, Table};
 
 /// What a transform did wrong on a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     /// It trapped, ran out of time or memory, or can't be made: its instance can't be used any more.
     Trap(String),
     /// It says that it can't.

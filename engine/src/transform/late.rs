@@ -4,49 +4,49 @@
 use std::sync::Arc;
 
 use rowmill_core::batch::{Batch, Builder, RowIndex, Table};
-use rowmill_core::binlog::{DecodeError, Needs, RowBatch};
+use rowmill_core::binlog::{Needs, RowBatch, RowError};
 
 use super::want;
-use super::{Chain, Plugin, Transformed};
+use super::{Chain, Stop, Transformed};
 
 impl Chain {
     /// What of a table's rows is needed to decide on them. Where that can't be found out it's everything, and
     /// why shows when the first row passes.
     pub fn needs(&self, table: &Table) -> Needs {
-        let interest = |plugin: &Arc<Plugin>| {
-            plugin.with_instance(|instance| instance.interest(table, plugin.manifest()).cloned())
-        };
-        let interests: Result<Vec<_>, _> = self.plugins.iter().map(interest).collect();
+        let interests: Result<Vec<_>, _> = self.transforms.iter().map(|transform| transform.interest(table)).collect();
         interests.map_or_else(|_| Needs::default(), |interests| want::needs(table, &interests))
     }
 
-    /// Passes a batch through the transforms. What is left of it is decoded whole. Batches are numbered in their
-    /// order, and every one must pass. `None` if everything stops because of an earlier one.
-    ///
-    /// # Errors
-    /// If a row that is left can't be decoded.
-    pub fn transform(
-        &self,
-        number: u64,
-        batch: &RowBatch,
-        tables: &Arc<[Arc<Table>]>,
-    ) -> Result<Option<Transformed>, DecodeError> {
+    /// Passes a batch through the transforms. What is left of it is decoded whole; where a row can't be, everything stops
+    /// before it. Batches are numbered in their order, and every one must pass. `None` if everything stops because of an
+    /// earlier one.
+    pub async fn transform(&self, number: u64, batch: &RowBatch, tables: &Arc<[Arc<Table>]>) -> Option<Transformed> {
         let RowBatch { bytes, rows, undecoded, .. } = batch;
-        let run = |bytes: &Arc<Vec<u8>>| self.run(number, Arc::clone(bytes), *rows as u32, tables);
-        let Some(undecoded) = undecoded else { return Ok(run(bytes)) };
+        let count = *rows as u32;
+        let Some(undecoded) = undecoded else { return self.run(number, Arc::clone(bytes), count, tables).await };
         let decoded = parse(bytes);
-        if undecoded.version() != self.version {
-            // It was decoded for other transforms.
-            let whole = undecoded.whole(&decoded, (0..*rows as u32).map(RowIndex)).map_err(|row| row.error)?;
-            return Ok(run(&Arc::new(whole)));
+        if undecoded.version() == self.version {
+            let transformed = self.run(number, Arc::clone(bytes), count, tables).await?;
+            return Some(transformed.completed(bytes, |rows| undecoded.whole(&decoded, rows.iter().copied())));
         }
-        let whole = |rows: &[RowIndex]| undecoded.whole(&decoded, rows.iter().copied()).map_err(|row| row.error);
-        run(bytes).map(|transformed| transformed.completed(bytes, whole)).transpose()
+        // It was decoded for other transforms.
+        let rows = |count: u32| (0..count).map(RowIndex);
+        let (whole, stop) = match undecoded.whole(&decoded, rows(count)) {
+            Ok(whole) => (whole, None),
+            Err(RowError { row, error }) => {
+                let before = undecoded.whole(&decoded, rows(row.0)).unwrap_or_default();
+                (before, Some(Stop { origin: row.0, error: error.into() }))
+            }
+        };
+        let count = stop.as_ref().map_or(count, |stop| stop.origin);
+        let mut transformed = self.run(number, Arc::new(whole), count, tables).await?;
+        stop.into_iter().for_each(|stop| transformed.stop_at(stop));
+        Some(transformed)
     }
 
     /// Passes a batch that is whole through the transforms as it would be were it decoded for them: columns that none of
     /// them wants are absent. For their tests.
-    pub fn transform_in_part(
+    pub async fn transform_in_part(
         &self,
         number: u64,
         bytes: &Arc<Vec<u8>>,
@@ -69,25 +69,33 @@ impl Chain {
             });
         }
         let part = Arc::new(out.finish());
-        let transformed = self.run(number, Arc::clone(&part), batch.len() as u32, tables)?;
-        let whole = |rows: &[RowIndex]| {
+        let transformed = self.run(number, Arc::clone(&part), batch.len() as u32, tables).await?;
+        Some(transformed.completed(&part, |rows| {
             let mut out = Builder::with_capacity(bytes.len());
             rows.iter().for_each(|&row| out.copy_row(&batch, row));
-            Ok::<_, std::convert::Infallible>(out.finish())
-        };
-        let Ok(transformed) = transformed.completed(&part, whole);
-        Some(transformed)
+            Ok(out.finish())
+        }))
     }
 }
 
 impl Transformed {
     /// With `whole` rows in place of what is left: what transforms changed in them stays changed. `decoded` is what they
-    /// were given first.
-    fn completed<E>(
-        mut self,
+    /// were given first. Where a row can't be decoded, everything stops before it.
+    fn completed(mut self, decoded: &Arc<Vec<u8>>, whole: impl Fn(&[RowIndex]) -> Result<Vec<u8>, RowError>) -> Self {
+        // Each stop leaves fewer rows.
+        while let Err(RowError { row, error }) = self.complete(decoded, &whole) {
+            self.stop_at(Stop { origin: row.0, error: error.into() });
+        }
+        self
+    }
+
+    /// # Errors
+    /// If a row can't be decoded: then nothing is changed.
+    fn complete(
+        &mut self,
         decoded: &Arc<Vec<u8>>,
-        whole: impl Fn(&[RowIndex]) -> Result<Vec<u8>, E>,
-    ) -> Result<Self, E> {
+        whole: &impl Fn(&[RowIndex]) -> Result<Vec<u8>, RowError>,
+    ) -> Result<(), RowError> {
         let batch = parse(decoded);
         let complete = |seen: &Arc<Vec<u8>>, rows: &[(RowIndex, u32)]| {
             let origins: Vec<RowIndex> = rows.iter().map(|&(_, origin)| RowIndex(origin)).collect();
@@ -95,13 +103,15 @@ impl Transformed {
             Ok(Arc::new(if Arc::ptr_eq(seen, decoded) { whole } else { changed(&whole, seen, &batch, rows) }))
         };
         let rows: Vec<(RowIndex, u32)> = self.rows.iter().map(|passed| (passed.row, passed.origin)).collect();
-        self.bytes = complete(&self.bytes, &rows)?;
+        let bytes = complete(&self.bytes, &rows)?;
+        let dead_batches: Vec<_> =
+            self.dead.iter().map(|dead| complete(&dead.batch, &[(dead.row, dead.origin)])).collect::<Result<_, _>>()?;
+        self.bytes = bytes;
         (0..).zip(&mut self.rows).for_each(|(index, passed)| passed.row = RowIndex(index));
-        for dead in &mut self.dead {
-            dead.batch = complete(&dead.batch, &[(dead.row, dead.origin)])?;
-            dead.row = RowIndex(0);
+        for (dead, batch) in self.dead.iter_mut().zip(dead_batches) {
+            (dead.batch, dead.row) = (batch, RowIndex(0));
         }
-        Ok(self)
+        Ok(())
     }
 }
 

@@ -37,7 +37,7 @@ impl MessageText {
     }
 
     /// Of its parts.
-    pub(super) fn of(group: &str, deduplication_id: &str, body: String) -> Self {
+    pub(crate) fn of(group: &str, deduplication_id: &str, body: String) -> Self {
         let (group_end, id_end) = (group.len(), group.len() + deduplication_id.len());
         let text = if id_end == 0 { body } else { [group, deduplication_id, &body].concat() };
         Self { text: text.into(), group_end, id_end }

@@ -2,6 +2,8 @@
 //! through all of them; what each says is checked before it is used.
 
 mod error;
+#[cfg(test)]
+pub(crate) mod fake;
 mod instance;
 mod late;
 mod load;
@@ -21,6 +23,7 @@ use std::sync::Arc;
 
 use bytestring::ByteString;
 use rowmill_core::batch::{Batch, Builder, RowIndex, Table};
+use rowmill_pipeline::sequencer::Sequencer;
 
 pub use error::TransformError;
 pub use load::{Loader, Settings};
@@ -29,10 +32,41 @@ pub use plugin::Plugin;
 pub use reload::{CurrentChain, Reloader};
 
 use error::Fault;
-use instance::Instance;
 use manifest::OnError;
+#[cfg(test)]
+pub(crate) use manifest::OnError as OnTransformError;
 use verdict::{Decision, Edits};
-use want::Fate;
+use want::{Fate, Interest};
+
+/// A transform of a chain: which columns of a table it needs, and what becomes of rows.
+pub(crate) trait Transform: std::fmt::Debug + Send + Sync {
+    /// Its name.
+    fn name(&self) -> &str;
+
+    /// What of a table's rows it needs.
+    fn interest(&self, table: &Table) -> Result<Interest, Fault>;
+
+    /// Decides on the `rows` of a batch.
+    fn decide(&self, bytes: &Arc<Vec<u8>>, rows: &[Passed], tables: &Arc<[Arc<Table>]>) -> Result<Decided, Fault>;
+
+    /// What becomes of a row that it failed on.
+    fn on_error(&self, error: &TransformError) -> OnError;
+
+    /// Lets batches pass in their order, where it must see them so.
+    fn sequencer(&self) -> Option<&Sequencer>;
+
+    /// Logs what it counted.
+    fn log_counters(&self);
+}
+
+/// What a transform decided on rows.
+#[derive(Debug)]
+pub(crate) struct Decided {
+    /// By row.
+    fates: Vec<Fate>,
+    /// On those that it was asked about, which are rows of this batch. `None` if it was asked about none.
+    decision: Option<(Arc<Vec<u8>>, Decision)>,
+}
 
 /// What transforms made of a batch.
 #[derive(Debug)]
@@ -47,7 +81,7 @@ pub struct Transformed {
     pub seen: Vec<Arc<Vec<u8>>>,
     /// Rows for the sink of dead letters, in binlog order.
     pub dead: Vec<DeadRow>,
-    /// Everything stops before this row: nothing of it and of those behind it is above.
+    /// Everything stops before this row: nothing of it and of those after it is above.
     pub stop: Option<Stop>,
 }
 
@@ -69,8 +103,8 @@ pub struct DeadRow {
 pub struct Stop {
     /// The row's place in the batch that was decoded.
     pub origin: u32,
-    /// What a transform failed on.
-    pub error: TransformError,
+    /// Why it must not be passed.
+    pub error: anyhow::Error,
 }
 
 /// A row that passed all transforms.
@@ -97,7 +131,7 @@ pub struct Reroute {
 /// another chain.
 #[derive(Debug, Default)]
 pub struct Chain {
-    plugins: Vec<Arc<Plugin>>,
+    transforms: Vec<Arc<dyn Transform>>,
     /// Counts the versions.
     version: u64,
 }
@@ -105,7 +139,12 @@ pub struct Chain {
 impl Chain {
     /// Of plugins in their order.
     pub fn new(plugins: Vec<Arc<Plugin>>) -> Self {
-        Self { plugins, version: 0 }
+        Self::of(plugins.into_iter().map(|plugin| plugin as Arc<dyn Transform>).collect())
+    }
+
+    /// Of transforms in their order.
+    pub(crate) fn of(transforms: Vec<Arc<dyn Transform>>) -> Self {
+        Self { transforms, version: 0 }
     }
 
     /// Tells it from earlier chains.
@@ -113,36 +152,53 @@ impl Chain {
         self.version
     }
 
-    /// The plugins, in their order.
-    pub fn plugins(&self) -> &[Arc<Plugin>] {
-        &self.plugins
+    /// The transforms' names, in their order.
+    pub fn names(&self) -> Vec<&str> {
+        self.transforms.iter().map(|transform| transform.name()).collect()
     }
 
     /// This chain takes the place of `earlier`, from the batch of a number on.
     pub fn begin_at(&self, number: u64, earlier: &Self) {
-        let is_new = |plugin: &&Arc<Plugin>| !earlier.plugins.iter().any(|known| Arc::ptr_eq(known, plugin));
-        self.plugins.iter().filter(is_new).for_each(|plugin| plugin.begin_at(number));
+        for transform in &self.transforms {
+            let is_known =
+                earlier.transforms.iter().any(|known| std::ptr::addr_eq(Arc::as_ptr(known), Arc::as_ptr(transform)));
+            if let (false, Some(sequencer)) = (is_known, transform.sequencer()) {
+                sequencer.begin_at(number);
+            }
+        }
     }
 
     /// Everything stops: batches that wait for their turn don't get it any more.
     pub fn close(&self) {
-        self.plugins.iter().for_each(|plugin| plugin.close());
+        self.transforms.iter().filter_map(|transform| transform.sequencer()).for_each(Sequencer::close);
     }
 
-    /// Logs what the plugins counted.
+    /// Logs what the transforms counted.
     pub fn log_counters(&self) {
-        self.plugins.iter().for_each(|plugin| plugin.log_counters());
+        self.transforms.iter().for_each(|transform| transform.log_counters());
     }
 
     /// Passes a batch of `rows` rows through the transforms. Batches are numbered in their order, and
     /// every one must pass. `None` if everything stops because of an earlier one.
-    pub fn run(&self, number: u64, bytes: Arc<Vec<u8>>, rows: u32, tables: &Arc<[Arc<Table>]>) -> Option<Transformed> {
+    pub async fn run(
+        &self,
+        number: u64,
+        bytes: Arc<Vec<u8>>,
+        rows: u32,
+        tables: &Arc<[Arc<Table>]>,
+    ) -> Option<Transformed> {
         let rows = (0..rows).map(|row| Passed { row: RowIndex(row), origin: row, reroute: None }).collect();
         let mut state = Transformed::of(bytes, rows);
-        for plugin in &self.plugins {
-            let _turn = plugin.turn(number)?;
+        for transform in &self.transforms {
+            let permit = match transform.sequencer() {
+                Some(sequencer) => Some(sequencer.wait(number).await?),
+                None => None,
+            };
             if !state.rows.is_empty() {
-                run_one(plugin, tables, &mut state);
+                run_one(&**transform, tables, &mut state);
+            }
+            if let Some(permit) = permit {
+                permit.pass();
             }
         }
         // Transforms ran one after another; consumers see a row's messages in the row's order.
@@ -154,8 +210,8 @@ impl Chain {
 
 /// Passes what is left of a batch through one transform. Where it fails on the whole, each row is tried by
 /// itself, so that only the row that it fails on suffers.
-fn run_one(plugin: &Plugin, tables: &Arc<[Arc<Table>]>, state: &mut Transformed) {
-    let whole = match attempt(plugin, tables, state) {
+fn run_one(transform: &dyn Transform, tables: &Arc<[Arc<Table>]>, state: &mut Transformed) {
+    let whole = match attempt(transform, tables, state) {
         Ok(()) => return,
         Err(fault) => fault,
     };
@@ -163,7 +219,7 @@ fn run_one(plugin: &Plugin, tables: &Arc<[Arc<Table>]>, state: &mut Transformed)
         let only = only.clone();
         state.rows.clear();
         let bytes = Arc::clone(&state.bytes);
-        state.fail(plugin, tables, &bytes, only.row, only.origin, whole.to_string());
+        state.fail(transform, tables, &bytes, only.row, only.origin, whole.to_string());
         return;
     }
     let (bytes, rows) = (Arc::clone(&state.bytes), std::mem::take(&mut state.rows));
@@ -173,7 +229,7 @@ fn run_one(plugin: &Plugin, tables: &Arc<[Arc<Table>]>, state: &mut Transformed)
         let single = Arc::new(rewrite(&batch, std::slice::from_ref(&passed), None));
         let row = Passed { row: RowIndex(0), ..passed };
         let mut alone = Transformed::of(single, vec![row]);
-        run_one(plugin, tables, &mut alone);
+        run_one(transform, tables, &mut alone);
         let Transformed { bytes, rows, emitted, seen, dead, stop } = alone;
         let single = Batch::parse(&bytes).expect("batches are written by the builder");
         for passed in rows {
@@ -182,8 +238,8 @@ fn run_one(plugin: &Plugin, tables: &Arc<[Arc<Table>]>, state: &mut Transformed)
         }
         state.emit(emitted, seen);
         state.dead.extend(dead);
-        if stop.is_some() {
-            state.stop = stop;
+        if let Some(stop) = stop {
+            state.stop_at(stop);
             break;
         }
     }
@@ -191,53 +247,16 @@ fn run_one(plugin: &Plugin, tables: &Arc<[Arc<Table>]>, state: &mut Transformed)
 }
 
 /// Lets a transform decide on a batch. If it fails, `state` is as it was.
-fn attempt(plugin: &Plugin, tables: &Arc<[Arc<Table>]>, state: &mut Transformed) -> Result<(), Fault> {
-    let manifest = plugin.manifest();
-    let (fates, decided) = plugin.with_instance(|instance| {
-        let batch = Batch::parse(&state.bytes).expect("batches are written by the builder");
-        let fates = fates(manifest, instance, &batch, &state.rows, tables)?;
-        if !fates.contains(&Fate::Ask) {
-            return Ok((fates, None));
+fn attempt(transform: &dyn Transform, tables: &Arc<[Arc<Table>]>, state: &mut Transformed) -> Result<(), Fault> {
+    let Decided { fates, decision } = transform.decide(&state.bytes, &state.rows, tables)?;
+    match decision {
+        Some((bytes, decision)) => state.decide(transform, tables, bytes, &fates, decision),
+        None => {
+            let mut fates = fates.into_iter();
+            state.rows.retain(|_| fates.next() == Some(Fate::Keep));
         }
-        // The guest sees the rows that are left, and those only.
-        let bytes = match state.rows.len() == batch.len() {
-            true => Arc::clone(&state.bytes),
-            false => Arc::new(rewrite(&batch, &state.rows, None)),
-        };
-        let batch = Batch::parse(&bytes).expect("batches are written by the builder");
-        let asked = (0..).zip(&fates).filter(|(_, fate)| **fate == Fate::Ask).map(|(index, _)| index).collect();
-        let answer = instance.process(&bytes, batch.len(), tables, asked)?;
-        let decision = verdict::check(instance, answer, &batch, tables, manifest.limits.output)?;
-        Ok((fates, Some((bytes, decision))))
-    })?;
-    let Some((bytes, decision)) = decided else {
-        let mut fates = fates.into_iter();
-        state.rows.retain(|_| fates.next() == Some(Fate::Keep));
-        return Ok(());
-    };
-    state.decide(plugin, tables, bytes, &fates, decision);
+    }
     Ok(())
-}
-
-/// What becomes of rows before the transform is asked.
-fn fates(
-    manifest: &manifest::Manifest,
-    instance: &mut Instance,
-    batch: &Batch<'_>,
-    rows: &[Passed],
-    tables: &[Arc<Table>],
-) -> Result<Vec<Fate>, Fault> {
-    let mut last = None;
-    let fate = |passed: &Passed| {
-        let row = batch.row(passed.row);
-        let id = row.table();
-        // Rows of one table mostly follow each other.
-        if last.as_ref().is_none_or(|(known, _)| *known != id) {
-            last = Some((id, instance.interest(&tables[id.0 as usize], manifest)?.clone()));
-        }
-        Ok(last.as_ref().map_or(Fate::Ask, |(_, interest)| interest.fate(row.operation())))
-    };
-    rows.iter().map(fate).collect()
 }
 
 impl Transformed {
@@ -263,7 +282,7 @@ impl Transformed {
     /// Does what a transform decided on its rows, which are those of `bytes`.
     fn decide(
         &mut self,
-        plugin: &Plugin,
+        transform: &dyn Transform,
         tables: &[Arc<Table>],
         bytes: Arc<Vec<u8>>,
         fates: &[Fate],
@@ -296,14 +315,14 @@ impl Transformed {
             (0..).zip(&mut self.rows).for_each(|(index, passed)| passed.row = RowIndex(index));
         }
         for (row, origin, fault) in failed {
-            self.fail(plugin, tables, &seen, row, origin, fault);
+            self.fail(transform, tables, &seen, row, origin, fault);
         }
     }
 
     /// A transform failed on a row of `bytes`, which isn't among the rows any more.
     fn fail(
         &mut self,
-        plugin: &Plugin,
+        transform: &dyn Transform,
         tables: &[Arc<Table>],
         bytes: &Arc<Vec<u8>>,
         row: RowIndex,
@@ -311,19 +330,27 @@ impl Transformed {
         fault: String,
     ) {
         let batch = Batch::parse(bytes).expect("batches are written by the builder");
-        let error = TransformError::new(plugin.name(), &batch, &batch.row(row), tables, fault);
-        match plugin.on_error(&error) {
+        let error = TransformError::new(transform.name(), &batch, &batch.row(row), tables, fault);
+        match transform.on_error(&error) {
             OnError::Skip => {}
             OnError::DeadLetter => self.dead.push(DeadRow { batch: Arc::clone(bytes), row, origin, error }),
-            OnError::Halt => {
-                if self.stop.as_ref().is_none_or(|stop| origin < stop.origin) {
-                    self.rows.retain(|passed| passed.origin < origin);
-                    self.emitted.retain(|emitted| emitted.origin < origin);
-                    self.dead.retain(|dead| dead.origin < origin);
-                    self.stop = Some(Stop { origin, error });
-                }
-            }
+            OnError::Halt => self.stop_at(Stop { origin, error: error.into() }),
         }
+    }
+
+    /// Leaves nothing of a row and of those after it, whichever transform kept them or made messages of them.
+    fn stop_at(&mut self, stop: Stop) {
+        if self.stop.as_ref().is_some_and(|known| known.origin <= stop.origin) {
+            return;
+        }
+        self.rows.retain(|passed| passed.origin < stop.origin);
+        #[cfg(test)]
+        let keeps_messages = crate::simulation::is_mutated(crate::simulation::Mutation::StopKeepsMessages);
+        #[cfg(not(test))]
+        let keeps_messages = false;
+        self.emitted.retain(|emitted| keeps_messages || emitted.origin < stop.origin);
+        self.dead.retain(|dead| dead.origin < stop.origin);
+        self.stop = Some(stop);
     }
 }
 

@@ -2,16 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rowmill_core::batch::{Batch, Table};
+use rowmill_pipeline::sequencer::Sequencer;
 use tracing::{info, warn};
 
 use super::error::{Fault, TransformError};
 use super::instance::{Blueprint, Code, Instance};
 use super::load::{INTERFACE, VERSION};
 use super::manifest::{Manifest, OnError};
-use crate::turnstile::{Turn, Turnstile};
+use super::verdict;
+use super::want::{Fate, Interest};
+use super::{Decided, Passed, Transform, rewrite};
 
 /// How often a batch is tried again that may succeed then, and how long after.
 const RETRY_DELAYS: [Duration; 3] = [Duration::from_millis(50), Duration::from_millis(250), Duration::from_secs(1)];
@@ -27,7 +31,7 @@ pub struct Plugin {
     returned: Condvar,
     instances_max: usize,
     /// Of a plugin with one instance: it sees the batches in their order.
-    in_order: Option<Turnstile>,
+    in_order: Option<Sequencer>,
     skipped: AtomicU64,
 }
 
@@ -50,7 +54,7 @@ impl Plugin {
     pub(super) fn new(blueprint: Blueprint, digest: [u8; 32], first: Instance, threads: usize) -> Self {
         let instances_max = blueprint.manifest.instances.unwrap_or(threads).min(threads).max(1);
         // With one thread everything is in order by itself.
-        let in_order = (instances_max == 1 && threads > 1).then(Turnstile::default);
+        let in_order = (instances_max == 1 && threads > 1).then(Sequencer::default);
         Self {
             blueprint,
             digest,
@@ -107,28 +111,6 @@ impl Plugin {
 
     pub(super) fn manifest(&self) -> &Manifest {
         &self.blueprint.manifest
-    }
-
-    /// The first batch that it sees has this number.
-    pub(super) fn begin_at(&self, number: u64) {
-        if let Some(turnstile) = &self.in_order {
-            turnstile.begin_at(number);
-        }
-    }
-
-    /// Waits for a batch's turn, where turns matter. `None` if everything stops.
-    pub(super) fn turn(&self, number: u64) -> Option<Option<Turn<'_>>> {
-        match &self.in_order {
-            Some(turnstile) => turnstile.wait(number).map(Some),
-            None => Some(None),
-        }
-    }
-
-    /// Everything stops: nobody waits any more.
-    pub(super) fn close(&self) {
-        if let Some(turnstile) = &self.in_order {
-            turnstile.close();
-        }
     }
 
     /// Lends an instance for a piece of work, which is tried again, by the same instance, if the plugin says that this
@@ -190,9 +172,39 @@ impl Plugin {
         self.instances().made -= 1;
         self.returned.notify_one();
     }
+}
 
-    /// What becomes of a row that it failed on.
-    pub(super) fn on_error(&self, error: &TransformError) -> OnError {
+impl Transform for Plugin {
+    fn name(&self) -> &str {
+        self.name()
+    }
+
+    fn interest(&self, table: &Table) -> Result<Interest, Fault> {
+        self.with_instance(|instance| instance.interest(table, self.manifest()).cloned())
+    }
+
+    fn decide(&self, bytes: &Arc<Vec<u8>>, rows: &[Passed], tables: &Arc<[Arc<Table>]>) -> Result<Decided, Fault> {
+        let manifest = self.manifest();
+        self.with_instance(|instance| {
+            let batch = Batch::parse(bytes).expect("batches are written by the builder");
+            let fates = fates(manifest, instance, &batch, rows, tables)?;
+            if !fates.contains(&Fate::Ask) {
+                return Ok(Decided { fates, decision: None });
+            }
+            // The guest sees the rows that are left, and those only.
+            let bytes = match rows.len() == batch.len() {
+                true => Arc::clone(bytes),
+                false => Arc::new(rewrite(&batch, rows, None)),
+            };
+            let batch = Batch::parse(&bytes).expect("batches are written by the builder");
+            let asked = (0..).zip(&fates).filter(|(_, fate)| **fate == Fate::Ask).map(|(index, _)| index).collect();
+            let answer = instance.process(&bytes, batch.len(), tables, asked)?;
+            let decision = verdict::check(instance, answer, &batch, tables, manifest.limits.output)?;
+            Ok(Decided { fates, decision: Some((bytes, decision)) })
+        })
+    }
+
+    fn on_error(&self, error: &TransformError) -> OnError {
         let on_error = if self.blueprint.sets_aside { OnError::DeadLetter } else { self.manifest().on_error };
         if on_error == OnError::Skip {
             let skipped = self.skipped.fetch_add(1, Ordering::Relaxed) + 1;
@@ -203,8 +215,11 @@ impl Plugin {
         on_error
     }
 
-    /// Logs what it counted.
-    pub(super) fn log_counters(&self) {
+    fn sequencer(&self) -> Option<&Sequencer> {
+        self.in_order.as_ref()
+    }
+
+    fn log_counters(&self) {
         let counters = self.blueprint.counters.lock().unwrap_or_else(PoisonError::into_inner);
         let skipped = self.skipped.load(Ordering::Relaxed);
         let counters: &BTreeMap<String, u64> = &counters;
@@ -212,4 +227,25 @@ impl Plugin {
             info!(plugin = self.name(), skipped, ?counters, "counted");
         }
     }
+}
+
+/// What becomes of rows before the transform is asked.
+fn fates(
+    manifest: &Manifest,
+    instance: &mut Instance,
+    batch: &Batch<'_>,
+    rows: &[Passed],
+    tables: &[Arc<Table>],
+) -> Result<Vec<Fate>, Fault> {
+    let mut last = None;
+    let fate = |passed: &Passed| {
+        let row = batch.row(passed.row);
+        let id = row.table();
+        // Rows of one table mostly follow each other.
+        if last.as_ref().is_none_or(|(known, _)| *known != id) {
+            last = Some((id, instance.interest(&tables[id.0 as usize], manifest)?.clone()));
+        }
+        Ok(last.as_ref().map_or(Fate::Ask, |(_, interest)| interest.fate(row.operation())))
+    };
+    rows.iter().map(fate).collect()
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
 
 use super::load::{Loader, Stamp};
-use super::{Chain, Plugin};
+use super::{Chain, Plugin, Transform};
 
 /// How often the directory is looked at. A file counts when it is the same at two looks, so that none is
 /// read while it is being written.
@@ -21,6 +21,12 @@ const GONE_FOR: Duration = Duration::from_secs(3);
 pub struct CurrentChain(Arc<Mutex<Arc<Chain>>>);
 
 impl CurrentChain {
+    /// One that stays.
+    #[cfg(test)]
+    pub(crate) fn of(chain: Chain) -> Self {
+        Self(Arc::new(Mutex::new(Arc::new(chain))))
+    }
+
     /// The newest version of it.
     pub fn newest(&self) -> Arc<Chain> {
         Arc::clone(&self.lock())

@@ -15,7 +15,7 @@ use super::{Emitted, MessageText, Reroute};
 
 /// A verdict that makes sense.
 #[derive(Debug, Default)]
-pub(super) struct Decision {
+pub(crate) struct Decision {
     /// By row.
     pub keep: Vec<bool>,
     pub reroutes: Vec<(RowIndex, Reroute)>,
@@ -28,7 +28,7 @@ pub(super) struct Decision {
 
 /// New values of columns, by row.
 #[derive(Debug, Default)]
-pub(super) struct Edits(Vec<Edit>);
+pub(crate) struct Edits(Vec<Edit>);
 
 /// A column's new value in one of a row's images.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ impl Edits {
 
 /// The new values of one row.
 #[derive(Clone, Copy)]
-pub(super) struct EditsOfRow<'a>(&'a [Edit]);
+pub(crate) struct EditsOfRow<'a>(&'a [Edit]);
 
 impl<'a> EditsOfRow<'a> {
     pub fn is_empty(self) -> bool {

@@ -10,7 +10,7 @@ use super::instance::types;
 
 /// What a plugin decides on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Interest {
+pub(crate) enum Interest {
     Pass,
     Drop,
     All,
@@ -19,7 +19,7 @@ pub(super) enum Interest {
 
 /// What a plugin wants of a table's rows.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Want {
+pub(crate) struct Want {
     /// The columns that it reads and edits. `None`: all.
     columns: Option<ColumnSet>,
     /// Whether it reads the before images of updates.
@@ -70,7 +70,7 @@ impl Interest {
 
 /// What becomes of a row at a transform.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(crate) enum Fate {
     Keep,
     Drop,
     Ask,

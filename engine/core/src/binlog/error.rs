@@ -96,6 +96,12 @@ pub enum Fault {
         /// Where it began.
         since: BinlogPosition,
     },
+    /// A part of a transaction was rolled back, and it can't be told where that part begins.
+    #[error(
+        "a transaction was rolled back to savepoint `{0}`, which the binlog doesn't have: it can't be told which rows \
+         stay; compare the tables with what was delivered, and start from a position after the transaction"
+    )]
+    UnknownSavepoint(String),
     /// A prepared transaction was committed that isn't known.
     #[error(
         "XA transaction {0} is committed, and it was prepared before the position that the reading began at; start \

@@ -15,6 +15,9 @@ pub(super) struct Begin {
     pub standalone: bool,
     /// The id of an XA transaction that is prepared at its end (MariaDB; MySQL logs an `XA START`).
     pub prepared_xa: Option<String>,
+    /// Whether what follows is not done: the beginning of an `ALTER TABLE` that is logged in two parts (MariaDB), or its
+    /// failure.
+    pub is_void: bool,
 }
 
 /// MySQL's commit times have 55 bits; the 56th says that another one follows.
@@ -83,14 +86,23 @@ pub(super) fn mariadb(body: &[u8], server: u32) -> Result<Begin, Fault> {
     const STANDALONE: u8 = 1;
     const GROUP_COMMIT: u8 = 2;
     const PREPARED_XA: u8 = 64;
+    const COMPLETED_XA: u8 = 128;
+    // Of the second byte of flags: `binlog_alter_two_phase` logs a statement when it begins, and again when it is
+    // done (4) or has failed.
+    const START_ALTER: u8 = 2;
+    const ROLLBACK_ALTER: u8 = 8;
     let mut bytes = Bytes(body);
     let (sequence, domain, flags) = (bytes.u64()?, bytes.u32()?, bytes.u8()?);
     if flags & GROUP_COMMIT != 0 {
         bytes.u64()?;
     }
-    let prepared_xa = if flags & PREPARED_XA != 0 { Some(xa_id(&mut bytes)?) } else { None };
+    let xa = if flags & (PREPARED_XA | COMPLETED_XA) != 0 { Some(xa_id(&mut bytes)?) } else { None };
+    let prepared_xa = xa.filter(|_| flags & PREPARED_XA != 0);
+    // Older servers have zeros here, or nothing.
+    let more_flags = if bytes.is_empty() { 0 } else { bytes.u8()? };
+    let is_void = more_flags & (START_ALTER | ROLLBACK_ALTER) != 0;
     let gtid = Some(Gtid::MariaDb { domain, server, sequence });
-    Ok(Begin { gtid, commit_time_us: 0, standalone: flags & STANDALONE != 0, prepared_xa })
+    Ok(Begin { gtid, standalone: flags & STANDALONE != 0, prepared_xa, is_void, ..Begin::default() })
 }
 
 /// An XA transaction's id, as `XA COMMIT` spells it in the binlog.
@@ -186,6 +198,25 @@ mod tests {
         assert_eq!(begin.commit_time_us, 1_790_000_000_000_000);
         assert!(mysql_tagged(&body[..20]).is_err());
         assert!(mysql_tagged(&[3, 0, 0]).is_err());
+    }
+
+    #[test]
+    fn mariadbs_flags_follow_what_comes_before_them() {
+        let head = |flags: u8| [&7u64.to_le_bytes()[..], &[3, 0, 0, 0], &[flags]].concat();
+        let begin = |body: &[&[u8]]| mariadb(&body.concat(), 1).expect("a GTID");
+        let (group, xid) = (9u64.to_le_bytes(), &[1, 0, 0, 0, 2, 1, b'x', b'1', b'y'][..]);
+        // As MariaDB 10.11 and 11.8 wrote them.
+        let start = begin(&[&head(0x29), &[2, 0, 0, 0, 0, 0]]);
+        assert!(start.standalone && start.is_void);
+        assert!(begin(&[&head(0x29), &[0x12, 11, 0, 0, 0, 0]]).is_void);
+        assert!(!begin(&[&head(0x29), &[0x14, 0x41, 0, 0, 0, 0, 0, 0, 0, 11, 0, 0, 0]]).is_void, "it is done");
+        assert!(begin(&[&head(0x29), &[0x18, 0x4a, 0, 0, 0, 0, 0, 0, 0, 11, 0, 0, 0]]).is_void, "it has failed");
+        assert!(begin(&[&head(0x2b), &group, &[2]]).is_void);
+        assert!(!begin(&[&head(0x2b), &group]).is_void);
+        assert!(!begin(&[&head(0xa8), xid, &[4, 2]]).is_void);
+        assert!(begin(&[&head(0xa8), xid, &[2]]).is_void);
+        assert_eq!(begin(&[&head(0xa8), xid]).prepared_xa, None);
+        assert_eq!(begin(&[&head(0x48), xid]).prepared_xa.as_deref(), Some("x'7831',x'79',1"));
     }
 
     #[test]

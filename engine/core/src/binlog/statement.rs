@@ -1,5 +1,8 @@
 //! What a statement that is logged as text means for the rows around it. DDL is never parsed: a
-//! statement is classified by its first words.
+//! statement is classified by its first words, and whether it is the whole of its transaction is what the
+//! events around it say, never its text.
+
+use super::sql::{Dialect, OF_SERVER, Token, Tokens};
 
 /// What a statement means.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,8 +19,11 @@ pub(super) enum Statement {
     XaRollback(String),
     /// A change of rows that isn't logged as rows.
     Change,
-    /// DDL whose rows follow in the same transaction: `CREATE TABLE ... SELECT`.
-    CreateWithRows,
+    /// `DELETE FROM` a whole table.
+    DeleteAll,
+    /// `CREATE TABLE`; its rows follow in the same transaction, or there are none, or, where it is a transaction of
+    /// its own, it makes them itself: see [`creates_rows`].
+    CreateTable,
     /// DDL of tables, their indexes and schemas.
     Schema,
     /// What else changes no rows: other DDL, grants, the making of temporary tables.
@@ -26,51 +32,57 @@ pub(super) enum Statement {
 
 impl Statement {
     /// What a statement means.
-    pub fn of(text: &str) -> Self {
-        let mut words = Words(text);
-        let (first, second, third) = (words.upper(), words.upper(), words.upper());
-        // What stands behind the first `skip` words.
-        let behind = |skip: usize| {
-            let mut words = Words(text);
-            words.by_ref().take(skip).for_each(drop);
-            words.0.trim().trim_end_matches(';').trim()
+    pub fn of(text: &[u8], dialect: &Dialect) -> Self {
+        let tokens = Tokens::new(text, dialect);
+        let mut words = tokens.clone().filter(|token| !matches!(token, Token::Symbol(b'(' | b';')));
+        let mut word = || match words.next() {
+            Some(Token::Word(word)) => String::from_utf8_lossy(word).to_ascii_uppercase(),
+            Some(_) => "?".to_owned(),
+            None => String::new(),
         };
+        let (first, second, third) = (word(), word(), word());
         match (first.as_str(), second.as_str(), third.as_str()) {
             ("BEGIN", ..) | ("START", "TRANSACTION", _) => Self::Begin,
             ("COMMIT", ..) => Self::Commit,
-            ("ROLLBACK", "TO", "SAVEPOINT") => Self::RollbackTo(savepoint(behind(3))),
-            ("ROLLBACK", "TO", _) => Self::RollbackTo(savepoint(behind(2))),
+            ("ROLLBACK", "TO", "SAVEPOINT") => Self::RollbackTo(savepoint(text, 3)),
+            ("ROLLBACK", "TO", _) => Self::RollbackTo(savepoint(text, 2)),
             ("ROLLBACK", ..) => Self::Rollback,
-            ("SAVEPOINT", ..) => Self::Savepoint(savepoint(behind(1))),
-            ("XA", "START" | "BEGIN", _) => Self::XaStart(behind(2).to_ascii_lowercase()),
+            ("SAVEPOINT", ..) => Self::Savepoint(savepoint(text, 1)),
+            ("XA", "START" | "BEGIN", _) => Self::XaStart(xa_id(text)),
             ("XA", "END", _) => Self::XaEnd,
-            ("XA", "COMMIT", _) => Self::XaCommit(behind(2).to_ascii_lowercase()),
-            ("XA", "ROLLBACK", _) => Self::XaRollback(behind(2).to_ascii_lowercase()),
-            (
-                "INSERT" | "UPDATE" | "DELETE" | "REPLACE" | "LOAD" | "CALL" | "DO" | "SELECT" | "WITH" | "EXECUTE",
-                ..,
-            ) => Self::Change,
+            ("XA", "COMMIT", _) => Self::XaCommit(xa_id(text)),
+            ("XA", "ROLLBACK", _) => Self::XaRollback(xa_id(text)),
+            ("DELETE", "FROM", _) if is_delete_of_all(tokens.clone()) => Self::DeleteAll,
             // MariaDB's `SET STATEMENT variable = value FOR statement`.
             ("SET", "STATEMENT", _) => {
-                let mut words = Words(text);
-                let behind = words.find(|word| word.eq_ignore_ascii_case("FOR")).map(|_| words.0);
-                behind.map_or(Self::Other, Self::of)
+                let mut tokens = tokens;
+                match tokens.find(|token| token.is("FOR")) {
+                    Some(_) => Self::of(tokens.rest(), dialect),
+                    None => Self::Other,
+                }
             }
-            ("CREATE" | "ALTER" | "DROP" | "RENAME" | "TRUNCATE", ..) => {
-                let mut words = Words(text);
-                words.next();
-                definition(&first, words)
-            }
-            _ => Self::Other,
+            ("CREATE" | "ALTER" | "DROP" | "RENAME" | "TRUNCATE", ..) => definition(&first, tokens),
+            // MariaDB's `ANALYZE FORMAT = JSON UPDATE ...` runs the statement.
+            ("ANALYZE", "TABLE" | "TABLES" | "LOCAL" | "NO_WRITE_TO_BINLOG", _) => Self::Other,
+            (
+                "" | "SET" | "GRANT" | "REVOKE" | "FLUSH" | "RESET" | "OPTIMIZE" | "REPAIR" | "CHECK" | "CHECKSUM"
+                | "CACHE" | "INSTALL" | "UNINSTALL" | "LOCK" | "UNLOCK" | "USE" | "KILL" | "PURGE" | "CHANGE" | "START"
+                | "STOP" | "IMPORT" | "PREPARE" | "DEALLOCATE" | "RELEASE" | "SHOW" | "DESCRIBE" | "DESC" | "HELP"
+                | "SIGNAL" | "RESIGNAL" | "GET" | "BACKUP" | "CLONE" | "RESTART" | "SHUTDOWN",
+                ..,
+            ) => Self::Other,
+            // INSERT, UPDATE, DELETE, REPLACE, LOAD, CALL, DO, SELECT, WITH, EXECUTE, and what isn't known here.
+            _ => Self::Change,
         }
     }
 }
 
-/// What DDL means; `words` are those behind its verb.
-fn definition(verb: &str, mut words: Words<'_>) -> Statement {
+/// What DDL means; `tokens` begin with its verb.
+fn definition(verb: &str, mut tokens: Tokens<'_>) -> Statement {
+    tokens.next();
     loop {
-        match words.upper().as_str() {
-            "TABLE" | "TABLES" if verb == "CREATE" => return creation(words),
+        match tokens.keyword().as_str() {
+            "TABLE" | "TABLES" if verb == "CREATE" => return Statement::CreateTable,
             "TABLE" | "TABLES" | "DATABASE" | "SCHEMA" | "INDEX" => return Statement::Schema,
             "OR" | "REPLACE" | "ONLINE" | "OFFLINE" | "IGNORE" | "UNIQUE" | "FULLTEXT" | "SPATIAL" | "VECTOR" => {}
             _ if verb == "TRUNCATE" => return Statement::Schema,
@@ -79,100 +91,70 @@ fn definition(verb: &str, mut words: Words<'_>) -> Statement {
     }
 }
 
-/// What `CREATE TABLE` means: its rows may follow, or be made by the statement itself.
-fn creation(mut words: Words<'_>) -> Statement {
-    let (mut word, mut last) = (words.upper(), String::new());
-    while !word.is_empty() {
-        let next = words.upper();
-        match (word.as_str(), next.as_str()) {
-            ("START", "TRANSACTION") => return Statement::CreateWithRows,
-            ("SELECT" | "TABLE", _) | ("VALUES", "ROW") if last != "." => return Statement::Change,
-            _ => {}
-        }
-        (last, word) = (word, next);
-    }
-    Statement::Schema
-}
-
-/// The words of a statement, one after another, and its dots; of what is quoted just the quotation
-/// mark. Other punctuation and comments are passed over.
-struct Words<'a>(&'a str);
-
-impl<'a> Iterator for Words<'a> {
-    type Item = &'a str;
-
-    fn next(&mut self) -> Option<&'a str> {
-        let is_of_word = |c: char| c.is_alphanumeric() || matches!(c, '_' | '$');
-        loop {
-            let rest = without_comments(self.0);
-            let first = rest.chars().next();
-            let (word_len, len) = match first {
-                None => (0, 0),
-                Some('.') => (1, 1),
-                Some(quote @ ('`' | '\'' | '"')) => (1, quoted_len(rest, quote)),
-                Some(c) if is_of_word(c) => {
-                    let len = rest.find(|c| !is_of_word(c)).unwrap_or(rest.len());
-                    (len, len)
-                }
-                Some(c) => (0, c.len_utf8()),
-            };
-            self.0 = &rest[len..];
-            if first.is_none() || word_len > 0 {
-                return first.map(|_| &rest[..word_len]);
-            }
-        }
-    }
-}
-
-impl Words<'_> {
-    /// The next one in upper case; empty behind the last.
-    fn upper(&mut self) -> String {
-        self.next().unwrap_or_default().to_ascii_uppercase()
-    }
-}
-
-/// How long the quoted text is that `text` begins with, with its marks.
-fn quoted_len(text: &str, quote: char) -> usize {
-    let mut characters = text.char_indices().skip(1);
-    while let Some((at, c)) = characters.next() {
-        match c {
-            '\\' if quote != '`' => drop(characters.next()),
-            c if c == quote => return at + 1,
-            _ => {}
-        }
-    }
-    text.len()
-}
-
-/// The names of savepoints are compared without their case and quotes.
-fn savepoint(name: &str) -> String {
-    name.trim_matches('`').to_lowercase()
-}
-
-/// The text behind the comments that it begins with; of those that are executed, what they say.
-fn without_comments(text: &str) -> &str {
-    let mut rest = text.trim_start();
+/// What DDL is about, in upper case, as `TABLE`; empty for other statements.
+pub(super) fn object(text: &[u8], dialect: &Dialect) -> (String, String) {
+    let mut tokens = Tokens::new(text, dialect);
+    let verb = tokens.keyword();
     loop {
-        // What stands in `/*! ... */` is executed.
-        let executed = rest.strip_prefix("/*!").or_else(|| rest.strip_prefix("/*M!"));
-        rest = if let Some(behind) = executed {
-            behind.trim_start_matches(|c: char| c.is_ascii_digit())
-        } else if let Some(behind) = rest.strip_prefix("/*") {
-            behind.split_once("*/").map_or("", |(_, rest)| rest)
-        } else if let Some(behind) = rest.strip_prefix("*/") {
-            behind // the end of an executed one
-        } else if rest.starts_with('#') || rest.starts_with("-- ") {
-            rest.split_once('\n').map_or("", |(_, rest)| rest)
-        } else {
-            return rest;
+        match tokens.keyword().as_str() {
+            "OR" | "REPLACE" | "ONLINE" | "OFFLINE" | "IGNORE" | "UNIQUE" | "FULLTEXT" | "SPATIAL" | "VECTOR" => {}
+            object => return (verb, object.to_owned()),
         }
-        .trim_start();
     }
+}
+
+/// Whether a `CREATE TABLE` that is a transaction of its own makes rows: it has a query, or copies another table.
+/// Outside of quotes and comments these words are reserved in both families, so that none is a name unless a dot
+/// is before it.
+pub(super) fn creates_rows(text: &[u8], dialect: &Dialect) -> bool {
+    let mut tokens = Tokens::new(text, dialect).skip_while(|token| !token.is("TABLE"));
+    let mut last = tokens.next();
+    let mut tokens = tokens.peekable();
+    while let Some(token) = tokens.next() {
+        let is_name = last == Some(Token::Symbol(b'.'));
+        // Partitions have `VALUES LESS THAN` and `VALUES IN`.
+        let is_list = |next: &Token<'_>| next.is("ROW") || *next == Token::Symbol(b'(');
+        let is_query =
+            token.is("SELECT") || token.is("TABLE") || token.is("VALUES") && tokens.peek().is_some_and(is_list);
+        if is_query && !is_name {
+            return true;
+        }
+        last = Some(token);
+    }
+    false
+}
+
+/// Whether a `DELETE FROM` has nothing but the name of a table with its schema. So does a server log that a table in
+/// memory lost its rows with the server's process.
+fn is_delete_of_all(tokens: Tokens<'_>) -> bool {
+    let rest: Vec<_> = tokens.skip(2).take(4).collect();
+    matches!(rest[..], [Token::Quoted(..), Token::Symbol(b'.'), Token::Quoted(..)])
+}
+
+/// The name of a savepoint behind the first words. The server writes it itself: in UTF-8, and in quotes where it
+/// must be.
+fn savepoint(text: &[u8], words: usize) -> String {
+    let mut tokens = Tokens::new(text, &OF_SERVER);
+    tokens.by_ref().take(words).for_each(drop);
+    let rest = String::from_utf8_lossy(tokens.rest()).into_owned();
+    tokens.next().and_then(|token| token.name(&OF_SERVER)).unwrap_or(rest)
+}
+
+/// The id of an XA transaction behind two words, as the server writes it: numbers, and strings in hexadecimal.
+fn xa_id(text: &[u8]) -> String {
+    let mut tokens = Tokens::new(text, &OF_SERVER);
+    tokens.by_ref().take(2).for_each(drop);
+    String::from_utf8_lossy(tokens.rest()).trim().trim_end_matches(';').trim().to_ascii_lowercase()
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::charset::Charset;
     use super::*;
+
+    fn dialect(charset: &str) -> Dialect {
+        Dialect { ansi_quotes: false, plain_backslashes: false, charset: Charset::of_name(charset) }
+    }
 
     #[test]
     fn statements_are_known_by_their_first_words() {
@@ -183,27 +165,32 @@ mod tests {
             ("START TRANSACTION READ WRITE", Statement::Begin),
             ("COMMIT", Statement::Commit),
             ("ROLLBACK", Statement::Rollback),
-            ("SAVEPOINT `A b`", Statement::Savepoint(text("a b"))),
-            ("ROLLBACK TO `A b`", Statement::RollbackTo(text("a b"))),
+            ("SAVEPOINT `A b`", Statement::Savepoint(text("A b"))),
+            ("SAVEPOINT `a```", Statement::Savepoint(text("a`"))),
+            ("SAVEPOINT \"a\"\"b`c\"", Statement::Savepoint(text("a\"b`c"))),
+            ("SAVEPOINT abc", Statement::Savepoint(text("abc"))),
+            ("SAVEPOINT `é€\\`", Statement::Savepoint(text("é€\\"))),
+            ("ROLLBACK TO `A b`", Statement::RollbackTo(text("A b"))),
             ("rollback to savepoint x;", Statement::RollbackTo(text("x"))),
             ("XA START X'7831',X'',1", Statement::XaStart(text("x'7831',x'',1"))),
             ("XA END X'7831',X'',1", Statement::XaEnd),
             ("XA COMMIT X'7831',X'',1", Statement::XaCommit(text("x'7831',x'',1"))),
             ("XA ROLLBACK X'7831',X'',1", Statement::XaRollback(text("x'7831',x'',1"))),
             ("/* app */ -- why\n# so\nINSERT INTO t VALUES (1)", Statement::Change),
+            ("--\tno\nCREATE VIEW v AS SELECT 1", Statement::Other),
             ("/*!50003 UPDATE t SET a = 1 */", Statement::Change),
             ("delete from t", Statement::Change),
+            ("DELETE FROM `t`", Statement::Change),
+            ("DELETE FROM `shop`.`t` WHERE a", Statement::Change),
+            ("DELETE FROM `shop`.`t`", Statement::DeleteAll),
+            ("DELETE FROM `shop`.`t` /* generated by server */", Statement::DeleteAll),
             ("LOAD DATA INFILE 'x' INTO TABLE t", Statement::Change),
             ("(SELECT f())", Statement::Change),
-            ("CREATE TABLE t (a INT)\nSTART TRANSACTION", Statement::CreateWithRows),
-            ("CREATE TABLE t (a INT DEFAULT 1 COMMENT 'SELECT it''s \\' SELECT')", Statement::Schema),
-            (
-                "CREATE TABLE shop.select (`select` INT) PARTITION BY RANGE (`select`) (PARTITION p VALUES LESS THAN (1))",
-                Statement::Schema,
-            ),
-            ("CREATE OR REPLACE TABLE t LIKE u", Statement::Schema),
-            ("CREATE TABLE t (a INT) /* x */ AS (SELECT 1 AS a)", Statement::Change),
-            ("CREATE TABLE IF NOT EXISTS t VALUES ROW(1)", Statement::Change),
+            ("MERGE INTO t", Statement::Change),
+            ("ANALYZE FORMAT = JSON DELETE FROM t", Statement::Change),
+            ("ANALYZE TABLE t", Statement::Other),
+            ("CREATE TABLE t (a INT)\nSTART TRANSACTION", Statement::CreateTable),
+            ("CREATE OR REPLACE TABLE t LIKE u", Statement::CreateTable),
             ("CREATE TEMPORARY TABLE t SELECT 1", Statement::Other),
             ("DROP TABLE `insert`", Statement::Schema),
             ("DROP /*!40005 TEMPORARY */ TABLE IF EXISTS `t`", Statement::Other),
@@ -215,11 +202,48 @@ mod tests {
             ("CREATE USER u IDENTIFIED BY 'x'", Statement::Other),
             ("CREATE VIEW v AS SELECT 1", Statement::Other),
             ("SET STATEMENT max_statement_time = 1 FOR DELETE FROM t", Statement::Change),
-            ("SET STATEMENT max_statement_time = 1 FOR ALTER TABLE t FORCE", Statement::Schema),
+            ("SET STATEMENT sql_mode = ' FOR ' FOR ALTER TABLE t FORCE", Statement::Schema),
+            ("# Dummy event", Statement::Other),
             ("/* unfinished", Statement::Other),
             ("", Statement::Other),
         ] {
-            assert_eq!(Statement::of(sql), expected, "{sql}");
+            assert_eq!(Statement::of(sql.as_bytes(), &dialect("utf8mb4")), expected, "{sql}");
+        }
+    }
+
+    #[test]
+    fn a_new_table_has_rows_if_it_has_a_query() {
+        let plain = dialect("utf8mb4");
+        let ansi = Dialect { ansi_quotes: true, ..dialect("utf8mb4") };
+        let no_escapes = Dialect { plain_backslashes: true, ..dialect("utf8mb4") };
+        let (cp932, gbk) = (dialect("cp932"), dialect("gbk"));
+        for (sql, dialect, expected) in [
+            (&b"CREATE TABLE l (start INT, transaction INT, KEY (start, transaction))"[..], &plain, false),
+            (b"CREATE TABLE t (a INT DEFAULT 1 COMMENT 'SELECT it''s \\' SELECT')", &plain, false),
+            (
+                b"CREATE TABLE shop.select (`select` INT) PARTITION BY RANGE (a) (PARTITION p VALUES LESS THAN (1))",
+                &plain,
+                false,
+            ),
+            (b"CREATE TABLE t (a INT) PARTITION BY LIST (a) (PARTITION p VALUES IN (1))", &plain, false),
+            (b"CREATE TABLE t (a INT) /* x */ AS (SELECT 1 AS a)", &plain, true),
+            (b"CREATE TABLE t (a INT) /*!50000 SELECT 1 AS a */", &plain, true),
+            (b"CREATE TABLE t (a INT) /* 99999 SELECT 1 AS a */", &plain, false),
+            (b"CREATE TABLE IF NOT EXISTS t VALUES ROW(1)", &plain, true),
+            (b"CREATE TABLE t VALUES (1), (2)", &plain, true),
+            (b"CREATE TABLE t TABLE u", &plain, true),
+            (b"CREATE TABLE t (a VARCHAR(9) DEFAULT '\\', q VARCHAR(9) DEFAULT ' table ')", &no_escapes, false),
+            (b"CREATE TABLE t (a VARCHAR(9) DEFAULT '\\' SELECT ', b INT)", &plain, false),
+            (b"CREATE TABLE t (a VARCHAR(9) DEFAULT '\\') SELECT 'b'", &no_escapes, true),
+            (b"CREATE TABLE t (\"a\\\" INT) SELECT 1 AS \"b\"", &ansi, true),
+            (b"CREATE TABLE t (\"a \"\" select\" INT)", &ansi, false),
+            (b"CREATE TABLE k (id INT COMMENT '\x95\x5c') COMMENT='customer table'", &cp932, false),
+            (b"CREATE TABLE k (id INT COMMENT '\x95\x5c') SELECT 'x' AS id", &cp932, true),
+            (b"CREATE TABLE k (`\x81\x60` INT COMMENT '`') SELECT 1", &gbk, true),
+            (b"CREATE TABLE k (`\x81\x60 select ` INT)", &gbk, false),
+            (b"CREATE TABLE t LIKE u", &plain, false),
+        ] {
+            assert_eq!(creates_rows(sql, dialect), expected, "{}", sql.escape_ascii());
         }
     }
 }

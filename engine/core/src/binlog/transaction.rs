@@ -31,6 +31,8 @@ pub(super) struct Transaction {
     pub is_past: bool,
     /// Whether its end is a commit of its own, or that of the one statement in it.
     pub begun: bool,
+    /// Whether its statement isn't done: see [`Begin::is_void`](super::gtid_event::Begin::is_void).
+    pub is_void: bool,
     /// Rows of a compressed transaction: its events have no place of their own, and count as rows of
     /// the event that holds them.
     pub payload_rows: Option<u32>,
@@ -55,7 +57,7 @@ pub(super) struct Hold {
     savepoints: Vec<(String, Savepoint)>,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 struct Savepoint {
     /// Full batches at that time.
     batches: usize,
@@ -78,6 +80,15 @@ pub(super) struct RolledBack {
     pub batch: Option<Rows>,
 }
 
+/// Why a part of a transaction can't be taken back.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum NotRolledBack {
+    /// Some of it was handed on already.
+    HandedOn,
+    /// There is no such savepoint.
+    Unknown,
+}
+
 impl Hold {
     pub fn new(earlier: usize) -> Self {
         Self { on: false, earlier, batches: Vec::new(), handed_on: 0, overflowed: false, savepoints: Vec::new() }
@@ -95,7 +106,7 @@ impl Hold {
         earlier
     }
 
-    /// A savepoint is made here. One of the same name is forgotten.
+    /// A savepoint is made here. One of the same name is forgotten. `name` is what equal names have in common.
     pub fn savepoint(&mut self, name: String, batch_rows: usize, rows: u32) {
         self.overflowed = false;
         self.savepoints.retain(|(known, _)| *known != name);
@@ -103,21 +114,20 @@ impl Hold {
         self.savepoints.push((name, savepoint));
     }
 
-    /// Takes back what came behind a savepoint; one that isn't known was made before any rows.
-    /// `None` if some of it was handed on already.
-    pub fn roll_back_to(&mut self, name: &str) -> Option<RolledBack> {
-        let known = self.savepoints.iter().position(|(known, _)| known == name);
-        let none = Savepoint { batch_rows: self.earlier, ..Savepoint::default() };
-        let savepoint = known.map_or(none, |index| self.savepoints[index].1);
-        self.savepoints.truncate(known.map_or(0, |index| index + 1));
+    /// Takes back what came behind a savepoint. A server that logs a return to one has logged its making: where it
+    /// hasn't, since there was nothing to log yet, it ends the transaction by a `ROLLBACK` instead.
+    pub fn roll_back_to(&mut self, name: &str) -> Result<RolledBack, NotRolledBack> {
+        let known = self.savepoints.iter().position(|(known, _)| known == name).ok_or(NotRolledBack::Unknown)?;
+        let (_, savepoint) = self.savepoints[known];
+        self.savepoints.truncate(known + 1);
         if self.handed_on != savepoint.handed_on {
-            return None;
+            return Err(NotRolledBack::HandedOn);
         }
         // The batch that was being filled then may be full now: of its rows some stay.
         let full = self.batches.get(savepoint.batches);
         let batch = full.map(|full| Rows::of(&full.bytes, full.undecoded.as_deref(), 0, savepoint.batch_rows));
         self.batches.truncate(savepoint.batches);
-        Some(RolledBack { rows: savepoint.rows, batch_rows: savepoint.batch_rows, batch })
+        Ok(RolledBack { rows: savepoint.rows, batch_rows: savepoint.batch_rows, batch })
     }
 }
 

@@ -22,6 +22,7 @@ use super::mariadb;
 use super::payload::Payload;
 use super::query::{Query, SchemaChange};
 use super::rows::{RowsEvent, RowsKind};
+use super::savepoint::Collation;
 use super::table_map::{Family, TableName};
 use super::tables::{MapFault, Select, Tables};
 use super::transaction::{PreparedXa, Transaction};
@@ -90,6 +91,8 @@ pub struct Decoder {
     needs: KnownNeeds,
     checksums: Checksums,
     family: Family,
+    /// How the server compares the names of savepoints.
+    savepoints: Collation,
     /// How much of the event that is being read was done.
     done: Done,
     position: BinlogPosition,
@@ -179,6 +182,7 @@ impl Decoder {
             needs: KnownNeeds::default(),
             checksums: Checksums::Unknown,
             family: Family::MySql,
+            savepoints: Collation::default(),
             done: Done::Nothing,
             position: resume.position.clone(),
             transaction: None,
@@ -459,6 +463,7 @@ impl Decoder {
                 let version = body.get(2..52).ok_or(Fault::Truncated)?;
                 let is_mariadb = version.windows(7).any(|word| word == b"MariaDB");
                 self.family = if is_mariadb { Family::MariaDb } else { Family::MySql };
+                self.savepoints = Collation::of_version(version);
                 Ok(())
             }
             EventKind::STOP

@@ -10,7 +10,7 @@ use super::super::gtid_event::Begin;
 use super::super::late::Rows;
 use super::super::query::{Query, SchemaChange};
 use super::super::statement::Statement;
-use super::super::transaction::{HELD_BYTES_MAX, Hold, RolledBack, Transaction};
+use super::super::transaction::{HELD_BYTES_MAX, Hold, NotRolledBack, RolledBack, Transaction};
 use super::{Decoder, RowBatch, Span};
 use crate::gtid::{Gtid, GtidSet};
 use crate::position::{BinlogPosition, Past, Progress, Resume, file_number};
@@ -33,6 +33,7 @@ impl Decoder {
             rows: 0,
             is_past,
             begun: false,
+            is_void: begin.is_void,
             payload_rows: None,
             xa: None,
             hold: Hold::new(self.batch.count()),
@@ -52,39 +53,27 @@ impl Decoder {
                 transaction.thread_id = query.thread_id;
                 Ok(())
             }
-            Statement::CreateWithRows => {
-                transaction.begun = true;
-                self.tables.forget_learned();
-                self.schema_change(header, &query, span);
-                Ok(())
-            }
-            Statement::Schema => {
-                let begun = transaction.begun;
-                self.tables.forget_learned();
-                self.schema_change(header, &query, span);
+            // In a transaction of its own, which says that it begins, rows follow.
+            Statement::CreateTable if !transaction.begun && query.creates_rows() => self.change(&query, span),
+            // Tables in memory are empty when the server was started again: older ones log it so, as a transaction
+            // without a beginning, which others' deletions have. It is what TRUNCATE is.
+            Statement::DeleteAll if transaction.begun => self.change(&query, span),
+            Statement::CreateTable | Statement::DeleteAll | Statement::Schema => {
+                let (begun, is_void) = (transaction.begun, transaction.is_void);
+                if !is_void {
+                    self.tables.forget_learned();
+                    self.schema_change(header, &query, span);
+                }
                 if begun { Ok(()) } else { self.commit(span.end) }
             }
             Statement::Commit => self.commit(span.end),
             Statement::Rollback => self.roll_back(span.end),
             Statement::Savepoint(name) => {
                 transaction.hold.on = true;
-                transaction.hold.savepoint(name, self.batch.count(), transaction.rows);
+                transaction.hold.savepoint(self.savepoints.key(&name), self.batch.count(), transaction.rows);
                 Ok(())
             }
-            Statement::RollbackTo(name) => {
-                let Some(RolledBack { rows, batch_rows, batch }) = transaction.hold.roll_back_to(&name) else {
-                    return Err(self.rolled_back_too_late());
-                };
-                transaction.rows = rows;
-                match batch {
-                    Some(batch) => {
-                        self.batch_has_transaction = batch.count() > 0;
-                        self.batch = batch;
-                    }
-                    None => self.batch.truncate(batch_rows),
-                }
-                Ok(())
-            }
+            Statement::RollbackTo(name) => self.roll_back_to(name),
             Statement::XaStart(id) => {
                 transaction.begun = true;
                 transaction.xa = Some(id);
@@ -98,13 +87,7 @@ impl Decoder {
                 self.prepared.remove(&id);
                 self.commit(span.end)
             }
-            Statement::Change => {
-                let begun = transaction.begun;
-                if self.may_be_wanted(&query) {
-                    return Err(Fault::Statement(query.shown()));
-                }
-                if begun { Ok(()) } else { self.commit(span.end) }
-            }
+            Statement::Change => self.change(&query, span),
             Statement::Other => {
                 self.tables.forget_learned();
                 if transaction.begun { Ok(()) } else { self.commit(span.end) }
@@ -112,7 +95,36 @@ impl Decoder {
         }
     }
 
-    /// Whether a statement may be about a schema of which tables are selected.
+    /// A change that is logged as a statement: of a schema of which no tables are selected it doesn't matter.
+    fn change(&mut self, query: &Query<'_>, span: Span) -> Result<(), Fault> {
+        if query.may_change(|schema| self.select.schema(schema)) {
+            return Err(Fault::Statement(query.shown()));
+        }
+        let begun = self.transaction.as_ref().is_some_and(|transaction| transaction.begun);
+        if begun { Ok(()) } else { self.commit(span.end) }
+    }
+
+    /// Forgets the open transaction's rows since a savepoint.
+    fn roll_back_to(&mut self, name: String) -> Result<(), Fault> {
+        let Some(transaction) = &mut self.transaction else { return Ok(()) };
+        match transaction.hold.roll_back_to(&self.savepoints.key(&name)) {
+            Err(NotRolledBack::HandedOn) => Err(self.rolled_back_too_late()),
+            Err(NotRolledBack::Unknown) => Err(Fault::UnknownSavepoint(name)),
+            Ok(RolledBack { rows, batch_rows, batch }) => {
+                transaction.rows = rows;
+                match batch {
+                    Some(batch) => {
+                        self.batch_has_transaction = batch.count() > 0;
+                        self.batch = batch;
+                    }
+                    None => self.batch.truncate(batch_rows),
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether a schema change may be of a schema of which tables are selected.
     fn may_be_wanted(&self, query: &Query<'_>) -> bool {
         query
             .changed_schemas()

@@ -1,0 +1,112 @@
+//! Where a transaction ends, of which no more is decoded: for who goes on after it.
+
+use super::event::{Checksums, EventHeader, EventKind};
+use super::gtid_event;
+use super::query::Query;
+use super::statement::Statement;
+use crate::position::BinlogPosition;
+
+/// Where a transaction ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TransactionEnd {
+    /// After its last event.
+    pub position: BinlogPosition,
+    /// Its GTID, if it has one.
+    pub gtid: Option<String>,
+}
+
+/// Finds where the transaction ends that begins at a place. In: events from there on, each once.
+#[derive(Debug)]
+pub struct EndFinder {
+    begin: BinlogPosition,
+    /// Where the last event ended.
+    end: u64,
+    checksums: Checksums,
+    gtid: Option<String>,
+    has_begun: bool,
+    /// Whether a statement alone ends it (MariaDB's GTID says so; other servers' statements without BEGIN do).
+    is_open: bool,
+}
+
+impl EndFinder {
+    /// For the transaction that begins at a place.
+    pub fn new(begin: BinlogPosition) -> Self {
+        let end = begin.offset;
+        Self { begin, end, checksums: Checksums::Unknown, gtid: None, has_begun: false, is_open: false }
+    }
+
+    /// Takes the next event. Gives the transaction's end once it is known. Events that can't be read are passed over.
+    pub fn event(&mut self, event: &[u8]) -> Option<TransactionEnd> {
+        let header = EventHeader::parse(event).ok()?;
+        let is_sent_only = header.is_artificial() || header.log_pos == 0 && !self.has_begun;
+        let kind = header.kind;
+        if matches!(kind, EventKind::HEARTBEAT | EventKind::HEARTBEAT_V2) {
+            return None;
+        }
+        let body = self.checksums.open(&header, event).unwrap_or(event.get(EventHeader::LEN..)?);
+        if kind == EventKind::ROTATE && header.is_artificial() && self.has_begun {
+            return Some(self.found(self.end)); // the server crashed while it wrote it
+        }
+        if is_sent_only || kind == EventKind::FORMAT_DESCRIPTION {
+            return None;
+        }
+        let begin = self.end;
+        self.end = match header.log_pos {
+            0 => self.end + u64::from(header.size),
+            low => {
+                let end = (self.end & !0xffff_ffff) | u64::from(low);
+                if end < self.end { end + (1 << 32) } else { end }
+            }
+        };
+        let gtid = match kind {
+            EventKind::GTID => gtid_event::mysql(body, false).ok(),
+            EventKind::ANONYMOUS_GTID => gtid_event::mysql(body, true).ok(),
+            EventKind::GTID_TAGGED => gtid_event::mysql_tagged(body).ok(),
+            EventKind::MARIADB_GTID => gtid_event::mariadb(body, header.server_id).ok(),
+            _ => return self.after(kind, body, begin),
+        };
+        if self.has_begun {
+            return Some(self.found(begin)); // the next one
+        }
+        self.has_begun = true;
+        if let Some(gtid_event::Begin { gtid, standalone, .. }) = gtid {
+            self.gtid = gtid.map(|gtid| gtid.to_string());
+            self.is_open = kind == EventKind::MARIADB_GTID && !standalone;
+        }
+        None
+    }
+
+    /// An event that isn't a GTID.
+    fn after(&mut self, kind: EventKind, body: &[u8], begin: u64) -> Option<TransactionEnd> {
+        self.has_begun = true;
+        let ends = match kind {
+            EventKind::XID | EventKind::XA_PREPARE | EventKind::TRANSACTION_PAYLOAD => true,
+            EventKind::STOP | EventKind::ROTATE => return Some(self.found(begin)),
+            EventKind::QUERY | EventKind::MARIADB_QUERY_COMPRESSED => self.query(kind, body),
+            EventKind::EXECUTE_LOAD_QUERY => !self.is_open,
+            _ => false,
+        };
+        ends.then(|| self.found(self.end))
+    }
+
+    /// Whether a statement ends the transaction.
+    fn query(&mut self, kind: EventKind, body: &[u8]) -> bool {
+        // A text that is packed is long: it is none of those that begin or end one.
+        let Ok(query) = Query::parse(body) else { return false };
+        if kind == EventKind::MARIADB_QUERY_COMPRESSED {
+            return !self.is_open;
+        }
+        match query.statement() {
+            Statement::Begin | Statement::XaStart(_) | Statement::CreateWithRows => {
+                self.is_open = true;
+                false
+            }
+            Statement::Commit | Statement::Rollback => true,
+            _ => !self.is_open,
+        }
+    }
+
+    fn found(&self, offset: u64) -> TransactionEnd {
+        TransactionEnd { position: BinlogPosition { offset, ..self.begin.clone() }, gtid: self.gtid.clone() }
+    }
+}

@@ -1,0 +1,59 @@
+//! A checkpoint for the simulation: a closure keeps what is written.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use rowmill_core::position::Resume;
+
+use super::{Checkpoint, Epoch, Store, document};
+
+/// Keeps a resume point.
+pub(crate) type Writes = dyn Fn(Resume) -> BoxFuture<'static, anyhow::Result<()>> + Send + Sync;
+
+struct FakeStore {
+    writes: Arc<Writes>,
+    interval: Duration,
+}
+
+impl fmt::Debug for FakeStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FakeStore")
+    }
+}
+
+impl Checkpoint {
+    /// One that a closure keeps, written no more often than every `interval`.
+    pub(crate) fn simulated(interval: Duration, writes: Arc<Writes>) -> Self {
+        Self { store: Box::new(FakeStore { writes, interval }), epoch: Epoch(1) }
+    }
+}
+
+impl Store for FakeStore {
+    fn describe(&self) -> String {
+        "simulated".to_owned()
+    }
+
+    fn interval(&self) -> Duration {
+        self.interval
+    }
+
+    fn acquire(&mut self) -> BoxFuture<'_, anyhow::Result<(Epoch, Option<String>)>> {
+        async { Ok((Epoch(1), None)) }.boxed()
+    }
+
+    fn read(&mut self) -> BoxFuture<'_, anyhow::Result<Option<String>>> {
+        async { Ok(None) }.boxed()
+    }
+
+    fn write(&mut self, _: Epoch, text: String) -> BoxFuture<'_, anyhow::Result<()>> {
+        let (resume, _) = document::read(&text).expect("what is written can be read");
+        (self.writes)(resume)
+    }
+
+    fn previous(&mut self) -> BoxFuture<'_, Option<(String, String)>> {
+        async { None }.boxed()
+    }
+}

@@ -1,0 +1,175 @@
+//! A seeded simulation of the pipeline: the real intake, workers, sequencer, chain, dispatcher, queues with their retries,
+//! acks and checkpoint writer, on one thread and a simulated clock, against a source, endpoints and a checkpoint store
+//! that are not real. A seed gives one schedule, always the same: its history, its faults, and the order of all events.
+//!
+//! ```text
+//!   history ──▶ source ──▶ Stages (all real) ──▶ endpoint ──▶ World: what arrived   ─┐
+//!      ▲  resume                          └────▶ store ─────▶ World: the checkpoint ─┴─▶ invariants
+//!      └───────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! A schedule is several runs, each from the checkpoint that the one before it left: rows stop the pipeline, stages panic,
+//! endpoints fail, the process is killed or told to stop. The last run has no faults. The invariants, checked at every
+//! event ([`world::World`]):
+//!
+//! - the checkpoint is never past a row that is not delivered;
+//! - after a restart from it every row arrives;
+//! - each group's messages arrive in order;
+//! - what arrives is at most the in-flight budget ahead of the checkpoint: so much may be duplicated;
+//! - a row that stops the pipeline leaves the checkpoint directly before it;
+//! - no run hangs, and one that is told to stop ends within the drain time.
+
+mod history;
+mod run;
+mod world;
+
+use std::cell::{Cell, RefCell};
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::ack::Ack;
+use run::schedule;
+
+thread_local! {
+    /// All that is random in the schedule that runs on this thread.
+    static RANDOM: RefCell<Option<StdRng>> = const { RefCell::new(None) };
+    static MUTATION: Cell<Option<Mutation>> = const { Cell::new(None) };
+    static FORGOTTEN: RefCell<Vec<Ack>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A fault that is put into the pipeline, to see that the simulation finds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mutation {
+    /// A batch has its place in the watermark once it is handed over: one that stops the pipeline has none, and lets the
+    /// next one pass before all is closed.
+    HandOverDecides,
+    /// Messages that earlier transforms made of rows after the stop are sent.
+    StopKeepsMessages,
+    /// A message is acknowledged when a sink has it, and not when it is durable.
+    EarlyAck,
+}
+
+/// Whether a fault is put into the pipeline on this thread.
+pub(crate) fn is_mutated(mutation: Mutation) -> bool {
+    MUTATION.get() == Some(mutation)
+}
+
+/// A batch has no place in the watermark: once a later one is handed over, nothing is before that one.
+pub(crate) fn forget(ack: Ack) {
+    FORGOTTEN.with_borrow_mut(|forgotten| forgotten.push(ack));
+}
+
+pub(crate) fn acknowledge_forgotten() {
+    FORGOTTEN.take().into_iter().for_each(Ack::acknowledge);
+}
+
+/// A random number below `end`.
+fn below(end: u64) -> u64 {
+    RANDOM.with_borrow_mut(|random| random.as_mut().map_or(0, |random| random.random_range(0..end.max(1))))
+}
+
+/// Whether something happens that does so once in `n` times.
+fn one_in(n: u64) -> bool {
+    below(n) == 0
+}
+
+/// Lets a random time pass, often none.
+pub(crate) async fn delay() {
+    let is_running = RANDOM.with_borrow(Option::is_some);
+    match below(4) {
+        _ if !is_running => {}
+        0 => tokio::task::yield_now().await,
+        1 => tokio::time::sleep(Duration::from_millis(below(20))).await,
+        _ => {}
+    }
+}
+
+/// Runs the schedule of a seed. `Err` says which invariant it violates.
+fn simulate(seed: u64, mutation: Option<Mutation>) -> Result<world::Summary, String> {
+    RANDOM.set(Some(StdRng::seed_from_u64(seed)));
+    MUTATION.set(mutation);
+    let result = schedule();
+    MUTATION.set(None);
+    drop(FORGOTTEN.take());
+    RANDOM.set(None);
+    result
+}
+
+/// The first of the seeds whose schedule violates an invariant, and how. As many run at a time as there are threads.
+fn first_violation(seeds: u64, mutation: Option<Mutation>) -> Option<(u64, String)> {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    let (next, found) = (AtomicU64::new(0), std::sync::Mutex::new(None::<(u64, String)>));
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    let is_found = found.lock().expect("no panic").is_some();
+                    if seed >= seeds || is_found {
+                        return;
+                    }
+                    if let Err(violation) = simulate(seed, mutation) {
+                        let mut found = found.lock().expect("no panic");
+                        if found.as_ref().is_none_or(|(known, _)| seed < *known) {
+                            *found = Some((seed, violation));
+                        }
+                    }
+                }
+            });
+        }
+    });
+    found.into_inner().expect("no panic")
+}
+
+/// Panics that the simulation makes are not printed.
+fn silence_simulated_panics() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let print = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if panic.payload_as_str() != Some("simulated") {
+                print(panic);
+            }
+        }));
+    });
+}
+
+/// `ROWMILL_TEST_SCHEDULES` makes another number of schedules, `ROWMILL_TEST_SEED` repeats one.
+fn schedules() -> u64 {
+    std::env::var("ROWMILL_TEST_SCHEDULES").ok().and_then(|count| count.parse().ok()).unwrap_or(10_000)
+}
+
+#[test]
+fn no_schedule_violates_an_invariant() {
+    silence_simulated_panics();
+    if let Some(seed) = std::env::var("ROWMILL_TEST_SEED").ok().and_then(|seed| seed.parse().ok()) {
+        println!("seed {seed}: {:?}", simulate(seed, None).expect("no violation"));
+        return;
+    }
+    let violation = first_violation(schedules(), None);
+    assert!(violation.is_none(), "ROWMILL_TEST_SEED: {violation:?}");
+}
+
+#[test]
+fn a_seed_repeats_its_schedule() {
+    silence_simulated_panics();
+    let mut kinds = world::Summary::default();
+    for seed in 0..100 {
+        let first = simulate(seed, None).expect("no violation");
+        assert_eq!(simulate(seed, None).expect("no violation"), first, "seed {seed}");
+        kinds.add(&first);
+    }
+    println!("{kinds:?}");
+    assert!(kinds.has_all(), "some faults never happen: {kinds:?}");
+}
+
+#[test]
+fn faults_in_the_pipeline_are_found() {
+    silence_simulated_panics();
+    for mutation in [Mutation::HandOverDecides, Mutation::StopKeepsMessages, Mutation::EarlyAck] {
+        let (seed, violation) = first_violation(10_000, Some(mutation)).expect("it is found");
+        println!("{mutation:?}: seed {seed}: {violation}");
+    }
+}

@@ -1,0 +1,242 @@
+//! What outlives the simulated process: what arrived, and the checkpoint. Each change is checked.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use rowmill_core::position::Resume;
+
+use super::history::History;
+use crate::transform::fake::RowDecision;
+
+/// What a message is made of: a row's ID, and whether it is the row itself or was made of it by a transform.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct MessageId {
+    pub row: usize,
+    pub is_row: bool,
+}
+
+/// How the schedule's pipeline is set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Setup {
+    pub workers: usize,
+    pub rows_in_flight: u32,
+    /// By table: whether its queue keeps order.
+    pub is_fifo: [bool; 2],
+    /// Whether queues pack rows.
+    pub packs: bool,
+    /// Whether what a queue refuses becomes a dead letter.
+    pub has_dead_letters: bool,
+    /// Whether transforms see batches in their order.
+    pub is_ordered: bool,
+}
+
+/// See the module's description.
+#[derive(Debug)]
+pub(super) struct World {
+    pub history: Arc<History>,
+    pub setup: Setup,
+    /// What arrived, and in which run first.
+    arrived: BTreeMap<MessageId, u32>,
+    /// Rows of which a dead letter arrived.
+    dead: BTreeSet<MessageId>,
+    pub checkpoint: Resume,
+    /// The checkpoints that were written.
+    pub checkpoints: u64,
+    pub run: u32,
+    /// The row at which transforms or routes stop this run.
+    pub halts_at: Option<usize>,
+    /// What queues refuse for ever in this run.
+    pub refused: BTreeSet<MessageId>,
+    /// What arrived twice.
+    pub duplicates: u64,
+    violation: Option<String>,
+}
+
+/// How often things happened.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(super) struct Summary {
+    pub runs: u64,
+    pub kills: u64,
+    pub panics: u64,
+    pub row_stops: u64,
+    pub source_errors: u64,
+    pub store_errors: u64,
+    pub signals: u64,
+    pub drain_timeouts: u64,
+    pub checkpoints: u64,
+    pub duplicates: u64,
+    pub arrived: u64,
+}
+
+impl Summary {
+    pub fn add(&mut self, other: &Self) {
+        let Self {
+            runs,
+            kills,
+            panics,
+            row_stops,
+            source_errors,
+            store_errors,
+            signals,
+            drain_timeouts,
+            checkpoints,
+            duplicates,
+            arrived,
+        } = other;
+        self.runs += runs;
+        self.kills += kills;
+        self.panics += panics;
+        self.row_stops += row_stops;
+        self.source_errors += source_errors;
+        self.store_errors += store_errors;
+        self.signals += signals;
+        self.drain_timeouts += drain_timeouts;
+        self.checkpoints += checkpoints;
+        self.duplicates += duplicates;
+        self.arrived += arrived;
+    }
+
+    /// Whether each kind of fault happened.
+    pub fn has_all(&self) -> bool {
+        let kinds = [self.kills, self.panics, self.row_stops, self.source_errors, self.store_errors, self.signals];
+        kinds.iter().all(|count| *count > 0) && self.duplicates > 0
+    }
+}
+
+/// What the first transform makes of a row, in every run.
+pub(super) fn first_decision(row: usize) -> RowDecision {
+    match row % 7 {
+        3 => RowDecision::Drop,
+        1 | 5 => RowDecision::Emit(format!("{{\"id\":{row},\"emitted\":true}}")),
+        _ => RowDecision::Keep,
+    }
+}
+
+impl World {
+    pub fn new(history: Arc<History>, setup: Setup) -> Self {
+        Self {
+            history,
+            setup,
+            arrived: BTreeMap::new(),
+            dead: BTreeSet::new(),
+            checkpoint: History::start(),
+            checkpoints: 0,
+            run: 0,
+            halts_at: None,
+            refused: BTreeSet::new(),
+            duplicates: 0,
+            violation: None,
+        }
+    }
+
+    /// The messages of a row, in their order.
+    fn messages(row: usize) -> impl Iterator<Item = MessageId> {
+        let decision = first_decision(row);
+        let emitted = matches!(decision, RowDecision::Emit(_)).then_some(MessageId { row, is_row: false });
+        let itself = (decision != RowDecision::Drop).then_some(MessageId { row, is_row: true });
+        emitted.into_iter().chain(itself)
+    }
+
+    fn has(&self, id: MessageId) -> bool {
+        self.arrived.contains_key(&id) || self.dead.contains(&id)
+    }
+
+    pub fn arrived(&self) -> u64 {
+        self.arrived.len() as u64
+    }
+
+    /// The first row after the checkpoint.
+    pub fn first_left(&self) -> usize {
+        self.history.first_after(&self.checkpoint)
+    }
+
+    /// # Errors
+    /// The first invariant that was violated.
+    pub fn result(&self) -> Result<(), String> {
+        self.violation.clone().map_or(Ok(()), Err)
+    }
+
+    pub fn violated(&mut self, what: impl FnOnce() -> String) {
+        if self.violation.is_none() {
+            self.violation = Some(format!("run {}: {}", self.run, what()));
+        }
+    }
+
+    /// A queue refuses a message for ever, for what it is.
+    pub fn refuses(&mut self, ids: &[MessageId]) {
+        self.refused.extend(ids);
+    }
+
+    /// Messages arrive, in this order.
+    pub fn arrives(&mut self, ids: &[MessageId]) {
+        for &id in ids {
+            self.is_within_budget(id.row);
+            if self.halts_at.is_some_and(|row| id.row >= row) {
+                self.violated(|| format!("{id:?} arrives, and a transform stops before it"));
+            }
+            self.is_in_order(id);
+            self.duplicates += u64::from(self.arrived.contains_key(&id));
+            self.arrived.entry(id).or_insert(self.run);
+        }
+    }
+
+    /// A dead letter arrives.
+    pub fn dies(&mut self, id: MessageId) {
+        self.is_within_budget(id.row);
+        self.dead.insert(id);
+    }
+
+    fn is_within_budget(&mut self, row: usize) {
+        let (first, limit) = (self.first_left(), self.setup.rows_in_flight as usize);
+        if row >= first + limit {
+            self.violated(|| {
+                format!("row {row} arrives, the checkpoint is before row {first}, {limit} may be in flight")
+            });
+        }
+    }
+
+    /// All of its group before it arrived before, unless it is refused and becomes a dead letter.
+    fn is_in_order(&mut self, id: MessageId) {
+        let row = &self.history.rows[id.row];
+        let (table, key) = (row.table, row.key);
+        if !self.setup.is_fifo[table as usize] {
+            return;
+        }
+        let rows = self.history.rows.iter().enumerate().take(id.row + 1);
+        let of_group = rows.filter(|(_, row)| (row.table, row.key) == (table, key)).map(|(index, _)| index);
+        let missing = of_group
+            .flat_map(Self::messages)
+            .take_while(|before| *before != id)
+            .find(|before| !self.has(*before) && !(self.setup.has_dead_letters && self.refused.contains(before)));
+        if let Some(before) = missing {
+            self.violated(|| format!("{id:?} arrives before {before:?} of its group"));
+        }
+    }
+
+    /// A checkpoint is written.
+    pub fn writes(&mut self, resume: Resume) {
+        let (known, first) = (self.first_left(), self.history.first_after(&resume));
+        if first < known {
+            self.violated(|| format!("the checkpoint goes back from row {known} to row {first}"));
+        }
+        let missing = (known..first).flat_map(Self::messages).find(|id| !self.has(*id));
+        if let Some(id) = missing {
+            self.violated(|| format!("the checkpoint {resume} is past {id:?}, which did not arrive"));
+        }
+        self.checkpoint = resume;
+        self.checkpoints += 1;
+    }
+
+    /// The last run ended: all is there.
+    pub fn ends(&mut self) {
+        let rows = self.history.rows.len();
+        let missing = (0..rows).flat_map(Self::messages).find(|id| !self.has(*id));
+        if let Some(id) = missing {
+            self.violated(|| format!("{id:?} never arrives"));
+        }
+        let first = self.first_left();
+        if first < rows {
+            self.violated(|| format!("the last checkpoint is before row {first} of {rows}"));
+        }
+    }
+}

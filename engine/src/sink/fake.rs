@@ -1,0 +1,47 @@
+//! Queues for the simulation: the real sink of a queue, whose requests a closure answers.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+use super::Sink;
+use super::client::{Failure, Transport};
+use super::sqs::Sqs;
+use crate::config::{OnError, Packing};
+
+/// Answers a request by its body: the answer's body, or none at all.
+pub(crate) type Answers = dyn Fn(Vec<u8>) -> BoxFuture<'static, Result<Vec<u8>, String>> + Send + Sync;
+
+/// The sink of a queue.
+pub(crate) struct FakeQueue {
+    pub name: &'static str,
+    pub is_fifo: bool,
+    pub on_error: OnError,
+    pub packing: Option<Packing>,
+    pub jitter_seed: u64,
+    pub answers: Arc<Answers>,
+}
+
+impl FakeQueue {
+    pub fn sink(self) -> Box<dyn Sink> {
+        Box::new(Sqs::simulated(self))
+    }
+}
+
+/// An endpoint that a closure is.
+pub(super) struct FakeTransport(pub Arc<Answers>);
+
+impl fmt::Debug for FakeTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FakeTransport")
+    }
+}
+
+impl Transport for FakeTransport {
+    fn call(&self, _operation: &'static str, body: Vec<u8>) -> BoxFuture<'_, Result<Bytes, Failure>> {
+        let answer = (self.0)(body);
+        Box::pin(async move { answer.await.map(Bytes::from).map_err(Failure::Failed) })
+    }
+}

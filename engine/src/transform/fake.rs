@@ -1,0 +1,102 @@
+//! Transforms for the simulation: a closure decides, row by row.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rowmill_core::batch::{Batch, Row, RowIndex, Table};
+use rowmill_pipeline::sequencer::Sequencer;
+
+use super::error::Fault;
+use super::manifest::OnError;
+use super::verdict::Decision;
+use super::want::{Fate, Interest};
+use super::{Decided, Emitted, MessageText, Passed, Transform, TransformError, rewrite};
+
+/// What becomes of a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum RowDecision {
+    Keep,
+    Drop,
+    /// It is kept, and a message with this body is made of it.
+    Emit(String),
+    /// The transform fails on it.
+    Fail(OnError),
+    /// The transform fails on the batch that has it, so that its rows are tried one by one; and on it.
+    FailBatch(OnError),
+    Panic,
+}
+
+/// A transform that decides by a closure.
+pub(crate) struct FakeTransform {
+    name: &'static str,
+    decide: Box<dyn Fn(&Row<'_>) -> RowDecision + Send + Sync>,
+    sequencer: Option<Sequencer>,
+}
+
+impl FakeTransform {
+    /// One that sees batches in their order if `is_ordered`.
+    pub fn new(
+        name: &'static str,
+        is_ordered: bool,
+        decide: impl Fn(&Row<'_>) -> RowDecision + Send + Sync + 'static,
+    ) -> Arc<dyn Transform> {
+        Arc::new(Self { name, decide: Box::new(decide), sequencer: is_ordered.then(Sequencer::default) })
+    }
+}
+
+impl fmt::Debug for FakeTransform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl Transform for FakeTransform {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn interest(&self, _table: &Table) -> Result<Interest, Fault> {
+        Ok(Interest::All)
+    }
+
+    fn decide(&self, bytes: &Arc<Vec<u8>>, rows: &[Passed], _: &Arc<[Arc<Table>]>) -> Result<Decided, Fault> {
+        let batch = Batch::parse(bytes).expect("a batch");
+        let bytes = Arc::new(rewrite(&batch, rows, None));
+        let batch = Batch::parse(&bytes).expect("a batch");
+        let mut decision = Decision { keep: vec![true; rows.len()], ..Decision::default() };
+        for (index, row) in (0..).zip(batch.rows()) {
+            let mut fail = |on_error: OnError| {
+                decision.keep[index as usize] = false;
+                decision.fails.push((RowIndex(index), format!("{on_error:?}")));
+            };
+            match (self.decide)(&row) {
+                RowDecision::Keep => {}
+                RowDecision::Drop => decision.keep[index as usize] = false,
+                RowDecision::Emit(body) => decision.emitted.push(Emitted {
+                    batch: 0,
+                    row: RowIndex(index),
+                    origin: 0,
+                    sink: None,
+                    text: MessageText::of("", "", body),
+                    attributes: Vec::new(),
+                }),
+                RowDecision::Fail(on_error) => fail(on_error),
+                RowDecision::FailBatch(on_error) if rows.len() == 1 => fail(on_error),
+                RowDecision::FailBatch(_) => return Err(Fault::Reject("a row of it".to_owned())),
+                RowDecision::Panic => panic!("simulated"),
+            }
+        }
+        Ok(Decided { fates: vec![Fate::Ask; rows.len()], decision: Some((bytes, decision)) })
+    }
+
+    fn on_error(&self, error: &TransformError) -> OnError {
+        let all = [OnError::Halt, OnError::Skip, OnError::DeadLetter];
+        all.into_iter().find(|on_error| error.fault == format!("{on_error:?}")).expect("the fault says so")
+    }
+
+    fn sequencer(&self) -> Option<&Sequencer> {
+        self.sequencer.as_ref()
+    }
+
+    fn log_counters(&self) {}
+}
