@@ -189,7 +189,7 @@ mod tests {
     }
 
     /// What is left: rows of the transaction, and rows of the batch that is being filled.
-    fn roll_back_to(hold: &mut Hold, name: &str) -> Option<(u32, usize)> {
+    fn roll_back_to(hold: &mut Hold, name: &str) -> Result<(u32, usize), NotRolledBack> {
         hold.roll_back_to(name).map(|left| (left.rows, left.batch_rows))
     }
 
@@ -198,9 +198,9 @@ mod tests {
         let mut hold = Hold::new(10);
         hold.savepoint("a".to_owned(), 11, 1);
         hold.savepoint("b".to_owned(), 13, 3);
-        assert_eq!(roll_back_to(&mut hold, "b"), Some((3, 13)));
-        assert_eq!(roll_back_to(&mut hold, "a"), Some((1, 11)), "those after it are forgotten");
-        assert_eq!(roll_back_to(&mut hold, "a"), Some((1, 11)), "itself it stays");
+        assert_eq!(roll_back_to(&mut hold, "b"), Ok((3, 13)));
+        assert_eq!(roll_back_to(&mut hold, "a"), Ok((1, 11)), "those after it are forgotten");
+        assert_eq!(roll_back_to(&mut hold, "a"), Ok((1, 11)), "itself it stays");
     }
 
     #[test]
@@ -208,7 +208,7 @@ mod tests {
         let mut hold = Hold::new(0);
         hold.savepoint("a".to_owned(), 1, 1);
         hold.savepoint("a".to_owned(), 2, 2);
-        assert_eq!(roll_back_to(&mut hold, "a"), Some((2, 2)));
+        assert_eq!(roll_back_to(&mut hold, "a"), Ok((2, 2)));
     }
 
     #[test]
@@ -216,7 +216,7 @@ mod tests {
         let mut hold = Hold::new(10);
         hold.savepoint("a".to_owned(), 12, 2);
         assert_eq!(hold.divided(), 10);
-        assert_eq!(roll_back_to(&mut hold, "a"), Some((2, 2)));
+        assert_eq!(roll_back_to(&mut hold, "a"), Ok((2, 2)));
         assert_eq!(hold.divided(), 0, "it is divided once");
     }
 
@@ -235,9 +235,9 @@ mod tests {
         let mut hold = Hold::new(0);
         hold.handed_on = 1;
         hold.savepoint("a".to_owned(), 5, 9);
-        assert_eq!(roll_back_to(&mut hold, "a"), Some((9, 5)), "what came before the savepoint may be handed on");
+        assert_eq!(roll_back_to(&mut hold, "a"), Ok((9, 5)), "what came before the savepoint may be handed on");
         hold.handed_on = 2;
-        assert_eq!(roll_back_to(&mut hold, "a"), None);
+        assert_eq!(roll_back_to(&mut hold, "a"), Err(NotRolledBack::HandedOn));
     }
 
     #[test]

@@ -97,7 +97,7 @@ impl EndFinder {
             return !self.is_open;
         }
         match query.statement() {
-            Statement::Begin | Statement::XaStart(_) | Statement::CreateWithRows => {
+            Statement::Begin | Statement::XaStart(_) => {
                 self.is_open = true;
                 false
             }

@@ -365,7 +365,7 @@ impl Scribe {
     }
 
     fn create_with_rows(&mut self, rows: usize) {
-        let head = self.begin(Beginning::Begin, false);
+        let head = self.begin(Beginning::Begin, true);
         let text = "CREATE TABLE `shop`.`bodies` (id INT) START TRANSACTION".to_owned();
         self.schema_change(text, "shop".to_owned());
         let events = if rows == 0 { vec![] } else { vec![rows] };
