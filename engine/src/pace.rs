@@ -81,7 +81,7 @@ mod tests {
 
     fn resume(offset: u64) -> Resume {
         let position = BinlogPosition { file: "binlog.000001".into(), offset };
-        Resume { server: "".into(), position, past: None, gtids: None }
+        Resume::at("", position)
     }
 
     fn line(rows: u64, rows_per_s: u64, offset: u64, behind_s: Option<u64>) -> Option<Line> {

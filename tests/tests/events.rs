@@ -3,8 +3,11 @@
 
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use mysql_async::prelude::Queryable;
+use rand::rngs::SmallRng;
+use rand::seq::IndexedRandom;
+use rand::{RngExt, SeedableRng};
 use rowmill_tests::{Build, Engine, Rig};
 use serde_json::json;
 
@@ -79,6 +82,81 @@ async fn rows_that_never_happened(name: &str, build: Build, options: &[&str]) ->
     rig.read_to_the_end(&engine).await?;
     engine.stop().await?;
 
+    arrived_is_there(&rig, name).await
+}
+
+#[tokio::test]
+async fn rows_that_never_happened_in_mysql() -> anyhow::Result<()> {
+    // With GTIDs the server doesn't allow such transactions.
+    let options = ["--gtid-mode=OFF", "--enforce-gtid-consistency=OFF"];
+    rows_that_never_happened("rows_that_never_happened_in_mysql", Build::MySql, &options).await
+}
+
+#[tokio::test]
+async fn rows_that_never_happened_in_mariadb() -> anyhow::Result<()> {
+    rows_that_never_happened("rows_that_never_happened_in_mariadb_10_11", Build::MariaDb("10.11"), &[]).await?;
+    rows_that_never_happened("rows_that_never_happened_in_mariadb_11_8", Build::MariaDb("11.8"), &[]).await
+}
+
+/// Names of savepoints: equal ones and others by case, accents, quotes and spaces.
+const SAVEPOINTS: [&str; 14] = ["a", "A", "a`", "a\"", "a\\", " a", "e", "é", "É", "s", "ß", "select", "Σ", "ς"];
+
+/// A random statement of a transaction with savepoints; a name is quoted as `sql_mode` is.
+fn random_step(random: &mut SmallRng, next_id: &mut i64, is_ansi: bool) -> String {
+    let savepoint = SAVEPOINTS.choose(random).expect("a name");
+    let name = if is_ansi {
+        format!("\"{}\"", savepoint.replace('"', "\"\""))
+    } else {
+        format!("`{}`", savepoint.replace('`', "``"))
+    };
+    match random.random_range(0..100) {
+        0..45 => {
+            *next_id += 1;
+            format!("INSERT INTO shop.i VALUES ({next_id})")
+        }
+        45..52 => {
+            *next_id += 1;
+            format!("INSERT INTO shop.m VALUES ({next_id})")
+        }
+        52..75 => format!("SAVEPOINT {name}"),
+        75..92 => format!("ROLLBACK TO SAVEPOINT {name} /* fails */"),
+        92..97 => format!("RELEASE SAVEPOINT {name} /* fails */"),
+        _ => format!("CREATE TEMPORARY TABLE IF NOT EXISTS shop.tt{} (id INT)", random.random_range(0..3)),
+    }
+}
+
+/// Random transactions with savepoints: what arrives is what the tables have.
+async fn savepoints(name: &str, build: Build, options: &[&str]) -> anyhow::Result<()> {
+    let rig = Rig::start(name, build, options, SHOP).await?;
+    rig.mysql
+        .run(
+            "CREATE DATABASE shop; CREATE TABLE shop.i (id INT PRIMARY KEY) ENGINE = InnoDB; \
+             CREATE TABLE shop.m (id INT PRIMARY KEY) ENGINE = MyISAM",
+        )
+        .await?;
+    let engine = Engine::start_and_wait(&rig.config).await?;
+    let seed = rand::random();
+    println!("{name}: seed {seed}");
+    let mut random = SmallRng::seed_from_u64(seed);
+    let mut id = 0;
+    for _ in 0..120 {
+        let is_ansi = random.random_bool(0.3);
+        let mut statements = vec![
+            format!("SET sql_mode = '{}'", if is_ansi { "ANSI_QUOTES" } else { "" }),
+            format!("SET NAMES utf8mb4, sql_quote_show_create = {}", random.random_range(0..2)),
+            "BEGIN".to_owned(),
+        ];
+        statements.extend((0..random.random_range(2..30)).map(|_| random_step(&mut random, &mut id, is_ansi)));
+        statements.push(if random.random_bool(0.85) { "COMMIT" } else { "ROLLBACK" }.to_owned());
+        session(&rig, &statements.iter().map(String::as_str).collect::<Vec<_>>()).await?;
+    }
+    rig.read_to_the_end(&engine).await?;
+    engine.stop().await?;
+    arrived_is_there(&rig, name).await
+}
+
+/// Whether what arrived of the tables `i` and `m` is what they have.
+async fn arrived_is_there(rig: &Rig, name: &str) -> anyhow::Result<()> {
     let mut conn = rig.mysql.connect().await?;
     for table in ["i", "m"] {
         let there: Vec<i64> = conn.query(format!("SELECT id FROM shop.{table} ORDER BY id")).await?;
@@ -93,16 +171,11 @@ async fn rows_that_never_happened(name: &str, build: Build, options: &[&str]) ->
 }
 
 #[tokio::test]
-async fn rows_that_never_happened_in_mysql() -> anyhow::Result<()> {
-    // With GTIDs the server doesn't allow such transactions.
+async fn savepoints_are_what_the_server_makes_of_them() -> anyhow::Result<()> {
     let options = ["--gtid-mode=OFF", "--enforce-gtid-consistency=OFF"];
-    rows_that_never_happened("rows_that_never_happened_in_mysql", Build::MySql, &options).await
-}
-
-#[tokio::test]
-async fn rows_that_never_happened_in_mariadb() -> anyhow::Result<()> {
-    rows_that_never_happened("rows_that_never_happened_in_mariadb_10_11", Build::MariaDb("10.11"), &[]).await?;
-    rows_that_never_happened("rows_that_never_happened_in_mariadb_11_8", Build::MariaDb("11.8"), &[]).await
+    savepoints("savepoints_of_mysql", Build::MySql, &options).await?;
+    savepoints("savepoints_of_mariadb_10_5", Build::MariaDb("10.5"), &[]).await?;
+    savepoints("savepoints_of_mariadb_11_8", Build::MariaDb("11.8"), &[]).await
 }
 
 /// A prepared transaction's rows arrive when it is committed, once, and the engine may be restarted
@@ -304,6 +377,189 @@ async fn statements_are_never_passed_over() -> anyhow::Result<()> {
     session(&created, &["SET SESSION binlog_format = 'STATEMENT'", "CREATE TABLE shop.t AS SELECT 1 AS id"]).await?;
     assert_eq!(engine.end(Duration::from_secs(20)).await?.code(), Some(1));
     assert!(engine.log().contains("logged as a statement"), "{}", engine.log());
+    Ok(())
+}
+
+/// Statements of sessions of every kind that make tables, which are no changes of rows whatever words are in them.
+async fn tables_of_any_session(name: &str, build: Build) -> anyhow::Result<()> {
+    const ANSI_QUOTES: &str = "ANSI_QUOTES";
+    const NO_ESCAPES: &str = "NO_BACKSLASH_ESCAPES";
+    let rig = Rig::start(name, build, &[], SHOP).await?;
+    rig.mysql.run("CREATE DATABASE shop").await?;
+    let engine = Engine::start_and_wait(&rig.config).await?;
+    let sessions: [(&str, &str, &[u8]); 14] = [
+        ("utf8mb4", "", b"CREATE TABLE t (start INT, transaction INT, id INT, KEY (start, transaction))"),
+        ("utf8mb4", "", b"CREATE TABLE t (id INT) -- SELECT\n COMMENT 'SELECT \\' SELECT' # START TRANSACTION"),
+        ("utf8mb4", "", b"--\tSELECT\nCREATE TABLE t (`select` INT, id INT) /* TABLE */ -- START TRANSACTION"),
+        ("utf8mb4", "", b"CREATE TABLE t (id INT) PARTITION BY LIST (id) (PARTITION p VALUES IN (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13))"),
+        ("utf8mb4", NO_ESCAPES, b"CREATE TABLE t (id INT, p VARCHAR(9) DEFAULT '\\', q VARCHAR(9) DEFAULT ' table ')"),
+        ("utf8mb4", ANSI_QUOTES, b"CREATE TABLE t (id INT, \"a\\\" INT, \"b\"\" select \" INT)"),
+        ("latin1", "", b"CREATE TABLE t (id INT COMMENT '\xe9') COMMENT = 'customer table \xe9'"),
+        ("cp932", "", b"CREATE TABLE t (id INT COMMENT '\x95\x5c') COMMENT = 'customer table'"),
+        ("sjis", "", b"CREATE TABLE t (id INT COMMENT '\x95\x5c') COMMENT = 'customer table'"),
+        ("cp932", NO_ESCAPES, b"CREATE TABLE t (id INT COMMENT '\x95\x5c') COMMENT = 'customer table'"),
+        ("gbk", "", b"CREATE TABLE t (id INT, `\x81\x60` INT COMMENT ' select ')"),
+        ("big5", "", b"CREATE TABLE t (id INT COMMENT '\xa5\x5c') COMMENT = 'customer table'"),
+        ("ujis", "", b"CREATE TABLE t (id INT COMMENT '\xa4\xa2 table') COMMENT = 'customer table'"),
+        ("gb18030", "", b"CREATE TABLE t (id INT COMMENT '\x81\x5c') COMMENT = 'customer table'"),
+    ];
+    let mut expected = Vec::new();
+    for (id, (charset, sql_mode, statement)) in sessions.iter().enumerate() {
+        if *charset == "gb18030" && build != Build::MySql {
+            continue; // MariaDB hasn't got it
+        }
+        let mut conn = rig.mysql.connect().await?;
+        conn.query_drop("USE shop").await?;
+        conn.query_drop(format!("SET NAMES {charset}, sql_mode = '{sql_mode}'")).await?;
+        conn.query_drop(*statement).await.with_context(|| statement.escape_ascii().to_string())?;
+        conn.query_drop(format!("INSERT INTO t (id) VALUES ({id})")).await?;
+        // Its rows follow.
+        conn.query_drop("CREATE TABLE u SELECT id + 100 AS id FROM t").await?;
+        // The server writes these itself.
+        conn.query_drop("CREATE TEMPORARY TABLE v LIKE t").await?;
+        conn.query_drop("CREATE TABLE w LIKE v").await?;
+        conn.query_drop("DROP TABLE t, u, v, w").await?;
+        conn.disconnect().await?;
+        expected.extend([format!("c t {id}"), format!("c u {}", id + 100)]);
+    }
+    rig.read_to_the_end(&engine).await?;
+    engine.stop().await?;
+    assert_eq!(rig.changes()?, expected, "{name}");
+
+    // A table that makes its rows itself is found all the same.
+    for (charset, sql_mode, statement) in [
+        ("cp932", "", &b"CREATE TABLE t (id INT COMMENT '\x95\x5c') SELECT 'x' AS id"[..]),
+        ("utf8mb4", NO_ESCAPES, b"CREATE TABLE t (id VARCHAR(9) DEFAULT '\\') SELECT 'x' AS id"),
+        ("utf8mb4", ANSI_QUOTES, b"CREATE TABLE t (\"'\" INT) SELECT 1 AS \"'\""),
+    ] {
+        let mut engine = Engine::start_and_wait(&rig.config).await?;
+        let mut conn = rig.mysql.connect().await?;
+        conn.query_drop("USE shop").await?;
+        conn.query_drop(format!("SET NAMES {charset}, sql_mode = '{sql_mode}'")).await?;
+        conn.query_drop("SET SESSION binlog_format = 'STATEMENT'").await?;
+        conn.query_drop(statement).await.with_context(|| statement.escape_ascii().to_string())?;
+        assert_eq!(engine.end(Duration::from_secs(20)).await?.code(), Some(1), "{}", statement.escape_ascii());
+        conn.query_drop("DROP TABLE t").await?;
+        std::fs::remove_file(rig.config.checkpoint())?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn tables_are_made_by_any_session() -> anyhow::Result<()> {
+    tables_of_any_session("tables_of_any_session_of_mysql", Build::MySql).await?;
+    tables_of_any_session("tables_of_any_session_of_mariadb_10_5", Build::MariaDb("10.5")).await?;
+    tables_of_any_session("tables_of_any_session_of_mariadb_11_8", Build::MariaDb("11.8")).await
+}
+
+/// MariaDB's `ALTER TABLE` in two parts is one schema change; one that fails is none.
+#[tokio::test]
+async fn an_alter_in_two_phases_is_one_change() -> anyhow::Result<()> {
+    for (name, version) in [("two_phases_10_11", "10.11"), ("two_phases_11_8", "11.8")] {
+        let options = ["--binlog-alter-two-phase=ON"];
+        let mut rig = Rig::start(name, Build::MariaDb(version), &options, SHOP).await?;
+        rig.config.text.push_str("[schema_changes]\nsink = \"out\"\n");
+        rig.mysql.run("CREATE DATABASE shop").await?;
+        let engine = Engine::start_and_wait(&rig.config).await?;
+        let statements = [
+            "CREATE TABLE shop.t (id INT PRIMARY KEY, a INT)",
+            "ALTER TABLE shop.t ADD COLUMN b INT",
+            "INSERT INTO shop.t VALUES (1, 1, 1), (2, 1, 1)",
+            "ALTER TABLE shop.t ADD UNIQUE KEY (a) /* fails */",
+            "ALTER TABLE shop.t ADD UNIQUE KEY (b), ALGORITHM = COPY /* fails */",
+            "ALTER TABLE shop.t DROP COLUMN b, ALGORITHM = COPY",
+            "CREATE INDEX i ON shop.t (a)",
+            "INSERT INTO shop.t VALUES (3, 1)",
+        ];
+        session(&rig, &statements).await?;
+        rig.read_to_the_end(&engine).await?;
+        engine.stop().await?;
+        let short = |message: &serde_json::Value| match message["ddl"].as_str() {
+            Some(ddl) => ddl.to_owned(),
+            None => message["after"]["id"].to_string(),
+        };
+        let arrived: Vec<String> = rig.arrived()?.iter().map(short).collect();
+        assert_eq!(arrived, [statements[0], statements[1], "1", "2", statements[5], statements[6], "3"], "{name}");
+    }
+    Ok(())
+}
+
+/// MariaDB doesn't say which schema a change is of that it logs as a statement: its text does.
+#[tokio::test]
+async fn statements_of_other_schemas_are_passed_over_in_mariadb() -> anyhow::Result<()> {
+    for (name, version) in [("other_schemas_10_5", "10.5"), ("other_schemas_11_8", "11.8")] {
+        let rig = Rig::start(name, Build::MariaDb(version), &[], SHOP).await?;
+        rig.mysql
+            .run(
+                "CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY); CREATE DATABASE percona; \
+                 CREATE TABLE percona.heartbeat (ts VARCHAR(26), server_id INT PRIMARY KEY); \
+                 CREATE TABLE mysql.rds_heartbeat2 (id INT PRIMARY KEY, value INT)",
+            )
+            .await?;
+        let mut engine = Engine::start_and_wait(&rig.config).await?;
+        let heartbeat = "INSERT INTO mysql.rds_heartbeat2(id, value) values (1,1) ON DUPLICATE KEY UPDATE value = 1";
+        session(
+            &rig,
+            &[
+                "SET SESSION binlog_format = 'STATEMENT'",
+                heartbeat,
+                "USE percona",
+                "REPLACE INTO heartbeat (ts, server_id) VALUES (UTC_TIMESTAMP(), 1)",
+                "UPDATE `percona`.`heartbeat` SET ts = NOW() WHERE server_id = 1",
+                "DELETE FROM heartbeat",
+                "USE shop",
+                heartbeat,
+                "INSERT INTO percona.heartbeat SELECT 'x', 7",
+                "SET SESSION binlog_format = 'ROW'",
+                "INSERT INTO shop.t VALUES (1)",
+            ],
+        )
+        .await?;
+        rig.read_to_the_end(&engine).await?;
+        assert_eq!(rig.changes()?, ["c t 1"], "{name}");
+        // What may be of a selected one stops the stream.
+        for statement in [
+            "INSERT INTO shop.t VALUES (2)",
+            "ANALYZE DELETE FROM shop.t",
+            "UPDATE percona.heartbeat, shop.t SET t.id = 9",
+            "DELETE FROM shop.t",
+        ] {
+            session(&rig, &["USE percona", "SET SESSION binlog_format = 'STATEMENT'", statement]).await?;
+            assert_eq!(engine.end(Duration::from_secs(20)).await?.code(), Some(1), "{name}: {statement}");
+            assert!(engine.log().contains(statement), "{}", engine.log());
+            std::fs::remove_file(rig.config.checkpoint())?;
+            engine = Engine::start_and_wait(&rig.config).await?;
+        }
+        engine.stop().await?;
+    }
+    Ok(())
+}
+
+/// A table in memory is empty once its server was started again, which the server logs as a statement: that is a schema
+/// change, as TRUNCATE is.
+#[tokio::test]
+async fn a_table_in_memory_is_emptied_by_a_restart() -> anyhow::Result<()> {
+    for (name, build) in [
+        ("memory_mysql", Build::MySql),
+        ("memory_mariadb_10_5", Build::MariaDb("10.5")),
+        ("memory_mariadb_11_8", Build::MariaDb("11.8")),
+    ] {
+        let mut rig = Rig::start(name, build, &[], SHOP).await?;
+        rig.config.text.push_str("[schema_changes]\nsink = \"out\"\n");
+        rig.mysql.run("CREATE DATABASE shop; CREATE TABLE shop.m (id INT) ENGINE = MEMORY").await?;
+        let engine = Engine::start_and_wait(&rig.config).await?;
+        rig.mysql.run("INSERT INTO shop.m VALUES (1)").await?;
+        rig.mysql.kill_and_restart().await?;
+        session(&rig, &["SET sql_mode = 'ANSI_QUOTES'", "INSERT INTO shop.m VALUES (2)"]).await?;
+        rig.read_to_the_end(&engine).await?;
+        engine.stop().await?;
+        let arrived = rig.arrived()?;
+        assert_eq!((&arrived[0]["after"]["id"], &arrived[2]["after"]["id"]), (&json!(1), &json!(2)), "{name}");
+        let emptied = arrived[1]["ddl"].as_str().unwrap_or_default();
+        let verb = if name.ends_with("10_5") { "DELETE FROM" } else { "TRUNCATE TABLE" };
+        assert!(emptied.starts_with(&format!("{verb} \"shop\".\"m\"")), "{name}: {emptied}");
+        assert_eq!(arrived.len(), 3, "{name}");
+    }
     Ok(())
 }
 

@@ -50,8 +50,19 @@ impl Source {
 pub enum GtidSet {
     /// By source, ascending intervals of numbers without gaps between: first and last, both inclusive.
     MySql(BTreeMap<Source, Vec<Interval>>),
-    /// The last transaction of each domain, as MariaDB's `gtid_slave_pos`.
-    MariaDb(BTreeMap<u32, (u32, u64)>),
+    /// By domain, the newest transaction of each server that wrote in it, as MariaDB's `gtid_binlog_state`: in
+    /// the order of the binlog, so that the last one is the domain's position. Sequences ascend for each
+    /// server, not for the domain: two primaries, merged replicas and `gtid_strict_mode = OFF` step down.
+    MariaDb(BTreeMap<u32, Vec<Newest>>),
+}
+
+/// The newest transaction of a server within a MariaDB domain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Newest {
+    /// The server on which it first ran.
+    pub server: u32,
+    /// Its sequence number.
+    pub sequence: u64,
 }
 
 /// Numbers from `first` to `last`, both inclusive.
@@ -124,7 +135,15 @@ impl GtidSet {
                 }
             }
             (Self::MariaDb(domains), Gtid::MariaDb { domain, server, sequence }) => {
-                domains.insert(*domain, (*server, *sequence));
+                let servers = domains.entry(*domain).or_default();
+                match servers.last_mut() {
+                    // Nearly always the same server.
+                    Some(last) if last.server == *server => last.sequence = *sequence,
+                    _ => {
+                        servers.retain(|newest| newest.server != *server);
+                        servers.push(Newest { server: *server, sequence: *sequence });
+                    }
+                }
             }
             (Self::MySql(_), _) | (Self::MariaDb(_), _) => {}
         }
@@ -137,17 +156,40 @@ impl GtidSet {
         }
     }
 
-    /// Whether a transaction is in the set. For MariaDB: whether it isn't newer than its domain's last.
+    /// Whether a transaction is in the set. For MariaDB: whether it isn't newer than the newest of its server in
+    /// its domain, which tells past from new only up to a known place.
     pub fn contains(&self, gtid: &Gtid) -> bool {
         match (self, gtid) {
             (Self::MySql(sources), Gtid::MySql { source, number }) => sources
                 .get(source)
                 .is_some_and(|intervals| intervals.iter().any(|i| (i.first..=i.last).contains(number))),
-            (Self::MariaDb(domains), Gtid::MariaDb { domain, sequence, .. }) => {
-                domains.get(domain).is_some_and(|(_, last)| sequence <= last)
+            (Self::MariaDb(_), Gtid::MariaDb { domain, server, sequence }) => {
+                self.newest(*domain, *server).is_some_and(|newest| *sequence <= newest)
             }
             _ => false,
         }
+    }
+
+    /// The sequence of the newest transaction of a server in a MariaDB domain.
+    pub fn newest(&self, domain: u32, server: u32) -> Option<u64> {
+        let Self::MariaDb(domains) = self else { return None };
+        let newest = domains.get(&domain)?.iter().find(|newest| newest.server == server)?;
+        Some(newest.sequence)
+    }
+
+    /// The last transaction of a MariaDB domain: its position.
+    pub fn last(&self, domain: u32) -> Option<Newest> {
+        let Self::MariaDb(domains) = self else { return None };
+        domains.get(&domain)?.last().copied()
+    }
+
+    /// The transactions of a MariaDB set, a domain's last one last.
+    pub fn newest_of_servers(&self) -> impl Iterator<Item = (u32, Newest)> {
+        let domains = match self {
+            Self::MySql(_) => None,
+            Self::MariaDb(domains) => Some(domains),
+        };
+        domains.into_iter().flatten().flat_map(|(domain, servers)| servers.iter().map(|newest| (*domain, *newest)))
     }
 
     /// Whether all of `self` is in `other`.
@@ -157,9 +199,13 @@ impl GtidSet {
                 let theirs = theirs.get(source).map_or(&[][..], Vec::as_slice);
                 intervals.iter().all(|i| theirs.iter().any(|other| other.first <= i.first && i.last <= other.last))
             }),
-            (Self::MariaDb(mine), Self::MariaDb(theirs)) => {
-                mine.iter().all(|(domain, (_, sequence))| theirs.get(domain).is_some_and(|(_, last)| sequence <= last))
+            (Self::MariaDb(_), Self::MariaDb(_)) => {
+                self.newest_of_servers().all(|(domain, Newest { server, sequence })| {
+                    other.newest(domain, server).is_some_and(|newest| sequence <= newest)
+                })
             }
+            // The empty text is MySQL's empty set.
+            (empty, Self::MariaDb(_)) if empty.is_empty() => true,
             _ => false,
         }
     }
@@ -262,9 +308,11 @@ impl fmt::Display for GtidSet {
                 }
             }
             Self::MariaDb(domains) => {
-                for (domain, (server, sequence)) in domains {
-                    write!(f, "{separator}{domain}-{server}-{sequence}")?;
-                    separator = ",";
+                for (domain, servers) in domains {
+                    for Newest { server, sequence } in servers {
+                        write!(f, "{separator}{domain}-{server}-{sequence}")?;
+                        separator = ",";
+                    }
                 }
             }
         }
@@ -275,8 +323,8 @@ impl fmt::Display for GtidSet {
 impl FromStr for GtidSet {
     type Err = GtidSetError;
 
-    /// Reads what [`GtidSet`]'s `Display`, MySQL's `gtid_executed` or MariaDB's `gtid_binlog_pos`
-    /// write. The empty text is MySQL's empty set.
+    /// Reads what [`GtidSet`]'s `Display`, MySQL's `gtid_executed` or MariaDB's `gtid_binlog_pos` and
+    /// `gtid_binlog_state` write. The empty text is MySQL's empty set.
     fn from_str(text: &str) -> Result<Self, GtidSetError> {
         let refuse = || GtidSetError(text.trim().to_owned());
         let mut set: Option<Self> = None;
@@ -285,7 +333,10 @@ impl FromStr for GtidSet {
                 let Self::MySql(sources) = set.get_or_insert_with(Self::mysql) else { return Err(refuse()) };
                 mysql_item(item, sources).ok_or_else(refuse)?;
             } else {
-                let Self::MariaDb(domains) = set.get_or_insert_with(Self::mariadb) else { return Err(refuse()) };
+                let set = set.get_or_insert_with(Self::mariadb);
+                if matches!(set, Self::MySql(_)) {
+                    return Err(refuse());
+                }
                 let mut numbers = item.split('-');
                 let mut number = || numbers.next()?.parse::<u64>().ok();
                 let (Some(domain), Some(server), Some(sequence), None) = (number(), number(), number(), number())
@@ -294,7 +345,7 @@ impl FromStr for GtidSet {
                 };
                 let domain = u32::try_from(domain).map_err(|_| refuse())?;
                 let server = u32::try_from(server).map_err(|_| refuse())?;
-                domains.insert(domain, (server, sequence));
+                set.add(&Gtid::MariaDb { domain, server, sequence });
             }
         }
         Ok(set.unwrap_or_else(Self::mysql))
@@ -375,6 +426,7 @@ mod tests {
             &format!("{UUID}:1-5:7:9-10"),
             &format!("00000000-0000-0000-0000-000000000001:1,{UUID}:2"),
             "0-1-100,7-2-3",
+            "0-2-100,0-1-50,7-2-3",
         ] {
             assert_eq!(set(text).to_string(), text);
         }
@@ -391,8 +443,29 @@ mod tests {
         assert!(set(&format!("{UUID}:3-5:21")).is_subset_of(&all));
         assert!(!set(&format!("{UUID}:9-21")).is_subset_of(&all));
         assert!(set("").is_subset_of(&all));
-        assert!(set("0-1-5").is_subset_of(&set("0-2-7,1-1-1")));
         assert!(!set("2-1-5").is_subset_of(&set("0-2-7,1-1-1")));
+        // Each server's numbers ascend for themselves.
+        assert!(set("0-1-5").is_subset_of(&set("0-1-7,1-1-1")));
+        assert!(set("0-1-1000").is_subset_of(&set("0-1-1000,0-2-501")));
+        assert!(!set("0-1-5").is_subset_of(&set("0-2-7,1-1-1")), "another server's numbers say nothing of it");
+        assert!(set("").is_subset_of(&set("0-2-7")) && !set("0-2-7").is_subset_of(&set("")));
+    }
+
+    #[test]
+    fn two_servers_in_a_domain() {
+        let add = |text: &str, domain, server, sequence| {
+            let mut set = set(text);
+            set.add(&Gtid::MariaDb { domain, server, sequence });
+            set.to_string()
+        };
+        assert_eq!(add("0-1-1000", 0, 2, 500), "0-1-1000,0-2-500", "the newest stands last");
+        assert_eq!(add("0-1-1000,0-2-500", 0, 1, 1001), "0-2-500,0-1-1001");
+        assert_eq!(add("0-2-500,0-1-1001", 0, 1, 7), "0-2-500,0-1-7", "numbers that step down are the newest as well");
+        assert_eq!(add("0-1-5,3-1-7", 1, 9, 1), "0-1-5,1-9-1,3-1-7");
+        let known = set("0-1-1000,0-2-500");
+        let contains = |server, sequence| known.contains(&Gtid::MariaDb { domain: 0, server, sequence });
+        assert!(contains(1, 1000) && contains(2, 500) && contains(2, 3));
+        assert!(!contains(2, 501) && !contains(3, 1) && !contains(1, 1001));
     }
 
     proptest! {

@@ -48,6 +48,42 @@ pub struct Past {
     pub progress: Progress,
 }
 
+/// What shows that a position belongs to a history: the file that it is in and the events that end there. After a
+/// `RESET`, on a restored copy or on another server of the same name, the same position has others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprint {
+    /// Of the file's format description: which server wrote it, when it began, and in which format.
+    pub file: u32,
+    /// Of what ends at the position; `None` at the head of a file, and where nothing was read before it.
+    pub end: Option<EndMark>,
+}
+
+/// The events that end at a position: a whole transaction, or the last event of a large one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EndMark {
+    /// How many bytes they have: they begin so far before the position.
+    pub bytes: u64,
+    /// What [`EndDigest`] makes of them.
+    pub digest: u64,
+}
+
+/// Adds up events to an [`EndMark`]'s digest: when they were written, by whom, how long they are, and the checksums that
+/// they end with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct EndDigest(pub u64);
+
+impl EndDigest {
+    /// The same with one more event.
+    #[inline]
+    #[must_use]
+    pub fn with(self, timestamp_s: u32, server_id: u32, size: u32, last_bytes: u32) -> Self {
+        const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+        let mix = |digest: u64, word: u64| (digest.rotate_left(23) ^ word).wrapping_mul(FACTOR);
+        let event = u64::from(timestamp_s) << 32 | u64::from(server_id);
+        Self(mix(mix(self.0, event), u64::from(size) << 32 | u64::from(last_bytes)))
+    }
+}
+
 /// From where to read on so that nothing is missed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resume {
@@ -61,12 +97,14 @@ pub struct Resume {
     /// The transactions that are wholly before the position, where the server numbers them and it is
     /// known which they are.
     pub gtids: Option<Arc<GtidSet>>,
+    /// What shows that the position belongs to the server's history; `None` where it is said by GTIDs alone.
+    pub fingerprint: Option<Fingerprint>,
 }
 
 impl Resume {
     /// To read on at a place between two transactions of a server's binlog.
     pub fn at(server: impl Into<Arc<str>>, position: BinlogPosition) -> Self {
-        Self { server: server.into(), position, past: None, gtids: None }
+        Self { server: server.into(), position, past: None, gtids: None, fingerprint: None }
     }
 }
 

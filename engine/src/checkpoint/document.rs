@@ -1,10 +1,11 @@
 //! A checkpoint's text: JSON that people can read, with a checksum of all that it says.
 
+use std::num::ParseIntError;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use rowmill_core::gtid::GtidSet;
-use rowmill_core::position::{BinlogPosition, Past, Progress, Resume};
+use rowmill_core::position::{BinlogPosition, EndMark, Fingerprint, Past, Progress, Resume};
 use serde::{Deserialize, Serialize};
 
 use super::Epoch;
@@ -26,6 +27,9 @@ struct Document {
     /// All transactions that are wholly delivered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     gtids: Option<String>,
+    /// What shows that the position is one of the server's binlog.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fingerprint: Option<FingerprintDocument>,
     /// CRC-32 of the compact JSON of all above, in hex.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     checksum: String,
@@ -38,6 +42,38 @@ struct PastDocument {
     file: String,
     event: u64,
     rows: u32,
+}
+
+/// What is compared before the reading goes on: see [`Fingerprint`]. In hex.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FingerprintDocument {
+    file: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    end: Option<EndDocument>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EndDocument {
+    bytes: u64,
+    digest: String,
+}
+
+impl From<Fingerprint> for FingerprintDocument {
+    fn from(Fingerprint { file, end }: Fingerprint) -> Self {
+        let end = end.map(|EndMark { bytes, digest }| EndDocument { bytes, digest: format!("{digest:016x}") });
+        Self { file: format!("{file:08x}"), end }
+    }
+}
+
+impl FingerprintDocument {
+    fn read(self) -> anyhow::Result<Fingerprint> {
+        let end = |EndDocument { bytes, digest }| {
+            Ok::<_, ParseIntError>(EndMark { bytes, digest: u64::from_str_radix(&digest, 16)? })
+        };
+        Ok(Fingerprint { file: u32::from_str_radix(&self.file, 16)?, end: self.end.map(end).transpose()? })
+    }
 }
 
 /// The version alone: of documents of other versions nothing else is known.
@@ -70,6 +106,7 @@ pub(super) fn write(resume: &Resume, Epoch(epoch): Epoch) -> String {
             rows: *rows,
         }),
         gtids: resume.gtids.as_ref().map(ToString::to_string).filter(|text| !text.is_empty()),
+        fingerprint: resume.fingerprint.map(FingerprintDocument::from),
         checksum: String::new(),
     };
     document.checksum = document.checksum();
@@ -94,10 +131,12 @@ pub(super) fn read(text: &str) -> anyhow::Result<(Resume, Epoch)> {
             document.checksum
         );
     }
-    let Document { epoch, server, file, position, past, gtids, .. } = document;
+    let Document { epoch, server, file, position, past, gtids, fingerprint, .. } = document;
     let past = past.map(|PastDocument { file, event, rows }| Past { file, progress: Progress { event, rows } });
     let gtids = gtids.map(|text| text.parse::<GtidSet>().map(Arc::new)).transpose().context(DAMAGED)?;
-    Ok((Resume { server: server.into(), position: BinlogPosition::new(file, position), past, gtids }, Epoch(epoch)))
+    let fingerprint = fingerprint.map(FingerprintDocument::read).transpose().context(DAMAGED)?;
+    let position = BinlogPosition::new(file, position);
+    Ok((Resume { server: server.into(), position, past, gtids, fingerprint }, Epoch(epoch)))
 }
 
 #[cfg(test)]

@@ -145,7 +145,7 @@ mod tests {
     use std::path::Path;
     use std::sync::Arc;
 
-    use rowmill_core::position::{BinlogPosition, Past, Progress};
+    use rowmill_core::position::{BinlogPosition, EndMark, Fingerprint, Past, Progress};
 
     use super::*;
 
@@ -161,7 +161,9 @@ mod tests {
         let position = BinlogPosition::new("binlog.000007", 1234);
         let past = Past { file: "binlog.000008".to_owned(), progress: Progress { event: 2000, rows: 17 } };
         let gtids = "3e11fa47-71ca-11e1-9e33-c80aa9429562:1-9".parse().expect("a set");
-        Resume { server: "uuid".into(), position, past: Some(past), gtids: Some(Arc::new(gtids)) }
+        let end = Some(EndMark { bytes: 300, digest: 0xfedc_ba98_7654_3210 });
+        let fingerprint = Some(Fingerprint { file: 0x0123_4567, end });
+        Resume { server: "uuid".into(), position, past: Some(past), gtids: Some(Arc::new(gtids)), fingerprint }
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@ use rowmill_core::binlog::{CatalogColumn, Decoder, Next, SchemaChange, Select};
 use rowmill_core::position::{BinlogPosition, Resume, file_number};
 use tracing::debug;
 
-use super::place::{By, Place};
+use super::place::Place;
 use super::preflight::{ConnectError, Flavor, Server};
 use super::wire::WireError;
 use super::{Ending, Interruption, open_stream};
@@ -97,8 +97,8 @@ impl Ahead<'_> {
     async fn is_unchanged(&self, config: &config::Source, flavor: Flavor, before: Resume) -> Result<(), Interruption> {
         let Self { schema, table, rows, end } = self;
         debug!(table = %format_args!("{schema}.{table}"), from = %rows, to = %end, "looking ahead for changes");
-        let resume = Resume { past: None, gtids: None, ..before };
-        let place = Place { resume: resume.clone(), by: By::Position };
+        let resume = Resume { past: None, gtids: None, fingerprint: None, ..before };
+        let place = Place::at(resume.clone());
         let config = config::Source { server_id: config::random_server_id(), ..config.clone() };
         let mut wire = open_stream(&config, flavor, &place, Ending::Ends).await.map_err(Interruption::Connection)?;
         let mut scan = Decoder::new(resume, Box::new(SchemaOnly((*schema).to_owned()))).with_schema_changes(true);

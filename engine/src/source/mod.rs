@@ -5,6 +5,7 @@
 //! [`preflight`] finds out before that whether the server can be read at all, [`place`] from where.
 
 mod catalog;
+mod history;
 mod lag;
 pub mod place;
 pub mod preflight;
@@ -21,6 +22,7 @@ use rowmill_core::position::{BinlogPosition, Resume};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
+use history::History;
 pub use lag::Lag;
 use place::{By, LocateError, Place};
 use preflight::{ConnectError, Flavor, Server};
@@ -64,6 +66,7 @@ pub struct Source {
     wire: Wire,
     decoder: Decoder,
     lag: Arc<Lag>,
+    history: Arc<History>,
 }
 
 /// Why the reading stopped.
@@ -117,11 +120,12 @@ impl Source {
             .await
             .map_err(|error| explained(error, &config))
             .with_context(|| format!("the binlog of {} can't be read from {place}", config.address))?;
+        let history = Arc::new(History::new(config.clone(), place.resume.clone()));
         let decoder = Decoder::new(place.resume, select).with_schema_changes(config.schema_changes);
         let lag = Arc::new(Lag::default());
         lag.keeps(server.retention().await?);
         server.disconnect().await;
-        Ok(Self { config, wire, decoder, lag })
+        Ok(Self { config, wire, decoder, lag, history })
     }
 
     /// How far the reading is behind.
@@ -134,11 +138,12 @@ impl Source {
     /// # Errors
     /// If an event can't be decoded, or the server hasn't got what is to be read any more.
     pub async fn run(mut self, mut outlet: impl Outlet, mut stop: watch::Receiver<bool>) -> anyhow::Result<()> {
-        let (lag, address) = (self.lag(), self.config.address.clone());
+        let (lag, history, address) = (self.lag(), Arc::clone(&self.history), self.config.address.clone());
         self.decoder.bound_batches(outlet.batch_limits());
         tokio::select! {
             result = self.follow(&mut outlet) => result?,
             () = lag.watch(&address) => {}
+            error = history.watch() => return Err(error),
             _ = stop.wait_for(|stop| *stop) => {}
         }
         Ok(())
@@ -184,6 +189,7 @@ impl Source {
                         if place.by == By::Gtids {
                             self.decoder.relocate(place.resume);
                         }
+                        self.history.reads(&candidate, self.decoder.resume_before());
                         retention.into_iter().for_each(|kept| self.lag.keeps(kept));
                         self.wire = wire;
                         self.config = candidate;
@@ -203,7 +209,7 @@ impl Source {
     }
 
     async fn read(&mut self, outlet: &mut impl Outlet) -> Result<(), Interruption> {
-        let Self { config, wire, decoder, lag } = self;
+        let Self { config, wire, decoder, lag, history } = self;
         let mut handed_on = Instant::now();
         let mut events: u32 = 0;
         loop {
@@ -219,6 +225,7 @@ impl Source {
                         return Ok(());
                     }
                 }
+                history.read_to(decoder.resume_before());
             }
             let Some(event) = event else {
                 wire.receive().await.map_err(Interruption::Connection)?;
@@ -396,7 +403,7 @@ async fn open_stream(
         ))
         .await?;
     }
-    let Place { resume: Resume { position, gtids, .. }, by } = place;
+    let Place { resume: Resume { gtids, .. }, by, from } = place;
     let server_id = config.server_id;
     // MariaDB leaves annotations out unless they're asked for, though their bytes count.
     let annotations = flavor == Flavor::MariaDb;
@@ -405,15 +412,13 @@ async fn open_stream(
             wire.dump_by_gtids(server_id, &gtids.encode()).await?;
             return Ok(wire);
         }
-        (Flavor::MariaDb, By::Gtids, Some(gtids)) => {
-            wire.run(&format!("SET @mariadb_slave_capability = 4, @slave_connect_state = '{gtids}'")).await?;
-        }
         (Flavor::MariaDb, ..) => wire.run("SET @mariadb_slave_capability = 4").await?,
         (Flavor::MySql, ..) => {}
     }
-    let offset = u32::try_from(position.offset).map_err(|_| WireError::Protocol("a position below 4 GiB"))?;
+    let offset = u32::try_from(from.offset)
+        .map_err(|_| WireError::Setup(anyhow!("{from} is beyond the 4 GiB that a server can be asked for")))?;
     let ends = ending == Ending::Ends;
-    wire.dump(&DumpRequest { file: &position.file, offset, server_id, annotations, ends }).await?;
+    wire.dump(&DumpRequest { file: &from.file, offset, server_id, annotations, ends }).await?;
     Ok(wire)
 }
 

@@ -1,15 +1,22 @@
 //! Where the reading begins, and how a server is asked for it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use mysql_async::Row;
 use mysql_async::prelude::Queryable;
-use rowmill_core::gtid::GtidSet;
-use rowmill_core::position::{BinlogPosition, Resume};
+use rowmill_core::gtid::{Gtid, GtidSet, Newest};
+use rowmill_core::position::{BinlogPosition, Past, Progress, Resume, file_number};
+use tracing::debug;
 
+use super::history::{self, WAY_OUT, other_history};
 use super::preflight::{ER_PARSE, Flavor, Server};
 use crate::config::Start;
+
+/// How often, and how long after one another, MySQL is asked whether it executed what its binlog has.
+const COMMITTED_TRIES: u32 = 10;
+const COMMITTED_DELAY: Duration = Duration::from_millis(300);
 
 /// Where to begin, and how to ask for it.
 #[derive(Debug, Clone)]
@@ -18,6 +25,8 @@ pub struct Place {
     pub resume: Resume,
     /// How.
     pub by: By,
+    /// Where the server begins if it is asked for a position; what it sends from there and is past is passed over.
+    pub from: BinlogPosition,
 }
 
 /// How a server is asked for what comes next.
@@ -25,8 +34,17 @@ pub struct Place {
 pub enum By {
     /// From a position in a file.
     Position,
-    /// What isn't in the set of GTIDs.
+    /// What isn't in the set of GTIDs: MySQL is given the set, MariaDB begins at the head of a file before which all
+    /// transactions are in it. (Asked by a GTID of each domain, it would skip what another server of the domain wrote before
+    /// it and the engine hasn't got.)
     Gtids,
+}
+
+impl Place {
+    /// To be asked for by its position.
+    pub(super) fn at(resume: Resume) -> Self {
+        Self { from: resume.position.clone(), resume, by: By::Position }
+    }
 }
 
 impl std::fmt::Display for Place {
@@ -57,133 +75,371 @@ impl From<anyhow::Error> for LocateError {
 
 impl Server {
     /// Where to begin: at the checkpoint if there is one, else where `start` says. The place is one
-    /// that the server still has.
+    /// that the server still has, and that of a checkpoint is shown to belong to the server's history.
     ///
     /// # Errors
-    /// If the server doesn't say what it has, or hasn't got the place any more, or is another one
-    /// than the checkpoint's and GTIDs don't help.
+    /// If the server doesn't say what it has, or hasn't got the place any more, if its binlog isn't the checkpoint's, or if
+    /// it is another server and GTIDs don't help.
     pub async fn locate(&mut self, start: &Start, checkpoint: Option<Resume>) -> Result<Place, LocateError> {
-        let (gtids, why) = match (checkpoint, start) {
-            (Some(resume), _) if *resume.server != *self.identity => {
-                let why = format!(
-                    "it belongs to the server {}, and {} is {}, whose positions mean something else",
-                    resume.server, self.address, self.identity
-                );
-                let gtids = resume.gtids.filter(|gtids| !gtids.is_empty());
-                let gtids = gtids.ok_or_else(|| {
-                    anyhow!(
-                        "{why}, and there are no GTIDs to go on by; point `source.url` at the server it belongs to, or \
-                         remove the checkpoint to begin at `source.start`"
-                    )
-                })?;
-                (gtids, why)
+        let Some(resume) = checkpoint else { return self.first_place(start).await };
+        let is_same_server = *resume.server == *self.identity;
+        if is_same_server && !resume.position.file.is_empty() {
+            return self.read_on(resume).await;
+        }
+        let why = if is_same_server {
+            "it says by GTIDs where to begin".to_owned() // written before anything was read
+        } else {
+            format!(
+                "it belongs to the server {}, and {} is {}, whose positions mean something else",
+                resume.server, self.address, self.identity
+            )
+        };
+        let gtids = resume.gtids.filter(|gtids| !gtids.is_empty()).ok_or_else(|| {
+            anyhow!(
+                "{why}, and there are no GTIDs to go on by; point `source.url` at the server it belongs to, or remove the \
+                 checkpoint to begin at `source.start`"
+            )
+        })?;
+        let mut place = self.locate_by_gtids(gtids, &why).await?;
+        place.resume.past = resume.past.filter(|_| is_same_server);
+        Ok(place)
+    }
+
+    /// Where to begin without a checkpoint.
+    async fn first_place(&mut self, start: &Start) -> Result<Place, LocateError> {
+        let identity: Arc<str> = self.identity.as_str().into();
+        let at = |position: BinlogPosition| Resume::at(Arc::clone(&identity), position);
+        let resume = match start {
+            Start::Gtids(gtids) => {
+                const WHY: &str = "`source.start` says by GTIDs where to begin";
+                let gtids = match self.flavor {
+                    Flavor::MySql => gtids.clone(),
+                    Flavor::MariaDb => self.all_servers(gtids, WHY).await?,
+                };
+                return self.locate_by_gtids(Arc::new(gtids), WHY).await;
             }
-            // Written before anything was read.
-            (Some(Resume { position, gtids: Some(gtids), .. }), _) if position.file.is_empty() => {
-                (gtids, "it says by GTIDs where to begin".to_owned())
+            Start::Latest => self.end_of_binlog().await?,
+            Start::Earliest => {
+                let logs = self.binary_logs().await?;
+                let (file, _) = logs.first().ok_or_else(|| anyhow!("{} has no binlog files", self.address))?;
+                at(BinlogPosition::new(file, BinlogPosition::FIRST_EVENT))
             }
-            (None, Start::Gtids(gtids)) => {
-                (Arc::new(gtids.clone()), "`source.start` says by GTIDs where to begin".to_owned())
-            }
-            (checkpoint, start) => {
-                let resume = self.locate_by_position(start, checkpoint).await?;
-                return Ok(Place { resume, by: By::Position });
+            Start::Position(position) => {
+                let resume = at(position.clone());
+                self.has_place("`source.start`", position).await?;
+                let gtids = match position.offset {
+                    BinlogPosition::FIRST_EVENT => None, // the first events say them
+                    offset if offset > u64::from(u32::MAX) => None,
+                    _ => history::gtids_before(&self.config, self.flavor, position).await.unwrap_or_else(|error| {
+                        debug!(%position, error = format!("{error:#}"), "the GTIDs before it aren't known");
+                        None
+                    }),
+                };
+                Resume { gtids: gtids.map(Arc::new), ..resume }
             }
         };
-        let resume = self.locate_by_gtids(gtids, &why).await?;
-        Ok(Place { resume, by: By::Gtids })
+        let mut resume = within_reach(resume);
+        resume.fingerprint = Some(history::identify(&self.config, self.flavor, &resume.position).await?);
+        Ok(Place::at(resume))
+    }
+
+    /// At the position of a checkpoint of this server, if its binlog is still the one that it was.
+    async fn read_on(&mut self, resume: Resume) -> Result<Place, LocateError> {
+        self.has_place("the checkpoint", &resume.position).await?;
+        let Some(fingerprint) = resume.fingerprint else {
+            return Err(LocateError::Gone(anyhow!(
+                "nothing in the checkpoint shows that {} is a place of the binlog that {} has; if you are sure that it is, run \
+                 `rowmill checkpoint set {}`",
+                resume.position,
+                self.address,
+                resume.position
+            )));
+        };
+        history::verify(&self.config, self.flavor, &resume.position, fingerprint).await?;
+        if let Some(gtids) = resume.gtids.clone().filter(|gtids| !gtids.is_empty()) {
+            self.has_gtids(&gtids, &resume).await?;
+        }
+        Ok(Place::at(within_reach(resume)))
+    }
+
+    /// Whether the GTIDs of a checkpoint fit the server's, and its place.
+    async fn has_gtids(&mut self, gtids: &GtidSet, resume: &Resume) -> Result<(), LocateError> {
+        let position = &resume.position;
+        match self.flavor {
+            Flavor::MySql => {
+                // A transaction is in the binlog a little sooner than it counts as executed.
+                for _ in 0..COMMITTED_TRIES {
+                    if gtids.is_subset_of(&self.executed().await?) {
+                        return Ok(());
+                    }
+                    tokio::time::sleep(COMMITTED_DELAY).await;
+                }
+                let executed = self.executed().await?;
+                Err(LocateError::Behind(anyhow!(
+                    "{} hasn't executed transactions that its binlog has, and that are done with (it has {executed}, done with \
+                     are {gtids}); wait until they are committed. {WAY_OUT}",
+                    self.address
+                )))
+            }
+            // What ends at the place shows it better: numbers may step down.
+            Flavor::MariaDb if resume.fingerprint.is_some_and(|fingerprint| fingerprint.end.is_some()) => Ok(()),
+            Flavor::MariaDb if position.offset > u64::from(u32::MAX) => Ok(()),
+            Flavor::MariaDb => {
+                let there = self.gtid_position(position).await?;
+                let differs = there.newest_of_servers().any(|(domain, newest)| gtids.last(domain) != Some(newest));
+                let what =
+                    format!("its transactions before {position} are {there}, and those of the checkpoint {gtids}");
+                if differs { Err(LocateError::Gone(other_history(&self.address, &what))) } else { Ok(()) }
+            }
+        }
     }
 
     /// Behind the transactions of a set, if the server has those and all others.
-    async fn locate_by_gtids(&mut self, gtids: Arc<GtidSet>, why: &str) -> Result<Resume, LocateError> {
-        let address = &self.address;
-        let statement = match self.flavor {
-            Flavor::MySql => "SELECT @@GLOBAL.gtid_executed, @@GLOBAL.gtid_purged",
-            Flavor::MariaDb => "SELECT @@GLOBAL.gtid_binlog_pos, ''",
-        };
-        let sets: Option<(String, String)> =
-            self.conn.query_first(statement).await.with_context(|| format!("{address}: its GTIDs can't be read"))?;
-        let (executed, purged) = sets.unwrap_or_default();
-        let set = |text: &str| text.parse::<GtidSet>().map_err(anyhow::Error::from);
-        let (executed, purged) = (set(&executed)?, set(&purged)?);
+    async fn locate_by_gtids(&mut self, gtids: Arc<GtidSet>, why: &str) -> Result<Place, LocateError> {
+        let executed = self.executed().await?;
+        let address = &self.address.clone();
         if !gtids.is_subset_of(&executed) {
             return Err(LocateError::Behind(anyhow!(
                 "{why}, and {address} lacks transactions that are done with (it has {executed}, done with are {gtids}); \
                  wait until it has caught up, or point `source.url` at a server that has them"
             )));
         }
-        if self.flavor == Flavor::MySql && !purged.is_subset_of(&gtids) {
-            return Err(LocateError::Gone(anyhow!(
-                "{why}, and {address} has purged transactions that aren't delivered yet (purged are {purged}, done with \
-                 are {gtids}); point `source.url` at a server that still has them, or take a new copy of the tables, \
-                 then remove the checkpoint and begin at \"earliest\""
-            )));
+        let purged = |purged: &str| {
+            LocateError::Gone(anyhow!(
+                "{why}, and {address} has purged transactions that aren't delivered yet ({purged}done with are {gtids}); point \
+                 `source.url` at a server that still has them, or take a new copy of the tables, then remove the \
+                 checkpoint and begin at \"earliest\""
+            ))
+        };
+        let mut position = BinlogPosition::new("", BinlogPosition::FIRST_EVENT);
+        let resume = Resume { gtids: Some(Arc::clone(&gtids)), ..Resume::at(self.identity.as_str(), position.clone()) };
+        match self.flavor {
+            Flavor::MySql => {
+                const PURGED: &str = "SELECT @@GLOBAL.gtid_purged";
+                let text: Option<String> = self
+                    .conn
+                    .query_first(PURGED)
+                    .await
+                    .with_context(|| format!("{address}: its GTIDs can't be read"))?;
+                let known: GtidSet = text.unwrap_or_default().parse().map_err(anyhow::Error::from)?;
+                if !known.is_subset_of(&gtids) {
+                    return Err(purged(&format!("purged are {known}, ")));
+                }
+            }
+            Flavor::MariaDb => {
+                let file = self.newest_file(|before| before.is_subset_of(&gtids)).await?;
+                position.file = file.ok_or_else(|| purged(""))?;
+            }
         }
-        let position = BinlogPosition::new("", BinlogPosition::FIRST_EVENT);
-        Ok(Resume { gtids: Some(gtids), ..Resume::at(self.identity.as_str(), position) })
+        Ok(Place { resume, by: By::Gtids, from: position })
     }
 
-    async fn locate_by_position(&mut self, start: &Start, checkpoint: Option<Resume>) -> anyhow::Result<Resume> {
-        let logs = self.binary_logs().await?;
-        let at = |position: BinlogPosition| Resume::at(self.identity.as_str(), position);
-        let (resume, whose) = match (checkpoint, start) {
-            (Some(resume), _) => (resume, "the checkpoint"),
-            (None, Start::Position(position)) => (at(position.clone()), "`source.start`"),
-            (None, Start::Gtids(_)) => bail!("a set of GTIDs isn't a position"),
-            (None, Start::Latest) => return self.end_of_binlog().await,
-            (None, Start::Earliest) => {
-                let (file, _) = logs.first().ok_or_else(|| anyhow!("{} has no binlog files", self.address))?;
-                return Ok(at(BinlogPosition::new(file, BinlogPosition::FIRST_EVENT)));
-            }
-        };
-        let BinlogPosition { file, offset } = &resume.position;
-        match logs.iter().find(|(name, _)| name == file) {
-            Some((_, size)) if offset <= size => Ok(resume),
-            Some((_, size)) => bail!(
-                "{whose} says {}, and {file} on {} ends at {size}: the file isn't the one that it was; begin \
-                 elsewhere by `source.start` without the checkpoint",
-                resume.position,
+    /// MariaDB: what all servers wrote before the positions of domains.
+    async fn all_servers(&mut self, positions: &GtidSet, why: &str) -> Result<GtidSet, LocateError> {
+        let executed = self.executed().await?;
+        if !positions.is_subset_of(&executed) {
+            return Err(LocateError::Behind(anyhow!(
+                "{why}, and {} lacks transactions of {positions} (it has {executed}); wait until it has caught up, or point \
+                 `source.url` at a server that has them",
                 self.address
+            )));
+        }
+        let is_before = |before: &GtidSet| {
+            before.newest_of_servers().all(|(domain, newest)| match positions.last(domain) {
+                Some(position) if position == newest => before.last(domain) == Some(position),
+                Some(position) => position.server != newest.server || position.sequence > newest.sequence,
+                None => false,
+            })
+        };
+        let file = self.newest_file(is_before).await?.ok_or_else(|| {
+            anyhow!(
+                "{why}, and {} has purged transactions behind {positions}; take a new copy of the tables, and begin behind it",
+                self.address
+            )
+        })?;
+        history::all_servers(&self.config, &file, positions).await
+    }
+
+    /// MariaDB: the newest binlog file before which there are transactions such as asked for.
+    async fn newest_file(&mut self, mut fits: impl FnMut(&GtidSet) -> bool) -> anyhow::Result<Option<String>> {
+        for (file, _) in self.binary_logs().await?.into_iter().rev() {
+            // Its list is one of the first events.
+            let events = self.privileged(&format!("SHOW BINLOG EVENTS IN '{file}' LIMIT 4")).await?;
+            let list = events.iter().find(|event| event.get::<String, _>("Event_type").as_deref() == Some("Gtid_list"));
+            let text = list.and_then(|event| event.get::<String, _>("Info")).unwrap_or_default();
+            let text = text.trim().trim_start_matches('[').trim_end_matches(']');
+            let before = if text.is_empty() { GtidSet::mariadb() } else { text.parse()? };
+            if fits(&before) {
+                return Ok(Some(file));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What the server executed, and wrote in its binlog.
+    async fn executed(&mut self) -> anyhow::Result<GtidSet> {
+        let statement = match self.flavor {
+            Flavor::MySql => "SELECT @@GLOBAL.gtid_executed",
+            // Its `gtid_binlog_pos` leaves out other servers than the last one of each domain.
+            Flavor::MariaDb => "SELECT @@GLOBAL.gtid_binlog_state",
+        };
+        let text: Option<String> = self
+            .conn
+            .query_first(statement)
+            .await
+            .with_context(|| format!("{}: its GTIDs can't be read", self.address))?;
+        let text = text.unwrap_or_default();
+        Ok(if text.is_empty() && self.flavor == Flavor::MariaDb { GtidSet::mariadb() } else { text.parse()? })
+    }
+
+    /// MariaDB: the last transaction of each domain before a place.
+    async fn gtid_position(&mut self, BinlogPosition { file, offset }: &BinlogPosition) -> anyhow::Result<GtidSet> {
+        let text: Option<Option<String>> =
+            self.conn
+                .exec_first("SELECT BINLOG_GTID_POS(?, ?)", (file, offset))
+                .await
+                .with_context(|| format!("{}: its GTID position can't be read", self.address))?;
+        let text = text.flatten().unwrap_or_default();
+        Ok(if text.is_empty() { GtidSet::mariadb() } else { text.parse()? })
+    }
+
+    /// Whether the server has a place that `whose` says.
+    async fn has_place(&mut self, whose: &str, position: &BinlogPosition) -> anyhow::Result<()> {
+        let logs = self.binary_logs().await?;
+        let BinlogPosition { file, offset } = position;
+        let address = &self.address;
+        let (oldest, newest) = (logs.first(), logs.last());
+        let name = |log: Option<&(String, u64)>| log.map_or("none", |(name, _)| name).to_owned();
+        match logs.iter().find(|(name, _)| name == file) {
+            Some((_, size)) if offset <= size => Ok(()),
+            Some((_, size)) => bail!(
+                "{whose} says {position}, and {file} on {address} ends at {size}: it isn't the file that it was, or it lost its \
+                 end in a crash; {WAY_OUT}"
             ),
-            None => bail!(
-                "{whose} says {}, and {} has purged that file (its oldest is {}): the changes in between can't be \
+            None if oldest.is_some_and(|(oldest, _)| is_before(file, oldest)) => bail!(
+                "{whose} says {position}, and {address} has purged that file (its oldest is {}): the changes in between can't be \
                  read any more; take a new copy of the tables, then remove the checkpoint and begin at \
                  \"earliest\". To have more time, raise binlog_expire_logs_seconds",
-                resume.position,
-                self.address,
-                logs.first().map_or("none", |(name, _)| name)
+                name(oldest)
+            ),
+            None if newest.is_some_and(|(newest, _)| is_before(newest, file)) => bail!(
+                "{whose} says {position}, and the newest binlog file on {address} is {}: it never wrote that place, or not since \
+                 it was reset; {WAY_OUT}",
+                name(newest)
+            ),
+            None => bail!(
+                "{whose} says {position}, and {address} has no such file: its binlog goes from {} to {}; {WAY_OUT}",
+                name(oldest),
+                name(newest)
             ),
         }
     }
 
     /// The binlog files, oldest first, with their sizes.
-    async fn binary_logs(&mut self) -> anyhow::Result<Vec<(String, u64)>> {
+    pub(super) async fn binary_logs(&mut self) -> anyhow::Result<Vec<(String, u64)>> {
         let rows: Vec<Row> = self.privileged("SHOW BINARY LOGS").await?;
         Ok(rows.iter().filter_map(|row| Some((row.get(0)?, row.get(1)?))).collect())
     }
 
-    /// Where the binlog ends, and what was executed before.
-    pub(super) async fn end_of_binlog(&mut self) -> anyhow::Result<Resume> {
+    /// How often something of the server was reset since it started, its binlog among other things.
+    pub(super) async fn resets(&mut self) -> anyhow::Result<u64> {
+        let row: Option<(String, u64)> = self
+            .conn
+            .query_first("SHOW GLOBAL STATUS LIKE 'Com_reset'")
+            .await
+            .with_context(|| format!("{}: its status can't be read", self.address))?;
+        Ok(row.map_or(0, |(_, resets)| resets))
+    }
+
+    /// Where the binlog ends; of MySQL with the transactions that were executed before, or a little sooner.
+    pub(super) async fn binlog_end(&mut self) -> anyhow::Result<(BinlogPosition, Option<String>)> {
         // MySQL 8.2 renamed the statement, 8.4 dropped its old name; MariaDB has the old one.
-        let rows = match self.conn.query::<Row, _>("SHOW BINARY LOG STATUS").await {
-            Err(mysql_async::Error::Server(error)) if error.code == ER_PARSE => {
-                self.privileged("SHOW MASTER STATUS").await?
-            }
-            _ => self.privileged("SHOW BINARY LOG STATUS").await?,
+        const OLD: &str = "SHOW MASTER STATUS";
+        const NEW: &str = "SHOW BINARY LOG STATUS";
+        let rows = match self.flavor {
+            Flavor::MariaDb => self.privileged(OLD).await?,
+            Flavor::MySql => match self.conn.query::<Row, _>(NEW).await {
+                Err(mysql_async::Error::Server(error)) if error.code == ER_PARSE => self.privileged(OLD).await?,
+                Ok(rows) => rows,
+                Err(_) => self.privileged(NEW).await?,
+            },
         };
         let row = rows.first().ok_or_else(|| anyhow!("{} doesn't say where its binlog ends", self.address))?;
         let (file, offset) = row.get::<String, _>(0).zip(row.get::<u64, _>(1)).unwrap_or_default();
-        let executed: Option<String> = match self.flavor {
+        let executed = match self.flavor {
             Flavor::MySql => row.get::<Option<String>, _>("Executed_Gtid_Set").flatten(),
-            Flavor::MariaDb => self
-                .conn
-                .exec_first("SELECT BINLOG_GTID_POS(?, ?)", (&file, offset))
-                .await
-                .with_context(|| format!("{}: its GTID position can't be read", self.address))?
-                .flatten(),
+            Flavor::MariaDb => None,
         };
-        let gtids =
-            executed.filter(|text| !text.is_empty()).map(|text| text.parse::<GtidSet>().map(Arc::new)).transpose()?;
-        Ok(Resume { gtids, ..Resume::at(self.identity.as_str(), BinlogPosition::new(file, offset)) })
+        Ok((BinlogPosition::new(file, offset), executed))
+    }
+
+    /// Where the binlog ends, and what was executed before.
+    pub(super) async fn end_of_binlog(&mut self) -> anyhow::Result<Resume> {
+        // Asked before the place: what isn't past mustn't count as past.
+        let state = match self.flavor {
+            Flavor::MySql => None,
+            Flavor::MariaDb => Some(self.executed().await?),
+        };
+        let (position, executed) = self.binlog_end().await?;
+        let gtids = match state {
+            None => executed.filter(|text| !text.is_empty()).map(|text| text.parse::<GtidSet>()).transpose()?,
+            Some(mut state) => {
+                if position.offset <= u64::from(u32::MAX) {
+                    let there = self.gtid_position(&position).await?;
+                    there.newest_of_servers().for_each(|(domain, Newest { server, sequence })| {
+                        state.add(&Gtid::MariaDb { domain, server, sequence });
+                    });
+                }
+                Some(state).filter(|state| !state.is_empty())
+            }
+        };
+        Ok(Resume { gtids: gtids.map(Arc::new), ..Resume::at(self.identity.as_str(), position) })
+    }
+}
+
+/// Whether a binlog file is older than another of the same server.
+fn is_before(file: &str, other: &str) -> bool {
+    let base = |name: &str| name.rsplit_once('.').map(|(base, _)| base.to_owned());
+    base(file) == base(other) && file_number(file).is_some() && file_number(file) < file_number(other)
+}
+
+/// The same place, so that a server can be asked for it: a dump begins at most 4 GiB into a file. Beyond that the file is
+/// read from its head, and what is before the place is passed over.
+fn within_reach(resume: Resume) -> Resume {
+    let BinlogPosition { file, offset } = &resume.position;
+    if *offset <= u64::from(u32::MAX) {
+        return resume;
+    }
+    let past = Past { file: file.clone(), progress: Progress { event: *offset, rows: 0 } };
+    let head = BinlogPosition::new(file.clone(), BinlogPosition::FIRST_EVENT);
+    // The head of the file says which transactions are before it, and counting them gives those before the place.
+    let at_head =
+        Resume { position: head, past: None, gtids: None, fingerprint: None, server: Arc::clone(&resume.server) };
+    let further = resume.past;
+    let at_head = at_head.past_to(past);
+    further.into_iter().fold(at_head, Resume::past_to)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beyond_4_gib_the_file_is_read_from_its_head() {
+        let near = Resume::at("server", BinlogPosition::new("binlog.000007", u64::from(u32::MAX)));
+        assert_eq!(within_reach(near.clone()), near);
+        let far = Resume::at("server", BinlogPosition::new("binlog.000007", 5 << 30));
+        let head = Resume::at("server", BinlogPosition::new("binlog.000007", 4));
+        let past = |event, rows| Past { file: "binlog.000007".to_owned(), progress: Progress { event, rows } };
+        assert_eq!(within_reach(far.clone()), Resume { past: Some(past(5 << 30, 0)), ..head.clone() });
+        let further = Resume { past: Some(past(6 << 30, 7)), ..far };
+        assert_eq!(within_reach(further), Resume { past: Some(past(6 << 30, 7)), ..head });
+    }
+
+    #[test]
+    fn files_before_others() {
+        assert!(is_before("binlog.000009", "binlog.000010") && is_before("binlog.999999", "binlog.1000000"));
+        assert!(!is_before("binlog.000010", "binlog.000010") && !is_before("mysql-bin.000009", "binlog.000010"));
+        assert!(!is_before("binlog", "binlog.000010"));
     }
 }

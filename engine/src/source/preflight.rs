@@ -28,6 +28,7 @@ pub enum Flavor {
 #[derive(Debug)]
 pub struct Server {
     pub(super) conn: Conn,
+    pub(super) config: config::Source,
     pub(super) address: String,
     user: String,
     settings: HashMap<String, String>,
@@ -103,7 +104,7 @@ impl Server {
             Flavor::MariaDb => format!("mariadb-server-id-{}", setting("server_id")),
         };
         let user = config.options.user().unwrap_or_default().to_owned();
-        Ok(Self { conn, address, user, settings, flavor, identity, version })
+        Ok(Self { conn, config: config.clone(), address, user, settings, flavor, identity, version })
     }
 
     fn setting(&self, name: &str) -> &str {

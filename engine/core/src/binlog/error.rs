@@ -108,6 +108,18 @@ pub enum Fault {
          from a position before its `XA PREPARE`, or after this event to go on without its rows"
     )]
     UnknownXa(String),
+    /// A server to go on with hasn't got the last transaction that was read from another one.
+    #[error(
+        "the server's binlog has {found} and not {done}, the last transaction of that domain and server that is done with: \
+         what lies between isn't in it; go on with a server that has {done}, or take a new copy of the tables and set the \
+         checkpoint anew by `rowmill checkpoint set`"
+    )]
+    MissingGtid {
+        /// The transaction that is missing.
+        done: String,
+        /// The one that comes in its place.
+        found: String,
+    },
     /// Text that isn't valid in its character set.
     #[error(
         "column `{column}` holds bytes that aren't valid {charset}; mend the row and start from a position after it, or \

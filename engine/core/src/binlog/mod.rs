@@ -24,6 +24,7 @@ mod event;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod gtid_event;
+mod history;
 mod json;
 mod late;
 mod mariadb;
@@ -53,6 +54,7 @@ pub use catalog::CatalogColumn;
 pub use decoder::{BATCH_BYTES_MAX, BATCH_ROWS_MAX, Decoder, Next, RowBatch};
 pub use error::{DecodeError, Fault, RowError};
 pub use event::{EventHeader, EventKind};
+pub use history::{Finding, FingerprintCheck, GtidScan, Met, file_fingerprint};
 pub use late::{ColumnSet, Needed, Needs, Undecoded};
 pub use query::SchemaChange;
 pub use tables::Select;

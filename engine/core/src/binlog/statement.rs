@@ -84,7 +84,8 @@ fn definition(verb: &str, mut tokens: Tokens<'_>) -> Statement {
         match tokens.keyword().as_str() {
             "TABLE" | "TABLES" if verb == "CREATE" => return Statement::CreateTable,
             "TABLE" | "TABLES" | "DATABASE" | "SCHEMA" | "INDEX" => return Statement::Schema,
-            "OR" | "REPLACE" | "ONLINE" | "OFFLINE" | "IGNORE" | "UNIQUE" | "FULLTEXT" | "SPATIAL" | "VECTOR" => {}
+            "OR" | "REPLACE" | "ONLINE" | "OFFLINE" | "IGNORE" | "UNIQUE" | "FULLTEXT" | "SPATIAL" | "VECTOR"
+            | "EXTERNAL" => {}
             _ if verb == "TRUNCATE" => return Statement::Schema,
             _ => return Statement::Other,
         }
@@ -97,7 +98,8 @@ pub(super) fn object(text: &[u8], dialect: &Dialect) -> (String, String) {
     let verb = tokens.keyword();
     loop {
         match tokens.keyword().as_str() {
-            "OR" | "REPLACE" | "ONLINE" | "OFFLINE" | "IGNORE" | "UNIQUE" | "FULLTEXT" | "SPATIAL" | "VECTOR" => {}
+            "OR" | "REPLACE" | "ONLINE" | "OFFLINE" | "IGNORE" | "UNIQUE" | "FULLTEXT" | "SPATIAL" | "VECTOR"
+            | "EXTERNAL" => {}
             object => return (verb, object.to_owned()),
         }
     }

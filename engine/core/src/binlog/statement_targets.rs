@@ -113,7 +113,7 @@ fn may_call(tokens: &[Placed<'_>], columns: Option<usize>) -> bool {
             Token::Word(word) => {
                 let is_qualified = at > 0 && tokens[at - 1].0 == Token::Symbol(b'.');
                 let is_one_of = |list: &[&str]| list.iter().any(|known| word.eq_ignore_ascii_case(known.as_bytes()));
-                is_qualified || !is_one_of(KEYWORDS) && !(*is_adjacent && is_one_of(FUNCTIONS))
+                is_qualified || !(is_one_of(KEYWORDS) || *is_adjacent && is_one_of(FUNCTIONS))
             }
             Token::Quoted(..) => true,
             Token::Text | Token::Symbol(_) => false,

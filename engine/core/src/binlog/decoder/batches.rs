@@ -73,7 +73,7 @@ impl Decoder {
             let read = batch.begin_row(&header, rows, version, needed);
             read.inspect_err(|_| batch.abandon_row())?;
             // What is past of an XA transaction is decided by its commit.
-            if transaction.is_past || transaction.xa.is_none() && is_past(skip.as_ref(), &position.file, *place) {
+            if transaction.xa.is_none() && is_past(skip.as_ref(), &position.file, *place) {
                 batch.abandon_row();
             } else {
                 match form {

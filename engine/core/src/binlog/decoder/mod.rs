@@ -17,6 +17,7 @@ use super::catalog::CatalogColumn;
 use super::error::{DecodeError, Fault};
 use super::event::{Checksums, EventHeader, EventKind};
 use super::gtid_event;
+use super::history::{FileFormat, Trail};
 use super::late::{BatchMax, KnownNeeds, Rows, Undecoded};
 use super::mariadb;
 use super::payload::Payload;
@@ -26,7 +27,7 @@ use super::savepoint::Collation;
 use super::table_map::{Family, TableName};
 use super::tables::{MapFault, Select, Tables};
 use super::transaction::{PreparedXa, Transaction};
-use crate::gtid::{GtidSet, GtidText};
+use crate::gtid::{GtidSet, GtidText, Newest};
 use crate::position::{BinlogPosition, Past, Progress, Resume};
 
 /// A batch is handed on when it has this many rows,
@@ -104,6 +105,12 @@ pub struct Decoder {
     skip: Option<Past>,
     /// All transactions that were committed, where that is known.
     gtids: Option<Arc<GtidSet>>,
+    /// Read by MariaDB's GTIDs: of each domain and server the last transaction of an earlier run that wasn't met yet.
+    awaited: Vec<(u32, Newest)>,
+    /// What tells the file that is being read from others of its name.
+    file: Option<u32>,
+    /// What ends at the position.
+    trail: Trail,
     /// From where to read on behind the last transaction.
     resume: Resume,
     /// That of the last batch that was handed on.
@@ -189,7 +196,10 @@ impl Decoder {
             prepared: PreparedXa::default(),
             sequence: 0,
             skip: resume.past.clone(),
-            gtids: resume.gtids.clone(),
+            gtids: resume.gtids.clone().filter(|_| !is_by_mariadb_gtids(&resume)),
+            awaited: awaited(&resume),
+            file: None,
+            trail: Trail::default(),
             handed_on: resume.clone(),
             resume,
             batch: Rows::first(),
@@ -313,7 +323,10 @@ impl Decoder {
         self.resume = self.handed_on.clone();
         self.position = self.resume.position.clone();
         self.skip = self.resume.past.clone();
-        self.gtids = self.resume.gtids.clone();
+        self.gtids = self.resume.gtids.clone().filter(|_| !is_by_mariadb_gtids(&self.resume));
+        self.awaited = awaited(&self.resume);
+        self.file = None;
+        self.trail = Trail::default();
         self.batch = Rows::first();
         self.batch_has_transaction = false;
         self.moved = false;
@@ -338,12 +351,27 @@ impl Decoder {
         &self.position
     }
 
+    /// The transactions that were committed before [`Decoder::position`], if that is between two of them and known.
+    pub fn gtids(&self) -> Option<&Arc<GtidSet>> {
+        self.gtids.as_ref()
+    }
+
     fn begin_event(&mut self, bytes: &[u8]) -> Result<(), Halt> {
         self.rows_of_event = 0;
         let header = EventHeader::parse(bytes).map_err(|fault| Halt::of(fault, EventKind(0)))?;
         let kind = header.kind;
         let body = self.checksums.open(&header, bytes).map_err(|fault| Halt::of(fault, kind))?;
         let span = self.span(&header);
+        let trail = self.trail;
+        if span.begin < span.end {
+            if self.transaction.is_none() {
+                self.trail.begin(span.begin);
+            }
+            self.trail.push(&header, bytes);
+        }
+        if kind == EventKind::FORMAT_DESCRIPTION {
+            self.begin_file(&header, bytes).map_err(|fault| Halt::of(fault, kind))?;
+        }
         if kind == EventKind::TRANSACTION_PAYLOAD {
             let payload = Payload::begin(body).map_err(|fault| Halt::of(fault, kind))?;
             if let Some(transaction) = &mut self.transaction {
@@ -353,7 +381,10 @@ impl Decoder {
             self.done = Done::Part(Box::new(OpenPayload { payload, body, span }));
             return Ok(());
         }
-        self.dispatch(&header, body, span)?;
+        if let Err(halt) = self.dispatch(&header, body, span) {
+            self.trail = trail; // an event that needs a table's columns comes again
+            return Err(halt);
+        }
         if kind != EventKind::ROTATE {
             self.position.offset = span.end;
         }
@@ -380,6 +411,21 @@ impl Decoder {
         outcome
     }
 
+    /// A format description: at the head of a file, and of each connection.
+    fn begin_file(&mut self, header: &EventHeader, event: &[u8]) -> Result<(), Fault> {
+        let FileFormat { identity, is_mariadb } = FileFormat::parse(header, event)?;
+        self.family = if is_mariadb { Family::MariaDb } else { Family::MySql };
+        self.file = Some(identity);
+        let version = event.get(EventHeader::LEN + 2..EventHeader::LEN + 52).ok_or(Fault::Truncated)?;
+        self.savepoints = Collation::of_version(version);
+        let known = self.resume.fingerprint.map(|fingerprint| fingerprint.file);
+        let is_at_head = self.position.offset == BinlogPosition::FIRST_EVENT && self.transaction.is_none();
+        if is_at_head && (self.resume.position != self.position || known != self.file) {
+            self.boundary();
+        }
+        Ok(())
+    }
+
     /// Where an event lies. A file may be larger than the header's 32 bits can say: the nearest
     /// position ahead counts. MariaDB leaves positions within a transaction out.
     fn span(&self, header: &EventHeader) -> Span {
@@ -404,12 +450,18 @@ impl Decoder {
         let kind = header.kind;
         let halt = |fault, table| Halt::Fault { fault, kind, table };
         if let Some(rows_kind) = RowsKind::of(kind) {
+            if self.is_done_with() {
+                return Ok(());
+            }
             return self.rows(rows_kind, header, body, span).map_err(|fault| {
                 let number = RowsEvent::table_number(body).ok().flatten();
                 halt(fault, number.and_then(|number| self.tables.name(number)))
             });
         }
         if kind == EventKind::TABLE_MAP {
+            if self.is_done_with() {
+                return Ok(());
+            }
             return self.tables.map(body, self.family, &*self.select).map_err(|fault| match fault {
                 MapFault::Unnamed { schema, table } => Halt::Columns { schema, table },
                 MapFault::Fault(fault) => {
@@ -458,15 +510,8 @@ impl Decoder {
                 let text = body.get(3..).unwrap_or_default();
                 Err(Fault::Incident(String::from_utf8_lossy(text).into_owned()))
             }
-            EventKind::FORMAT_DESCRIPTION => {
-                // The binlog format's version, then the server's, of 50 bytes.
-                let version = body.get(2..52).ok_or(Fault::Truncated)?;
-                let is_mariadb = version.windows(7).any(|word| word == b"MariaDB");
-                self.family = if is_mariadb { Family::MariaDb } else { Family::MySql };
-                self.savepoints = Collation::of_version(version);
-                Ok(())
-            }
-            EventKind::STOP
+            EventKind::FORMAT_DESCRIPTION // see `begin_file`
+            | EventKind::STOP
             | EventKind::HEARTBEAT
             | EventKind::HEARTBEAT_V2
             | EventKind::IGNORABLE
@@ -477,6 +522,7 @@ impl Decoder {
             | EventKind::MARIADB_BINLOG_CHECKPOINT => Ok(()),
             // Context for a statement that follows; the statement itself is what counts.
             EventKind::INTVAR | EventKind::RAND | EventKind::USER_VAR | EventKind::BEGIN_LOAD_QUERY => Ok(()),
+            EventKind::EXECUTE_LOAD_QUERY if self.is_done_with() => Ok(()),
             EventKind::EXECUTE_LOAD_QUERY => Err(Fault::Statement("LOAD DATA".to_owned())),
             EventKind::MARIADB_START_ENCRYPTION => Err(Fault::Unsupported {
                 what: "an encrypted binlog file".to_owned(),
@@ -486,4 +532,15 @@ impl Decoder {
             _ => Err(Fault::UnknownEvent),
         }
     }
+}
+
+/// Whether a place is said by MariaDB's GTIDs alone: then the reading begins with a file that has them, and passes over
+/// what they cover.
+fn is_by_mariadb_gtids(resume: &Resume) -> bool {
+    resume.position.file.is_empty() && matches!(resume.gtids.as_deref(), Some(GtidSet::MariaDb(_)))
+}
+
+fn awaited(resume: &Resume) -> Vec<(u32, Newest)> {
+    let gtids = resume.gtids.as_deref().filter(|_| is_by_mariadb_gtids(resume));
+    gtids.into_iter().flat_map(GtidSet::newest_of_servers).collect()
 }

@@ -12,8 +12,8 @@ use super::super::query::{Query, SchemaChange};
 use super::super::statement::Statement;
 use super::super::transaction::{HELD_BYTES_MAX, Hold, NotRolledBack, RolledBack, Transaction};
 use super::{Decoder, RowBatch, Span};
-use crate::gtid::{Gtid, GtidSet};
-use crate::position::{BinlogPosition, Past, Progress, Resume, file_number};
+use crate::gtid::{Gtid, GtidSet, Newest};
+use crate::position::{BinlogPosition, Fingerprint, Past, Progress, Resume, file_number};
 
 impl Decoder {
     pub(super) fn begin(&mut self, header: &EventHeader, span: Span, begin: Begin) -> Result<(), Fault> {
@@ -22,8 +22,12 @@ impl Decoder {
         }
         self.tables.forget_numbers_if_many();
         self.sequence += 1;
-        // Read from the beginning of a file by its position, a server sends what it doesn't by GTIDs.
-        let is_past = begin.gtid.as_ref().zip(self.gtids.as_ref()).is_some_and(|(gtid, gtids)| gtids.contains(gtid));
+        let is_past = match &begin.gtid {
+            // A number is given once: a transaction that is in the set is the one that was read, wherever it comes.
+            Some(gtid @ Gtid::MySql { .. }) => self.gtids.as_ref().is_some_and(|gtids| gtids.contains(gtid)),
+            Some(gtid @ Gtid::MariaDb { .. }) if !self.awaited.is_empty() => self.is_before_start(gtid)?,
+            _ => false,
+        };
         self.transaction = Some(Transaction {
             begin: span.begin,
             gtid: begin.gtid,
@@ -39,6 +43,21 @@ impl Decoder {
             hold: Hold::new(self.batch.count()),
         });
         Ok(())
+    }
+
+    /// Whether a transaction of MariaDB's was done with by an earlier run. Sequences tell that of each domain and server up
+    /// to the last one that the run had, and not after: they may step down (`gtid_strict_mode = OFF`).
+    fn is_before_start(&mut self, gtid: &Gtid) -> Result<bool, Fault> {
+        let Gtid::MariaDb { domain, server, sequence } = *gtid else { return Ok(false) };
+        let is_same = |(of, newest): &(u32, Newest)| (*of, newest.server) == (domain, server);
+        let Some(index) = self.awaited.iter().position(is_same) else { return Ok(false) };
+        let done = self.awaited[index].1.sequence;
+        // The next number shows that nothing is missing as well as the same one does.
+        if sequence > done.saturating_add(1) {
+            let done = Gtid::MariaDb { domain, server, sequence: done };
+            return Err(Fault::MissingGtid { done: done.to_string(), found: gtid.to_string() });
+        }
+        Ok(sequence <= done)
     }
 
     pub(super) fn query(&mut self, header: &EventHeader, query: Query<'_>, span: Span) -> Result<(), Fault> {
@@ -95,9 +114,12 @@ impl Decoder {
         }
     }
 
-    /// A change that is logged as a statement: of a schema of which no tables are selected it doesn't matter.
+    /// A change that is logged as a statement: of a schema of which no tables are selected it doesn't matter, nor does one
+    /// that an earlier run was done with.
     fn change(&mut self, query: &Query<'_>, span: Span) -> Result<(), Fault> {
-        if query.may_change(|schema| self.select.schema(schema)) {
+        let is_past = self.transaction.as_ref().is_some_and(|transaction| transaction.is_past)
+            || self.is_past(Progress { event: span.begin, rows: 0 });
+        if !is_past && query.may_change(|schema| self.select.schema(schema)) {
             return Err(Fault::Statement(query.shown()));
         }
         let begun = self.transaction.as_ref().is_some_and(|transaction| transaction.begun);
@@ -122,6 +144,12 @@ impl Decoder {
                 Ok(())
             }
         }
+    }
+
+    /// Whether an earlier run was done with the open transaction, whatever is in it. Rows of a prepared one count: its commit
+    /// decides.
+    pub(super) fn is_done_with(&self) -> bool {
+        self.transaction.as_ref().is_some_and(|transaction| transaction.is_past && transaction.xa.is_none())
     }
 
     /// Whether a schema change may be of a schema of which tables are selected.
@@ -186,6 +214,10 @@ impl Decoder {
     }
 
     pub(super) fn end_transaction(&mut self, gtid: Option<Gtid>, end: u64) {
+        // Not before its end: one that a crash cut off leaves its number to the next.
+        if let (Some(Gtid::MariaDb { domain, server, sequence }), false) = (&gtid, self.awaited.is_empty()) {
+            self.awaited.retain(|(of, done)| (of, done.server) != (domain, *server) || done.sequence > *sequence);
+        }
         if let (Some(gtid), Some(gtids)) = (&gtid, &mut self.gtids) {
             Arc::make_mut(gtids).add(gtid);
         }
@@ -199,7 +231,7 @@ impl Decoder {
     /// An XA transaction is prepared here, or committed in one phase.
     pub(super) fn prepare_xa(&mut self, body: &[u8], span: Span) -> Result<(), Fault> {
         let one_phase = Bytes(body).u8()? != 0;
-        if one_phase && self.is_past(Progress { event: span.begin, rows: 0 }) {
+        if one_phase && self.is_past_commit(span) {
             return self.roll_back(span.end); // an earlier run was done with it
         }
         if one_phase {
@@ -229,9 +261,9 @@ impl Decoder {
     }
 
     pub(super) fn commit_xa(&mut self, id: &str, span: Span) -> Result<(), Fault> {
-        let place = Progress { event: span.begin, rows: 0 };
+        let is_past = self.is_past_commit(span);
         match self.prepared.remove(id) {
-            Some(_) if self.is_past(place) => {}
+            Some(_) if is_past => {}
             Some(prepared) => {
                 if self.moved {
                     self.cut();
@@ -249,10 +281,16 @@ impl Decoder {
                 }
                 return Ok(());
             }
-            None if self.is_past(place) => {}
+            None if is_past => {}
             None => return Err(Fault::UnknownXa(id.to_owned())),
         }
         self.commit(span.end)
+    }
+
+    /// Whether an earlier run was done with the transaction that the event commits.
+    fn is_past_commit(&self, span: Span) -> bool {
+        let is_past = self.transaction.as_ref().is_some_and(|transaction| transaction.is_past);
+        is_past || self.is_past(Progress { event: span.begin, rows: 0 })
     }
 
     pub(super) fn rolled_back_too_late(&self) -> Fault {
@@ -280,13 +318,19 @@ impl Decoder {
             let is_behind = |past: &Past| file_number(&past.file).zip(file_number(file)).is_none_or(|(a, b)| b > a);
             self.skip.take_if(|past| past.file != file && is_behind(past));
         }
+        // Its format description, which follows, makes it a place to read on from.
         self.position = BinlogPosition::new(file, offset);
-        self.boundary();
+        self.file = None;
         Ok(())
     }
 
     /// What the head of a file says was executed before it.
     pub(super) fn previous_gtids(&mut self, set: GtidSet) -> Result<(), Fault> {
+        let is_met = |domain: u32, done: Newest| {
+            let met = set.newest(domain, done.server);
+            met.is_some_and(|met| met >= done.sequence)
+        };
+        self.awaited.retain(|(domain, done)| !is_met(*domain, *done));
         // MariaDB's list may lack domains that were forgotten; what is known by counting stays. The set has transactions
         // that are prepared, and the reading goes on before those: they must not count as past there.
         if self.gtids.is_none() && self.prepared.oldest().is_none() {
@@ -300,22 +344,25 @@ impl Decoder {
     pub(super) fn boundary(&mut self) {
         self.moved = true;
         let BinlogPosition { file, offset } = &self.position;
-        // A dump can't be asked to begin past 4 GiB of a file, nor may a prepared transaction be
-        // missed: then an earlier position stands, and the rest says how far from it all is past.
-        let stays =
-            self.prepared.oldest().cloned().or_else(|| (*offset > u64::from(u32::MAX)).then(|| self.resume.clone()));
-        let place = Progress { event: *offset, rows: 0 };
-        // What an earlier run was done with is read again: the resume point doesn't go back there.
-        let known = self.skip.as_ref().filter(|_| self.is_past(place)).cloned();
+        let here = Progress { event: *offset, rows: 0 };
+        // An earlier run may have been further.
+        let further = if self.is_past(here) { self.skip.clone() } else { None };
+        // A dump can't be asked to begin past 4 GiB of a file, nor may a prepared transaction be missed, and before all
+        // awaited transactions were met, GTIDs alone say where another server goes on: then an earlier position stands,
+        // and the rest says how far from it all is past.
+        let is_earlier = *offset > u64::from(u32::MAX) || !self.awaited.is_empty();
+        let stays = self.prepared.oldest().cloned().or_else(|| is_earlier.then(|| self.resume.clone()));
         match stays {
             Some(earlier) => {
-                let past = known.unwrap_or_else(|| Past { file: file.clone(), progress: place });
-                self.resume = Resume { past: Some(past), ..earlier };
+                self.resume = earlier;
+                self.resume.past = further.or_else(|| Some(Past { file: file.clone(), progress: here }));
             }
             None => {
                 self.resume.position.clone_from(&self.position);
-                self.resume.past = known;
+                self.resume.past = further;
                 self.resume.gtids = None;
+                let end = self.trail.mark(*offset);
+                self.resume.fingerprint = self.file.map(|file| Fingerprint { file, end });
             }
         }
     }

@@ -249,6 +249,9 @@ impl<'a> Reader<'a> {
     /// A dump can be asked for the place, and the set of GTIDs is that of the place.
     fn check_resume(&self, resume: &Resume) {
         assert!(u32::try_from(resume.position.offset).is_ok(), "no server can be asked for {resume}");
+        if resume.position.file.is_empty() {
+            return; // GTIDs alone say where it is
+        }
         let Some(gtids) = &resume.gtids else { return };
         let Boundary { executed, .. } = self.written.boundary_before(&resume.position);
         // A replica may be read from before what is done with at first, and past 4 GiB the position stays.
@@ -440,13 +443,14 @@ fn relocations(
         reader.calls_left = None;
         reader.reconnect();
         reader.written = &replica;
+        reader.first = 0;
+        reader.batches.clear();
         let position = BinlogPosition::new("", BinlogPosition::FIRST_EVENT);
         reader.decoder.relocate(Resume { gtids: Some(Arc::clone(&gtids)), ..Resume::at("replica", position) });
-        // Asked by a position, the server sends what is in the set as well; MariaDB is never asked so.
-        let dump = if index % 2 == 0 || history.setup.flavor == Flavor::MariaDb {
-            replica.writer.dump_by_gtids(&gtids)
-        } else {
-            replica.writer.dump(&replica.boundaries[0].position)
+        // Asked by a position, a server sends what is in the set as well; MariaDB is always asked so.
+        let dump = match index % 2 {
+            0 => dump_by_gtids(&replica, &gtids),
+            _ => replica.writer.dump(&replica.boundaries[0].position),
         };
         match reader.read(&dump) {
             Err(Stop::Error(error)) if matches!(error.fault, Fault::RolledBack { .. } | Fault::Unsupported { .. }) => {
@@ -459,7 +463,49 @@ fn relocations(
         let expected: Vec<Item> = replica.committed.iter().filter(is_new).map(Item::elsewhere).collect();
         let found: Vec<Item> = reader.items.iter().map(Item::elsewhere).collect();
         prop_assert_eq!(found, expected, "after {}", gtids);
+        // And from there on a later run.
+        if !reader.batches.is_empty() {
+            let handed = reader.batches[reading.pauses as usize % reader.batches.len()].clone();
+            again_on_replica(&replica, reading, &reader.items, &handed)?;
+        }
     }
+    Ok(())
+}
+
+/// What a server sends of the transactions that aren't in a set.
+fn dump_by_gtids(written: &Written, gtids: &GtidSet) -> Vec<EventBytes> {
+    match gtids {
+        GtidSet::MySql(_) => written.writer.dump_by_gtids(gtids),
+        GtidSet::MariaDb(_) => written.writer.dump(&written.writer.file_before(gtids)),
+    }
+}
+
+/// Another run begins at a resume point that is of the replica: by GTIDs alone, as long as those say more than a position.
+fn again_on_replica(replica: &Written, reading: Reading, items: &[Item], handed: &Handed) -> Result<(), TestCaseError> {
+    let Resume { position, gtids, .. } = &handed.resume;
+    let dump = match gtids {
+        Some(gtids) if position.file.is_empty() => dump_by_gtids(replica, gtids),
+        _ => replica.writer.dump(position),
+    };
+    let mut reader = Reader::new(replica, handed.resume.clone(), 0, reading);
+    if let Err(Stop::Error(error)) = reader.read(&dump) {
+        let is_deserved = matches!(error.fault, Fault::RolledBack { .. } | Fault::Unsupported { .. });
+        prop_assert!(is_deserved, "began at {}: {}", handed.resume, error);
+        return Ok(());
+    }
+    let missing = items[handed.next..].len().saturating_sub(reader.items.len());
+    prop_assert_eq!(missing, 0, "began at {}", handed.resume);
+    let first = items.len() - reader.items.len().min(items.len());
+    prop_assert_eq!(&reader.items[..], &items[first..], "began at {}", handed.resume);
+    let newest = handed.next.checked_sub(1).and_then(|index| items.get(index));
+    let may_repeat = newest.is_some_and(|item| match item {
+        Item::SchemaChange { .. } => true,
+        Item::Row(_) => {
+            let index = replica.committed.iter().position(|committed| committed == item);
+            index.is_some_and(|index| replica.xa_first[index].is_some())
+        }
+    });
+    prop_assert!(first == handed.next || may_repeat, "{} items come again", handed.next - first);
     Ok(())
 }
 
@@ -478,6 +524,8 @@ fn faults(written: &Written, reading: Reading, (start, first): &(Resume, usize))
                 events.push(event.into());
             }
             // Before the format description nobody knows whether there are checksums.
+            // One that an earlier run was done with is passed over.
+            1 if start.past.is_some() => continue,
             1 if bad > 1 => events.push(written.writer.loose(&statement)),
             _ if bad > 1 => {
                 let unknown = Event::Other { kind: EventKind(200), ignorable: false, body: vec![0; 9] };

@@ -5,7 +5,7 @@ use std::fmt;
 use libdeflater::{CompressionLvl, Compressor};
 
 use super::super::event::{EventHeader, EventKind};
-use crate::gtid::{Gtid, GtidSet};
+use crate::gtid::{Gtid, GtidSet, Newest};
 
 /// In an event's flags: readers that don't know it may pass over it.
 const IGNORABLE: u16 = 0x80;
@@ -313,8 +313,10 @@ impl Event {
             Self::PreviousGtids(set) => out = set.encode(),
             Self::GtidList(set) => {
                 let GtidSet::MariaDb(domains) = set else { panic!("MariaDB's") };
-                out.extend((domains.len() as u32).to_le_bytes());
-                for (domain, (server, sequence)) in domains {
+                out.extend((domains.values().map(Vec::len).sum::<usize>() as u32).to_le_bytes());
+                for (domain, Newest { server, sequence }) in
+                    domains.iter().flat_map(|(domain, newest)| newest.iter().map(move |newest| (domain, newest)))
+                {
                     out.extend(domain.to_le_bytes());
                     out.extend(server.to_le_bytes());
                     out.extend(sequence.to_le_bytes());

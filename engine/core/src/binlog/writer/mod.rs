@@ -186,7 +186,7 @@ impl BinlogWriter {
         self.files.len()
     }
 
-    /// What a server sends whom asks for events from a position on: the artificial rotation, the format description
+    /// What a server sends to a reader that asks for events from a position on: the artificial rotation, the format description
     /// (without a position, unless the position is the file's beginning) and the events.
     pub fn dump(&self, from: &BinlogPosition) -> Vec<EventBytes> {
         let index = self.files.iter().position(|file| file.name == from.file).expect("a file that there is");
@@ -212,7 +212,13 @@ impl BinlogWriter {
         events
     }
 
-    /// What a server sends whom asks for the transactions that aren't in a set: from the beginning of the last file that
+    /// The last file that has all that is missing of a set.
+    pub fn file_before(&self, executed: &GtidSet) -> BinlogPosition {
+        let file = self.files.iter().rfind(|file| file.previous.is_subset_of(executed)).unwrap_or(&self.files[0]);
+        BinlogPosition::new(file.name.clone(), BinlogPosition::FIRST_EVENT)
+    }
+
+    /// What a server sends to a reader that asks for the transactions that aren't in a set: from the beginning of the last file that
     /// has all that is missing; MySQL says by a heartbeat how far it is after those that it leaves out.
     pub fn dump_by_gtids(&self, executed: &GtidSet) -> Vec<EventBytes> {
         let first = self.files.iter().rposition(|file| file.previous.is_subset_of(executed)).unwrap_or(0);
