@@ -79,8 +79,12 @@ fn file(path: &Path, decoder: &mut Decoder, printer: &mut Printer<'_, impl Write
                         return Ok(false);
                     }
                 }
-                Next::Columns { schema, table } => {
-                    bail!("binlog event at {}, table {schema}.{table}: {}", decoder.position(), Fault::MinimalMetadata)
+                Next::Columns { schema, table, missing } => {
+                    bail!(
+                        "binlog event at {}, table {schema}.{table}: {}",
+                        decoder.position(),
+                        Fault::Incomplete(missing)
+                    )
                 }
             }
         }

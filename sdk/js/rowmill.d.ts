@@ -99,7 +99,7 @@ export interface Row {
 }
 
 export interface Transform {
-  /** The tables whose rows it decides on; by default all. */
+  /** The tables whose rows it decides on; by default all. A name that has a dot is within backticks: "`my.shop`.orders". */
   tables?: string[];
   /** The columns that it uses of them; by default all. */
   columns?: string[];

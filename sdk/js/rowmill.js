@@ -311,6 +311,9 @@ class Row {
   }
 }
 
+/** A name as it is written beside a dot: within backticks where it has one itself. */
+const quoted = (name) => (/[.`]/.test(name) ? "`" + name.replaceAll("`", "``") + "`" : name);
+
 /**
  * What the module exports. `tables` are those whose rows it decides on (by default all), and `columns` those that it uses
  * of them: the engine needn't decode the others to ask about a row (by default it uses all). `setup` is called once with
@@ -329,7 +332,7 @@ export function transform({ tables: wanted, columns: used, setup, batch, row }) 
       }
     },
     describe(table) {
-      const isWanted = !wanted || wanted.includes(`${table.schema}.${table.name}`);
+      const isWanted = !wanted || wanted.includes(`${quoted(table.schema)}.${quoted(table.name)}`);
       if (!isWanted) return { tag: "pass" };
       const columns = table.columns.flatMap(({ name }, index) => (used?.includes(name) ? [index] : []));
       // Without columns it would be all.

@@ -363,7 +363,7 @@ class Row:
 class Transform:
     """What a module does."""
 
-    #: The tables whose rows it decides on; None: all.
+    #: The tables whose rows it decides on; None: all. A name that has a dot is within backticks: "`my.shop`.orders".
     tables = None
     #: The columns that it uses of them: the engine needn't decode the others to ask about a row; None: all.
     columns = None
@@ -381,6 +381,11 @@ class Transform:
         raise NotImplementedError
 
 
+def _quoted(name):
+    """A name as it is written beside a dot: within backticks where it has one itself."""
+    return "`" + name.replace("`", "``") + "`" if "." in name or "`" in name else name
+
+
 def exported(transform):
     """What the module exports."""
     instance = transform()
@@ -393,7 +398,7 @@ def exported(transform):
                 raise Err(str(error))
 
         def describe(self, table):
-            wanted = instance.tables is None or f"{table.schema}.{table.name}" in instance.tables
+            wanted = instance.tables is None or f"{_quoted(table.schema)}.{_quoted(table.name)}" in instance.tables
             if not wanted:
                 return types.Interest_Pass()
             used = instance.columns or ()

@@ -1,7 +1,7 @@
 //! Random tables and random changes of them, the same for the same seed, and what the server itself
 //! says of each value: for comparing what arrives with what `SELECT` returns.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, ensure};
 use mysql_async::Conn;
@@ -71,6 +71,8 @@ enum Family {
 pub struct Table {
     name: String,
     columns: Vec<(String, ColumnType)>,
+    /// Columns that the server computes, and the expressions that give them.
+    computed: &'static [(&'static str, &'static str)],
     /// Keys of the rows that it has.
     ids: Vec<i64>,
     next_id: i64,
@@ -87,9 +89,23 @@ pub struct Generator {
     columns_made: usize,
 }
 
+/// Columns that the server computes, as they are declared. MariaDB 11.8 leaves them out of the images of updates.
+const COMPUTED: &[(&str, &str)] = &[
+    ("computed_virtual", "touched + id VIRTUAL"),
+    ("computed_stored", "touched * 2 STORED"),
+    ("computed_text", "CONCAT('é', touched) STORED"),
+];
+
 /// Rows by table and id, and what is known of each column.
 #[derive(Debug, Default)]
-pub struct State(BTreeMap<(String, i64), BTreeMap<String, Value>>);
+pub struct State(BTreeMap<(String, i64), KnownRow>);
+
+#[derive(Debug, Default)]
+struct KnownRow {
+    columns: BTreeMap<String, Value>,
+    /// The columns that its newest message had.
+    newest: BTreeSet<String>,
+}
 
 impl State {
     /// The rows that messages make, one line after the other.
@@ -98,17 +114,30 @@ impl State {
     /// If a line isn't a message in Debezium's envelope.
     pub fn of_messages(lines: &str) -> Self {
         let mut rows = BTreeMap::new();
+        // The row deleted last, and by which row of the binlog.
+        let mut deleted = (Value::Null, KnownRow::default());
         for line in lines.lines() {
             let message: Value = serde_json::from_str(line).expect("JSON");
-            let table = message["source"]["table"].as_str().expect("a table").to_owned();
+            let source = &message["source"];
+            let table = source["table"].as_str().expect("a table").to_owned();
+            let place = serde_json::json!([source["file"], source["pos"], source["row"]]);
             let id = |image: &Value| image["id"].as_i64();
             let (before, after) = (&message["before"], &message["after"]);
-            let old: Option<BTreeMap<String, Value>> = id(before).and_then(|id| rows.remove(&(table.clone(), id)));
-            let Some(columns) = after.as_object() else { continue };
-            // An image that isn't full leaves out what didn't change.
-            let mut row = old.unwrap_or_default();
-            row.extend(columns.iter().map(|(name, value)| (name.clone(), value.clone())));
-            let id = row.get("id").and_then(Value::as_i64).expect("an id");
+            let old: Option<KnownRow> = id(before).and_then(|id| rows.remove(&(table.clone(), id)));
+            let Some(columns) = after.as_object() else {
+                deleted = (place, old.unwrap_or_default());
+                continue;
+            };
+            // An image that isn't full leaves out what didn't change: also that of a row whose key was changed, which is
+            // two messages of one place.
+            let mut row = match old {
+                Some(row) => row,
+                None if deleted.0 == place => std::mem::take(&mut deleted.1),
+                None => KnownRow::default(),
+            };
+            row.columns.extend(columns.iter().map(|(name, value)| (name.clone(), value.clone())));
+            row.newest = columns.keys().cloned().collect();
+            let id = row.columns.get("id").and_then(Value::as_i64).expect("an id");
             rows.insert((table, id), row);
         }
         Self(rows)
@@ -145,16 +174,34 @@ impl Generator {
             }
             let name = format!("t{number}");
             let key = if has_key { "PRIMARY KEY" } else { "NOT NULL" };
-            let declared: Vec<String> =
+            let computed = if number % 2 == 1 { COMPUTED } else { &[] };
+            let mut declared: Vec<String> =
                 columns.iter().map(|(name, column_type)| format!("`{name}` {}", column_type.declared)).collect();
+            for (name, expression) in computed {
+                let column_type = if name.ends_with("text") { "VARCHAR(20) CHARACTER SET utf8mb4" } else { "BIGINT" };
+                let (expression, kept) = expression.rsplit_once(' ').expect("an expression");
+                declared.push(format!("{name} {column_type} AS ({expression}) {kept}"));
+            }
+            declared.extend(this.hidden(number).iter().map(|column| (*column).to_owned()));
             let statement = format!(
                 "CREATE TABLE {schema}.{name} (id BIGINT {key}, touched INT NOT NULL DEFAULT 0, {})",
                 declared.join(", ")
             );
             conn.query_drop(&statement).await.with_context(|| statement.clone())?;
-            this.tables.push(Table { name, columns, ids: Vec::new(), next_id: 1, has_key });
+            this.tables.push(Table { name, columns, computed, ids: Vec::new(), next_id: 1, has_key });
         }
         Ok(this)
+    }
+
+    /// What makes a table's rows have columns that `SELECT *` doesn't show.
+    fn hidden(&self, number: usize) -> &'static [&'static str] {
+        match (self.build, number) {
+            (Build::MariaDb(_), 1 | 4) => {
+                &["hashed TEXT NOT NULL DEFAULT 'x'", "UNIQUE (hashed, id)", "UNIQUE (id, touched) USING HASH"]
+            }
+            (Build::MySql, 1 | 4) => &["hidden INT INVISIBLE DEFAULT 5", "KEY ((touched + 1))"],
+            _ => &[],
+        }
     }
 
     fn column_name(&mut self) -> String {
@@ -232,6 +279,7 @@ impl Generator {
         }
         add(&format!("ENUM({MEMBERS})"), C::Text, F::Enum);
         add(&format!("ENUM({MEMBERS}) CHARACTER SET latin1"), C::Text, F::Enum);
+        add(&format!("ENUM({MEMBERS}) CHARACTER SET binary"), C::Text, F::Enum);
         add(&format!("SET({})", MEMBERS.replace("'b,c',", "").replace("'',", "")), C::Text, F::Set);
         add("GEOMETRY", C::Geometry, F::Geometry);
         add("POINT", C::Geometry, F::Geometry);
@@ -447,9 +495,11 @@ impl Generator {
             Family::Datetime => {
                 let is_timestamp = column_type.declared.starts_with("TIMESTAMP");
                 let years = if is_timestamp { 1970..2038 } else { 0..10_000 };
-                match random.random_range(0..6) {
+                match random.random_range(0..7) {
                     0 => "'0000-00-00 00:00:00'".to_owned(),
-                    1 if !is_timestamp => format!("'{:04}-00-00 10:11:12'", random.random_range(1..10_000)),
+                    // MariaDB has values in the first second, MySQL makes them the zero date.
+                    1 if is_timestamp => format!("'1970-01-01 00:00:00.{:06}'", random.random_range(0..1_000_000)),
+                    1 => format!("'{:04}-00-00 10:11:12'", random.random_range(1..10_000)),
                     _ => format!(
                         "'{:04}-{:02}-{:02} {:02}:{:02}:{:02}.{:06}'",
                         random.random_range(years),
@@ -521,8 +571,11 @@ impl Generator {
         let mut differences = Vec::new();
         let mut compared = 0;
         for table in &self.tables {
+            let text = ColumnType { declared: String::new(), compare: Compare::Text, family: Family::Text };
+            let computed = table.computed.iter().map(|(name, _)| ((*name).to_owned(), text.clone()));
+            let columns: Vec<(String, ColumnType)> = table.columns.iter().cloned().chain(computed).collect();
             let expressions: Vec<String> =
-                table.columns.iter().map(|(name, column_type)| column_type.compare.select(name)).collect();
+                columns.iter().map(|(name, column_type)| column_type.compare.select(name)).collect();
             let select = format!("SELECT id, touched, {} FROM {}.{}", expressions.join(", "), self.schema, table.name);
             let rows: Vec<mysql_async::Row> = conn.query(&select).await.with_context(|| select.clone())?;
             let mut seen = 0;
@@ -533,10 +586,17 @@ impl Generator {
                     differences.push(format!("{} {id} is missing", table.name));
                     continue;
                 };
-                for (index, (name, column_type)) in table.columns.iter().enumerate() {
+                if let Some(name) = arrived.columns.keys().find(|name| name.starts_with("DB_ROW_HASH_")) {
+                    differences.push(format!("{} {id} has `{name}`, which nobody can select", table.name));
+                }
+                for (index, (name, column_type)) in columns.iter().enumerate() {
+                    // What is computed changes without being in an image.
+                    if index >= table.columns.len() && !arrived.newest.contains(name) {
+                        continue;
+                    }
                     let expected: Option<Vec<u8>> = row.get(index + 2).context("a column")?;
                     let expected = expected.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-                    let got = arrived.get(name);
+                    let got = arrived.columns.get(name);
                     compared += 1;
                     if !got.is_some_and(|got| column_type.compare.is_same(got, expected.as_deref())) {
                         differences.push(format!(

@@ -11,6 +11,8 @@ use rowmill::checkpoint::Checkpoint;
 use rowmill::config::Tls;
 use rowmill_core::position::{BinlogPosition, Resume};
 use rowmill_tests::{Engine, EngineConfig, MySql, Sqs, forbidding_endpoint, free_port, scratch, wait_for};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 const NULL_SINK: &str = "[sink.out]\ntype = \"null\"\n";
 
@@ -314,5 +316,112 @@ async fn a_configuration_that_cannot_be_meant() -> anyhow::Result<()> {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("/no/such/rowmill.toml") && said.contains("can't be read"), "{said}");
     assert_eq!(output.status.code(), Some(2));
+    Ok(())
+}
+
+/// A server without TLS that answers each packet of a login with the next of `answers`.
+async fn asking_server(answers: &[Vec<u8>]) -> anyhow::Result<u16> {
+    async fn send(client: &mut TcpStream, sequence: u8, payload: &[u8]) -> std::io::Result<()> {
+        let header = [payload.len() as u8, (payload.len() >> 8) as u8, 0, sequence];
+        client.write_all(&[&header[..], payload].concat()).await
+    }
+    async fn serve(client: &mut TcpStream, answers: &[Vec<u8>]) -> std::io::Result<()> {
+        // Protocol 4.1, long and secure passwords, transactions, a schema, authentication by plugins, attributes.
+        let capabilities: u32 = 0x0038_a209;
+        let [a, b, c, d] = capabilities.to_le_bytes();
+        let greeting = [
+            &b"\x0a8.4.0-asking\0\x07\0\0\0abcdefgh\0"[..],
+            &[a, b, 45, 2, 0, c, d, 21],
+            &[0; 10],
+            b"ijklmnopqrst\0mysql_native_password\0",
+        ];
+        send(client, 0, &greeting.concat()).await?;
+        for answer in answers {
+            let mut header = [0; 4];
+            client.read_exact(&mut header).await?;
+            let mut payload = vec![0; usize::from(header[0]) | usize::from(header[1]) << 8];
+            client.read_exact(&mut payload).await?;
+            send(client, header[3] + 1, answer).await?;
+        }
+        client.read_to_end(&mut Vec::new()).await?;
+        Ok(())
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let port = listener.local_addr()?.port();
+    let answers = answers.to_vec();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let answers = answers.clone();
+            tokio::spawn(async move { serve(&mut client, &answers).await });
+        }
+    });
+    Ok(port)
+}
+
+/// Of 512 bits: too few for the password.
+const SMALL_KEY: &str = "-----BEGIN PUBLIC KEY-----\nMFwwDQYJKoZIhvcNAQEBBQADSwAwSAJBAJiBu0aUDBztYGR80vKz5sDZPkDnIJIF\nM+SnQtzWy7sS0LcAuUDkmXDXlOtaY144ynDFW7mdkamO+tjBb589WLECAwEAAQ==\n-----END PUBLIC KEY-----";
+
+/// Whatever a server asks for, there is an error that names it, and no panic.
+#[tokio::test]
+async fn a_server_that_asks_for_another_authentication() -> anyhow::Result<()> {
+    const PASSWORD: &str = "a password that is longer than the key";
+    let directory = scratch("a_server_that_asks_for_another_authentication");
+    let switch = |plugin: &[u8], nonce: &[u8]| [b"\xfe", plugin, b"\0", nonce].concat();
+    let (nonce, ends_with_zero) = ([7; 32], [&[7; 31][..], &[0]].concat());
+    let denied = || b"\xff\x15\x04#28000Access denied".to_vec();
+    let salt = |with: &[u8]| [with, b"P\0", &[9; 18]].concat();
+    let sha2 = || switch(b"caching_sha2_password", &[&[7; 20][..], &[0]].concat());
+    let (full, key) = (|| vec![1, 4], |key: &[u8]| [b"\x01", key].concat());
+    let is_private = "source.tls.mode";
+    for (answers, password, words) in [
+        (vec![switch(b"auth_gssapi_client", b"x")], PASSWORD, "`auth_gssapi_client`"),
+        (vec![switch(b"dialog", b"\x02Password:")], PASSWORD, "`dialog`"),
+        (vec![switch(b"sha256_password", &nonce)], PASSWORD, "`sha256_password`"),
+        (vec![switch(b"authentication_webauthn_client", b"")], "", "`authentication_webauthn_client`"),
+        (vec![switch(b"h\xff\xfeh", b"")], PASSWORD, "isn't known here"),
+        (vec![switch(b"", b"")], PASSWORD, "isn't known here"),
+        (vec![switch(b"mysql_old_password", b"12345678")], PASSWORD, "`mysql_old_password`"),
+        (vec![b"\xfe".to_vec()], PASSWORD, "`mysql_old_password`"),
+        (vec![switch(b"mysql_clear_password", b"")], PASSWORD, "enable_cleartext_plugin=true"),
+        (vec![switch(b"client_ed25519", b""), denied()], PASSWORD, "refuses the user or the password"),
+        (vec![switch(b"parsec", &nonce), salt(b"\x01"), denied()], PASSWORD, "refuses the user or the password"),
+        (vec![switch(b"parsec", &nonce), salt(b""), denied()], PASSWORD, "refuses the user or the password"),
+        (vec![switch(b"parsec", &ends_with_zero), salt(b""), denied()], PASSWORD, "refuses the user or the password"),
+        (vec![switch(b"parsec", &nonce), salt(b"\x01")], "", "`parsec`, which needs a password"),
+        (vec![switch(b"parsec", b"short"), salt(b"\x01")], PASSWORD, "PARSEC's nonce"),
+        (vec![switch(b"parsec", &nonce), b"\x01P".to_vec()], PASSWORD, "`parsec"),
+        (vec![switch(b"parsec", &nonce), [&b"\x01P\xff"[..], &[9; 18]].concat()], PASSWORD, "`parsec"),
+        (vec![switch(b"parsec", &nonce), switch(b"parsec", &nonce)], PASSWORD, "PARSEC's salt"),
+        (vec![sha2(), full(), key(b"no key")], PASSWORD, is_private),
+        (vec![sha2(), full(), key(SMALL_KEY.as_bytes())], PASSWORD, is_private),
+        (vec![sha2(), full(), Vec::new()], PASSWORD, "a public key"),
+    ] {
+        let port = asking_server(&answers).await?;
+        let config = EngineConfig {
+            directory: directory.clone(),
+            text: format!("[source]\nurl = \"mysql://rowmill@127.0.0.1:{port}\"\n{NULL_SINK}"),
+            password: password.to_owned(),
+            variables: Vec::new(),
+        };
+        let said_before = std::fs::read_to_string(directory.join("rowmill.log")).unwrap_or_default().len();
+        let mut engine = Engine::start(&config)?;
+        let status = engine.end(Duration::from_secs(20)).await.with_context(|| format!("{answers:?}"))?;
+        let log = engine.log();
+        let said = &log[said_before..];
+        assert!(said.contains(words) && !said.contains("panicked"), "{answers:?}: {said}");
+        assert!(!said.contains(PASSWORD) && status.code() == Some(1), "{answers:?}: {said}");
+    }
+    Ok(())
+}
+
+/// MySQL's encrypted files have a beginning of their own.
+#[tokio::test]
+async fn a_file_that_is_encrypted_is_not_replayed() -> anyhow::Result<()> {
+    let file = scratch("a_file_that_is_encrypted_is_not_replayed").join("binlog.000001");
+    std::fs::write(&file, [&b"\xfdbin"[..], &[1; 600]].concat())?;
+    let output = std::process::Command::new(rowmill_tests::binary()?).arg("replay").arg(&file).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("the file is encrypted; read it from its server"), "{said}");
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
     Ok(())
 }

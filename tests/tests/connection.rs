@@ -8,7 +8,8 @@ use anyhow::Context;
 use mysql_async::prelude::Queryable;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use rowmill_tests::{Build, Engine, EngineConfig, MySql, Proxy, Rig, Sqs, wait_for};
+use rowmill::source::preflight::Server;
+use rowmill_tests::{Build, Engine, EngineConfig, MySql, Proxy, Rig, Sqs, scratch, wait_for};
 
 const SHOP: &str = "tables = [\"shop.*\"]";
 
@@ -214,11 +215,11 @@ async fn the_binlog_is_purged_meanwhile() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes an authority and a certificate of it for 127.0.0.1: `server.pem`, `server-key.pem`.
+/// Makes an authority and a certificate of it for 127.0.0.1 and ::1: `server.pem`, `server-key.pem`.
 fn certify(directory: &Path) -> anyhow::Result<PathBuf> {
     let script = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=authority -keyout ca-key.pem -out ca.pem && \
          openssl req -newkey rsa:2048 -nodes -subj /CN=server -keyout server-key.pem -out server.csr && \
-         printf 'subjectAltName=IP:127.0.0.1\\n' > names && \
+         printf 'subjectAltName=IP:127.0.0.1,IP:::1\\n' > names && \
          openssl x509 -req -in server.csr -days 2 -CA ca.pem -CAkey ca-key.pem -CAcreateserial -extfile names -out server.pem";
     let output = Command::new("sh").args(["-c", script]).current_dir(directory).output()?;
     anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -562,5 +563,173 @@ async fn mariadb_logs_in_by_ed25519() -> anyhow::Result<()> {
     let mut engine = Engine::start(&config)?;
     assert_eq!(engine.end(Duration::from_secs(20)).await?.code(), Some(1));
     assert!(engine.log().contains("refuses the user or the password"), "{}", engine.log());
+    Ok(())
+}
+
+/// MariaDB's PARSEC, of which a nonce may end with a zero byte: one in 256.
+#[tokio::test]
+async fn mariadb_logs_in_by_parsec() -> anyhow::Result<()> {
+    let rig = Rig::start("mariadb_logs_in_by_parsec", Build::MariaDb("11.8"), &[], SHOP).await?;
+    rig.mysql
+        .run(&format!(
+            "INSTALL SONAME 'auth_parsec'; CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY); \
+             CREATE USER signer@'%' IDENTIFIED VIA parsec USING PASSWORD('{}'); \
+             GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO signer@'%'; GRANT ALL ON shop.* TO signer@'%'",
+            rig.config.password
+        ))
+        .await?;
+    let url = rig.mysql.url().replace("//rowmill@", "//signer@");
+    let store = format!("type = \"mysql\"\nurl = \"{url}/shop\"\npassword = \"{}\"", rig.config.password);
+    let path = format!("path = \"{}\"", rig.config.checkpoint().display());
+    let mut config = rig.config.clone();
+    config.text = config.text.replace("//rowmill@", "//signer@");
+    for (id, tls) in [(1, "disabled"), (2, "required")] {
+        let text = format!("{}[source.tls]\nmode = \"{tls}\"\n", config.text);
+        let engine = Engine::start_and_wait(&EngineConfig { text, ..config.clone() }).await?;
+        rig.mysql.run(&format!("INSERT INTO shop.t VALUES ({id})")).await?;
+        rig.read_to_the_end(&engine).await?;
+        engine.stop().await?;
+    }
+    assert_eq!(rig.changes()?, ["c t 1", "c t 2"]);
+    // The checkpoint's connection as well.
+    let text = config.text.replace(&path, &store);
+    Engine::start_and_wait(&EngineConfig { text, ..config.clone() }).await?.stop().await?;
+
+    let source = format!("password = \"{}\"\n[checkpoint]", config.password);
+    std::fs::write(rig.directory.join("with-password.toml"), config.text.replace("[checkpoint]", &source))?;
+    let source = rowmill::config::Config::load(&rig.directory.join("with-password.toml"))?.source;
+    for _ in 0..200 {
+        Server::connect(&source).await?.disconnect().await;
+    }
+
+    for (password, words) in [("wrong", "refuses the user or the password"), ("", "`parsec`, which needs a password")] {
+        config.password = password.to_owned();
+        let mut engine = Engine::start(&config)?;
+        assert_eq!(engine.end(Duration::from_secs(20)).await?.code(), Some(1), "{}", engine.log());
+        let log = engine.log();
+        assert!(log.contains(words) && !log.contains("panicked"), "{log}");
+    }
+    Ok(())
+}
+
+/// A server whose binlog is encrypted sends it decrypted, from wherever it is read; its files can't be read.
+#[tokio::test]
+async fn mariadb_encrypts_its_binlog() -> anyhow::Result<()> {
+    for version in ["10.5", "10.11", "11.8"] {
+        let name = format!("mariadb_encrypts_its_binlog_{version}");
+        let keys = scratch(&format!("{name}_keys")).join("keys");
+        std::fs::write(&keys, format!("1;{}\n", "0123456789abcdef".repeat(4)))?;
+        let keys = format!("--file-key-management-filename={}", keys.display());
+        let options = ["--plugin-load-add=file_key_management", &keys, "--encrypt-binlog=ON"];
+        for checksum in ["CRC32", "NONE"] {
+            let options = [&options[..], &[&format!("--binlog-checksum={checksum}")]].concat();
+            let rig = Rig::start(&name, Build::MariaDb(version), &options, SHOP).await?;
+            rig.mysql.run("CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY)").await?;
+            let first = rig.mysql.binlog_end().await?;
+            let mut config = rig.config.clone();
+            config.text = config.text.replace("tables =", "start = \"earliest\"\ntables =");
+            let insert = async |id: u32| rig.mysql.run(&format!("INSERT INTO shop.t VALUES ({id})")).await;
+            // From the head of a file, on into another one, and again from the middle of that.
+            let engine = Engine::start_and_wait(&config).await?;
+            insert(1).await?;
+            rig.mysql.run("FLUSH BINARY LOGS").await?;
+            insert(2).await?;
+            rig.read_to_the_end(&engine).await?;
+            engine.stop().await?;
+            let engine = Engine::start_and_wait(&config).await?;
+            tokio::time::sleep(Duration::from_secs(1)).await; // the head of the file comes once more
+            engine.stop().await?;
+            assert!(config.has_reached(&rig.mysql.binlog_end().await?)?, "it stays where it is");
+            let engine = Engine::start_and_wait(&config).await?;
+            insert(3).await?;
+            rig.read_to_the_end(&engine).await?;
+            engine.stop().await?;
+            // From the middle of the first file.
+            std::fs::remove_file(config.checkpoint())?;
+            config.text = config.text.replace("\"earliest\"", &format!("\"{}:{}\"", first.0, first.1));
+            let engine = Engine::start_and_wait(&config).await?;
+            insert(4).await?;
+            rig.read_to_the_end(&engine).await?;
+            engine.stop().await?;
+            let expected = [1, 2, 3, 1, 2, 3, 4].map(|id| format!("c t {id}"));
+            assert_eq!(rig.changes()?, expected, "{version} {checksum}");
+
+            let file = rig.mysql.data().join(&first.0);
+            let output = Command::new(rowmill_tests::binary()?).arg("replay").arg(&file).output()?;
+            let said = String::from_utf8(output.stderr)?;
+            assert!(output.stdout.is_empty() && output.status.code() == Some(1), "{said}");
+            assert!(said.contains("an encrypted binlog file") && said.contains("from its server"), "{said}");
+        }
+    }
+    Ok(())
+}
+
+/// Addresses of IPv6: of the source, its failover and the checkpoint, on both connections, with TLS and with a zone.
+#[tokio::test]
+async fn servers_are_reached_over_ipv6() -> anyhow::Result<()> {
+    if std::net::TcpListener::bind("[::1]:0").is_err() {
+        println!("this machine has no ::1");
+        return Ok(());
+    }
+    let rig = Rig::start("servers_are_reached_over_ipv6", Build::MySql, &["--bind-address=::"], SHOP).await?;
+    rig.mysql
+        .run("CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY); GRANT ALL ON shop.* TO rowmill@'%'")
+        .await?;
+    let certificate = certify(&rig.directory)?;
+    rig.mysql
+        .run(&format!(
+            "SET GLOBAL ssl_ca = '{0}/ca.pem'; SET GLOBAL ssl_cert = '{0}/server.pem'; \
+             SET GLOBAL ssl_key = '{0}/server-key.pem'; ALTER INSTANCE RELOAD TLS",
+            rig.directory.display()
+        ))
+        .await?;
+    let at = |host: &str| rig.config.text.replace("@127.0.0.1:", &format!("@{host}:"));
+    let mut ids = 0..;
+    let mut reads = async |text: String| -> anyhow::Result<()> {
+        let config = EngineConfig { text, ..rig.config.clone() };
+        let engine = Engine::start_and_wait(&config).await?;
+        let id: u32 = ids.next().context("an id")?;
+        rig.mysql.run(&format!("INSERT INTO shop.t VALUES ({id})")).await?;
+        wait_for("the row arrives", Duration::from_secs(20), || async {
+            Ok(rig.changes()?.contains(&format!("c t {id}")).then_some(()))
+        })
+        .await
+        .with_context(|| engine.log())?;
+        engine.stop().await
+    };
+    for tls in ["mode = \"disabled\"", "mode = \"required\"", &format!("ca = \"{}\"", certificate.display())] {
+        reads(format!("{}[source.tls]\n{tls}\n", at("[::1]"))).await?;
+    }
+    let log = std::fs::read_to_string(rig.directory.join("rowmill.log"))?;
+    assert!(log.contains(&format!("mysql://rowmill@[::1]:{}", rig.mysql.port())), "{log}");
+    // Another that takes its place.
+    let dead = rowmill_tests::free_port();
+    let failover = format!("failover = [\"{}\"]\n[checkpoint]", rig.mysql.url().replace("127.0.0.1", "[::1]"));
+    let text = rig.config.text.replace(&format!(":{}\"", rig.mysql.port()), &format!(":{dead}\""));
+    reads(text.replace("[checkpoint]", &failover)).await?;
+    // The checkpoint's.
+    let store = format!(
+        "type = \"mysql\"\nurl = \"{}/shop\"\npassword = \"{}\"",
+        rig.mysql.url().replace("127.0.0.1", "[::1]"),
+        rig.config.password
+    );
+    reads(rig.config.text.replace(&format!("path = \"{}\"", rig.config.checkpoint().display()), &store)).await?;
+    // By an address that means something on one network alone.
+    let addresses = std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
+    let link_local = addresses.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [address, _, _, "20", _, device] = fields[..] else { return None };
+        let groups: Vec<&str> =
+            address.as_bytes().chunks(4).filter_map(|group| std::str::from_utf8(group).ok()).collect();
+        Some(format!("[{}%25{device}]", groups.join(":")))
+    });
+    match link_local {
+        None => println!("this machine has no link-local address"),
+        Some(host) => {
+            for tls in ["disabled", "required"] {
+                reads(format!("{}[source.tls]\nmode = \"{tls}\"\n", at(&host))).await?;
+            }
+        }
+    }
     Ok(())
 }

@@ -14,7 +14,9 @@ mod schema;
 
 pub use builder::{Builder, RowHeader, TransactionHeader};
 pub use reader::{Batch, Cell, FormatError, Image, Row, Transaction};
-pub use schema::{Column, ColumnIndex, ImageKind, Kind, Operation, RowIndex, Table, TableId};
+pub use schema::{
+    Column, ColumnIndex, ImageKind, Kind, Operation, RowIndex, Table, TableId, quoted, schema_and_table, split_name,
+};
 
 /// The first four bytes of a batch: the format and its version.
 pub const MAGIC: [u8; 4] = *b"RMB1";

@@ -1,5 +1,7 @@
 //! What a row's table id stands for: the table's columns, as the binlog itself describes them.
 
+use std::borrow::Cow;
+
 /// One version of one table: a changed column gives a new id. Ids are small and dense, and mean
 /// something within one run of the engine only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -153,8 +155,85 @@ impl Table {
     }
 }
 
+/// `schema.table`, each as [`quoted`] writes it, so that no two tables are shown alike.
 impl std::fmt::Display for Table {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{}", self.schema, self.name)
+        write!(f, "{}.{}", quoted(&self.schema, '.'), quoted(&self.name, '.'))
+    }
+}
+
+/// A name as it is written beside a separator: within backticks where it has the separator or a backtick itself, which is
+/// written twice then, as in SQL.
+pub fn quoted(name: &str, separator: char) -> Cow<'_, str> {
+    match name.contains([separator, '`']) {
+        true => format!("`{}`", name.replace('`', "``")).into(),
+        false => name.into(),
+    }
+}
+
+/// Reads a table's full name, as it is shown: schema and table. Without backticks the schema ends at the first dot.
+pub fn schema_and_table(text: &str) -> Option<(Cow<'_, str>, Cow<'_, str>)> {
+    let (schema, table) = split_name(text, '.')?;
+    Some((schema, unquoted(table)?))
+}
+
+/// Splits a text at the first separator that isn't within backticks: the name before it, and the text behind it.
+pub fn split_name(text: &str, separator: char) -> Option<(Cow<'_, str>, &str)> {
+    let (name, rest) = match quoted_end(text) {
+        Some(end) => (&text[..end], text[end..].strip_prefix(separator)?),
+        None => text.split_once(separator)?,
+    };
+    Some((unquoted(name)?, rest))
+}
+
+/// Where a name within backticks ends that the text begins with.
+fn quoted_end(text: &str) -> Option<usize> {
+    let mut rest = text.strip_prefix('`')?;
+    loop {
+        rest = &rest[rest.find('`')? + 1..];
+        match rest.strip_prefix('`') {
+            Some(more) => rest = more,
+            None => return Some(text.len() - rest.len()),
+        }
+    }
+}
+
+fn unquoted(name: &str) -> Option<Cow<'_, str>> {
+    match name.strip_prefix('`') {
+        None => Some(name.into()),
+        Some(inner) if quoted_end(name) == Some(name.len()) => Some(inner[..inner.len() - 1].replace("``", "`").into()),
+        Some(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_tables_are_shown_alike() {
+        let table = |schema: &str, name: &str| Table {
+            id: TableId(0),
+            schema: schema.to_owned(),
+            name: name.to_owned(),
+            columns: Vec::new(),
+            key: Vec::new(),
+        };
+        for (schema, name, shown) in [
+            ("shop", "orders", "shop.orders"),
+            ("my.db", "t", "`my.db`.t"),
+            ("my", "db.t", "my.`db.t`"),
+            ("a`b", ".", "`a``b`.`.`"),
+            ("größe ☃", "it's", "größe ☃.it's"),
+            ("``", "`", "``````.````"),
+        ] {
+            let text = table(schema, name).to_string();
+            assert_eq!(text, shown);
+            assert_eq!(schema_and_table(&text), Some((schema.into(), name.into())), "{text}");
+        }
+        assert_eq!(schema_and_table("a.b.c"), Some(("a".into(), "b.c".into())));
+        for text in ["orders", "", "`a.b", "`a`b.c", "`a`", "a.`b", "a.`b`c"] {
+            assert_eq!(schema_and_table(text), None, "{text}");
+        }
     }
 }

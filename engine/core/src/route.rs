@@ -17,7 +17,7 @@ pub struct GroupTemplate {
     parts: Vec<Part>,
 }
 
-/// Something's name, made of a table: text with `{schema}` and `{table}`.
+/// A queue's URL, made of a table: text with `{schema}` and `{table}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableTemplate {
     parts: Vec<Part>,
@@ -96,16 +96,17 @@ impl TableTemplate {
         matches!(self.parts.last(), Some(Part::Text(text)) if text.ends_with(end))
     }
 
-    /// The text for a table.
+    /// The URL for a table. What a name has beside letters, digits and `-._~` is percent-encoded: whatever a table is
+    /// called, it is a piece of one segment of the path.
     pub fn of(&self, table: &Table) -> String {
         let mut out = String::new();
         for part in &self.parts {
-            out.push_str(match part {
-                Part::Text(text) => text,
-                Part::Schema => &table.schema,
-                Part::Table => &table.name,
+            match part {
+                Part::Text(text) => out.push_str(text),
+                Part::Schema => push_segment(&table.schema, &mut out),
+                Part::Table => push_segment(&table.name, &mut out),
                 Part::Key => unreachable!("a table has no key of a row"),
-            });
+            }
         }
         out
     }
@@ -123,7 +124,7 @@ impl std::fmt::Display for TableTemplate {
 }
 
 impl Default for GroupTemplate {
-    /// `{table}:{key}`: one group for each row of each table.
+    /// `{table}:{key}`: one group for each row of each table, shared by tables of one name in several schemas.
     fn default() -> Self {
         Self { parts: vec![Part::Table, Part::Text(":".to_owned()), Part::Key] }
     }
@@ -188,6 +189,17 @@ fn push_cell(column: &Column, cell: Cell<'_>, out: &mut String) {
             Ok(text) if column.kind.is_text() => out.push_str(text),
             _ => push_hex(bytes, out),
         },
+    }
+}
+
+/// <https://www.rfc-editor.org/rfc/rfc3986#section-2.3>
+fn push_segment(name: &str, out: &mut String) {
+    for byte in name.bytes() {
+        match byte {
+            b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
+            byte if byte.is_ascii_alphanumeric() => out.push(char::from(byte)),
+            byte => write!(out, "%{byte:02X}").expect("writing to memory doesn't fail"),
+        }
     }
 }
 
@@ -308,6 +320,19 @@ mod tests {
         assert_eq!((fixed.fixed(), fixed.ends_with(".fifo")), (Some("https://queues/all"), false));
         let fault = TableTemplate::parse("{key}").expect_err("a row's").to_string();
         assert_eq!(fault, "`{key}` isn't known: here are {schema} and {table}");
+    }
+
+    #[test]
+    fn no_name_of_a_table_leads_out_of_its_place_in_a_url() {
+        let template = TableTemplate::parse("https://queues/1/{schema}-{table}.fifo").expect("a template");
+        for (schema, name, url) in [
+            ("my.db", "a_b-c", "https://queues/1/my.db-a_b-c.fifo"),
+            ("../2", "x?y#z", "https://queues/1/..%2F2-x%3Fy%23z.fifo"),
+            ("a b", "%41☃", "https://queues/1/a%20b-%2541%E2%98%83.fifo"),
+        ] {
+            let table = Table { schema: schema.to_owned(), name: name.to_owned(), ..table() };
+            assert_eq!(template.of(&table), url);
+        }
     }
 
     #[test]

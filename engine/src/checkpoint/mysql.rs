@@ -10,6 +10,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder};
+use rowmill_core::batch::quoted;
 use sha2::{Digest, Sha256};
 use tracing::warn;
 
@@ -48,7 +49,8 @@ impl MySqlStore {
     /// Names of locks are one for a whole server, and have 64 characters at most.
     async fn lock(&self, conn: &mut Conn) -> anyhow::Result<bool> {
         let MySqlCheckpoint { options, table, name, .. } = &self.config;
-        let what = format!("{}.{table}.{name}", options.db_name().unwrap_or_default());
+        // A database's name may have a dot, as the row's: the two must not be taken for another two.
+        let what = format!("{}.{table}.{name}", quoted(options.db_name().unwrap_or_default(), '.'));
         let hash = Sha256::digest(what);
         let lock: String = hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
         let held: Option<Option<i64>> = conn.exec_first("SELECT GET_LOCK(?, 0)", (format!("rowmill-{lock}"),)).await?;

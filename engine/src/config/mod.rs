@@ -7,6 +7,7 @@ mod sinks;
 mod tables;
 mod text;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ pub(crate) use error::toml_fault;
 pub use sinks::{
     Attribute, Compression, LargeMessages, OnError, PackForm, Packing, Queue, Role, Route, Sink, SinkKind,
 };
-pub use tables::TablePatterns;
+pub use tables::{NameCase, TablePatterns};
 
 use crate::ack::Cost;
 pub use crate::source::tls::Tls;
@@ -214,7 +215,7 @@ impl Config {
         let named = |key: &str, table: Option<SinkNameTable>| {
             table.map(|table| sinks::index_of_sink_for_all(key, &table.sink.0, &sinks)).transpose()
         };
-        let destinations = Destinations {
+        let mut destinations = Destinations {
             routes,
             schema_changes: named("schema_changes", file.schema_changes)?,
             dead_letters: named("dead_letter", file.dead_letter)?,
@@ -237,8 +238,12 @@ impl Config {
             return Err("in_flight: `rows` and `bytes` must be more than 0, or nothing ever moves".to_owned());
         }
         let checkpoint = file.checkpoint.map_or_else(|| Ok(Checkpoint::default()), checkpoint::checkpoint)?;
+        let source = source(file.source, destinations.schema_changes.is_some())?;
+        for route in &mut destinations.routes {
+            route.tables = std::mem::take(&mut route.tables).with_case(source.tables.case());
+        }
         Ok(Self {
-            source: source(file.source, destinations.schema_changes.is_some())?,
+            source,
             plugins: plugins(file.plugins.unwrap_or_default(), &checkpoint)?,
             checkpoint,
             sinks,
@@ -306,19 +311,50 @@ pub fn random_server_id() -> u32 {
 /// A server by its URL, and as users may see it. The password in the URL counts only where there is no
 /// other.
 fn server(key: &str, url: &str, password: Option<&str>) -> Result<(mysql_async::Opts, String), String> {
+    let (url, zone) = without_zone(url);
     // The driver's own messages may repeat the URL, and with it the password.
-    let options = mysql_async::Opts::from_url(url).map_err(|_| {
-        format!("{key} isn't a MySQL URL: write `mysql://user@host:3306`, special characters percent-encoded")
+    let options = mysql_async::Opts::from_url(&url).map_err(|_| {
+        format!(
+            "{key} isn't a MySQL URL: write `mysql://user@host:3306`, special characters percent-encoded, an IPv6 address \
+             within brackets"
+        )
     })?;
+    // In a URL an IPv6 address has brackets, which are no part of it.
+    let host = options.ip_or_hostname().trim_start_matches('[').trim_end_matches(']').to_owned();
+    let host = zone.map_or_else(|| host.clone(), |zone| format!("{host}%{zone}"));
     // A socket is used if it's asked for, never because the server has one.
-    let mut builder = mysql_async::OptsBuilder::from_opts(options).prefer_socket(false);
+    let mut builder = mysql_async::OptsBuilder::from_opts(options).ip_or_hostname(host).prefer_socket(false);
     if let Some(password) = password {
         builder = builder.pass(Some(password));
     }
     let options = mysql_async::Opts::from(builder);
     let user = options.user().unwrap_or_default();
-    let address = format!("mysql://{user}@{}:{}", options.ip_or_hostname(), options.tcp_port());
+    let host = options.ip_or_hostname();
+    let host = if host.contains(':') { format!("[{}]", host.replace('%', "%25")) } else { host.to_owned() };
+    let address = format!("mysql://{user}@{host}:{}", options.tcp_port());
     Ok((options, address))
+}
+
+/// Takes out the zone of an IPv6 address, which says by which network a link-local one is reached:
+/// `[fe80::1%25eth0]`, or as it is written elsewhere, `[fe80::1%eth0]`. What reads URLs doesn't know it.
+/// <https://www.rfc-editor.org/rfc/rfc6874>
+fn without_zone(url: &str) -> (Cow<'_, str>, Option<&str>) {
+    let zone = || {
+        let authority = url.find("://")? + 3;
+        let end = url[authority..].find(['/', '?', '#']).map_or(url.len(), |at| authority + at);
+        let host = url[authority..end].rfind('@').map_or(authority, |at| authority + at + 1);
+        let address = url[host..end].strip_prefix('[')?.split_once(']')?.0;
+        let percent = host + 1 + address.find('%')?;
+        Some((percent, host + 1 + address.len()))
+    };
+    let Some((percent, end)) = zone() else { return (url.into(), None) };
+    let name = &url[percent + 1..end];
+    let name = name.strip_prefix("25").unwrap_or(name);
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '~');
+    match !name.is_empty() && name.chars().all(is_plain) {
+        true => (format!("{}{}", &url[..percent], &url[end..]).into(), Some(name)),
+        false => (url.into(), None),
+    }
 }
 
 impl Source {
@@ -406,6 +442,48 @@ mod tests {
         assert!(matches!(&config.checkpoint, Checkpoint::File(path) if path == Path::new("state/checkpoint.json")));
         assert_eq!(config.destinations.routes.len(), 1);
         assert_eq!(config.in_flight, InFlight::default());
+    }
+
+    #[test]
+    fn addresses_of_ipv6_have_brackets_in_urls_alone() {
+        for (host, address, port, shown) in [
+            ("[::1]:3307", "::1", 3307, "[::1]:3307"),
+            ("[2001:DB8::1]", "2001:db8::1", 3306, "[2001:db8::1]:3306"),
+            ("[::ffff:10.0.0.1]:1", "::ffff:a00:1", 1, "[::ffff:a00:1]:1"),
+            ("[fe80::1%25eth0]:3306", "fe80::1%eth0", 3306, "[fe80::1%25eth0]:3306"),
+            ("[fe80::1%br-0.7]:3306", "fe80::1%br-0.7", 3306, "[fe80::1%25br-0.7]:3306"),
+            ("127.0.0.1:3306", "127.0.0.1", 3306, "127.0.0.1:3306"),
+            ("db.example.com", "db.example.com", 3306, "db.example.com:3306"),
+        ] {
+            for (before, behind) in [("me", ""), ("me:p[%40%25]q", "/state?prefer_socket=true")] {
+                let (options, address_shown) =
+                    server("source.url", &format!("mysql://{before}@{host}{behind}"), None).expect(host);
+                assert_eq!((options.ip_or_hostname(), options.tcp_port()), (address, port), "{host}");
+                assert_eq!(address_shown, format!("mysql://me@{shown}"));
+                assert_eq!(options.user(), Some("me"));
+                if !behind.is_empty() {
+                    assert_eq!((options.pass(), options.db_name()), (Some("p[@%]q"), Some("state")));
+                }
+            }
+        }
+        for host in
+            ["::1:3306", "[::1:3306", "[::1%]:3306", "[::1%25]:3306", "[fe80::1%a/b]:3306", "[fe80::1%a b]", "[x]"]
+        {
+            let fault = server("source.url", &format!("mysql://me:secret@{host}"), None).expect_err(host);
+            assert!(fault.contains("within brackets") && !fault.contains("secret"), "{fault}");
+        }
+        let config = Config::parse(&SMALL.replace(
+            "[sink.out]",
+            "failover = [\"mysql://me@[::2]:2\"]\n[checkpoint]\ntype = \"mysql\"\nurl = \"mysql://me@[::3]/state\"\n[sink.out]",
+        ))
+        .expect("valid");
+        let (options, address) = &config.source.failover[0];
+        assert_eq!((options.ip_or_hostname(), address.as_str()), ("::2", "mysql://me@[::2]:2"));
+        let Checkpoint::MySql(checkpoint) = &config.checkpoint else { panic!("{:?}", config.checkpoint) };
+        assert_eq!(
+            (checkpoint.options.ip_or_hostname(), checkpoint.address.as_str()),
+            ("::3", "mysql://me@[::3]:3306")
+        );
     }
 
     #[test]

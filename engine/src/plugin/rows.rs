@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use rowmill_core::batch::{
     Batch, Builder, Cell, Column, ColumnIndex, Image, Kind, Operation, Row, RowHeader, Table, TableId,
-    TransactionHeader,
+    TransactionHeader, quoted, schema_and_table, split_name,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -79,7 +79,10 @@ impl Rows {
                 Line::Sinks { sinks: named } => sinks.extend(named),
                 Line::Table(line) => tables.push(Arc::new(table(TableId(tables.len() as u32), line).map_err(fault)?)),
                 Line::Change(line) => {
-                    let is_meant = |table: &&Arc<Table>| table.to_string() == line.table;
+                    let name = schema_and_table(&line.table);
+                    let is_meant = |table: &&Arc<Table>| {
+                        name.as_ref().is_some_and(|(schema, name)| *schema == table.schema && *name == table.name)
+                    };
                     let table = tables.iter().rfind(is_meant).map(Arc::clone);
                     let table =
                         table.ok_or_else(|| fault(format!("no line before it declares table {}", line.table)))?;
@@ -109,18 +112,20 @@ impl Rows {
 }
 
 fn table(id: TableId, line: TableLine) -> Result<Table, String> {
-    let (schema, name) = line.table.split_once('.').ok_or("a table's name is `schema.table`")?;
+    let (schema, table) = schema_and_table(&line.table)
+        .ok_or("a table's name is `schema.table`, where a name that has a dot is within backticks")?;
     let mut columns = Vec::new();
     for column in &line.columns {
-        let (name, declared) = column.split_once(' ').ok_or_else(|| format!("column `{column}`: write `name type`"))?;
+        let (name, declared) =
+            split_name(column, ' ').ok_or_else(|| format!("column `{column}`: write `name type`"))?;
         let (kind, mysql_type) =
             kind(declared).ok_or_else(|| format!("column `{name}`: type `{declared}` isn't known"))?;
         columns.push(Column {
-            name: name.to_owned(),
+            nullable: !line.key.iter().any(|key| *key == name),
+            key: line.key.iter().any(|key| *key == name),
+            name: name.into_owned(),
             kind,
             mysql_type,
-            nullable: !line.key.iter().any(|key| key == name),
-            key: line.key.iter().any(|key| key == name),
         });
     }
     let index = |key: &String| {
@@ -128,7 +133,7 @@ fn table(id: TableId, line: TableLine) -> Result<Table, String> {
         index.map(|index| ColumnIndex(index as u32)).ok_or_else(|| format!("the key's column `{key}` isn't a column"))
     };
     let key = line.key.iter().map(index).collect::<Result<_, _>>()?;
-    Ok(Table { id, schema: schema.to_owned(), name: name.to_owned(), columns, key })
+    Ok(Table { id, schema: schema.into_owned(), name: table.into_owned(), columns, key })
 }
 
 /// The kind of a declared type, and the type as transforms are told it.
@@ -219,7 +224,7 @@ fn packed(kind: Kind, value: &Value) -> Option<Vec<u8>> {
 /// A table in the form in which it can be read.
 pub fn table_json(table: &Table) -> Value {
     let columns: Vec<String> =
-        table.columns.iter().map(|column| format!("{} {}", column.name, column.mysql_type)).collect();
+        table.columns.iter().map(|column| format!("{} {}", quoted(&column.name, ' '), column.mysql_type)).collect();
     let key: Vec<&str> = table.key.iter().map(|index| table.columns[index.0 as usize].name.as_str()).collect();
     json!({"table": table.to_string(), "columns": columns, "key": key})
 }
@@ -292,6 +297,39 @@ mod tests {
         );
         assert_eq!(written[1]["after"], json!({"id": 2, "j": "{\"a\":1}", "b": null}));
         assert_eq!((rows.singles.len(), &written[2]["op"]), (3, &json!("d")));
+    }
+
+    #[test]
+    fn names_with_dots_and_blanks_are_read_as_they_are_written() {
+        let table = |schema: &str, name: &str, column: &str| Table {
+            id: TableId(0),
+            schema: schema.to_owned(),
+            name: name.to_owned(),
+            columns: vec![Column {
+                name: column.to_owned(),
+                kind: Kind::Int,
+                mysql_type: "bigint".to_owned(),
+                nullable: false,
+                key: true,
+            }],
+            key: vec![ColumnIndex(0)],
+        };
+        let tables = [
+            table("my", "db.t", "a b"),
+            table("my.db", "t", "`"),
+            table("it's ☃", "`x`", "größe"),
+            table("s", "t", "."),
+        ];
+        let lines = tables.iter().map(|table| {
+            let after = Map::from_iter([(table.columns[0].name.clone(), json!(1))]);
+            format!("{}\n{}\n", table_json(table), json!({"op": "c", "table": table.to_string(), "after": after}))
+        });
+        let rows = Rows::parse(&lines.collect::<String>()).expect("valid");
+        assert_eq!(rows.tables.len(), tables.len());
+        for (row, (table, read)) in batch(&rows.bytes).rows().zip(tables.iter().zip(rows.tables.iter())) {
+            assert_eq!((&read.schema, &read.name, &read.columns), (&table.schema, &table.name, &table.columns));
+            assert_eq!(row.table(), read.id, "{read}");
+        }
     }
 
     #[test]

@@ -98,7 +98,11 @@ impl DeadLetters {
         text(",\"deduplication_id\":", &deduplication_id);
         text(",\"body\":", &body.plain());
         let mut label = ",\"attributes\":{";
-        for (name, value) in &attributes {
+        for (nth, (name, value)) in attributes.iter().enumerate() {
+            // A name that is there twice is why the message was refused: its error has both values.
+            if attributes[..nth].iter().any(|(earlier, _)| earlier == name) {
+                continue;
+            }
             text(label, name);
             text(":", value);
             label = ",";

@@ -69,10 +69,22 @@ impl Outgoing {
         if body.is_empty() {
             return Some("its body is empty".to_owned());
         }
-        let ours = [self.compression(packing).is_some(), matches!(self.instead.as_deref(), Some(Instead::Stored(_)))];
-        let count = attributes.len() + ours.into_iter().filter(|is_there| *is_there).count();
+        let ours = [
+            self.compression(packing).map(|_| ENCODING_ATTRIBUTE),
+            matches!(self.instead.as_deref(), Some(Instead::Stored(_))).then_some(SIZE_ATTRIBUTE),
+        ];
+        let count = attributes.len() + ours.iter().flatten().count();
         if count > ATTRIBUTES_MAX {
             return Some(format!("it has {count} attributes, SQS takes {ATTRIBUTES_MAX}"));
+        }
+        // With one name twice not the message is refused, but the whole request.
+        for (nth, (name, value)) in attributes.iter().enumerate() {
+            if let Some((_, other)) = attributes[..nth].iter().find(|(earlier, _)| earlier == name) {
+                return Some(format!("it has the attribute `{name}` twice, as `{other}` and as `{value}`"));
+            }
+            if ours.contains(&Some(name.as_str())) {
+                return Some(format!("it has the attribute `{name}`, which its sink adds"));
+            }
         }
         let wrong = attributes.iter().find(|(name, value)| value.is_empty() || !is_attribute_name(name))?;
         Some(format!("SQS takes no attribute `{}` with the value `{}`", wrong.0, wrong.1))
@@ -423,5 +435,16 @@ mod tests {
             assert!(with(name, value, 1).is_some(), "{name}");
         }
         assert!(outgoing(None, "", "a", "b:4:0").fault(None).is_some());
+        // A name twice, and one that compressed rows have already.
+        let mut twice = outgoing(Some(7), "{}", "a", "b:4:0");
+        twice.first.0.attributes.push(("table".to_owned(), "mine".to_owned()));
+        let fault = twice.fault(None);
+        assert_eq!(fault.as_deref(), Some("it has the attribute `table` twice, as `shop.orders` and as `mine`"));
+        let mut encoded = outgoing(Some(7), "{}", "a", "b:4:0");
+        encoded.first.0.attributes.push((ENCODING_ATTRIBUTE.to_owned(), "mine".to_owned()));
+        assert_eq!(encoded.fault(None), None);
+        let compressed = Packing { form: PackForm::Array, bytes: 1000, compression: Some(Compression::Gzip) };
+        let fault = encoded.fault(Some(compressed));
+        assert_eq!(fault.as_deref(), Some("it has the attribute `content-encoding`, which its sink adds"));
     }
 }

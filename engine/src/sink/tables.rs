@@ -100,6 +100,7 @@ impl QueuesOfTables {
     /// # Errors
     /// If it isn't there, or may not be used.
     async fn open(&self, url: &str) -> anyhow::Result<Sqs> {
+        check_name(url).with_context(|| format!("sink.{}", self.name))?;
         let mut pause = Pause::new(None);
         loop {
             match Sqs::open(&self.name, url, &self.queue, self.account.clone()).await {
@@ -131,6 +132,21 @@ impl QueuesOfTables {
         }
         Ok(())
     }
+}
+
+/// Whether SQS may have a queue of this name at all: tables may be called otherwise than queues.
+/// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_CreateQueue.html>
+fn check_name(url: &str) -> anyhow::Result<()> {
+    const CHARS_MAX: usize = 80;
+    let name = url.rsplit('/').next().unwrap_or_default();
+    let word = name.strip_suffix(".fifo").unwrap_or(name);
+    let is_known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    anyhow::ensure!(
+        !word.is_empty() && name.len() <= CHARS_MAX && word.chars().all(is_known),
+        "there can be no queue {url}: a queue's name has at most {CHARS_MAX} letters, digits, hyphens and underscores; add \
+         a [[route]] for the table to a sink whose queue_url names a queue"
+    );
+    Ok(())
 }
 
 /// What of a delivery is for which queue, each in binlog order.
@@ -168,5 +184,22 @@ impl Sink for QueuesOfTables {
         dead_letters: Option<DeadLetters>,
     ) -> BoxFuture<'static, anyhow::Result<()>> {
         self.deliver(deliveries, dead_letters).boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_may_be_called_otherwise_than_a_queue() {
+        for url in ["https://q/1/shop-orders", "https://q/1/shop_1-orders.fifo"] {
+            check_name(url).expect(url);
+        }
+        let long = format!("https://q/1/{}", "x".repeat(81));
+        for url in ["https://q/1/my.db-t", "https://q/1/a%20b", "https://q/1/", "https://q/1/.fifo", &long] {
+            let fault = check_name(url).expect_err(url).to_string();
+            assert!(fault.contains(url) && fault.contains("[[route]]"), "{fault}");
+        }
     }
 }

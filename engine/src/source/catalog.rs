@@ -1,4 +1,4 @@
-//! Columns of tables whose maps in the binlog don't name them, from information_schema.
+//! Columns of tables whose maps in the binlog don't say all of them, from information_schema.
 //!
 //! It has the columns of now, and the rows are of then. A statement in between that changes the
 //! count or the types of columns is found by comparing them with the table map; one that only
@@ -8,7 +8,7 @@
 use anyhow::{Context, anyhow, bail};
 use mysql_async::params;
 use mysql_async::prelude::Queryable;
-use rowmill_core::binlog::{CatalogColumn, Decoder, Next, SchemaChange, Select};
+use rowmill_core::binlog::{CatalogColumn, Decoder, Missing, Next, SchemaChange, Select, append_unlisted};
 use rowmill_core::position::{BinlogPosition, Resume, file_number};
 use tracing::debug;
 
@@ -29,6 +29,21 @@ const COLUMNS: &str = "\
     AND k.index_name = 'PRIMARY' \
     WHERE c.table_schema = :schema AND c.table_name = :table ORDER BY c.ordinal_position";
 
+/// What MariaDB keeps in rows besides: whether the table is system-versioned and doesn't declare the columns of that, and
+/// how many unique indexes it has that may be by hash.
+const UNLISTED: &str = "\
+    SELECT CAST(t.table_type = 'SYSTEM VERSIONED' AND NOT EXISTS ( \
+    SELECT 1 FROM information_schema.columns c WHERE c.table_schema = :schema AND c.table_name = :table \
+    AND c.generation_expression = 'ROW START') AS UNSIGNED), ( \
+    SELECT COUNT(DISTINCT k.index_name) FROM information_schema.statistics k \
+    WHERE k.table_schema = :schema AND k.table_name = :table \
+    AND k.index_type = 'HASH' AND k.non_unique = 0 AND k.index_name <> 'PRIMARY') \
+    FROM information_schema.tables t WHERE t.table_schema = :schema AND t.table_name = :table";
+
+/// MySQL may be set to keep the primary key that it made itself from information_schema. Servers that don't know the setting
+/// don't make keys.
+const SHOW_GENERATED_KEYS: &str = "SET SESSION show_gipk_in_create_table_and_information_schema = ON";
+
 /// The columns of a table whose rows come at `rows`, behind `before`, a place between two transactions.
 /// None at all: the table isn't there any more, or the user may not see it.
 ///
@@ -37,13 +52,11 @@ const COLUMNS: &str = "\
 pub(super) async fn columns(
     config: &config::Source,
     (before, rows): (Resume, BinlogPosition),
-    schema: &str,
-    table: &str,
+    (schema, table): (&str, &str),
+    missing: Missing,
 ) -> Result<Vec<CatalogColumn>, Interruption> {
     let mut server = Server::connect(config).await?;
-    let columns: Result<Vec<CatalogRow>, _> =
-        server.conn.exec(COLUMNS, params! { "schema" => schema, "table" => table }).await;
-    let columns = columns.map_err(|error| {
+    let columns = look_up(&mut server, schema, table).await.map_err(|error| {
         let is_refusal = matches!(error, mysql_async::Error::Server(_));
         let error = anyhow::Error::new(error).context(format!("the columns of {schema}.{table} can't be looked up"));
         if is_refusal { ConnectError::Refused(error) } else { ConnectError::Unreachable(error) }
@@ -53,15 +66,34 @@ pub(super) async fn columns(
     let flavor = server.flavor;
     server.disconnect().await;
     if is_before(&rows, &end) {
-        Ahead { schema, table, rows, end }.is_unchanged(config, flavor, before).await?;
+        Ahead { schema, table, missing, rows, end }.is_unchanged(config, flavor, before).await?;
     }
+    Ok(columns)
+}
+
+async fn look_up(server: &mut Server, schema: &str, table: &str) -> mysql_async::Result<Vec<CatalogColumn>> {
+    let names = || params! { "schema" => schema, "table" => table };
+    if server.flavor == Flavor::MySql
+        && let Err(error) = server.conn.query_drop(SHOW_GENERATED_KEYS).await
+        && !matches!(error, mysql_async::Error::Server(_))
+    {
+        return Err(error);
+    }
+    let columns: Vec<CatalogRow> = server.conn.exec(COLUMNS, names()).await?;
     let column = |(name, column_type, charset, key_position): CatalogRow| CatalogColumn {
         name,
         column_type,
         charset,
         key_position,
+        is_hidden: false,
     };
-    Ok(columns.into_iter().map(column).collect())
+    let mut columns: Vec<CatalogColumn> = columns.into_iter().map(column).collect();
+    if server.flavor == Flavor::MariaDb
+        && let Some((is_system_versioned, hash_indexes)) = server.conn.exec_first(UNLISTED, names()).await?
+    {
+        append_unlisted(&mut columns, is_system_versioned, hash_indexes);
+    }
+    Ok(columns)
 }
 
 fn is_before(a: &BinlogPosition, b: &BinlogPosition) -> bool {
@@ -72,6 +104,7 @@ fn is_before(a: &BinlogPosition, b: &BinlogPosition) -> bool {
 struct Ahead<'a> {
     schema: &'a str,
     table: &'a str,
+    missing: Missing,
     rows: BinlogPosition,
     end: BinlogPosition,
 }
@@ -95,7 +128,7 @@ impl Ahead<'_> {
     /// # Errors
     /// If a statement in it names the table.
     async fn is_unchanged(&self, config: &config::Source, flavor: Flavor, before: Resume) -> Result<(), Interruption> {
-        let Self { schema, table, rows, end } = self;
+        let Self { schema, table, rows, end, .. } = self;
         debug!(table = %format_args!("{schema}.{table}"), from = %rows, to = %end, "looking ahead for changes");
         let resume = Resume { past: None, gtids: None, fingerprint: None, ..before };
         let place = Place::at(resume.clone());
@@ -128,16 +161,16 @@ impl Ahead<'_> {
     /// # Errors
     /// If the change is behind the rows and may be one of the table's columns.
     fn check(&self, change: &SchemaChange) -> anyhow::Result<()> {
-        let Self { schema, table, rows, .. } = self;
+        let Self { schema, table, missing, rows, .. } = self;
         let position = BinlogPosition::new(change.file.clone(), change.event_position);
         if is_before(&position, rows) || !change.may_change(schema, table) {
             return Ok(());
         }
         let statement: String = change.statement.chars().take(200).collect();
         bail!(
-            "table {schema}.{table}: the binlog doesn't name its columns, and they may not be the same any more for the \
-             rows at {rows}: behind them, at {position}, is `{statement}`; run `SET PERSIST binlog_row_metadata = 'FULL'` \
-             (`SET GLOBAL` on MariaDB) and start from a position after it, or leave the table out by `source.tables`"
+            "table {schema}.{table}: {missing}, and they may not be the same any more for the rows at {rows}: behind \
+             them, at {position}, is `{statement}`; {fix}, or leave the table out by `source.tables`",
+            fix = missing.fix()
         )
     }
 }

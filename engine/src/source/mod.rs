@@ -5,6 +5,7 @@
 //! [`preflight`] finds out before that whether the server can be read at all, [`place`] from where.
 
 mod catalog;
+mod driver;
 mod history;
 mod lag;
 pub mod place;
@@ -243,9 +244,9 @@ impl Source {
                             return Ok(());
                         }
                     }
-                    Ok(Next::Columns { schema, table }) => {
+                    Ok(Next::Columns { schema, table, missing }) => {
                         let place = (decoder.resume_before().clone(), decoder.position().clone());
-                        let columns = match catalog::columns(config, place, &schema, &table).await {
+                        let columns = match catalog::columns(config, place, (&schema, &table), missing).await {
                             Ok(columns) => columns,
                             Err(Interruption::Fatal(error)) => {
                                 // What is before the event is delivered all the same.
@@ -393,7 +394,7 @@ async fn open_stream(
     place: &Place,
     ending: Ending,
 ) -> Result<Wire, WireError> {
-    let mut wire = Wire::connect(&login(config)).await?;
+    let mut wire = Wire::connect(&Login::new(&config.options, &config.tls)).await?;
     wire.run(&format!("SET SESSION net_write_timeout = {NET_WRITE_TIMEOUT_S}")).await?;
     let heartbeat_ns = HEARTBEAT_PERIOD.as_nanos();
     // Servers before 8.0.26, and MariaDB, know the old names alone; newer ones take both.
@@ -420,18 +421,6 @@ async fn open_stream(
     let ends = ending == Ending::Ends;
     wire.dump(&DumpRequest { file: &from.file, offset, server_id, annotations, ends }).await?;
     Ok(wire)
-}
-
-fn login(config: &config::Source) -> Login {
-    let options = &config.options;
-    Login {
-        host: options.ip_or_hostname().to_owned(),
-        port: options.tcp_port(),
-        socket: options.socket().map(str::to_owned),
-        user: options.user().unwrap_or_default().to_owned(),
-        password: options.pass().map(str::to_owned),
-        tls: config.tls.clone(),
-    }
 }
 
 /// Whether a question to the server failed for want of a connection, not by the server's answer.

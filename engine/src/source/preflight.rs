@@ -6,8 +6,10 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, DriverError, Opts, OptsBuilder, Row, SslOpts};
+use rowmill_core::batch::quoted;
 use tracing::debug;
 
+use super::driver;
 use super::tls::{Tls, TlsMode};
 use crate::config;
 
@@ -90,7 +92,8 @@ impl Server {
         let variables: Vec<(String, String)> = conn
             .query(
                 "SHOW GLOBAL VARIABLES WHERE Variable_name IN \
-                 ('log_bin', 'binlog_format', 'binlog_row_metadata', 'server_uuid', 'server_id', 'version')",
+                 ('log_bin', 'binlog_format', 'binlog_row_metadata', 'server_uuid', 'server_id', 'version', \
+                 'lower_case_table_names')",
             )
             .await
             .with_context(|| format!("{address}: its settings can't be read"))
@@ -103,6 +106,7 @@ impl Server {
             Flavor::MySql => setting("server_uuid"),
             Flavor::MariaDb => format!("mariadb-server-id-{}", setting("server_id")),
         };
+        config.tables.case().ignore(!matches!(setting("lower_case_table_names").as_str(), "" | "0"));
         let user = config.options.user().unwrap_or_default().to_owned();
         Ok(Self { conn, config: config.clone(), address, user, settings, flavor, identity, version })
     }
@@ -175,7 +179,7 @@ impl Server {
         let found: Vec<(String, String)> =
             self.conn.query(TABLES).await.with_context(|| format!("{}: its tables can't be listed", self.address))?;
         let selected = found.into_iter().filter(|(schema, table)| tables.matches(schema, table));
-        Ok(selected.map(|(schema, table)| format!("{schema}.{table}")).collect())
+        Ok(selected.map(|(schema, table)| format!("{}.{}", quoted(&schema, '.'), quoted(&table, '.'))).collect())
     }
 
     /// Whether the binlog names the columns by itself.
@@ -220,11 +224,16 @@ pub(super) async fn connect(config: &config::Source) -> Result<Conn, ConnectErro
 /// # Errors
 /// The driver's, or that the certificates can't be read.
 pub(crate) async fn driver_connection(options: &Opts, tls: &Tls) -> anyhow::Result<Conn> {
-    let with = |tls: Option<SslOpts>| OptsBuilder::from_opts(options.clone()).ssl_opts(tls);
-    let certificates = if options.socket().is_some() { None } else { tls.driver()? };
-    let attempt = async || match Conn::new(with(certificates.clone())).await {
+    let is_socket = options.socket().is_some();
+    let with = |tls: Option<SslOpts>| {
+        let is_private = is_socket || tls.is_some();
+        let builder = OptsBuilder::from_opts(options.clone()).ssl_opts(tls);
+        Opts::from(builder.enable_cleartext_plugin(is_private && options.enable_cleartext_plugin()))
+    };
+    let certificates = if is_socket { None } else { tls.driver(options.ip_or_hostname())? };
+    let attempt = async || match driver::connect(&with(certificates.clone()), tls).await {
         Err(mysql_async::Error::Driver(DriverError::NoClientSslFlagFromServer)) if tls.mode <= TlsMode::Preferred => {
-            Conn::new(with(None)).await
+            driver::connect(&with(None), tls).await
         }
         other => other,
     };
@@ -258,6 +267,7 @@ fn connect_error(error: mysql_async::Error, config: &config::Source) -> ConnectE
                 )),
             )
         }
+        mysql_async::Error::Other(reason) => ConnectError::Refused(anyhow!("{address}: {reason}")),
         mysql_async::Error::Io(io) => ConnectError::Unreachable(
             anyhow::Error::new(io)
                 .context(format!("{address} can't be reached; is the server running, and are host and port right?")),

@@ -41,17 +41,18 @@ pub enum TlsMode {
 }
 
 impl Tls {
-    /// For connections by the driver.
+    /// For connections by the driver to a host.
     ///
     /// # Errors
     /// If the system's certificates are needed and can't be read.
-    pub fn driver(&self) -> anyhow::Result<Option<SslOpts>> {
+    pub fn driver(&self, host: &str) -> anyhow::Result<Option<SslOpts>> {
         if self.mode == TlsMode::Disabled {
             return Ok(None);
         }
         let mut options = SslOpts::default()
             .with_danger_accept_invalid_certs(self.mode < TlsMode::VerifyIdentity)
-            .with_danger_skip_domain_validation(self.mode < TlsMode::VerifyIdentity);
+            .with_danger_skip_domain_validation(self.mode < TlsMode::VerifyIdentity)
+            .with_danger_tls_hostname_override(Some(server_name(host).to_owned()));
         if self.mode == TlsMode::VerifyIdentity {
             let roots = match &self.ca {
                 Some(path) => vec![path.clone().into()],
@@ -105,6 +106,12 @@ impl Tls {
             .build()
             .context("source.tls.ca holds no usable certificate")
     }
+}
+
+/// What a certificate is made for: the host, of an IPv6 address without its zone (`fe80::1%eth0`), which only this machine
+/// knows.
+pub(super) fn server_name(host: &str) -> &str {
+    host.split_once('%').map_or(host, |(address, _)| address)
 }
 
 fn certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {

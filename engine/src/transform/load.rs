@@ -44,6 +44,8 @@ pub struct Settings {
     pub threads: usize,
     /// Whether rows that a plugin fails on are set aside as dead letters, whatever its .toml says.
     pub sets_aside: bool,
+    /// Whether the server tells the names of tables apart by case.
+    pub case: config::NameCase,
 }
 
 impl Settings {
@@ -57,12 +59,14 @@ impl Settings {
             has_dead_letters: config.destinations.dead_letters.is_some(),
             threads,
             sets_aside: false,
+            case: config.source.tables.case().clone(),
         }
     }
 
     /// To try a plugin by itself: on one thread, with sinks of these names.
     pub fn for_tests(sinks: Vec<String>) -> Self {
-        Self { directory: None, cache: None, sinks, has_dead_letters: true, threads: 1, sets_aside: true }
+        let case = config::NameCase::default();
+        Self { directory: None, cache: None, sinks, has_dead_letters: true, threads: 1, sets_aside: true, case }
     }
 }
 
@@ -163,7 +167,8 @@ impl Loader {
         let name: Arc<str> =
             path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned()).into();
         let digest = digest(bytes, path);
-        let manifest = Manifest::load(&path.with_extension("toml"))?;
+        let mut manifest = Manifest::load(&path.with_extension("toml"))?;
+        manifest.tables = manifest.tables.map(|tables| tables.with_case(&self.settings.case));
         if manifest.on_error == OnError::DeadLetter && !self.settings.has_dead_letters {
             bail!(
                 "its .toml says on_error = \"dead-letter\", and the configuration has no `[dead_letter]` with a `sink`"

@@ -54,9 +54,12 @@ impl Table {
         wanted
     }
 
-    /// Whether this is its name: `shop.orders`.
+    /// Whether this is its name: `shop.orders`. A name that has a dot itself is within backticks: `` `my.shop`.orders ``.
     pub fn is(&self, name: &str) -> bool {
-        name.split_once('.') == Some((&self.packed.schema, &self.packed.name))
+        match rowmill_batch::schema_and_table(name) {
+            Some((schema, table)) => schema == self.packed.schema && table == self.packed.name,
+            None => false,
+        }
     }
 
     /// The schema (database) that holds it.

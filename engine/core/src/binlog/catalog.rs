@@ -3,7 +3,12 @@
 //! it is compared with each table map: a name is never guessed.
 
 use super::charset::Charset;
+use super::error::Fault;
 use super::table_map::{ColumnType, code};
+
+/// What MariaDB calls the hashes that it keeps of unique keys without a tree (of long texts, or `USING HASH`); a number
+/// follows.
+pub(super) const ROW_HASH_PREFIX: &str = "DB_ROW_HASH_";
 
 /// A column, from `information_schema.columns`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +21,39 @@ pub struct CatalogColumn {
     pub charset: Option<String>,
     /// Its place in the primary key, from 1; `None` if it isn't part of it.
     pub key_position: Option<u32>,
+    /// Nobody can select it, and it may be missing. Such are the last of a table.
+    pub is_hidden: bool,
+}
+
+/// Appends the columns that MariaDB doesn't list in information_schema though rows have them, in their order: of a
+/// `SYSTEM VERSIONED` table that doesn't declare them when a row begins and ends, and for each of so many unique hash
+/// indexes a hash.
+pub fn append_unlisted(columns: &mut Vec<CatalogColumn>, is_system_versioned: bool, hash_indexes: usize) {
+    if columns.is_empty() {
+        return; // the table isn't there
+    }
+    if is_system_versioned {
+        // Rows of the past have the same key but for their end, which the server adds to it.
+        let key_len = columns.iter().filter_map(|column| column.key_position).max();
+        for (name, key_position) in [("row_start", None), ("row_end", key_len.map(|len| len + 1))] {
+            columns.push(CatalogColumn {
+                name: name.to_owned(),
+                column_type: "timestamp(6)".to_owned(),
+                charset: None,
+                key_position,
+                is_hidden: false,
+            });
+        }
+    }
+    for number in 1..=hash_indexes {
+        columns.push(CatalogColumn {
+            name: format!("{ROW_HASH_PREFIX}{number}"),
+            column_type: "bigint(20) unsigned".to_owned(),
+            charset: None,
+            key_position: None,
+            is_hidden: true,
+        });
+    }
 }
 
 impl CatalogColumn {
@@ -41,8 +79,34 @@ impl CatalogColumn {
         self.charset.as_deref().map_or(Charset::Binary, Charset::of_name)
     }
 
+    /// Digits of a second.
+    pub(super) fn fraction_digits(&self) -> u8 {
+        match self.base() {
+            "time" | "datetime" | "timestamp" => {
+                self.arguments().first().and_then(|digits| u8::try_from(*digits).ok()).unwrap_or(0)
+            }
+            _ => 0,
+        }
+    }
+
+    /// Whether it is in the temporal format of MariaDB before 10.1, of which there is a note behind the type.
+    fn is_old_temporal(&self) -> bool {
+        self.column_type.ends_with("/* mariadb-5.3 */")
+    }
+
     /// The members of an `ENUM` or `SET`.
-    pub(super) fn members(&self) -> Vec<Box<str>> {
+    ///
+    /// # Errors
+    /// If they can't be known from the column's type, which is text: bytes that aren't are question marks there.
+    pub(super) fn members(&self) -> Result<Vec<Box<str>>, Fault> {
+        let members = self.members_shown();
+        if self.charset() == Charset::Binary && members.iter().any(|member| member.contains('?')) {
+            return Err(Fault::HiddenMembers { column: self.name.clone() });
+        }
+        Ok(members)
+    }
+
+    fn members_shown(&self) -> Vec<Box<str>> {
         let list = self.column_type.split_once('(').map_or("", |(_, rest)| rest);
         let mut members = Vec::new();
         let mut rest = list;
@@ -90,8 +154,13 @@ impl CatalogColumn {
             each.is_none_or(|each| characters * usize::from(each) == len)
         };
         let one_of = |codes: &[u8]| codes.contains(&column.code);
-        let fraction =
-            |old: u8, new: u8| column.code == new && meta == argument(0) || column.code == old && arguments.is_empty();
+        let fraction = |old: u8, new: u8| {
+            if self.is_old_temporal() {
+                column.code == old
+            } else {
+                column.code == new && meta == argument(0) || column.code == old && arguments.is_empty()
+            }
+        };
         match self.base() {
             "tinyint" | "bool" | "boolean" => one_of(&[TINY]),
             "smallint" => one_of(&[SHORT]),
@@ -110,9 +179,9 @@ impl CatalogColumn {
             "time" => fraction(TIME, TIME2),
             "datetime" => fraction(DATETIME, DATETIME2),
             "timestamp" => fraction(TIMESTAMP, TIMESTAMP2),
-            "enum" => one_of(&[ENUM]) && meta == if self.members().len() < 256 { 1 } else { 2 },
+            "enum" => one_of(&[ENUM]) && meta == if self.members_shown().len() < 256 { 1 } else { 2 },
             "set" => {
-                let bytes = self.members().len().div_ceil(8);
+                let bytes = self.members_shown().len().div_ceil(8);
                 one_of(&[SET]) && meta == if bytes > 4 { 8 } else { bytes }
             }
             "char" => one_of(&[STRING]) && bytes_max(argument(1)),
@@ -150,6 +219,7 @@ mod tests {
             column_type: column_type.to_owned(),
             charset: charset.map(str::to_owned),
             key_position: None,
+            is_hidden: false,
         }
     }
 
@@ -168,17 +238,34 @@ mod tests {
         assert!(fits("varchar(80)", Some("latin1"), code::VARCHAR, 80u16.to_le_bytes()));
         assert!(fits("datetime(3)", None, code::DATETIME2, [3, 0]));
         assert!(!fits("datetime", None, code::DATETIME2, [3, 0]));
+        assert!(fits("datetime(3) /* mariadb-5.3 */", None, code::DATETIME, [0, 0]));
+        assert!(!fits("datetime(3)", None, code::DATETIME, [0, 0]));
+        assert!(!fits("time(3) /* mariadb-5.3 */", None, code::TIME2, [3, 0]));
         assert!(fits("bit(10)", None, code::BIT, [2, 1]));
         assert!(!fits("point", None, code::BLOB, [4, 0]));
         assert!(!fits("something", None, code::BLOB, [4, 0]));
     }
 
     #[test]
+    fn digits_of_a_second_are_read() {
+        for (text, digits) in
+            [("datetime(3) /* mariadb-5.3 */", 3), ("time /* mariadb-5.3 */", 0), ("timestamp(6)", 6), ("int(11)", 0)]
+        {
+            assert_eq!(column(text, None).fraction_digits(), digits, "{text}");
+        }
+    }
+
+    #[test]
     fn members_are_read() {
-        let members = |text: &str| column(text, None).members().into_iter().map(String::from).collect::<Vec<_>>();
+        let members = |text: &str| {
+            column(text, None).members().expect("members").into_iter().map(String::from).collect::<Vec<_>>()
+        };
         assert_eq!(members("enum('a','b,c','it''s','')"), ["a", "b,c", "it's", ""]);
         assert_eq!(members(r"enum('a\\b\n')"), ["a\\b\n"]);
         assert_eq!(members("set('é')"), ["é"]);
         assert!(members("int").is_empty());
+        // What information_schema shows of `enum(x'ff01', 'b')` in the character set `binary`.
+        assert!(column("enum('?\u{1}','b')", None).members().is_err());
+        assert!(column("enum('?','b')", Some("latin1")).members().is_ok());
     }
 }

@@ -60,19 +60,29 @@ pub enum Fault {
         /// What it says.
         expected: u32,
     },
-    /// The table map has no column names, and there's no server to ask.
+    /// The table map doesn't say all of the columns, and there's no server to ask.
+    #[error("{0}, and there is no server to ask; {fix}", fix = .0.fix())]
+    Incomplete(Missing),
+    /// The table map doesn't say all of the columns, and information_schema has others.
     #[error(
-        "the binlog doesn't name the table's columns; run `SET PERSIST binlog_row_metadata = 'FULL'` and start \
-         from a position after it"
+        "{missing}, and information_schema has other columns ({difference}): the table was changed since, or the user \
+         doesn't see all of it; {fix}, or leave the table out by `source.tables`", fix = .missing.fix()
     )]
-    MinimalMetadata,
-    /// The table map has no column names, and the table is another one now.
+    OtherColumns {
+        /// What the table map lacks.
+        missing: Missing,
+        /// In what they differ.
+        difference: String,
+    },
+    /// The members of an `ENUM` or `SET` can't be had from information_schema.
     #[error(
-        "the binlog doesn't name the table's columns, and information_schema has others ({0}): the table was changed \
-         since; run `SET PERSIST binlog_row_metadata = 'FULL'` (`SET GLOBAL` on MariaDB) and start from a position \
-         after it, or leave the table out by `source.tables`"
+        "{names}, and information_schema can't show the members of `{column}`, which aren't text; {fix}, or leave the \
+         table out by `source.tables`", names = Missing::Names, fix = Missing::Names.fix()
     )]
-    OtherColumns(String),
+    HiddenMembers {
+        /// The column's name.
+        column: String,
+    },
     /// Rows of a table that no table map announced.
     #[error("rows of table id {0}, which no table map announced; start from a transaction's beginning")]
     NoTableMap(u64),
@@ -134,4 +144,33 @@ pub enum Fault {
     /// The server says that it lost events.
     #[error("the server reports that events were lost here (an incident): {0}; take a new snapshot")]
     Incident(String),
+}
+
+/// What a table map doesn't say of a table's columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Missing {
+    /// Their names: `binlog_row_metadata` isn't `FULL`.
+    #[error("the binlog doesn't name the table's columns")]
+    Names,
+    /// How many digits of a second they have: they are in MariaDB's older temporal format.
+    #[error(
+        "the binlog doesn't say how many digits of a second the table's columns in MariaDB's older temporal format have"
+    )]
+    FractionDigits,
+}
+
+impl Missing {
+    /// What makes the server say it.
+    pub fn fix(self) -> &'static str {
+        match self {
+            Self::Names => {
+                "run `SET PERSIST binlog_row_metadata = 'FULL'` (on MariaDB `SET GLOBAL`, and set it in its configuration \
+                 file) and start from a position after it"
+            }
+            Self::FractionDigits => {
+                "run `ALTER TABLE ... FORCE` on it while `mysql56_temporal_format` is ON, which converts them, and start \
+                 from a position after it"
+            }
+        }
+    }
 }

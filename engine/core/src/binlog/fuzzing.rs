@@ -17,12 +17,12 @@ pub fn rows(bytes: &[u8]) {
     let Ok(Ok(table)) = TableName::parse(map).map(|name| name.columns(family, None)) else { return };
     let Some(kind) = RowsKind::of(EventKind(kind & 0x7f)) else { return };
     let Ok(mut rows) = RowsEvent::parse(kind, body) else { return };
-    if rows.columns() != table.codecs.len() {
+    if rows.columns() != table.widths.len() {
         return;
     }
     // About half of the columns, others by each input.
     let some = |salt: u32| {
-        let columns = (0..table.codecs.len() as u32).map(ColumnIndex);
+        let columns = (0..table.columns.len() as u32).map(ColumnIndex);
         columns.filter(|column| u32::from(low).rotate_left(column.0 + salt) & 1 == 0).collect()
     };
     let needed = Needed { before: some(0), after: some(1) };
@@ -44,7 +44,7 @@ pub fn rows(bytes: &[u8]) {
         let header = RowHeader {
             table: TableId(0),
             operation: rows.operation(),
-            columns: table.codecs.len() as u16,
+            columns: table.columns.len() as u16,
             index_in_transaction: 0,
             index_in_event: 0,
             event_position: 0,
@@ -67,7 +67,7 @@ pub fn rows(bytes: &[u8]) {
         let images = [(whole.before(), part.before(), &needed.before), (whole.after(), part.after(), &needed.after)];
         for (whole, part, needed) in images {
             let (Some(whole), Some(part)) = (whole, part) else { continue };
-            for column in (0..table.codecs.len() as u32).map(ColumnIndex) {
+            for column in (0..table.columns.len() as u32).map(ColumnIndex) {
                 let expected = if needed.contains(column) { whole.cell(column) } else { Cell::Absent };
                 assert_eq!(part.cell(column), expected);
             }
@@ -108,6 +108,9 @@ pub fn temporal(bytes: &[u8]) {
     let _ = temporal::time_old(&mut Bytes(rest), &mut out);
     let _ = temporal::timestamp2(&mut Bytes(rest), digits, &mut out);
     let _ = temporal::timestamp_old(&mut Bytes(rest), &mut out);
+    let _ = temporal::datetime_hires(&mut Bytes(rest), digits, &mut out);
+    let _ = temporal::time_hires(&mut Bytes(rest), digits, &mut out);
+    let _ = temporal::timestamp_hires(&mut Bytes(rest), digits, &mut out);
     if let Ok(packed) = Bytes(rest).u64() {
         temporal::json_datetime(packed, digits & 1 == 0, &mut out);
         temporal::json_time(packed as i64, &mut out);

@@ -50,9 +50,9 @@ mod value;
 #[cfg(any(test, feature = "test-util"))]
 pub mod writer;
 
-pub use catalog::CatalogColumn;
+pub use catalog::{CatalogColumn, append_unlisted};
 pub use decoder::{BATCH_BYTES_MAX, BATCH_ROWS_MAX, Decoder, Next, RowBatch};
-pub use error::{DecodeError, Fault, RowError};
+pub use error::{DecodeError, Fault, Missing, RowError};
 pub use event::{EventHeader, EventKind};
 pub use history::{Finding, FingerprintCheck, GtidScan, Met, file_fingerprint};
 pub use late::{ColumnSet, Needed, Needs, Undecoded};

@@ -3,7 +3,8 @@
 use std::io::Write;
 
 /// Appends a double as MySQL's JSON functions show it: the shortest digits that read back as the
-/// same double, with an exponent outside 1e-15 to 1e15, and always recognisable as a double (`1.0`).
+/// same double, with an exponent below 1e-15 and for integers from 1e15 on, and always recognisable as a double (`1.0`).
+/// <https://github.com/mysql/mysql-server/blob/trunk/strings/dtoa.cc> (`my_gcvt`)
 pub(super) fn push_json_double(number: f64, out: &mut Vec<u8>) {
     let mut buffer = zmij::Buffer::new();
     let shortest = buffer.format_finite(number);
@@ -21,7 +22,7 @@ pub(super) fn push_json_double(number: f64, out: &mut Vec<u8>) {
     let count = digits.len() as i32;
     let written = if number == 0.0 {
         write!(out, "{sign}0.0")
-    } else if !(-14..=15).contains(&point) {
+    } else if point < -14 || point > 15 && count <= point {
         let (first, rest) = digits.split_at(1);
         let dot = if rest.is_empty() { "" } else { "." };
         write!(out, "{sign}{first}{dot}{rest}e{}", point - 1)
@@ -39,6 +40,7 @@ pub(super) fn push_json_double(number: f64, out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn as_mysql_shows_them() {
@@ -49,6 +51,19 @@ mod tests {
             (100.0, "100.0"),
             (0.001, "0.001"),
             (1e14, "100000000000000.0"),
+            (-0.0, "-0.0"),
+            (999999999999999.0, "999999999999999.0"),
+            (1e15, "1e15"),
+            (1234567890123456.0, "1.234567890123456e15"),
+            (1234567890123456.8, "1234567890123456.8"),
+            (-4503599627370495.5, "-4503599627370495.5"),
+            (4503599627370497.0, "4.503599627370497e15"),
+            (9007199254740993.0, "9.007199254740992e15"),
+            (1e-15, "0.000000000000001"),
+            (1.2345678901234568e-15, "0.0000000000000012345678901234568"),
+            (9.99e-16, "9.99e-16"),
+            (5e-324, "5e-324"),
+            (2.2250738585072014e-308, "2.2250738585072014e-308"),
             (1e20, "1e20"),
             (1.25e-20, "1.25e-20"),
             (1.7976931348623157e308, "1.7976931348623157e308"),
@@ -58,6 +73,21 @@ mod tests {
             push_json_double(number, &mut out);
             assert_eq!(String::from_utf8_lossy(&out), text);
             assert_eq!(text.parse(), Ok(number));
+        }
+    }
+    proptest! {
+        /// Which digits and which form the server's are, tests/tests/json_fidelity.rs compares with a real one.
+        #[test]
+        fn any_double_reads_back(bits in any::<u64>(), exponent in -20i32..20) {
+            for number in [f64::from_bits(bits), (bits as f64 / 2f64.powi(64)) * 10f64.powi(exponent)] {
+                if number.is_finite() {
+                    let mut out = Vec::new();
+                    push_json_double(number, &mut out);
+                    let text = String::from_utf8(out).expect("text");
+                    prop_assert_eq!(text.parse::<f64>().map(f64::to_bits), Ok(number.to_bits()), "{}", text);
+                    prop_assert!(text.contains(['.', 'e']), "{}", text);
+                }
+            }
         }
     }
 }

@@ -96,7 +96,7 @@ impl<'a> RowsEvent<'a> {
         let before_present = if kind.operation.has_before() { bytes.take(columns.div_ceil(8))? } else { &[] };
         let after_present = if kind.operation.has_after() { bytes.take(columns.div_ceil(8))? } else { &[] };
         // `INSERT INTO t () VALUES ()` with a minimal row image: a row that takes no bytes at all.
-        let blank_row = before_present.iter().chain(after_present).all(|byte| *byte == 0);
+        let blank_row = count_present(before_present, columns) + count_present(after_present, columns) == 0;
         if blank_row && !bytes.is_empty() && !kind.compressed {
             return Err(Fault::Malformed("rows without columns"));
         }
@@ -181,6 +181,17 @@ fn bit(bitmap: &[u8], index: usize) -> bool {
     bitmap[index / 8] >> (index % 8) & 1 != 0
 }
 
+/// How many of a table's columns a bitmap says are present. The bits behind the last column mean nothing: some writers set
+/// them.
+#[inline]
+fn count_present(bitmap: &[u8], columns: usize) -> usize {
+    let set: usize = bitmap.iter().map(|byte| byte.count_ones() as usize).sum();
+    match (columns % 8, bitmap.last()) {
+        (used @ 1.., Some(last)) => set - (last >> used).count_ones() as usize,
+        _ => set,
+    }
+}
+
 /// What an image has of a column.
 enum Stored {
     /// Nothing: the row image isn't full.
@@ -190,7 +201,8 @@ enum Stored {
     Value,
 }
 
-/// Goes through an image: `column` is called for each of the table's columns, and reads its value if there is one.
+/// Goes through an image: `column` is called for each of the table's columns that aren't hidden, and reads its value if
+/// there is one.
 #[inline]
 fn walk<'a>(
     rows: &mut Bytes<'a>,
@@ -198,10 +210,9 @@ fn walk<'a>(
     present: &[u8],
     mut column: impl FnMut(usize, Stored, &mut Bytes<'a>) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
-    let present_count: usize = present.iter().map(|byte| byte.count_ones() as usize).sum();
-    let nulls = rows.take(present_count.div_ceil(8))?;
+    let nulls = rows.take(count_present(present, table.widths.len()).div_ceil(8))?;
     let mut nth_present = 0;
-    for index in 0..table.codecs.len() {
+    for index in 0..table.columns.len() {
         if !bit(present, index) {
             column(index, Stored::Absent, rows)?;
             continue;
@@ -209,6 +220,14 @@ fn walk<'a>(
         let stored = if bit(nulls, nth_present) { Stored::Null } else { Stored::Value };
         nth_present += 1;
         column(index, stored, rows)?;
+    }
+    for index in table.columns.len()..table.widths.len() {
+        if bit(present, index) {
+            if !bit(nulls, nth_present) {
+                table.widths[index].skip(rows)?;
+            }
+            nth_present += 1;
+        }
     }
     Ok(())
 }
@@ -261,7 +280,7 @@ fn image_by<'a>(
     builder: &mut Builder,
     mut decode: impl FnMut(usize, &mut Bytes<'a>, &mut Builder) -> Result<Decoded, Fault>,
 ) -> Result<(), Fault> {
-    builder.begin_image(table.codecs.len());
+    builder.begin_image(table.columns.len());
     walk(rows, table, present, |index, stored, rows| {
         if needed.is_some_and(|needed| !needed.contains(index)) {
             builder.absent();
@@ -307,7 +326,7 @@ impl<'a> PartialJson<'a> {
             return Ok(None);
         }
         let columns = rows.take(table.codecs.iter().filter(|codec| codec.is_json()).count().div_ceil(8))?;
-        let mut documents = vec![None; table.codecs.len()];
+        let mut documents = vec![None; table.columns.len()];
         walk(&mut before, table, before_present, |index, stored, rows| {
             match (stored, &table.codecs[index]) {
                 (Stored::Value, Codec::Json { len_bytes }) => documents[index] = Some(document(rows, *len_bytes)?),
@@ -351,4 +370,154 @@ impl<'a> PartialJson<'a> {
 fn document<'a>(rows: &mut Bytes<'a>, len_bytes: usize) -> Result<&'a [u8], Fault> {
     let len = rows.uint(len_bytes)? as usize;
     rows.take(len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::binlog::late::{ColumnSet, Needed};
+    use crate::binlog::table_map::{Family, TableName};
+    use rowmill_batch::{Batch, Cell, ColumnIndex, RowHeader, TableId, TransactionHeader};
+
+    /// A table of so many columns `TINYINT NULL`, of which the last ones may be MariaDB's row hashes.
+    fn table(columns: usize, hashes: usize) -> Columns {
+        let all = columns + hashes;
+        let mut body = b"\x01\0\0\0\0\0\x01\0\x04shop\0\x01t\0".to_vec();
+        body.push(all as u8);
+        body.extend((0..all).map(|index| if index < columns { 1 } else { 8 }));
+        body.push(0);
+        body.extend(vec![0xff; all.div_ceil(8)]);
+        body.extend([1, all.div_ceil(8) as u8]);
+        body.extend(vec![0xff; all.div_ceil(8)]);
+        let mut names = Vec::new();
+        for index in 0..all {
+            let name =
+                if index < columns { format!("c{index}") } else { format!("DB_ROW_HASH_{}", index - columns + 1) };
+            names.push(name.len() as u8);
+            names.extend(name.bytes());
+        }
+        body.extend([4, 0xfc]);
+        body.extend((names.len() as u16).to_le_bytes());
+        body.extend(names);
+        TableName::parse(&body).expect("a map").columns(Family::MariaDb, None).expect("columns")
+    }
+
+    fn cells(
+        table: &Columns,
+        kind: EventKind,
+        body: &[u8],
+        needed: Option<&[u32]>,
+    ) -> Result<Vec<Vec<Option<u64>>>, Fault> {
+        let needed = needed.map(|columns| {
+            let set: ColumnSet = columns.iter().map(|&column| ColumnIndex(column)).collect();
+            SparseRow::new(Needed { before: set.clone(), after: set }, table)
+        });
+        let mut builder = Builder::with_capacity(0);
+        builder.transaction(&TransactionHeader {
+            file: "",
+            position: 0,
+            gtid: "",
+            commit_time_us: 0,
+            server_id: 0,
+            thread_id: 0,
+        });
+        let mut rows = RowsEvent::parse(RowsKind::of(kind).expect("rows"), body)?;
+        let mut count = 0;
+        while !rows.is_done() {
+            builder.begin_row(&RowHeader {
+                table: TableId(0),
+                operation: rows.operation(),
+                columns: table.columns.len() as u16,
+                index_in_transaction: 0,
+                index_in_event: 0,
+                event_position: 0,
+                time_us: 0,
+            });
+            rows.next_row(table, needed.as_ref(), &mut builder)?;
+            builder.end_row();
+            count += 1;
+        }
+        let bytes = builder.finish();
+        let batch = Batch::parse(&bytes).expect("a batch");
+        assert_eq!(batch.rows().count(), count);
+        let number = |cell: Cell<'_>| match cell {
+            Cell::Absent => None,
+            cell => Some(cell.uint().unwrap_or(u64::MAX)),
+        };
+        let images = batch.rows().flat_map(|row| [row.before(), row.after()].into_iter().flatten().collect::<Vec<_>>());
+        Ok(images.map(|image| image.cells().map(number).collect()).collect())
+    }
+
+    /// What stands before the columns' bitmaps, of version 1.
+    const START: &[u8] = b"\x01\0\0\0\0\0\x01\0";
+
+    /// Bits of a bitmap behind the last column mean nothing. MariaDB 10.5 sets them.
+    #[test]
+    fn padding_of_the_bitmap_counts_for_nothing() {
+        let table = table(26, 0);
+        let insert = |bitmap: &[u8], row: &[u8]| [START, &[26], bitmap, row].concat();
+        let row = [0xf8, 7, 8, 9];
+        for bitmap in [[1, 1, 0x10, 0xfc], [1, 1, 0x10, 0]] {
+            for needed in [None, Some(&[0, 8][..])] {
+                let images = cells(&table, EventKind::WRITE_ROWS_V1, &insert(&bitmap, &row), needed).expect("a row");
+                let set: Vec<(usize, u64)> =
+                    images[0].iter().enumerate().filter_map(|(index, cell)| Some((index, (*cell)?))).collect();
+                let expected: &[_] = if needed.is_none() { &[(0, 7), (8, 8), (20, 9)] } else { &[(0, 7), (8, 8)] };
+                assert_eq!(set, expected);
+            }
+        }
+        // Eight columns are there: one byte of NULLs, and not two.
+        let row = [0, 1, 2, 3, 4, 5, 6, 7, 8];
+        let images = cells(&table, EventKind::WRITE_ROWS_V1, &insert(&[0xff, 0, 0, 0xfc], &row), None).expect("a row");
+        assert_eq!(images[0][..8], [1, 2, 3, 4, 5, 6, 7, 8].map(Some));
+        // A row that takes no bytes is one whatever the padding is.
+        for bitmap in [[0, 0, 0, 0], [0, 0, 0, 0xfc]] {
+            let images = cells(&table, EventKind::WRITE_ROWS_V1, &insert(&bitmap, &[]), None).expect("a row");
+            assert_eq!(images, [vec![None; 26]]);
+        }
+        // Both images of an update.
+        let update = [START, &[26], &[1, 0, 0, 0xfc], &[1, 1, 0, 0xfc], &[0xfe, 1], &[0xfc, 2, 3]].concat();
+        let images = cells(&table, EventKind::UPDATE_ROWS_V1, &update, None).expect("a row");
+        assert_eq!((images[0][0], images[1][0], images[1][8]), (Some(1), Some(2), Some(3)));
+        for columns in 1..=70 {
+            let bytes = usize::div_ceil(columns, 8);
+            assert_eq!(count_present(&vec![0xff; bytes], columns), columns);
+            assert_eq!(count_present(&vec![0; bytes], columns), 0);
+        }
+        assert_eq!(count_present(&[], 26), 0, "an image that isn't there");
+    }
+
+    /// Hidden columns are passed over, and are in images or not.
+    #[test]
+    fn hidden_columns_are_passed_over() {
+        for columns in [3, 70] {
+            let table = table(columns, 2);
+            let all = columns + 2;
+            let mut values = vec![0; all.div_ceil(8)]; // NULLs
+            values.extend((0..columns).map(|index| index as u8));
+            let mut full = vec![0xff; all.div_ceil(8)];
+            let (mut hidden, mut null) = (values.clone(), values.clone());
+            hidden.extend([0xaa; 16]);
+            null[columns / 8] |= 1 << (columns % 8);
+            null.extend([0xaa; 8]);
+            let mut insert = [START, &[all as u8], &full, &hidden, &null].concat();
+            for needed in [None, Some(&[1][..])] {
+                let images = cells(&table, EventKind::WRITE_ROWS_V1, &insert, needed).expect("rows");
+                assert_eq!(images.len(), 2);
+                for image in images {
+                    assert_eq!((image.len(), image[1]), (columns, Some(1)));
+                }
+            }
+            // MariaDB 11.8 leaves them out of updates.
+            full[columns / 8] &= !(1 << (columns % 8));
+            full[(columns + 1) / 8] &= !(1 << ((columns + 1) % 8));
+            values[0] = 0;
+            values.drain(..all.div_ceil(8) - columns.div_ceil(8));
+            insert = [START, &[all as u8], &full, &values].concat();
+            for needed in [None, Some(&[1][..])] {
+                let images = cells(&table, EventKind::WRITE_ROWS_V1, &insert, needed).expect("rows");
+                assert_eq!((images.len(), images[0].len(), images[0][1]), (1, columns, Some(1)));
+            }
+        }
+    }
 }

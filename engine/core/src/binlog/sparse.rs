@@ -28,7 +28,9 @@ pub(super) struct SparseImage {
 
 #[derive(Debug)]
 struct Way {
+    /// In the binlog's image, and in the batch's: hidden ones are in the former alone.
     columns: usize,
+    visible: usize,
     /// A bit for each column, as all of these masks.
     all: u64,
     /// What is needed, in its order, and what is before it.
@@ -66,7 +68,7 @@ impl SparseRow {
 
 impl SparseImage {
     fn new(needed: ColumnSet, table: &Columns) -> Self {
-        let way = (table.codecs.len() <= 64).then(|| Way::new(&needed, table));
+        let way = (table.widths.len() <= 64).then(|| Way::new(&needed, table));
         Self { needed, way }
     }
 
@@ -95,7 +97,7 @@ impl SparseImage {
 
 impl Way {
     fn new(needed: &ColumnSet, table: &Columns) -> Self {
-        let (columns, mut gap, mut stops) = (table.codecs.len(), Gap::default(), Vec::new());
+        let (columns, mut gap, mut stops) = (table.widths.len(), Gap::default(), Vec::new());
         for (column, width) in table.widths.iter().enumerate() {
             if needed.contains(ColumnIndex(column as u32)) {
                 stops.push((std::mem::replace(&mut gap, Gap::behind(column)), column));
@@ -104,12 +106,12 @@ impl Way {
             }
         }
         let all = u64::MAX.checked_shr(64 - columns as u32).unwrap_or(0);
-        Self { columns, all, stops, end: gap }
+        Self { columns, visible: table.columns.len(), all, stops, end: gap }
     }
 
     fn go(&self, rows: &mut Bytes<'_>, table: &Columns, builder: &mut Builder) -> Result<(), Fault> {
         let nulls = rows.uint(self.columns.div_ceil(8))? & self.all;
-        builder.begin_image(self.columns);
+        builder.begin_image(self.visible);
         for (gap, column) in &self.stops {
             gap.pass(rows, table, nulls)?;
             builder.absent_before(*column);
@@ -121,7 +123,7 @@ impl Way {
             }
         }
         self.end.pass(rows, table, nulls)?;
-        builder.absent_before(self.columns);
+        builder.absent_before(self.visible);
         builder.end_image();
         Ok(())
     }

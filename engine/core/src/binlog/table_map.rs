@@ -6,9 +6,9 @@
 use rowmill_batch::{Column, ColumnIndex, Kind};
 
 use super::bytes::Bytes;
-use super::catalog::CatalogColumn;
+use super::catalog::{self, CatalogColumn};
 use super::charset::Charset;
-use super::error::Fault;
+use super::error::{Fault, Missing};
 use super::value::{Codec, Width};
 
 /// A table map's beginning: enough to tell whether the table is wanted.
@@ -24,7 +24,8 @@ pub(super) struct TableName<'a> {
 pub(super) struct Columns {
     pub columns: Vec<Column>,
     pub codecs: Vec<Codec>,
-    /// How many bytes their values take.
+    /// How many bytes their values take. Behind those of `columns` come those of columns that nobody can select: images
+    /// have them too.
     pub widths: Vec<Width>,
     /// The primary key's columns, in the order of the key.
     pub key: Vec<ColumnIndex>,
@@ -52,18 +53,27 @@ impl<'a> TableName<'a> {
     /// Reads the columns. What the map leaves out is taken from `catalog`.
     pub fn columns(mut self, family: Family, catalog: Option<&[CatalogColumn]>) -> Result<Columns, ColumnsFault> {
         let count = self.rest.lenenc_usize()?;
+        if count > COLUMNS_MAX {
+            return Err(Fault::Malformed("a table map's number of columns").into());
+        }
         let types = self.rest.take(count)?;
         let type_metadata = Bytes(self.rest.lenenc_bytes()?);
         let nullable = self.rest.take(count.div_ceil(8))?;
         let types = column_types(types, type_metadata)?;
         let metadata = Metadata::parse(self.rest, &types, family)?;
-        match (metadata.names.is_some(), catalog) {
-            (true, _) => Ok(metadata.columns(&types, nullable)?),
-            (false, Some(catalog)) => Ok(metadata.complete(catalog, &types)?.columns(&types, nullable)?),
-            (false, None) => Err(ColumnsFault::Unnamed),
-        }
+        let lacks_digits = family == Family::MariaDb && types.iter().any(|column| column.is_old_temporal());
+        let missing = match &metadata.names {
+            None => Missing::Names,
+            Some(_) if lacks_digits => Missing::FractionDigits,
+            Some(_) => return Ok(metadata.columns(&types, nullable, family)?),
+        };
+        let Some(catalog) = catalog else { return Err(ColumnsFault::Missing(missing)) };
+        Ok(metadata.complete(catalog, &types, missing)?.columns(&types, nullable, family)?)
     }
 }
+
+/// Of a table: their number has 16 bits in a batch, and no server has more than 4,096.
+const COLUMNS_MAX: usize = u16::MAX as usize;
 
 /// Whose binlog it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,8 +85,8 @@ pub(super) enum Family {
 /// Why a table map's columns can't be known.
 #[derive(Debug)]
 pub(super) enum ColumnsFault {
-    /// It doesn't name them, and no catalog was given.
-    Unnamed,
+    /// It doesn't say all of them, and no catalog was given.
+    Missing(Missing),
     Fault(Fault),
 }
 
@@ -141,6 +151,11 @@ impl ColumnType {
         matches!(self.code, VARCHAR | BLOB | VAR_STRING | STRING | VARCHAR_COMPRESSED | BLOB_COMPRESSED)
     }
 
+    /// A type of before MySQL 5.6. MariaDB has fractions in it, and doesn't say of how many digits.
+    fn is_old_temporal(self) -> bool {
+        matches!(self.code, code::TIMESTAMP | code::TIME | code::DATETIME)
+    }
+
     fn is_enum_or_set(self) -> bool {
         matches!(self.code, code::ENUM | code::SET)
     }
@@ -184,7 +199,11 @@ struct Metadata<'a> {
     members: Vec<Members<'a>>,
     /// What the geometries are declared as.
     geometries: Vec<u64>,
+    /// Digits of a second in an old temporal type.
+    digits: Vec<u8>,
     key: Vec<ColumnIndex>,
+    /// How many of the last columns nobody can select, where that is known.
+    hidden: Option<usize>,
 }
 
 /// The members of an `ENUM` or `SET`.
@@ -201,6 +220,7 @@ impl<'a> Metadata<'a> {
             charsets: vec![None; types.len()],
             members: vec![Members::Encoded(Vec::new()); types.len()],
             geometries: vec![0; types.len()],
+            digits: vec![0; types.len()],
             ..Self::default()
         };
         let has_charset = match family {
@@ -292,26 +312,30 @@ impl<'a> Metadata<'a> {
     }
 
     /// Takes what is missing from information_schema, if its columns are those of the map.
-    fn complete(self, catalog: &'a [CatalogColumn], types: &[ColumnType]) -> Result<Self, Fault> {
+    fn complete(self, catalog: &'a [CatalogColumn], types: &[ColumnType], missing: Missing) -> Result<Self, Fault> {
+        let other_columns = |difference: String| Fault::OtherColumns { missing, difference };
         if catalog.is_empty() {
-            return Err(Fault::OtherColumns(
+            return Err(other_columns(
                 "none at all: the table isn't there any more, or the user lacks SELECT on it".to_owned(),
             ));
         }
-        if catalog.len() != types.len() {
-            return Err(Fault::OtherColumns(format!(
-                "it has {} columns there and {} here",
-                catalog.len(),
-                types.len()
-            )));
-        }
+        // Not every index that could have a hidden column has one.
+        let listed = catalog.iter().filter(|column| !column.is_hidden).count();
+        let Some(catalog) = catalog.get(..types.len()).filter(|_| types.len() >= listed) else {
+            return Err(other_columns(format!("it has {listed} columns there and {} here", types.len())));
+        };
         let differs = |column: &CatalogColumn, what: &str| {
-            Fault::OtherColumns(format!("column `{}` is `{}` there, and {what} here", column.name, column.column_type))
+            other_columns(format!("column `{}` is `{}` there, and {what} here", column.name, column.column_type))
         };
         for (column, column_type) in catalog.iter().zip(types) {
             if !column.fits(*column_type) {
                 let ColumnType { code, meta } = *column_type;
                 return Err(differs(column, &format!("of type {code} {meta:?}")));
+            }
+        }
+        for (column, name) in catalog.iter().zip(self.names.iter().flatten()) {
+            if !column.is_hidden && column.name != *name {
+                return Err(differs(column, &format!("called `{name}`")));
             }
         }
         let from_catalog: Vec<bool> = catalog.iter().map(CatalogColumn::is_unsigned).collect();
@@ -328,6 +352,12 @@ impl<'a> Metadata<'a> {
                 return Err(differs(column, &format!("in the character set {charset:?}")));
             }
         }
+        let digits = catalog.iter().map(CatalogColumn::fraction_digits).collect();
+        let hidden = Some(types.len() - listed);
+        if self.names.is_some() {
+            // The map says all the rest itself.
+            return Ok(Self { digits, hidden, ..self });
+        }
         let mut key: Vec<(u32, ColumnIndex)> = (0..)
             .map(ColumnIndex)
             .zip(catalog)
@@ -339,14 +369,22 @@ impl<'a> Metadata<'a> {
             unsigned: self.unsigned.or(Some(from_catalog)),
             charsets: charsets.map(|(charset, column)| charset.or_else(|| Some(column.charset()))).collect(),
             names: Some(catalog.iter().map(|column| column.name.as_str()).collect()),
-            members: catalog.iter().map(|column| Members::Text(column.members())).collect(),
+            members: catalog.iter().map(|column| column.members().map(Members::Text)).collect::<Result<_, _>>()?,
             geometries: self.geometries,
+            digits,
             key: key.into_iter().map(|(_, index)| index).collect(),
+            hidden,
         })
     }
 
-    fn columns(self, types: &[ColumnType], nullable: &[u8]) -> Result<Columns, Fault> {
-        let Self { unsigned, charsets, names, members, geometries, key } = self;
+    fn columns(self, types: &[ColumnType], nullable: &[u8], family: Family) -> Result<Columns, Fault> {
+        let is_nullable = |index: usize| nullable[index / 8] >> (index % 8) & 1 != 0;
+        let hidden = self.hidden.unwrap_or_else(|| match family {
+            Family::MySql => 0,
+            Family::MariaDb => self.row_hashes(types),
+        });
+        let visible = types.len() - hidden;
+        let Self { unsigned, charsets, names, members, geometries, digits, key, hidden: _ } = self;
         let names = names.unwrap_or_default();
         let mut columns = Vec::with_capacity(types.len());
         let mut codecs = Vec::with_capacity(types.len());
@@ -354,7 +392,7 @@ impl<'a> Metadata<'a> {
             let name = *names.get(index).ok_or(Fault::Malformed("a table map's names"))?;
             let charset = charset.unwrap_or(Charset::Binary);
             let unsigned = unsigned.as_ref().is_some_and(|unsigned| unsigned[index]);
-            let (kind, mut mysql_type, codec) = describe(name, column_type, unsigned, charset, members)?;
+            let (kind, mut mysql_type, codec) = describe(name, column_type, unsigned, charset, members, digits[index])?;
             if kind == Kind::Geometry {
                 geometry_name(geometries[index]).clone_into(&mut mysql_type);
             }
@@ -362,13 +400,31 @@ impl<'a> Metadata<'a> {
                 name: name.to_owned(),
                 kind,
                 mysql_type,
-                nullable: nullable[index / 8] >> (index % 8) & 1 != 0,
+                nullable: is_nullable(index),
                 key: key.contains(&ColumnIndex(index as u32)),
             });
             codecs.push(codec);
         }
         let widths = codecs.iter().map(Codec::width).collect::<Result<_, _>>()?;
+        columns.truncate(visible);
+        codecs.truncate(visible);
+        let key = key.into_iter().filter(|ColumnIndex(index)| (*index as usize) < visible).collect();
         Ok(Columns { columns, codecs, widths, key })
+    }
+
+    /// How many of the last columns are the hashes that MariaDB keeps of unique keys without a tree, by their names, which
+    /// it gives to nothing else.
+    fn row_hashes(&self, types: &[ColumnType]) -> usize {
+        let is_unsigned = |index: usize| self.unsigned.as_ref().is_some_and(|unsigned| unsigned[index]);
+        let is_row_hash = |index: usize| {
+            let name = self.names.as_ref().and_then(|names| names.get(index));
+            let number = name.and_then(|name| name.strip_prefix(catalog::ROW_HASH_PREFIX));
+            number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+                && types[index].code == code::LONGLONG
+                && is_unsigned(index)
+        };
+        // There is no table of nothing else.
+        (1..types.len()).rev().take_while(|index| is_row_hash(*index)).count()
     }
 }
 
@@ -379,6 +435,7 @@ fn describe(
     unsigned: bool,
     charset: Charset,
     members: Members<'_>,
+    digits: u8,
 ) -> Result<(Kind, String, Codec), Fault> {
     use code::*;
     let [meta, meta_high] = column.meta;
@@ -407,14 +464,25 @@ fn describe(
         NEWDECIMAL => (Kind::Decimal, "decimal", Codec::Decimal { precision: meta, scale: meta_high }),
         YEAR => (Kind::Year, "year", Codec::Year),
         DATE => (Kind::Date, "date", Codec::Date),
-        TIME => (Kind::Time, "time", Codec::TimeOld),
+        TIME if digits == 0 => (Kind::Time, "time", Codec::TimeOld),
+        TIME => (Kind::Time, "time", Codec::TimeHires { digits }),
         TIME2 => (Kind::Time, "time", Codec::Time { digits: meta }),
-        DATETIME => (Kind::Datetime, "datetime", Codec::DatetimeOld),
+        DATETIME if digits == 0 => (Kind::Datetime, "datetime", Codec::DatetimeOld),
+        DATETIME => (Kind::Datetime, "datetime", Codec::DatetimeHires { digits }),
         DATETIME2 => (Kind::Datetime, "datetime", Codec::Datetime { digits: meta }),
-        TIMESTAMP => (Kind::Timestamp, "timestamp", Codec::TimestampOld),
+        TIMESTAMP if digits == 0 => (Kind::Timestamp, "timestamp", Codec::TimestampOld),
+        TIMESTAMP => (Kind::Timestamp, "timestamp", Codec::TimestampHires { digits }),
         TIMESTAMP2 => (Kind::Timestamp, "timestamp", Codec::Timestamp { digits: meta }),
-        ENUM => (Kind::Enum, "enum", Codec::Enum { len: usize::from(meta), members: texts(name, &charset, members)? }),
-        SET => (Kind::Set, "set", Codec::Set { len: usize::from(meta), members: texts(name, &charset, members)? }),
+        ENUM => {
+            let members = decoded(name, &charset, members)?;
+            let kind = if is_text(&members) { Kind::Enum } else { Kind::Bytes };
+            (kind, "enum", Codec::Enum { len: usize::from(meta), members })
+        }
+        SET => {
+            let members = decoded(name, &charset, members)?;
+            let kind = if is_text(&members) { Kind::Set } else { Kind::Bytes };
+            (kind, "set", Codec::Set { len: usize::from(meta), members })
+        }
         JSON => (Kind::Json, "json", Codec::Json { len_bytes: usize::from(meta) }),
         GEOMETRY => (Kind::Geometry, "geometry", Codec::Bytes { len_bytes: usize::from(meta) }),
         VECTOR => (Kind::Vector, "vector", Codec::Bytes { len_bytes: usize::from(meta) }),
@@ -479,17 +547,192 @@ fn geometry_name(number: u64) -> &'static str {
     usize::try_from(number).ok().and_then(|number| NAMES.get(number)).copied().unwrap_or("geometry")
 }
 
-/// The names of an ENUM's or SET's members.
-fn texts(column: &str, charset: &Charset, members: Members<'_>) -> Result<Vec<Box<str>>, Fault> {
+/// Whether members are text: in the character set `binary` they may be anything.
+fn is_text(members: &[Box<[u8]>]) -> bool {
+    members.iter().all(|member| std::str::from_utf8(member).is_ok())
+}
+
+/// An ENUM's or SET's members, as UTF-8 where they are text.
+fn decoded(column: &str, charset: &Charset, members: Members<'_>) -> Result<Vec<Box<[u8]>>, Fault> {
     let encoded = match members {
-        Members::Text(texts) => return Ok(texts),
+        Members::Text(texts) => return Ok(texts.into_iter().map(str::into_boxed_bytes).collect()),
         Members::Encoded(encoded) => encoded,
     };
-    let text = |member: &[u8]| {
+    let decode = |member: &[u8]| {
         let mut out = Vec::new();
         charset.decode(member, &mut out).map_err(|fault| fault.in_column(column))?;
-        let text = String::from_utf8(out).map_err(|_| Fault::Malformed("a member of an ENUM or SET"))?;
-        Ok(text.into_boxed_str())
+        Ok(out.into_boxed_slice())
     };
-    encoded.into_iter().map(text).collect()
+    encoded.into_iter().map(decode).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::binlog::catalog::append_unlisted;
+
+    /// A table map's body.
+    fn map(types: &[(u8, &[u8])], nullable: &[u8], metadata: &[(u8, &[u8])]) -> Vec<u8> {
+        let mut body = b"\x01\0\0\0\0\0\x01\0\x04shop\0\x01t\0".to_vec();
+        body.push(types.len() as u8);
+        body.extend(types.iter().map(|(code, _)| *code));
+        let meta: Vec<u8> = types.iter().flat_map(|(_, meta)| *meta).copied().collect();
+        body.push(meta.len() as u8);
+        body.extend(meta);
+        body.extend_from_slice(nullable);
+        for (field, value) in metadata {
+            body.extend([*field, value.len() as u8]);
+            body.extend_from_slice(value);
+        }
+        body
+    }
+
+    fn columns(body: &[u8], family: Family, catalog: Option<&[CatalogColumn]>) -> Result<Columns, ColumnsFault> {
+        TableName::parse(body).expect("a table map").columns(family, catalog)
+    }
+
+    fn listed(columns: &[(&str, &str, Option<u32>)]) -> Vec<CatalogColumn> {
+        let column = |&(name, column_type, key_position): &(&str, &str, Option<u32>)| CatalogColumn {
+            name: name.to_owned(),
+            column_type: column_type.to_owned(),
+            charset: column_type.contains("text").then(|| "latin1".to_owned()),
+            key_position,
+            is_hidden: false,
+        };
+        columns.iter().map(column).collect()
+    }
+
+    fn names(columns: &Columns) -> Vec<&str> {
+        columns.columns.iter().map(|column| column.name.as_str()).collect()
+    }
+
+    /// As MariaDB 10.5 to 11.8 have it: `CREATE TABLE t (id INT PRIMARY KEY, doc TEXT, n INT, UNIQUE (doc))`.
+    const HASHED: [(u8, &[u8]); 4] = [(3, &[]), (252, &[2]), (3, &[]), (8, &[])];
+
+    #[test]
+    fn a_row_hash_is_no_column() {
+        let names_of = |last: &[u8]| [b"\x02id\x03doc\x01n".as_slice(), last].concat();
+        let hash = names_of(b"\x0dDB_ROW_HASH_1");
+        let key: &[u8] = &[0];
+        let body = map(&HASHED, &[0x0e], &[(1, &[0x20]), (2, &[8]), (4, &hash), (8, key)]);
+        let table = columns(&body, Family::MariaDb, None).expect("columns");
+        assert_eq!(names(&table), ["id", "doc", "n"]);
+        assert_eq!((table.codecs.len(), table.widths.len()), (3, 4), "images have it");
+        // Of a key that can't be NULL it can't be either.
+        let not_null = map(&HASHED, &[0x00], &[(1, &[0x20]), (2, &[8]), (4, &hash), (8, key)]);
+        assert_eq!(names(&columns(&not_null, Family::MariaDb, None).expect("columns")), ["id", "doc", "n"]);
+        assert_eq!(names(&columns(&body, Family::MySql, None).expect("columns")).len(), 4, "MySQL has none");
+        // Others that are called alike.
+        for (last, unsigned) in
+            [(b"\x0dDB_ROW_HASH_1".as_slice(), 0x00), (b"\x0cDB_ROW_HASH_", 0x20), (b"\x0eDB_ROW_HASH_1b", 0x20)]
+        {
+            let body = map(&HASHED, &[0x0e], &[(1, &[unsigned]), (2, &[8]), (4, &names_of(last)), (8, key)]);
+            assert_eq!(names(&columns(&body, Family::MariaDb, None).expect("columns")).len(), 4);
+        }
+    }
+
+    #[test]
+    fn unlisted_columns_are_matched() {
+        let mut catalog = listed(&[("id", "int(11)", Some(1)), ("doc", "text", None), ("n", "int(11)", None)]);
+        append_unlisted(&mut catalog, false, 1);
+        for metadata in [&[][..], &[(1, &[0x20][..]), (2, &[8])]] {
+            let body = map(&HASHED, &[0x0e], metadata);
+            let table = columns(&body, Family::MariaDb, Some(&catalog)).expect("columns");
+            assert_eq!((names(&table), table.widths.len()), (vec!["id", "doc", "n"], 4));
+            assert_eq!(table.key, [ColumnIndex(0)]);
+            // MEMORY's indexes by hash have no such column.
+            let body = map(&HASHED[..3], &[6], &metadata[..metadata.len().min(1)]);
+            let table = columns(&body, Family::MariaDb, Some(&catalog)).expect("columns");
+            assert_eq!((names(&table), table.widths.len()), (vec!["id", "doc", "n"], 3));
+        }
+        let others: [&[(u8, &[u8])]; 3] = [
+            &HASHED[..2],
+            &[HASHED[0], HASHED[1], HASHED[2], HASHED[2]],
+            &[HASHED[0], HASHED[1], HASHED[2], HASHED[3], HASHED[3]],
+        ];
+        for types in others {
+            let fault = columns(&map(types, &[0x0e], &[]), Family::MariaDb, Some(&catalog));
+            assert!(matches!(fault, Err(ColumnsFault::Fault(Fault::OtherColumns { .. }))), "{fault:?}");
+        }
+        // `WITH SYSTEM VERSIONING`, and a unique index as well.
+        let mut catalog = listed(&[("id", "int(11)", Some(1)), ("doc", "text", None)]);
+        append_unlisted(&mut catalog, true, 1);
+        let types: [(u8, &[u8]); 5] = [(3, &[]), (252, &[2]), (17, &[6]), (17, &[6]), (8, &[])];
+        for types in [&types[..], &types[..4]] {
+            let table = columns(&map(types, &[0x12], &[]), Family::MariaDb, Some(&catalog)).expect("columns");
+            assert_eq!(names(&table), ["id", "doc", "row_start", "row_end"]);
+            assert_eq!(table.key, [ColumnIndex(0), ColumnIndex(3)], "as the map says it itself with FULL metadata");
+        }
+        let mut catalog = listed(&[("id", "int(11)", None)]);
+        append_unlisted(&mut catalog, true, 0);
+        assert!(catalog.iter().all(|column| column.key_position.is_none()), "a table without a key");
+        let mut none = Vec::new();
+        append_unlisted(&mut none, true, 1);
+        assert!(none.is_empty(), "a table that isn't there");
+    }
+
+    /// `mysql56_temporal_format=OFF`: no kind of metadata says how many digits of a second there are.
+    #[test]
+    fn digits_of_a_second_are_asked_for() {
+        let types: [(u8, &[u8]); 4] = [(3, &[]), (7, &[]), (11, &[]), (12, &[])];
+        let full = map(&types, &[0x0e], &[(1, &[0]), (4, b"\x02id\x01a\x01b\x01c"), (8, &[0])]);
+        let minimal = map(&types, &[0x0e], &[(1, &[0])]);
+        for (body, expected) in [(&full, Missing::FractionDigits), (&minimal, Missing::Names)] {
+            match columns(body, Family::MariaDb, None) {
+                Err(ColumnsFault::Missing(missing)) => assert_eq!(missing, expected),
+                other => panic!("{other:?}"),
+            }
+            let catalog = listed(&[
+                ("id", "int(11)", Some(1)),
+                ("a", "timestamp(6) /* mariadb-5.3 */", None),
+                ("b", "time /* mariadb-5.3 */", None),
+                ("c", "datetime(3) /* mariadb-5.3 */", None),
+            ]);
+            let table = columns(body, Family::MariaDb, Some(&catalog)).expect("columns");
+            let codecs = [Codec::TimestampHires { digits: 6 }, Codec::TimeOld, Codec::DatetimeHires { digits: 3 }];
+            assert_eq!(table.codecs[1..], codecs);
+            assert_eq!((names(&table), &*table.key), (vec!["id", "a", "b", "c"], &[ColumnIndex(0)][..]));
+            // Converted since.
+            let catalog = listed(&[
+                ("id", "int(11)", Some(1)),
+                ("a", "timestamp(6)", None),
+                ("b", "time", None),
+                ("c", "datetime(3)", None),
+            ]);
+            let fault = columns(body, Family::MariaDb, Some(&catalog)).expect_err("other columns");
+            let ColumnsFault::Fault(fault) = fault else { panic!("{fault:?}") };
+            assert!(fault.to_string().contains("column `a` is `timestamp(6)` there"), "{fault}");
+        }
+        // Another name at the place.
+        let mut catalog = listed(&[("id", "int(11)", Some(1)), ("a", "timestamp /* mariadb-5.3 */", None)]);
+        catalog.extend(listed(&[("x", "time", None), ("c", "datetime", None)]));
+        assert!(columns(&full, Family::MariaDb, Some(&catalog)).is_err());
+        // MySQL has no fraction in these.
+        let table = columns(&full, Family::MySql, None).expect("columns");
+        assert_eq!(table.codecs[1..], [Codec::TimestampOld, Codec::TimeOld, Codec::DatetimeOld]);
+    }
+
+    /// `ENUM(x'ff01','b') CHARACTER SET binary`, and so a SET.
+    #[test]
+    fn members_may_be_bytes() {
+        let types: [(u8, &[u8]); 3] = [(254, &[247, 1]), (254, &[248, 1]), (254, &[247, 1])];
+        let members: [(u8, &[u8]); 2] =
+            [(6, b"\x02\x02\xff\x01\x01b\x02\x02\xc3\xa9\x01b"), (5, b"\x02\x02\xff\x01\x01b")];
+        let names: (u8, &[u8]) = (4, b"\x01e\x01s\x01u");
+        let body = map(&types, &[0], &[names, (10, &[63]), members[0], members[1]]);
+        let table = columns(&body, Family::MariaDb, None).expect("columns");
+        let kinds: Vec<Kind> = table.columns.iter().map(|column| column.kind).collect();
+        assert_eq!(kinds, [Kind::Bytes, Kind::Bytes, Kind::Enum], "text where all members are");
+        let value = |codec: &Codec, byte: u8| {
+            let mut out = Vec::new();
+            codec.decode(&mut Bytes(&[byte]), &mut out).expect("a value");
+            out
+        };
+        assert_eq!((value(&table.codecs[0], 1), value(&table.codecs[0], 2)), (vec![0xff, 1], b"b".to_vec()));
+        assert_eq!(value(&table.codecs[1], 3), b"\xff\x01,b");
+        assert_eq!(value(&table.codecs[2], 1), "é".as_bytes());
+        // In a set of characters they must be some.
+        let body = map(&types, &[0], &[names, (10, &[45]), members[0], members[1]]);
+        assert!(columns(&body, Family::MariaDb, None).is_err());
+    }
 }

@@ -9,7 +9,7 @@ use rowmill_batch::{Table, TableId};
 use rustc_hash::FxHashMap;
 
 use super::catalog::CatalogColumn;
-use super::error::Fault;
+use super::error::{Fault, Missing};
 use super::late::Needs;
 use super::table_map::{self, Columns, ColumnsFault, Family, TableName};
 
@@ -43,7 +43,7 @@ pub(super) struct Tables {
     versions: Vec<Arc<TableVersion>>,
     /// Versions that no batch had yet, in the order of their ids.
     new: Vec<Arc<Table>>,
-    /// Columns as information_schema has them, of tables whose maps don't name them.
+    /// Columns as information_schema has them, of tables whose maps don't say all of them.
     catalog: HashMap<(String, String), Vec<CatalogColumn>>,
 }
 
@@ -64,10 +64,11 @@ pub(super) struct TableVersion {
 /// Why a table map can't be taken.
 #[derive(Debug)]
 pub(super) enum MapFault {
-    /// The columns' names aren't in it: [`Tables::learn`] them.
-    Unnamed {
+    /// It doesn't say all of its columns: [`Tables::learn`] them.
+    Missing {
         schema: String,
         table: String,
+        missing: Missing,
     },
     Fault(Fault),
 }
@@ -94,7 +95,9 @@ impl Tables {
     fn version(&mut self, name: TableName<'_>, family: Family) -> Result<Arc<TableVersion>, MapFault> {
         let key = (name.schema.to_owned(), name.table.to_owned());
         let columns = name.columns(family, self.catalog.get(&key).map(Vec::as_slice)).map_err(|fault| match fault {
-            ColumnsFault::Unnamed => MapFault::Unnamed { schema: key.0.clone(), table: key.1.clone() },
+            ColumnsFault::Missing(missing) => {
+                MapFault::Missing { schema: key.0.clone(), table: key.1.clone(), missing }
+            }
             ColumnsFault::Fault(fault) => MapFault::Fault(fault),
         })?;
         let (schema, name) = key;
@@ -124,7 +127,7 @@ impl Tables {
         Some(version.table.to_string())
     }
 
-    /// Columns of a table whose map doesn't name them.
+    /// Columns of a table whose map doesn't say all of them.
     pub fn learn(&mut self, schema: String, table: String, columns: Vec<CatalogColumn>) {
         self.catalog.insert((schema, table), columns);
     }
@@ -220,10 +223,11 @@ mod tests {
     fn names_are_learned_until_a_statement_may_have_changed_them() {
         let mut tables = Tables::default();
         let is_unnamed =
-            |result| matches!(result, Err(MapFault::Unnamed { schema, table }) if schema == "shop" && table == "t");
+            |result| matches!(result, Err(MapFault::Missing { schema, table, .. }) if schema == "shop" && table == "t");
         let learn = |tables: &mut Tables, name: &str| {
             let (column_type, charset) = ("int".to_owned(), None);
-            let column = CatalogColumn { name: name.to_owned(), column_type, charset, key_position: None };
+            let column =
+                CatalogColumn { is_hidden: false, name: name.to_owned(), column_type, charset, key_position: None };
             tables.learn("shop".to_owned(), "t".to_owned(), vec![column]);
         };
         assert!(map(&mut tables, 1, "hidden", &["x"], false).is_ok(), "nobody needs them");

@@ -152,8 +152,9 @@ pub(super) fn timestamp_old(bytes: &mut Bytes<'_>, out: &mut Vec<u8>) -> Result<
 }
 
 fn push_timestamp(seconds: u64, micros: u64, digits: u8, out: &mut Vec<u8>) {
-    if seconds == 0 {
-        // TIMESTAMP has no value for 1970-01-01 00:00:00: zero is the zero date.
+    if seconds == 0 && micros == 0 {
+        // TIMESTAMP has no value for 1970-01-01 00:00:00: zero is the zero date. MariaDB has one for
+        // the fractions of that second.
         push_date(0, 0, 0, out);
     } else {
         let (year, month, day) = civil_from_days(seconds / 86_400);
@@ -162,6 +163,66 @@ fn push_timestamp(seconds: u64, micros: u64, digits: u8, out: &mut Vec<u8>) {
     out.push(b' ');
     push_time(seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60, out);
     push_fraction(micros, digits, out);
+}
+
+/// Units of the last of `digits` in a second.
+fn units_per_second(digits: u8) -> u64 {
+    10u64.pow(u32::from(digits.min(6)))
+}
+
+/// Seconds and microseconds of a time in units of the last of its `digits`.
+fn split_units(units: u64, digits: u8) -> (u64, u64) {
+    let per_second = units_per_second(digits);
+    (units / per_second, units % per_second * (1_000_000 / per_second))
+}
+
+/// Bytes of MariaDB's `TIME(digits)` in its own format.
+pub(super) fn time_hires_len(digits: u8) -> Result<usize, Fault> {
+    const LENS: [usize; 7] = [3, 4, 4, 5, 5, 5, 6];
+    LENS.get(usize::from(digits)).copied().ok_or(Fault::Malformed("more than 6 digits of a second"))
+}
+
+/// Bytes of MariaDB's `DATETIME(digits)` in its own format.
+pub(super) fn datetime_hires_len(digits: u8) -> Result<usize, Fault> {
+    const LENS: [usize; 7] = [5, 6, 6, 7, 7, 7, 8];
+    LENS.get(usize::from(digits)).copied().ok_or(Fault::Malformed("more than 6 digits of a second"))
+}
+
+/// `TIME(digits)` as MariaDB had it before 10.1 and has it with `mysql56_temporal_format=OFF`: a big-endian number of
+/// units of the last digit, to which the time behind the largest one, 839 hours, is added.
+/// <https://github.com/MariaDB/server/blob/10.11/sql/field.cc> (`Field_time_hires`)
+pub(super) fn time_hires(bytes: &mut Bytes<'_>, digits: u8, out: &mut Vec<u8>) -> Result<(), Fault> {
+    const ZERO_SECONDS: i64 = 839 * 3_600;
+    let zero = ZERO_SECONDS * units_per_second(digits) as i64;
+    let units = bytes.uint_be(time_hires_len(digits)?)? as i64 - zero;
+    if units < 0 {
+        out.push(b'-');
+    }
+    let (seconds, micros) = split_units(units.unsigned_abs(), digits);
+    push_time(seconds / 3_600, seconds / 60 % 60, seconds % 60, out);
+    push_fraction(micros, digits, out);
+    Ok(())
+}
+
+/// `DATETIME(digits)` in the same format: ((((year * 13 + month) * 32 + day) * 24 + hour) * 60 + minute) * 60 + second, in
+/// units of the last digit, big-endian.
+/// <https://github.com/MariaDB/server/blob/10.11/sql-common/my_time.c> (`pack_time`)
+pub(super) fn datetime_hires(bytes: &mut Bytes<'_>, digits: u8, out: &mut Vec<u8>) -> Result<(), Fault> {
+    let (packed, micros) = split_units(bytes.uint_be(datetime_hires_len(digits)?)?, digits);
+    let (date, time) = (packed / 86_400, packed % 86_400);
+    push_date(date / (13 * 32), date / 32 % 13, date % 32, out);
+    out.push(b' ');
+    push_time(time / 3_600, time / 60 % 60, time % 60, out);
+    push_fraction(micros, digits, out);
+    Ok(())
+}
+
+/// `TIMESTAMP(digits)` in the same format: seconds since 1970 in 4 bytes, then units of the last digit, both big-endian.
+pub(super) fn timestamp_hires(bytes: &mut Bytes<'_>, digits: u8, out: &mut Vec<u8>) -> Result<(), Fault> {
+    let seconds = bytes.uint_be(4)?;
+    let units = bytes.uint_be(fraction_len(digits)?)?;
+    push_timestamp(seconds, units * (1_000_000 / units_per_second(digits)), digits, out);
+    Ok(())
 }
 
 /// The Gregorian date of a day since 1970, by Howard Hinnant's algorithm.
@@ -217,6 +278,51 @@ mod tests {
         assert_eq!(at(1), "1970-01-01 00:00:01");
         assert_eq!(at(951_782_400), "2000-02-29 00:00:00");
         assert_eq!(at(u32::MAX), "2106-02-07 06:28:15");
+    }
+
+    /// MariaDB has `TIMESTAMP` values in the second of the zero date.
+    #[test]
+    fn a_fraction_of_the_first_second_is_no_zero_date() {
+        let new = |digits, bytes: &[u8]| text(|b, o| timestamp2(b, digits, o), bytes);
+        assert_eq!(new(6, &[0, 0, 0, 0, 7, 0xa1, 0x20]), "1970-01-01 00:00:00.500000");
+        assert_eq!(new(6, &[0, 0, 0, 0, 0, 0, 1]), "1970-01-01 00:00:00.000001");
+        assert_eq!(new(1, &[0, 0, 0, 0, 50]), "1970-01-01 00:00:00.5");
+        assert_eq!(new(6, &[0; 7]), "0000-00-00 00:00:00.000000");
+        let hires = |digits, bytes: &[u8]| text(|b, o| timestamp_hires(b, digits, o), bytes);
+        assert_eq!(hires(1, &[0, 0, 0, 0, 5]), "1970-01-01 00:00:00.5");
+        assert_eq!(hires(3, &[0; 6]), "0000-00-00 00:00:00.000");
+    }
+
+    /// Of a row that MariaDB 11.8 wrote with `mysql56_temporal_format=OFF`.
+    #[test]
+    fn mariadbs_own_format() {
+        let hex = |text: &str| {
+            text.split(' ').map(|byte| u8::from_str_radix(byte, 16).expect("hexadecimal")).collect::<Vec<_>>()
+        };
+        let timestamp = |digits, bytes| text(|b, o| timestamp_hires(b, digits, o), &hex(bytes));
+        assert_eq!(timestamp(1, "58 5a c2 7c 07"), "2016-12-21 17:57:16.7");
+        assert_eq!(timestamp(6, "58 5a c2 7c 01 e2 40"), "2016-12-21 17:57:16.123456");
+        let time = |digits, bytes| text(|b, o| time_hires(b, digits, o), &hex(bytes));
+        assert_eq!(time(2, "11 c8 ce b3"), "-10:11:12.13");
+        assert_eq!(time(6, "05 7e 7b bc f7 ff"), "838:59:59.999999");
+        let datetime = |digits, bytes: &str| text(|b, o| datetime_hires(b, digits, o), &hex(bytes));
+        assert_eq!(datetime(3, "00 41 ef 0a d9 d3 75"), "2016-12-21 17:57:16.789");
+        assert_eq!(datetime(6, "01 01 8d c2 62 d5 f7 01"), "2016-12-21 17:57:16.000001");
+        for digits in 1..=6 {
+            let zero = vec!["00"; datetime_hires_len(digits).expect("a length")].join(" ");
+            assert_eq!(datetime(digits, &zero), format!("0000-00-00 00:00:00.{}", "0".repeat(usize::from(digits))));
+        }
+        // No bytes are a panic.
+        for len in 0..=8 {
+            for digits in 0..=9 {
+                for byte in [0, 0xff] {
+                    let bytes = vec![byte; len];
+                    for decode in [time_hires, datetime_hires, timestamp_hires] {
+                        let _ = decode(&mut Bytes(&bytes), digits, &mut Vec::new());
+                    }
+                }
+            }
+        }
     }
 
     #[test]

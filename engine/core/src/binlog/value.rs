@@ -35,16 +35,27 @@ pub(super) enum Codec {
         digits: u8,
     },
     TimestampOld,
+    /// MariaDB's `TIME(digits)` before it took over MySQL 5.6's format, as the next two; `digits` isn't 0.
+    TimeHires {
+        digits: u8,
+    },
+    DatetimeHires {
+        digits: u8,
+    },
+    TimestampHires {
+        digits: u8,
+    },
     Bit {
         len: usize,
     },
+    /// The members are UTF-8, or bytes where the column's kind is.
     Enum {
         len: usize,
-        members: Vec<Box<str>>,
+        members: Vec<Box<[u8]>>,
     },
     Set {
         len: usize,
-        members: Vec<Box<str>>,
+        members: Vec<Box<[u8]>>,
     },
     Json {
         len_bytes: usize,
@@ -126,6 +137,9 @@ impl Codec {
             Self::Time { digits } => Width::Fixed(3 + temporal::fraction_len(*digits)?),
             Self::Datetime { digits } => Width::Fixed(5 + temporal::fraction_len(*digits)?),
             Self::Timestamp { digits } => Width::Fixed(4 + temporal::fraction_len(*digits)?),
+            Self::TimeHires { digits } => Width::Fixed(temporal::time_hires_len(*digits)?),
+            Self::DatetimeHires { digits } => Width::Fixed(temporal::datetime_hires_len(*digits)?),
+            Self::TimestampHires { digits } => Width::Fixed(4 + temporal::fraction_len(*digits)?),
             Self::Json { len_bytes }
             | Self::Text { len_bytes, .. }
             | Self::Bytes { len_bytes }
@@ -190,7 +204,7 @@ impl Codec {
                 let index = bytes.uint(*len)? as usize;
                 if let Some(index) = index.checked_sub(1) {
                     let member = members.get(index).ok_or(Fault::Malformed("an ENUM's index"))?;
-                    out.extend_from_slice(member.as_bytes());
+                    out.extend_from_slice(member);
                 }
             }
             Self::Set { len, members } => {
@@ -203,13 +217,16 @@ impl Codec {
                     if out.len() > at {
                         out.push(b',');
                     }
-                    out.extend_from_slice(member.as_bytes());
+                    out.extend_from_slice(member);
                 }
             }
             Self::Time { digits } => temporal::time2(bytes, *digits, out)?,
             Self::TimeOld => temporal::time_old(bytes, out)?,
             Self::DatetimeOld => temporal::datetime_old(bytes, out)?,
             Self::TimestampOld => temporal::timestamp_old(bytes, out)?,
+            Self::TimeHires { digits } => temporal::time_hires(bytes, *digits, out)?,
+            Self::DatetimeHires { digits } => temporal::datetime_hires(bytes, *digits, out)?,
+            Self::TimestampHires { digits } => temporal::timestamp_hires(bytes, *digits, out)?,
         }
         Ok(())
     }

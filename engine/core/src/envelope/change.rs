@@ -28,16 +28,15 @@ pub enum Part {
 
 impl Part {
     /// The events that are made of a row, in their order: an update that changes the primary key is
-    /// two, as Debezium has it, so that each is of one key. Of a row image that lacks columns no whole
-    /// new row can be made: then it stays one.
+    /// two, as Debezium has it, so that each is of one key. Images may lack columns: those that didn't
+    /// change, of the key as well, and generated ones. What the key was must be known, and what became of it.
     pub fn of(table: &Table, row: &Row<'_>) -> &'static [Self] {
         let (Some(before), Some(after)) = (row.before(), row.after()) else { return &[Self::Whole] };
-        let changes = |column: &ColumnIndex| after.cell(*column) != before.cell(*column);
-        if table.key.iter().any(changes) && after.cells().all(|cell| cell != Cell::Absent) {
-            &[Self::OldKey, Self::NewKey]
-        } else {
-            &[Self::Whole]
-        }
+        let changes = |column: &ColumnIndex| match (before.cell(*column), after.cell(*column)) {
+            (Cell::Absent, _) | (_, Cell::Absent) => false,
+            (old, new) => old != new,
+        };
+        if table.key.iter().any(changes) { &[Self::OldKey, Self::NewKey] } else { &[Self::Whole] }
     }
 }
 
@@ -53,6 +52,8 @@ pub(super) struct Change<'a> {
     pub operation: Operation,
     pub before: Option<Image<'a>>,
     pub after: Option<Image<'a>>,
+    /// Of a new row that an update of the key made: what has the columns that `after` lacks since they didn't change.
+    unchanged: Option<Image<'a>>,
     /// Whether it's known to be the last of its transaction.
     pub is_last: bool,
     /// The wall clock in microseconds since 1970.
@@ -68,33 +69,35 @@ impl<'a> Change<'a> {
         part: Part,
         now_us: i64,
     ) -> Self {
-        let (before, after, operation) = match part {
-            Part::Whole => (row.before(), row.after(), row.operation()),
-            Part::OldKey => (row.before(), None, Operation::Delete),
-            Part::NewKey => (None, row.after(), Operation::Insert),
+        let (before, after, unchanged, operation) = match part {
+            Part::Whole => (row.before(), row.after(), None, row.operation()),
+            Part::OldKey => (row.before(), None, None, Operation::Delete),
+            Part::NewKey => (None, row.after(), row.before(), Operation::Insert),
         };
         let is_last = row.is_last_in_transaction() && part != Part::OldKey;
-        Self { source, table, text, origin: row_origin(text, batch, row), operation, before, after, is_last, now_us }
+        let origin = row_origin(text, batch, row);
+        Self { source, table, text, origin, operation, before, after, unchanged, is_last, now_us }
     }
 
     /// The columns of the row as it is now, of a deleted row as it was. What the newer image doesn't have is as it was
     /// before.
     pub fn newest(&self) -> impl Iterator<Item = Labelled<'a>> {
-        let Self { table, text, before, after, .. } = *self;
+        let Self { table, text, before, after, unchanged, .. } = *self;
         (0..).map(ColumnIndex).zip(&table.columns).zip(&text.columns).map(move |((index, column), name)| {
             let cell = |image: Option<Image<'a>>| image.map_or(Cell::Absent, |image| image.cell(index));
-            let cell = if cell(after) == Cell::Absent { cell(before) } else { cell(after) };
+            let cell = if cell(after) == Cell::Absent { cell(before.or(unchanged)) } else { cell(after) };
             (column, name, cell)
         })
     }
 
-    /// The columns that an update changed, as they were.
+    /// The columns that an update changed, as they were: those that both images have.
     pub fn changed(&self) -> impl Iterator<Item = Labelled<'a>> {
         let Self { table, text, before, after, .. } = *self;
         let images = before.zip(after);
         (0..).map(ColumnIndex).zip(&table.columns).zip(&text.columns).filter_map(move |((index, column), name)| {
             let (before, after) = images.map(|(before, after)| (before.cell(index), after.cell(index)))?;
-            (before != after && after != Cell::Absent).then_some((column, name, before))
+            let is_changed = before != after && before != Cell::Absent && after != Cell::Absent;
+            is_changed.then_some((column, name, before))
         })
     }
 
@@ -156,13 +159,14 @@ impl TableText {
             escaping.rewrite(0, &mut out);
             Literal::new(&out)
         };
+        let [deleted, op, db, table_name, time] =
+            ["__deleted", "__op", "__db", "__table", "__source_ts_ms"].map(|name| unused_name(table, name));
         let words = |operation: Operation| {
-            let mut out = format!(",\"__deleted\":\"{}\"", operation == Operation::Delete).into_bytes();
-            out.extend_from_slice(b",\"__op\":\"");
-            out.push(code(operation));
-            out.extend(labelled(b"\",\"__db\":", &table.schema));
-            out.extend(labelled(b",\"__table\":", &table.name));
-            out.extend_from_slice(b",\"__source_ts_ms\":");
+            let mut out = format!(",\"{deleted}\":\"{}\"", operation == Operation::Delete).into_bytes();
+            out.extend(format!(",\"{op}\":\"{}\"", char::from(code(operation))).into_bytes());
+            out.extend(labelled(format!(",\"{db}\":").as_bytes(), &table.schema));
+            out.extend(labelled(format!(",\"{table_name}\":").as_bytes(), &table.name));
+            out.extend(format!(",\"{time}\":").into_bytes());
             escaping.rewrite(0, &mut out);
             out
         };
@@ -188,10 +192,23 @@ impl TableText {
     }
 }
 
+/// Returns `name`, with another underscore before it for as long as a column of the table is called so. Columns keep
+/// their names. Case doesn't tell names apart: it doesn't for the server, nor for many that read the row.
+fn unused_name(table: &Table, name: &str) -> String {
+    let mut name = name.to_owned();
+    while table.columns.iter().any(|column| column.name.to_lowercase() == name) {
+        name.insert(0, '_');
+    }
+    name
+}
+
 /// Where a change comes from.
 #[derive(Clone, Copy)]
 pub(super) struct Origin<'a> {
+    /// See [`time_us`].
     pub time_us: i64,
+    /// When its statement began.
+    pub event_time_us: i64,
     /// As [`TableText`] has them.
     pub schema: &'a [u8],
     pub table: &'a [u8],
@@ -208,6 +225,7 @@ fn row_origin<'a>(text: &'a TableText, batch: &Batch<'a>, row: &Row<'_>) -> Orig
     let transaction = batch.transaction(row.transaction()).header();
     Origin {
         time_us: time_us(transaction.commit_time_us, header.time_us),
+        event_time_us: header.time_us,
         schema: &text.schema,
         table: &text.table,
         server_id: transaction.server_id,
@@ -224,14 +242,18 @@ pub(super) fn time_us(commit_time_us: i64, begin_time_us: i64) -> i64 {
     if commit_time_us == 0 { begin_time_us } else { commit_time_us }
 }
 
-/// Appends an image as an object, without the columns that it doesn't have; `null` for none.
+/// Appends an image as an object, without the columns that it doesn't have; `null` for none. A new row that an update of the
+/// key made has those that didn't change as well.
 pub(super) fn push_image(change: &Change<'_>, image: Option<Image<'_>>, escaping: Escaping, out: &mut Vec<u8>) {
     let Some(image) = image else {
         out.extend_from_slice(b"null");
         return;
     };
-    let columns = change.table.columns.iter().zip(&change.text.columns).zip(image.cells());
     let push_cell = |column: &Column, cell: Cell<'_>, out: &mut Vec<u8>| push_cell_as(column, cell, escaping, out);
+    if change.unchanged.is_some() {
+        return push_object(change.newest(), push_cell, out);
+    }
+    let columns = change.table.columns.iter().zip(&change.text.columns).zip(image.cells());
     push_object(columns.map(|((column, label), cell)| (column, label, cell)), push_cell, out);
 }
 
@@ -263,5 +285,127 @@ pub(super) fn push_columns<'a>(
             label.push_to(out);
             push_value(column, cell, out);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Envelope, Format};
+    use super::*;
+    use rowmill_batch::{Builder, Kind, RowHeader, TableId, TransactionHeader};
+
+    /// `CREATE TABLE shop.t (a INT, b INT, n INT, g INT, PRIMARY KEY (a, b))`, with the key's columns in any order.
+    fn table(key: &[u32]) -> Table {
+        let column = |(index, name): (u32, &str)| Column {
+            name: name.to_owned(),
+            kind: Kind::Int,
+            mysql_type: "int".to_owned(),
+            nullable: true,
+            key: key.contains(&index),
+        };
+        Table {
+            id: TableId(0),
+            schema: "shop".to_owned(),
+            name: "t".to_owned(),
+            columns: (0..).zip(["a", "b", "n", "g"]).map(column).collect(),
+            key: key.iter().copied().map(ColumnIndex).collect(),
+        }
+    }
+
+    const ABSENT: i64 = i64::MIN;
+    const NULL: i64 = i64::MAX;
+
+    /// What is written of an update, a line for each event.
+    fn written(key: &[u32], before: [i64; 4], after: [i64; 4], format: Format) -> Vec<String> {
+        let mut builder = Builder::with_capacity(0);
+        builder.transaction(&TransactionHeader {
+            file: "binlog.000001",
+            position: 4,
+            gtid: "",
+            commit_time_us: 0,
+            server_id: 1,
+            thread_id: 0,
+        });
+        builder.begin_row(&RowHeader {
+            table: TableId(0),
+            operation: Operation::Update,
+            columns: 4,
+            index_in_transaction: 0,
+            index_in_event: 0,
+            event_position: 4,
+            time_us: 0,
+        });
+        for image in [before, after] {
+            builder.begin_image(4);
+            for value in image {
+                match value {
+                    ABSENT => builder.absent(),
+                    NULL => builder.null(),
+                    value => builder.cell(Cell::Value(&value.to_le_bytes())),
+                }
+            }
+            builder.end_image();
+        }
+        builder.end_row();
+        let bytes = builder.finish();
+        let batch = Batch::parse(&bytes).expect("a batch");
+        let (table, row) = (table(key), batch.row(rowmill_batch::RowIndex(0)));
+        let source = SourceName { version: String::new(), name: String::new() };
+        let mut envelope = Envelope::new(format, Escaping::Plain, source);
+        let write = |part: &Part| {
+            let mut out = Vec::new();
+            envelope.write(&table, &batch, &row, *part, 0, &mut out);
+            let message: serde_json::Value = serde_json::from_slice(&out).expect("JSON");
+            match format {
+                Format::Debezium => format!("{} {} {}", message["op"], message["before"], message["after"]),
+                Format::CloudEvents => format!("{} {}", message["data"]["before"], message["data"]["after"]),
+                Format::Maxwell => format!("{} {}", message["type"], message["data"]),
+                Format::Row => format!("{} {} {}", message["a"], message["b"], message["n"]),
+            }
+        };
+        Part::of(&table, &row).iter().map(write).collect()
+    }
+
+    fn debezium(key: &[u32], before: [i64; 4], after: [i64; 4]) -> Vec<String> {
+        written(key, before, after, Format::Debezium)
+    }
+
+    #[test]
+    fn an_update_of_the_key_is_two_events() {
+        let full = debezium(&[0], [1, 2, 3, 4], [9, 2, 3, 4]);
+        assert_eq!(full, [r#""d" {"a":1,"b":2,"g":4,"n":3} null"#, r#""c" null {"a":9,"b":2,"g":4,"n":3}"#]);
+        let other = debezium(&[0], [1, 2, 3, 4], [1, 9, 3, 4]);
+        assert_eq!(other, [r#""u" {"a":1,"b":2,"g":4,"n":3} {"a":1,"b":9,"g":4,"n":3}"#]);
+        assert_eq!(debezium(&[], [1, 2, 3, 4], [9, 2, 3, 4]).len(), 1, "without a key");
+        assert_eq!(debezium(&[0], [1, 2, 3, 4], [NULL, 2, 3, 4]).len(), 2);
+    }
+
+    /// MariaDB 11.8 leaves generated columns out of full images.
+    #[test]
+    fn images_may_lack_generated_columns() {
+        let events = debezium(&[0], [1, 2, 3, ABSENT], [9, 2, 3, ABSENT]);
+        assert_eq!(events, [r#""d" {"a":1,"b":2,"n":3} null"#, r#""c" null {"a":9,"b":2,"n":3}"#]);
+        assert_eq!(debezium(&[0], [1, 2, 3, ABSENT], [1, 2, 4, ABSENT]).len(), 1);
+    }
+
+    /// `binlog_row_image=MINIMAL` and `NOBLOB`: what didn't change is in one of the images, or in neither.
+    #[test]
+    fn images_may_lack_what_did_not_change() {
+        // A part of the key alone was changed: the other is in the image before.
+        let minimal = ([1, 2, ABSENT, ABSENT], [ABSENT, 9, ABSENT, ABSENT]);
+        let events = debezium(&[0, 1], minimal.0, minimal.1);
+        assert_eq!(events, [r#""d" {"a":1,"b":2} null"#, r#""c" null {"a":1,"b":9}"#]);
+        let events = written(&[0, 1], minimal.0, minimal.1, Format::CloudEvents);
+        assert_eq!(events, [r#"{"a":1,"b":2} null"#, r#"null {"a":1,"b":9}"#]);
+        let events = written(&[0, 1], minimal.0, minimal.1, Format::Maxwell);
+        assert_eq!(events, [r#""delete" {"a":1,"b":2}"#, r#""insert" {"a":1,"b":9}"#]);
+        assert_eq!(written(&[0, 1], minimal.0, minimal.1, Format::Row), ["1 2 null", "1 9 null"]);
+        // No part of it was.
+        assert_eq!(debezium(&[0, 1], [1, 2, ABSENT, ABSENT], [ABSENT, ABSENT, 5, ABSENT]).len(), 1);
+        assert_eq!(debezium(&[0, 1], [1, 2, ABSENT, ABSENT], [ABSENT, 2, 5, ABSENT]).len(), 1);
+        // What it was isn't known.
+        assert_eq!(debezium(&[0], [ABSENT, 2, 3, 4], [9, 2, 3, 4]).len(), 1);
+        let noblob = debezium(&[0], [1, 2, ABSENT, 4], [9, 2, 7, ABSENT]);
+        assert_eq!(noblob, [r#""d" {"a":1,"b":2,"g":4} null"#, r#""c" null {"a":9,"b":2,"g":4,"n":7}"#]);
     }
 }

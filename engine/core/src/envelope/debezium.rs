@@ -132,6 +132,7 @@ impl EventKey {
 pub(super) fn write_schema_change(source: &SourceName, change: &SchemaChange, now_us: i64, out: &mut Vec<u8>) {
     let origin = Origin {
         time_us: time_us(change.commit_time_us, change.time_us),
+        event_time_us: change.time_us,
         schema: &schema_text(change.schema.as_deref().unwrap_or_default()),
         table: b",\"table\":\"\"", // its word for what isn't known
         server_id: change.server_id,

@@ -1,13 +1,14 @@
 //! Maxwell's JSON, with its binlog position, GTID, server and thread: <https://maxwells-daemon.io/dataformat/>.
 //!
-//! `xid` isn't there: the binlog says it behind the rows. `commit` is where a row is known to be its transaction's last. A
-//! geometry is an object as in Debezium's envelope, where Maxwell has WKT.
+//! `xid` isn't there: the binlog says it after the rows. `commit` is where a row is known to be its transaction's last. What
+//! else differs, docs/formats.md lists.
 
 use rowmill_batch::{Cell, Column, Kind};
 
 use super::change::{Change, push_object};
 use super::json::{push_int, push_raw, push_string, push_utf8};
 use super::value::push_cell;
+use super::wkt;
 
 /// Appends a change.
 pub(super) fn write(change: &Change<'_>, out: &mut Vec<u8>) {
@@ -19,7 +20,7 @@ pub(super) fn write(change: &Change<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b",\"type\":\"");
     out.extend_from_slice(change.word().as_bytes());
     out.extend_from_slice(b"\",\"ts\":");
-    push_int(origin.time_us / 1_000_000, out);
+    push_int(origin.event_time_us / 1_000_000, out);
     if change.is_last {
         out.extend_from_slice(b",\"commit\":true");
     }
@@ -51,6 +52,15 @@ fn push_value(column: &Column, cell: Cell<'_>, out: &mut Vec<u8>) {
         Kind::Date | Kind::Time | Kind::Datetime | Kind::Timestamp => push_utf8(bytes, out),
         // JSON has numbers of any length.
         Kind::Decimal | Kind::Json => push_raw(bytes, out),
+        // The binlog has them without the zero bytes that end them, and so has Maxwell.
+        Kind::Bytes if column.mysql_type == "binary" => {
+            let len = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+            push_cell(column, Cell::Value(&bytes[..len]), out);
+        }
+        Kind::Geometry => match bytes.split_first_chunk::<4>().and_then(|(_srid, wkb)| wkt::text(wkb)) {
+            Some(text) => push_utf8(&text, out),
+            None => push_cell(column, cell, out),
+        },
         Kind::Bit => push_int(cell.uint().unwrap_or_default(), out),
         Kind::Set => {
             out.push(b'[');

@@ -7,6 +7,7 @@ mod json;
 mod maxwell;
 mod row;
 mod value;
+mod wkt;
 
 use rowmill_batch::{Batch, Row, Table, TableId};
 
@@ -195,5 +196,151 @@ mod tests {
             }
             insta::assert_snapshot!(name, written.replace(",\"", ",\n\"").replace(":{", ":{\n"));
         }
+    }
+    /// Writes an update in each format: of columns with a name, a kind, a MySQL type, and the cells before and after.
+    fn update(columns: &[(&str, Kind, &str, Cell<'_>, Cell<'_>)]) -> [String; 4] {
+        let column = |&(name, kind, mysql_type, ..): &(&str, Kind, &str, Cell<'_>, Cell<'_>)| Column {
+            name: name.to_owned(),
+            kind,
+            mysql_type: mysql_type.to_owned(),
+            nullable: true,
+            key: name == "id",
+        };
+        let table = Table {
+            id: TableId(0),
+            schema: "shop".to_owned(),
+            name: "t".to_owned(),
+            columns: columns.iter().map(column).collect(),
+            key: vec![ColumnIndex(0)],
+        };
+        let mut builder = Builder::with_capacity(0);
+        builder.transaction(&TransactionHeader {
+            file: "binlog.000001",
+            position: 4,
+            gtid: "",
+            commit_time_us: 9_000_000,
+            server_id: 1,
+            thread_id: 0,
+        });
+        builder.begin_row(&RowHeader {
+            table: TableId(0),
+            operation: Operation::Update,
+            columns: columns.len() as u16,
+            index_in_transaction: 0,
+            index_in_event: 0,
+            event_position: 77,
+            time_us: 5_000_000,
+        });
+        for cells in [columns.iter().map(|column| column.3).collect::<Vec<_>>(), columns.iter().map(|c| c.4).collect()]
+        {
+            builder.begin_image(columns.len());
+            cells.into_iter().for_each(|cell| match cell {
+                Cell::Absent => builder.absent(),
+                Cell::Null => builder.null(),
+                cell => builder.cell(cell),
+            });
+            builder.end_image();
+        }
+        builder.end_row();
+        let bytes = builder.finish();
+        let batch = Batch::parse(&bytes).expect("a batch");
+        let row = batch.rows().next().expect("a row");
+        [Format::Debezium, Format::CloudEvents, Format::Maxwell, Format::Row].map(|format| {
+            let source = SourceName { version: "0.1.0".to_owned(), name: "shop".to_owned() };
+            let mut out = Vec::new();
+            Envelope::new(format, Escaping::Plain, source).write(
+                &table,
+                &batch,
+                &row,
+                Part::Whole,
+                6_000_001,
+                &mut out,
+            );
+            String::from_utf8(out).expect("UTF-8")
+        })
+    }
+
+    #[test]
+    fn no_key_is_there_twice() {
+        let one = 1u64.to_le_bytes();
+        let names = [
+            "id",
+            "__op",
+            "___OP",
+            "__Deleted",
+            "__db",
+            "__table",
+            "__source_ts_ms",
+            "before",
+            "after",
+            "source",
+            "op",
+            "data",
+            "old",
+            "type",
+            "database",
+            "table",
+            "ts",
+            "specversion",
+            "subject",
+        ];
+        let written = update(&names.map(|name| (name, Kind::Uint, "int unsigned", Cell::Null, Cell::Value(&one))));
+        for text in &written {
+            let value: serde_json::Value = serde_json::from_str(text).expect("JSON");
+            // Of keys that are there twice, the first would be lost.
+            assert_eq!(value.to_string().len(), text.len(), "{text}");
+        }
+        let [.., row] = &written;
+        let row: serde_json::Value = serde_json::from_str(row).expect("JSON");
+        assert!(names.iter().all(|name| row[name] == 1), "{row}");
+        assert_eq!(row["____op"], "u");
+        assert_eq!(row["___deleted"], "false");
+        assert_eq!(row["___db"], "shop");
+        assert_eq!(row["___table"], "t");
+        assert_eq!(row["___source_ts_ms"], 9_000);
+    }
+
+    #[test]
+    fn maxwell_of_images_that_are_not_full() {
+        let [id, seven, eight] = [1u64, 7, 8].map(u64::to_le_bytes);
+        let uint = |name, before, after| (name, Kind::Uint, "int unsigned", before, after);
+        let data_of = |columns: &[_]| {
+            let [_, _, maxwell, _] = update(columns);
+            let value: serde_json::Value = serde_json::from_str(&maxwell).expect("JSON");
+            (value["data"].to_string(), value.get("old").map(ToString::to_string), value["ts"].clone())
+        };
+        let (data, old, ts) = data_of(&[
+            uint("id", Cell::Value(&id), Cell::Absent),
+            uint("a", Cell::Absent, Cell::Value(&seven)),
+            uint("b", Cell::Absent, Cell::Absent),
+        ]);
+        assert_eq!((data.as_str(), old), (r#"{"a":7,"id":1}"#, None));
+        assert_eq!(ts, 5, "when the statement began, as Maxwell has it");
+        let (data, old, _) = data_of(&[
+            uint("id", Cell::Value(&id), Cell::Absent),
+            uint("a", Cell::Value(&seven), Cell::Value(&eight)),
+            uint("b", Cell::Null, Cell::Value(&seven)),
+            uint("c", Cell::Absent, Cell::Null),
+        ]);
+        assert_eq!(data, r#"{"a":8,"b":7,"c":null,"id":1}"#);
+        assert_eq!(old.as_deref(), Some(r#"{"a":7,"b":null}"#));
+    }
+
+    #[test]
+    fn maxwell_of_binaries_and_geometries() {
+        let id = 1u64.to_le_bytes();
+        let point = [&4326u32.to_le_bytes()[..], &[1, 1, 0, 0, 0], &3f64.to_le_bytes(), &2.5f64.to_le_bytes()].concat();
+        let is = |name, kind, mysql_type, bytes| (name, kind, mysql_type, Cell::Null, Cell::Value(bytes));
+        let [_, _, maxwell, _] = update(&[
+            is("id", Kind::Uint, "int unsigned", &id),
+            is("padded", Kind::Bytes, "binary", b"a\0b\0\0"),
+            is("zero", Kind::Bytes, "binary", b"\0\0"),
+            is("varied", Kind::Bytes, "varbinary", b"a\0"),
+            is("g", Kind::Geometry, "point", &point),
+            is("odd", Kind::Geometry, "geometry", &point[..6]),
+        ]);
+        let value: serde_json::Value = serde_json::from_str(&maxwell).expect("JSON");
+        let expected = r#"{"g":"POINT (3 2.5)","id":1,"odd":{"srid":4326,"wkb":"AQE="},"padded":"YQBi","varied":"YQA=","zero":""}"#;
+        assert_eq!(value["data"].to_string(), expected);
     }
 }

@@ -1,5 +1,6 @@
 //! The row alone, with a few words about it: what Debezium's `ExtractNewRecordState` makes of its envelope with
 //! `delete.tombstone.handling.mode=rewrite` and `add.fields=op,db,table,source.ts_ms`. Of a deleted row it is what it was.
+//! Where a column is called as one of the words, the word has another name: no key is there twice.
 //! <https://debezium.io/documentation/reference/stable/transformations/event-flattening.html>
 
 use super::change::{Change, push_columns};

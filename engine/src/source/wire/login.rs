@@ -1,6 +1,7 @@
 //! Logging in: the handshake, TLS, and the ways to prove the password.
 //! <https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_connection_phase.html>
 
+use mysql_async::Opts;
 use mysql_common::constants::CapabilityFlags;
 use mysql_common::crypto;
 use mysql_common::io::ParseBuf;
@@ -8,6 +9,7 @@ use mysql_common::packets::{AuthPlugin, AuthSwitchRequest, HandshakePacket, Hand
 use mysql_common::proto::MySerialize;
 
 use super::{Stream, Wire, WireError};
+use crate::source::driver::caught;
 use crate::source::tls::{Tls, TlsMode};
 
 /// What a connection logs in with.
@@ -19,7 +21,47 @@ pub(in crate::source) struct Login {
     pub socket: Option<String>,
     pub user: String,
     pub password: Option<String>,
+    /// Whether the server may have the password itself, over a connection that nobody can read.
+    pub sends_clear_password: bool,
     pub tls: Tls,
+}
+
+impl Login {
+    /// As the driver logs in.
+    pub fn new(options: &Opts, tls: &Tls) -> Self {
+        Self {
+            host: options.ip_or_hostname().to_owned(),
+            port: options.tcp_port(),
+            socket: options.socket().map(str::to_owned),
+            user: options.user().unwrap_or_default().to_owned(),
+            password: options.pass().map(str::to_owned),
+            sends_clear_password: options.enable_cleartext_plugin(),
+            tls: tls.clone(),
+        }
+    }
+}
+
+/// What is said of a plugin that isn't known here.
+pub(in crate::source) fn unknown_plugin(name: &str) -> String {
+    format!(
+        "the server asks for the authentication plugin `{name}`, which isn't known here; let the user have another one: \
+         `ALTER USER ... IDENTIFIED WITH caching_sha2_password BY '...'` on MySQL, `ALTER USER ... IDENTIFIED VIA ed25519 \
+         USING PASSWORD('...')` on MariaDB"
+    )
+}
+
+/// What is said where the password may not be sent as it is.
+pub(in crate::source) fn clear_password() -> String {
+    "the server asks for the password in clear text (`mysql_clear_password`), which is sent over TLS only, and only if the \
+     URL ends with `?enable_cleartext_plugin=true`; add that, and set source.tls.mode to \"verify-identity\""
+        .to_owned()
+}
+
+/// What is said where a plugin can do nothing without a password.
+fn no_password(name: &str) -> WireError {
+    WireError::Setup(anyhow::anyhow!(
+        "the server asks for the authentication plugin `{name}`, which needs a password, and there is none"
+    ))
 }
 
 const PACKET_BYTES_MAX: u32 = 1 << 30;
@@ -34,6 +76,9 @@ const CAPABILITIES: CapabilityFlags = CapabilityFlags::CLIENT_PROTOCOL_41
     .union(CapabilityFlags::CLIENT_PLUGIN_AUTH_LENENC_CLIENT_DATA)
     .union(CapabilityFlags::CLIENT_CONNECT_ATTRS);
 
+/// PARSEC's iterations are 1,024 times two to the power of a byte; MariaDB's own is 3 at most, this takes a second.
+const PARSEC_FACTOR_MAX: u8 = 10;
+
 /// The password's proof is under way.
 struct Proof<'a> {
     plugin: AuthPlugin<'static>,
@@ -41,7 +86,10 @@ struct Proof<'a> {
     password: &'a str,
     /// Whether nobody between can read what is sent.
     is_private: bool,
+    sends_clear_password: bool,
     switched: bool,
+    /// Whether PARSEC's salt was answered.
+    salted: bool,
 }
 
 impl Wire {
@@ -81,7 +129,9 @@ impl Wire {
             nonce,
             password: login.password.as_deref().unwrap_or_default(),
             is_private: is_socket || matches!(self.stream, Stream::Tls(_)),
+            sends_clear_password: login.sends_clear_password,
             switched: false,
+            salted: false,
         };
         let attributes = [("program_name", "rowmill"), ("_client_version", env!("CARGO_PKG_VERSION"))];
         let attributes = attributes.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
@@ -111,12 +161,16 @@ impl Wire {
             let packet = self.packet().await?;
             match (packet.first(), &proof.plugin) {
                 (Some(&OK), _) => return Ok(()),
+                // As servers asked for it that know no other plugins.
+                (Some(&SWITCH), _) if packet.len() == 1 => {
+                    return Err(WireError::Setup(anyhow::anyhow!(unknown_plugin("mysql_old_password"))));
+                }
                 (Some(&SWITCH), _) if !proof.switched => {
                     let request: AuthSwitchRequest<'_> = parse(&packet)?;
                     proof.switched = true;
                     proof.plugin = request.auth_plugin().clone().into_owned();
                     proof.nonce = match proof.plugin {
-                        AuthPlugin::Ed25519 => whole_nonce(&packet).to_vec(),
+                        AuthPlugin::Ed25519 | AuthPlugin::MariadbParsec { .. } => whole_nonce(&packet).to_vec(),
                         _ => request.plugin_data().to_vec(),
                     };
                     self.send(&proof.first_answer()?).await?;
@@ -131,10 +185,23 @@ impl Wire {
                         let nonce = proof.nonce.iter().cycle();
                         password.iter_mut().zip(nonce).for_each(|(byte, nonce)| *byte ^= nonce);
                         let key = key.get(1..).ok_or(WireError::Protocol("a public key"))?;
-                        self.send(&crypto::encrypt(&password, key)).await?;
+                        // It panics at what is no key, and at a password that is too long for one.
+                        let encrypted = caught(|| crypto::encrypt(&password, key)).map_err(|error| {
+                            WireError::Setup(anyhow::anyhow!(
+                                "the password can't be encrypted by the server's public key ({error}); set source.tls.mode \
+                                 to \"verify-identity\", which needs no key"
+                            ))
+                        })?;
+                        self.send(&encrypted).await?;
                     }
                     _ => return Err(WireError::Protocol("the answer to a password")),
                 },
+                (Some(_), AuthPlugin::MariadbParsec { .. }) if !proof.salted => {
+                    // The first servers that had it left out the byte before the salt.
+                    let salt = packet.strip_prefix(&[MORE_DATA]).unwrap_or(&packet);
+                    let answer = proof.answer_to_salt(salt)?;
+                    self.send(&answer).await?;
+                }
                 _ => return Err(WireError::Protocol("the answer to a password")),
             }
         }
@@ -145,21 +212,36 @@ impl Proof<'_> {
     /// What a plugin sends first.
     fn first_answer(&self) -> Result<Vec<u8>, WireError> {
         match &self.plugin {
-            AuthPlugin::MysqlClearPassword if self.is_private => Ok(self.clear()),
-            AuthPlugin::MysqlClearPassword => Err(WireError::Setup(anyhow::anyhow!(
-                "the server asks for the password in clear text, which is sent over TLS only; set source.tls.mode to \
-                 \"required\""
-            ))),
+            AuthPlugin::MysqlClearPassword if self.is_private && self.sends_clear_password => Ok(self.clear()),
+            AuthPlugin::MysqlClearPassword => Err(WireError::Setup(anyhow::anyhow!(clear_password()))),
+            // The server sends the user's salt first.
+            AuthPlugin::MariadbParsec { .. } => Ok(Vec::new()),
             AuthPlugin::MysqlNativePassword | AuthPlugin::CachingSha2Password | AuthPlugin::Ed25519 => {
                 let data =
                     self.plugin.gen_data(Some(self.password).filter(|password| !password.is_empty()), &self.nonce);
                 Ok(data.map(|data| data.to_vec()).unwrap_or_default())
             }
-            other => Err(WireError::Setup(anyhow::anyhow!(
-                "the server asks for the authentication `{}`, which isn't known; let the user have \
-                 caching_sha2_password, mysql_native_password or ed25519",
-                String::from_utf8_lossy(other.as_bytes())
-            ))),
+            other => {
+                let name = String::from_utf8_lossy(other.as_bytes());
+                Err(WireError::Setup(anyhow::anyhow!(unknown_plugin(&name))))
+            }
+        }
+    }
+
+    /// PARSEC's answer: a nonce of our own, and the signature of both by a key that is made of password and salt.
+    /// <https://mariadb.com/kb/en/authentication-plugin-parsec/>
+    fn answer_to_salt(&mut self, salt: &[u8]) -> Result<Vec<u8>, WireError> {
+        self.salted = true;
+        let factor = salt.get(1).copied().unwrap_or_default();
+        if factor > PARSEC_FACTOR_MAX || self.plugin.read_add_data(salt).is_none() {
+            return Err(WireError::Protocol("PARSEC's salt"));
+        }
+        if self.password.is_empty() {
+            return Err(no_password("parsec"));
+        }
+        match self.plugin.gen_data(Some(self.password), &self.nonce) {
+            Some(data) => Ok(data.to_vec()),
+            None => Err(WireError::Protocol("PARSEC's nonce")),
         }
     }
 
@@ -171,7 +253,7 @@ impl Proof<'_> {
 }
 
 /// The nonce of a request to switch, behind the plugin's name: all of it. Of other plugins a zero ends it, and the
-/// packet's own parser drops that; in ed25519's, 32 random bytes, the last may be one.
+/// packet's own parser drops that; in ed25519's and PARSEC's, 32 random bytes, the last may be one.
 fn whole_nonce(switch: &[u8]) -> &[u8] {
     switch.iter().position(|&byte| byte == 0).map_or(&[], |end| &switch[end + 1..])
 }

@@ -20,8 +20,10 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-pub(super) use login::Login;
+pub(super) use login::{Login, clear_password, unknown_plugin};
 use packets::{ReadBuffer, TooLarge, framed};
+
+use super::tls::server_name;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often the server says that it is there when it has nothing else to say.
@@ -237,7 +239,7 @@ impl Wire {
     }
 
     async fn secure(&mut self, host: &str, config: Arc<rustls::ClientConfig>) -> Result<(), WireError> {
-        let name = ServerName::try_from(host.to_owned())
+        let name = ServerName::try_from(server_name(host).to_owned())
             .map_err(|_| WireError::Setup(anyhow::anyhow!("`{host}` isn't a name that TLS can be made for")))?;
         let Stream::Tcp(stream) = std::mem::replace(&mut self.stream, Stream::None) else { return Ok(()) };
         let stream = TlsConnector::from(config).connect(name, stream).await?;

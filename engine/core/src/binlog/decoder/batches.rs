@@ -26,7 +26,7 @@ impl Decoder {
             unpacked = mariadb::unpack(packed)?;
             rows.unpacked(&unpacked);
         }
-        if rows.columns() != version.columns.codecs.len() {
+        if rows.columns() != version.columns.widths.len() {
             return Err(Fault::Malformed("a row event with other columns than its table map"));
         }
         let Some(transaction) = &self.transaction else { return Err(Fault::Malformed("rows outside a transaction")) };
@@ -63,7 +63,7 @@ impl Decoder {
             let header = RowHeader {
                 table: version.table.id,
                 operation: rows.operation(),
-                columns: version.columns.codecs.len() as u16,
+                columns: version.columns.columns.len() as u16,
                 index_in_transaction: transaction.rows,
                 index_in_event: place.rows,
                 event_position: place.event,

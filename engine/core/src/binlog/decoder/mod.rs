@@ -14,7 +14,7 @@ use rowmill_batch::Table;
 use rowmill_pipeline::ack::Cost;
 
 use super::catalog::CatalogColumn;
-use super::error::{DecodeError, Fault};
+use super::error::{DecodeError, Fault, Missing};
 use super::event::{Checksums, EventHeader, EventKind};
 use super::gtid_event;
 use super::history::{FileFormat, Trail};
@@ -78,6 +78,8 @@ pub enum Next {
         schema: String,
         /// Its name.
         table: String,
+        /// What its table map lacks.
+        missing: Missing,
     },
     /// The event is done with: the next one may come.
     Event,
@@ -162,7 +164,7 @@ struct Span {
 #[derive(Debug)]
 enum Halt {
     Fault { fault: Fault, kind: EventKind, table: Option<String> },
-    Columns { schema: String, table: String },
+    Columns { schema: String, table: String, missing: Missing },
 }
 
 impl Halt {
@@ -249,7 +251,7 @@ impl Decoder {
             };
             match step {
                 Ok(()) => {}
-                Err(Halt::Columns { schema, table }) => return Ok(Next::Columns { schema, table }),
+                Err(Halt::Columns { schema, table, missing }) => return Ok(Next::Columns { schema, table, missing }),
                 Err(Halt::Fault { fault, kind, table }) => {
                     let transaction = self.transaction.as_ref().map(|transaction| transaction.begin);
                     self.cut_before_event();
@@ -432,7 +434,10 @@ impl Decoder {
         let at = self.position.offset;
         let is_in_file = match header.kind {
             EventKind::HEARTBEAT | EventKind::HEARTBEAT_V2 => false,
-            EventKind::FORMAT_DESCRIPTION | EventKind::ROTATE | EventKind::MARIADB_GTID_LIST => header.log_pos != 0,
+            EventKind::FORMAT_DESCRIPTION
+            | EventKind::ROTATE
+            | EventKind::MARIADB_GTID_LIST
+            | EventKind::MARIADB_START_ENCRYPTION => header.log_pos != 0,
             _ => true,
         };
         if !is_in_file || header.is_artificial() {
@@ -463,7 +468,7 @@ impl Decoder {
                 return Ok(());
             }
             return self.tables.map(body, self.family, &*self.select).map_err(|fault| match fault {
-                MapFault::Unnamed { schema, table } => Halt::Columns { schema, table },
+                MapFault::Missing { schema, table, missing } => Halt::Columns { schema, table, missing },
                 MapFault::Fault(fault) => {
                     let name = TableName::parse(body).ok();
                     halt(fault, name.map(|name| format!("{}.{}", name.schema, name.table)))
@@ -524,6 +529,9 @@ impl Decoder {
             EventKind::INTVAR | EventKind::RAND | EventKind::USER_VAR | EventKind::BEGIN_LOAD_QUERY => Ok(()),
             EventKind::EXECUTE_LOAD_QUERY if self.is_done_with() => Ok(()),
             EventKind::EXECUTE_LOAD_QUERY => Err(Fault::Statement("LOAD DATA".to_owned())),
+            // What a server sends is decrypted: it marks the event as ignorable then. In the encrypted file it isn't marked,
+            // and what follows can't be read.
+            EventKind::MARIADB_START_ENCRYPTION if header.is_ignorable() => Ok(()),
             EventKind::MARIADB_START_ENCRYPTION => Err(Fault::Unsupported {
                 what: "an encrypted binlog file".to_owned(),
                 mend: "read it from its server, which decrypts it",

@@ -136,10 +136,10 @@ fn read(decoder: &mut Decoder, log: &Log) -> Result<Vec<RowBatch>, DecodeError> 
             match decoder.next(&event)? {
                 Next::Event => break,
                 Next::Batch(batch) => batches.push(batch),
-                Next::Columns { schema, table } => {
+                Next::Columns { schema, table, .. } => {
                     let name = format!("id_at_{}", decoder.position().offset);
                     let (column_type, charset) = ("int".to_owned(), None);
-                    let column = CatalogColumn { name, column_type, charset, key_position: Some(1) };
+                    let column = CatalogColumn { is_hidden: false, name, column_type, charset, key_position: Some(1) };
                     decoder.learn(schema, table, vec![column]);
                 }
             }

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use super::super::bytes::Bytes;
 use super::super::error::Fault;
-use super::{Container, DEPTH_MAX, MALFORMED, Width, push_string, value};
+use super::{Budget, Container, DEPTH_MAX, MALFORMED, Width, push_string, value};
 
 const MALFORMED_DIFF: Fault = Fault::Malformed("a partial update of a JSON document");
 
@@ -55,12 +55,13 @@ pub(in super::super) fn apply(document: &[u8], diffs: &[u8], out: &mut Vec<u8>) 
     if bytes.is_empty() {
         return super::decode(document, out);
     }
-    let mut root = Node::parse(document)?;
+    // What is read are parts of the document and of the changes, none of them twice.
+    let mut budget = Budget(document.len() + diffs.len());
+    let mut root = Node::of(document);
     while !bytes.is_empty() {
-        let Diff { operation, path, value } = Diff::next(&mut bytes)?;
-        change(&mut root, operation, path, value).ok_or(MALFORMED_DIFF)??;
+        change(&mut root, Diff::next(&mut bytes)?, &mut budget)?;
     }
-    root.write(0, out)
+    root.write(0, &mut budget, out)
 }
 
 /// Appends the changes themselves as text: an array of `{"op": ..., "path": ..., "value": ...}`.
@@ -88,60 +89,61 @@ pub(in super::super) fn describe(diffs: &[u8], out: &mut Vec<u8>) -> Result<(), 
     Ok(())
 }
 
-/// A document taken apart, its leaves still in the binary format.
+/// A document, taken apart along the paths of changes; the rest of it is still in the binary format.
 #[derive(Debug)]
 enum Node<'a> {
-    Leaf(u8, &'a [u8]),
+    /// A value's type and where its bytes begin.
+    Packed(u8, &'a [u8]),
     Array(Vec<Node<'a>>),
     /// Ordered as the server orders keys: the shorter first, then by bytes.
     Object(Vec<(Cow<'a, str>, Node<'a>)>),
 }
 
 impl<'a> Node<'a> {
-    fn parse(document: &'a [u8]) -> Result<Self, Fault> {
+    fn of(document: &'a [u8]) -> Self {
         const LITERAL: u8 = 0x04;
         match document.split_first() {
-            None => Ok(Self::Leaf(LITERAL, &[0])),
-            Some((&kind, body)) => Self::of(kind, body, 0),
+            None => Self::Packed(LITERAL, &[0]),
+            Some((&kind, body)) => Self::Packed(kind, body),
         }
     }
 
-    fn of(kind: u8, body: &'a [u8], depth: usize) -> Result<Self, Fault> {
-        if depth > DEPTH_MAX {
-            return Err(MALFORMED);
-        }
+    /// Takes a container apart, its members not.
+    fn unpack(&mut self, budget: &mut Budget) -> Result<(), Fault> {
+        let Self::Packed(kind, body) = *self else { return Ok(()) };
         let (object, width) = match kind {
             0x00 => (true, Width::Small),
             0x01 => (true, Width::Large),
             0x02 => (false, Width::Small),
             0x03 => (false, Width::Large),
-            _ => return Ok(Self::Leaf(kind, body)),
+            _ => return Ok(()),
         };
-        let mut members = Container::parse(body, object, width)?;
+        let mut members = Container::parse(body, object, width, budget)?;
         let (mut array, mut map) = (Vec::new(), Vec::new());
-        while let Some((key, kind, body)) = members.next()? {
-            let node = Self::of(kind, body, depth + 1)?;
+        while let Some((key, kind, body)) = members.next(budget)? {
+            let node = Self::Packed(kind, body);
             match key {
                 Some(key) => map.push((Cow::Borrowed(key), node)),
                 None => array.push(node),
             }
         }
-        Ok(if object { Self::Object(map) } else { Self::Array(array) })
+        *self = if object { Self::Object(map) } else { Self::Array(array) };
+        Ok(())
     }
 
-    fn write(&self, depth: usize, out: &mut Vec<u8>) -> Result<(), Fault> {
+    fn write(&self, depth: usize, budget: &mut Budget, out: &mut Vec<u8>) -> Result<(), Fault> {
         if depth > DEPTH_MAX {
             return Err(MALFORMED);
         }
         match self {
-            Self::Leaf(kind, body) => value(*kind, body, depth, out)?,
+            Self::Packed(kind, body) => value(*kind, body, depth, budget, out)?,
             Self::Array(nodes) => {
                 out.push(b'[');
                 for (index, node) in nodes.iter().enumerate() {
                     if index > 0 {
                         out.extend_from_slice(b", ");
                     }
-                    node.write(depth + 1, out)?;
+                    node.write(depth + 1, budget, out)?;
                 }
                 out.push(b']');
             }
@@ -153,7 +155,7 @@ impl<'a> Node<'a> {
                     }
                     push_string(key, out);
                     out.extend_from_slice(b": ");
-                    node.write(depth + 1, out)?;
+                    node.write(depth + 1, budget, out)?;
                 }
                 out.push(b'}');
             }
@@ -161,17 +163,18 @@ impl<'a> Node<'a> {
         Ok(())
     }
 
-    /// The member that a path's leg names. The first cell of what isn't an array is itself.
-    fn member(&mut self, leg: &Leg) -> Option<&mut Self> {
-        match (self, leg) {
+    /// The member that a path's leg names. The first and last cell of what isn't an array is itself.
+    fn member(&mut self, leg: &Leg, budget: &mut Budget) -> Result<&mut Self, Fault> {
+        self.unpack(budget)?;
+        let member = match (self, leg) {
             (Self::Object(members), Leg::Key(key)) => {
-                let at = position(members, key).ok()?;
-                Some(&mut members[at].1)
+                position(members, key).ok().and_then(|at| members.get_mut(at)).map(|(_, node)| node)
             }
-            (Self::Array(nodes), Leg::Cell(index)) => nodes.get_mut(*index),
-            (node @ (Self::Leaf(..) | Self::Object(_)), Leg::Cell(0)) => Some(node),
+            (Self::Array(nodes), Leg::Cell(cell)) => cell.position(nodes.len()).ok().and_then(|at| nodes.get_mut(at)),
+            (node @ (Self::Packed(..) | Self::Object(_)), Leg::Cell(cell)) if cell.position(1).is_ok() => Some(node),
             _ => None,
-        }
+        };
+        member.ok_or(MALFORMED_DIFF)
     }
 }
 
@@ -180,76 +183,147 @@ fn position(members: &[(Cow<'_, str>, Node<'_>)], key: &str) -> Result<usize, us
     members.binary_search_by(|(known, _)| (known.len(), known.as_bytes()).cmp(&(key.len(), key.as_bytes())))
 }
 
-/// `None` if the document doesn't have what the change is about.
-fn change<'a>(root: &mut Node<'a>, operation: Operation, path: &str, new: &'a [u8]) -> Option<Result<(), Fault>> {
-    let mut legs = legs(path)?;
-    let new = match (operation, Node::parse(new)) {
-        (Operation::Remove, _) => None,
-        (_, Ok(node)) => Some(node),
-        (_, Err(fault)) => return Some(Err(fault)),
-    };
-    let last = match (legs.pop(), new) {
-        (Some(last), new) => (last, new),
-        (None, Some(new)) => {
-            *root = new;
-            return Some(Ok(()));
+/// Makes a change.
+///
+/// # Errors
+/// If the document doesn't have what the change is about.
+fn change<'a>(root: &mut Node<'a>, diff: Diff<'a>, budget: &mut Budget) -> Result<(), Fault> {
+    let Diff { operation, path, value } = diff;
+    let mut legs = legs(path).ok_or(MALFORMED_DIFF)?;
+    let Some(last) = legs.pop() else {
+        if operation == Operation::Remove {
+            return Err(MALFORMED_DIFF);
         }
-        (None, None) => return None,
+        *root = Node::of(value);
+        return Ok(());
     };
     let mut parent = root;
     for leg in &legs {
-        parent = parent.member(leg)?;
+        parent = parent.member(leg, budget)?;
     }
+    parent.unpack(budget)?;
     match (operation, last, parent) {
-        (Operation::Replace, (leg, Some(new)), parent) => *parent.member(&leg)? = new,
-        (Operation::Insert, (Leg::Key(key), Some(new)), Node::Object(members)) => {
-            let at = position(members, &key).err()?;
-            members.insert(at, (Cow::Owned(key), new));
+        (Operation::Replace, leg, parent) => *parent.member(&leg, budget)? = Node::of(value),
+        (Operation::Insert, Leg::Key(key), Node::Object(members)) => {
+            let at = position(members, &key).err().ok_or(MALFORMED_DIFF)?;
+            members.insert(at, (Cow::Owned(key), Node::of(value)));
         }
-        (Operation::Insert, (Leg::Cell(index), Some(new)), Node::Array(nodes)) => {
-            nodes.insert(index.min(nodes.len()), new);
+        (Operation::Insert, Leg::Cell(cell), Node::Array(nodes)) => {
+            let (Ok(at) | Err(at)) = cell.position(nodes.len());
+            nodes.insert(at, Node::of(value));
         }
-        (Operation::Remove, (Leg::Key(key), _), Node::Object(members)) => {
-            let at = position(members, &key).ok()?;
+        (Operation::Remove, Leg::Key(key), Node::Object(members)) => {
+            let at = position(members, &key).map_err(|_| MALFORMED_DIFF)?;
             members.remove(at);
         }
-        (Operation::Remove, (Leg::Cell(index), _), Node::Array(nodes)) if index < nodes.len() => {
-            nodes.remove(index);
+        (Operation::Remove, Leg::Cell(cell), Node::Array(nodes)) => {
+            let at = cell.position(nodes.len()).map_err(|_| MALFORMED_DIFF)?;
+            nodes.remove(at);
         }
-        _ => return None,
+        _ => return Err(MALFORMED_DIFF),
     }
-    Some(Ok(()))
+    Ok(())
 }
 
 #[derive(Debug, PartialEq)]
 enum Leg {
     Key(String),
-    Cell(usize),
+    Cell(Cell),
 }
 
-/// A path's legs: `$.key."other key"[3]`.
-fn legs(path: &str) -> Option<Vec<Leg>> {
-    let mut rest = path.trim_start().strip_prefix('$')?.trim_start();
-    let mut legs = Vec::new();
-    while !rest.is_empty() {
-        if let Some(behind) = rest.strip_prefix('[') {
-            let (index, behind) = behind.split_once(']')?;
-            legs.push(Leg::Cell(index.trim().parse().ok()?));
-            rest = behind.trim_start();
-            continue;
-        }
-        let behind = rest.strip_prefix('.')?.trim_start();
-        if let Some(quoted) = behind.strip_prefix('"') {
-            let end = end_of_string(quoted)?;
-            legs.push(Leg::Key(unescape(&quoted[..end])?));
-            rest = quoted[end + 1..].trim_start();
-        } else {
-            let end = behind.find(['.', '[', ' ']).unwrap_or(behind.len());
-            legs.push(Leg::Key(behind[..end].to_owned()));
-            rest = behind[end..].trim_start();
+/// An array's cell, counted from its first or from its last.
+#[derive(Debug, PartialEq)]
+struct Cell {
+    index: usize,
+    from_end: bool,
+}
+
+impl Cell {
+    /// Where the cell is in an array of so many, or where it would be inserted.
+    fn position(&self, len: usize) -> Result<usize, usize> {
+        match (self.from_end, self.index < len) {
+            (false, true) => Ok(self.index),
+            (false, false) => Err(len),
+            (true, true) => Ok(len - self.index - 1),
+            (true, false) => Err(0),
         }
     }
+}
+
+/// A path's legs: `$.key."other key"[3][last-1]`. `None` if it isn't a path of one value: the server refuses wildcards and
+/// ranges (`.*`, `[*]`, `**`, `[1 to 3]`) where it writes.
+/// <https://github.com/mysql/mysql-server/blob/trunk/sql-common/json_path.cc> (`parse_path`)
+fn legs(path: &str) -> Option<Vec<Leg>> {
+    let mut rest = skip_space(skip_space(path).strip_prefix('$')?);
+    let mut legs = Vec::new();
+    while !rest.is_empty() {
+        // No document is deeper. Without this bound changes could make one that is, level by level.
+        if legs.len() == DEPTH_MAX {
+            return None;
+        }
+        let (leg, after) = match rest.strip_prefix('[') {
+            Some(cell) => cell_leg(cell)?,
+            None => member_leg(rest.strip_prefix('.')?)?,
+        };
+        legs.push(leg);
+        rest = skip_space(after);
+    }
     Some(legs)
+}
+
+/// What the server passes over between the parts of a path.
+fn is_space(character: char) -> bool {
+    matches!(character, ' ' | '\t'..='\r')
+}
+
+fn skip_space(text: &str) -> &str {
+    text.trim_start_matches(is_space)
+}
+
+/// A cell's leg after its bracket (`3]`, `last]`, `last - 2]`), and what follows.
+fn cell_leg(text: &str) -> Option<(Leg, &str)> {
+    let text = skip_space(text);
+    let (cell, after) = match text.strip_prefix("last").map(skip_space) {
+        None => {
+            let (index, after) = number(text)?;
+            (Cell { index, from_end: false }, after)
+        }
+        Some(text) => {
+            let (index, after) = match text.strip_prefix('-') {
+                Some(distance) => number(skip_space(distance))?,
+                None => (0, text),
+            };
+            (Cell { index, from_end: true }, after)
+        }
+    };
+    Some((Leg::Cell(cell), skip_space(after).strip_prefix(']')?))
+}
+
+/// A number of 32 bits, and what follows.
+fn number(text: &str) -> Option<(usize, &str)> {
+    let end = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, after) = text.split_at(end);
+    Some((digits.parse::<u32>().ok()? as usize, after))
+}
+
+/// A member's leg after its dot (`key`, `"other key"`), and what follows.
+fn member_leg(text: &str) -> Option<(Leg, &str)> {
+    let text = skip_space(text);
+    let (name, after) = match text.strip_prefix('"') {
+        Some(quoted) => {
+            let end = end_of_string(quoted)?;
+            (&quoted[..end], &quoted[end + 1..])
+        }
+        None => {
+            let ends = |character: char| is_space(character) || matches!(character, '.' | '[' | '*');
+            let end = text.find(ends).unwrap_or(text.len());
+            if end == 0 {
+                return None;
+            }
+            text.split_at(end)
+        }
+    };
+    Some((Leg::Key(unescape(name)?), after))
 }
 
 /// Where a JSON string's closing quote is.
@@ -265,28 +339,45 @@ fn end_of_string(text: &str) -> Option<usize> {
 /// A JSON string's content.
 fn unescape(text: &str) -> Option<String> {
     let mut out = String::with_capacity(text.len());
-    let mut characters = text.chars();
-    while let Some(character) = characters.next() {
-        if character != '\\' {
-            out.push(character);
-            continue;
-        }
-        out.push(match characters.next()? {
+    let mut rest = text;
+    while let Some((plain, escape)) = rest.split_once('\\') {
+        out.push_str(plain);
+        let mut characters = escape.chars();
+        let character = match characters.next()? {
             'b' => '\u{8}',
             'f' => '\u{c}',
             'n' => '\n',
             'r' => '\r',
             't' => '\t',
-            'u' => {
-                // The server escapes control characters alone this way, so that there are no pairs.
-                let digits: String = characters.by_ref().take(4).collect();
-                char::from_u32(u32::from_str_radix(&digits, 16).ok()?)?
-            }
             same @ ('"' | '\\' | '/') => same,
+            'u' => {
+                let (character, after) = unescape_utf16(characters.as_str())?;
+                characters = after.chars();
+                character
+            }
             _ => return None,
-        });
+        };
+        out.push(character);
+        rest = characters.as_str();
     }
+    out.push_str(rest);
     Some(out)
+}
+
+/// The character of an escape after its `\u`, which may be two (`d83d\ude00`), and what follows.
+fn unescape_utf16(text: &str) -> Option<(char, &str)> {
+    let unit = |text: &str| -> Option<u16> {
+        let digits = text.get(..4).filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))?;
+        u16::from_str_radix(digits, 16).ok()
+    };
+    let first = unit(text)?;
+    let after = &text[4..];
+    if let Some(character) = char::from_u32(u32::from(first)) {
+        return Some((character, after));
+    }
+    let second = after.strip_prefix("\\u")?;
+    let character = char::decode_utf16([first, unit(second)?]).next()?.ok()?;
+    Some((character, &second[4..]))
 }
 
 #[cfg(test)]
@@ -332,6 +423,13 @@ mod tests {
         assert_eq!(of(&[diff(0, "$.a[0]", SEVEN)]), r#"{"a": 7, "b": [true, null]}"#);
         assert_eq!(of(&[diff(1, "$.b[1]", SEVEN), diff(1, "$.b[99]", SEVEN)]), r#"{"a": 1, "b": [true, 7, null, 7]}"#);
         assert_eq!(of(&[diff(2, "$.b[0]", b""), diff(2, "$.a", b"")]), r#"{"b": [null]}"#);
+        // From the end, beyond either end, and in what isn't an array.
+        assert_eq!(of(&[diff(0, "$.b[last]", SEVEN)]), r#"{"a": 1, "b": [true, 7]}"#);
+        assert_eq!(of(&[diff(0, "$.b[last-1]", SEVEN)]), r#"{"a": 1, "b": [7, null]}"#);
+        assert_eq!(of(&[diff(2, "$ . b [ last - 1 ] ", b"")]), r#"{"a": 1, "b": [null]}"#);
+        assert_eq!(of(&[diff(1, "$.b[last]", SEVEN)]), r#"{"a": 1, "b": [true, 7, null]}"#);
+        assert_eq!(of(&[diff(1, "$.b[last-9]", SEVEN)]), r#"{"a": 1, "b": [7, true, null]}"#);
+        assert_eq!(of(&[diff(0, "$.a[last]", SEVEN)]), r#"{"a": 7, "b": [true, null]}"#);
         // Shorter keys come first.
         assert_eq!(
             of(&[diff(1, r#"$."aa \"x\"""#, SEVEN), diff(1, "$.c", SEVEN)]),
@@ -349,11 +447,96 @@ mod tests {
             diff(2, "$", b""),
             diff(0, "a", SEVEN),
             diff(0, "$.b[x]", SEVEN),
+            diff(0, "$.b[last-2]", SEVEN),
+            diff(2, "$.b[last-2]", b""),
+            diff(0, "$.b[last", SEVEN),
+            diff(0, "$.b[lasting]", SEVEN),
+            diff(0, "$.b[-1]", SEVEN),
+            diff(0, "$.b[4294967296]", SEVEN),
+            diff(0, "$.b[*]", SEVEN),
+            diff(0, "$.b[0 to 1]", SEVEN),
+            diff(0, "$.*", SEVEN),
+            diff(0, "$**.a", SEVEN),
+            diff(0, "$.", SEVEN),
             diff(0, "$.\"a", SEVEN),
             diff(3, "$.a", SEVEN),
         ] {
             assert!(applied(std::slice::from_ref(&wrong)).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn paths_are_read_by_the_servers_grammar() {
+        let key = |name: &str| Leg::Key(name.to_owned());
+        let cell = |index, from_end| Leg::Cell(Cell { index, from_end });
+        for (path, expected) in [
+            ("$", vec![]),
+            (" \t\n\u{b}\u{c}\r$ \n", vec![]),
+            ("$.a.$b._c1", vec![key("a"), key("$b"), key("_c1")]),
+            ("$ . a [ 007 ] [4294967295]", vec![key("a"), cell(7, false), cell(4_294_967_295, false)]),
+            ("$[last][last-0][last - 12]", vec![cell(0, true), cell(0, true), cell(12, true)]),
+            (r#"$."a.b[0]"." "."""#, vec![key("a.b[0]"), key(" "), key("")]),
+            (r#"$."\"\\\/\b\f\n\r\t\u0001"[0]"#, vec![key("\"\\/\u{8}\u{c}\n\r\t\u{1}"), cell(0, false)]),
+            ("$.\"\u{1f600}\".\"\\uD83D\\ude00\".\u{142}", vec![key("\u{1f600}"), key("\u{1f600}"), key("\u{142}")]),
+        ] {
+            assert_eq!(legs(path), Some(expected), "{path}");
+        }
+        for wrong in
+            [r#"$."\ud83d""#, r#"$."\ud83dx""#, r#"$."\ud83d\u0041""#, r#"$."\u+041""#, r#"$."\u00é""#, r#"$."\x""#]
+        {
+            assert_eq!(legs(wrong), None, "{wrong}");
+        }
+    }
+
+    /// Changes that each go deeper than the one before would make a document as deep as the event is long.
+    #[test]
+    fn a_document_gets_no_deeper_than_the_server_allows() {
+        let nested = |levels: usize| {
+            let mut value = vec![0, 0, 4, 0];
+            for _ in 1..levels {
+                let mut outer = vec![1, 0];
+                outer.extend((7 + value.len() as u16).to_le_bytes());
+                outer.extend([0x02, 7, 0]);
+                outer.extend(value);
+                value = outer;
+            }
+            value.insert(0, 0x02);
+            value
+        };
+        let insert = |path: String, value: &[u8]| {
+            let mut diff = vec![1, 0xfc];
+            diff.extend((path.len() as u16).to_le_bytes());
+            diff.extend(path.as_bytes());
+            diff.push(0xfc);
+            diff.extend((value.len() as u16).to_le_bytes());
+            diff.extend(value);
+            diff
+        };
+        let mut out = Vec::new();
+        let value = nested(50);
+        let diffs = insert(format!("${}", "[0]".repeat(50)), &value);
+        assert_eq!(apply(&value, &diffs, &mut out), Ok(()));
+        assert_eq!(out, [[b'['; 100], [b']'; 100]].concat());
+        let diffs: Vec<u8> = (1..200).flat_map(|nth| insert(format!("${}", "[0]".repeat(50 * nth)), &value)).collect();
+        assert_eq!(apply(&value, &diffs, &mut out), Err(MALFORMED_DIFF));
+    }
+
+    #[test]
+    fn values_that_share_their_bytes_are_refused() {
+        // A thousand times the same text of 10,000 bytes: as the document, and as a change of it.
+        let mut shared = vec![0x02, 0xe8, 0x03];
+        shared.extend((4 + 3_000u16 + 10_002).to_le_bytes());
+        shared.extend([0x0c, 0xbc, 0x0b].repeat(1_000));
+        shared.extend([0x90, 0x4e]);
+        shared.extend([b'x'; 10_000]);
+        let mut out = Vec::new();
+        assert!(apply(&shared, &diff(1, "$[0]", SEVEN), &mut out).is_err());
+        let mut change = vec![0, 1, b'$', 0xfc];
+        change.extend((shared.len() as u16).to_le_bytes());
+        change.extend(&shared);
+        assert!(apply(&document(), &change, &mut out).is_err());
+        assert!(describe(&change, &mut out).is_err());
+        assert!(out.len() < 100_000, "{} bytes", out.len());
     }
 
     #[test]

@@ -16,25 +16,44 @@ const DEPTH_MAX: usize = 110;
 
 const MALFORMED: Fault = Fault::Malformed("a JSON document");
 
+/// The bytes of a document that may still be read.
+///
+/// A document holds each of its containers, keys and texts at a place of its own, also after updates in place, so that
+/// reading all of them reads no byte twice. Offsets of a malformed one may lead many members to the same container, and
+/// that one's members to a third, which would be exponential work.
+struct Budget(usize);
+
+impl Budget {
+    fn of(document: &[u8]) -> Self {
+        Self(document.len())
+    }
+
+    #[inline]
+    fn spend(&mut self, bytes: usize) -> Result<(), Fault> {
+        self.0 = self.0.checked_sub(bytes).ok_or(MALFORMED)?;
+        Ok(())
+    }
+}
+
 /// Appends a document as text. No bytes at all are the document `null`.
 pub(super) fn decode(document: &[u8], out: &mut Vec<u8>) -> Result<(), Fault> {
     match document.split_first() {
         None => out.extend_from_slice(b"null"),
-        Some((&kind, body)) => value(kind, body, 0, out)?,
+        Some((&kind, body)) => value(kind, body, 0, &mut Budget::of(document), out)?,
     }
     Ok(())
 }
 
-fn value(kind: u8, body: &[u8], depth: usize, out: &mut Vec<u8>) -> Result<(), Fault> {
+fn value(kind: u8, body: &[u8], depth: usize, budget: &mut Budget, out: &mut Vec<u8>) -> Result<(), Fault> {
     if depth > DEPTH_MAX {
         return Err(MALFORMED);
     }
     let mut bytes = Bytes(body);
     match kind {
-        0x00 => container(body, true, Width::Small, depth, out),
-        0x01 => container(body, true, Width::Large, depth, out),
-        0x02 => container(body, false, Width::Small, depth, out),
-        0x03 => container(body, false, Width::Large, depth, out),
+        0x00 => container(body, true, Width::Small, depth, budget, out),
+        0x01 => container(body, true, Width::Large, depth, budget, out),
+        0x02 => container(body, false, Width::Small, depth, budget, out),
+        0x03 => container(body, false, Width::Large, depth, budget, out),
         0x04 => literal(bytes.u8()?, out),
         0x05 => push_int(bytes.u16()? as i16, out),
         0x06 => push_int(bytes.u16()?, out),
@@ -52,11 +71,12 @@ fn value(kind: u8, body: &[u8], depth: usize, out: &mut Vec<u8>) -> Result<(), F
         }
         0x0c => {
             let len = variable_len(&mut bytes)?;
+            budget.spend(len)?;
             let text = std::str::from_utf8(bytes.take(len)?).map_err(|_| MALFORMED)?;
             push_string(text, out);
             Ok(())
         }
-        0x0f => opaque(bytes, out),
+        0x0f => opaque(bytes, budget, out),
         _ => Err(MALFORMED),
     }
 }
@@ -95,7 +115,7 @@ struct Container<'a> {
 type Member<'a> = (Option<&'a str>, u8, &'a [u8]);
 
 impl<'a> Container<'a> {
-    fn parse(body: &'a [u8], object: bool, width: Width) -> Result<Self, Fault> {
+    fn parse(body: &'a [u8], object: bool, width: Width, budget: &mut Budget) -> Result<Self, Fault> {
         let len = width.len();
         let mut bytes = Bytes(body);
         let count = bytes.uint(len)? as usize;
@@ -106,10 +126,12 @@ impl<'a> Container<'a> {
         let keys_len = if object { count.checked_mul(len + 2).ok_or(MALFORMED)? } else { 0 };
         let mut entries = keys;
         entries.take(keys_len)?;
+        let entries_len = count.checked_mul(1 + len).filter(|len| *len <= entries.0.len()).ok_or(MALFORMED)?;
+        budget.spend(2 * len + keys_len + entries_len)?;
         Ok(Self { body, width, keys: object.then_some(keys), entries, left: count })
     }
 
-    fn next(&mut self) -> Result<Option<Member<'a>>, Fault> {
+    fn next(&mut self, budget: &mut Budget) -> Result<Option<Member<'a>>, Fault> {
         let Some(left) = self.left.checked_sub(1) else { return Ok(None) };
         self.left = left;
         let len = self.width.len();
@@ -117,6 +139,7 @@ impl<'a> Container<'a> {
             Some(keys) => {
                 let key_at = keys.uint(len)? as usize;
                 let key_len = usize::from(keys.u16()?);
+                budget.spend(key_len)?;
                 let key = self.body.get(key_at..).and_then(|rest| rest.get(..key_len)).ok_or(MALFORMED)?;
                 Some(std::str::from_utf8(key).map_err(|_| MALFORMED)?)
             }
@@ -134,11 +157,18 @@ impl<'a> Container<'a> {
     }
 }
 
-fn container(body: &[u8], object: bool, width: Width, depth: usize, out: &mut Vec<u8>) -> Result<(), Fault> {
-    let mut members = Container::parse(body, object, width)?;
+fn container(
+    body: &[u8],
+    object: bool,
+    width: Width,
+    depth: usize,
+    budget: &mut Budget,
+    out: &mut Vec<u8>,
+) -> Result<(), Fault> {
+    let mut members = Container::parse(body, object, width, budget)?;
     out.push(if object { b'{' } else { b'[' });
     let mut first = true;
-    while let Some((key, kind, body)) = members.next()? {
+    while let Some((key, kind, body)) = members.next(budget)? {
         if !first {
             out.extend_from_slice(b", ");
         }
@@ -147,7 +177,7 @@ fn container(body: &[u8], object: bool, width: Width, depth: usize, out: &mut Ve
             push_string(key, out);
             out.extend_from_slice(b": ");
         }
-        value(kind, body, depth + 1, out)?;
+        value(kind, body, depth + 1, budget, out)?;
     }
     out.push(if object { b'}' } else { b']' });
     Ok(())
@@ -182,9 +212,13 @@ fn variable_len(bytes: &mut Bytes<'_>) -> Result<usize, Fault> {
 }
 
 /// A value of a MySQL type that JSON has no word for.
-fn opaque(mut bytes: Bytes<'_>, out: &mut Vec<u8>) -> Result<(), Fault> {
+/// <https://github.com/mysql/mysql-server/blob/trunk/sql-common/json_dom.cc> (`wrapper_to_string`)
+fn opaque(mut bytes: Bytes<'_>, budget: &mut Budget, out: &mut Vec<u8>) -> Result<(), Fault> {
+    /// Texts of subqueries are kept as values of this type.
+    const VAR_STRING: u8 = 253;
     let column_type = bytes.u8()?;
     let len = variable_len(&mut bytes)?;
+    budget.spend(len)?;
     let mut body = Bytes(bytes.take(len)?);
     match column_type {
         246 => {
@@ -201,14 +235,28 @@ fn opaque(mut bytes: Bytes<'_>, out: &mut Vec<u8>) -> Result<(), Fault> {
             }
             out.push(b'"');
         }
-        other => {
-            out.extend_from_slice(b"\"base64:type");
-            push_int(other, out)?;
-            out.push(b':');
-            out.extend_from_slice(base64_simd::STANDARD.encode_to_string(body.0).as_bytes());
-            out.push(b'"');
-        }
+        other => match std::str::from_utf8(body.0) {
+            Ok(text) if other == VAR_STRING => push_string(text, out),
+            _ => push_base64(other, body.0, out)?,
+        },
     }
+    Ok(())
+}
+
+/// Appends bytes as the server shows them: in base64, in lines of 76 characters.
+/// <https://github.com/mysql/mysql-server/blob/trunk/mysys/base64.cc> (`base64_encode`)
+fn push_base64(column_type: u8, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Fault> {
+    const LINE_BYTES: usize = 76 / 4 * 3;
+    out.extend_from_slice(b"\"base64:type");
+    push_int(column_type, out)?;
+    out.push(b':');
+    for (index, line) in bytes.chunks(LINE_BYTES).enumerate() {
+        if index > 0 {
+            out.extend_from_slice(b"\\n");
+        }
+        base64_simd::STANDARD.encode_append(line, out);
+    }
+    out.push(b'"');
     Ok(())
 }
 
@@ -270,6 +318,86 @@ mod tests {
         object.extend(b"ab");
         object.extend(array);
         assert_eq!(text(&object), r#"{"a": 1, "b": [true, null]}"#);
+    }
+
+    /// A value of a type that JSON has no word for: `len` bytes of it.
+    fn opaque_value(column_type: u8, len: usize) -> Vec<u8> {
+        let mut value = vec![0x0f, column_type];
+        let mut rest = len;
+        while rest > 0x7f {
+            value.push(rest as u8 & 0x7f | 0x80);
+            rest >>= 7;
+        }
+        value.push(rest as u8);
+        value.resize(value.len() + len, b'x');
+        value
+    }
+
+    #[test]
+    fn opaque_values_have_the_servers_line_breaks() {
+        let line = "eHh4".repeat(19);
+        assert_eq!(text(&opaque_value(252, 0)), r#""base64:type252:""#);
+        assert_eq!(text(&opaque_value(15, 3)), r#""base64:type15:eHh4""#);
+        assert_eq!(text(&opaque_value(15, 57)), format!(r#""base64:type15:{line}""#));
+        assert_eq!(text(&opaque_value(15, 58)), format!(r#""base64:type15:{line}\neA==""#));
+        assert_eq!(text(&opaque_value(252, 114)), format!(r#""base64:type252:{line}\n{line}""#));
+        assert_eq!(text(&opaque_value(252, 116)), format!(r#""base64:type252:{line}\n{line}\neHg=""#));
+    }
+
+    #[test]
+    fn texts_of_subqueries_are_texts() {
+        assert_eq!(text(b"\x0f\xfd\x03a\"b"), r#""a\"b""#);
+        assert_eq!(text(b"\x0f\xfd\x01\xff"), r#""base64:type253:/w==""#, "no text of JSON");
+    }
+
+    /// An array of `count` members that are all the value at `at`; `rest` follows its entries.
+    fn array(count: u16, kind: u8, at: u16, rest: &[u8]) -> Vec<u8> {
+        let mut array = count.to_le_bytes().to_vec();
+        array.extend((4 + 3 * count + rest.len() as u16).to_le_bytes());
+        for _ in 0..count {
+            array.push(kind);
+            array.extend(at.to_le_bytes());
+        }
+        array.extend_from_slice(rest);
+        array
+    }
+
+    fn decoded_len(document: &[u8]) -> Result<usize, Fault> {
+        let mut out = Vec::new();
+        decode(document, &mut out).map(|()| out.len())
+    }
+
+    #[test]
+    fn members_that_share_their_bytes_are_refused() {
+        // Arrays of four in arrays of four, and so on: 4^40 values of 600 bytes.
+        let mut nested = array(0, 0, 0, b"");
+        for _ in 0..40 {
+            nested = array(4, 0x02, 4 + 3 * 4, &nested);
+        }
+        assert_eq!(decoded_len(&[&[0x02], &nested[..]].concat()), Err(MALFORMED));
+        // An array in itself.
+        assert_eq!(decoded_len(&[&[0x02], &array(4, 0x02, 0, b"")[..]].concat()), Err(MALFORMED));
+        // 10,000 times the same text of 10,000 bytes, binary value, and key.
+        for (kind, value) in [(0x0c, [0x90, 0x4e].as_slice()), (0x0f, &[252, 0x90, 0x4e])] {
+            let shared = array(10_000, kind, 4 + 3 * 10_000, &[value, &[b'x'; 10_000]].concat());
+            assert_eq!(decoded_len(&[&[0x02], &shared[..]].concat()), Err(MALFORMED));
+        }
+        let mut object = 1_000u16.to_le_bytes().to_vec();
+        object.extend(17_004u16.to_le_bytes());
+        object.extend([7_004u16.to_le_bytes(), 10_000u16.to_le_bytes()].concat().repeat(1_000));
+        object.extend([4, 0, 0].repeat(1_000));
+        object.extend([b'k'; 10_000]);
+        assert_eq!(decoded_len(&[&[0x00], &object[..]].concat()), Err(MALFORMED));
+        // A count that its bytes can't hold.
+        assert_eq!(decoded_len(&[0x03, 0xff, 0xff, 0xff, 0xff, 8, 0, 0, 0]), Err(MALFORMED));
+    }
+
+    #[test]
+    fn members_may_lie_in_any_order() {
+        // Two texts, the second before the first, with a gap, as updates in place leave them.
+        let mut array = vec![0x02, 2, 0, 18, 0, 0x0c, 15, 0, 0x0c, 11, 0];
+        array.extend(b"?\x01b??\x02aa");
+        assert_eq!(text(&array), r#"["aa", "b"]"#);
     }
 
     proptest! {

@@ -166,7 +166,7 @@ impl<'a> Reader<'a> {
                 match self.decoder.next(event).map_err(|error| Stop::Error(Box::new(error)))? {
                     Next::Event => break,
                     Next::Batch(batch) => self.take(batch),
-                    Next::Columns { schema, table } => {
+                    Next::Columns { schema, table, .. } => {
                         let columns = self.written.catalog(self.decoder.position(), &schema, &table);
                         self.decoder.learn(schema, table, columns);
                     }

@@ -220,6 +220,7 @@ impl Written {
                 ColumnType::Longtext => ("longtext".to_owned(), true),
             };
             CatalogColumn {
+                is_hidden: false,
                 name: column.name.clone(),
                 column_type,
                 charset: is_text.then(|| "utf8mb4".to_owned()),
