@@ -175,3 +175,84 @@ impl EventKind {
     pub const MARIADB_UPDATE_ROWS_COMPRESSED: Self = Self(170);
     pub const MARIADB_DELETE_ROWS_COMPRESSED: Self = Self(171);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::writer::{BinlogWriter, Event, Server, Statement};
+    use super::*;
+    use crate::position::BinlogPosition;
+
+    /// A format description, and a statement.
+    fn events(checksums: bool) -> (Vec<u8>, Vec<u8>) {
+        let mut writer = BinlogWriter::new(Server::MySql, checksums, "binlog");
+        writer.write(&Event::Query(Statement::new("FLUSH LOGS")));
+        let dump = writer.dump(&BinlogPosition::new("binlog.000001", BinlogPosition::FIRST_EVENT));
+        (dump[1].to_vec(), dump[3].to_vec())
+    }
+
+    fn open(checksums: &mut Checksums, event: &[u8]) -> Result<Vec<u8>, Fault> {
+        checksums.open(&EventHeader::parse(event)?, event).map(<[u8]>::to_vec)
+    }
+
+    #[test]
+    fn a_header_is_read() {
+        let (_, event) = events(true);
+        let header = EventHeader::parse(&event).expect("a header");
+        assert_eq!((header.kind, header.size as usize, header.server_id), (EventKind::QUERY, event.len(), 1));
+        assert!(!header.is_artificial() && !header.is_ignorable());
+        assert!(EventHeader { flags: 0x20, ..header }.is_artificial());
+        assert!(EventHeader { flags: 0x80, ..header }.is_ignorable());
+        assert_eq!(EventHeader::parse(&event[..18]), Err(Fault::Truncated));
+    }
+
+    #[test]
+    fn a_files_head_says_whether_events_end_with_a_checksum() {
+        for (checksums, expected) in [(true, Checksums::Crc32), (false, Checksums::None)] {
+            let (description, event) = events(checksums);
+            let mut state = Checksums::Unknown;
+            open(&mut state, &description).expect("as it was written");
+            assert_eq!(state, expected);
+            let body = open(&mut state, &event).expect("as it was written");
+            assert!(body.ends_with(b"FLUSH LOGS"));
+        }
+    }
+
+    #[test]
+    fn before_the_head_events_are_taken_with_and_without_a_checksum() {
+        for checksums in [true, false] {
+            let body = open(&mut Checksums::Unknown, &events(checksums).1).expect("as it was written");
+            assert!(body.ends_with(b"FLUSH LOGS"));
+        }
+    }
+
+    #[test]
+    fn each_changed_byte_is_found() {
+        let (description, event) = events(true);
+        let mut state = Checksums::Unknown;
+        open(&mut state, &description).expect("as it was written");
+        for at in 0..event.len() {
+            let mut changed = event.clone();
+            changed[at] ^= 0x10;
+            assert!(open(&mut state, &changed).is_err(), "byte {at}");
+        }
+        assert_eq!(open(&mut state, &event[..event.len() - 1]), Err(Fault::Malformed("an event's size")));
+    }
+
+    #[test]
+    fn a_file_that_is_being_written_says_so_and_its_checksum_does_not() {
+        const FLAGS_AT: usize = 17;
+        let (mut description, _) = events(true);
+        description[FLAGS_AT] |= 1;
+        assert!(open(&mut Checksums::Unknown, &description).is_ok());
+        description[FLAGS_AT] |= 2;
+        assert!(matches!(open(&mut Checksums::Unknown, &description), Err(Fault::Checksum { .. })));
+    }
+
+    #[test]
+    fn an_unknown_algorithm_is_refused() {
+        let (mut description, _) = events(true);
+        let at = description.len() - 5;
+        description[at] = 9;
+        assert!(matches!(open(&mut Checksums::Unknown, &description), Err(Fault::Malformed(_))));
+    }
+}

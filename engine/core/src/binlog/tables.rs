@@ -158,3 +158,89 @@ impl Tables {
         mem::take(&mut self.new)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::writer::{ColumnDefinition, ColumnType, Event, TableDefinition};
+    use super::*;
+
+    struct Shop;
+
+    impl Select for Shop {
+        fn table(&self, schema: &str, _table: &str) -> bool {
+            schema == "shop"
+        }
+
+        fn schema(&self, schema: &str) -> bool {
+            schema == "shop"
+        }
+    }
+
+    fn map(tables: &mut Tables, number: u64, schema: &str, columns: &[&str], named: bool) -> Result<(), MapFault> {
+        let column =
+            |name: &&str| ColumnDefinition { name: (*name).to_owned(), column_type: ColumnType::Int, nullable: false };
+        let columns = columns.iter().map(column).collect();
+        let table = TableDefinition { schema: schema.to_owned(), name: "t".to_owned(), columns, key: vec![], named };
+        tables.map(&Event::TableMap { number, table }.body(), Family::MySql, &Shop)
+    }
+
+    fn id(tables: &Tables, number: u64) -> Option<u32> {
+        tables.of_number(number).expect("a number that was announced").map(|version| version.table.id.0)
+    }
+
+    #[test]
+    fn a_version_has_one_id_whatever_its_numbers_are() {
+        let mut tables = Tables::default();
+        for (number, columns) in [(1, &["a"][..]), (1, &["a"]), (2, &["a"]), (3, &["a", "b"]), (4, &["a"])] {
+            map(&mut tables, number, "shop", columns, true).expect("taken");
+        }
+        assert_eq!([1, 2, 3, 4].map(|number| id(&tables, number)), [Some(0), Some(0), Some(1), Some(0)]);
+        assert_eq!(tables.take_new().iter().map(|table| table.id.0).collect::<Vec<_>>(), [0, 1]);
+        assert!(tables.take_new().is_empty(), "each is new once");
+    }
+
+    #[test]
+    fn a_number_may_be_given_to_another_table() {
+        let mut tables = Tables::default();
+        map(&mut tables, 1, "shop", &["a"], true).expect("taken");
+        map(&mut tables, 1, "hidden", &["a"], true).expect("taken");
+        assert_eq!((id(&tables, 1), tables.name(1)), (None, None));
+        map(&mut tables, 1, "shop", &["b"], true).expect("taken");
+        assert_eq!((id(&tables, 1), tables.name(1)), (Some(1), Some("shop.t".to_owned())));
+    }
+
+    #[test]
+    fn another_connection_has_other_numbers() {
+        let mut tables = Tables::default();
+        map(&mut tables, 1, "shop", &["a"], true).expect("taken");
+        tables.forget_numbers();
+        assert!(tables.of_number(1).is_none());
+        map(&mut tables, 9, "shop", &["a"], true).expect("taken");
+        assert_eq!(id(&tables, 9), Some(0), "the version is the same");
+    }
+
+    #[test]
+    fn names_are_learned_until_a_statement_may_have_changed_them() {
+        let mut tables = Tables::default();
+        let is_unnamed =
+            |result| matches!(result, Err(MapFault::Missing { schema, table, .. }) if schema == "shop" && table == "t");
+        let learn = |tables: &mut Tables, name: &str| {
+            let (column_type, charset) = ("int".to_owned(), None);
+            let column =
+                CatalogColumn { is_hidden: false, name: name.to_owned(), column_type, charset, key_position: None };
+            tables.learn("shop".to_owned(), "t".to_owned(), vec![column]);
+        };
+        assert!(map(&mut tables, 1, "hidden", &["x"], false).is_ok(), "nobody needs them");
+        assert!(is_unnamed(map(&mut tables, 2, "shop", &["x"], false)));
+        learn(&mut tables, "a");
+        map(&mut tables, 2, "shop", &["x"], false).expect("taken");
+        tables.forget_learned();
+        assert!(is_unnamed(map(&mut tables, 2, "shop", &["x"], false)));
+        learn(&mut tables, "b");
+        map(&mut tables, 2, "shop", &["x"], false).expect("taken");
+        let names: Vec<String> = tables.take_new().iter().map(|table| table.columns[0].name.clone()).collect();
+        assert_eq!(names, ["a", "b"]);
+        tables.forget_numbers();
+        assert!(is_unnamed(map(&mut tables, 2, "shop", &["x"], false)), "another connection begins earlier");
+    }
+}

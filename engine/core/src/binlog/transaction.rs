@@ -167,3 +167,89 @@ impl PreparedXa {
         self.by_id.values().min_by_key(|prepared| prepared.sequence).map(|prepared| &prepared.resume)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rowmill_batch::Builder;
+
+    use super::*;
+    use crate::position::BinlogPosition;
+
+    fn resume(offset: u64) -> Resume {
+        Resume::at("server", BinlogPosition::new("binlog.000001", offset))
+    }
+
+    /// A batch without rows, as full ones of a transaction are held back.
+    fn full() -> RowBatch {
+        let bytes = Arc::new(Builder::with_capacity(0).finish());
+        let (rows, new_tables) = (0, Vec::new());
+        RowBatch { bytes, undecoded: None, rows, schema_change: None, new_tables, resume: resume(4) }
+    }
+
+    /// What is left: rows of the transaction, and rows of the batch that is being filled.
+    fn roll_back_to(hold: &mut Hold, name: &str) -> Result<(u32, usize), NotRolledBack> {
+        hold.roll_back_to(name).map(|left| (left.rows, left.batch_rows))
+    }
+
+    #[test]
+    fn a_savepoint_keeps_what_came_before_it() {
+        let mut hold = Hold::new(10);
+        hold.savepoint("a".to_owned(), 11, 1);
+        hold.savepoint("b".to_owned(), 13, 3);
+        assert_eq!(roll_back_to(&mut hold, "b"), Ok((3, 13)));
+        assert_eq!(roll_back_to(&mut hold, "a"), Ok((1, 11)), "those after it are forgotten");
+        assert_eq!(roll_back_to(&mut hold, "a"), Ok((1, 11)), "itself it stays");
+    }
+
+    #[test]
+    fn a_name_that_is_used_again_means_the_later_savepoint() {
+        let mut hold = Hold::new(0);
+        hold.savepoint("a".to_owned(), 1, 1);
+        hold.savepoint("a".to_owned(), 2, 2);
+        assert_eq!(roll_back_to(&mut hold, "a"), Ok((2, 2)));
+    }
+
+    #[test]
+    fn rows_are_counted_in_the_batch_that_has_the_transaction_alone() {
+        let mut hold = Hold::new(10);
+        hold.savepoint("a".to_owned(), 12, 2);
+        assert_eq!(hold.divided(), 10);
+        assert_eq!(roll_back_to(&mut hold, "a"), Ok((2, 2)));
+        assert_eq!(hold.divided(), 0, "it is divided once");
+    }
+
+    #[test]
+    fn a_batch_that_became_full_after_the_savepoint_is_opened_again() {
+        let mut hold = Hold::new(0);
+        hold.batches.push(full());
+        hold.savepoint("a".to_owned(), 0, 7);
+        hold.batches.extend([full(), full()]);
+        let left = hold.roll_back_to("a").expect("nothing was handed on");
+        assert!((left.rows, left.batch_rows, left.batch.is_some(), hold.batches.len()) == (7, 0, true, 1));
+    }
+
+    #[test]
+    fn what_was_handed_on_is_not_taken_back() {
+        let mut hold = Hold::new(0);
+        hold.handed_on = 1;
+        hold.savepoint("a".to_owned(), 5, 9);
+        assert_eq!(roll_back_to(&mut hold, "a"), Ok((9, 5)), "what came before the savepoint may be handed on");
+        hold.handed_on = 2;
+        assert_eq!(roll_back_to(&mut hold, "a"), Err(NotRolledBack::HandedOn));
+    }
+
+    #[test]
+    fn the_oldest_prepared_transaction_says_from_where_to_read_on() {
+        let mut prepared = PreparedXa::default();
+        assert_eq!(prepared.oldest(), None);
+        for (id, sequence) in [("b", 2), ("a", 1), ("c", 3)] {
+            prepared.insert(id.to_owned(), vec![full()], resume(100 * sequence), sequence);
+        }
+        assert_eq!(prepared.oldest(), Some(&resume(100)));
+        assert_eq!(prepared.bytes(), 3 * full().row_bytes());
+        assert!(prepared.remove("a").is_some() && prepared.remove("a").is_none());
+        assert_eq!(prepared.oldest(), Some(&resume(200)));
+    }
+}

@@ -1,6 +1,8 @@
 //! The decoder: follows transactions and positions, and gathers rows into batches.
 
 mod batches;
+#[cfg(test)]
+mod tests;
 mod transactions;
 
 use std::collections::VecDeque;

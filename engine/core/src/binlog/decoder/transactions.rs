@@ -215,14 +215,12 @@ impl Decoder {
     }
 
     pub(super) fn end_transaction(&mut self, gtid: Option<Gtid>, end: u64) {
+        // Not before its end: one that a crash cut off leaves its number to the next.
+        if let (Some(Gtid::MariaDb { domain, server, sequence }), false) = (&gtid, self.awaited.is_empty()) {
+            self.awaited.retain(|(of, done)| (of, done.server) != (domain, *server) || done.sequence > *sequence);
+        }
         if let (Some(gtid), Some(gtids)) = (&gtid, &mut self.gtids) {
             Arc::make_mut(gtids).add(gtid);
-        }
-        // Not before: one that a crash cut off may come again.
-        if let (Some(Gtid::MariaDb { domain, server, sequence }), false) = (&gtid, self.awaited.is_empty()) {
-            let is_met =
-                |(of, done): &(u32, Newest)| of == domain && done.server == *server && done.sequence <= *sequence;
-            self.awaited.retain(|awaited| !is_met(awaited));
         }
         self.position.offset = end;
         self.boundary();

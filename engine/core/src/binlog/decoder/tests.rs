@@ -1,0 +1,467 @@
+//! The decoder's rules, one by one; `model` tests them all together.
+
+use rowmill_batch::{Batch, ColumnIndex};
+use rowmill_pipeline::ack::Cost;
+
+use super::super::writer::{
+    BinlogWriter, Change, ColumnDefinition, ColumnType, Event, Rows, RowsLayout, Server, Statement, TableDefinition,
+    Value, XaId,
+};
+use super::super::{CatalogColumn, Select};
+use super::*;
+use crate::gtid::{Gtid, Source};
+
+const FILE: &str = "binlog.000001";
+
+/// Every table but those of `hidden`.
+struct NotHidden;
+
+impl Select for NotHidden {
+    fn table(&self, schema: &str, _table: &str) -> bool {
+        schema != "hidden"
+    }
+
+    fn schema(&self, schema: &str) -> bool {
+        schema != "hidden"
+    }
+}
+
+/// A server's binlog, written statement by statement: table `shop.t` with the column `id`.
+struct Log {
+    writer: BinlogWriter,
+    named: bool,
+    number: u64,
+}
+
+impl Log {
+    fn new() -> Self {
+        Self { writer: BinlogWriter::new(Server::MySql, true, "binlog"), named: true, number: 0 }
+    }
+
+    fn query(&mut self, text: &str) {
+        self.writer.write(&Event::Query(Statement::new(text)));
+    }
+
+    /// A transaction's beginning; gives where that is.
+    fn begin(&mut self) -> u64 {
+        self.number += 1;
+        let gtid = Some(Gtid::MySql { source: Source::new([1; 16], ""), number: self.number });
+        self.writer.open(gtid.clone());
+        let begin = self.writer.write(&Event::Gtid { gtid, commit_time_us: 0 }).begin;
+        self.query("BEGIN");
+        begin
+    }
+
+    fn events(&self, ids: &[i32]) -> [Event; 2] {
+        let column = ColumnDefinition { name: "id".to_owned(), column_type: ColumnType::Int, nullable: false };
+        let (schema, name) = ("shop".to_owned(), "t".to_owned());
+        let table = TableDefinition { schema, name, columns: vec![column], key: vec![0], named: self.named };
+        let rows = ids.iter().map(|id| (Vec::new(), vec![Value::Int(*id)])).collect();
+        let columns = vec![ColumnType::Int];
+        let rows = Rows { number: 5, change: Change::Write, layout: RowsLayout::V2, rows, columns };
+        [Event::TableMap { number: 5, table }, Event::Rows(rows)]
+    }
+
+    /// Rows in one event; gives where that begins.
+    fn insert(&mut self, ids: &[i32]) -> u64 {
+        let [map, rows] = self.events(ids);
+        self.writer.write(&map);
+        self.writer.write(&rows).begin
+    }
+
+    fn commit(&mut self) {
+        self.writer.write(&Event::Xid(1));
+        self.writer.execute();
+    }
+
+    fn transaction(&mut self, ids: &[i32]) {
+        self.begin();
+        self.insert(ids);
+        self.commit();
+    }
+
+    /// Prepares an XA transaction.
+    fn prepare(&mut self, id: &XaId, ids: &[i32]) {
+        let gtid = Some(Gtid::MySql { source: Source::new([1; 16], ""), number: self.number + 1 });
+        self.number += 1;
+        self.writer.open(gtid.clone());
+        self.writer.write(&Event::Gtid { gtid, commit_time_us: 0 });
+        self.query(&format!("XA START {id}"));
+        self.insert(ids);
+        self.query(&format!("XA END {id}"));
+        self.writer.write(&Event::XaPrepare { one_phase: false, id: id.clone() });
+        self.writer.execute();
+    }
+}
+
+fn xa_id() -> XaId {
+    XaId { format: 1, global: b"x1".to_vec(), branch: Vec::new() }
+}
+
+fn begin_of(file: &str) -> Resume {
+    Resume::at("server", BinlogPosition::new(file, BinlogPosition::FIRST_EVENT))
+}
+
+fn decoder(resume: Resume, rows_max: u32) -> Decoder {
+    let mut decoder = Decoder::new(resume, Box::new(NotHidden));
+    decoder.bound_batches(Cost { rows: rows_max, bytes: u32::MAX });
+    decoder
+}
+
+fn ids(batch: &RowBatch) -> Vec<i64> {
+    let batch = Batch::parse(&batch.bytes).expect("a batch");
+    batch.rows().map(|row| row.newest().cell(ColumnIndex(0)).int().expect("an id")).collect()
+}
+
+/// The batches before the first bad event of a dump, and why it is bad.
+fn read_to_fault(decoder: &mut Decoder, log: &Log) -> (Vec<RowBatch>, DecodeError) {
+    let mut batches = Vec::new();
+    for event in log.writer.dump(&decoder.position().clone()) {
+        loop {
+            match decoder.next(&event) {
+                Ok(Next::Batch(batch)) => batches.push(batch),
+                Ok(_) => break,
+                Err(error) => return (batches, error),
+            }
+        }
+    }
+    panic!("all of it is decoded")
+}
+
+/// All batches of a dump; the last one is what a pause gives.
+fn read(decoder: &mut Decoder, log: &Log) -> Result<Vec<RowBatch>, Box<DecodeError>> {
+    let mut batches = Vec::new();
+    for event in log.writer.dump(&decoder.position().clone()) {
+        loop {
+            match decoder.next(&event)? {
+                Next::Event => break,
+                Next::Batch(batch) => batches.push(batch),
+                Next::Columns { schema, table, .. } => {
+                    let name = format!("id_at_{}", decoder.position().offset);
+                    let (column_type, charset) = ("int".to_owned(), None);
+                    let column = CatalogColumn { is_hidden: false, name, column_type, charset, key_position: Some(1) };
+                    decoder.learn(schema, table, vec![column]);
+                }
+            }
+        }
+    }
+    batches.extend(decoder.flush());
+    Ok(batches)
+}
+
+fn read_all(log: &Log, rows_max: u32) -> Vec<RowBatch> {
+    read(&mut decoder(begin_of(FILE), rows_max), log).expect("decoded")
+}
+
+fn all_ids(batches: &[RowBatch]) -> Vec<i64> {
+    batches.iter().flat_map(ids).collect()
+}
+
+fn fault(log: &Log, rows_max: u32) -> Fault {
+    read(&mut decoder(begin_of(FILE), rows_max), log).expect_err("a fault").fault
+}
+
+#[test]
+fn small_transactions_share_a_batch_and_a_large_one_is_cut() {
+    let mut log = Log::new();
+    log.transaction(&[1]);
+    log.transaction(&[2]);
+    let begin = log.begin();
+    let event = log.insert(&[3, 4, 5]);
+    log.commit();
+    let batches = read_all(&log, 3);
+    assert_eq!(batches.iter().map(ids).collect::<Vec<_>>(), [vec![1, 2, 3], vec![4, 5]]);
+    let past = Past { file: FILE.to_owned(), progress: Progress { event, rows: 1 } };
+    assert_eq!((batches[0].resume.position.offset, &batches[0].resume.past), (begin, &Some(past)));
+    assert_eq!((&batches[1].resume.position, &batches[1].resume.past), (&log.writer.position(), &None));
+    assert_eq!((batches[0].new_tables.len(), batches[1].new_tables.len()), (1, 0), "a table is new once");
+}
+
+#[test]
+fn a_pause_gives_what_is_committed_and_nothing_within_a_transaction() {
+    let mut log = Log::new();
+    log.transaction(&[1]);
+    log.begin();
+    log.insert(&[2]);
+    let mut decoder = decoder(begin_of(FILE), 10);
+    assert!(read(&mut decoder, &log).expect("decoded").is_empty());
+    log.commit();
+    assert_eq!(all_ids(&read(&mut decoder, &log).expect("decoded")), [1, 2]);
+}
+
+#[test]
+fn a_position_past_4_gib_is_what_is_past_behind_one_that_a_server_can_be_asked_for() {
+    let mut log = Log::new();
+    log.transaction(&[1]);
+    let last = log.writer.position();
+    log.writer.skip(3 << 30);
+    log.query("FLUSH PRIVILEGES");
+    log.writer.skip(3 << 30);
+    let begin = log.begin();
+    log.insert(&[2]);
+    log.commit();
+    assert!(begin > 6 << 30);
+    let batches = read_all(&log, 1);
+    let resume = &batches.last().expect("a batch").resume;
+    assert!(resume.position.offset > last.offset && resume.position.offset <= u64::from(u32::MAX));
+    let end = log.writer.position().offset;
+    assert_eq!(resume.past.as_ref().map(|past| past.progress), Some(Progress { event: end, rows: 0 }));
+}
+
+#[test]
+fn what_is_in_no_file_moves_no_position() {
+    let mut log = Log::new();
+    log.transaction(&[1]);
+    let mut decoder = decoder(begin_of(FILE), 10);
+    read(&mut decoder, &log).expect("decoded");
+    let position = decoder.position().clone();
+    for event in [log.writer.heartbeat(FILE, 99), log.writer.dump(&position)[0].clone()] {
+        assert!(matches!(decoder.next(&event), Ok(Next::Event)));
+        assert_eq!(*decoder.position(), position);
+    }
+}
+
+#[test]
+fn rows_of_a_compressed_transaction_count_as_rows_of_its_event() {
+    let mut log = Log::new();
+    log.number += 1;
+    log.writer.write(&Event::Gtid { gtid: None, commit_time_us: 0 });
+    let [map, first] = log.events(&[1, 2]);
+    let [_, second] = log.events(&[3, 4]);
+    let begin = Event::Query(Statement::new("BEGIN"));
+    let events = vec![begin, map, first, second, Event::Xid(1)];
+    let payload = log.writer.write(&Event::Payload { events, zstd: true });
+    let batches = read_all(&log, 3);
+    let past = Past { file: FILE.to_owned(), progress: Progress { event: payload.begin, rows: 3 } };
+    assert_eq!(batches[0].resume.past, Some(past));
+    let rest = read(&mut decoder(batches[0].resume.clone(), 3), &log).expect("decoded");
+    assert_eq!((all_ids(&batches), all_ids(&rest)), (vec![1, 2, 3, 4], vec![4]));
+}
+
+#[test]
+fn a_transaction_that_is_in_the_set_of_gtids_is_past() {
+    let mut log = Log::new();
+    log.transaction(&[1]);
+    let executed = log.writer.executed().clone();
+    log.transaction(&[2]);
+    let resume = Resume { gtids: Some(Arc::new(executed)), ..begin_of(FILE) };
+    assert_eq!(all_ids(&read(&mut decoder(resume, 10), &log).expect("decoded")), [2]);
+}
+
+#[test]
+fn rows_wait_where_a_savepoint_may_take_them_back() {
+    let mut log = Log::new();
+    log.begin();
+    log.insert(&[1, 2, 3]);
+    log.query("SAVEPOINT `a`");
+    log.insert(&[4, 5, 6]);
+    log.query("SAVEPOINT `b`");
+    log.insert(&[7]);
+    log.query("ROLLBACK TO `a`");
+    log.insert(&[8]);
+    log.commit();
+    for rows_max in 1..10 {
+        assert_eq!(all_ids(&read_all(&log, rows_max)), [1, 2, 3, 8], "{rows_max} rows in a batch");
+    }
+}
+
+#[test]
+fn a_rollback_takes_back_what_was_not_handed_on_and_stops_otherwise() {
+    let mut log = Log::new();
+    log.transaction(&[1]);
+    let since = BinlogPosition::new(FILE, log.begin());
+    log.insert(&[2, 3]);
+    log.query("ROLLBACK");
+    log.transaction(&[4]);
+    assert_eq!(all_ids(&read_all(&log, 3)), [1, 4]);
+    assert!(matches!(fault(&log, 2), Fault::RolledBack { since: found, .. } if found == since));
+}
+
+#[test]
+fn what_a_crash_cut_off_never_happened() {
+    let mut log = Log::new();
+    log.transaction(&[1]);
+    log.begin();
+    log.insert(&[2]);
+    log.writer.crash();
+    log.transaction(&[3]);
+    assert_eq!(all_ids(&read_all(&log, 10)), [1, 3]);
+    let mut log = Log::new();
+    log.begin();
+    log.writer.rotate();
+    assert_eq!(fault(&log, 10), Fault::Malformed("a transaction that the file's end cuts off"));
+}
+
+#[test]
+fn a_prepared_transaction_comes_when_it_is_committed() {
+    let (mut log, id) = (Log::new(), xa_id());
+    log.transaction(&[0]);
+    let before = log.writer.position();
+    log.prepare(&id, &[1, 2, 3]);
+    log.transaction(&[4]);
+    let open = read_all(&log, 2);
+    assert_eq!((all_ids(&open), &open[0].resume.position), (vec![0, 4], &before), "it must be met again");
+    log.query(&format!("XA COMMIT {id}"));
+    let batches = read_all(&log, 2);
+    assert_eq!(all_ids(&batches), [0, 4, 1, 2, 3]);
+    let [.., first, last] = &batches[..] else { panic!("two batches of it") };
+    assert_eq!((&first.resume.position, &last.resume.position), (&before, &log.writer.position()));
+    assert_eq!(last.resume.past, None, "once all of it is handed on it doesn't come again");
+    let again = read(&mut decoder(first.resume.clone(), 2), &log).expect("decoded");
+    assert_eq!(all_ids(&again), [1, 2, 3], "it comes whole or not at all, and nothing else comes again");
+}
+
+#[test]
+fn a_prepared_transaction_may_be_rolled_back_or_unknown() {
+    let (mut log, id) = (Log::new(), xa_id());
+    log.prepare(&id, &[1]);
+    let after = log.writer.position();
+    log.query(&format!("XA ROLLBACK {id}"));
+    let batches = read_all(&log, 2);
+    assert_eq!((all_ids(&batches), &batches[0].resume.position), (vec![], &log.writer.position()));
+    log.query(&format!("XA COMMIT {id}"));
+    assert_eq!(fault(&log, 2), Fault::UnknownXa("x'7831',x'',1".to_owned()));
+    let past = Past { file: FILE.to_owned(), progress: Progress { event: log.writer.position().offset, rows: 0 } };
+    let resume = Resume { past: Some(past), ..Resume::at("server", after) };
+    assert!(read(&mut decoder(resume, 2), &log).is_ok(), "an earlier run was done with it");
+}
+
+#[test]
+fn a_prepared_transaction_is_not_past_though_the_next_file_lists_it() {
+    let (mut log, id) = (Log::new(), xa_id());
+    log.transaction(&[1]);
+    let start = Resume::at("server", log.writer.position());
+    log.prepare(&id, &[2]);
+    log.writer.rotate();
+    log.transaction(&[3]);
+    let mut first = decoder(start.clone(), 1);
+    let handed = read(&mut first, &log).expect("decoded").pop().expect("a batch");
+    assert_eq!((&handed.resume.position, &handed.resume.gtids), (&start.position, &None));
+    log.query(&format!("XA COMMIT {id}"));
+    assert_eq!(all_ids(&read(&mut decoder(handed.resume, 1), &log).expect("decoded")), [2]);
+}
+
+#[test]
+fn the_resume_point_never_goes_back() {
+    let (mut log, id) = (Log::new(), xa_id());
+    log.prepare(&id, &[1]);
+    log.transaction(&[2]);
+    log.transaction(&[3]);
+    let resume = read_all(&log, 10).pop().expect("a batch").resume;
+    let mut decoder = decoder(resume.clone(), 10);
+    for event in log.writer.dump(&resume.position) {
+        while let Next::Batch(batch) = decoder.next(&event).expect("decoded") {
+            assert_eq!(batch.resume, resume);
+        }
+        decoder.flush().into_iter().for_each(|batch| assert_eq!(batch.resume, resume));
+    }
+}
+
+#[test]
+fn a_lost_connection_begins_where_the_last_batch_ended() {
+    let mut log = Log::new();
+    log.transaction(&[1]);
+    log.begin();
+    log.insert(&[2, 3, 4]);
+    log.commit();
+    let mut decoder = decoder(begin_of(FILE), 2);
+    let events = log.writer.dump(&begin_of(FILE).position);
+    let batch = events.iter().find_map(|event| match decoder.next(event).expect("decoded") {
+        Next::Batch(batch) => Some(batch),
+        _ => None,
+    });
+    let resume = batch.as_ref().map(|batch| batch.resume.clone());
+    assert_eq!((batch.as_ref().map(ids), Some(decoder.rewind())), (Some(vec![1, 2]), resume));
+    assert_eq!(all_ids(&read(&mut decoder, &log).expect("decoded")), [3, 4]);
+}
+
+#[test]
+fn columns_are_learned_anew_after_statements_and_lost_connections() {
+    let mut log = Log::new();
+    log.named = false;
+    let first = log.begin();
+    log.insert(&[1]);
+    log.commit();
+    log.query("ALTER TABLE shop.t RENAME COLUMN a TO b");
+    log.transaction(&[2]);
+    let names = |batches: &[RowBatch]| -> Vec<String> {
+        let tables = batches.iter().flat_map(|batch| &batch.new_tables);
+        tables.map(|table| table.columns[0].name.clone()).collect()
+    };
+    let mut decoder = decoder(begin_of(FILE), 1);
+    let found = names(&read(&mut decoder, &log).expect("decoded"));
+    assert_eq!((found.len(), found[0] == found[1]), (2, false));
+    decoder.relocate(Resume::at("server", BinlogPosition::new(FILE, first)));
+    let batches = read(&mut decoder, &log).expect("decoded");
+    let tables: Vec<u32> = batches
+        .iter()
+        .flat_map(|batch| {
+            let batch = Batch::parse(&batch.bytes).expect("a batch");
+            batch.rows().map(|row| row.table().0).collect::<Vec<_>>()
+        })
+        .collect();
+    assert_eq!(tables, [0, 1], "the first row is of the table as it was then");
+}
+
+#[test]
+fn what_is_unknown_stops_unless_it_may_be_passed_over() {
+    let other = |ignorable| Event::Other { kind: EventKind(200), ignorable, body: vec![] };
+    let mut log = Log::new();
+    log.transaction(&[1]);
+    log.writer.write(&other(true));
+    assert_eq!(all_ids(&read_all(&log, 10)), [1]);
+    log.writer.write(&other(false));
+    assert_eq!(fault(&log, 10), Fault::UnknownEvent);
+    let mut log = Log::new();
+    log.writer.write(&Event::Incident("lost".to_owned()));
+    assert_eq!(fault(&log, 10), Fault::Incident("lost".to_owned()));
+}
+
+#[test]
+fn a_change_that_is_logged_as_a_statement_stops_where_it_may_be_wanted() {
+    let statement = |schema: &str| {
+        let changed_schemas = Some(vec![schema.to_owned()]);
+        Event::Query(Statement { changed_schemas, ..Statement::new("DELETE FROM t") })
+    };
+    let mut log = Log::new();
+    log.writer.write(&statement("hidden"));
+    log.transaction(&[1]);
+    assert_eq!(all_ids(&read_all(&log, 10)), [1]);
+    log.writer.write(&statement("shop"));
+    assert!(matches!(fault(&log, 10), Fault::Statement(_)));
+}
+
+#[test]
+fn a_bad_event_in_an_open_transaction_stands_directly_after_what_came() {
+    let mut log = Log::new();
+    log.transaction(&[1]);
+    let begin = log.begin();
+    log.insert(&[2, 3]);
+    let bad = log.writer.write(&Event::Other { kind: EventKind(200), ignorable: false, body: vec![] }).begin;
+    let (batches, error) = read_to_fault(&mut decoder(begin_of(FILE), 10), &log);
+    assert_eq!((all_ids(&batches), error.position.offset, error.transaction), (vec![1, 2, 3], bad, Some(begin)));
+    let past = Past { file: FILE.to_owned(), progress: Progress { event: bad, rows: 0 } };
+    let resume = &batches.last().expect("a batch").resume;
+    assert_eq!((resume.position.offset, &resume.past), (begin, &Some(past)));
+}
+
+#[test]
+fn a_bad_event_after_more_than_can_be_held_back() {
+    let mut most_handed = 0;
+    for rows in (100..2000).step_by(100) {
+        let mut log = Log::new();
+        log.begin();
+        log.query("SAVEPOINT a");
+        log.insert(&(0..rows).collect::<Vec<_>>());
+        log.query("SAVEPOINT b");
+        log.insert(&[rows]);
+        log.writer.write(&Event::Other { kind: EventKind(200), ignorable: false, body: vec![] });
+        let (batches, _) = read_to_fault(&mut decoder(begin_of(FILE), 100), &log);
+        let handed = all_ids(&batches).len() as i64;
+        most_handed = most_handed.max(handed);
+        let Some(last) = batches.last() else { continue };
+        let (again, _) = read_to_fault(&mut decoder(last.resume.clone(), 1), &log);
+        assert!(all_ids(&again).first().is_none_or(|first| *first == handed), "nothing of {rows} rows comes again");
+    }
+    assert!(most_handed > 500, "more than {most_handed} rows can be held back");
+}
