@@ -189,6 +189,19 @@ pub(super) async fn all_servers(
     Ok(complete)
 }
 
+/// What shows that a server's binlog isn't the one any more that was read up to `resume`: a server that is reset may end its
+/// stream with an error that says nothing of it. `None` if nothing shows it.
+pub(super) async fn difference(config: &config::Source, resume: &Resume) -> Option<anyhow::Error> {
+    let ask = async {
+        let mut server = Server::connect(config).await.ok().filter(|server| server.identity == *resume.server)?;
+        match server.still_has(resume).await {
+            Err(LocateError::Gone(error)) => Some(error),
+            Ok(()) | Err(LocateError::Behind(_)) => None,
+        }
+    };
+    timeout(ANSWER_TIMEOUT, ask).await.ok().flatten()
+}
+
 /// What is watched: which server is read, and up to where.
 #[derive(Debug)]
 pub(super) struct History {

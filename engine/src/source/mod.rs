@@ -164,6 +164,9 @@ impl Source {
                 Err(Interruption::Connection(error)) => {
                     let read_to = self.decoder.position().clone();
                     if is_final(&error) {
+                        if let Some(error) = history::difference(&self.config, self.decoder.resume_before()).await {
+                            return Err(error);
+                        }
                         let address = &self.config.address;
                         return Err(explained(error, &self.config))
                             .with_context(|| format!("{address} can't be read on at {read_to}"));
