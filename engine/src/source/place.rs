@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use mysql_async::Row;
 use mysql_async::prelude::Queryable;
-use rowmill_core::gtid::{Gtid, GtidSet, Newest};
+use rowmill_core::gtid::{GtidSet, Newest};
 use rowmill_core::position::{BinlogPosition, Past, Progress, Resume, file_number};
 use tracing::debug;
 
@@ -279,7 +279,10 @@ impl Server {
             let list = events.iter().find(|event| event.get::<String, _>("Event_type").as_deref() == Some("Gtid_list"));
             let text = list.and_then(|event| event.get::<String, _>("Info")).unwrap_or_default();
             let text = text.trim().trim_start_matches('[').trim_end_matches(']');
-            let before = if text.is_empty() { GtidSet::mariadb() } else { text.parse()? };
+            let mut before = if text.is_empty() { self.no_gtids() } else { text.parse()? };
+            // It is shown in another order than it has: which server was a domain's last is asked for.
+            let head = BinlogPosition::new(file.clone(), BinlogPosition::FIRST_EVENT);
+            before.add_all(&self.gtid_position(&head).await?);
             if fits(&before) {
                 return Ok(Some(file));
             }
@@ -403,10 +406,7 @@ impl Server {
             None => executed.filter(|text| !text.is_empty()).map(|text| text.parse::<GtidSet>()).transpose()?,
             Some(mut state) => {
                 if position.offset <= u64::from(u32::MAX) {
-                    let there = self.gtid_position(&position).await?;
-                    there.newest_of_servers().for_each(|(domain, Newest { server, sequence })| {
-                        state.add(&Gtid::MariaDb { domain, server, sequence });
-                    });
+                    state.add_all(&self.gtid_position(&position).await?);
                 }
                 Some(state).filter(|state| !state.is_empty())
             }
