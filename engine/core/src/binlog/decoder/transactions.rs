@@ -311,7 +311,7 @@ impl Decoder {
         // MariaDB's list may lack domains that were forgotten; what is known by counting stays.
         if self.gtids.is_none() {
             self.gtids = Some(Arc::new(set));
-            self.boundary();
+            self.moved = true; // the place is still the head of the file; what is before it is known now
         }
         Ok(())
     }
