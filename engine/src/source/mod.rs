@@ -234,7 +234,7 @@ impl Source {
                         return Ok(());
                     }
                 }
-                history.read_to(decoder.resume_before());
+                history.read_to(decoder.resume_before(), decoder.position());
             }
             let Some(event) = event else {
                 wire.receive().await.map_err(Interruption::Connection)?;
