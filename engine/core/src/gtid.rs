@@ -149,6 +149,13 @@ impl GtidSet {
         }
     }
 
+    /// Adds the transactions of a MariaDB set: they are the newest.
+    pub fn add_all(&mut self, newer: &Self) {
+        for (domain, Newest { server, sequence }) in newer.newest_of_servers() {
+            self.add(&Gtid::MariaDb { domain, server, sequence });
+        }
+    }
+
     /// Adds an interval of a source's numbers to a MySQL set.
     pub fn add_interval(&mut self, source: Source, interval: Interval) {
         if let Self::MySql(sources) = self {

@@ -189,12 +189,34 @@ pub(super) async fn all_servers(
     Ok(complete)
 }
 
+/// What shows that a server's binlog isn't the one any more that was read up to `resume`: a server that is reset may end its
+/// stream with an error that says nothing of it. `None` if nothing shows it.
+pub(super) async fn difference(config: &config::Source, resume: &Resume) -> Option<anyhow::Error> {
+    let ask = async {
+        let mut server = Server::connect(config).await.ok().filter(|server| server.identity == *resume.server)?;
+        match server.still_has(resume, None).await {
+            Err(LocateError::Gone(error)) => Some(error),
+            Ok(()) | Err(LocateError::Behind(_)) => None,
+        }
+    };
+    timeout(ANSWER_TIMEOUT, ask).await.ok().flatten()
+}
+
 /// What is watched: which server is read, and up to where.
 #[derive(Debug)]
 pub(super) struct History {
-    now: Mutex<(config::Source, Resume)>,
+    now: Mutex<Now>,
     /// Whether a newer place is asked for.
     is_wanted: AtomicBool,
+}
+
+#[derive(Debug, Clone)]
+struct Now {
+    config: config::Source,
+    /// All before it was read.
+    resume: Resume,
+    /// The file that is being read: a server purges none that it still sends.
+    file: String,
 }
 
 /// What a server says of its binlog that changes when it becomes another one.
@@ -216,23 +238,28 @@ impl Signs {
 
 impl History {
     pub(super) fn new(config: config::Source, resume: Resume) -> Self {
-        Self { now: Mutex::new((config, resume)), is_wanted: AtomicBool::new(false) }
+        let file = resume.position.file.clone();
+        Self { now: Mutex::new(Now { config, resume, file }), is_wanted: AtomicBool::new(false) }
     }
 
     /// Another connection reads on, maybe another server.
     pub(super) fn reads(&self, config: &config::Source, resume: &Resume) {
-        *self.now.lock().unwrap_or_else(PoisonError::into_inner) = (config.clone(), resume.clone());
+        let file = resume.position.file.clone();
+        *self.now.lock().unwrap_or_else(PoisonError::into_inner) =
+            Now { config: config.clone(), resume: resume.clone(), file };
     }
 
-    /// All before `resume` was read.
+    /// All before `resume` was read, and some behind it: up to `position`.
     #[inline]
-    pub(super) fn read_to(&self, resume: &Resume) {
+    pub(super) fn read_to(&self, resume: &Resume, position: &BinlogPosition) {
         if self.is_wanted.load(Ordering::Relaxed) && self.is_wanted.swap(false, Ordering::Relaxed) {
-            self.now.lock().unwrap_or_else(PoisonError::into_inner).1.clone_from(resume);
+            let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+            now.resume.clone_from(resume);
+            now.file.clone_from(&position.file);
         }
     }
 
-    fn now(&self) -> (config::Source, Resume) {
+    fn now(&self) -> Now {
         self.now.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -243,7 +270,7 @@ impl History {
         loop {
             self.is_wanted.store(true, Ordering::Relaxed);
             tokio::time::sleep(INTERVAL).await;
-            let (config, resume) = self.now();
+            let Now { config, resume, file } = self.now();
             if connected.take_if(|(_, address)| *address != config.address).is_some() {
                 known = None; // another server is read
             }
@@ -272,7 +299,8 @@ impl History {
                 }
             };
             if known.as_ref().is_none_or(|known| signs.differ_from(known)) {
-                match timeout(ANSWER_TIMEOUT, server.still_has(&resume)).await {
+                let is_reset = known.as_ref().is_some_and(|known| signs.resets != known.resets);
+                match timeout(ANSWER_TIMEOUT, server.still_has(&resume, is_reset.then_some(&file))).await {
                     Ok(Ok(())) => known = Some(signs),
                     Ok(Err(LocateError::Gone(error))) => return error,
                     Ok(Err(LocateError::Behind(error))) => {
@@ -298,8 +326,9 @@ impl Server {
         Ok(Signs { resets: self.resets().await?, end: self.binlog_end().await?.0 })
     }
 
-    /// Whether a place that was read is still one of the binlog, or was purged of it.
-    async fn still_has(&mut self, resume: &Resume) -> Result<(), LocateError> {
+    /// Whether a place that was read is still one of the binlog, or was purged of it. Something was reset where the file that
+    /// is being read is given: were the place purged alone, that one would still be there.
+    async fn still_has(&mut self, resume: &Resume, reading: Option<&String>) -> Result<(), LocateError> {
         let Some(fingerprint) = resume.fingerprint else { return Ok(()) };
         let position = &resume.position;
         let logs = self.binary_logs().await.map_err(LocateError::Behind)?;
@@ -312,10 +341,15 @@ impl Server {
                 Err(LocateError::Gone(other_history(&self.address, &what)))
             }
             // Who is that slow is told so by the stream.
-            None if logs.first().is_some_and(|(oldest, _)| file_number(&position.file) < file_number(oldest)) => Ok(()),
+            None if logs.first().is_some_and(|(oldest, _)| file_number(&position.file) < file_number(oldest))
+                && reading.is_none_or(|reading| logs.iter().any(|(name, _)| name == reading)) =>
+            {
+                Ok(())
+            }
             None => {
                 let newest = logs.last().map_or("none", |(name, _)| name);
-                let what = format!("it was read up to {position}, and the newest file is {newest} now");
+                let oldest = logs.first().map_or("none", |(name, _)| name);
+                let what = format!("it was read up to {position}, and it goes from {oldest} to {newest} now");
                 Err(LocateError::Gone(other_history(&self.address, &what)))
             }
         }

@@ -159,6 +159,9 @@ impl Source {
                 Err(Interruption::Connection(error)) => {
                     let read_to = self.decoder.position().clone();
                     if is_final(&error) {
+                        if let Some(error) = history::difference(&self.config, self.decoder.resume_before()).await {
+                            return Err(error);
+                        }
                         let address = &self.config.address;
                         return Err(explained(error, &self.config))
                             .with_context(|| format!("{address} can't be read on at {read_to}"));
@@ -226,7 +229,7 @@ impl Source {
                         return Ok(());
                     }
                 }
-                history.read_to(decoder.resume_before());
+                history.read_to(decoder.resume_before(), decoder.position());
             }
             let Some(event) = event else {
                 wire.receive().await.map_err(Interruption::Connection)?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use mysql_async::Row;
 use mysql_async::prelude::Queryable;
-use rowmill_core::gtid::{Gtid, GtidSet, Newest};
+use rowmill_core::gtid::{GtidSet, Newest};
 use rowmill_core::position::{BinlogPosition, Past, Progress, Resume, file_number};
 use tracing::debug;
 
@@ -94,12 +94,16 @@ impl Server {
                 resume.server, self.address, self.identity
             )
         };
-        let gtids = resume.gtids.filter(|gtids| !gtids.is_empty()).ok_or_else(|| {
-            anyhow!(
-                "{why}, and there are no GTIDs to go on by; point `source.url` at the server it belongs to, or remove the \
-                 checkpoint to begin at `source.start`"
-            )
-        })?;
+        let gtids = match resume.gtids.filter(|gtids| !gtids.is_empty()) {
+            Some(gtids) => gtids,
+            None if is_same_server => Arc::new(self.no_gtids()), // a document has no empty set
+            None => {
+                return Err(LocateError::Gone(anyhow!(
+                    "{why}, and there are no GTIDs to go on by; point `source.url` at the server it belongs to, or remove the \
+                     checkpoint to begin at `source.start`"
+                )));
+            }
+        };
         let mut place = self.locate_by_gtids(gtids, &why).await?;
         place.resume.past = resume.past.filter(|_| is_same_server);
         Ok(place)
@@ -186,7 +190,14 @@ impl Server {
             Flavor::MariaDb if position.offset > u64::from(u32::MAX) => Ok(()),
             Flavor::MariaDb => {
                 let there = self.gtid_position(position).await?;
-                let differs = there.newest_of_servers().any(|(domain, newest)| gtids.last(domain) != Some(newest));
+                // A server that crashed counts the transaction that it was writing, which has no end.
+                let fits = |(domain, there): (u32, Newest)| {
+                    let last = gtids.last(domain).filter(|last| last.server == there.server);
+                    last.is_some_and(|last| {
+                        last.sequence == there.sequence || last.sequence.checked_add(1) == Some(there.sequence)
+                    })
+                };
+                let differs = !there.newest_of_servers().all(fits);
                 let what =
                     format!("its transactions before {position} are {there}, and those of the checkpoint {gtids}");
                 if differs { Err(LocateError::Gone(other_history(&self.address, &what))) } else { Ok(()) }
@@ -268,7 +279,10 @@ impl Server {
             let list = events.iter().find(|event| event.get::<String, _>("Event_type").as_deref() == Some("Gtid_list"));
             let text = list.and_then(|event| event.get::<String, _>("Info")).unwrap_or_default();
             let text = text.trim().trim_start_matches('[').trim_end_matches(']');
-            let before = if text.is_empty() { GtidSet::mariadb() } else { text.parse()? };
+            let mut before = if text.is_empty() { self.no_gtids() } else { text.parse()? };
+            // It is shown in another order than it has: which server was a domain's last is asked for.
+            let head = BinlogPosition::new(file.clone(), BinlogPosition::FIRST_EVENT);
+            before.add_all(&self.gtid_position(&head).await?);
             if fits(&before) {
                 return Ok(Some(file));
             }
@@ -289,7 +303,14 @@ impl Server {
             .await
             .with_context(|| format!("{}: its GTIDs can't be read", self.address))?;
         let text = text.unwrap_or_default();
-        Ok(if text.is_empty() && self.flavor == Flavor::MariaDb { GtidSet::mariadb() } else { text.parse()? })
+        Ok(if text.is_empty() { self.no_gtids() } else { text.parse()? })
+    }
+
+    fn no_gtids(&self) -> GtidSet {
+        match self.flavor {
+            Flavor::MySql => GtidSet::mysql(),
+            Flavor::MariaDb => GtidSet::mariadb(),
+        }
     }
 
     /// MariaDB: the last transaction of each domain before a place.
@@ -300,7 +321,7 @@ impl Server {
                 .await
                 .with_context(|| format!("{}: its GTID position can't be read", self.address))?;
         let text = text.flatten().unwrap_or_default();
-        Ok(if text.is_empty() { GtidSet::mariadb() } else { text.parse()? })
+        Ok(if text.is_empty() { self.no_gtids() } else { text.parse()? })
     }
 
     /// Whether the server has a place that `whose` says.
@@ -385,10 +406,7 @@ impl Server {
             None => executed.filter(|text| !text.is_empty()).map(|text| text.parse::<GtidSet>()).transpose()?,
             Some(mut state) => {
                 if position.offset <= u64::from(u32::MAX) {
-                    let there = self.gtid_position(&position).await?;
-                    there.newest_of_servers().for_each(|(domain, Newest { server, sequence })| {
-                        state.add(&Gtid::MariaDb { domain, server, sequence });
-                    });
+                    state.add_all(&self.gtid_position(&position).await?);
                 }
                 Some(state).filter(|state| !state.is_empty())
             }

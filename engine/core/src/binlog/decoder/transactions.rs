@@ -336,7 +336,7 @@ impl Decoder {
         // that are prepared, and the reading goes on before those: they must not count as past there.
         if self.gtids.is_none() && self.prepared.oldest().is_none() {
             self.gtids = Some(Arc::new(set));
-            self.boundary();
+            self.moved = true; // the place is still the head of the file; what is before it is known now
         }
         Ok(())
     }
