@@ -32,7 +32,7 @@ const COLUMNS: &str = "\
 /// What MariaDB keeps in rows besides: whether the table is system-versioned and doesn't declare the columns of that, and
 /// how many unique indexes it has that may be by hash.
 const UNLISTED: &str = "\
-    SELECT CAST(t.table_type = 'SYSTEM VERSIONED' AND NOT EXISTS ( \
+    SELECT CAST(COALESCE(t.table_type, '') = 'SYSTEM VERSIONED' AND NOT EXISTS ( \
     SELECT 1 FROM information_schema.columns c WHERE c.table_schema = :schema AND c.table_name = :table \
     AND c.generation_expression = 'ROW START') AS UNSIGNED), ( \
     SELECT COUNT(DISTINCT k.index_name) FROM information_schema.statistics k \
