@@ -115,7 +115,7 @@ impl JsonGenerator {
                 len % 60
             ),
             10 => "CAST('0000-00-00 00:00:00' AS DATETIME(6))".to_owned(),
-            _ => format!("ST_GeomFromText('POINT({} {micros})')", byte),
+            _ => format!("ST_GeomFromText('POINT({byte} {micros})')"),
         }
     }
 
