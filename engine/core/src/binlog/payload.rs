@@ -25,6 +25,8 @@ pub(super) struct Payload {
     /// Unpacked bytes; those before `taken` were handed out.
     buffer: Vec<u8>,
     taken: usize,
+    /// Unpacked bytes that were handed out, all together.
+    offset: u64,
 }
 
 enum Compression {
@@ -78,7 +80,7 @@ impl Payload {
         };
         let read = body.len() - bytes.0.len();
         let left = uncompressed.unwrap_or(bytes.0.len() as u64);
-        Ok(Self { compression, read, left, buffer: Vec::new(), taken: 0 })
+        Ok(Self { compression, read, left, buffer: Vec::new(), taken: 0, offset: 0 })
     }
 
     /// The next event in the payload: its header, and what follows that; `None` behind the last. The event stays the next
@@ -98,10 +100,17 @@ impl Payload {
         Ok(Some((header, body)))
     }
 
+    /// Where the next event begins, unpacked.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
     /// The event that [`Payload::event`] gave is done with.
     pub fn take(&mut self) {
         let header = EventHeader::parse(&self.buffer[self.taken..]);
-        self.taken += header.map_or(0, |header| header.size as usize);
+        let size = header.map_or(0, |header| header.size as usize);
+        self.taken += size;
+        self.offset += size as u64;
     }
 
     /// Unpacks until `len` bytes are there. False if the payload ends before.

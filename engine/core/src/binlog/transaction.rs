@@ -33,9 +33,9 @@ pub(super) struct Transaction {
     pub begun: bool,
     /// Whether its statement isn't done: see [`Begin::is_void`](super::gtid_event::Begin::is_void).
     pub is_void: bool,
-    /// Rows of a compressed transaction: its events have no place of their own, and count as rows of
-    /// the event that holds them.
-    pub payload_rows: Option<u32>,
+    /// Where the event that is read begins in its compressed transaction, once unpacked. Such events have no place of their
+    /// own in the file: their rows are numbered from here, whichever tables are selected.
+    pub payload_offset: Option<u32>,
     /// The id of an XA transaction.
     pub xa: Option<String>,
     pub hold: Hold,

@@ -30,7 +30,7 @@ impl Decoder {
             return Err(Fault::Malformed("a row event with other columns than its table map"));
         }
         let Some(transaction) = &self.transaction else { return Err(Fault::Malformed("rows outside a transaction")) };
-        let mut place = Progress { event: span.begin, rows: transaction.payload_rows.unwrap_or(0) };
+        let mut place = Progress { event: span.begin, rows: transaction.payload_offset.unwrap_or(0) };
         while !rows.is_done() {
             if self.is_full() {
                 self.cut_within(place)?;
@@ -87,9 +87,6 @@ impl Decoder {
             if rows.is_done() || batch.is_full(self.batch_max) {
                 break;
             }
-        }
-        if let Some(payload_rows) = &mut transaction.payload_rows {
-            *payload_rows = place.rows;
         }
         Ok(())
     }

@@ -287,7 +287,7 @@ impl Decoder {
                 self.batch_has_transaction = false;
                 self.batch.truncate(earlier);
             } else if transaction.rows > 0 {
-                let rows = self.rows_of_event.max(transaction.payload_rows.unwrap_or(0));
+                let rows = self.rows_of_event.max(transaction.payload_offset.unwrap_or(0));
                 let progress = Progress { event: self.position.offset, rows };
                 // The resume point doesn't go back to what an earlier run was done with.
                 if !self.is_past(progress) {
@@ -376,9 +376,6 @@ impl Decoder {
         }
         if kind == EventKind::TRANSACTION_PAYLOAD {
             let payload = Payload::begin(body).map_err(|fault| Halt::of(fault, kind))?;
-            if let Some(transaction) = &mut self.transaction {
-                transaction.payload_rows = Some(0);
-            }
             let body = EventHeader::LEN..EventHeader::LEN + body.len();
             self.done = Done::Part(Box::new(OpenPayload { payload, body, span }));
             return Ok(());
@@ -398,12 +395,16 @@ impl Decoder {
     fn go_on(&mut self, bytes: &[u8], mut open: Box<OpenPayload>) -> Result<(), Halt> {
         let OpenPayload { payload, body, span } = &mut *open;
         let packed = bytes.get(body.clone()).unwrap_or_default();
+        let offset = u32::try_from(payload.offset()).unwrap_or(u32::MAX);
         let event = payload.event(packed).map_err(|fault| Halt::of(fault, EventKind::TRANSACTION_PAYLOAD))?;
         let Some((header, body)) = event else {
             self.position.offset = span.end;
             self.done = Done::All;
             return Ok(());
         };
+        if let Some(transaction) = &mut self.transaction {
+            transaction.payload_offset = Some(offset);
+        }
         let outcome = self.dispatch(&header, body, *span);
         // An event that needs a table's columns comes again.
         if outcome.is_ok() {

@@ -221,21 +221,54 @@ fn what_is_in_no_file_moves_no_position() {
     }
 }
 
-#[test]
-fn rows_of_a_compressed_transaction_count_as_rows_of_its_event() {
-    let mut log = Log::new();
+/// A transaction of these events, compressed. Gives where it begins, and where each of them does once unpacked.
+fn compressed(log: &mut Log, events: Vec<Event>) -> (u64, Vec<u32>) {
     log.number += 1;
     log.writer.write(&Event::Gtid { gtid: None, commit_time_us: 0 });
+    let sizes = events.iter().map(|event| 19 + event.body().len() as u32);
+    let offsets = sizes.scan(0, |end, size| Some(std::mem::replace(end, *end + size))).collect();
+    (log.writer.write(&Event::Payload { events, zstd: true }).begin, offsets)
+}
+
+#[test]
+fn rows_of_a_compressed_transaction_are_numbered_from_where_their_event_begins_in_it() {
+    let mut log = Log::new();
     let [map, first] = log.events(&[1, 2]);
     let [_, second] = log.events(&[3, 4]);
     let begin = Event::Query(Statement::new("BEGIN"));
-    let events = vec![begin, map, first, second, Event::Xid(1)];
-    let payload = log.writer.write(&Event::Payload { events, zstd: true });
+    let (payload, offsets) = compressed(&mut log, vec![begin, map, first, second, Event::Xid(1)]);
     let batches = read_all(&log, 3);
-    let past = Past { file: FILE.to_owned(), progress: Progress { event: payload.begin, rows: 3 } };
+    let past = Past { file: FILE.to_owned(), progress: Progress { event: payload, rows: offsets[3] + 1 } };
     assert_eq!(batches[0].resume.past, Some(past));
     let rest = read(&mut decoder(batches[0].resume.clone(), 3), &log).expect("decoded");
     assert_eq!((all_ids(&batches), all_ids(&rest)), (vec![1, 2, 3, 4], vec![4]));
+}
+
+#[test]
+fn other_table_patterns_do_not_shift_the_rows_of_a_compressed_transaction() {
+    struct All;
+    impl Select for All {
+        fn table(&self, _schema: &str, _table: &str) -> bool {
+            true
+        }
+
+        fn schema(&self, _schema: &str) -> bool {
+            true
+        }
+    }
+
+    let mut log = Log::new();
+    let [Event::TableMap { number, table }, first] = log.events(&[1, 2]) else { panic!("a map and rows") };
+    let hidden = Event::TableMap { number, table: TableDefinition { schema: "hidden".to_owned(), ..table } };
+    let [map, second] = log.events(&[3, 4]);
+    let begin = Event::Query(Statement::new("BEGIN"));
+    compressed(&mut log, vec![begin, hidden, first, map, second, Event::Xid(1)]);
+    let mut all = Decoder::new(begin_of(FILE), Box::new(All));
+    all.bound_batches(Cost { rows: 2, bytes: u32::MAX });
+    let batches = read(&mut all, &log).expect("decoded");
+    assert_eq!(all_ids(&batches), [1, 2, 3, 4]);
+    let rest = read(&mut decoder(batches[0].resume.clone(), 2), &log).expect("decoded");
+    assert_eq!(all_ids(&rest), [3, 4]);
 }
 
 #[test]

@@ -38,7 +38,7 @@ impl Decoder {
             is_past,
             begun: false,
             is_void: begin.is_void,
-            payload_rows: None,
+            payload_offset: None,
             xa: None,
             hold: Hold::new(self.batch.count()),
         });

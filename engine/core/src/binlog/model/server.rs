@@ -623,15 +623,16 @@ impl Scribe {
         });
         let (mut rows, mut written) = (Vec::<Row>::new(), Vec::new());
         let mut savepoints: Vec<(String, usize)> = Vec::new();
-        let (mut payload_rows, mut is_void) = (0, false);
+        // In a payload rows are numbered from where their event begins in it.
+        let (mut payload_offset, mut is_void) = (0, false);
         for Entry { event, effect } in entries {
+            let first_index = if payload.is_some() { payload_offset } else { 0 };
+            payload_offset += (crate::binlog::EventHeader::LEN + event.body().len()) as u32;
             let span = payload_span.unwrap_or_else(|| self.out.writer.write(&event));
             match effect {
                 Effect::None => {}
                 Effect::Rows(new) => {
-                    for (index, row) in (0..).zip(new) {
-                        let index_in_event = if payload.is_some() { payload_rows } else { index };
-                        payload_rows += 1;
+                    for (index_in_event, row) in (first_index..).zip(new) {
                         let row = Row {
                             event_position: span.begin,
                             index_in_event,
