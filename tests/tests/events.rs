@@ -393,7 +393,7 @@ async fn tables_of_any_session(name: &str, build: Build) -> anyhow::Result<()> {
         ("utf8mb4", "", b"--\tSELECT\nCREATE TABLE t (`select` INT, id INT) /* TABLE */ -- START TRANSACTION"),
         ("utf8mb4", "", b"CREATE TABLE t (id INT) PARTITION BY LIST (id) (PARTITION p VALUES IN (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13))"),
         ("utf8mb4", NO_ESCAPES, b"CREATE TABLE t (id INT, p VARCHAR(9) DEFAULT '\\', q VARCHAR(9) DEFAULT ' table ')"),
-        ("utf8mb4", ANSI_QUOTES, b"CREATE TABLE t (id INT, \"a\\\" INT, \"b\"\" select \" INT)"),
+        ("utf8mb4", ANSI_QUOTES, b"CREATE TABLE t (id INT, \"a\\\" INT, \"b\"\" select\" INT)"),
         ("latin1", "", b"CREATE TABLE t (id INT COMMENT '\xe9') COMMENT = 'customer table \xe9'"),
         ("cp932", "", b"CREATE TABLE t (id INT COMMENT '\x95\x5c') COMMENT = 'customer table'"),
         ("sjis", "", b"CREATE TABLE t (id INT COMMENT '\x95\x5c') COMMENT = 'customer table'"),
@@ -416,7 +416,7 @@ async fn tables_of_any_session(name: &str, build: Build) -> anyhow::Result<()> {
         // Its rows follow.
         conn.query_drop("CREATE TABLE u SELECT id + 100 AS id FROM t").await?;
         // The server writes these itself.
-        conn.query_drop("CREATE TEMPORARY TABLE v LIKE t").await?;
+        conn.query_drop("CREATE TEMPORARY TABLE v (id INT COMMENT ' select ')").await?;
         conn.query_drop("CREATE TABLE w LIKE v").await?;
         conn.query_drop("DROP TABLE t, u, v, w").await?;
         conn.disconnect().await?;
