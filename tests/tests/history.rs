@@ -294,9 +294,10 @@ async fn reset_while_it_runs(name: &str, build: Build, options: &[&str], reset: 
     assert!(!engine.log().contains("reconnecting"), "{}", engine.log());
     rig.mysql.run(reset).await?;
     insert(&rig.mysql, 100..100 + rows).await?;
-    ends(engine, Duration::from_secs(10), 0, &["rowmill checkpoint set", "reset"]).await?;
-    let is_ahead = reset.contains("TO ");
-    refused(&rig, &rig.config, if is_ahead { &["new copy"] } else { &["rowmill checkpoint set", "reset"] }).await?;
+    // A reset to a higher number may look as if all before it was purged.
+    let words: &[&str] = if reset.contains("TO ") { &["new copy"] } else { &["rowmill checkpoint set", "reset"] };
+    ends(engine, Duration::from_secs(10), 0, words).await?;
+    refused(&rig, &rig.config, words).await?;
     let delivered = ids(&rig)?;
     assert_eq!(delivered, (0..30).collect::<Vec<_>>(), "none of the other history");
     Ok(())

@@ -19,7 +19,7 @@ use tracing::debug;
 use super::place::{LocateError, Place};
 use super::preflight::{Flavor, Server};
 use super::wire::{Wire, WireError};
-use super::{Ending, explained, is_final, open_stream};
+use super::{Ending, explained, is_final, is_lost_connection, open_stream};
 use crate::config;
 
 /// How often the server is asked whether its binlog is still the same.
@@ -196,7 +196,12 @@ pub(super) async fn difference(config: &config::Source, resume: &Resume) -> Opti
         let mut server = Server::connect(config).await.ok().filter(|server| server.identity == *resume.server)?;
         match server.still_has(resume, None).await {
             Err(LocateError::Gone(error)) => Some(error),
-            Ok(()) | Err(LocateError::Behind(_)) => None,
+            Err(LocateError::Behind(_)) => None,
+            // It may be purged, or look so after a reset to a higher number.
+            Ok(()) => match server.has_place("the stream", &resume.position).await {
+                Err(LocateError::Gone(error)) if !is_lost_connection(&error) => Some(error),
+                Ok(()) | Err(_) => None,
+            },
         }
     };
     timeout(ANSWER_TIMEOUT, ask).await.ok().flatten()

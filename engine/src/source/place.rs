@@ -325,8 +325,15 @@ impl Server {
     }
 
     /// Whether the server has a place that `whose` says.
-    async fn has_place(&mut self, whose: &str, position: &BinlogPosition) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// If it hasn't, or doesn't say.
+    pub(super) async fn has_place(&mut self, whose: &str, position: &BinlogPosition) -> Result<(), LocateError> {
         let logs = self.binary_logs().await?;
+        Ok(self.is_among(&logs, whose, position)?)
+    }
+
+    fn is_among(&self, logs: &[(String, u64)], whose: &str, position: &BinlogPosition) -> anyhow::Result<()> {
         let BinlogPosition { file, offset } = position;
         let address = &self.address;
         let (oldest, newest) = (logs.first(), logs.last());

@@ -40,7 +40,7 @@ pub(super) enum WireError {
     /// The server sends nothing, not even heartbeats.
     #[error("the server sent nothing for {SILENCE_MAX:?}, not even a heartbeat")]
     Silence,
-    /// The server ended the stream.
+    /// The server says that the stream ends here; a connection that is closed says nothing.
     #[error("the server ended the stream")]
     End,
     /// What the server says against it.
@@ -161,7 +161,7 @@ impl Wire {
             match self.buffer.extent()? {
                 Some(extent) => break extent,
                 None => match self.fill().now_or_never() {
-                    Some(filled) => filled.map_err(ended)?,
+                    Some(filled) => filled?,
                     None => return Ok(None),
                 },
             }
@@ -182,7 +182,7 @@ impl Wire {
 
     /// Waits until something comes. Nothing is lost if this is cancelled.
     pub async fn receive(&mut self) -> Result<(), WireError> {
-        timeout(SILENCE_MAX, self.fill()).await.map_err(|_| WireError::Silence)?.map_err(ended)
+        Ok(timeout(SILENCE_MAX, self.fill()).await.map_err(|_| WireError::Silence)??)
     }
 
     async fn fill(&mut self) -> io::Result<()> {
@@ -251,14 +251,6 @@ impl Wire {
 impl From<TooLarge> for WireError {
     fn from(error: TooLarge) -> Self {
         Self::Io(io::Error::new(io::ErrorKind::InvalidData, error))
-    }
-}
-
-/// A connection that is closed is the stream's end.
-fn ended(error: io::Error) -> WireError {
-    match error.kind() {
-        io::ErrorKind::UnexpectedEof => WireError::End,
-        _ => WireError::Io(error),
     }
 }
 
