@@ -366,13 +366,13 @@ const SMALL_KEY: &str = "-----BEGIN PUBLIC KEY-----\nMFwwDQYJKoZIhvcNAQEBBQADSwA
 async fn a_server_that_asks_for_another_authentication() -> anyhow::Result<()> {
     const PASSWORD: &str = "a password that is longer than the key";
     let directory = scratch("a_server_that_asks_for_another_authentication");
-    let switch = |plugin: &[u8], nonce: &[u8]| [b"\xfe", plugin, b"\0", nonce].concat();
+    let switch = |plugin: &[u8], nonce: &[u8]| [&b"\xfe"[..], plugin, b"\0", nonce].concat();
     let (nonce, ends_with_zero) = ([7; 32], [&[7; 31][..], &[0]].concat());
     let denied = || b"\xff\x15\x04#28000Access denied".to_vec();
     let salt = |with: &[u8]| [with, b"P\0", &[9; 18]].concat();
     let sha2 = || switch(b"caching_sha2_password", &[&[7; 20][..], &[0]].concat());
-    let (full, key) = (|| vec![1, 4], |key: &[u8]| [b"\x01", key].concat());
-    let is_private = "source.tls.mode";
+    let (full, key) = (|| vec![1, 4], |key: &[u8]| [&b"\x01"[..], key].concat());
+    let mends = "source.tls.mode";
     for (answers, password, words) in [
         (vec![switch(b"auth_gssapi_client", b"x")], PASSWORD, "`auth_gssapi_client`"),
         (vec![switch(b"dialog", b"\x02Password:")], PASSWORD, "`dialog`"),
@@ -392,8 +392,8 @@ async fn a_server_that_asks_for_another_authentication() -> anyhow::Result<()> {
         (vec![switch(b"parsec", &nonce), b"\x01P".to_vec()], PASSWORD, "`parsec"),
         (vec![switch(b"parsec", &nonce), [&b"\x01P\xff"[..], &[9; 18]].concat()], PASSWORD, "`parsec"),
         (vec![switch(b"parsec", &nonce), switch(b"parsec", &nonce)], PASSWORD, "PARSEC's salt"),
-        (vec![sha2(), full(), key(b"no key")], PASSWORD, is_private),
-        (vec![sha2(), full(), key(SMALL_KEY.as_bytes())], PASSWORD, is_private),
+        (vec![sha2(), full(), key(b"no key")], PASSWORD, mends),
+        (vec![sha2(), full(), key(SMALL_KEY.as_bytes())], PASSWORD, mends),
         (vec![sha2(), full(), Vec::new()], PASSWORD, "a public key"),
     ] {
         let port = asking_server(&answers).await?;

@@ -112,6 +112,13 @@ async fn patterns_match_schema_and_table_separately() -> anyhow::Result<()> {
             engines.push((Engine::start_and_wait(&config).await?, config));
         }
         insert(&rig.mysql).await?;
+        // Columns that are looked up must be those of the rows still.
+        let rows_end = rig.mysql.binlog_end().await?;
+        for (engine, config) in &engines {
+            wait_for("the rows are read", SOON, || async { Ok(config.has_reached(&rows_end)?.then_some(())) })
+                .await
+                .with_context(|| engine.log())?;
+        }
         for name in NAMES {
             rig.mysql.run(&format!("ALTER TABLE {} COMMENT 'x'", full_name(name))).await?;
         }
@@ -132,7 +139,9 @@ async fn patterns_match_schema_and_table_separately() -> anyhow::Result<()> {
                 let (schema, table) = NAMES[*index];
                 let names_it = format!("{}.{}", quoted(schema), quoted(table));
                 let is_it = |change: &&&Value| {
-                    change["databaseName"] == schema && change["ddl"].as_str().unwrap_or_default().contains(&names_it)
+                    // MariaDB's event says the session's schema alone, and there is none.
+                    let is_of_schema = change["databaseName"] == schema || server == "mariadb";
+                    is_of_schema && change["ddl"].as_str().unwrap_or_default().contains(&names_it)
                 };
                 schema_changes.iter().filter(is_it).count() == 1
             };
@@ -140,7 +149,8 @@ async fn patterns_match_schema_and_table_separately() -> anyhow::Result<()> {
             let schemas: Vec<&str> = indexes.iter().map(|&index| NAMES[index].0).collect();
             for change in schema_changes {
                 let schema = change["databaseName"].as_str().unwrap_or_default();
-                assert!(schemas.contains(&schema) || patterns.len() > 1, "{server} {patterns:?}: {change}");
+                let may_be_any = patterns.len() > 1 || patterns[0].starts_with('*') || server == "mariadb";
+                assert!(schemas.contains(&schema) || may_be_any, "{server} {patterns:?}: {change}");
             }
         }
     }
