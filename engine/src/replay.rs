@@ -67,8 +67,25 @@ fn file(path: &Path, decoder: &mut Decoder, printer: &mut Printer<'_, impl Write
         }
         _ => bail!("the file isn't a binlog"),
     }
+    match events(&mut file, decoder, printer) {
+        Err(error) => {
+            // What is before it is written all the same.
+            while let Some(batch) = decoder.give_up() {
+                printer.print(&batch)?;
+            }
+            Err(error)
+        }
+        read => read,
+    }
+}
+
+fn events(
+    file: &mut impl BufRead,
+    decoder: &mut Decoder,
+    printer: &mut Printer<'_, impl Write>,
+) -> anyhow::Result<bool> {
     let mut event = Vec::new();
-    while next_event(&mut file, &mut event)
+    while next_event(file, &mut event)
         .with_context(|| format!("the file ends within the event at {}", decoder.position()))?
     {
         loop {

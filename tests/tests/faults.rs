@@ -1,11 +1,12 @@
 //! Faults at random moments under load: the engine is killed while its transforms are replaced, or ends at a step of its
-//! own; answers of the queues get lost; the clock jumps. Nothing is lost, order is kept per key, and what comes twice is no
-//! more than what was in flight. How soon something new arrives after a fault is printed.
+//! own; a transform stops it; answers of the queues get lost; the clock jumps. Nothing is lost, order is kept per key, and
+//! only that comes twice which must: see [`Bound`]. How soon something new arrives after a fault is printed.
 //!
 //! `ROWMILL_TEST_SEED` repeats a run, `ROWMILL_TEST_FAULTS` makes a longer one.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,11 +17,11 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use rowmill::failpoint::Step;
 use rowmill_tests::{
-    Change, Engine, EngineConfig, MySql, Proxy, Queue, Received, Shop, Sqs, faulty_endpoint, scratch, top,
+    Change, Engine, EngineConfig, MySql, Proxy, Queue, Received, Shop, Sqs, binary, faulty_endpoint, scratch, top,
 };
 use serde_json::Value;
 
-/// What may be in flight: as small as a batch, so that the bound on duplicates says something.
+/// What may be in flight.
 const IN_FLIGHT_ROWS: usize = 256;
 const FAULTS: usize = 24;
 /// For what is left when the killing is over.
@@ -68,12 +69,72 @@ fn recoveries(faults: &[u64], arrived: &[&Arrived]) -> Vec<u64> {
     all
 }
 
-/// The changes of a message: of one row, or of several packed.
-fn changes(message: &Received) -> Vec<Change> {
-    match serde_json::from_str(&message.body).expect("bodies are JSON") {
-        Value::Array(rows) => rows.iter().map(change).collect(),
-        row => vec![change(&row)],
+/// Where a row is in the binlog: file, event, and its index in the event.
+type Place = (String, u64, u64);
+
+/// What may come twice.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Bound {
+    /// Nothing.
+    Nothing,
+    /// What the engine may have delivered when it ended, and its checkpoint did not have: each such change once more for
+    /// each time.
+    Windows,
+    /// So much for each fault: what was in requests whose answers got lost.
+    EachFault(usize),
+}
+
+/// The places between the checkpoint that a fault left and the binlog's end at that time.
+#[derive(Debug)]
+struct Window {
+    checkpoint: Value,
+    end: (String, u64),
+}
+
+impl Window {
+    /// That of a fault that just was.
+    async fn of(config: &EngineConfig, mysql: &MySql) -> anyhow::Result<Self> {
+        let end = mysql.binlog_end().await?;
+        let document = match std::fs::read_to_string(config.checkpoint()) {
+            Ok(document) => Some(document),
+            Err(_) => {
+                let mut conn = mysql.connect().await?;
+                // Before the first start there is no table.
+                conn.query_first("SELECT document FROM rowmill.rowmill_checkpoints").await.unwrap_or_default()
+            }
+        };
+        Ok(Self { checkpoint: document.map(|text| serde_json::from_str(&text)).transpose()?.unwrap_or_default(), end })
     }
+
+    fn has(&self, (file, event, row): &Place) -> bool {
+        let number = |value: &Value| value.as_u64().unwrap_or_default();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let Self { checkpoint, end } = self;
+        let is_before = (file, *event) < (&text(&checkpoint["file"]), number(&checkpoint["position"]));
+        let past = &checkpoint["past"];
+        let is_past = past.is_object()
+            && (file, *event, *row) < (&text(&past["file"]), number(&past["event"]), number(&past["rows"]));
+        !is_before && !is_past && (file, *event) < (&end.0, end.1)
+    }
+}
+
+/// The rows of a message: one, or several packed.
+fn rows(message: &Received) -> Vec<Value> {
+    match serde_json::from_str(&message.body).expect("bodies are JSON") {
+        Value::Array(rows) => rows,
+        row => vec![row],
+    }
+}
+
+/// The changes of a message.
+fn changes(message: &Received) -> Vec<Change> {
+    rows(message).iter().map(change).collect()
+}
+
+fn place(body: &Value) -> Place {
+    let source = &body["source"];
+    let number = |key: &str| source[key].as_u64().expect("a number");
+    (source["file"].as_str().expect("a file").to_owned(), number("pos"), number("row"))
 }
 
 fn change(body: &Value) -> Change {
@@ -103,7 +164,7 @@ fn by_key(changes: impl Iterator<Item = Change>) -> BTreeMap<(&'static str, i64)
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kills_lose_nothing() -> anyhow::Result<()> {
-    trial("kills_lose_nothing", |config, _| config, kills).await.map(|_| ())
+    trial("kills_lose_nothing", Bound::Windows, |config, _| config, kills).await.map(|_| ())
 }
 
 /// The same with the checkpoint in the database that is read.
@@ -114,12 +175,14 @@ async fn kills_lose_nothing_with_the_checkpoint_in_a_database() -> anyhow::Resul
         let url = format!("type = \"mysql\"\nurl = \"{}/rowmill\"\npassword = \"{}\"", mysql.url(), mysql.password());
         EngineConfig { text: config.text.replace(&path, &url), ..config }
     };
-    trial("kills_lose_nothing_with_the_checkpoint_in_a_database", in_database, kills).await.map(|_| ())
+    trial("kills_lose_nothing_with_the_checkpoint_in_a_database", Bound::Windows, in_database, kills).await.map(|_| ())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_that_get_lost_lose_nothing() -> anyhow::Result<()> {
-    trial("answers_that_get_lost_lose_nothing", |config, _| config, lost_answers).await.map(|_| ())
+    trial("answers_that_get_lost_lose_nothing", Bound::EachFault(120), |config, _| config, lost_answers)
+        .await
+        .map(|_| ())
 }
 
 /// The same with many rows a message: what was accepted is sent again as it was, or the FIFO queue would drop what
@@ -131,7 +194,9 @@ async fn answers_about_packed_rows_that_get_lost_lose_nothing() -> anyhow::Resul
         let text = text.replace("sink = \"orders\"\n", "sink = \"orders\"\ngroup = \"{table}\"\n");
         EngineConfig { text, ..config }
     };
-    trial("answers_about_packed_rows_that_get_lost_lose_nothing", packed, lost_answers).await.map(|_| ())
+    trial("answers_about_packed_rows_that_get_lost_lose_nothing", Bound::EachFault(220), packed, lost_answers)
+        .await
+        .map(|_| ())
 }
 
 /// The queues' endpoint answers half of the requests with errors, garbage or nonsense, late, twice, in part or not at all.
@@ -153,13 +218,21 @@ async fn a_faulty_endpoint_loses_nothing() -> anyhow::Result<()> {
         fails.store(false, Ordering::Relaxed);
         Ok(engine)
     };
-    trial("a_faulty_endpoint_loses_nothing", by_faulty_endpoint, until_much_failed).await.map(|_| ())
+    trial("a_faulty_endpoint_loses_nothing", Bound::EachFault(10), by_faulty_endpoint, until_much_failed)
+        .await
+        .map(|_| ())
 }
 
 /// At each step between reading and the checkpoint the engine ends by itself, now and then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_step_may_be_the_last() -> anyhow::Result<()> {
-    trial("each_step_may_be_the_last", |config, _| config, ends_at_steps).await.map(|_| ())
+    trial("each_step_may_be_the_last", Bound::Windows, |config, _| config, ends_at_steps).await.map(|_| ())
+}
+
+/// A transform stops the engine at a row, and it goes on after that by the command that it says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn halts_lose_nothing() -> anyhow::Result<()> {
+    trial("halts_lose_nothing", Bound::Nothing, |config, _| config, halts).await.map(|_| ())
 }
 
 /// The wall clock jumps by days, forwards and backwards.
@@ -176,7 +249,7 @@ async fn clock_jumps_lose_nothing() -> anyhow::Result<()> {
         ];
         EngineConfig { variables: variables.to_vec(), ..config }
     };
-    let log = trial("clock_jumps_lose_nothing", by_another_clock, clock_jumps).await?;
+    let log = trial("clock_jumps_lose_nothing", Bound::Nothing, by_another_clock, clock_jumps).await?;
     let days: HashSet<&str> = log.lines().filter_map(|line| line.split_once('T')).map(|(day, _)| day).collect();
     assert!(days.len() > 1, "the clock did jump: {log}");
     Ok(())
@@ -193,6 +266,7 @@ struct Around<'a> {
 /// What faults are made with.
 struct Ground<'a> {
     config: &'a EngineConfig,
+    mysql: &'a MySql,
     /// Where the transforms are.
     plugins: &'a Path,
     /// Between the engine and the queues.
@@ -201,6 +275,8 @@ struct Ground<'a> {
     faults: usize,
     /// When there was one, in milliseconds since 1970.
     times: &'a mut Vec<u64>,
+    /// What each that ended the engine left.
+    windows: &'a mut Vec<Window>,
 }
 
 /// Connections to the queues are cut behind any byte of any answer: what was accepted is sent again. In the end they
@@ -219,8 +295,31 @@ async fn lost_answers(ground: Ground<'_>) -> anyhow::Result<Engine> {
     Ok(engine)
 }
 
+/// Rows that a transform rejects come in between, each in a transaction of its own, which is skipped then.
+async fn halts(ground: Ground<'_>) -> anyhow::Result<Engine> {
+    let Ground { config, mysql, plugins, random, faults, times, .. } = ground;
+    std::fs::copy(top().join("target/guests/unruly.wasm"), plugins.join("unruly.wasm"))?;
+    std::fs::write(plugins.join("unruly.toml"), "tables = [\"shop.halts\"]\n")?;
+    mysql.run("CREATE TABLE shop.halts (id INT PRIMARY KEY AUTO_INCREMENT, act VARCHAR(20))").await?;
+    for _ in 0..faults {
+        let mut engine = Engine::start(config)?;
+        tokio::time::sleep(Duration::from_millis(random.random_range(30..400))).await;
+        mysql.run("INSERT INTO shop.halts (act) VALUES ('reject')").await?;
+        let status = engine.end(Duration::from_secs(60)).await?;
+        let log = engine.log();
+        let place = log.rsplit_once("rowmill checkpoint set ").map(|(_, place)| place.trim());
+        let place = place.filter(|_| status.code() == Some(1)).with_context(|| format!("{status}: {log}"))?;
+        let mut set = Command::new(binary()?);
+        set.args(["checkpoint", "set", "--config", "rowmill.toml", place]).current_dir(&config.directory);
+        let set = set.env("ROWMILL_SOURCE_PASSWORD", &config.password).output()?;
+        anyhow::ensure!(set.status.success(), "{}", String::from_utf8_lossy(&set.stderr));
+        times.push(now_ms());
+    }
+    Engine::start_and_wait(config).await
+}
+
 async fn ends_at_steps(ground: Ground<'_>) -> anyhow::Result<Engine> {
-    let Ground { config, random, faults, times, .. } = ground;
+    let Ground { config, mysql, random, faults, times, windows, .. } = ground;
     for step in Step::ALL.into_iter().cycle().take(faults) {
         let count = random.random_range(1..40);
         let variables = vec![("ROWMILL_ABORT_AT", format!("{}:{count}", step.name()))];
@@ -228,6 +327,7 @@ async fn ends_at_steps(ground: Ground<'_>) -> anyhow::Result<Engine> {
         let status = engine.end(Duration::from_secs(60)).await.context(step.name())?;
         anyhow::ensure!(status.code().is_none(), "{step:?} {count}: {status}: {}", engine.log());
         times.push(now_ms());
+        windows.push(Window::of(config, mysql).await?);
     }
     Engine::start_and_wait(config).await
 }
@@ -250,7 +350,7 @@ async fn clock_jumps(ground: Ground<'_>) -> anyhow::Result<Engine> {
 /// The engine is killed and started again, now and then with another transform: one that has all rows decoded late, one
 /// that has none.
 async fn kills(ground: Ground<'_>) -> anyhow::Result<Engine> {
-    let Ground { config, plugins, random, faults, times, .. } = ground;
+    let Ground { config, mysql, plugins, random, faults, times, windows, .. } = ground;
     for fault in 0..faults {
         let engine = Engine::start(config)?;
         tokio::time::sleep(Duration::from_millis(random.random_range(30..700))).await;
@@ -260,6 +360,7 @@ async fn kills(ground: Ground<'_>) -> anyhow::Result<Engine> {
         }
         engine.kill();
         times.push(now_ms());
+        windows.push(Window::of(config, mysql).await?);
     }
     Engine::start_and_wait(config).await
 }
@@ -279,6 +380,7 @@ async fn has_reached(config: &EngineConfig, mysql: &MySql, (file, position): &(S
 /// Makes faults while shops sell, and compares what arrived with what was committed. Gives what the engine said.
 async fn trial(
     name: &str,
+    bound: Bound,
     configured: impl FnOnce(EngineConfig, Around<'_>) -> EngineConfig,
     make_faults: impl AsyncFnOnce(Ground<'_>) -> anyhow::Result<Engine>,
 ) -> anyhow::Result<String> {
@@ -323,9 +425,17 @@ async fn trial(
     let receiving_events = tokio::spawn(collect(events, Arc::clone(&stop_receiving)));
 
     let mut random = SmallRng::seed_from_u64(seed);
-    let mut times = Vec::new();
-    let ground =
-        Ground { config: &config, plugins: &plugins, proxy: &proxy, random: &mut random, faults, times: &mut times };
+    let (mut times, mut windows) = (Vec::new(), Vec::new());
+    let ground = Ground {
+        config: &config,
+        mysql: &mysql,
+        plugins: &plugins,
+        proxy: &proxy,
+        random: &mut random,
+        faults,
+        times: &mut times,
+        windows: &mut windows,
+    };
     let engine = make_faults(ground).await?;
     stop_writing.store(true, Ordering::Relaxed);
     let ledger = writing.await??;
@@ -348,7 +458,8 @@ async fn trial(
     let expected: HashSet<Change> = ledger.iter().copied().filter(|change| !of_orders(change)).collect();
     let arrived: Vec<&Arrived> = received_orders.iter().chain(&received_events).collect();
     let recoveries = recoveries(&times, &arrived);
-    let received_events: Vec<Change> = received_events.iter().flat_map(|(message, _)| changes(message)).collect();
+    let rows: Vec<Value> = received_events.iter().flat_map(|(message, _)| rows(message)).collect();
+    let received_events: Vec<Change> = rows.iter().map(change).collect();
     let delivered: HashSet<Change> = received_events.iter().copied().collect();
     let lost: Vec<_> = expected.difference(&delivered).collect();
     let invented: Vec<_> = delivered.difference(&expected).collect();
@@ -363,6 +474,19 @@ async fn trial(
         let median = recoveries[recoveries.len() / 2];
         println!("{name}: something new arrived {median} ms after a fault (median), {slowest} ms at most");
     }
-    assert!(duplicates <= (faults + 1) * IN_FLIGHT_ROWS, "{duplicates} duplicates after {faults} faults (seed {seed})");
+    match bound {
+        Bound::Nothing => assert_eq!(duplicates, 0, "seed {seed}"),
+        Bound::EachFault(most) => {
+            assert!(duplicates <= faults * most, "{duplicates} duplicates after {faults} faults (seed {seed})");
+        }
+        Bound::Windows => {
+            let mut copies = BTreeMap::<Place, usize>::new();
+            rows.iter().for_each(|row| *copies.entry(place(row)).or_default() += 1);
+            for (place, copies) in copies.iter().filter(|(_, copies)| **copies > 1) {
+                let most = 1 + windows.iter().filter(|window| window.has(place)).count();
+                assert!(*copies <= most, "{place:?} came {copies} times, {most} at most (seed {seed})");
+            }
+        }
+    }
     Ok(std::fs::read_to_string(directory.join("rowmill.log"))?)
 }
