@@ -11,7 +11,9 @@
 //! `cargo run --release -p rowmill-tests --bin record`.
 
 use std::hint::black_box;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use rowmill_core::batch::{Batch, Builder, RowIndex, Table};
@@ -19,7 +21,7 @@ use rowmill_core::binlog::{Decoder, Needed, Needs, Next, RowBatch, Select};
 use rowmill_core::envelope::{Envelope, Escaping, Format, Part, SourceName};
 use rowmill_core::lanes::{Lanes, RequestLimits, Waiting};
 use rowmill_core::position::{BinlogPosition, Resume};
-use rowmill_core::progress::{Cost, Watermark};
+use rowmill_pipeline::ack::{Ack, Cost, tracker};
 use rowmill_core::route::{GroupTemplate, deduplication_id};
 
 /// A part does a round of its work.
@@ -34,7 +36,7 @@ const PARTS: [(&str, Round); 9] = [
     ("envelope-row", |rows| envelope(rows, Format::Row, Escaping::Plain)),
     ("route", |rows| rows.for_each_batch(route)),
     ("lanes", |rows| rows.for_each_batch(|_, batch| lanes(batch.len()))),
-    ("watermark", |rows| watermark(rows)),
+    ("acks", |rows| acks(rows)),
 ];
 
 /// Each is measured for so long, so often; its best counts.
@@ -176,14 +178,17 @@ fn lanes(messages: usize) {
     }
 }
 
-fn watermark(rows: &Rows) {
-    let mut watermark = Watermark::default();
+/// A message for each row of each batch, all accepted.
+fn acks(rows: &Rows) {
+    let (mut acks, mut feed, _observer) = tracker(Cost { rows: u32::MAX, bytes: u32::MAX });
     for batch in &rows.batches {
-        let ticket = watermark.open(batch.resume.clone(), Cost { rows: batch.rows as u32, bytes: 0 });
-        for receipt in ticket.split(1).remove(0).split(batch.rows.max(1)) {
-            if let Some(ticket) = receipt.settle() {
-                black_box(watermark.settle(ticket));
-            }
+        let opening = pin!(acks.open((), batch.resume.clone(), Cost { rows: batch.rows as u32, bytes: 0 }));
+        let Poll::Ready(Ok(ack)) = opening.poll(&mut Context::from_waker(Waker::noop())) else { panic!("there is room") };
+        let parts: Vec<_> = (0..batch.rows as u32).map(|row| ack.part(row)).collect();
+        ack.acknowledge();
+        parts.into_iter().for_each(Ack::acknowledge);
+        if let Some(advance) = black_box(feed.take()) {
+            feed.release(&advance);
         }
     }
 }

@@ -88,8 +88,8 @@ pub enum Fault {
     NoTableMap(u64),
     /// A data change was logged as a statement.
     #[error(
-        "a change was logged as a statement, not as rows: `{0}`; run `SET PERSIST binlog_format = 'ROW'` and start \
-         from a position after it"
+        "a change was logged as a statement, not as rows: `{0}`; set `binlog_format = ROW` in the server's configuration and \
+         in the session that made it"
     )]
     Statement(String),
     /// A row larger than a batch can be.
@@ -97,7 +97,7 @@ pub enum Fault {
     RowTooLarge,
     /// Rows were handed on that were rolled back later.
     #[error(
-        "a transaction of more than {held_bytes} bytes of rows was rolled back behind rows that were delivered already; \
+        "a transaction of more than {held_bytes} bytes of rows was rolled back after rows of it were delivered; \
          consumers must be told that its rows since {since} are void; then start from a position after it"
     )]
     RolledBack {
@@ -132,8 +132,8 @@ pub enum Fault {
     },
     /// Text that isn't valid in its character set.
     #[error(
-        "column `{column}` holds bytes that aren't valid {charset}; mend the row and start from a position after it, or \
-         leave the table out by `source.tables`"
+        "column `{column}` holds bytes that aren't valid {charset}; correct the row and go on after the transaction, or leave \
+         the table out by `source.tables`"
     )]
     Text {
         /// The column's name.
