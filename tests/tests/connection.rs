@@ -80,10 +80,20 @@ async fn cut(name: &str, build: Build, tls: &str) -> anyhow::Result<()> {
     let seed: u64 = rand::random();
     println!("cuts: seed {seed}");
     let random = std::cell::RefCell::new(SmallRng::seed_from_u64(seed));
+    let log = rig.directory.join("rowmill.log");
     each_row_once(&mut rig, &config, async |_, round| {
         match round % 8 {
             0 => proxy.cut_after(random.borrow_mut().random_range(1..60_000)),
             4 => proxy.cut(),
+            // The next one cuts what reads again.
+            7 => {
+                rowmill_tests::wait_for("it reads on", Duration::from_secs(60), || {
+                    let log = std::fs::read_to_string(&log).unwrap_or_default();
+                    let is_reading = log.matches("reading on").count() == log.matches("connection lost").count();
+                    std::future::ready(Ok(is_reading.then_some(())))
+                })
+                .await?;
+            }
             _ => tokio::time::sleep(Duration::from_millis(80)).await, // to come back
         }
         Ok(())

@@ -734,6 +734,7 @@ async fn columns_are_looked_up_and_never_guessed() -> anyhow::Result<()> {
             let columns = if change.contains("other") { "" } else { ", 8" };
             rig.mysql.run(&format!("TRUNCATE shop.t; INSERT INTO shop.t VALUES (3, 'z'{columns}); {change}")).await?;
             let before = std::fs::read_to_string(rig.config.checkpoint())?;
+            let arrived = rig.arrived()?.len();
             let mut engine = Engine::start(&rig.config)?;
             if !is_refused {
                 rig.read_to_the_end(&engine).await?;
@@ -746,7 +747,11 @@ async fn columns_are_looked_up_and_never_guessed() -> anyhow::Result<()> {
             for words in ["shop.t", change, "binlog_row_metadata = 'FULL'"] {
                 assert!(log.contains(words), "`{words}` isn't in: {log}");
             }
-            assert_eq!(std::fs::read_to_string(rig.config.checkpoint())?, before, "the checkpoint stays");
+            assert!(log.contains("rowmill checkpoint set "), "{log}");
+            // What is before the row is done with, and the row isn't.
+            assert_ne!(std::fs::read_to_string(rig.config.checkpoint())?, before, "the statement before it");
+            assert!(!rig.config.has_reached(&rig.mysql.binlog_end().await?)?);
+            assert_eq!(rig.arrived()?.len(), arrived, "{log}");
             // Start anew behind it.
             std::fs::remove_file(rig.config.checkpoint())?;
             Engine::start_and_wait(&rig.config).await?.stop().await?;

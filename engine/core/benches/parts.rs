@@ -21,8 +21,8 @@ use rowmill_core::binlog::{Decoder, Needed, Needs, Next, RowBatch, Select};
 use rowmill_core::envelope::{Envelope, Escaping, Format, Part, SourceName};
 use rowmill_core::lanes::{Lanes, RequestLimits, Waiting};
 use rowmill_core::position::{BinlogPosition, Resume};
-use rowmill_pipeline::ack::{Ack, Cost, tracker};
 use rowmill_core::route::{GroupTemplate, deduplication_id};
+use rowmill_pipeline::ack::{Ack, Cost, tracker};
 
 /// A part does a round of its work.
 type Round = fn(&Rows);
@@ -183,7 +183,9 @@ fn acks(rows: &Rows) {
     let (mut acks, mut feed, _observer) = tracker(Cost { rows: u32::MAX, bytes: u32::MAX });
     for batch in &rows.batches {
         let opening = pin!(acks.open((), batch.resume.clone(), Cost { rows: batch.rows as u32, bytes: 0 }));
-        let Poll::Ready(Ok(ack)) = opening.poll(&mut Context::from_waker(Waker::noop())) else { panic!("there is room") };
+        let Poll::Ready(Ok(ack)) = opening.poll(&mut Context::from_waker(Waker::noop())) else {
+            panic!("there is room")
+        };
         let parts: Vec<_> = (0..batch.rows as u32).map(|row| ack.part(row)).collect();
         ack.acknowledge();
         parts.into_iter().for_each(Ack::acknowledge);

@@ -78,8 +78,8 @@ enum Interruption {
     Fatal(anyhow::Error),
 }
 
-impl From<DecodeError> for Interruption {
-    fn from(error: DecodeError) -> Self {
+impl From<Box<DecodeError>> for Interruption {
+    fn from(error: Box<DecodeError>) -> Self {
         let offset = error.transaction.unwrap_or(error.position.offset);
         let transaction = BinlogPosition { offset, ..error.position.clone() };
         Self::Fatal(StopError { transaction, error: error.into() }.into())

@@ -27,7 +27,7 @@ pub struct RowError {
     /// The row, in the batch that has it.
     pub row: RowIndex,
     /// Why.
-    pub error: DecodeError,
+    pub error: Box<DecodeError>,
 }
 
 /// What is wrong with an event.

@@ -224,7 +224,7 @@ impl Undecoded {
                     table: Some(table.table.to_string()),
                     fault,
                 };
-                RowError { row: index, error }
+                RowError { row: index, error: Box::new(error) }
             })?;
             out.end_row();
             if row.is_last_in_transaction() {

@@ -130,7 +130,7 @@ pub struct Decoder {
     /// How many rows of the event that is being read were decoded.
     rows_of_event: u32,
     /// Why nothing is decoded any more, once all before it is handed over.
-    failed: Option<DecodeError>,
+    failed: Option<Box<DecodeError>>,
 }
 
 /// How much of an event was done.
@@ -236,7 +236,7 @@ impl Decoder {
     /// handed over before: the rows of earlier transactions, and those of the open one unless they are held back. The
     /// last batch's [`RowBatch::resume`] stands directly before the fault. From then on the decoder gives this error
     /// alone, until [`Decoder::rewind`].
-    pub fn next(&mut self, event: &[u8]) -> Result<Next, DecodeError> {
+    pub fn next(&mut self, event: &[u8]) -> Result<Next, Box<DecodeError>> {
         loop {
             if let Some(batch) = self.pop() {
                 return Ok(Next::Batch(batch));
@@ -255,8 +255,13 @@ impl Decoder {
                 Err(Halt::Fault { fault, kind, table }) => {
                     let transaction = self.transaction.as_ref().map(|transaction| transaction.begin);
                     self.cut_before_event();
-                    self.failed =
-                        Some(DecodeError { position: self.position.clone(), transaction, kind, table, fault });
+                    self.failed = Some(Box::new(DecodeError {
+                        position: self.position.clone(),
+                        transaction,
+                        kind,
+                        table,
+                        fault,
+                    }));
                 }
             }
         }

@@ -121,7 +121,7 @@ fn read_to_fault(decoder: &mut Decoder, log: &Log) -> (Vec<RowBatch>, DecodeErro
             match decoder.next(&event) {
                 Ok(Next::Batch(batch)) => batches.push(batch),
                 Ok(_) => break,
-                Err(error) => return (batches, error),
+                Err(error) => return (batches, *error),
             }
         }
     }
