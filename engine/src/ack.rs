@@ -9,6 +9,7 @@ use rowmill_core::batch::{Batch, Row};
 use rowmill_core::position::{BinlogPosition, Past, Progress, Resume};
 use rowmill_pipeline::ack;
 pub use rowmill_pipeline::ack::{Cost, Stopped};
+use tracing::error;
 
 /// The duty to acknowledge a part of a batch.
 pub type Ack = ack::Ack<Resume, BatchOrigin>;
@@ -48,14 +49,13 @@ pub struct Places {
     files: Vec<String>,
 }
 
-/// An error that stops the pipeline at a row or an event. All before it is delivered, and the checkpoint stands directly
-/// before it.
+/// Why a row or an event must not be passed.
 #[derive(Debug, thiserror::Error)]
 #[error("{error:#}")]
 pub struct StopError {
     /// Where its transaction begins.
     pub transaction: BinlogPosition,
-    /// Why it must not be passed.
+    /// What is wrong.
     pub error: anyhow::Error,
 }
 
@@ -89,8 +89,8 @@ impl Places {
     }
 
     /// The place of an event that has no rows.
-    pub fn of_event(&mut self, file: &str, position: u64) -> RowPlace {
-        RowPlace { file: self.file(file), transaction: position, event: position, index: 0 }
+    pub fn of_event(&mut self, file: &str, transaction: u64, event: u64) -> RowPlace {
+        RowPlace { file: self.file(file), transaction, event, index: 0 }
     }
 
     fn file(&mut self, name: &str) -> u32 {
@@ -104,12 +104,20 @@ impl Places {
 
 /// Stops the pipeline at the row of an ack: neither it nor what is after it is to be delivered, and the checkpoint gets
 /// directly before it.
-pub fn stop(ack: Ack, place: RowPlace, error: anyhow::Error) -> StopError {
+pub fn stop(ack: Ack, place: RowPlace, error: anyhow::Error) {
     let file = ack.batch().file(place).to_owned();
     let progress = Progress { event: place.event, rows: place.index };
     let before = ack.batch().before.clone().past_to(Past { file: file.clone(), progress });
-    ack.stop(before);
-    StopError { transaction: BinlogPosition::new(file, place.transaction), error }
+    let transaction = BinlogPosition::new(file, place.transaction);
+    error!(error = format!("{error:#}"), %transaction, "stopping: what is before this row is delivered first");
+    ack.stop(before, StopError { transaction, error }.into());
+}
+
+/// Stops the pipeline after the last batch: what follows can't be read.
+pub fn stop_reading(acks: &mut AckOpener, error: StopError) {
+    let StopError { transaction, error: why } = &error;
+    error!(error = format!("{why:#}"), %transaction, "stopping: what is before this event is delivered first");
+    acks.stop(error.into());
 }
 
 #[cfg(test)]
@@ -138,16 +146,17 @@ pub(crate) mod tests {
 
     #[test]
     fn a_stop_is_directly_before_its_row() {
-        let (mut acks, mut feed, _observer) = ack::tracker(LIMITS);
+        let (mut acks, mut feed, observer) = ack::tracker(LIMITS);
         let ack = open(&mut acks, 100, 900);
         let mut places = Places::default();
-        let first = places.of_event("binlog.000001", 200);
-        let place = RowPlace { event: 300, index: 7, ..places.of_event("binlog.000002", 250) };
+        let first = places.of_event("binlog.000001", 200, 200);
+        let place = RowPlace { event: 300, index: 7, ..places.of_event("binlog.000002", 250, 250) };
         ack.batch().set_files(places);
         assert_eq!((first.file, place.file), (0, 1));
         let part = ack.part(5);
         ack.acknowledge();
-        let error = stop(part, place, anyhow::anyhow!("no"));
+        stop(part, place, anyhow::anyhow!("no"));
+        let error = observer.stop().expect("a stop").cause.downcast::<StopError>().expect("ours");
         assert_eq!(error.transaction, BinlogPosition::new("binlog.000002", 250));
         let past = Past { file: "binlog.000002".to_owned(), progress: Progress { event: 300, rows: 7 } };
         assert_eq!(feed.take().map(|advance| advance.progress), Some(resume(100).past_to(past)));

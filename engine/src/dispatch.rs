@@ -124,10 +124,13 @@ impl Dispatcher {
             by_sink.iter_mut().for_each(|messages| messages.retain(|message| message.row < unrouted.origin));
             stop = Some(unrouted);
         }
+        let dead = dead.iter().filter(|row| stop.as_ref().is_none_or(|stop| row.origin < stop.origin));
         for row in dead {
-            if stop.as_ref().is_none_or(|stop| row.origin < stop.origin) {
-                self.dead_letter(&row, tables, now_us, &mut places, &mut by_sink);
-            }
+            self.dead_letter(row, tables, now_us, &mut places, &mut by_sink);
+        }
+        if let Some(sink) = self.dead_letter_sink {
+            // It may have rows as well.
+            by_sink[sink].sort_by_key(|message| message.row);
         }
         Dispatched { by_sink, places, stop }
     }
@@ -235,7 +238,7 @@ impl Dispatcher {
         let body = Body::new(body.into(), self.sinks[sink].escaping);
         let group = sqs_id(change.schema.clone().unwrap_or_default());
         let deduplication_id = schema_change_id(server, change);
-        let place = dispatched.places.of_event(&change.file, change.event_position);
+        let place = dispatched.places.of_event(&change.file, change.transaction_position, change.event_position);
         dispatched.by_sink[sink].push(Message {
             body,
             group,

@@ -12,7 +12,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use rowmill_core::binlog::TransactionEnd;
 use rowmill_core::position::Resume;
-use rowmill_pipeline::ack::tracker;
+use rowmill_pipeline::ack::{StopReport, tracker};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -128,26 +128,52 @@ async fn start(config: Config, reading: &Handle) -> anyhow::Result<()> {
     };
     plugins_running.watch();
     let run_source = |intake, stopped| source.run(intake, stopped);
-    match stages.run(run_source, &OwnThreads { reading }, async || signals.next().await).await {
+    let ended = stages.run(run_source, &OwnThreads { reading }, async || signals.next().await).await;
+    match ended {
         Err(error) => Err(with_way_on(error, &source_config).await),
         Ok(()) => Ok(()),
     }
 }
 
-/// An error that stopped the pipeline at a row, with the command that goes on after the row's transaction.
+/// A row or an event stopped the pipeline.
+#[derive(Debug)]
+pub(crate) struct StoppedAtRow {
+    /// Why.
+    pub stop: StopError,
+    /// Whether all before it is delivered, and the checkpoint directly before it.
+    pub is_reached: bool,
+    /// What kept the rest from being delivered, if something did.
+    pub hindrance: Option<anyhow::Error>,
+}
+
+impl std::fmt::Display for StoppedAtRow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.stop)?;
+        if self.is_reached {
+            return f.write_str("; all before it is delivered");
+        }
+        f.write_str("; not all before it is delivered: the next start goes on with that")?;
+        self.hindrance.as_ref().map_or(Ok(()), |hindrance| write!(f, " ({hindrance:#})"))
+    }
+}
+
+impl std::error::Error for StoppedAtRow {}
+
+/// An error that stopped the pipeline at a row, with the command that goes on after the row's transaction, if all before the
+/// row is delivered.
 async fn with_way_on(error: anyhow::Error, source: &config::Source) -> anyhow::Error {
-    let Some(StopError { transaction, .. }) = error.downcast_ref() else { return error };
-    let end = source::transaction_end(source, transaction).await;
-    match end {
+    let stopped = error.downcast_ref().filter(|stopped: &&StoppedAtRow| stopped.is_reached);
+    let Some(StoppedAtRow { stop, .. }) = stopped else { return error };
+    match source::transaction_end(source, &stop.transaction).await {
         Ok(Some(TransactionEnd { position, gtid })) => {
             let gtid = gtid.map_or_else(String::new, |gtid| format!(" (GTID {gtid})"));
             anyhow!(
-                "{error:#}; all before it is delivered. To go on after its transaction{gtid}, without what is left of it: \
-                 rowmill checkpoint set {position}"
+                "{error:#}. To go on after its transaction{gtid}, without what is left of it: rowmill checkpoint set {position}"
             )
         }
-        other => {
-            debug!(end = ?other.map(|_| ()), "the end of the transaction isn't known");
+        Ok(None) => error,
+        Err(unknown) => {
+            debug!(error = format!("{unknown:#}"), "the end of the transaction isn't known");
             error
         }
     }
@@ -191,7 +217,10 @@ impl Threads for OwnThreads<'_> {
 
     fn spawn_worker(&self, stages: &mut JoinSet<anyhow::Result<()>>, worker: Worker) {
         let runtime = Handle::current();
-        stages.spawn_blocking(move || runtime.block_on(worker.run()));
+        stages.spawn_blocking(move || {
+            runtime.block_on(worker.run());
+            Ok(())
+        });
     }
 }
 
@@ -219,7 +248,7 @@ impl Stages {
                 .spawn(async move { sink.run(deliveries, dead_letters).await.with_context(|| format!("sink.{name}")) });
         }
         let pace = Pace::new(first_resume.clone());
-        let (intake, tasks) = Intake::new(acks, first_resume, chain.clone(), workers);
+        let (intake, tasks) = Intake::new(acks, chain.clone(), workers);
         threads.spawn_source(&mut stages, source(intake, stopped).boxed());
         let outlets = outlets.into_iter().zip(is_nowhere).map(|(outlet, is_nowhere)| (!is_nowhere).then_some(outlet));
         let outlets: Arc<[_]> = outlets.collect();
@@ -236,7 +265,13 @@ impl Stages {
         });
         let result = supervise(stages, &observer, next_signal, stop).await;
         chain.newest().log_counters();
-        result
+        let Some(StopReport { cause, is_reached }) = observer.stop() else {
+            return result.inspect(|()| info!("stopped: everything that was read is delivered"));
+        };
+        match cause.downcast() {
+            Ok(stop) => Err(StoppedAtRow { stop: *stop, is_reached, hindrance: result.err() }.into()),
+            Err(cause) => Err(anyhow::Error::from_boxed(cause)),
+        }
     }
 }
 
@@ -249,7 +284,7 @@ async fn supervise(
 ) -> anyhow::Result<()> {
     // Which stage failed first is why the others ended.
     let mut first_error = None;
-    let mut deadline = None;
+    let (mut deadline, mut is_told) = (None, false);
     loop {
         let ended = tokio::select! {
             biased;
@@ -260,25 +295,22 @@ async fn supervise(
                 continue;
             }
             name = next_signal() => {
-                if deadline.is_some() {
-                    return Err(first_error.unwrap_or_else(|| {
-                        anyhow!("stopped by a second {name}; what was in flight is sent again at the next start")
-                    }));
+                // What drains already because something stopped it goes on draining.
+                if std::mem::replace(&mut is_told, true) {
+                    return Err(first_error.unwrap_or_else(|| anyhow::Error::from(Undelivered::SecondSignal(name))));
                 }
                 info!(signal = name, "stopping: delivering what is in flight");
-                deadline = Some(Instant::now() + DRAIN_TIME_MAX);
+                deadline.get_or_insert_with(|| Instant::now() + DRAIN_TIME_MAX);
                 stop.send_replace(true);
                 continue;
             }
             () = async { tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)).await }, if deadline.is_some() => {
-                return Err(first_error.unwrap_or_else(|| anyhow!(
-                    "what was in flight wasn't delivered within {DRAIN_TIME_MAX:?}; it is sent again at the next start"
-                )));
+                return Err(first_error.unwrap_or_else(|| anyhow::Error::from(Undelivered::Timeout)));
             }
         };
         let Some(ended) = ended else { break };
-        let result = ended.map_err(|panic| anyhow!("a stage panicked: {panic}"))?;
-        if let Err(error) = result {
+        // A panic ends all at once.
+        if let Err(error) = ended.map_err(|panic| anyhow!("a stage panicked: {panic}"))? {
             debug!(error = format!("{error:#}"), "a stage failed");
             first_error.get_or_insert(error);
             stop.send_replace(true);
@@ -292,8 +324,16 @@ async fn supervise(
     if lost > 0 {
         bail!("{lost} batches were given up by their sink; they are sent again at the next start");
     }
-    info!("stopped: everything that was read is delivered");
     Ok(())
+}
+
+/// Why what was in flight isn't delivered.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Undelivered {
+    #[error("what was in flight wasn't delivered within {DRAIN_TIME_MAX:?}; it is sent again at the next start")]
+    Timeout,
+    #[error("stopped by a second {0}; what was in flight is sent again at the next start")]
+    SecondSignal(&'static str),
 }
 
 /// Makes durable up to where all is delivered; what that takes of the in-flight budget is given back after.

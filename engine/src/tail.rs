@@ -1,11 +1,12 @@
 //! Changes as they happen, on standard output: nothing is delivered, no checkpoint read or written.
 
 use std::io::Write;
+use std::sync::{Arc, OnceLock};
 
 use rowmill_core::binlog::RowBatch;
 use tokio::sync::{mpsc, watch};
 
-use crate::ack::Cost;
+use crate::ack::{Cost, StopError};
 use crate::config::{self, InFlight, Start};
 use crate::printer::{Form, Printer};
 use crate::source::preflight::Server;
@@ -15,7 +16,11 @@ use crate::source::{Outlet, Source};
 const BATCHES_WAITING_MAX: usize = 8;
 
 /// Batches for whoever writes them.
-struct Batches(mpsc::Sender<RowBatch>);
+struct Batches {
+    batches: mpsc::Sender<RowBatch>,
+    /// Why nothing follows.
+    stop: Arc<OnceLock<StopError>>,
+}
 
 impl Outlet for Batches {
     fn batch_limits(&self) -> Cost {
@@ -23,7 +28,11 @@ impl Outlet for Batches {
     }
 
     async fn hand_on(&mut self, batch: RowBatch) -> bool {
-        self.0.send(batch).await.is_ok()
+        self.batches.send(batch).await.is_ok()
+    }
+
+    fn stop(&mut self, error: StopError) {
+        let _ = self.stop.set(error);
     }
 }
 
@@ -47,8 +56,10 @@ pub async fn run(
     let tables = source.tables.clone();
     let source = Source::open(server, source, place, Box::new(tables)).await?;
     let (batches, mut batches_out) = mpsc::channel::<RowBatch>(BATCHES_WAITING_MAX);
+    let cause: Arc<OnceLock<StopError>> = Arc::default();
+    let outlet = Batches { batches, stop: Arc::clone(&cause) };
     let (_going, stopped) = watch::channel(false);
-    let mut reading = std::pin::pin!(source.run(Batches(batches), stopped));
+    let mut reading = std::pin::pin!(source.run(outlet, stopped));
     let mut stop = std::pin::pin!(stop);
     let mut printer = Printer::new(out, form);
     loop {
@@ -65,7 +76,10 @@ pub async fn run(
                     printer.print(&batch)?;
                 }
                 printer.flush()?;
-                return result;
+                return match Arc::into_inner(cause).and_then(OnceLock::into_inner) {
+                    Some(error) => Err(error.into()),
+                    None => result,
+                };
             }
             () = &mut stop => return Ok(()),
         }

@@ -6,11 +6,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rowmill_core::batch::{Batch, RowIndex, Table};
 use rowmill_core::binlog::RowBatch;
-use rowmill_core::position::Resume;
 use rowmill_pipeline::sequencer::{Sequencer, Turn};
 use tokio::sync::mpsc;
 
-use crate::ack::{self, Ack, AckOpener, BatchOrigin, Cost, Places};
+use crate::ack::{self, Ack, AckOpener, BatchOrigin, Cost, Places, StopError};
 use crate::dispatch::{Dispatched, Dispatcher};
 use crate::failpoint::{self, Step};
 #[cfg(test)]
@@ -33,8 +32,6 @@ pub struct Intake {
     tables: Arc<[Arc<Table>]>,
     newest_chain: CurrentChain,
     chain: Arc<Chain>,
-    /// That of the last batch.
-    resume: Resume,
 }
 
 /// A batch, and what it is to be worked on with.
@@ -59,13 +56,8 @@ pub struct Worker {
 }
 
 impl Intake {
-    /// Opens batches by `acks`, the first of which follows on `start`. Gives what each of the `workers` takes.
-    pub fn new(
-        acks: AckOpener,
-        start: Resume,
-        chain: CurrentChain,
-        workers: usize,
-    ) -> (Self, Vec<mpsc::Receiver<Task>>) {
+    /// Opens batches by `acks`. Gives what each of the `workers` takes.
+    pub fn new(acks: AckOpener, chain: CurrentChain, workers: usize) -> (Self, Vec<mpsc::Receiver<Task>>) {
         let (tasks, tasks_out) = (0..workers).map(|_| mpsc::channel(BATCHES_WAITING_MAX.div_ceil(workers))).unzip();
         let newest = chain.newest();
         let intake = Self {
@@ -76,7 +68,6 @@ impl Intake {
             tables: Arc::new([]),
             newest_chain: chain,
             chain: newest,
-            resume: start,
         };
         (intake, tasks_out)
     }
@@ -92,7 +83,6 @@ impl Intake {
         if !batch.new_tables.is_empty() {
             self.tables = self.tables.iter().cloned().chain(batch.new_tables.drain(..)).collect();
         }
-        self.resume.clone_from(&batch.resume);
         let turn = Turn::reserve(&self.exit, number);
         Task { number, turn, batch, ack, tables: Arc::clone(&self.tables), chain: Arc::clone(&self.chain) }
     }
@@ -109,11 +99,15 @@ impl Outlet for Intake {
         // The place comes first: an ack that is opened is never dropped because the reading is stopped.
         let tasks = self.tasks[worker].clone();
         let Ok(place) = tasks.reserve().await else { return false };
-        let origin = BatchOrigin::after(self.resume.clone());
+        let origin = BatchOrigin::after(batch.before.clone());
         let Ok(ack) = self.acks.open(origin, batch.resume.clone(), batch.cost()).await else { return false };
         failpoint::reached(Step::Decoded);
         place.send(self.task(batch, ack));
         true
+    }
+
+    fn stop(&mut self, error: StopError) {
+        ack::stop_reading(&mut self.acks, error);
     }
 }
 
@@ -127,28 +121,24 @@ impl Worker {
         Self { tasks, dispatcher, outlets }
     }
 
-    /// Works until there are no more tasks, or until something stops the pipeline. Blocks its thread while it transforms.
-    ///
-    /// # Errors
-    /// If a row must not be passed: a transform fails on it, it has no route, or it can't be decoded. What is before that
-    /// row was handed to the sinks.
-    pub async fn run(mut self) -> anyhow::Result<()> {
+    /// Works until there are no more tasks, or until something stops the pipeline: a row that a transform fails on, that has
+    /// no route or that can't be decoded, once what is before it is with the sinks. Blocks its thread while it transforms.
+    pub async fn run(mut self) {
         while let Some(task) = self.tasks.recv().await {
             let chain = Arc::clone(&task.chain);
             let goes_on = self.task(task).await;
-            if !matches!(goes_on, Ok(true)) {
+            if !goes_on {
                 // Whoever waits for this batch's turn must not wait for ever.
                 chain.close();
-                return goes_on.map(|_| ());
+                return;
             }
         }
-        Ok(())
     }
 
-    /// False if the pipeline is stopping: whoever stopped it says why.
-    async fn task(&mut self, task: Task) -> anyhow::Result<bool> {
+    /// False if the pipeline is stopping.
+    async fn task(&mut self, task: Task) -> bool {
         let Task { number, mut turn, batch, ack, tables, chain } = task;
-        let Some(transformed) = chain.transform(number, &batch, &tables).await else { return Ok(false) };
+        let Some(transformed) = chain.transform(number, &batch, &tables).await else { return false };
         failpoint::reached(Step::Transformed);
         failpoint::delay(Step::Transformed).await;
         let RowBatch { bytes, schema_change, resume, .. } = batch;
@@ -161,9 +151,9 @@ impl Worker {
         let stop = stop.map(|stop| located(stop, &bytes, &mut places));
         ack.batch().set_files(places);
 
-        let Some(permit) = turn.wait().await else { return Ok(false) };
+        let Some(permit) = turn.wait().await else { return false };
         if ack.is_stopped() {
-            return Ok(false);
+            return false;
         }
         let is_taken = self.hand_on(by_sink, &ack).await;
         failpoint::reached(Step::HandedOn);
@@ -174,27 +164,30 @@ impl Worker {
                 crate::simulation::forget(ack);
                 permit.pass();
                 failpoint::delay(Step::HandedOn).await;
-                anyhow::bail!("mutated");
+                return false;
             }
             crate::simulation::acknowledge_forgotten();
         }
         if let Some((row, place, error)) = stop {
             // Before the next batch passes: it is not to be delivered.
-            let stopped = ack::stop(ack.part(row), place, error);
-            ack.acknowledge();
-            return Err(stopped.into());
+            ack::stop(ack.part(row), place, error);
+            if is_taken {
+                ack.acknowledge();
+            }
+            return false;
         }
         if is_taken {
             ack.acknowledge();
             permit.pass();
         }
-        Ok(is_taken)
+        is_taken
     }
 
     /// False if a sink takes no messages any more: it says why.
     async fn hand_on(&self, by_sink: Vec<Vec<Message>>, ack: &Ack) -> bool {
         for (messages, outlet) in by_sink.into_iter().zip(&*self.outlets) {
             let (Some(first), Some(outlet)) = (messages.first(), outlet) else { continue };
+            debug_assert!(messages.is_sorted_by_key(|message| message.row), "the first is of the first row");
             let ack = ack.part(first.row);
             #[cfg(test)]
             let ack = mutated(ack);

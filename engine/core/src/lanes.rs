@@ -162,6 +162,22 @@ impl<T> Lanes<T> {
         lane.waiting.push_front(message);
         self.ready.push_front(group);
     }
+
+    /// A message of a group goes again as several, one after the other, before all others of its group.
+    pub fn divided(&mut self, group: Option<&str>, messages: Vec<Waiting<T>>) {
+        self.len += messages.len();
+        self.bytes += messages.iter().map(|message| message.bytes).sum::<usize>();
+        let messages = messages.into_iter().rev();
+        let Some(group) = group else {
+            messages.for_each(|message| self.free.push_front(message));
+            return;
+        };
+        let lane = self.lanes.get_mut(group).expect("a message in flight keeps its lane");
+        debug_assert!(lane.in_flight, "one message of a group at a time");
+        lane.in_flight = false;
+        messages.for_each(|message| lane.waiting.push_front(message));
+        self.ready.push_front(group.to_owned());
+    }
 }
 
 #[cfg(test)]
@@ -173,6 +189,27 @@ mod tests {
 
     fn message(group: Option<u8>, bytes: usize, item: usize) -> Waiting<usize> {
         Waiting { group: group.map(|group| group.to_string()), bytes, item }
+    }
+
+    #[test]
+    fn a_message_may_go_again_as_several() {
+        for group in [None, Some(1)] {
+            let mut lanes = Lanes::new(LIMITS);
+            lanes.push(message(group, 30, 1));
+            let sent = lanes.next_request().pop().expect("a message");
+            lanes.push(message(group, 10, 5));
+            let parts = (2..5).map(|item| message(group, 10, item)).collect();
+            lanes.divided(sent.group.as_deref(), parts);
+            assert_eq!((lanes.len(), lanes.bytes()), (4, 40));
+            let mut items = Vec::new();
+            while !lanes.is_empty() {
+                for sent in lanes.next_request() {
+                    lanes.accepted(sent.group.as_deref());
+                    items.push(sent.item);
+                }
+            }
+            assert_eq!(items, [2, 3, 4, 5]);
+        }
     }
 
     #[test]

@@ -11,11 +11,13 @@
 //! - the watermark never passes a row that is not acknowledged, and never goes back;
 //! - an [`Ack`] that is dropped without being acknowledged (an early return, a panic, a task that is aborted) keeps the
 //!   watermark before its batch for good;
-//! - [`Ack::stop`] lets the watermark get to the row that stopped the pipeline, and no further;
+//! - [`Ack::stop`] lets the watermark get to the row that stopped the pipeline, and no further; of several such rows the
+//!   first counts, whichever was found first;
 //! - batches hold their share of the budget until their progress is durable ([`CheckpointFeed::release`]);
 //! - so a restart at the watermark delivers a superset of what is not delivered.
 
 use std::collections::VecDeque;
+use std::error::Error;
 use std::future::poll_fn;
 use std::marker::PhantomData;
 use std::sync::PoisonError;
@@ -47,6 +49,18 @@ pub struct Advance<P> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stopped;
 
+/// Why a row, or what follows the last batch, must not be passed.
+pub type StopCause = Box<dyn Error + Send + Sync>;
+
+/// The first row that must not be passed, when all has ended.
+#[derive(Debug)]
+pub struct StopReport {
+    /// Why.
+    pub cause: StopCause,
+    /// Whether all before it is acknowledged, and the progress directly before it durable.
+    pub is_reached: bool,
+}
+
 /// Makes the ends of a pipeline's acknowledgements, with an in-flight budget of `limits`.
 pub fn tracker<P, B>(limits: Cost) -> (AckOpener<P, B>, CheckpointFeed<P>, AckObserver<P>) {
     let shared = Arc::new(Shared {
@@ -60,6 +74,7 @@ pub fn tracker<P, B>(limits: Cost) -> (AckOpener<P, B>, CheckpointFeed<P>, AckOb
             pending: None,
             stop: None,
             lost: 0,
+            is_releasing: false,
             is_blocked: false,
             is_closed: false,
             reader: None,
@@ -130,6 +145,8 @@ struct State<P> {
     stop: Option<Stop<P>>,
     /// Batches of which a part was dropped, though nothing stopped the pipeline before them.
     lost: u64,
+    /// What was taken from `pending` last is not durable yet.
+    is_releasing: bool,
     /// The watermark will not move any more.
     is_blocked: bool,
     /// No batch follows.
@@ -143,8 +160,12 @@ struct State<P> {
 struct Stop<P> {
     sequence: u64,
     row: u32,
-    /// The progress directly before the row.
+    /// Whether it is no row of a batch but what follows the last one.
+    is_after_all: bool,
+    /// The progress directly before the row; `None` once the watermark is there.
     progress: Option<P>,
+    /// Why the row must not be passed, until it is asked for.
+    cause: Option<StopCause>,
 }
 
 #[derive(Debug)]
@@ -207,6 +228,14 @@ impl<P, B> AckOpener<P, B> {
         .await
     }
 
+    /// What follows the last batch that was opened can't be read. What is before it still is to be delivered.
+    pub fn stop(&mut self, cause: StopCause) {
+        let mut state = self.0.state();
+        let sequence = state.first + state.entries.len() as u64;
+        self.0.stop(&mut state, Stop { sequence, row: 0, is_after_all: true, progress: None, cause: Some(cause) });
+        wake(state, |state| [state.observer.take(), None, None]);
+    }
+
     /// What all batches may take together.
     pub fn limits(&self) -> Cost {
         self.0.limits
@@ -238,7 +267,9 @@ impl<P> CheckpointFeed<P> {
 
     /// How far the watermark moved since the last call.
     pub fn take(&mut self) -> Option<Advance<P>> {
-        self.0.state().pending.take()
+        let mut state = self.0.state();
+        state.is_releasing |= state.pending.is_some();
+        state.pending.take()
     }
 
     /// The progress of an advance is durable: gives its share of the budget back.
@@ -246,6 +277,7 @@ impl<P> CheckpointFeed<P> {
         let mut state = self.0.state();
         state.in_flight.rows -= advance.rows;
         state.in_flight.bytes -= advance.bytes;
+        state.is_releasing = false;
         wake(state, |state| [state.reader.take(), None, None]);
     }
 
@@ -274,6 +306,19 @@ impl<P> AckObserver<P> {
             Poll::Pending
         })
         .await;
+    }
+
+    /// The first row that must not be passed, if there is one. Its cause is given once.
+    pub fn stop(&self) -> Option<StopReport> {
+        let mut state = self.0.state();
+        let has_passed_all = state.entries.is_empty();
+        let is_durable = state.pending.is_none() && !state.is_releasing;
+        let next = state.first;
+        let stop = state.stop.as_mut()?;
+        // After the last batch, or in one of which all before the row is acknowledged.
+        let is_passed =
+            if stop.is_after_all { has_passed_all && next == stop.sequence } else { stop.progress.is_none() };
+        Some(StopReport { cause: stop.cause.take()?, is_reached: is_passed && is_durable })
     }
 
     /// Batches of which a part was dropped without being acknowledged, though nothing stopped the pipeline before them:
@@ -308,15 +353,13 @@ impl<P, B> Ack<P, B> {
 
     /// This part's row must not be passed: it and all after it are not to be delivered. `before` is the progress directly
     /// before the row. What is before it still is to be delivered.
-    pub fn stop(mut self, before: P) {
+    pub fn stop(mut self, before: P, cause: StopCause) {
         self.is_resolved = true;
         let shared = &self.batch.shared;
         let mut state = shared.state();
-        let place = (self.batch.sequence, self.row);
-        if state.stop.as_ref().is_none_or(|stop| place < (stop.sequence, stop.row)) {
-            state.stop = Some(Stop { sequence: place.0, row: place.1, progress: Some(before) });
-            shared.stop_sequence.store(place.0, Ordering::Release);
-        }
+        let (sequence, row) = (self.batch.sequence, self.row);
+        shared
+            .stop(&mut state, Stop { sequence, row, is_after_all: false, progress: Some(before), cause: Some(cause) });
         wake(state, |state| [state.observer.take(), state.reader.take(), None]);
         self.batch.lose_part(self.row);
     }
@@ -328,11 +371,11 @@ impl<P, B> Ack<P, B> {
 
     /// Whether what is made of a row of the batch is not to be delivered.
     pub fn is_stopped_at(&self, row: u32) -> bool {
-        let stop_sequence = self.batch.shared.stop_sequence.load(Ordering::Acquire);
-        if self.batch.sequence != stop_sequence {
-            return self.batch.sequence > stop_sequence;
+        if self.batch.sequence < self.batch.shared.stop_sequence.load(Ordering::Acquire) {
+            return false;
         }
-        self.batch.shared.state().stop.as_ref().is_some_and(|stop| row >= stop.row)
+        let state = self.batch.shared.state();
+        state.stop.as_ref().is_some_and(|stop| (self.batch.sequence, row) >= (stop.sequence, stop.row))
     }
 }
 
@@ -363,6 +406,15 @@ impl<P> Shared<P> {
     /// A panic of another thread leaves the state whole: nothing here panics while it changes it.
     fn state(&self) -> MutexGuard<'_, State<P>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Of several stops the first row's counts.
+    fn stop(&self, state: &mut State<P>, stop: Stop<P>) {
+        let place = (stop.sequence, stop.row);
+        if state.stop.as_ref().is_none_or(|known| place < (known.sequence, known.row)) {
+            self.stop_sequence.store(stop.sequence, Ordering::Release);
+            state.stop = Some(stop);
+        }
     }
 
     /// What a batch takes: one that is larger than the whole budget takes all of it.
@@ -551,7 +603,7 @@ mod tests {
         let (first, second, third) = (open(&mut acks, 10), open(&mut acks, 20), open(&mut acks, 30));
         let (before, after) = (second.part(3), second.part(5));
         assert!(!third.is_stopped());
-        second.part(4).stop(14);
+        second.part(4).stop(14, "row 4".into());
         assert_eq!(now(observer.stopped()), Some(()));
         assert!(!first.is_stopped() && !before.is_stopped() && after.is_stopped() && third.is_stopped());
         // What is not to be delivered may be dropped; the rest still counts.
@@ -561,8 +613,12 @@ mod tests {
         assert_eq!(feed.take().map(|advance| advance.progress), Some(10));
         assert_eq!(now(feed.moved()), None, "a row before the stop isn't acknowledged");
         before.acknowledge();
-        assert_eq!(feed.take(), Some(Advance { progress: 14, rows: 0, bytes: 0 }));
+        let advance = feed.take().expect("it gets there");
+        assert_eq!(advance, Advance { progress: 14, rows: 0, bytes: 0 });
         assert_eq!((now(feed.moved()), observer.lost()), (Some(false), 0));
+        feed.release(&advance);
+        let stop = observer.stop().expect("a stop");
+        assert_eq!((stop.cause.to_string(), stop.is_reached), ("row 4".to_owned(), true));
     }
 
     #[test]
@@ -570,20 +626,40 @@ mod tests {
         let (mut acks, mut feed, observer) = tracker(LIMITS);
         let ack = open(&mut acks, 10);
         drop(ack.part(1));
-        ack.part(4).stop(4);
+        ack.part(4).stop(4, "row 4".into());
         ack.acknowledge();
         assert_eq!((now(feed.moved()), feed.take(), observer.lost()), (Some(false), None, 1));
+        assert!(observer.stop().is_some_and(|stop| !stop.is_reached));
     }
 
     #[test]
     fn the_first_stop_counts() {
-        let (mut acks, mut feed, _observer) = tracker(LIMITS);
+        let (mut acks, mut feed, observer) = tracker(LIMITS);
         let (first, second) = (open(&mut acks, 10), open(&mut acks, 20));
-        second.stop(11);
-        first.part(3).stop(3);
-        first.part(5).stop(5);
+        acks.stop("what follows".into());
+        second.stop(11, "the second batch".into());
+        first.part(3).stop(3, "row 3".into());
+        first.part(5).stop(5, "row 5".into());
         first.acknowledge();
         assert_eq!((feed.take().map(|advance| advance.progress), now(feed.moved())), (Some(3), Some(false)));
+        let stop = observer.stop().expect("a stop");
+        assert_eq!((stop.cause.to_string(), stop.is_reached), ("row 3".to_owned(), false), "it isn't durable yet");
+        assert!(observer.stop().is_none(), "its cause is given once");
+    }
+
+    #[test]
+    fn a_stop_after_the_last_batch_lets_all_be_delivered() {
+        let (mut acks, mut feed, observer) = tracker(LIMITS);
+        let ack = open(&mut acks, 10);
+        acks.stop("what follows".into());
+        assert!(!ack.is_stopped() && now(observer.stopped()).is_some());
+        assert!(now(acks.open((), 20, COST)).expect("no wait").is_err());
+        drop(acks);
+        ack.acknowledge();
+        let advance = feed.take().expect("all of it");
+        feed.release(&advance);
+        assert_eq!((advance.progress, now(feed.moved())), (10, Some(false)));
+        assert!(observer.stop().is_some_and(|stop| stop.is_reached));
     }
 
     #[test]
@@ -676,7 +752,7 @@ mod tests {
                             Step::Drop(_) => drop(ack),
                             _ => {
                                 stop = Some(stop.map_or((batch, row), |stop| stop.min((batch, row))));
-                                ack.stop((batch, row));
+                                ack.stop((batch, row), "a row".into());
                             }
                         }
                     }
@@ -780,6 +856,30 @@ mod model {
         });
     }
 
+    /// Two batches stop at once: the first counts, whichever comes first, and nothing of it and after it is delivered.
+    #[test]
+    fn two_stop_at_once() {
+        loom::model(|| {
+            let (mut acks, feed, observer) = tracker(limits(10));
+            let first = block_on(acks.open((), 10, COST)).expect("going");
+            let second = block_on(acks.open((), 20, COST)).expect("going");
+            drop(acks);
+            let later = second.part(7);
+            let stopping = thread::spawn(move || second.stop(11, "second".into()));
+            let other = thread::spawn(move || first.stop(3, "first".into()));
+            if later.is_stopped() {
+                drop(later);
+            } else {
+                later.acknowledge();
+            }
+            stopping.join().expect("no panic");
+            other.join().expect("no panic");
+            assert_eq!(last_checkpoint(feed), Some(3));
+            let stop = observer.stop().expect("a stop");
+            assert_eq!((stop.cause.to_string(), stop.is_reached), ("first".to_owned(), true));
+        });
+    }
+
     /// A part that is dropped wakes the reader, who waits for room that will never come.
     #[test]
     fn a_loss_wakes_who_waits_for_room() {
@@ -796,7 +896,7 @@ mod model {
 
     impl Ack<u64> {
         fn stop_then_acknowledge(self, rest: Self, before: u64) {
-            self.stop(before);
+            self.stop(before, "a row".into());
             rest.acknowledge();
         }
     }

@@ -111,8 +111,8 @@ impl History {
         Resume { past, ..Resume::at("simulated", BinlogPosition::new(last.file.clone(), offset)) }
     }
 
-    /// A batch of rows from `from` on, before `to`. One of them may be of the table that has no route.
-    pub fn batch(&self, from: usize, to: usize, unrouted: Option<usize>) -> RowBatch {
+    /// A batch of rows from `from` on, before `to`. Some of them may be of the table that has no route.
+    pub fn batch(&self, from: usize, to: usize, unrouted: &[usize]) -> RowBatch {
         let mut builder = Builder::with_capacity(4096);
         let mut transaction = None;
         for (id, row) in self.rows.iter().enumerate().take(to).skip(from) {
@@ -127,7 +127,7 @@ impl History {
                 });
             }
             builder.begin_row(&RowHeader {
-                table: TableId(if unrouted == Some(id) { 2 } else { row.table }),
+                table: TableId(if unrouted.contains(&id) { 2 } else { row.table }),
                 operation: Operation::Insert,
                 columns: 2,
                 index_in_transaction: id as u32,
@@ -147,6 +147,7 @@ impl History {
             rows: to - from,
             schema_change: None,
             new_tables: Vec::new(),
+            before: self.resume_before(from),
             resume: self.resume_before(to),
         }
     }

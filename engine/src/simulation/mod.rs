@@ -36,6 +36,7 @@ thread_local! {
     /// All that is random in the schedule that runs on this thread.
     static RANDOM: RefCell<Option<StdRng>> = const { RefCell::new(None) };
     static MUTATION: Cell<Option<Mutation>> = const { Cell::new(None) };
+    static HAS_WORKER_FAILED: Cell<bool> = const { Cell::new(false) };
     static FORGOTTEN: RefCell<Vec<Ack>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -56,9 +57,14 @@ pub(crate) fn is_mutated(mutation: Mutation) -> bool {
     MUTATION.get() == Some(mutation)
 }
 
-/// A batch has no place in the watermark: once a later one is handed over, nothing is before that one.
+/// A batch has no place in the watermark: once a later one is handed over, nothing is before that one. Its worker fails.
 pub(crate) fn forget(ack: Ack) {
+    HAS_WORKER_FAILED.set(true);
     FORGOTTEN.with_borrow_mut(|forgotten| forgotten.push(ack));
+}
+
+fn has_worker_failed() -> bool {
+    HAS_WORKER_FAILED.take()
 }
 
 pub(crate) fn acknowledge_forgotten() {
@@ -171,5 +177,13 @@ fn faults_in_the_pipeline_are_found() {
     for mutation in [Mutation::HandOverDecides, Mutation::StopKeepsMessages, Mutation::EarlyAck] {
         let (seed, violation) = first_violation(10_000, Some(mutation)).expect("it is found");
         println!("{mutation:?}: seed {seed}: {violation}");
+        let (lost, sent) = ("which did not arrive", "the pipeline stops before it");
+        let expected: &[&str] = match mutation {
+            Mutation::HandOverDecides => &[lost, sent],
+            Mutation::StopKeepsMessages => &[sent],
+            Mutation::EarlyAck => &[lost],
+        };
+        let is_expected = expected.iter().any(|expected| violation.contains(expected));
+        assert!(is_expected, "{mutation:?}: seed {seed}: {violation}");
     }
 }

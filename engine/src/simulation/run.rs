@@ -20,7 +20,7 @@ use crate::ack::StopError;
 use crate::checkpoint::Checkpoint;
 use crate::config::{Config, OnError, PackForm, Packing};
 use crate::dispatch::{Dispatcher, SinkNeeds};
-use crate::pipeline::{Stages, Threads};
+use crate::pipeline::{Stages, StoppedAtRow, Threads, Undelivered};
 use crate::sink::Sink;
 use crate::sink::fake::{Answers, FakeQueue};
 use crate::source::{Lag, Outlet};
@@ -34,36 +34,96 @@ const DRAIN_TIME_MAX: Duration = Duration::from_secs(26);
 /// An outage of a queue, at most.
 const OUTAGE_MAX_MS: u64 = 40_000;
 
-/// What happens in a run beside what endpoints do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Plan {
-    /// It runs until all is delivered.
-    Nothing,
+/// What happens in a run beside what endpoints do. Without any of it, it runs until all is delivered.
+#[derive(Debug, Clone, Default)]
+struct Plan {
+    /// At which rows, and what.
+    rows: Vec<(usize, RowFault)>,
     /// The process is killed then.
-    Kill(Duration),
+    kill: Option<Duration>,
     /// It is told to stop then.
-    Signal(Duration),
-    /// A transform stops it at a row.
-    Halt(usize),
-    /// The row has no route.
-    Unrouted(usize),
-    /// A queue refuses the row's message for what it is.
-    Refused(usize),
-    /// A transform panics on a row.
-    Panic(usize),
-    /// The source can't go on at a row.
-    SourceError(usize),
+    signal: Option<Duration>,
     /// A checkpoint can't be written.
-    StoreError,
+    has_store_error: bool,
+    /// Queues are out of reach for a while.
+    has_outage: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum RowFault {
+    /// A transform stops the pipeline.
+    Halt,
+    /// It has no route.
+    Unrouted,
+    /// A queue refuses its message for what it is.
+    Refused,
+    /// A transform panics.
+    Panic,
+    /// The source can't read it.
+    Unreadable,
+}
+
+impl Plan {
+    fn random(world: &World) -> Self {
+        let time = || Duration::from_millis(if one_in(4) { below(60_000) } else { below(400) });
+        let mut plan = Self { has_outage: one_in(3), ..Self::default() };
+        match below(6) {
+            0 | 1 => plan.kill = Some(time()),
+            2 => plan.signal = Some(time()),
+            3 => plan.has_store_error = true,
+            _ => {}
+        }
+        let (first, rows) = (world.first_left(), world.history.rows.len());
+        for _ in 0..below(4) {
+            let row = first + below((rows - first) as u64) as usize;
+            let faults = [RowFault::Halt, RowFault::Unrouted, RowFault::Refused, RowFault::Panic, RowFault::Unreadable];
+            let fault = faults[below(5) as usize];
+            let is_free = plan.rows.iter().all(|(known, _)| *known != row);
+            // Of a row that is dropped before, only the source knows.
+            let is_of_dead_letters = |row: usize| world.setup.shares_dead_letters && world.history.rows[row].table == 1;
+            let may_have = |row: usize| match fault {
+                RowFault::Unreadable => true,
+                // The sink of dead letters has none to go to.
+                RowFault::Refused => world.is_delivered_as_row(row) && !is_of_dead_letters(row),
+                _ => world.is_delivered_as_row(row),
+            };
+            if row < rows && is_free && may_have(row) {
+                plan.rows.push((row, fault));
+            }
+        }
+        plan
+    }
+
+    fn fault_of(&self, row: usize) -> Option<RowFault> {
+        self.rows.iter().find(|(of, _)| *of == row).map(|(_, fault)| *fault)
+    }
+
+    fn first(&self, is: impl Fn(RowFault) -> bool) -> Option<usize> {
+        self.rows.iter().filter(|(_, fault)| is(*fault)).map(|(row, _)| *row).min()
+    }
+
+    /// The row that the pipeline is to stop at.
+    fn stops_at(&self, setup: &Setup) -> Option<usize> {
+        self.first(|fault| match fault {
+            RowFault::Halt | RowFault::Unrouted | RowFault::Unreadable => true,
+            RowFault::Refused => !setup.has_dead_letters,
+            RowFault::Panic => false,
+        })
+    }
+
+    /// The row that is known to stop it before any after it is sent.
+    fn holds_at(&self) -> Option<usize> {
+        self.first(|fault| matches!(fault, RowFault::Halt | RowFault::Unrouted | RowFault::Unreadable))
+    }
 }
 
 /// What is shared by all that is not real.
 #[derive(Clone)]
 struct Fakes {
     world: Arc<Mutex<World>>,
-    plan: Plan,
+    plan: Arc<Plan>,
     /// By queue: until when it is out of reach.
-    outage_ends: [Instant; 2],
+    outage_ends: [Instant; 3],
     /// How often requests fail, 0 never to 3.
     trouble: u64,
 }
@@ -77,17 +137,23 @@ impl Threads for OneThread {
     }
 
     fn spawn_worker(&self, stages: &mut JoinSet<anyhow::Result<()>>, worker: Worker) {
-        stages.spawn(worker.run());
+        stages.spawn(async move {
+            worker.run().await;
+            if super::has_worker_failed() { Err(anyhow!("mutated")) } else { Ok(()) }
+        });
     }
 }
 
 /// Runs a random schedule.
 pub(super) fn schedule() -> Result<Summary, String> {
     let history = Arc::new(History::random());
+    let shares_dead_letters = one_in(4);
     let setup = Setup {
         workers: 1 + below(3) as usize,
         rows_in_flight: 4 + below(60) as u32,
-        is_fifo: [true, one_in(2)],
+        is_fifo: [true, !shares_dead_letters && one_in(2)],
+        shares_dead_letters,
+        has_dead_rows: one_in(3),
         packs: one_in(3),
         has_dead_letters: one_in(3),
         is_ordered: one_in(3),
@@ -96,9 +162,9 @@ pub(super) fn schedule() -> Result<Summary, String> {
     let mut summary = Summary::default();
     let faulty_runs = below(5);
     for run in 0..=faulty_runs {
-        let plan = if run == faulty_runs { Plan::Nothing } else { plan(&lock(&world)) };
+        let plan = if run == faulty_runs { Plan::default() } else { Plan::random(&lock(&world)) };
         summary.runs += 1;
-        one_run(&world, plan, &mut summary)?;
+        one_run(&world, plan, &mut summary);
         lock(&world).result()?;
     }
     let mut world = lock(&world);
@@ -113,24 +179,6 @@ fn lock(world: &Mutex<World>) -> MutexGuard<'_, World> {
     world.lock().expect("no panic while it is locked")
 }
 
-fn plan(world: &World) -> Plan {
-    let (first, rows) = (world.first_left(), world.history.rows.len());
-    let row = first + below((rows - first) as u64) as usize;
-    let time = Duration::from_millis(if one_in(4) { below(60_000) } else { below(400) });
-    let has_row = row < rows && first_decision(row) != RowDecision::Drop;
-    match below(9) {
-        0 | 1 => Plan::Kill(time),
-        2 => Plan::Signal(time),
-        3 if has_row => Plan::Halt(row),
-        4 if has_row => Plan::Unrouted(row),
-        5 if has_row => Plan::Refused(row),
-        6 if row < rows => Plan::Panic(row),
-        7 if row < rows => Plan::SourceError(row),
-        8 => Plan::StoreError,
-        _ => Plan::Kill(time),
-    }
-}
-
 /// How a run ended.
 enum End {
     Itself(anyhow::Result<()>),
@@ -138,81 +186,89 @@ enum End {
     Hangs,
 }
 
-fn one_run(world: &Arc<Mutex<World>>, plan: Plan, summary: &mut Summary) -> Result<(), String> {
+fn one_run(world: &Arc<Mutex<World>>, plan: Plan, summary: &mut Summary) {
     {
         let mut world = lock(world);
         world.run += 1;
         world.refused.clear();
-        world.halts_at = match plan {
-            Plan::Halt(row) | Plan::Unrouted(row) | Plan::SourceError(row) => Some(row),
-            _ => None,
-        };
+        world.halts_at = plan.holds_at();
     }
+    let plan = Arc::new(plan);
     // Dropping the runtime ends the process: whatever is in flight is gone.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    let has_outage = one_in(3);
-    let (end, told) = runtime.expect("a runtime").block_on(process(Arc::clone(world), plan, has_outage));
+    let (end, told) = runtime.expect("a runtime").block_on(process(Arc::clone(world), Arc::clone(&plan)));
     let mut world = lock(world);
-    let checkpoint = world.first_left();
-    match (&end, plan) {
-        (End::Hangs, _) => world.violated(|| format!("it hangs: {plan:?}")),
-        (End::Killed, _) => summary.kills += 1,
-        (End::Itself(Ok(())), _) => {}
-        (End::Itself(Err(error)), _) if error.downcast_ref::<StopError>().is_some() => {
-            let stopped_at = match plan {
-                Plan::Halt(row) | Plan::Unrouted(row) | Plan::SourceError(row) => Some(row),
-                // Of a message that has several rows the first.
-                Plan::Refused(_) => world.refused.first().map(|id| id.row),
-                _ => None,
-            };
-            summary.row_stops += u64::from(!matches!(plan, Plan::SourceError(_)));
-            summary.source_errors += u64::from(matches!(plan, Plan::SourceError(_)));
-            // A queue that is out of reach takes longer than what is before the row is waited for.
-            let is_right = if has_outage { Some(checkpoint) <= stopped_at } else { Some(checkpoint) == stopped_at };
-            if !is_right {
-                world.violated(|| format!("{plan:?} leaves the checkpoint before row {checkpoint}: {error:#}"));
-            }
-            let transaction = stopped_at.map(|row| world.history.transaction(row));
-            let said = error.downcast_ref::<StopError>().map(|error| error.transaction.clone());
-            if said != transaction {
-                world.violated(|| {
-                    format!("{plan:?}: the error says the transaction {said:?}, and it is {transaction:?}")
-                });
-            }
-        }
-        (End::Itself(Err(_)), Plan::Panic(_)) => summary.panics += 1,
-        (End::Itself(Err(_)), Plan::StoreError) => summary.store_errors += 1,
-        (End::Itself(Err(error)), _) if told.is_some() && error.to_string().contains("wasn't delivered within") => {
-            summary.drain_timeouts += 1;
-        }
-        (End::Itself(Err(error)), _) if error.to_string().contains("wasn't delivered within") => {
-            summary.drain_timeouts += 1; // a row stopped it while a queue was out of reach
-        }
-        (End::Itself(Err(error)), _) => world.violated(|| format!("{plan:?}: {error:#}")),
+    match end {
+        End::Hangs => world.violated(|| format!("it hangs: {plan:?}")),
+        End::Killed => summary.kills += 1,
+        End::Itself(Ok(())) => summary.signals += u64::from(told.is_some()),
+        End::Itself(Err(error)) => failed(&mut world, &plan, &error, summary),
     }
-    summary.signals += u64::from(told.is_some() && matches!(end, End::Itself(Ok(()))));
     if told.is_some_and(|took| took > DRAIN_TIME_MAX) {
         world.violated(|| format!("it took {told:?} to stop"));
     }
-    Ok(())
+}
+
+/// Whether an error is one that the plan gives reason to, and whether what it leaves is what it says.
+fn failed(world: &mut World, plan: &Plan, error: &anyhow::Error, summary: &mut Summary) {
+    let checkpoint = world.first_left();
+    if let Some(StoppedAtRow { stop, is_reached, .. }) = error.downcast_ref() {
+        summary.row_stops += 1;
+        summary.unreached_stops += u64::from(!is_reached);
+        let found = (0..world.history.rows.len()).find(|row| world.history.transaction(*row) == stop.transaction);
+        match plan.stops_at(&world.setup) {
+            // Everything before the first row is delivered, and that row is the one that is named.
+            Some(row) if *is_reached => {
+                let is_right = checkpoint == row && stop.transaction == world.history.transaction(row);
+                if !is_right {
+                    world.violated(|| format!("{plan:?} leaves the checkpoint before row {checkpoint}: {error:#}"));
+                }
+            }
+            Some(row) => {
+                let has_panic = plan.first(|fault| fault == RowFault::Panic).is_some();
+                let is_excused = plan.has_outage || plan.has_store_error || has_panic;
+                if !is_excused || checkpoint > row || found.is_none() {
+                    world.violated(|| format!("{plan:?}: not reached, before row {checkpoint}: {error:#}"));
+                }
+            }
+            None => world.violated(|| format!("{plan:?}: nothing stops it: {error:#}")),
+        }
+        return;
+    }
+    let is_excused = if error.to_string() == "mutated" {
+        true
+    } else if error.to_string().contains("panicked") {
+        summary.panics += 1;
+        plan.first(|fault| fault == RowFault::Panic).is_some()
+    } else if error.downcast_ref::<Undelivered>().is_some() {
+        summary.drain_timeouts += 1;
+        plan.has_outage
+    } else {
+        summary.store_errors += 1;
+        plan.has_store_error
+    };
+    if !is_excused {
+        world.violated(|| format!("{plan:?}: {error:#}"));
+    }
 }
 
 /// The process, and how long it took to end after it was told to.
-async fn process(world: Arc<Mutex<World>>, plan: Plan, has_outage: bool) -> (End, Option<Duration>) {
+async fn process(world: Arc<Mutex<World>>, plan: Arc<Plan>) -> (End, Option<Duration>) {
     let now = Instant::now();
-    let outage = || now + Duration::from_millis(if has_outage { below(OUTAGE_MAX_MS) } else { 0 });
-    let fakes = Fakes { world: Arc::clone(&world), plan, outage_ends: [outage(), outage()], trouble: below(4) };
+    let outage = || now + Duration::from_millis(if plan.has_outage { below(OUTAGE_MAX_MS) } else { 0 });
+    let outage_ends = [outage(), outage(), outage()];
+    let fakes = Fakes { world: Arc::clone(&world), plan: Arc::clone(&plan), outage_ends, trouble: below(4) };
     let told: Arc<Mutex<Option<Instant>>> = Arc::default();
     let signal = {
-        let (world, told) = (Arc::clone(&world), Arc::clone(&told));
+        let (world, told, at) = (Arc::clone(&world), Arc::clone(&told), plan.signal);
         async move || {
             if told.lock().expect("no panic").is_some() {
                 return std::future::pending().await;
             }
-            match plan {
-                Plan::Signal(at) => tokio::time::sleep_until(now + at).await,
-                // All is delivered, or nothing more will be.
-                _ => {
+            match at {
+                Some(at) => tokio::time::sleep_until(now + at).await,
+                // All is delivered.
+                None => {
                     let rows = lock(&world).history.rows.len();
                     while lock(&world).first_left() < rows {
                         sleep(Duration::from_millis(100)).await;
@@ -228,9 +284,9 @@ async fn process(world: Arc<Mutex<World>>, plan: Plan, has_outage: bool) -> (End
     let source = move |intake, stopped| source(fakes, first, intake, stopped);
     let run = timeout(RUN_TIME_MAX, stages.run(source, &OneThread, signal));
     let killed = async {
-        match plan {
-            Plan::Kill(at) => tokio::time::sleep_until(now + at).await,
-            _ => std::future::pending().await,
+        match plan.kill {
+            Some(at) => tokio::time::sleep_until(now + at).await,
+            None => std::future::pending().await,
         }
     };
     let end = tokio::select! {
@@ -252,10 +308,10 @@ async fn source(
     let history = Arc::clone(&lock(&fakes.world).history);
     let read = async {
         let rows = history.rows.len();
-        let end = match fakes.plan {
-            Plan::SourceError(row) => row,
-            _ => rows,
-        };
+        let unreadable = fakes.plan.first(|fault| fault == RowFault::Unreadable);
+        let unrouted: Vec<usize> =
+            (0..rows).filter(|row| fakes.plan.fault_of(*row) == Some(RowFault::Unrouted)).collect();
+        let end = unreadable.unwrap_or(rows);
         let mut next = first;
         while next < end {
             if one_in(3) {
@@ -263,11 +319,7 @@ async fn source(
             }
             let count = 1 + below(u64::from(intake.batch_limits().rows.min(12))) as usize;
             let to = (next + count).min(end);
-            let unrouted = match fakes.plan {
-                Plan::Unrouted(row) => Some(row),
-                _ => None,
-            };
-            let mut batch = history.batch(next, to, unrouted);
+            let mut batch = history.batch(next, to, &unrouted);
             if next == first {
                 batch.new_tables = history.tables.to_vec();
             }
@@ -276,8 +328,9 @@ async fn source(
             }
             next = to;
         }
-        if let Plan::SourceError(row) = fakes.plan {
-            return Err(StopError { transaction: history.transaction(row), error: anyhow!("simulated") }.into());
+        if let Some(row) = unreadable {
+            intake.stop(StopError { transaction: history.transaction(row), error: anyhow!("simulated") });
+            return Ok(());
         }
         std::future::pending().await
     };
@@ -290,7 +343,7 @@ async fn source(
 
 fn stages(fakes: &Fakes) -> Stages {
     let world = lock(&fakes.world);
-    let Setup { workers, rows_in_flight, is_fifo, packs, has_dead_letters, is_ordered } = world.setup;
+    let Setup { workers, rows_in_flight, is_fifo, packs, has_dead_letters, is_ordered, .. } = world.setup;
     let packing = packs.then_some(Packing { form: PackForm::Array, bytes: 200, compression: None });
     let queue = |index: usize, name: &'static str, is_fifo: bool| -> Box<dyn Sink> {
         let on_error = if has_dead_letters && index < 2 { OnError::DeadLetter } else { OnError::Halt };
@@ -299,7 +352,12 @@ fn stages(fakes: &Fakes) -> Stages {
             .sink()
     };
     let sinks = vec![queue(0, "a", is_fifo[0]), queue(1, "b", is_fifo[1]), queue(2, "dead", false)];
-    let config = Config::parse(CONFIG).expect("a configuration");
+    let text = if world.setup.shares_dead_letters {
+        CONFIG.replace("sink = \"b\"", "sink = \"dead\"")
+    } else {
+        CONFIG.to_owned()
+    };
+    let config = Config::parse(&text).expect("a configuration");
     let needs = sinks.iter().zip(&config.sinks).map(|(sink, config)| SinkNeeds {
         ordered: sink.is_ordered(),
         format: config.format,
@@ -307,9 +365,9 @@ fn stages(fakes: &Fakes) -> Stages {
         attributes: Vec::new(),
         queue: None,
     });
-    let plan = fakes.plan;
-    let first = FakeTransform::new("first", is_ordered, move |row| first_decision(id_of(row)));
-    let second = FakeTransform::new("second", false, move |row| second_decision(plan, id_of(row)));
+    let (plan, setup) = (Arc::clone(&fakes.plan), world.setup);
+    let first = FakeTransform::transform("first", is_ordered, move |row| first_decision(id_of(row)));
+    let second = FakeTransform::transform("second", false, move |row| second_decision(&plan, &setup, id_of(row)));
     let in_flight = crate::ack::Cost { rows: rows_in_flight, bytes: 1 << 20 };
     let writes = {
         let fakes = fakes.clone();
@@ -358,18 +416,19 @@ fn id_of(row: &Row<'_>) -> usize {
     row.newest().cell(ColumnIndex(0)).int().unwrap_or_default() as usize
 }
 
-fn second_decision(plan: Plan, id: usize) -> RowDecision {
-    match plan {
-        Plan::Halt(row) if row == id && row % 2 == 0 => RowDecision::Fail(OnTransformError::Halt),
-        Plan::Halt(row) if row == id => RowDecision::FailBatch(OnTransformError::Halt),
-        Plan::Panic(row) if row == id => RowDecision::Panic,
+fn second_decision(plan: &Plan, setup: &Setup, id: usize) -> RowDecision {
+    match plan.fault_of(id) {
+        Some(RowFault::Halt) if id.is_multiple_of(2) => RowDecision::Fail(OnTransformError::Halt),
+        Some(RowFault::Halt) => RowDecision::FailBatch(OnTransformError::Halt),
+        Some(RowFault::Panic) => RowDecision::Panic,
+        _ if setup.is_dead_row(id) => RowDecision::Fail(OnTransformError::DeadLetter),
         _ => RowDecision::Keep,
     }
 }
 
 async fn write_checkpoint(fakes: Fakes, resume: Resume) -> anyhow::Result<()> {
     sleep(Duration::from_millis(below(30))).await;
-    if fakes.plan == Plan::StoreError && one_in(4) {
+    if fakes.plan.has_store_error && one_in(4) {
         return Err(anyhow!("simulated"));
     }
     lock(&fakes.world).writes(resume);
@@ -396,23 +455,22 @@ async fn answer(fakes: Fakes, queue: usize, body: Vec<u8>) -> Result<Vec<u8>, St
         return Err("throttled".to_owned());
     }
     let (mut successful, mut failed) = (Vec::new(), Vec::new());
-    let refused = match fakes.plan {
-        Plan::Refused(row) if queue < 2 => Some(MessageId { row, is_row: true }),
-        _ => None,
-    };
     for entry in request["Entries"].as_array().expect("entries") {
         let id = &entry["Id"];
         let ids = messages(entry["MessageBody"].as_str().expect("a body"));
-        if refused.is_some_and(|refused| ids.contains(&refused)) {
-            lock(&fakes.world).refuses(&ids);
+        let is_refused = |(id, is_letter): &(MessageId, bool)| {
+            !is_letter && id.is_row && fakes.plan.fault_of(id.row) == Some(RowFault::Refused)
+        };
+        let refused: Vec<MessageId> = ids.iter().filter(|id| is_refused(id)).map(|(id, _)| *id).collect();
+        if !refused.is_empty() {
+            lock(&fakes.world).refuses(&refused);
             failed.push(json!({ "Id": id, "Code": "InvalidMessageContents", "SenderFault": true }));
         } else if is_in_trouble(10) {
             failed.push(json!({ "Id": id, "Code": "InternalError", "SenderFault": false }));
         } else {
             let mut world = lock(&fakes.world);
-            match queue {
-                2 => ids.iter().for_each(|id| world.dies(*id)),
-                _ => world.arrives(&ids),
+            for (id, is_letter) in ids {
+                if is_letter { world.dies(id) } else { world.arrives(id) }
             }
             successful.push(json!({ "Id": id }));
         }
@@ -426,15 +484,18 @@ async fn answer(fakes: Fakes, queue: usize, body: Vec<u8>) -> Result<Vec<u8>, St
     Ok(json!({ "Successful": successful, "Failed": failed }).to_string().into_bytes())
 }
 
-/// What is in a body: a row, a transform's message, several rows, or a dead letter, which has one of them.
-fn messages(body: &str) -> Vec<MessageId> {
+/// What is in a body: a row, a transform's message, several rows, or a dead letter, which has one of them. And whether it
+/// is one of those.
+fn messages(body: &str) -> Vec<(MessageId, bool)> {
     let value: Value = serde_json::from_str(body).expect("bodies are JSON");
+    let letter = |body: &str| messages(body).into_iter().map(|(id, _)| (id, true)).collect();
     match &value {
         Value::Array(rows) => rows.iter().flat_map(|row| messages(&row.to_string())).collect(),
-        value if value.get("body").is_some() => messages(value["body"].as_str().expect("a body")),
+        value if value.get("body").is_some() => letter(value["body"].as_str().expect("a body")),
+        value if value.get("change").is_some() => letter(&value["change"].to_string()),
         value => {
             let row = value["id"].as_u64().expect("an id") as usize;
-            vec![MessageId { row, is_row: value.get("emitted").is_none() }]
+            vec![(MessageId { row, is_row: value.get("emitted").is_none() }, false)]
         }
     }
 }

@@ -22,6 +22,10 @@ pub(super) struct Setup {
     pub rows_in_flight: u32,
     /// By table: whether its queue keeps order.
     pub is_fifo: [bool; 2],
+    /// Whether the second table's rows go to the sink of dead letters.
+    pub shares_dead_letters: bool,
+    /// Whether a transform makes dead letters of some rows.
+    pub has_dead_rows: bool,
     /// Whether queues pack rows.
     pub packs: bool,
     /// Whether what a queue refuses becomes a dead letter.
@@ -59,7 +63,8 @@ pub(super) struct Summary {
     pub kills: u64,
     pub panics: u64,
     pub row_stops: u64,
-    pub source_errors: u64,
+    /// Of these, with something before the row that wasn't delivered.
+    pub unreached_stops: u64,
     pub store_errors: u64,
     pub signals: u64,
     pub drain_timeouts: u64,
@@ -75,7 +80,7 @@ impl Summary {
             kills,
             panics,
             row_stops,
-            source_errors,
+            unreached_stops,
             store_errors,
             signals,
             drain_timeouts,
@@ -87,7 +92,7 @@ impl Summary {
         self.kills += kills;
         self.panics += panics;
         self.row_stops += row_stops;
-        self.source_errors += source_errors;
+        self.unreached_stops += unreached_stops;
         self.store_errors += store_errors;
         self.signals += signals;
         self.drain_timeouts += drain_timeouts;
@@ -98,8 +103,16 @@ impl Summary {
 
     /// Whether each kind of fault happened.
     pub fn has_all(&self) -> bool {
-        let kinds = [self.kills, self.panics, self.row_stops, self.source_errors, self.store_errors, self.signals];
-        kinds.iter().all(|count| *count > 0) && self.duplicates > 0
+        let stops = [self.row_stops, self.unreached_stops, self.drain_timeouts];
+        let kinds = [self.kills, self.panics, self.store_errors, self.signals].into_iter().chain(stops);
+        kinds.into_iter().all(|count| count > 0) && self.duplicates > 0
+    }
+}
+
+impl Setup {
+    /// Whether the second transform makes a dead letter of a row, in every run.
+    pub fn is_dead_row(&self, row: usize) -> bool {
+        self.has_dead_rows && row % 11 == 5
     }
 }
 
@@ -141,6 +154,11 @@ impl World {
         self.arrived.contains_key(&id) || self.dead.contains(&id)
     }
 
+    /// Whether a row is to arrive as itself.
+    pub fn is_delivered_as_row(&self, row: usize) -> bool {
+        first_decision(row) != RowDecision::Drop && !self.setup.is_dead_row(row)
+    }
+
     pub fn arrived(&self) -> u64 {
         self.arrived.len() as u64
     }
@@ -167,23 +185,26 @@ impl World {
         self.refused.extend(ids);
     }
 
-    /// Messages arrive, in this order.
-    pub fn arrives(&mut self, ids: &[MessageId]) {
-        for &id in ids {
-            self.is_within_budget(id.row);
-            if self.halts_at.is_some_and(|row| id.row >= row) {
-                self.violated(|| format!("{id:?} arrives, and a transform stops before it"));
-            }
-            self.is_in_order(id);
-            self.duplicates += u64::from(self.arrived.contains_key(&id));
-            self.arrived.entry(id).or_insert(self.run);
-        }
+    /// A message arrives.
+    pub fn arrives(&mut self, id: MessageId) {
+        self.is_before_stop(id);
+        self.is_within_budget(id.row);
+        self.is_in_order(id);
+        self.duplicates += u64::from(self.arrived.contains_key(&id));
+        self.arrived.entry(id).or_insert(self.run);
     }
 
     /// A dead letter arrives.
     pub fn dies(&mut self, id: MessageId) {
+        self.is_before_stop(id);
         self.is_within_budget(id.row);
         self.dead.insert(id);
+    }
+
+    fn is_before_stop(&mut self, id: MessageId) {
+        if self.halts_at.is_some_and(|row| id.row >= row) {
+            self.violated(|| format!("{id:?} arrives, and the pipeline stops before it"));
+        }
     }
 
     fn is_within_budget(&mut self, row: usize) {
@@ -207,10 +228,16 @@ impl World {
         let missing = of_group
             .flat_map(Self::messages)
             .take_while(|before| *before != id)
-            .find(|before| !self.has(*before) && !(self.setup.has_dead_letters && self.refused.contains(before)));
+            .find(|before| !(self.has(*before) || self.is_letter(*before)));
         if let Some(before) = missing {
             self.violated(|| format!("{id:?} arrives before {before:?} of its group"));
         }
+    }
+
+    /// Whether a message becomes a dead letter in this run, which arrives by another way.
+    fn is_letter(&self, id: MessageId) -> bool {
+        let is_refused = self.setup.has_dead_letters && self.refused.contains(&id);
+        is_refused || id.is_row && self.setup.is_dead_row(id.row)
     }
 
     /// A checkpoint is written.

@@ -123,7 +123,7 @@ impl Sink for Lines {
     ) -> BoxFuture<'static, anyhow::Result<()>> {
         async move {
             let writing = tokio::task::spawn_blocking(move || self.write(deliveries));
-            writing.await.context("the writer stopped")?
+            writing.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
         }
         .boxed()
     }

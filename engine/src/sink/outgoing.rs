@@ -181,6 +181,16 @@ impl Outgoing {
         std::iter::once(self.first).chain(self.more)
     }
 
+    /// Whether it has several rows.
+    pub fn has_several(&self) -> bool {
+        !self.more.is_empty()
+    }
+
+    /// Its rows, each to leave by itself.
+    pub fn into_single(self) -> impl Iterator<Item = Self> {
+        self.into_messages().map(|(message, ack)| Self { is_sealed: true, ..Self::new(message, ack) })
+    }
+
     /// Appends what leaves as its body, as it stands in a request.
     fn push_escaped(&self, packing: Option<Packing>, out: &mut Vec<u8>) {
         match (self.instead.as_deref(), self.compression(packing)) {

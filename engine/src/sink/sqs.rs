@@ -9,7 +9,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use aws_sdk_sqs::error::{DisplayErrorContext, ProvideErrorMetadata};
 use aws_sdk_sqs::types::QueueAttributeName;
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
@@ -27,7 +27,7 @@ use super::large::Store;
 use super::outgoing::Outgoing;
 use super::request::{Answer, LIMITS, Request, To, send};
 use super::{DeadLetters, Delivery, Message, OpenError, Sink};
-use crate::ack::{self, Ack, StopError};
+use crate::ack::{self, Ack};
 use crate::config::{OnError, Packing, Queue};
 use crate::failpoint::{self, Step};
 
@@ -58,28 +58,6 @@ pub(super) struct Sqs {
     store: Option<Store>,
     /// Of the pauses' jitter; `None`: random.
     jitter_seed: Option<u64>,
-}
-
-/// Why a sink can't deliver a message.
-#[derive(Debug, Default)]
-pub(super) struct Rejections {
-    /// That of the first row.
-    first: Option<StopError>,
-}
-
-impl Rejections {
-    /// A message is never accepted for what it is: the pipeline stops at its row.
-    pub fn stop(&mut self, message: &Message, ack: Ack, error: anyhow::Error) {
-        let error = ack::stop(ack, message.place, error);
-        // A later one is after the stop: it is not to be delivered anyway.
-        self.first.get_or_insert(error);
-    }
-
-    /// # Errors
-    /// The first row's, if there is one.
-    pub fn result(self) -> anyhow::Result<()> {
-        self.first.map_or(Ok(()), |error| Err(error.into()))
-    }
 }
 
 impl Sqs {
@@ -166,18 +144,11 @@ impl Sqs {
     }
 
     /// A message is never accepted for what it is: it becomes a dead letter, or stops the pipeline.
-    async fn reject(
-        &self,
-        outgoing: Outgoing,
-        fault: &str,
-        dead_letters: Option<&DeadLetters>,
-        rejections: &mut Rejections,
-    ) -> anyhow::Result<()> {
+    async fn reject(&self, outgoing: Outgoing, fault: &str, dead_letters: Option<&DeadLetters>) -> anyhow::Result<()> {
         let Some(dead_letters) = dead_letters else {
-            let error = refusal(&self.queue_url, outgoing.message(), fault);
-            // Rows that leave with the first are after it: they are not to be delivered either.
+            let error = refusal(&self.queue_url, outgoing.message(), fault).context(format!("sink.{}", self.name));
             if let Some((message, ack)) = outgoing.into_messages().next() {
-                rejections.stop(&message, ack, error);
+                ack::stop(ack, message.place, error);
             }
             return Ok(());
         };
@@ -198,7 +169,6 @@ impl Sqs {
         let mut requests: JoinSet<Answer> = JoinSet::new();
         let mut bytes_in_flight = 0;
         let mut pause: Option<Pause> = None;
-        let mut rejections = Rejections::default();
         // Halved where the queue refuses, one more where it accepts: what a throttled account can take is found out.
         let mut requests_max = REQUESTS_MAX;
         let mut open = true;
@@ -231,13 +201,13 @@ impl Sqs {
                 requests.spawn(send(to, request));
             }
             if !open && lanes.is_empty() && requests.is_empty() {
-                return rejections.result();
+                return Ok(());
             }
             // In this order: what was answered makes room for what is delivered next.
             tokio::select! {
                 biased;
                 Some(answer) = requests.join_next() => {
-                    let answer = answer.context("a request's task failed")?;
+                    let answer = answer.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
                     bytes_in_flight -= answer.bytes();
                     let Answer { accepted, refused, reason, rejected } = answer;
                     if !accepted.is_empty() {
@@ -249,7 +219,15 @@ impl Sqs {
                         failpoint::reached(Step::Settled);
                     }
                     for (Waiting { group, item, .. }, fault) in rejected {
-                        self.reject(item, &fault, dead_letters.as_ref(), &mut rejections).await?;
+                        if item.has_several() {
+                            // One of its rows is to blame: each goes again by itself.
+                            let single = |item: Outgoing| {
+                                Waiting { group: group.clone(), bytes: item.bytes(self.packing), item }
+                            };
+                            lanes.divided(group.as_deref(), item.into_single().map(single).collect());
+                            continue;
+                        }
+                        self.reject(item, &fault, dead_letters.as_ref()).await?;
                         lanes.accepted(group.as_deref());
                     }
                     let failed = refused.len();
@@ -277,7 +255,7 @@ impl Sqs {
                                 continue;
                             }
                             if let Some((outgoing, fault)) = self.take_in(message, ack, &mut lanes) {
-                                self.reject(outgoing, &fault, dead_letters.as_ref(), &mut rejections).await?;
+                                self.reject(outgoing, &fault, dead_letters.as_ref()).await?;
                             }
                         }
                     }

@@ -7,12 +7,14 @@ use anyhow::Context;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tracing::{info, warn};
 
 use super::aws::Account;
-use super::sqs::{Pause, Rejections, Sqs};
+use super::sqs::{Pause, Sqs};
+
 use super::{DeadLetters, Delivery, Message, OpenError, Sink};
+use crate::ack::{self, Ack};
 use crate::config::{OnError, Queue};
 
 /// Deliveries that wait for a queue.
@@ -31,7 +33,6 @@ struct Open {
     outlets: HashMap<Arc<str>, mpsc::Sender<Delivery>>,
     running: JoinSet<anyhow::Result<()>>,
     dead_letters: Option<DeadLetters>,
-    rejections: Rejections,
 }
 
 impl QueuesOfTables {
@@ -44,8 +45,7 @@ impl QueuesOfTables {
         mut deliveries: mpsc::Receiver<Delivery>,
         dead_letters: Option<DeadLetters>,
     ) -> anyhow::Result<()> {
-        let mut open =
-            Open { outlets: HashMap::new(), running: JoinSet::new(), dead_letters, rejections: Rejections::default() };
+        let mut open = Open { outlets: HashMap::new(), running: JoinSet::new(), dead_letters };
         let mut failed = None;
         loop {
             tokio::select! {
@@ -54,24 +54,28 @@ impl QueuesOfTables {
                     None => break,
                 },
                 // While its outlet is there, a queue ends by an error alone.
-                Some(ended) = open.running.join_next() => ended.context("a queue's task failed")??,
+                Some(ended) = open.running.join_next() => ended.unwrap_or_else(resume_panic)?,
             }
         }
         open.outlets.clear();
         // All are waited for: what is before a row that one stopped at is still to be delivered by the others.
         while let Some(ended) = open.running.join_next().await {
-            if let Err(error) = ended.context("a queue's task failed")? {
+            if let Err(error) = ended.unwrap_or_else(resume_panic) {
                 failed.get_or_insert(error);
             }
         }
-        failed.map_or_else(|| open.rejections.result(), Err)
+        failed.map_or(Ok(()), Err)
     }
 
     async fn hand_on(&self, delivery: Delivery, open: &mut Open) -> anyhow::Result<()> {
         for (url, delivery) in by_queue(delivery) {
+            if delivery.ack.is_stopped() {
+                continue;
+            }
             if !open.outlets.contains_key(&url) {
-                match self.open(&url).await {
-                    Ok(queue) => {
+                match self.open(&url, &delivery.ack).await {
+                    Ok(None) => continue,
+                    Ok(Some(queue)) => {
                         info!(sink = self.name, queue = &*url, "opened");
                         let (outlet, inlet) = mpsc::channel(DELIVERIES_WAITING_MAX);
                         open.running.spawn(Box::new(queue).run(inlet, open.dead_letters.clone()));
@@ -87,7 +91,7 @@ impl QueuesOfTables {
             if !is_taken {
                 // It has failed, and says why itself.
                 while let Some(ended) = open.running.join_next().await {
-                    ended.context("a queue's task failed")??;
+                    ended.unwrap_or_else(resume_panic)?;
                 }
                 anyhow::bail!("the queue {url} has stopped");
             }
@@ -95,16 +99,17 @@ impl QueuesOfTables {
         Ok(())
     }
 
-    /// Opens a queue, trying again until it can be reached.
+    /// Opens a queue, trying again until it can be reached. `None` if what is for it is not to be delivered any more.
     ///
     /// # Errors
     /// If it isn't there, or may not be used.
-    async fn open(&self, url: &str) -> anyhow::Result<Sqs> {
+    async fn open(&self, url: &str, ack: &Ack) -> anyhow::Result<Option<Sqs>> {
         check_name(url).with_context(|| format!("sink.{}", self.name))?;
         let mut pause = Pause::new(None);
         loop {
             match Sqs::open(&self.name, url, &self.queue, self.account.clone()).await {
-                Ok(queue) => return Ok(queue),
+                Ok(queue) => return Ok(Some(queue)),
+                Err(_) if ack.is_stopped() => return Ok(None),
                 Err(OpenError::Refused(error)) => return Err(error),
                 Err(OpenError::NotNow(error)) => {
                     pause.prolong();
@@ -121,7 +126,7 @@ impl QueuesOfTables {
         let Some(dead_letters) = dead_letters else {
             // The first stops the pipeline; those after it are not to be delivered either.
             if let Some((message, ack)) = delivery.split().next() {
-                open.rejections.stop(&message, ack, error);
+                ack::stop(ack, message.place, error);
             }
             return Ok(());
         };
@@ -147,6 +152,11 @@ fn check_name(url: &str) -> anyhow::Result<()> {
          a [[route]] for the table to a sink whose queue_url names a queue"
     );
     Ok(())
+}
+
+/// A panic of a queue ends the engine at once.
+fn resume_panic(panic: JoinError) -> anyhow::Result<()> {
+    std::panic::resume_unwind(panic.into_panic())
 }
 
 /// What of a delivery is for which queue, each in binlog order.

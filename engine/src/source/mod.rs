@@ -58,6 +58,9 @@ pub trait Outlet: Send {
 
     /// Waits for room and hands a batch on. False if no batch is taken any more: whoever stopped says why.
     fn hand_on(&mut self, batch: RowBatch) -> impl Future<Output = bool> + Send;
+
+    /// What follows can't be read, for good: what was handed on is to be delivered before all ends.
+    fn stop(&mut self, error: StopError);
 }
 
 /// Reads one server's binlog.
@@ -137,15 +140,20 @@ impl Source {
     /// Reads until `stop` says so, or until nobody takes batches any more.
     ///
     /// # Errors
-    /// If an event can't be decoded, or the server hasn't got what is to be read any more.
+    /// If the server hasn't got what is to be read any more. An event that can't be decoded stops the outlet.
     pub async fn run(mut self, mut outlet: impl Outlet, mut stop: watch::Receiver<bool>) -> anyhow::Result<()> {
         let (lag, history, address) = (self.lag(), Arc::clone(&self.history), self.config.address.clone());
         self.decoder.bound_batches(outlet.batch_limits());
-        tokio::select! {
-            result = self.follow(&mut outlet) => result?,
-            () = lag.watch(&address) => {}
-            error = history.watch() => return Err(error),
-            _ = stop.wait_for(|stop| *stop) => {}
+        let result = tokio::select! {
+            result = self.follow(&mut outlet) => result,
+            () = lag.watch(&address) => Ok(()),
+            error = history.watch() => Err(error),
+            _ = stop.wait_for(|stop| *stop) => Ok(()),
+        };
+        match result.map_err(anyhow::Error::downcast::<StopError>) {
+            Err(Ok(error)) => outlet.stop(error),
+            Err(Err(error)) => return Err(error),
+            Ok(()) => {}
         }
         Ok(())
     }

@@ -35,7 +35,7 @@ pub(crate) struct FakeTransform {
 
 impl FakeTransform {
     /// One that sees batches in their order if `is_ordered`.
-    pub fn new(
+    pub fn transform(
         name: &'static str,
         is_ordered: bool,
         decide: impl Fn(&Row<'_>) -> RowDecision + Send + Sync + 'static,

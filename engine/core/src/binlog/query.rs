@@ -37,6 +37,8 @@ pub struct SchemaChange {
     pub statement: String,
     /// The binlog file that it is in.
     pub file: String,
+    /// Where its transaction begins.
+    pub transaction_position: u64,
     /// Where its event begins.
     pub event_position: u64,
     /// Its transaction's GTID; empty where there are none.
@@ -253,6 +255,7 @@ mod tests {
             schema: None,
             statement: statement.to_owned(),
             file: String::new(),
+            transaction_position: 0,
             event_position: 0,
             gtid: String::new(),
             time_us: 0,

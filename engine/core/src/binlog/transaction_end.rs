@@ -26,13 +26,23 @@ pub struct EndFinder {
     has_begun: bool,
     /// Whether a statement alone ends it (MariaDB's GTID says so; other servers' statements without BEGIN do).
     is_open: bool,
+    /// Whether it is an XA transaction that is prepared only: its end isn't found.
+    is_prepared: bool,
 }
 
 impl EndFinder {
     /// For the transaction that begins at a place.
     pub fn new(begin: BinlogPosition) -> Self {
         let end = begin.offset;
-        Self { begin, end, checksums: Checksums::Unknown, gtid: None, has_begun: false, is_open: false }
+        Self {
+            begin,
+            end,
+            checksums: Checksums::Unknown,
+            gtid: None,
+            has_begun: false,
+            is_open: false,
+            is_prepared: false,
+        }
     }
 
     /// Takes the next event. Gives the transaction's end once it is known. Events that can't be read are passed over.
@@ -65,6 +75,9 @@ impl EndFinder {
             EventKind::MARIADB_GTID => gtid_event::mariadb(body, header.server_id).ok(),
             _ => return self.after(kind, body, begin),
         };
+        if self.is_prepared {
+            return None;
+        }
         if self.has_begun {
             return Some(self.found(begin)); // the next one
         }
@@ -80,6 +93,11 @@ impl EndFinder {
     fn after(&mut self, kind: EventKind, body: &[u8], begin: u64) -> Option<TransactionEnd> {
         self.has_begun = true;
         let ends = match kind {
+            // A prepared transaction ends by a commit far off: nothing goes on after it alone.
+            EventKind::XA_PREPARE if body.first() == Some(&0) => {
+                self.is_prepared = true;
+                return None;
+            }
             EventKind::XID | EventKind::XA_PREPARE | EventKind::TRANSACTION_PAYLOAD => true,
             EventKind::STOP | EventKind::ROTATE => return Some(self.found(begin)),
             EventKind::QUERY | EventKind::MARIADB_QUERY_COMPRESSED => self.query(kind, body),

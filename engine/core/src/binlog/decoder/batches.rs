@@ -183,6 +183,7 @@ impl Decoder {
             rows: 0,
             schema_change,
             new_tables: Vec::new(),
+            before: resume.clone(),
             resume,
         });
     }
@@ -193,7 +194,7 @@ impl Decoder {
         let (bytes, undecoded) = mem::replace(&mut self.batch, next).finish();
         self.batch_has_transaction = false;
         let (bytes, undecoded) = (Arc::new(bytes), undecoded.map(Arc::new));
-        RowBatch { bytes, undecoded, rows, schema_change: None, new_tables: Vec::new(), resume }
+        RowBatch { bytes, undecoded, rows, schema_change: None, new_tables: Vec::new(), before: resume.clone(), resume }
     }
 
     #[inline]
@@ -205,7 +206,7 @@ impl Decoder {
         let mut batch = self.ready.pop_front()?;
         // Here and not before: a batch that is held back must not keep what an earlier one needs.
         batch.new_tables = self.tables.take_new();
-        self.handed_on.clone_from(&batch.resume);
+        batch.before = std::mem::replace(&mut self.handed_on, batch.resume.clone());
         Some(batch)
     }
 

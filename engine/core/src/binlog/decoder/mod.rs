@@ -35,6 +35,9 @@ pub const BATCH_ROWS_MAX: usize = 2048;
 /// or this many bytes. A single row may be larger.
 pub const BATCH_BYTES_MAX: usize = 512 << 10;
 
+/// More rows than an event has: each takes a byte, and an event at most 1 GiB.
+const MAX_EVENT_ROWS: u64 = 1 << 30;
+
 /// Decoded rows, in binlog order. May have no rows: then it says how far the binlog was read, and maybe
 /// that tables were changed.
 #[derive(Debug, Clone)]
@@ -49,6 +52,8 @@ pub struct RowBatch {
     pub schema_change: Option<Box<SchemaChange>>,
     /// Table versions that no earlier batch had, in the order of their ids.
     pub new_tables: Vec<Arc<Table>>,
+    /// From where to read on before this batch: what the batch before it, or the place that the reading began at, says.
+    pub before: Resume,
     /// From where to read on once all rows of this batch (and of those before it) are done with.
     pub resume: Resume,
 }
@@ -400,7 +405,15 @@ impl Decoder {
     fn go_on(&mut self, bytes: &[u8], mut open: Box<OpenPayload>) -> Result<(), Halt> {
         let OpenPayload { payload, body, span } = &mut *open;
         let packed = bytes.get(body.clone()).unwrap_or_default();
-        let offset = u32::try_from(payload.offset()).unwrap_or(u32::MAX);
+        // Rows are numbered from there by 32 bits.
+        let Ok(offset) = u32::try_from(payload.offset() + MAX_EVENT_ROWS) else {
+            let fault = Fault::Unsupported {
+                what: "a compressed transaction of more than 3 GiB".to_owned(),
+                mend: "turn `binlog_transaction_compression` off for such transactions",
+            };
+            return Err(Halt::of(fault, EventKind::TRANSACTION_PAYLOAD));
+        };
+        let offset = offset - MAX_EVENT_ROWS as u32;
         let event = payload.event(packed).map_err(|fault| Halt::of(fault, EventKind::TRANSACTION_PAYLOAD))?;
         let Some((header, body)) = event else {
             self.position.offset = span.end;

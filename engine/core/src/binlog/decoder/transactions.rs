@@ -171,6 +171,7 @@ impl Decoder {
             schema: query.about().map(str::to_owned),
             statement: query.readable(),
             file: self.position.file.clone(),
+            transaction_position: transaction.begin,
             event_position: span.begin,
             gtid: transaction.gtid.as_ref().map(ToString::to_string).unwrap_or_default(),
             time_us: i64::from(header.timestamp_s) * 1_000_000,
