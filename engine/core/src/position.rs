@@ -125,7 +125,7 @@ impl fmt::Display for Resume {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.position)?;
         if let Some(Past { file, progress: Progress { event, rows } }) = &self.past {
-            write!(f, " (behind it, all before {file}:{event} and {rows} rows of the event there are done)")?;
+            write!(f, " (plus what is before {file}:{event}, and {rows} rows of the event there)")?;
         }
         Ok(())
     }

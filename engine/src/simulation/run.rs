@@ -47,6 +47,8 @@ struct Plan {
     has_store_error: bool,
     /// Queues are out of reach for a while.
     has_outage: bool,
+    /// How often requests fail, 0 never to 3.
+    trouble: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +68,7 @@ enum RowFault {
 impl Plan {
     fn random(world: &World) -> Self {
         let time = || Duration::from_millis(if one_in(4) { below(60_000) } else { below(400) });
-        let mut plan = Self { has_outage: one_in(3), ..Self::default() };
+        let mut plan = Self { has_outage: one_in(3), trouble: below(4), ..Self::default() };
         match below(6) {
             0 | 1 => plan.kill = Some(time()),
             2 => plan.signal = Some(time()),
@@ -92,6 +94,11 @@ impl Plan {
             }
         }
         plan
+    }
+
+    /// Whether queues may take longer than they are waited for: out of reach, or in pauses that become longer.
+    fn has_slow_queues(&self) -> bool {
+        self.has_outage || self.trouble > 1
     }
 
     fn fault_of(&self, row: usize) -> Option<RowFault> {
@@ -124,8 +131,6 @@ struct Fakes {
     plan: Arc<Plan>,
     /// By queue: until when it is out of reach.
     outage_ends: [Instant; 3],
-    /// How often requests fail, 0 never to 3.
-    trouble: u64,
 }
 
 /// All stages run on one thread, in turn.
@@ -226,7 +231,7 @@ fn failed(world: &mut World, plan: &Plan, error: &anyhow::Error, summary: &mut S
             }
             Some(row) => {
                 let has_panic = plan.first(|fault| fault == RowFault::Panic).is_some();
-                let is_excused = plan.has_outage || plan.has_store_error || has_panic;
+                let is_excused = plan.has_slow_queues() || plan.has_store_error || has_panic;
                 if !is_excused || checkpoint > row || found.is_none() {
                     world.violated(|| format!("{plan:?}: not reached, before row {checkpoint}: {error:#}"));
                 }
@@ -242,7 +247,7 @@ fn failed(world: &mut World, plan: &Plan, error: &anyhow::Error, summary: &mut S
         plan.first(|fault| fault == RowFault::Panic).is_some()
     } else if error.downcast_ref::<Undelivered>().is_some() {
         summary.drain_timeouts += 1;
-        plan.has_outage
+        plan.has_slow_queues()
     } else {
         summary.store_errors += 1;
         plan.has_store_error
@@ -257,7 +262,7 @@ async fn process(world: Arc<Mutex<World>>, plan: Arc<Plan>) -> (End, Option<Dura
     let now = Instant::now();
     let outage = || now + Duration::from_millis(if plan.has_outage { below(OUTAGE_MAX_MS) } else { 0 });
     let outage_ends = [outage(), outage(), outage()];
-    let fakes = Fakes { world: Arc::clone(&world), plan: Arc::clone(&plan), outage_ends, trouble: below(4) };
+    let fakes = Fakes { world: Arc::clone(&world), plan: Arc::clone(&plan), outage_ends };
     let told: Arc<Mutex<Option<Instant>>> = Arc::default();
     let signal = {
         let (world, told, at) = (Arc::clone(&world), Arc::clone(&told), plan.signal);
@@ -450,7 +455,7 @@ async fn answer(fakes: Fakes, queue: usize, body: Vec<u8>) -> Result<Vec<u8>, St
     if fakes.outage_ends.get(queue).is_some_and(|end| Instant::now() < *end) {
         return Err("out of reach".to_owned());
     }
-    let is_in_trouble = |part: u64| fakes.trouble > 0 && one_in(part * 4 / fakes.trouble);
+    let is_in_trouble = |part: u64| fakes.plan.trouble > 0 && one_in(part * 8 / fakes.plan.trouble);
     if is_in_trouble(6) {
         return Err("throttled".to_owned());
     }
