@@ -3,7 +3,7 @@
 //! In: batches, as they are read. Out: how far all is delivered, for the checkpoint writer, and where the pipeline
 //! stopped. What guards the checkpoint is in [`rowmill_pipeline::ack`].
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use rowmill_core::batch::{Batch, Row};
 use rowmill_core::position::{BinlogPosition, Past, Progress, Resume};
@@ -26,7 +26,7 @@ pub type Advance = ack::Advance<Resume>;
 #[derive(Debug)]
 pub struct BatchOrigin {
     /// The resume point before the batch.
-    before: Resume,
+    before: Arc<Resume>,
     /// The binlog files of its rows, mostly one.
     files: OnceLock<Vec<String>>,
 }
@@ -61,7 +61,7 @@ pub struct StopError {
 
 impl BatchOrigin {
     /// A batch that follows a resume point.
-    pub fn after(before: Resume) -> Self {
+    pub fn after(before: Arc<Resume>) -> Self {
         Self { before, files: OnceLock::new() }
     }
 
@@ -107,7 +107,7 @@ impl Places {
 pub fn stop(ack: Ack, place: RowPlace, error: anyhow::Error) {
     let file = ack.batch().file(place).to_owned();
     let progress = Progress { event: place.event, rows: place.index };
-    let before = ack.batch().before.clone().past_to(Past { file: file.clone(), progress });
+    let before = Resume::clone(&ack.batch().before).past_to(Past { file: file.clone(), progress });
     let transaction = BinlogPosition::new(file, place.transaction);
     error!(error = format!("{error:#}"), %transaction, "stopping: what is before this row is delivered first");
     ack.stop(before, StopError { transaction, error }.into());
@@ -135,7 +135,7 @@ pub(crate) mod tests {
 
     /// Opens a batch of a row that follows `before`.
     pub(crate) fn open(acks: &mut AckOpener, before: u64, after: u64) -> Ack {
-        let opened = acks.open(BatchOrigin::after(resume(before)), resume(after), Cost { rows: 1, bytes: 1 });
+        let opened = acks.open(BatchOrigin::after(Arc::new(resume(before))), resume(after), Cost { rows: 1, bytes: 1 });
         opened.now_or_never().expect("room").expect("nothing stopped it")
     }
 

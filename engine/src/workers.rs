@@ -99,7 +99,7 @@ impl Outlet for Intake {
         // The place comes first: an ack that is opened is never dropped because the reading is stopped.
         let tasks = self.tasks[worker].clone();
         let Ok(place) = tasks.reserve().await else { return false };
-        let origin = BatchOrigin::after(batch.before.clone());
+        let origin = BatchOrigin::after(Arc::clone(&batch.before));
         let Ok(ack) = self.acks.open(origin, batch.resume.clone(), batch.cost()).await else { return false };
         failpoint::reached(Step::Decoded);
         place.send(self.task(batch, ack));

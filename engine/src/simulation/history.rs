@@ -147,7 +147,7 @@ impl History {
             rows: to - from,
             schema_change: None,
             new_tables: Vec::new(),
-            before: self.resume_before(from),
+            before: Arc::new(self.resume_before(from)),
             resume: self.resume_before(to),
         }
     }

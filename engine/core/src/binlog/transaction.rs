@@ -185,7 +185,15 @@ mod tests {
     fn full() -> RowBatch {
         let bytes = Arc::new(Builder::with_capacity(0).finish());
         let (rows, new_tables) = (0, Vec::new());
-        RowBatch { bytes, undecoded: None, rows, schema_change: None, new_tables, before: resume(4), resume: resume(4) }
+        RowBatch {
+            bytes,
+            undecoded: None,
+            rows,
+            schema_change: None,
+            new_tables,
+            before: Arc::new(resume(4)),
+            resume: resume(4),
+        }
     }
 
     /// What is left: rows of the transaction, and rows of the batch that is being filled.

@@ -174,7 +174,7 @@ impl Decoder {
                 transaction.hold.divided();
             }
         }
-        let resume = self.ready.back().map_or(&self.handed_on, |batch| &batch.resume).clone();
+        let resume = self.ready.back().map_or(&*self.handed_on, |batch| &batch.resume).clone();
         let bytes = Arc::new(Builder::with_capacity(0).finish());
         let schema_change = Some(Box::new(change));
         self.ready.push_back(RowBatch {
@@ -183,7 +183,7 @@ impl Decoder {
             rows: 0,
             schema_change,
             new_tables: Vec::new(),
-            before: resume.clone(),
+            before: Arc::clone(&self.handed_on),
             resume,
         });
     }
@@ -194,7 +194,15 @@ impl Decoder {
         let (bytes, undecoded) = mem::replace(&mut self.batch, next).finish();
         self.batch_has_transaction = false;
         let (bytes, undecoded) = (Arc::new(bytes), undecoded.map(Arc::new));
-        RowBatch { bytes, undecoded, rows, schema_change: None, new_tables: Vec::new(), before: resume.clone(), resume }
+        RowBatch {
+            bytes,
+            undecoded,
+            rows,
+            schema_change: None,
+            new_tables: Vec::new(),
+            before: Arc::clone(&self.handed_on),
+            resume,
+        }
     }
 
     #[inline]
@@ -206,7 +214,7 @@ impl Decoder {
         let mut batch = self.ready.pop_front()?;
         // Here and not before: a batch that is held back must not keep what an earlier one needs.
         batch.new_tables = self.tables.take_new();
-        batch.before = std::mem::replace(&mut self.handed_on, batch.resume.clone());
+        batch.before = mem::replace(&mut self.handed_on, Arc::new(batch.resume.clone()));
         Some(batch)
     }
 

@@ -53,7 +53,7 @@ pub struct RowBatch {
     /// Table versions that no earlier batch had, in the order of their ids.
     pub new_tables: Vec<Arc<Table>>,
     /// From where to read on before this batch: what the batch before it, or the place that the reading began at, says.
-    pub before: Resume,
+    pub before: Arc<Resume>,
     /// From where to read on once all rows of this batch (and of those before it) are done with.
     pub resume: Resume,
 }
@@ -121,7 +121,7 @@ pub struct Decoder {
     /// From where to read on behind the last transaction.
     resume: Resume,
     /// That of the last batch that was handed on.
-    handed_on: Resume,
+    handed_on: Arc<Resume>,
     batch: Rows,
     /// When it is full.
     batch_max: BatchMax,
@@ -207,7 +207,7 @@ impl Decoder {
             awaited: awaited(&resume),
             file: None,
             trail: Trail::default(),
-            handed_on: resume.clone(),
+            handed_on: Arc::new(resume.clone()),
             resume,
             batch: Rows::first(),
             batch_max: BatchMax { rows: BATCH_ROWS_MAX, bytes: BATCH_BYTES_MAX },
@@ -332,7 +332,7 @@ impl Decoder {
         self.tables.forget_numbers();
         self.checksums = Checksums::Unknown;
         self.done = Done::Nothing;
-        self.resume = self.handed_on.clone();
+        self.resume = Resume::clone(&self.handed_on);
         self.position = self.resume.position.clone();
         self.skip = self.resume.past.clone();
         self.gtids = self.resume.gtids.clone().filter(|_| !is_by_mariadb_gtids(&self.resume));
@@ -349,7 +349,7 @@ impl Decoder {
     /// What comes next is of another server, or from another place: from `resume` on. What wasn't
     /// handed on is forgotten.
     pub fn relocate(&mut self, resume: Resume) {
-        self.handed_on = resume;
+        self.handed_on = Arc::new(resume);
         self.rewind();
     }
 
