@@ -38,6 +38,20 @@ fn all_is_acknowledged_within_the_budget() {
     });
 }
 
+/// The writer is woken by what is acknowledged, though more may follow and there is room for it.
+#[test]
+fn what_is_acknowledged_wakes_the_writer() {
+    loom::model(|| {
+        let (mut acks, mut feed, _observer) = tracker(limits(10));
+        let ack = block_on(acks.open((), 1, COST)).expect("going");
+        let other = thread::spawn(move || ack.acknowledge());
+        assert!(block_on(feed.moved()));
+        assert_eq!(feed.take().map(|advance| advance.progress), Some(1));
+        other.join().expect("no panic");
+        drop(acks);
+    });
+}
+
 /// The last of two parts that are resolved at once resolves the batch, whichever it is.
 #[test]
 fn parts_are_resolved_at_once() {
