@@ -65,6 +65,7 @@ pub async fn run(
     loop {
         tokio::select! {
             biased;
+            () = &mut stop => return Ok(()),
             // Before the reading's end: what was read before an event that can't be decoded is written.
             Some(batch) = batches_out.recv() => {
                 if !printer.print(&batch)? || !printer.flush()? {
@@ -81,7 +82,6 @@ pub async fn run(
                     None => result,
                 };
             }
-            () = &mut stop => return Ok(()),
         }
     }
 }

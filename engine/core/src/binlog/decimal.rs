@@ -16,7 +16,7 @@ pub(super) fn len(precision: u8, scale: u8) -> Result<usize, Fault> {
         let digits = usize::from(digits);
         digits / DIGITS_A_GROUP * 4 + BYTES_OF_DIGITS[digits % DIGITS_A_GROUP]
     };
-    let integer_digits = precision.checked_sub(scale).ok_or(Fault::Malformed("a decimal's scale"))?;
+    let Some(integer_digits) = precision.checked_sub(scale) else { return Err(Fault::Malformed("a decimal's scale")) };
     Ok(bytes(integer_digits) + bytes(scale))
 }
 
@@ -29,7 +29,7 @@ pub(super) fn decode(bytes: &mut Bytes<'_>, precision: u8, scale: u8, out: &mut 
     let (fraction_groups, fraction_rest) = (scale / DIGITS_A_GROUP, scale % DIGITS_A_GROUP);
 
     let mut buffer = [0u8; BYTES_MAX];
-    let number = buffer.get_mut(..len).ok_or(Fault::Malformed("a decimal's precision"))?;
+    let Some(number) = buffer.get_mut(..len) else { return Err(Fault::Malformed("a decimal's precision")) };
     number.copy_from_slice(bytes.take(len)?);
     let Some(first) = number.first_mut() else {
         return Err(Fault::Malformed("a decimal without digits"));

@@ -77,7 +77,8 @@ impl Checksums {
         if header.kind == EventKind::FORMAT_DESCRIPTION {
             *self = Self::of_format_description(bytes)?;
         }
-        let (covered, checksum) = bytes.split_last_chunk::<CRC32_LEN>().ok_or(Fault::Truncated)?;
+        // Not `ok_or`: it would make, and drop, an error for each event.
+        let Some((covered, checksum)) = bytes.split_last_chunk::<CRC32_LEN>() else { return Err(Fault::Truncated) };
         let expected = u32::from_le_bytes(*checksum);
         let end = match self {
             Self::None => bytes.len(),
@@ -97,7 +98,8 @@ impl Checksums {
                 covered.len()
             }
         };
-        bytes.get(EventHeader::LEN..end).ok_or(Fault::Truncated)
+        let Some(body) = bytes.get(EventHeader::LEN..end) else { return Err(Fault::Truncated) };
+        Ok(body)
     }
 
     /// A format description always ends with the algorithm's number and room for a checksum.

@@ -203,7 +203,9 @@ impl Codec {
                 // Index 0 is the empty text that a value outside the list became.
                 let index = bytes.uint(*len)? as usize;
                 if let Some(index) = index.checked_sub(1) {
-                    let member = members.get(index).ok_or(Fault::Malformed("an ENUM's index"))?;
+                    let Some(member) = members.get(index) else {
+                        return Err(Fault::Malformed("an ENUM's index").into());
+                    };
                     out.extend_from_slice(member);
                 }
             }

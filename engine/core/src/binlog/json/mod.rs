@@ -30,7 +30,9 @@ impl Budget {
 
     #[inline]
     fn spend(&mut self, bytes: usize) -> Result<(), Fault> {
-        self.0 = self.0.checked_sub(bytes).ok_or(MALFORMED)?;
+        // Not `ok_or`, here and below: it would make, and drop, an error for each value.
+        let Some(left) = self.0.checked_sub(bytes) else { return Err(MALFORMED) };
+        self.0 = left;
         Ok(())
     }
 }
@@ -121,12 +123,13 @@ impl<'a> Container<'a> {
         let count = bytes.uint(len)? as usize;
         let size = bytes.uint(len)? as usize;
         // An offset counts from the container's own start, and nothing of it lies past its size.
-        let body = body.get(..size).ok_or(MALFORMED)?;
-        let keys = Bytes(body.get(2 * len..).ok_or(MALFORMED)?);
-        let keys_len = if object { count.checked_mul(len + 2).ok_or(MALFORMED)? } else { 0 };
+        let Some(body) = body.get(..size) else { return Err(MALFORMED) };
+        let Some(keys) = body.get(2 * len..).map(Bytes) else { return Err(MALFORMED) };
+        let Some(keys_len) = count.checked_mul(if object { len + 2 } else { 0 }) else { return Err(MALFORMED) };
         let mut entries = keys;
         entries.take(keys_len)?;
-        let entries_len = count.checked_mul(1 + len).filter(|len| *len <= entries.0.len()).ok_or(MALFORMED)?;
+        let entries_len = count.checked_mul(1 + len).filter(|len| *len <= entries.0.len());
+        let Some(entries_len) = entries_len else { return Err(MALFORMED) };
         budget.spend(2 * len + keys_len + entries_len)?;
         Ok(Self { body, width, keys: object.then_some(keys), entries, left: count })
     }
@@ -140,8 +143,9 @@ impl<'a> Container<'a> {
                 let key_at = keys.uint(len)? as usize;
                 let key_len = usize::from(keys.u16()?);
                 budget.spend(key_len)?;
-                let key = self.body.get(key_at..).and_then(|rest| rest.get(..key_len)).ok_or(MALFORMED)?;
-                Some(std::str::from_utf8(key).map_err(|_| MALFORMED)?)
+                let key = self.body.get(key_at..).and_then(|rest| rest.get(..key_len));
+                let Some(Ok(key)) = key.map(std::str::from_utf8) else { return Err(MALFORMED) };
+                Some(key)
             }
             None => None,
         };
@@ -151,7 +155,8 @@ impl<'a> Container<'a> {
             entry
         } else {
             let at = Bytes(entry).uint(len)? as usize;
-            self.body.get(at..).ok_or(MALFORMED)?
+            let Some(value) = self.body.get(at..) else { return Err(MALFORMED) };
+            value
         };
         Ok(Some((key, kind, value)))
     }
