@@ -76,16 +76,20 @@ impl BatchOrigin {
     }
 }
 
+impl RowPlace {
+    /// The place of another row of the same transaction.
+    pub fn of_sibling(self, row: &Row<'_>) -> Self {
+        let header = row.header();
+        Self { event: header.event_position, index: header.index_in_event, ..self }
+    }
+}
+
 impl Places {
     /// The place of a row of a batch.
     pub fn of_row(&mut self, row: &Row<'_>, batch: &Batch<'_>) -> RowPlace {
-        let (header, transaction) = (row.header(), batch.transaction(row.transaction()).header());
-        RowPlace {
-            file: self.file(transaction.file),
-            transaction: transaction.position,
-            event: header.event_position,
-            index: header.index_in_event,
-        }
+        let transaction = batch.transaction(row.transaction()).header();
+        let file = self.file(transaction.file);
+        RowPlace { file, transaction: transaction.position, event: 0, index: 0 }.of_sibling(row)
     }
 
     /// The place of an event that has no rows.

@@ -9,7 +9,7 @@ use rowmill_core::binlog::SchemaChange;
 use rowmill_core::envelope::{Envelope, Escaping, Format, Part, SourceName, push_int, push_string};
 use rowmill_core::route::{GroupTemplate, TableTemplate, deduplication_id, schema_change_id, sqs_id};
 
-use crate::ack::Places;
+use crate::ack::{Places, RowPlace};
 use crate::config::{self, Attribute, Destinations};
 use crate::sink::{Body, Message};
 use crate::transform::{DeadRow, Emitted, Passed, Stop, TransformError, Transformed};
@@ -151,6 +151,8 @@ impl Dispatcher {
         out: &mut Out,
     ) -> Result<(), Stop> {
         let mut emitted = emitted.into_iter().peekable();
+        // The last row's transaction and place.
+        let mut last: Option<(usize, RowPlace)> = None;
         for Passed { row, origin, reroute } in rows {
             let (sink, group) = reroute.as_ref().map_or((None, None), |to| (to.sink, to.group.as_deref()));
             let given = Given { sink, group, deduplication_id: None };
@@ -159,7 +161,11 @@ impl Dispatcher {
             }
             let row = batch.row(row);
             let table = &tables[row.table().0 as usize];
-            let place = out.places.of_row(&row, batch);
+            let place = match last {
+                Some((transaction, place)) if transaction == row.transaction() => place.of_sibling(&row),
+                _ => out.places.of_row(&row, batch),
+            };
+            last = Some((row.transaction(), place));
             for &part in Part::of(table, &row) {
                 let output = Output { part, number: out.outputs.next(origin) };
                 let address = self.address(table, batch, &row, given, output);
