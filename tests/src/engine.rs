@@ -39,8 +39,16 @@ impl EngineConfig {
     /// # Errors
     /// If there is none.
     pub fn has_reached(&self, (file, offset): &(String, u64)) -> anyhow::Result<bool> {
+        Ok(self.position_in(file)? == Some(*offset))
+    }
+
+    /// The checkpoint's position, if it is in this file of the binlog.
+    ///
+    /// # Errors
+    /// If there is no checkpoint.
+    pub fn position_in(&self, file: &str) -> anyhow::Result<Option<u64>> {
         let checkpoint: Value = serde_json::from_str(&std::fs::read_to_string(self.checkpoint())?)?;
-        Ok(checkpoint["file"] == file.as_str() && checkpoint["position"] == *offset)
+        Ok(checkpoint["position"].as_u64().filter(|_| checkpoint["file"] == file))
     }
 
     /// Where the checkpoint is.

@@ -169,6 +169,20 @@ impl MySql {
         Ok(end)
     }
 
+    /// Whether nothing but MariaDB's binlog checkpoints follows a position. A thread of the server writes them at some
+    /// time after a rotation, so one may be the last event, and no checkpoint of the engine is ever behind it.
+    ///
+    /// # Errors
+    /// If the server doesn't answer.
+    pub async fn has_only_checkpoints_after(&self, file: &str, position: u64) -> anyhow::Result<bool> {
+        let mut conn = self.connect().await?;
+        let events: Vec<mysql_async::Row> =
+            conn.query(format!("SHOW BINLOG EVENTS IN '{file}' FROM {position} LIMIT 8")).await?;
+        conn.disconnect().await?;
+        let kinds = events.iter().map(|event| event.get::<String, _>(2));
+        Ok((1..8).contains(&events.len()) && kinds.into_iter().all(|kind| kind.as_deref() == Some("Binlog_checkpoint")))
+    }
+
     /// Kills it.
     pub fn kill(&mut self) {
         self.process.kill();

@@ -69,7 +69,13 @@ impl Rig {
     /// If that takes too long.
     pub async fn read_to_the_end(&self, engine: &Engine) -> anyhow::Result<()> {
         wait_for("everything is read", SOON, || async {
-            Ok(self.config.has_reached(&self.mysql.binlog_end().await?)?.then_some(()))
+            let (file, end) = self.mysql.binlog_end().await?;
+            let read = self.config.position_in(&file)?;
+            Ok(match read {
+                Some(read) => read == end || self.mysql.has_only_checkpoints_after(&file, read).await?,
+                None => false,
+            }
+            .then_some(()))
         })
         .await
         .with_context(|| engine.log())
