@@ -131,6 +131,13 @@ impl fmt::Display for Resume {
     }
 }
 
+impl BinlogPosition {
+    /// Whether it is before another position of the same server.
+    pub fn is_before(&self, other: &Self) -> bool {
+        (file_number(&self.file), self.offset) < (file_number(&other.file), other.offset)
+    }
+}
+
 /// The number that a binlog file's name ends with: files of a server ascend by it.
 pub fn file_number(file: &str) -> Option<u64> {
     file.rsplit_once('.')?.1.parse().ok()

@@ -208,7 +208,7 @@ impl<P, B> AckOpener<P, B> {
             }
             if !state.in_flight.has_room(cost, self.0.limits) {
                 let is_urgent = state.is_urgent(self.0.limits);
-                state.reader = Some(context.waker().clone());
+                set_waker(&mut state.reader, context);
                 if is_urgent {
                     wake(state, |state| [state.checkpoint_writer.take(), None, None]);
                 }

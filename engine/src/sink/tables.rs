@@ -12,7 +12,6 @@ use tracing::{info, warn};
 
 use super::aws::Account;
 use super::sqs::{Pause, Sqs};
-
 use super::{DeadLetters, Delivery, Message, OpenError, Sink};
 use crate::ack::{self, Ack};
 use crate::config::{OnError, Queue};

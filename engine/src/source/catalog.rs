@@ -9,13 +9,12 @@ use anyhow::{Context, anyhow, bail};
 use mysql_async::params;
 use mysql_async::prelude::Queryable;
 use rowmill_core::binlog::{CatalogColumn, Decoder, Missing, Next, SchemaChange, Select, append_unlisted};
-use rowmill_core::position::{BinlogPosition, Resume, file_number};
+use rowmill_core::position::{BinlogPosition, Resume};
 use tracing::debug;
 
-use super::place::Place;
 use super::preflight::{ConnectError, Flavor, Server};
 use super::wire::WireError;
-use super::{Ending, Interruption, open_stream};
+use super::{Interruption, short_stream};
 use crate::config;
 
 /// A row of the query: name, type, character set, position in the primary key.
@@ -65,7 +64,7 @@ pub(super) async fn columns(
     let end = server.end_of_binlog().await.map_err(Interruption::of)?.position;
     let flavor = server.flavor;
     server.disconnect().await;
-    if is_before(&rows, &end) {
+    if rows.is_before(&end) {
         Ahead { schema, table, missing, rows, end }.is_unchanged(config, flavor, before).await?;
     }
     Ok(columns)
@@ -94,10 +93,6 @@ async fn look_up(server: &mut Server, schema: &str, table: &str) -> mysql_async:
         append_unlisted(&mut columns, is_system_versioned, hash_indexes);
     }
     Ok(columns)
-}
-
-fn is_before(a: &BinlogPosition, b: &BinlogPosition) -> bool {
-    (file_number(&a.file), a.offset) < (file_number(&b.file), b.offset)
 }
 
 /// What lies between the rows and the end of the binlog.
@@ -131,9 +126,8 @@ impl Ahead<'_> {
         let Self { schema, table, rows, end, .. } = self;
         debug!(table = %format_args!("{schema}.{table}"), from = %rows, to = %end, "looking ahead for changes");
         let resume = Resume { past: None, gtids: None, fingerprint: None, ..before };
-        let place = Place::at(resume.clone());
-        let config = config::Source { server_id: config::random_server_id(), ..config.clone() };
-        let mut wire = open_stream(&config, flavor, &place, Ending::Ends).await.map_err(Interruption::Connection)?;
+        let from = resume.position.clone();
+        let mut wire = short_stream(config, flavor, from).await.map_err(Interruption::Connection)?;
         let mut scan = Decoder::new(resume, Box::new(SchemaOnly((*schema).to_owned()))).with_schema_changes(true);
         loop {
             let event = match wire.event().await {
@@ -152,7 +146,7 @@ impl Ahead<'_> {
                     self.check(&change).map_err(Interruption::Fatal)?;
                 }
             }
-            if !is_before(scan.position(), end) {
+            if !scan.position().is_before(end) {
                 return Ok(());
             }
         }
@@ -163,7 +157,7 @@ impl Ahead<'_> {
     fn check(&self, change: &SchemaChange) -> anyhow::Result<()> {
         let Self { schema, table, missing, rows, .. } = self;
         let position = BinlogPosition::new(change.file.clone(), change.event_position);
-        if is_before(&position, rows) || !change.may_change(schema, table) {
+        if position.is_before(rows) || !change.may_change(schema, table) {
             return Ok(());
         }
         let statement: String = change.statement.chars().take(200).collect();

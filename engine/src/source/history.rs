@@ -16,10 +16,10 @@ use rowmill_core::position::{BinlogPosition, Fingerprint, Resume, file_number};
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::place::{LocateError, Place};
+use super::place::LocateError;
 use super::preflight::{Flavor, Server};
-use super::wire::{Wire, WireError};
-use super::{Ending, explained, is_final, is_lost_connection, open_stream};
+use super::wire::WireError;
+use super::{explained, is_final, is_lost_connection, short_stream};
 use crate::config;
 
 /// How often the server is asked whether its binlog is still the same.
@@ -31,13 +31,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const WAY_OUT: &str = "if `source.url` leads to another server now, point it at the one that was read; otherwise \
      the binlog was reset, or the server was restored or replaced: take a new copy of the tables, and then go on with what \
      this server writes by `rowmill checkpoint set latest`, or with all that its binlog has by `rowmill checkpoint set earliest`";
-
-/// A stream that ends where the binlog does, from a place on, for as long as it is needed.
-async fn short_stream(config: &config::Source, flavor: Flavor, from: BinlogPosition) -> Result<Wire, WireError> {
-    // The server ends a connection with the id of a new one: that of the engine stays.
-    let config = config::Source { server_id: config::random_server_id(), ..config.clone() };
-    open_stream(&config, flavor, &Place::at(Resume::at("", from)), Ending::Ends).await
-}
 
 fn locate_error(error: WireError, config: &config::Source) -> LocateError {
     if is_final(&error) { LocateError::Gone(explained(error, config)) } else { LocateError::Behind(error.into()) }
@@ -236,8 +229,7 @@ struct Signs {
 impl Signs {
     /// Whether the binlog may be another one than it was.
     fn differ_from(&self, earlier: &Self) -> bool {
-        let place = |end: &BinlogPosition| (file_number(&end.file), end.offset);
-        self.resets != earlier.resets || place(&self.end) < place(&earlier.end)
+        self.resets != earlier.resets || self.end.is_before(&earlier.end)
     }
 }
 
@@ -339,7 +331,7 @@ impl Server {
         let logs = self.binary_logs().await.map_err(LocateError::Behind)?;
         match logs.iter().find(|(name, _)| *name == position.file) {
             Some((_, size)) if position.offset <= *size => {
-                verify(&self.config.clone(), self.flavor, position, fingerprint).await
+                verify(&self.config, self.flavor, position, fingerprint).await
             }
             Some((_, size)) => {
                 let what = format!("{} ends at {size} now, and was read up to {}", position.file, position.offset);

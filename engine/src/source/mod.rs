@@ -335,10 +335,8 @@ async fn reconnect_to(config: &config::Source, resume: &Resume) -> anyhow::Resul
 /// If it can't.
 pub async fn probe(config: &config::Source, flavor: Flavor, place: &Place) -> anyhow::Result<Option<Duration>> {
     let lag = Lag::default();
-    // The server ends a connection with the id of a new one: that of an engine that runs stays.
-    let other = config::Source { server_id: config::random_server_id(), ..config.clone() };
     let read = async {
-        let mut wire = stream(&other, flavor, place).await?;
+        let mut wire = stream(&beside(config), flavor, place).await?;
         lag.read(wire.event().await?);
         let next_change = async {
             while lag.age().is_none() {
@@ -364,11 +362,7 @@ pub async fn transaction_end(
 ) -> anyhow::Result<Option<TransactionEnd>> {
     let find = async {
         let server = Server::connect(config).await?;
-        let resume = Resume::at(server.identity.as_str(), begin.clone());
-        let place = Place { resume, by: By::Position, from: begin.clone() };
-        // The server ends a connection with the id of a new one.
-        let other = config::Source { server_id: config::random_server_id(), ..config.clone() };
-        let mut wire = open_stream(&other, server.flavor, &place, Ending::Ends).await?;
+        let mut wire = short_stream(config, server.flavor, begin.clone()).await?;
         server.disconnect().await;
         let mut finder = EndFinder::new(begin.clone());
         loop {
@@ -433,6 +427,16 @@ async fn open_stream(
     let ends = ending == Ending::Ends;
     wire.dump(&DumpRequest { file: &from.file, offset, server_id, annotations, ends }).await?;
     Ok(wire)
+}
+
+/// A stream that ends where the binlog does, from a position on, beside the one of an engine that runs.
+async fn short_stream(config: &config::Source, flavor: Flavor, from: BinlogPosition) -> Result<Wire, WireError> {
+    open_stream(&beside(config), flavor, &Place::at(Resume::at("", from)), Ending::Ends).await
+}
+
+/// With another server ID: the server ends a connection with the ID of a new one, and that of the engine is to stay.
+fn beside(config: &config::Source) -> config::Source {
+    config::Source { server_id: config::random_server_id(), ..config.clone() }
 }
 
 /// Whether a question to the server failed for want of a connection, not by the server's answer.

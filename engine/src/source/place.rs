@@ -133,7 +133,7 @@ impl Server {
                 self.has_place("`source.start`", position).await?;
                 let gtids = match position.offset {
                     BinlogPosition::FIRST_EVENT => None, // the first events say them
-                    offset if offset > u64::from(u32::MAX) => None,
+                    _ if !is_within_reach(position) => None,
                     _ => history::gtids_before(&self.config, self.flavor, position).await.unwrap_or_else(|error| {
                         debug!(%position, error = format!("{error:#}"), "the GTIDs before it aren't known");
                         None
@@ -187,7 +187,7 @@ impl Server {
             }
             // What ends at the place shows it better: numbers may step down.
             Flavor::MariaDb if resume.fingerprint.is_some_and(|fingerprint| fingerprint.end.is_some()) => Ok(()),
-            Flavor::MariaDb if position.offset > u64::from(u32::MAX) => Ok(()),
+            Flavor::MariaDb if !is_within_reach(position) => Ok(()),
             Flavor::MariaDb => {
                 let there = self.gtid_position(position).await?;
                 // A server that crashed counts the transaction that it was writing, which has no end.
@@ -278,8 +278,7 @@ impl Server {
             let events = self.privileged(&format!("SHOW BINLOG EVENTS IN '{file}' LIMIT 4")).await?;
             let list = events.iter().find(|event| event.get::<String, _>("Event_type").as_deref() == Some("Gtid_list"));
             let text = list.and_then(|event| event.get::<String, _>("Info")).unwrap_or_default();
-            let text = text.trim().trim_start_matches('[').trim_end_matches(']');
-            let mut before = if text.is_empty() { self.no_gtids() } else { text.parse()? };
+            let mut before = self.gtids(text.trim().trim_start_matches('[').trim_end_matches(']'))?;
             // It is shown in another order than it has: which server was a domain's last is asked for.
             let head = BinlogPosition::new(file.clone(), BinlogPosition::FIRST_EVENT);
             before.add_all(&self.gtid_position(&head).await?);
@@ -302,7 +301,11 @@ impl Server {
             .query_first(statement)
             .await
             .with_context(|| format!("{}: its GTIDs can't be read", self.address))?;
-        let text = text.unwrap_or_default();
+        self.gtids(&text.unwrap_or_default())
+    }
+
+    /// A set as the server writes it.
+    fn gtids(&self, text: &str) -> anyhow::Result<GtidSet> {
         Ok(if text.is_empty() { self.no_gtids() } else { text.parse()? })
     }
 
@@ -320,8 +323,7 @@ impl Server {
                 .exec_first("SELECT BINLOG_GTID_POS(?, ?)", (file, offset))
                 .await
                 .with_context(|| format!("{}: its GTID position can't be read", self.address))?;
-        let text = text.flatten().unwrap_or_default();
-        Ok(if text.is_empty() { self.no_gtids() } else { text.parse()? })
+        self.gtids(&text.flatten().unwrap_or_default())
     }
 
     /// Whether the server has a place that `whose` says.
@@ -412,7 +414,7 @@ impl Server {
         let gtids = match state {
             None => executed.filter(|text| !text.is_empty()).map(|text| text.parse::<GtidSet>()).transpose()?,
             Some(mut state) => {
-                if position.offset <= u64::from(u32::MAX) {
+                if is_within_reach(&position) {
                     state.add_all(&self.gtid_position(&position).await?);
                 }
                 Some(state).filter(|state| !state.is_empty())
@@ -428,13 +430,18 @@ fn is_before(file: &str, other: &str) -> bool {
     base(file) == base(other) && file_number(file).is_some() && file_number(file) < file_number(other)
 }
 
+/// Whether a server can be asked for a position: a dump names it in 32 bits.
+fn is_within_reach(position: &BinlogPosition) -> bool {
+    u32::try_from(position.offset).is_ok()
+}
+
 /// The same place, so that a server can be asked for it: a dump begins at most 4 GiB into a file. Beyond that the file is
 /// read from its head, and what is before the place is passed over.
 fn within_reach(resume: Resume) -> Resume {
-    let BinlogPosition { file, offset } = &resume.position;
-    if *offset <= u64::from(u32::MAX) {
+    if is_within_reach(&resume.position) {
         return resume;
     }
+    let BinlogPosition { file, offset } = &resume.position;
     let past = Past { file: file.clone(), progress: Progress { event: *offset, rows: 0 } };
     let head = BinlogPosition::new(file.clone(), BinlogPosition::FIRST_EVENT);
     // The head of the file says which transactions are before it, and counting them gives those before the place.
