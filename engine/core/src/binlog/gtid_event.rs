@@ -2,6 +2,7 @@
 
 use super::bytes::Bytes;
 use super::error::Fault;
+use super::event::{EventHeader, EventKind};
 use crate::gtid::{Gtid, GtidSet, Interval, Source};
 
 /// The beginning of a transaction.
@@ -18,6 +19,17 @@ pub(super) struct Begin {
     /// Whether what follows is not done: the beginning of an `ALTER TABLE` that is logged in two parts (MariaDB), or its
     /// failure.
     pub is_void: bool,
+}
+
+/// What an event says of a transaction that begins with it; `None` of an event that no transaction begins with.
+pub(super) fn begin(header: &EventHeader, body: &[u8]) -> Result<Option<Begin>, Fault> {
+    match header.kind {
+        EventKind::GTID => mysql(body, false).map(Some),
+        EventKind::ANONYMOUS_GTID => mysql(body, true).map(Some),
+        EventKind::GTID_TAGGED => mysql_tagged(body).map(Some),
+        EventKind::MARIADB_GTID => mariadb(body, header.server_id).map(Some),
+        _ => Ok(None),
+    }
 }
 
 /// MySQL's commit times have 55 bits; the 56th says that another one follows.

@@ -7,6 +7,7 @@
 use super::error::Fault;
 use super::event::{Checksums, EventHeader, EventKind};
 use super::gtid_event;
+use super::savepoint::Collation;
 use crate::gtid::{Gtid, GtidSet};
 use crate::position::{BinlogPosition, EndDigest, EndMark, Fingerprint};
 
@@ -32,6 +33,8 @@ pub(super) struct FileFormat {
     /// Tells the file from others of its name.
     pub identity: u32,
     pub is_mariadb: bool,
+    /// How the server compares the names of savepoints.
+    pub savepoints: Collation,
 }
 
 impl FileFormat {
@@ -69,7 +72,7 @@ impl FileFormat {
         crc.update(&body[..format::CREATED.start]);
         crc.update(&body[format::CREATED.end..lens_end]);
         let is_mariadb = version.windows(7).any(|word| word == b"MariaDB");
-        Ok(Self { identity: crc.sum(), is_mariadb })
+        Ok(Self { identity: crc.sum(), is_mariadb, savepoints: Collation::of_version(version, is_mariadb) })
     }
 }
 
@@ -285,11 +288,7 @@ impl GtidScan {
                 self.gtids.get_or_insert(before);
                 None
             }
-            EventKind::GTID => Some(gtid_event::mysql(body, false)?),
-            EventKind::ANONYMOUS_GTID => Some(gtid_event::mysql(body, true)?),
-            EventKind::GTID_TAGGED => Some(gtid_event::mysql_tagged(body)?),
-            EventKind::MARIADB_GTID => Some(gtid_event::mariadb(body, header.server_id)?),
-            _ => None,
+            _ => gtid_event::begin(&header, body)?,
         };
         let offset = u64::from(header.log_pos.saturating_sub(header.size));
         Ok(begin.map(|begin| Met { offset, gtid: begin.gtid }))

@@ -4,7 +4,7 @@
 use super::bytes::Bytes;
 use super::charset::Charset;
 use super::error::Fault;
-use super::sql::{Dialect, OF_SERVER};
+use super::sql::{Dialect, OF_SERVER, Tokens};
 use super::statement::{self, Statement};
 use super::statement_targets::{self, Targets};
 
@@ -57,7 +57,7 @@ impl SchemaChange {
     /// Whether the statement may change a table's columns: it names the table, or drops its schema.
     pub fn may_change(&self, schema: &str, table: &str) -> bool {
         // Neither its verb nor its object depend on the session's quotes.
-        let (verb, object) = statement::object(self.statement.as_bytes(), &OF_SERVER);
+        let (verb, object) = statement::verb_and_object(Tokens::new(self.statement.as_bytes(), &OF_SERVER));
         match (verb.as_str(), object.as_str()) {
             ("TRUNCATE", _) | (_, "INDEX") => false,
             (_, "DATABASE" | "SCHEMA") => self.has_name(schema),

@@ -16,8 +16,7 @@ pub(super) enum Collation {
 
 impl Collation {
     /// That of a server, by the version in its format description: `9.7.4`, `10.11.18-MariaDB-log`.
-    pub fn of_version(version: &[u8]) -> Self {
-        let is_mariadb = version.windows(7).any(|word| word == b"MariaDB");
+    pub fn of_version(version: &[u8], is_mariadb: bool) -> Self {
         let number = |text: &[u8]| std::str::from_utf8(text).ok()?.parse::<u32>().ok();
         let mut numbers = version.split(|byte| !byte.is_ascii_digit()).map(|text| number(text).unwrap_or(0));
         let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
@@ -121,15 +120,16 @@ mod tests {
 
     #[test]
     fn a_servers_version_tells_how() {
-        for (version, expected) in [
-            (&b"9.7.4\0\0"[..], Collation::General),
-            (b"10.11.18-MariaDB-log\0", Collation::General),
-            (b"11.4.9-MariaDB\0", Collation::General),
-            (b"11.5.2-MariaDB\0", Collation::AccentSensitive),
-            (b"12.0.1-MariaDB\0", Collation::AccentSensitive),
-            (b"", Collation::General),
+        for (version, is_mariadb, expected) in [
+            (&b"9.7.4\0\0"[..], false, Collation::General),
+            (b"11.5.2\0", false, Collation::General),
+            (b"10.11.18-MariaDB-log\0", true, Collation::General),
+            (b"11.4.9-MariaDB\0", true, Collation::General),
+            (b"11.5.2-MariaDB\0", true, Collation::AccentSensitive),
+            (b"12.0.1-MariaDB\0", true, Collation::AccentSensitive),
+            (b"", false, Collation::General),
         ] {
-            assert_eq!(Collation::of_version(version), expected);
+            assert_eq!(Collation::of_version(version, is_mariadb), expected);
         }
     }
 }

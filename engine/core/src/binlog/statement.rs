@@ -61,7 +61,7 @@ impl Statement {
                     None => Self::Other,
                 }
             }
-            ("CREATE" | "ALTER" | "DROP" | "RENAME" | "TRUNCATE", ..) => definition(&first, tokens),
+            ("CREATE" | "ALTER" | "DROP" | "RENAME" | "TRUNCATE", ..) => definition(tokens),
             // MariaDB's `ANALYZE FORMAT = JSON UPDATE ...` runs the statement.
             ("ANALYZE", "TABLE" | "TABLES" | "LOCAL" | "NO_WRITE_TO_BINLOG", _) => Self::Other,
             (
@@ -77,24 +77,18 @@ impl Statement {
     }
 }
 
-/// What DDL means; `tokens` begin with its verb.
-fn definition(verb: &str, mut tokens: Tokens<'_>) -> Statement {
-    tokens.next();
-    loop {
-        match tokens.keyword().as_str() {
-            "TABLE" | "TABLES" if verb == "CREATE" => return Statement::CreateTable,
-            "TABLE" | "TABLES" | "DATABASE" | "SCHEMA" | "INDEX" => return Statement::Schema,
-            "OR" | "REPLACE" | "ONLINE" | "OFFLINE" | "IGNORE" | "UNIQUE" | "FULLTEXT" | "SPATIAL" | "VECTOR"
-            | "EXTERNAL" => {}
-            _ if verb == "TRUNCATE" => return Statement::Schema,
-            _ => return Statement::Other,
-        }
+/// What DDL means.
+fn definition(tokens: Tokens<'_>) -> Statement {
+    let (verb, object) = verb_and_object(tokens);
+    match (verb.as_str(), object.as_str()) {
+        ("CREATE", "TABLE" | "TABLES") => Statement::CreateTable,
+        (_, "TABLE" | "TABLES" | "DATABASE" | "SCHEMA" | "INDEX") | ("TRUNCATE", _) => Statement::Schema,
+        _ => Statement::Other,
     }
 }
 
-/// What DDL is about, in upper case, as `TABLE`; empty for other statements.
-pub(super) fn object(text: &[u8], dialect: &Dialect) -> (String, String) {
-    let mut tokens = Tokens::new(text, dialect);
+/// A statement's verb and what it is about, in upper case, as `CREATE` and `TABLE`; empty where there is no word.
+pub(super) fn verb_and_object(mut tokens: Tokens<'_>) -> (String, String) {
     let verb = tokens.keyword();
     loop {
         match tokens.keyword().as_str() {

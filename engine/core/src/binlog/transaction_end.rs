@@ -61,19 +61,10 @@ impl EndFinder {
             return None;
         }
         let begin = self.end;
-        self.end = match header.log_pos {
-            0 => self.end + u64::from(header.size),
-            low => {
-                let end = (self.end & !0xffff_ffff) | u64::from(low);
-                if end < self.end { end + (1 << 32) } else { end }
-            }
-        };
-        let gtid = match kind {
-            EventKind::GTID => gtid_event::mysql(body, false).ok(),
-            EventKind::ANONYMOUS_GTID => gtid_event::mysql(body, true).ok(),
-            EventKind::GTID_TAGGED => gtid_event::mysql_tagged(body).ok(),
-            EventKind::MARIADB_GTID => gtid_event::mariadb(body, header.server_id).ok(),
-            _ => return self.after(kind, body, begin),
+        self.end = header.end_after(begin);
+        let gtid = match gtid_event::begin(&header, body) {
+            Ok(None) => return self.after(kind, body, begin),
+            gtid => gtid.ok().flatten(),
         };
         if self.is_prepared {
             return None;

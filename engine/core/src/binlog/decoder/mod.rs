@@ -434,11 +434,10 @@ impl Decoder {
 
     /// A format description: at the head of a file, and of each connection.
     fn begin_file(&mut self, header: &EventHeader, event: &[u8]) -> Result<(), Fault> {
-        let FileFormat { identity, is_mariadb } = FileFormat::parse(header, event)?;
+        let FileFormat { identity, is_mariadb, savepoints } = FileFormat::parse(header, event)?;
         self.family = if is_mariadb { Family::MariaDb } else { Family::MySql };
         self.file = Some(identity);
-        let version = event.get(EventHeader::LEN + 2..EventHeader::LEN + 52).ok_or(Fault::Truncated)?;
-        self.savepoints = Collation::of_version(version);
+        self.savepoints = savepoints;
         let known = self.resume.fingerprint.map(|fingerprint| fingerprint.file);
         let is_at_head = self.position.offset == BinlogPosition::FIRST_EVENT && self.transaction.is_none();
         if is_at_head && (self.resume.position != self.position || known != self.file) {
@@ -447,8 +446,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// Where an event lies. A file may be larger than the header's 32 bits can say: the nearest
-    /// position ahead counts. MariaDB leaves positions within a transaction out.
+    /// Where an event lies.
     fn span(&self, header: &EventHeader) -> Span {
         let at = self.position.offset;
         let is_in_file = match header.kind {
@@ -462,12 +460,8 @@ impl Decoder {
         if !is_in_file || header.is_artificial() {
             return Span { begin: at, end: at };
         }
-        if header.log_pos == 0 {
-            return Span { begin: at, end: at + u64::from(header.size) };
-        }
-        let end = (at & !0xffff_ffff) | u64::from(header.log_pos);
-        let end = if end < at { end + (1 << 32) } else { end };
-        Span { begin: end.saturating_sub(u64::from(header.size)), end }
+        let end = header.end_after(at);
+        Span { begin: if header.log_pos == 0 { at } else { end.saturating_sub(u64::from(header.size)) }, end }
     }
 
     fn dispatch(&mut self, header: &EventHeader, body: &[u8], span: Span) -> Result<(), Halt> {
