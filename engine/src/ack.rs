@@ -92,9 +92,9 @@ impl Places {
         RowPlace { file, transaction: transaction.position, event: 0, index: 0 }.of_sibling(row)
     }
 
-    /// The place of an event that has no rows.
-    pub fn of_event(&mut self, file: &str, transaction: u64, event: u64) -> RowPlace {
-        RowPlace { file: self.file(file), transaction, event, index: 0 }
+    /// A place in an event of which the batch has no rows.
+    pub fn of_event(&mut self, file: &str, transaction: u64, event: u64, index: u32) -> RowPlace {
+        RowPlace { file: self.file(file), transaction, event, index }
     }
 
     fn file(&mut self, name: &str) -> u32 {
@@ -153,8 +153,8 @@ pub(crate) mod tests {
         let (mut acks, mut feed, observer) = ack::tracker(LIMITS);
         let ack = open(&mut acks, 100, 900);
         let mut places = Places::default();
-        let first = places.of_event("binlog.000001", 200, 200);
-        let place = RowPlace { event: 300, index: 7, ..places.of_event("binlog.000002", 250, 250) };
+        let first = places.of_event("binlog.000001", 200, 200, 0);
+        let place = RowPlace { event: 300, index: 7, ..places.of_event("binlog.000002", 250, 250, 0) };
         ack.batch().set_files(places);
         assert_eq!((first.file, place.file), (0, 1));
         let part = ack.part(5);

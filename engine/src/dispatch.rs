@@ -3,11 +3,13 @@
 use std::sync::{Arc, LazyLock};
 
 use anyhow::bail;
+use base64_simd::STANDARD;
 use bytes::Bytes;
 use rowmill_core::batch::{Batch, Kind, Operation, Row, Table};
-use rowmill_core::binlog::SchemaChange;
+use rowmill_core::binlog::{DecodeError, SchemaChange, SkippedChange, SkippedContent};
 use rowmill_core::envelope::{Envelope, Escaping, Format, Part, SourceName, push_int, push_string};
-use rowmill_core::route::{GroupTemplate, TableTemplate, deduplication_id, schema_change_id, sqs_id};
+use rowmill_core::position::BinlogPosition;
+use rowmill_core::route::{GroupTemplate, TableTemplate, deduplication_id, schema_change_id, skipped_id, sqs_id};
 
 use crate::ack::{Places, RowPlace};
 use crate::config::{self, Attribute, Destinations};
@@ -106,7 +108,7 @@ impl Dispatcher {
         now_us: i64,
     ) -> Dispatched {
         self.server = server;
-        let Transformed { bytes, rows, emitted, seen, dead, mut stop } = transformed;
+        let Transformed { bytes, rows, emitted, seen, dead, skipped, mut stop } = transformed;
         let parse = |bytes| Batch::parse(bytes).expect("batches are written by the builder");
         let batch = parse(&bytes);
         let seen: Vec<Batch<'_>> = seen.iter().map(|bytes| parse(bytes)).collect();
@@ -127,6 +129,9 @@ impl Dispatcher {
         let dead = dead.iter().filter(|row| stop.as_ref().is_none_or(|stop| row.origin < stop.origin));
         for row in dead {
             self.dead_letter(row, tables, now_us, &mut places, &mut by_sink);
+        }
+        for (origin, skipped) in skipped.iter().filter(|(row, _)| stop.as_ref().is_none_or(|stop| *row < stop.origin)) {
+            self.skipped(skipped, *origin, &mut places, &mut by_sink);
         }
         if let Some(sink) = self.dead_letter_sink {
             // It may have rows as well.
@@ -233,6 +238,50 @@ impl Dispatcher {
         });
     }
 
+    /// A change that can't be decoded, as a dead letter. All of a table are one group.
+    fn skipped(&self, skipped: &SkippedChange, origin: u32, places: &mut Places, by_sink: &mut [Vec<Message>]) {
+        let sink = self.dead_letter_sink.expect("changes are passed over where a sink for dead letters is");
+        let SkippedChange { error, row, gtid, time_us, content, bytes } = skipped;
+        let DecodeError { position: BinlogPosition { file, offset }, transaction, table, fault, .. } = &**error;
+        let mut body = Vec::with_capacity(1024);
+        let mut text = |label: &[u8], text: &str| {
+            body.extend_from_slice(label);
+            push_string(text, &mut body);
+        };
+        text(b"{\"stage\":\"source\",\"error\":", &fault.to_string());
+        if let Some(table) = table {
+            text(b",\"table\":", table);
+        }
+        text(b",\"file\":", file);
+        text(b",\"gtid\":", gtid);
+        match content {
+            SkippedContent::Statement(statement) => text(b",\"statement\":", statement),
+            SkippedContent::Images(images) => text(b",\"images\":", &STANDARD.encode_to_string(images)),
+            SkippedContent::Event(event) => text(b",\"event\":", &STANDARD.encode_to_string(event)),
+        }
+        let mut number = |label: &[u8], number: i64| {
+            body.extend_from_slice(label);
+            push_int(number, &mut body);
+        };
+        number(b",\"bytes\":", *bytes as i64);
+        number(b",\"type\":", error.kind.0.into());
+        number(b",\"pos\":", *offset as i64);
+        number(b",\"row\":", (*row).into());
+        number(b",\"ts_ms\":", time_us / 1000);
+        body.push(b'}');
+        let place = places.of_event(file, transaction.unwrap_or(*offset), *offset, *row);
+        by_sink[sink].push(Message {
+            body: Body::new(body.into(), Escaping::Plain),
+            group: sqs_id(table.clone().unwrap_or_else(|| "statements".to_owned())),
+            deduplication_id: skipped_id(&self.server, skipped),
+            attributes: Vec::new(),
+            table: None,
+            queue: None,
+            row: origin,
+            place,
+        });
+    }
+
     /// Adds a schema change's message after those of the rows. All of a schema are one group.
     ///
     /// # Panics
@@ -244,7 +293,7 @@ impl Dispatcher {
         let body = Body::new(body.into(), self.sinks[sink].escaping);
         let group = sqs_id(change.schema.clone().unwrap_or_default());
         let deduplication_id = schema_change_id(server, change);
-        let place = dispatched.places.of_event(&change.file, change.transaction_position, change.event_position);
+        let place = dispatched.places.of_event(&change.file, change.transaction_position, change.event_position, 0);
         dispatched.by_sink[sink].push(Message {
             body,
             group,

@@ -15,6 +15,14 @@ const INTERVAL_BEHIND: Duration = Duration::from_secs(10);
 /// How often otherwise, if there was anything to deliver.
 const INTERVAL: Duration = Duration::from_secs(600);
 
+/// Of what may happen to every row the first ones are logged each, later ones only now and then.
+const LOGGED_EACH: u64 = 10;
+
+/// Whether the nth of many alike is logged.
+pub fn is_logged(nth: u64) -> bool {
+    nth <= LOGGED_EACH || nth.is_power_of_two()
+}
+
 /// What was delivered, and said of it.
 #[derive(Debug)]
 pub struct Pace(Mutex<State>);

@@ -252,8 +252,10 @@ impl Stages {
         threads.spawn_source(&mut stages, source(intake, stopped).boxed());
         let outlets = outlets.into_iter().zip(is_nowhere).map(|(outlet, is_nowhere)| (!is_nowhere).then_some(outlet));
         let outlets: Arc<[_]> = outlets.collect();
+        let skips = Arc::default();
         for tasks in tasks {
-            threads.spawn_worker(&mut stages, Worker::new(tasks, dispatcher.clone(), Arc::clone(&outlets)));
+            let worker = Worker::new(tasks, dispatcher.clone(), Arc::clone(&outlets), Arc::clone(&skips));
+            threads.spawn_worker(&mut stages, worker);
         }
         drop(outlets); // sinks end when the last worker does
         stages.spawn(async move {

@@ -7,7 +7,7 @@ use rowmill_core::binlog::RowBatch;
 use tokio::sync::{mpsc, watch};
 
 use crate::ack::{Cost, StopError};
-use crate::config::{self, InFlight, Start};
+use crate::config::{self, InFlight, OnError, Start};
 use crate::printer::{Form, Printer};
 use crate::source::preflight::Server;
 use crate::source::{Outlet, Source};
@@ -47,7 +47,8 @@ pub async fn run(
     out: &mut impl Write,
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    let source = config::Source { server_id: config::random_server_id(), ..source };
+    // There is nowhere for dead letters.
+    let source = config::Source { server_id: config::random_server_id(), on_error: OnError::Halt, ..source };
     let (mut server, source) = Server::connect_first(&source).await?;
     if let Some(problem) = server.problems().into_iter().next() {
         return Err(problem.into());

@@ -2,16 +2,19 @@
 //! worked on in parallel, and handed to the sinks in binlog order again.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rowmill_core::batch::{Batch, RowIndex, Table};
-use rowmill_core::binlog::RowBatch;
+use rowmill_core::binlog::{RowBatch, SkippedChange};
 use rowmill_pipeline::sequencer::{Sequencer, Turn};
 use tokio::sync::mpsc;
+use tracing::warn;
 
 use crate::ack::{self, Ack, AckOpener, BatchOrigin, Cost, Places, StopError};
 use crate::dispatch::{Dispatched, Dispatcher};
 use crate::failpoint::{self, Step};
+use crate::pace::is_logged;
 #[cfg(test)]
 use crate::simulation::Mutation;
 use crate::sink::{Delivery, Message};
@@ -53,6 +56,20 @@ pub struct Worker {
     dispatcher: Dispatcher,
     /// The sinks' inlets; `None` of one that keeps nothing.
     outlets: Arc<[Option<mpsc::Sender<Delivery>>]>,
+    skips: Arc<SkipCounter>,
+}
+
+/// Counts changes that can't be decoded and are dead letters, for the log.
+#[derive(Debug, Default)]
+pub struct SkipCounter(AtomicU64);
+
+impl SkipCounter {
+    fn count(&self, skipped: &SkippedChange) {
+        let skipped_so_far = self.0.fetch_add(1, Ordering::Relaxed) + 1;
+        if is_logged(skipped_so_far) {
+            warn!(skipped_so_far, row = skipped.row, error = %skipped.error, "a change can't be decoded, a dead letter now");
+        }
+    }
 }
 
 impl Intake {
@@ -112,13 +129,15 @@ impl Outlet for Intake {
 }
 
 impl Worker {
-    /// Takes `tasks` and hands messages to `outlets`, which are the sinks'; `None` of one that keeps nothing.
+    /// Takes `tasks` and hands messages to `outlets`, which are the sinks'; `None` of one that keeps nothing. `skips` is of
+    /// all workers.
     pub fn new(
         tasks: mpsc::Receiver<Task>,
         dispatcher: Dispatcher,
         outlets: Arc<[Option<mpsc::Sender<Delivery>>]>,
+        skips: Arc<SkipCounter>,
     ) -> Self {
-        Self { tasks, dispatcher, outlets }
+        Self { tasks, dispatcher, outlets, skips }
     }
 
     /// Works until there are no more tasks, or until something stops the pipeline: a row that a transform fails on, that has
@@ -138,10 +157,12 @@ impl Worker {
     /// False if the pipeline is stopping.
     async fn task(&mut self, task: Task) -> bool {
         let Task { number, mut turn, batch, ack, tables, chain } = task;
-        let Some(transformed) = chain.transform(number, &batch, &tables).await else { return false };
+        let Some(mut transformed) = chain.transform(number, &batch, &tables).await else { return false };
         failpoint::reached(Step::Transformed);
         failpoint::delay(Step::Transformed).await;
-        let RowBatch { bytes, schema_change, resume, .. } = batch;
+        let RowBatch { bytes, schema_change, skipped, resume, .. } = batch;
+        transformed.skipped.extend(skipped.map(|skipped| (0, *skipped)));
+        transformed.skipped.iter().for_each(|(_, skipped)| self.skips.count(skipped));
         let now_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as i64);
         let mut dispatched = self.dispatcher.messages(transformed, Arc::clone(&resume.server), &tables, now_us);
         if let (Some(change), None) = (schema_change, &dispatched.stop) {
@@ -237,7 +258,7 @@ mod tests {
         let (outlet, mut inlet) = mpsc::channel(1);
         let (_, tasks) = mpsc::channel(1);
         let dispatcher = Dispatcher::new(Destinations::default(), Vec::new(), String::new());
-        let worker = Worker::new(tasks, dispatcher, Arc::new([None, Some(outlet)]));
+        let worker = Worker::new(tasks, dispatcher, Arc::new([None, Some(outlet)]), Arc::default());
         let mut hand_on = |by_sink| {
             let ack = open(&mut acks, 4, 8);
             let is_taken = worker.hand_on(by_sink, &ack).now_or_never().expect("room");

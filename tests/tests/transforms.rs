@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use mysql_async::prelude::Queryable;
 use rowmill::transform::{Loader, Settings};
-use rowmill_tests::{Build, Engine, Rig, scratch, top, wait_for};
+use rowmill_tests::{Build, Engine, Rig, scratch, top, wait_for, whole_lines};
 use serde_json::{Value, json};
 
 const SHOP: &str = "tables = [\"shop.*\"]";
@@ -107,6 +107,38 @@ async fn rows_that_a_transform_fails_on_are_set_aside() -> anyhow::Result<()> {
     assert!(dead[0]["error"].as_str().is_some_and(|error| error.contains("unruly.wasm!")), "{}", dead[0]["error"]);
     let last = dead.last().context("the last")?;
     assert!(last["error"].as_str().is_some_and(|error| error.contains("told to refuse the table")), "{last}");
+    Ok(())
+}
+
+/// A transform halts at a row, and one before it in the chain has made messages of that row and of those after it already:
+/// they aren't sent.
+#[tokio::test]
+async fn what_is_made_of_rows_after_a_halt_is_not_sent() -> anyhow::Result<()> {
+    let (mut rig, plugins) = rig("what_is_made_of_rows_after_a_halt_is_not_sent", "threads = 2\n").await?;
+    install(&plugins, "1-first", &guest("unruly"), "")?;
+    install(&plugins, "2-second", &guest("unruly"), "[settings]\nsecond = true\n")?;
+    rig.mysql.run("CREATE TABLE shop.t (id INT PRIMARY KEY, act VARCHAR(20), second VARCHAR(20))").await?;
+    let dead = rig.directory.join("dead.jsonl");
+    rig.config.text.push_str(&format!(
+        "[sink.dead]\ntype = \"file\"\npath = \"{}\"\n[dead_letter]\nsink = \"dead\"\n[[route]]\ntables = [\"*.*\"]\nsink = \"out\"\n",
+        dead.display()
+    ));
+    // The first tells of each row, but for those that it sets aside.
+    std::fs::write(plugins.join("1-first.toml"), "on_error = \"dead-letter\"\n")?;
+    let row = |id: usize| {
+        let act = if id % 5 == 4 { "fail" } else { "tell" };
+        format!("({id}, '{act}', '{}')", if id == 7 { "trap" } else { "ok" })
+    };
+    let values = (0..256).map(row).collect::<Vec<_>>().join(", ");
+    let mut engine = Engine::start_and_wait(&rig.config).await?;
+    rig.mysql
+        .run(&format!("INSERT INTO shop.t VALUES {values}; INSERT INTO shop.t VALUES (256, 'tell', 'ok')"))
+        .await?;
+    assert_eq!(engine.end(SOON).await?.code(), Some(1), "{}", engine.log());
+    let lines = whole_lines(&rig.directory.join("out.jsonl"))?;
+    let rows = lines.lines().filter(|line| *line != "told").count();
+    assert_eq!((rows, lines.lines().count() - rows), (6, 6), "of the rows 0 to 3, 5 and 6 each: {lines}");
+    assert_eq!(whole_lines(&dead)?.lines().count(), 1, "row 4");
     Ok(())
 }
 

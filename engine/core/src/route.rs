@@ -5,7 +5,7 @@ use std::fmt::Write;
 use rowmill_batch::{Batch, Cell, Column, Image, Kind, Row, Table};
 use sha2::{Digest, Sha256};
 
-use crate::binlog::SchemaChange;
+use crate::binlog::{SchemaChange, SkippedChange};
 
 /// SQS's limit for message groups and deduplication ids.
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html>
@@ -245,6 +245,12 @@ pub fn deduplication_id(server: &str, batch: &Batch<'_>, row: &Row<'_>, output: 
 pub fn schema_change_id(server: &str, change: &SchemaChange) -> String {
     let time_s = change.time_us / 1_000_000;
     sqs_id(format!("{server}-{time_s}-{}-{}-schema", change.file, change.event_position))
+}
+
+/// The deduplication id of a change that is passed over, of the same kind.
+pub fn skipped_id(server: &str, SkippedChange { error, row, time_us, .. }: &SkippedChange) -> String {
+    let (time_s, position) = (time_us / 1_000_000, &error.position);
+    sqs_id(format!("{server}-{time_s}-{}-{}-{row}-skipped", position.file, position.offset))
 }
 
 #[cfg(test)]

@@ -64,7 +64,7 @@ pub struct Destinations {
     pub routes: Vec<Route>,
     /// The sink that schema changes go to. `None`: nobody is told of them.
     pub schema_changes: Option<usize>,
-    /// The sink that rows go to which a transform refuses, if its user wants that.
+    /// The sink that changes and messages go to that can't be decoded, transformed or delivered, if the user wants that.
     pub dead_letters: Option<usize>,
 }
 
@@ -87,6 +87,8 @@ pub struct Source {
     pub tables: TablePatterns,
     /// Whether schema changes are read as well.
     pub schema_changes: bool,
+    /// What becomes of changes that can't be decoded.
+    pub on_error: OnError,
     /// Where to begin without a checkpoint.
     pub start: Start,
 }
@@ -151,6 +153,7 @@ struct SourceTable {
     server_id: Option<u32>,
     name: Option<Text>,
     tables: Option<TablePatterns>,
+    on_error: Option<OnError>,
     start: Option<Text>,
     tls: Option<TlsTable>,
     #[serde(default)]
@@ -239,6 +242,11 @@ impl Config {
         }
         let checkpoint = file.checkpoint.map_or_else(|| Ok(Checkpoint::default()), checkpoint::checkpoint)?;
         let source = source(file.source, destinations.schema_changes.is_some())?;
+        if source.on_error == OnError::DeadLetter && dead_letters.is_none() {
+            return Err(
+                "source: on_error = \"dead-letter\" needs a sink for them: `[dead_letter]` with a `sink`".to_owned()
+            );
+        }
         for route in &mut destinations.routes {
             route.tables = std::mem::take(&mut route.tables).with_case(source.tables.case());
         }
@@ -273,7 +281,7 @@ fn plugins(table: PluginsTable, checkpoint: &Checkpoint) -> Result<Plugins, Stri
 }
 
 fn source(table: SourceTable, schema_changes: bool) -> Result<Source, String> {
-    let SourceTable { url, password, password_file, server_id, name, tables, start, tls, failover } = table;
+    let SourceTable { url, password, password_file, server_id, name, tables, on_error, start, tls, failover } = table;
     let password = match (password, password_file) {
         (Some(_), Some(_)) => return Err("source: give `password` or `password_file`, not both".to_owned()),
         (Some(Text(password)), None) => Some(password),
@@ -298,6 +306,7 @@ fn source(table: SourceTable, schema_changes: bool) -> Result<Source, String> {
         name: name.map_or_else(|| "rowmill".to_owned(), |name| name.0),
         tables: tables.unwrap_or_default(),
         schema_changes,
+        on_error: on_error.unwrap_or_default(),
         start,
     })
 }
@@ -519,6 +528,19 @@ mod tests {
         let route = format!("{SMALL}[[route]]\ntables = [\"a.*\"]\nsink = \"uot\"");
         assert!(fault(&route).contains("did you mean `out`?"), "{}", fault(&route));
         assert!(fault(&format!("{SMALL}[in_flight]\nrows = 0")).contains("more than 0"));
+    }
+
+    #[test]
+    fn changes_that_cannot_be_decoded_need_a_sink() {
+        let parsed = |source: &str, more: &str| {
+            Config::parse(&format!("[source]\nurl = \"mysql://h\"\n{source}\n[sink.out]\ntype = \"null\"\n{more}"))
+        };
+        let on_error = "on_error = \"dead-letter\"";
+        assert_eq!(parsed("", "").expect("valid").source.on_error, OnError::Halt);
+        assert!(parsed(on_error, "").expect_err("no sink").contains("[dead_letter]"));
+        let config = parsed(on_error, "[dead_letter]\nsink = \"out\"\n").expect("valid");
+        assert_eq!(config.source.on_error, OnError::DeadLetter);
+        assert!(parsed("on_error = \"skip\"", "").is_err(), "nothing is dropped in silence");
     }
 
     #[test]

@@ -115,14 +115,14 @@ pub struct Role {
     pub external_id: Option<String>,
 }
 
-/// What becomes of a message that a queue refuses for what it is: too large, say.
+/// What becomes of a message that a queue refuses for what it is (too large, say), and of a change that can't be decoded.
 #[derive(Debug, Deserialize, Clone, Copy, Default, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnError {
     /// The engine stops; the checkpoint is before it.
     #[default]
     Halt,
-    /// It goes to the sink of dead letters, and the others go on.
+    /// It goes to the sink of dead letters, and what is after it goes on.
     DeadLetter,
 }
 

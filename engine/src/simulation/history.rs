@@ -146,6 +146,8 @@ impl History {
             undecoded: None,
             rows: to - from,
             schema_change: None,
+            skipped: None,
+            skips: false,
             new_tables: Vec::new(),
             before: Arc::new(self.resume_before(from)),
             resume: self.resume_before(to),

@@ -43,6 +43,20 @@ const UNLISTED: &str = "\
 /// don't make keys.
 const SHOW_GENERATED_KEYS: &str = "SET SESSION show_gipk_in_create_table_and_information_schema = ON";
 
+/// Why the columns of a table aren't known.
+pub(super) enum ColumnsError {
+    /// They can't be: the table may have been changed since.
+    Unknown(anyhow::Error),
+    /// They couldn't be asked for.
+    Interruption(Interruption),
+}
+
+impl<E: Into<Interruption>> From<E> for ColumnsError {
+    fn from(error: E) -> Self {
+        Self::Interruption(error.into())
+    }
+}
+
 /// The columns of a table whose rows come at `rows`, behind `before`, a place between two transactions.
 /// None at all: the table isn't there any more, or the user may not see it.
 ///
@@ -53,7 +67,7 @@ pub(super) async fn columns(
     (before, rows): (Resume, BinlogPosition),
     (schema, table): (&str, &str),
     missing: Missing,
-) -> Result<Vec<CatalogColumn>, Interruption> {
+) -> Result<Vec<CatalogColumn>, ColumnsError> {
     let mut server = Server::connect(config).await?;
     let columns = look_up(&mut server, schema, table).await.map_err(|error| {
         let is_refusal = matches!(error, mysql_async::Error::Server(_));
@@ -122,13 +136,15 @@ impl Ahead<'_> {
     ///
     /// # Errors
     /// If a statement in it names the table.
-    async fn is_unchanged(&self, config: &config::Source, flavor: Flavor, before: Resume) -> Result<(), Interruption> {
+    async fn is_unchanged(&self, config: &config::Source, flavor: Flavor, before: Resume) -> Result<(), ColumnsError> {
         let Self { schema, table, rows, end, .. } = self;
         debug!(table = %format_args!("{schema}.{table}"), from = %rows, to = %end, "looking ahead for changes");
         let resume = Resume { past: None, gtids: None, fingerprint: None, ..before };
         let from = resume.position.clone();
         let mut wire = short_stream(config, flavor, from).await.map_err(Interruption::Connection)?;
-        let mut scan = Decoder::new(resume, Box::new(SchemaOnly((*schema).to_owned()))).with_schema_changes(true);
+        // Changes of rows that are logged as statements don't matter here.
+        let select = Box::new(SchemaOnly((*schema).to_owned()));
+        let mut scan = Decoder::new(resume, select).with_schema_changes(true).with_skips(true);
         loop {
             let event = match wire.event().await {
                 Err(WireError::End) => return Ok(()),
@@ -139,11 +155,11 @@ impl Ahead<'_> {
                     scan.next(event).with_context(|| format!("while looking ahead for changes of {schema}.{table}"));
                 let batch = match next.map_err(Interruption::Fatal)? {
                     Next::Event => break,
-                    Next::Columns { .. } => return Err(Interruption::Fatal(anyhow!("columns of no table"))),
+                    Next::Columns { .. } => return Err(Interruption::Fatal(anyhow!("columns of no table")).into()),
                     Next::Batch(batch) => batch,
                 };
                 if let Some(change) = batch.schema_change {
-                    self.check(&change).map_err(Interruption::Fatal)?;
+                    self.check(&change).map_err(ColumnsError::Unknown)?;
                 }
             }
             if !scan.position().is_before(end) {

@@ -23,6 +23,7 @@ use rowmill_core::position::{BinlogPosition, Resume};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
+use catalog::ColumnsError;
 use history::History;
 pub use lag::Lag;
 use place::{By, LocateError, Place};
@@ -30,7 +31,7 @@ use preflight::{ConnectError, Flavor, Server};
 use wire::{DumpRequest, HEARTBEAT_PERIOD, Login, Wire, WireError};
 
 use crate::ack::{Cost, StopError};
-use crate::config::{self, Start};
+use crate::config::{self, OnError, Start};
 
 /// The server closes a dump connection that isn't read for this long. While a queue is out of reach
 /// nothing is read, so the session asks for a long time.
@@ -125,7 +126,9 @@ impl Source {
             .map_err(|error| explained(error, &config))
             .with_context(|| format!("the binlog of {} can't be read from {place}", config.address))?;
         let history = Arc::new(History::new(config.clone(), place.resume.clone()));
-        let decoder = Decoder::new(place.resume, select).with_schema_changes(config.schema_changes);
+        let decoder = Decoder::new(place.resume, select)
+            .with_schema_changes(config.schema_changes)
+            .with_skips(config.on_error == OnError::DeadLetter);
         let lag = Arc::new(Lag::default());
         lag.keeps(server.retention().await?);
         server.disconnect().await;
@@ -257,9 +260,14 @@ impl Source {
                     }
                     Ok(Next::Columns { schema, table, missing }) => {
                         let place = (decoder.resume_before().clone(), decoder.position().clone());
-                        let columns = match catalog::columns(config, place, (&schema, &table), missing).await {
-                            Ok(columns) => columns,
-                            Err(Interruption::Fatal(error)) => {
+                        match catalog::columns(config, place, (&schema, &table), missing).await {
+                            Ok(columns) => decoder.learn(schema, table, columns),
+                            Err(ColumnsError::Unknown(error)) if config.on_error == OnError::DeadLetter => {
+                                decoder.give_up_columns(schema, table, format!("{error:#}"));
+                            }
+                            Err(
+                                ColumnsError::Unknown(error) | ColumnsError::Interruption(Interruption::Fatal(error)),
+                            ) => {
                                 // What is before the event is delivered all the same.
                                 let transaction = decoder.transaction_begin();
                                 while let Some(batch) = decoder.give_up() {
@@ -269,9 +277,8 @@ impl Source {
                                 }
                                 return Err(Interruption::Fatal(StopError { transaction, error }.into()));
                             }
-                            Err(interruption) => return Err(interruption),
-                        };
-                        decoder.learn(schema, table, columns);
+                            Err(ColumnsError::Interruption(interruption)) => return Err(interruption),
+                        }
                     }
                     Err(error) => return Err(error.into()),
                 }

@@ -21,26 +21,38 @@ impl Chain {
     /// before it. Batches are numbered in their order, and every one must pass. `None` if everything stops because of an
     /// earlier one.
     pub async fn transform(&self, number: u64, batch: &RowBatch, tables: &Arc<[Arc<Table>]>) -> Option<Transformed> {
-        let RowBatch { bytes, rows, undecoded, .. } = batch;
+        let RowBatch { bytes, rows, undecoded, skips, .. } = batch;
         let count = *rows as u32;
         let Some(undecoded) = undecoded else { return self.run(number, Arc::clone(bytes), count, tables).await };
         let decoded = parse(bytes);
-        if undecoded.version() == self.version {
-            let transformed = self.run(number, Arc::clone(bytes), count, tables).await?;
-            return Some(transformed.completed(bytes, |rows| undecoded.whole(&decoded, rows.iter().copied())));
-        }
-        // It was decoded for other transforms.
-        let rows = |count: u32| (0..count).map(RowIndex);
-        let (whole, stop) = match undecoded.whole(&decoded, rows(count)) {
-            Ok(whole) => (whole, None),
-            Err(RowError { row, error }) => {
-                let before = undecoded.whole(&decoded, rows(row.0)).unwrap_or_default();
-                (before, Some(Stop { origin: row.0, error: error.into() }))
+        let leave_out = |transformed: &mut Transformed, errors: Vec<RowError>| {
+            for error in errors {
+                if *skips {
+                    transformed.skip(error.row.0, undecoded.skipped(&decoded, error));
+                } else {
+                    transformed.stop_at(Stop { origin: error.row.0, error: error.error.into() });
+                }
             }
         };
-        let count = stop.as_ref().map_or(count, |stop| stop.origin);
-        let mut transformed = self.run(number, Arc::new(whole), count, tables).await?;
-        stop.into_iter().for_each(|stop| transformed.stop_at(stop));
+        if undecoded.version() == self.version {
+            let transformed = self.run(number, Arc::clone(bytes), count, tables).await?;
+            let whole = |rows: &[RowIndex]| undecoded.whole(&decoded, rows.iter().copied());
+            return Some(transformed.completed(bytes, whole, leave_out));
+        }
+        // It was decoded for other transforms: they get whole rows.
+        let (whole, errors) = undecoded.whole(&decoded, (0..count).map(RowIndex));
+        if errors.is_empty() {
+            return self.run(number, Arc::new(whole), count, tables).await;
+        }
+        let is_left_out = |row: &u32| match *skips {
+            true => errors.iter().any(|error| error.row.0 == *row),
+            false => errors[0].row.0 <= *row,
+        };
+        let origins: Vec<u32> = (0..count).filter(|row| !is_left_out(row)).collect();
+        let (whole, _) = undecoded.whole(&decoded, origins.iter().copied().map(RowIndex));
+        let mut transformed = self.run(number, Arc::new(whole), origins.len() as u32, tables).await?;
+        transformed.set_origins(&origins);
+        leave_out(&mut transformed, errors);
         Some(transformed)
     }
 
@@ -70,42 +82,56 @@ impl Chain {
         }
         let part = Arc::new(out.finish());
         let transformed = self.run(number, Arc::clone(&part), batch.len() as u32, tables).await?;
-        Some(transformed.completed(&part, |rows| {
+        let whole = |rows: &[RowIndex]| {
             let mut out = Builder::with_capacity(bytes.len());
             rows.iter().for_each(|&row| out.copy_row(&batch, row));
-            Ok(out.finish())
-        }))
+            (out.finish(), Vec::new())
+        };
+        Some(transformed.completed(&part, whole, |_, _| {}))
     }
 }
 
 impl Transformed {
     /// With `whole` rows in place of what is left: what transforms changed in them stays changed. `decoded` is what they
-    /// were given first. Where a row can't be decoded, everything stops before it.
-    fn completed(mut self, decoded: &Arc<Vec<u8>>, whole: impl Fn(&[RowIndex]) -> Result<Vec<u8>, RowError>) -> Self {
-        // Each stop leaves fewer rows.
-        while let Err(RowError { row, error }) = self.complete(decoded, &whole) {
-            self.stop_at(Stop { origin: row.0, error: error.into() });
+    /// were given first. `leave_out` leaves out rows that can't be decoded.
+    fn completed(
+        mut self,
+        decoded: &Arc<Vec<u8>>,
+        whole: impl Fn(&[RowIndex]) -> (Vec<u8>, Vec<RowError>),
+        leave_out: impl Fn(&mut Self, Vec<RowError>),
+    ) -> Self {
+        // Each time there are fewer rows.
+        while let Err(errors) = self.complete(decoded, &whole) {
+            leave_out(&mut self, errors);
         }
         self
     }
 
     /// # Errors
-    /// If a row can't be decoded: then nothing is changed.
+    /// If rows can't be decoded: then nothing is changed.
     fn complete(
         &mut self,
         decoded: &Arc<Vec<u8>>,
-        whole: &impl Fn(&[RowIndex]) -> Result<Vec<u8>, RowError>,
-    ) -> Result<(), RowError> {
+        whole: &impl Fn(&[RowIndex]) -> (Vec<u8>, Vec<RowError>),
+    ) -> Result<(), Vec<RowError>> {
         let batch = parse(decoded);
-        let complete = |seen: &Arc<Vec<u8>>, rows: &[(RowIndex, u32)]| {
+        let mut errors = Vec::new();
+        let mut complete = |seen: &Arc<Vec<u8>>, rows: &[(RowIndex, u32)]| {
             let origins: Vec<RowIndex> = rows.iter().map(|&(_, origin)| RowIndex(origin)).collect();
-            let whole = whole(&origins)?;
-            Ok(Arc::new(if Arc::ptr_eq(seen, decoded) { whole } else { changed(&whole, seen, &batch, rows) }))
+            let (whole, faults) = whole(&origins);
+            if !faults.is_empty() {
+                errors.extend(faults);
+                return Arc::default();
+            }
+            Arc::new(if Arc::ptr_eq(seen, decoded) { whole } else { changed(&whole, seen, &batch, rows) })
         };
         let rows: Vec<(RowIndex, u32)> = self.rows.iter().map(|passed| (passed.row, passed.origin)).collect();
-        let bytes = complete(&self.bytes, &rows)?;
+        let bytes = complete(&self.bytes, &rows);
         let dead_batches: Vec<_> =
-            self.dead.iter().map(|dead| complete(&dead.batch, &[(dead.row, dead.origin)])).collect::<Result<_, _>>()?;
+            self.dead.iter().map(|dead| complete(&dead.batch, &[(dead.row, dead.origin)])).collect();
+        if !errors.is_empty() {
+            return Err(errors);
+        }
         self.bytes = bytes;
         (0..).zip(&mut self.rows).for_each(|(index, passed)| passed.row = RowIndex(index));
         for (dead, batch) in self.dead.iter_mut().zip(dead_batches) {

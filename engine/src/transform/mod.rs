@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use bytestring::ByteString;
 use rowmill_core::batch::{Batch, Builder, RowIndex, Table};
+use rowmill_core::binlog::SkippedChange;
 use rowmill_pipeline::sequencer::Sequencer;
 
 pub use error::TransformError;
@@ -81,6 +82,8 @@ pub struct Transformed {
     pub seen: Vec<Arc<Vec<u8>>>,
     /// Rows for the sink of dead letters, in binlog order.
     pub dead: Vec<DeadRow>,
+    /// Rows that can't be decoded and are passed over, by their places in the batch: nothing of them is above.
+    pub skipped: Vec<(u32, SkippedChange)>,
     /// Everything stops before this row: nothing of it and of those after it is above.
     pub stop: Option<Stop>,
 }
@@ -230,7 +233,7 @@ fn run_one(transform: &dyn Transform, tables: &Arc<[Arc<Table>]>, state: &mut Tr
         let row = Passed { row: RowIndex(0), ..passed };
         let mut alone = Transformed::of(single, vec![row]);
         run_one(transform, tables, &mut alone);
-        let Transformed { bytes, rows, emitted, seen, dead, stop } = alone;
+        let Transformed { bytes, rows, emitted, seen, dead, stop, .. } = alone;
         let single = Batch::parse(&bytes).expect("batches are written by the builder");
         for passed in rows {
             left.copy_row(&single, passed.row);
@@ -261,7 +264,8 @@ fn attempt(transform: &dyn Transform, tables: &Arc<[Arc<Table>]>, state: &mut Tr
 
 impl Transformed {
     fn of(bytes: Arc<Vec<u8>>, rows: Vec<Passed>) -> Self {
-        Self { bytes, rows, emitted: Vec::new(), seen: Vec::new(), dead: Vec::new(), stop: None }
+        let (emitted, seen, dead, skipped) = Default::default();
+        Self { bytes, rows, emitted, seen, dead, skipped, stop: None }
     }
 
     /// Adds messages that were made of rows of the batches `seen`.
@@ -338,6 +342,26 @@ impl Transformed {
         }
     }
 
+    /// The rows that transforms were given were those of the batch at `origins`.
+    fn set_origins(&mut self, origins: &[u32]) {
+        let rows = self.rows.iter_mut().map(|passed| &mut passed.origin);
+        let messages = self.emitted.iter_mut().map(|emitted| &mut emitted.origin);
+        let dead = self.dead.iter_mut().map(|dead| &mut dead.origin);
+        let stop = self.stop.iter_mut().map(|stop| &mut stop.origin);
+        rows.chain(messages).chain(dead).chain(stop).for_each(|origin| *origin = origins[*origin as usize]);
+    }
+
+    /// Leaves nothing of a row that can't be decoded, whichever transform kept it or made messages of it.
+    fn skip(&mut self, origin: u32, skipped: SkippedChange) {
+        if self.stop.as_ref().is_some_and(|stop| stop.origin <= origin) {
+            return;
+        }
+        self.rows.retain(|passed| passed.origin != origin);
+        self.emitted.retain(|emitted| emitted.origin != origin);
+        self.dead.retain(|dead| dead.origin != origin);
+        self.skipped.push((origin, skipped));
+    }
+
     /// Leaves nothing of a row and of those after it, whichever transform kept them or made messages of them.
     fn stop_at(&mut self, stop: Stop) {
         if self.stop.as_ref().is_some_and(|known| known.origin <= stop.origin) {
@@ -350,6 +374,7 @@ impl Transformed {
         let keeps_messages = false;
         self.emitted.retain(|emitted| keeps_messages || emitted.origin < stop.origin);
         self.dead.retain(|dead| dead.origin < stop.origin);
+        self.skipped.retain(|(origin, _)| *origin < stop.origin);
         self.stop = Some(stop);
     }
 }

@@ -16,11 +16,10 @@ use super::manifest::{Manifest, OnError};
 use super::verdict;
 use super::want::{Fate, Interest};
 use super::{Decided, Passed, Transform, rewrite};
+use crate::pace::is_logged;
 
 /// How often a batch is tried again that may succeed then, and how long after.
 const RETRY_DELAYS: [Duration; 3] = [Duration::from_millis(50), Duration::from_millis(250), Duration::from_secs(1)];
-/// Of rows that are skipped, the first are logged each, later ones only now and then.
-const SKIPS_LOGGED_EACH: u64 = 10;
 
 /// A plugin that is loaded.
 pub struct Plugin {
@@ -208,7 +207,7 @@ impl Transform for Plugin {
         let on_error = if self.blueprint.sets_aside { OnError::DeadLetter } else { self.manifest().on_error };
         if on_error == OnError::Skip {
             let skipped = self.skipped.fetch_add(1, Ordering::Relaxed) + 1;
-            if skipped <= SKIPS_LOGGED_EACH || skipped.is_power_of_two() {
+            if is_logged(skipped) {
                 warn!(plugin = self.name(), skipped, %error, "row skipped");
             }
         }

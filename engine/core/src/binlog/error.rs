@@ -74,6 +74,9 @@ pub enum Fault {
         /// In what they differ.
         difference: String,
     },
+    /// The table map doesn't say all of the columns, and they can't be known otherwise.
+    #[error("{0}")]
+    UnknownColumns(String),
     /// The members of an `ENUM` or `SET` can't be had from information_schema.
     #[error(
         "{names}, and information_schema can't show the members of `{column}`, which aren't text; {fix}, or leave the \

@@ -8,6 +8,7 @@ use rowmill_batch::{Batch, Builder, ColumnIndex, ImageKind, Operation, RowHeader
 
 use super::error::{DecodeError, Fault, RowError};
 use super::rows::{RowsEvent, RowsKind};
+use super::skipped::{SkippedChange, SkippedContent};
 use super::sparse::SparseRow;
 use super::tables::{Select, TableVersion};
 use crate::position::BinlogPosition;
@@ -197,11 +198,10 @@ impl Undecoded {
         (start < end).then(|| (&self.forms[form.0 as usize], &self.images[start..end]))
     }
 
-    /// Packs rows of the batch with all their columns. `batch` is what was decoded of it.
-    ///
-    /// # Errors
-    /// If one can't be decoded with certainty.
-    pub fn whole(&self, batch: &Batch<'_>, rows: impl IntoIterator<Item = RowIndex>) -> Result<Vec<u8>, RowError> {
+    /// Packs rows of the batch with all their columns. `batch` is what was decoded of it. Rows that can't be decoded with
+    /// certainty are left out: why is given of each, in their order.
+    pub fn whole(&self, batch: &Batch<'_>, rows: impl IntoIterator<Item = RowIndex>) -> (Vec<u8>, Vec<RowError>) {
+        let mut errors = Vec::new();
         let mut out = Builder::with_capacity(self.images.len());
         for index in rows {
             let Some((form, images)) = self.images_of(index) else {
@@ -215,7 +215,9 @@ impl Undecoded {
             let mut event = RowsEvent::again(*kind, before_present, after_present, images);
             out.begin_row(&header);
             let read = event.next_row(&table.columns, None, &mut out);
-            read.and_then(|()| if out.is_too_large() { Err(Fault::RowTooLarge) } else { Ok(()) }).map_err(|fault| {
+            let read = read.and_then(|()| if out.is_too_large() { Err(Fault::RowTooLarge) } else { Ok(()) });
+            if let Err(fault) = read {
+                out.abandon_row();
                 let TransactionHeader { file, position, .. } = batch.transaction(row.transaction()).header();
                 let error = DecodeError {
                     position: BinlogPosition::new(file, header.event_position),
@@ -224,14 +226,24 @@ impl Undecoded {
                     table: Some(table.table.to_string()),
                     fault,
                 };
-                RowError { row: index, error: Box::new(error) }
-            })?;
+                errors.push(RowError { row: index, error: Box::new(error) });
+                continue;
+            }
             out.end_row();
             if row.is_last_in_transaction() {
                 out.mark_last_in_transaction();
             }
         }
-        Ok(out.finish())
+        (out.finish(), errors)
+    }
+
+    /// What is known of a row that can't be decoded, to pass it over.
+    pub fn skipped(&self, batch: &Batch<'_>, RowError { row, error }: RowError) -> SkippedChange {
+        let (content, bytes) = SkippedContent::images(self.images_of(row).map_or(&[], |(_, images)| images));
+        let row = batch.row(row);
+        let RowHeader { index_in_event, time_us, .. } = row.header();
+        let gtid = batch.transaction(row.transaction()).header().gtid.to_owned();
+        SkippedChange { error, row: index_in_event, gtid, time_us, content, bytes }
     }
 }
 
@@ -282,7 +294,7 @@ impl Rows {
     }
 
     /// Reads a row of an event. It isn't one of the batch's before [`Rows::end_row`].
-    #[inline]
+    #[inline(always)] // `pass_row` reads rows as well, seldom
     pub fn begin_row(
         &mut self,
         header: &RowHeader,
@@ -293,6 +305,27 @@ impl Rows {
         self.decoded.begin_row(header);
         event.next_row(&table.columns, needed, &mut self.decoded)?;
         if self.decoded.is_too_large() { Err(Fault::RowTooLarge) } else { Ok(()) }
+    }
+
+    /// Goes to the end of an event's next row, which can't be decoded.
+    ///
+    /// # Errors
+    /// If it can't be told where that is: then the event is read to somewhere.
+    #[cold]
+    pub fn pass_row(&mut self, event: &mut RowsEvent<'_>, table: &TableVersion) -> Result<(), Fault> {
+        let nothing = SparseRow::new(Needed::default(), &table.columns);
+        let header = RowHeader {
+            table: table.table.id,
+            operation: event.operation(),
+            columns: table.columns.columns.len() as u16,
+            index_in_transaction: 0,
+            index_in_event: 0,
+            event_position: 0,
+            time_us: 0,
+        };
+        let read = self.begin_row(&header, event, table, Some(&nothing));
+        self.abandon_row();
+        read
     }
 
     /// Takes back the row begun last.
@@ -472,7 +505,11 @@ mod tests {
                     let parsed = Batch::parse(&batch.bytes).expect("a batch");
                     let indexes = (0..parsed.len() as u32).map(RowIndex);
                     let whole = match &batch.undecoded {
-                        Some(undecoded) => undecoded.whole(&parsed, indexes).expect("decoded"),
+                        Some(undecoded) => {
+                            let (whole, errors) = undecoded.whole(&parsed, indexes);
+                            assert_eq!(errors, []);
+                            whole
+                        }
                         None => batch.bytes.to_vec(),
                     };
                     let whole = Batch::parse(&whole).expect("a batch");
@@ -503,12 +540,12 @@ mod tests {
                 let kept = undecoded.images[range.clone()].to_vec();
                 for at in (0..kept.len()).step_by(7) {
                     undecoded.images[range.start + at] ^= 0xff;
-                    refused += usize::from(undecoded.whole(&parsed, [row]).is_err());
+                    refused += undecoded.whole(&parsed, [row]).1.len();
                     undecoded.images[range.clone()].copy_from_slice(&kept);
                 }
                 let end = undecoded.rows[row.0 as usize].end;
                 undecoded.rows[row.0 as usize].end = end - 1;
-                if let Err(RowError { error, .. }) = undecoded.whole(&parsed, [row]) {
+                if let Some(RowError { error, .. }) = undecoded.whole(&parsed, [row]).1.pop() {
                     cut_off += 1;
                     let header = parsed.row(row).header();
                     assert_eq!((error.position.offset, error.fault), (header.event_position, Fault::Truncated));

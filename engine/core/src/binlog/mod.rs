@@ -10,7 +10,8 @@
 //!
 //! Column names come from the binlog itself (`binlog_row_metadata=FULL`), else from
 //! information_schema, compared with the table map ([`CatalogColumn`]). What can't be decoded with
-//! certainty is an error with its position, never a guess and never skipped.
+//! certainty is an error with its position, never a guess; where the user prefers that, a change of which nothing else
+//! depends is handed on as one that was passed over ([`SkippedChange`]).
 //!
 //! Formats: <https://dev.mysql.com/doc/dev/mysql-server/latest/namespacemysql_1_1binlog_1_1event.html>
 
@@ -37,6 +38,7 @@ mod query;
 mod rows;
 mod savepoint;
 mod single_byte;
+mod skipped;
 mod sparse;
 mod sql;
 mod statement;
@@ -57,6 +59,7 @@ pub use event::{EventHeader, EventKind};
 pub use history::{Finding, FingerprintCheck, GtidScan, Met, file_fingerprint};
 pub use late::{ColumnSet, Needed, Needs, Undecoded};
 pub use query::SchemaChange;
+pub use skipped::{SkippedChange, SkippedContent};
 pub use tables::Select;
 pub(crate) use temporal::civil_from_days;
 pub use transaction_end::{EndFinder, TransactionEnd};

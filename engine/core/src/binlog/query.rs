@@ -86,12 +86,24 @@ impl SchemaChange {
 
 impl<'a> Query<'a> {
     pub fn parse(body: &'a [u8]) -> Result<Self, Fault> {
+        Self::parse_behind(0, body)
+    }
+
+    /// `LOAD DATA`: what it says of the file stands between the lengths and what they are of.
+    /// <https://dev.mysql.com/doc/dev/mysql-server/latest/classmysql_1_1binlog_1_1event_1_1Execute__load__query__event.html>
+    pub fn parse_load(body: &'a [u8]) -> Result<Self, Fault> {
+        const OF_FILE: usize = 13;
+        Self::parse_behind(OF_FILE, body)
+    }
+
+    fn parse_behind(more_header: usize, body: &'a [u8]) -> Result<Self, Fault> {
         let mut bytes = Bytes(body);
         let thread_id = bytes.u32()?;
         bytes.u32()?; // execution time
         let schema_len = usize::from(bytes.u8()?);
         bytes.u16()?; // error code
         let status_len = usize::from(bytes.u16()?);
+        bytes.take(more_header)?;
         let status = bytes.take(status_len)?;
         let schema = bytes.take(schema_len)?;
         bytes.take(1)?; // a zero byte

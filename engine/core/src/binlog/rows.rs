@@ -124,6 +124,16 @@ impl<'a> RowsEvent<'a> {
         self.rows.0
     }
 
+    /// Goes back to what [`RowsEvent::rest`] was before a row.
+    pub fn rewind(&mut self, rest: &'a [u8]) {
+        self.rows = Bytes(rest);
+    }
+
+    /// Leaves out all rows that weren't read yet.
+    pub fn finish(&mut self) {
+        (self.rows, self.blank_row) = (Bytes(&[]), false);
+    }
+
     /// What happened to the rows.
     pub fn operation(&self) -> Operation {
         self.kind.operation

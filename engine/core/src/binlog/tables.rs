@@ -44,15 +44,28 @@ pub(super) struct Tables {
     /// Versions that no batch had yet, in the order of their ids.
     new: Vec<Arc<Table>>,
     /// Columns as information_schema has them, of tables whose maps don't say all of them.
-    catalog: HashMap<(String, String), Vec<CatalogColumn>>,
+    catalog: HashMap<(String, String), Learned>,
 }
+
+/// What information_schema says of a table's columns, or why that can't be taken for what they were.
+type Learned = Result<Vec<CatalogColumn>, String>;
 
 #[derive(Debug)]
 struct KnownTable {
     /// The table map's body, to see that nothing changed.
     map: Vec<u8>,
-    /// `None` where the table isn't selected.
+    /// `None` where the table isn't selected, or its columns can't be known.
     version: Option<Arc<TableVersion>>,
+    /// Why its columns can't be known.
+    unreadable: Option<Box<Unreadable>>,
+}
+
+/// A table that is selected, and whose columns can't be known.
+#[derive(Debug, Clone)]
+pub(super) struct Unreadable {
+    /// The table's name, with its schema.
+    pub table: String,
+    pub fault: Fault,
 }
 
 #[derive(Debug)]
@@ -80,25 +93,37 @@ impl From<Fault> for MapFault {
 }
 
 impl Tables {
-    /// Takes a table map.
-    pub fn map(&mut self, body: &[u8], family: Family, select: &dyn Select) -> Result<(), MapFault> {
+    /// Takes a table map. Where columns can't be known it is a fault, or the table is [`Tables::unreadable`] if its rows are
+    /// passed over then.
+    pub fn map(&mut self, body: &[u8], family: Family, select: &dyn Select, skips: bool) -> Result<(), MapFault> {
         let number = table_map::table_number(body)?;
         if self.by_number.get(&number).is_some_and(|known| known.map == body) {
             return Ok(());
         }
         let name = TableName::parse(body)?;
-        let version = if select.table(name.schema, name.table) { Some(self.version(name, family)?) } else { None };
-        self.by_number.insert(number, KnownTable { map: body.to_vec(), version });
+        let (mut version, mut unreadable) = (None, None);
+        if select.table(name.schema, name.table) {
+            let table = format!("{}.{}", name.schema, name.table);
+            match self.version(name, family) {
+                Ok(known) => version = Some(known),
+                Err(MapFault::Fault(fault)) if skips => unreadable = Some(Box::new(Unreadable { table, fault })),
+                Err(fault) => return Err(fault),
+            }
+        }
+        self.by_number.insert(number, KnownTable { map: body.to_vec(), version, unreadable });
         Ok(())
     }
 
     fn version(&mut self, name: TableName<'_>, family: Family) -> Result<Arc<TableVersion>, MapFault> {
         let key = (name.schema.to_owned(), name.table.to_owned());
-        let columns = name.columns(family, self.catalog.get(&key).map(Vec::as_slice)).map_err(|fault| match fault {
-            ColumnsFault::Missing(missing) => {
+        let learned = self.catalog.get(&key);
+        let columns = learned.and_then(|learned| learned.as_deref().ok());
+        let columns = name.columns(family, columns).map_err(|fault| match (fault, learned) {
+            (ColumnsFault::Missing(_), Some(Err(why))) => MapFault::Fault(Fault::UnknownColumns(why.clone())),
+            (ColumnsFault::Missing(missing), _) => {
                 MapFault::Missing { schema: key.0.clone(), table: key.1.clone(), missing }
             }
-            ColumnsFault::Fault(fault) => MapFault::Fault(fault),
+            (ColumnsFault::Fault(fault), _) => MapFault::Fault(fault),
         })?;
         let (schema, name) = key;
         let same = |version: &&Arc<TableVersion>| {
@@ -116,9 +141,14 @@ impl Tables {
         Ok(version)
     }
 
-    /// The table of a number: `Some(None)` where it isn't selected.
+    /// The table of a number: `Some(None)` where it isn't selected, or unreadable.
     pub fn of_number(&self, number: u64) -> Option<Option<&Arc<TableVersion>>> {
         self.by_number.get(&number).map(|known| known.version.as_ref())
+    }
+
+    /// Why the table of a number can't be read, if it is selected.
+    pub fn unreadable(&self, number: u64) -> Option<&Unreadable> {
+        self.by_number.get(&number)?.unreadable.as_deref()
     }
 
     /// The name of a number's table, if it is selected.
@@ -129,7 +159,12 @@ impl Tables {
 
     /// Columns of a table whose map doesn't say all of them.
     pub fn learn(&mut self, schema: String, table: String, columns: Vec<CatalogColumn>) {
-        self.catalog.insert((schema, table), columns);
+        self.catalog.insert((schema, table), Ok(columns));
+    }
+
+    /// They can't be learned.
+    pub fn give_up(&mut self, schema: String, table: String, why: String) {
+        self.catalog.insert((schema, table), Err(why));
     }
 
     /// A statement may have changed tables: what was learned of them may be wrong from here on.
@@ -181,7 +216,7 @@ mod tests {
             |name: &&str| ColumnDefinition { name: (*name).to_owned(), column_type: ColumnType::Int, nullable: false };
         let columns = columns.iter().map(column).collect();
         let table = TableDefinition { schema: schema.to_owned(), name: "t".to_owned(), columns, key: vec![], named };
-        tables.map(&Event::TableMap { number, table }.body(), Family::MySql, &Shop)
+        tables.map(&Event::TableMap { number, table }.body(), Family::MySql, &Shop, false)
     }
 
     fn id(tables: &Tables, number: u64) -> Option<u32> {

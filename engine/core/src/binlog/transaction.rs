@@ -190,6 +190,8 @@ mod tests {
             undecoded: None,
             rows,
             schema_change: None,
+            skipped: None,
+            skips: false,
             new_tables,
             before: Arc::new(resume(4)),
             resume: resume(4),

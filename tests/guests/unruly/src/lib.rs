@@ -1,4 +1,4 @@
-//! Does what the column `act` of a row says: what no transform should do.
+//! Does what the column `act` of a row says: what no transform should do. With the setting `second`, the column `second`.
 
 use std::cell::Cell;
 
@@ -9,6 +9,7 @@ use rowmill_sdk::bindings::{Failure, Guest, Interest, Table, Verdict};
 thread_local! {
     static ACT: Cell<u32> = const { Cell::new(0) };
     static COUNTED: Cell<i64> = const { Cell::new(0) };
+    static COLUMN: Cell<&str> = const { Cell::new("act") };
 }
 
 struct Unruly;
@@ -16,11 +17,14 @@ struct Unruly;
 impl Guest for Unruly {
     fn configure(settings: String) -> Result<(), String> {
         rowmill_sdk::report_panics();
+        if settings.contains("\"second\":true") {
+            COLUMN.set("second");
+        }
         if settings.contains("\"refuse\":true") { Err("told to refuse".to_owned()) } else { Ok(()) }
     }
 
     fn describe(table: Table) -> Result<Interest, String> {
-        let Some(act) = table.columns.iter().position(|column| column.name == "act") else {
+        let Some(act) = table.columns.iter().position(|column| column.name == COLUMN.get()) else {
             return Ok(Interest::Pass);
         };
         ACT.set(act as u32);
@@ -40,6 +44,7 @@ impl Guest for Unruly {
             fails: Vec::new(),
             arena: Vec::new(),
         };
+        let mut why_failed = Vec::new();
         let emit = |row, body_len| types::Emit { row, sink: None, group_len: 0, dedup_len: 0, body_len };
         for row in 0..rows {
             let cell = batch.row(RowIndex(row)).newest().cell(ColumnIndex(ACT.get()));
@@ -59,7 +64,8 @@ impl Guest for Unruly {
                     std::hint::black_box(recurse(1));
                 }
                 "fail" => {
-                    verdict.arena.extend_from_slice(b"told to fail");
+                    // Behind the texts of all messages.
+                    why_failed.extend_from_slice(b"told to fail");
                     verdict.fails.push(types::RowFail { row, message_len: 12 });
                 }
                 "reject" => return Err(Failure::Reject("told to reject".to_owned())),
@@ -69,6 +75,11 @@ impl Guest for Unruly {
                     if COUNTED.get() % 3 != 0 {
                         return Err(Failure::Retry("told to try again".to_owned()));
                     }
+                    verdict.keep.push(row);
+                }
+                "tell" => {
+                    verdict.arena.extend_from_slice(b"told");
+                    verdict.emits.push(emit(row, 4));
                     verdict.keep.push(row);
                 }
                 "row" => verdict.keep.push(rows + 7),
@@ -96,6 +107,7 @@ impl Guest for Unruly {
                 _ => verdict.keep.push(row),
             }
         }
+        verdict.arena.append(&mut why_failed);
         Ok(verdict)
     }
 }

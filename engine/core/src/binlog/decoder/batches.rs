@@ -5,21 +5,31 @@ use std::sync::Arc;
 
 use rowmill_batch::{Builder, RowHeader, TransactionHeader};
 
-use super::super::error::Fault;
-use super::super::event::EventHeader;
+use super::super::error::{DecodeError, Fault};
+use super::super::event::{EventHeader, EventKind};
 use super::super::late::Rows;
 use super::super::mariadb;
 use super::super::query::SchemaChange;
 use super::super::rows::{RowsEvent, RowsKind};
+use super::super::skipped::{SkippedChange, SkippedContent};
+use super::super::tables::Unreadable;
 use super::super::transaction::{HELD_BYTES_MAX, Transaction};
 use super::{Decoder, RowBatch, Span};
-use crate::position::{Past, Progress, Resume};
+use crate::position::{BinlogPosition, Past, Progress, Resume};
+
+/// What is handed on and isn't rows.
+pub(super) enum WithoutRows {
+    SchemaChange(SchemaChange),
+    Skipped(SkippedChange),
+}
 
 impl Decoder {
     pub(super) fn rows(&mut self, kind: RowsKind, header: &EventHeader, body: &[u8], span: Span) -> Result<(), Fault> {
         let Some(number) = RowsEvent::table_number(body)? else { return Ok(()) };
         let Some(known) = self.tables.of_number(number) else { return Err(Fault::NoTableMap(number)) };
-        let Some(version) = known else { return Ok(()) };
+        let Some(version) = known else {
+            return if self.skips { self.skip_unreadable(number, kind, header, body, span) } else { Ok(()) };
+        };
         let unpacked;
         let mut rows = RowsEvent::parse(kind, body)?;
         if let Some(packed) = rows.packed() {
@@ -37,13 +47,15 @@ impl Decoder {
             }
             let filled = self.fill(&mut rows, header, &mut place);
             self.rows_of_event = place.rows;
-            filled?;
+            if let Err(fault) = filled {
+                self.skip_row(fault, &mut rows, header, body, &mut place)?;
+            }
         }
         Ok(())
     }
 
     /// Takes rows of an event, at least one, until there are no more or the batch is full. The first is at `place`, which
-    /// moves with them.
+    /// moves with them. At a row that can't be decoded both stand before it.
     fn fill(&mut self, rows: &mut RowsEvent<'_>, header: &EventHeader, place: &mut Progress) -> Result<(), Fault> {
         if !self.batch_has_transaction {
             self.begin_in_batch();
@@ -71,7 +83,11 @@ impl Decoder {
             };
             let at = rows.rest();
             let read = batch.begin_row(&header, rows, version, needed);
-            read.inspect_err(|_| batch.abandon_row())?;
+            if let Err(fault) = read {
+                batch.abandon_row();
+                rows.rewind(at);
+                return Err(fault);
+            }
             // What is past of an XA transaction is decided by its commit.
             if transaction.xa.is_none() && is_past(skip.as_ref(), &position.file, *place) {
                 batch.abandon_row();
@@ -88,6 +104,91 @@ impl Decoder {
                 break;
             }
         }
+        Ok(())
+    }
+
+    /// Passes over the next row, which can't be decoded: if it can't be told where it ends, all rows to the event's end.
+    ///
+    /// # Errors
+    /// The fault, if nothing is passed over.
+    #[cold]
+    fn skip_row(
+        &mut self,
+        fault: Fault,
+        rows: &mut RowsEvent<'_>,
+        header: &EventHeader,
+        body: &[u8],
+        place: &mut Progress,
+    ) -> Result<(), Fault> {
+        let Some(Some(version)) = self.tables.of_number(rows.table_number).filter(|_| self.skips) else {
+            return Err(fault);
+        };
+        let (version, kind) = (Arc::clone(version), rows.kind().event_kind());
+        let at = rows.rest();
+        let skipped = *place;
+        let content = match self.batch.pass_row(rows, &version) {
+            Ok(()) => SkippedContent::images(&at[..at.len() - rows.rest().len()]),
+            Err(_) => {
+                rows.finish();
+                SkippedContent::event(body)
+            }
+        };
+        if let (SkippedContent::Images(_), Some(transaction)) = (&content.0, &mut self.transaction) {
+            transaction.rows += 1;
+            place.rows += 1;
+        }
+        self.skip(fault, kind, Some(version.table.to_string()), header, skipped, content)
+    }
+
+    /// Passes over the rows of a table that isn't selected, or hands on that those of one are whose columns can't be known.
+    fn skip_unreadable(
+        &mut self,
+        number: u64,
+        kind: RowsKind,
+        header: &EventHeader,
+        body: &[u8],
+        span: Span,
+    ) -> Result<(), Fault> {
+        let Some(Unreadable { table, fault }) = self.tables.unreadable(number).cloned() else { return Ok(()) };
+        let offset = self.transaction.as_ref().and_then(|transaction| transaction.payload_offset);
+        let place = Progress { event: span.begin, rows: offset.unwrap_or(0) };
+        self.skip(fault, kind.event_kind(), Some(table), header, place, SkippedContent::event(body))
+    }
+
+    /// Hands on that a change is passed over, if that is wanted and an earlier run hasn't done it.
+    ///
+    /// # Errors
+    /// The fault, if it isn't wanted.
+    pub(super) fn skip(
+        &mut self,
+        fault: Fault,
+        kind: EventKind,
+        table: Option<String>,
+        header: &EventHeader,
+        place: Progress,
+        (content, bytes): (SkippedContent, usize),
+    ) -> Result<(), Fault> {
+        if !self.skips {
+            return Err(fault);
+        }
+        let (begin, gtid, is_past) = self.transaction.as_ref().map_or((None, None, false), |transaction| {
+            (Some(transaction.begin), transaction.gtid.as_ref(), transaction.is_past)
+        });
+        if is_past || self.is_past(place) {
+            return Ok(());
+        }
+        let gtid = gtid.map_or_else(String::new, ToString::to_string);
+        let position = BinlogPosition::new(self.position.file.clone(), place.event);
+        let error = Box::new(DecodeError { position, transaction: begin, kind, table, fault });
+        let time_us = i64::from(header.timestamp_s) * 1_000_000;
+        self.cut_without_rows(WithoutRows::Skipped(SkippedChange {
+            error,
+            row: place.rows,
+            gtid,
+            time_us,
+            content,
+            bytes,
+        }));
         Ok(())
     }
 
@@ -166,8 +267,8 @@ impl Decoder {
         self.moved = false;
     }
 
-    /// Hands on a schema change, behind the committed rows before it.
-    pub(super) fn cut_schema_change(&mut self, change: SchemaChange) {
+    /// Hands on something that isn't rows, behind the committed rows before it.
+    pub(super) fn cut_without_rows(&mut self, what: WithoutRows) {
         if !self.batch_has_transaction && self.moved {
             self.cut();
             if let Some(transaction) = &mut self.transaction {
@@ -176,12 +277,17 @@ impl Decoder {
         }
         let resume = self.ready.back().map_or(&*self.handed_on, |batch| &batch.resume).clone();
         let bytes = Arc::new(Builder::with_capacity(0).finish());
-        let schema_change = Some(Box::new(change));
+        let (schema_change, skipped) = match what {
+            WithoutRows::SchemaChange(change) => (Some(Box::new(change)), None),
+            WithoutRows::Skipped(skipped) => (None, Some(Box::new(skipped))),
+        };
         self.ready.push_back(RowBatch {
             bytes,
             undecoded: None,
             rows: 0,
             schema_change,
+            skipped,
+            skips: self.skips,
             new_tables: Vec::new(),
             before: Arc::clone(&self.handed_on),
             resume,
@@ -199,6 +305,8 @@ impl Decoder {
             undecoded,
             rows,
             schema_change: None,
+            skipped: None,
+            skips: self.skips,
             new_tables: Vec::new(),
             before: Arc::clone(&self.handed_on),
             resume,

@@ -24,6 +24,7 @@ use super::payload::Payload;
 use super::query::{Query, SchemaChange};
 use super::rows::{RowsEvent, RowsKind};
 use super::savepoint::Collation;
+use super::skipped::SkippedChange;
 use super::table_map::{Family, TableName};
 use super::tables::{MapFault, Select, Tables};
 use super::transaction::{PreparedXa, Transaction};
@@ -50,6 +51,10 @@ pub struct RowBatch {
     pub rows: usize,
     /// A statement that changed tables or schemas behind the rows of earlier batches; this one has none.
     pub schema_change: Option<Box<SchemaChange>>,
+    /// A change behind the rows of earlier batches that couldn't be decoded; this one has no rows.
+    pub skipped: Option<Box<SkippedChange>>,
+    /// Whether a row of this batch that can't be decoded late is to be passed over ([`Decoder::with_skips`]).
+    pub skips: bool,
     /// Table versions that no earlier batch had, in the order of their ids.
     pub new_tables: Vec<Arc<Table>>,
     /// From where to read on before this batch: what the batch before it, or the place that the reading began at, says.
@@ -66,9 +71,10 @@ impl RowBatch {
 
     /// What the batch takes of the in-flight budget.
     pub fn cost(&self) -> Cost {
-        let (changes, change_len) = self.schema_change.as_ref().map_or((0, 0), |change| (1, change.statement.len()));
-        let bytes = u32::try_from(self.row_bytes() + change_len).unwrap_or(u32::MAX);
-        Cost { rows: self.rows as u32 + changes, bytes }
+        let change = self.schema_change.as_ref().map_or((0, 0), |change| (1, change.statement.len()));
+        let skipped = self.skipped.as_ref().map_or((0, 0), |skipped| (1, skipped.content.kept()));
+        let bytes = u32::try_from(self.row_bytes() + change.1 + skipped.1).unwrap_or(u32::MAX);
+        Cost { rows: self.rows as u32 + change.0 + skipped.0, bytes }
     }
 }
 
@@ -95,6 +101,8 @@ pub struct Decoder {
     select: Box<dyn Select>,
     /// Whether schema changes are wanted.
     schema_changes: bool,
+    /// Whether changes that can't be decoded are passed over.
+    skips: bool,
     tables: Tables,
     needs: KnownNeeds,
     checksums: Checksums,
@@ -192,6 +200,7 @@ impl Decoder {
         Self {
             select,
             schema_changes: false,
+            skips: false,
             tables: Tables::default(),
             needs: KnownNeeds::default(),
             checksums: Checksums::Unknown,
@@ -224,6 +233,13 @@ impl Decoder {
     /// the event says or leaves open to be about schemas of which tables are selected.
     pub fn with_schema_changes(self, wanted: bool) -> Self {
         Self { schema_changes: wanted, ..self }
+    }
+
+    /// Passes over changes that can't be decoded, if nothing else depends on them, and hands on what is known of each
+    /// ([`RowBatch::skipped`]): changes that are logged as statements, rows with values that can't be decoded, rows of
+    /// tables whose columns can't be known. What else can't be decoded is an error all the same.
+    pub fn with_skips(self, wanted: bool) -> Self {
+        Self { skips: wanted, ..self }
     }
 
     /// From now on a batch is full when it costs so much, if it isn't before.
@@ -313,6 +329,12 @@ impl Decoder {
     /// A table's columns, as [`Next::Columns`] asked for.
     pub fn learn(&mut self, schema: String, table: String, columns: Vec<CatalogColumn>) {
         self.tables.learn(schema, table, columns);
+    }
+
+    /// A table's columns, as [`Next::Columns`] asked for, can't be known, for a reason that isn't the connection's: its rows
+    /// are passed over. Only for a decoder [`with_skips`](Self::with_skips).
+    pub fn give_up_columns(&mut self, schema: String, table: String, why: String) {
+        self.tables.give_up(schema, table, why);
     }
 
     /// What there is, though it may be little: called when no event is waiting, so that rows don't.
@@ -480,7 +502,7 @@ impl Decoder {
             if self.is_done_with() {
                 return Ok(());
             }
-            return self.tables.map(body, self.family, &*self.select).map_err(|fault| match fault {
+            return self.tables.map(body, self.family, &*self.select, self.skips).map_err(|fault| match fault {
                 MapFault::Missing { schema, table, missing } => Halt::Columns { schema, table, missing },
                 MapFault::Fault(fault) => {
                     let name = TableName::parse(body).ok();
@@ -540,8 +562,7 @@ impl Decoder {
             | EventKind::MARIADB_BINLOG_CHECKPOINT => Ok(()),
             // Context for a statement that follows; the statement itself is what counts.
             EventKind::INTVAR | EventKind::RAND | EventKind::USER_VAR | EventKind::BEGIN_LOAD_QUERY => Ok(()),
-            EventKind::EXECUTE_LOAD_QUERY if self.is_done_with() => Ok(()),
-            EventKind::EXECUTE_LOAD_QUERY => Err(Fault::Statement("LOAD DATA".to_owned())),
+            EventKind::EXECUTE_LOAD_QUERY => self.query(header, Query::parse_load(body)?, span),
             // What a server sends is decrypted: it marks the event as ignorable then. In the encrypted file it isn't marked,
             // and what follows can't be read.
             EventKind::MARIADB_START_ENCRYPTION if header.is_ignorable() => Ok(()),

@@ -9,8 +9,10 @@ use super::super::event::EventHeader;
 use super::super::gtid_event::Begin;
 use super::super::late::Rows;
 use super::super::query::{Query, SchemaChange};
+use super::super::skipped::SkippedContent;
 use super::super::statement::Statement;
 use super::super::transaction::{HELD_BYTES_MAX, Hold, NotRolledBack, RolledBack, Transaction};
+use super::batches::WithoutRows;
 use super::{Decoder, RowBatch, Span};
 use crate::gtid::{Gtid, GtidSet, Newest};
 use crate::position::{BinlogPosition, Fingerprint, Past, Progress, Resume, file_number};
@@ -74,10 +76,10 @@ impl Decoder {
                 Ok(())
             }
             // In a transaction of its own, which says that it begins, rows follow.
-            Statement::CreateTable if !transaction.begun && query.creates_rows() => self.change(&query, span),
+            Statement::CreateTable if !transaction.begun && query.creates_rows() => self.change(header, &query, span),
             // Tables in memory are empty when the server was started again: older ones log it so, as a transaction
             // without a beginning, which others' deletions have. It is what TRUNCATE is.
-            Statement::DeleteAll if transaction.begun => self.change(&query, span),
+            Statement::DeleteAll if transaction.begun => self.change(header, &query, span),
             Statement::CreateTable | Statement::DeleteAll | Statement::Schema => {
                 let (begun, is_void) = (transaction.begun, transaction.is_void);
                 if !is_void {
@@ -107,7 +109,7 @@ impl Decoder {
                 self.prepared.remove(&id);
                 self.commit(span.end)
             }
-            Statement::Change => self.change(&query, span),
+            Statement::Change => self.change(header, &query, span),
             Statement::Other => {
                 self.tables.forget_learned();
                 if transaction.begun { Ok(()) } else { self.commit(span.end) }
@@ -117,11 +119,12 @@ impl Decoder {
 
     /// A change that is logged as a statement: of a schema of which no tables are selected it doesn't matter, nor does one
     /// that an earlier run was done with.
-    fn change(&mut self, query: &Query<'_>, span: Span) -> Result<(), Fault> {
-        let is_past = self.transaction.as_ref().is_some_and(|transaction| transaction.is_past)
-            || self.is_past(Progress { event: span.begin, rows: 0 });
+    fn change(&mut self, header: &EventHeader, query: &Query<'_>, span: Span) -> Result<(), Fault> {
+        let place = Progress { event: span.begin, rows: 0 };
+        let is_past = self.transaction.as_ref().is_some_and(|transaction| transaction.is_past) || self.is_past(place);
         if !is_past && query.may_change(|schema| self.select.schema(schema)) {
-            return Err(Fault::Statement(query.shown()));
+            let content = SkippedContent::statement(query.readable());
+            self.skip(Fault::Statement(query.shown()), header.kind, None, header, place, content)?;
         }
         let begun = self.transaction.as_ref().is_some_and(|transaction| transaction.begun);
         if begun { Ok(()) } else { self.commit(span.end) }
@@ -179,7 +182,7 @@ impl Decoder {
             server_id: transaction.server_id,
             thread_id: query.thread_id,
         };
-        self.cut_schema_change(change);
+        self.cut_without_rows(WithoutRows::SchemaChange(change));
     }
 
     /// The open transaction ends at `end`, committed.

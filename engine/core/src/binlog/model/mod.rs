@@ -15,7 +15,10 @@ use rowmill_pipeline::ack::Cost;
 use self::history::{Flavor, Head, History, Item, Row, Step, history};
 use self::server::{Boundary, Void, Written, is_selected};
 use super::writer::{Change, Event, EventBytes, Statement, Value};
-use super::{ColumnSet, DecodeError, Decoder, EventKind, Fault, Needed, Needs, Next, RowBatch, Select};
+use super::{
+    ColumnSet, DecodeError, Decoder, EventHeader, EventKind, Fault, Needed, Needs, Next, RowBatch, Select,
+    SkippedContent,
+};
 use crate::gtid::GtidSet;
 use crate::position::{BinlogPosition, Past, Progress, Resume, file_number};
 
@@ -32,6 +35,8 @@ struct Reading {
     knows_gtids: bool,
     /// Where it begins, among the places where it may.
     begin: usize,
+    /// Changes are logged as statements among the rows, and passed over.
+    skips: bool,
 }
 
 fn reading() -> impl Strategy<Value = Reading> {
@@ -46,6 +51,7 @@ fn reading() -> impl Strategy<Value = Reading> {
             needs,
             knows_gtids,
             begin,
+            skips: false,
         },
     )
 }
@@ -95,6 +101,10 @@ struct Reader<'a> {
     /// What came on this connection.
     items: Vec<Item>,
     batches: Vec<Handed>,
+    /// The statements that were passed over.
+    skipped: Vec<String>,
+    /// All of them that there were.
+    statements: Vec<String>,
     events: u64,
     /// Calls of [`Decoder::next`] until the connection is lost.
     calls_left: Option<usize>,
@@ -107,6 +117,8 @@ struct Handed {
     /// The index, among what was committed, of the item after it.
     next: usize,
     rows: usize,
+    /// How many statements were passed over so far.
+    skipped: usize,
     resume: Resume,
 }
 
@@ -127,7 +139,7 @@ enum Outcome {
 impl<'a> Reader<'a> {
     fn new(written: &'a Written, resume: Resume, first: usize, reading: Reading) -> Self {
         let select = Columns { seed: reading.needs, asked: 0.into() };
-        let mut decoder = Decoder::new(resume, Box::new(select)).with_schema_changes(true);
+        let mut decoder = Decoder::new(resume, Box::new(select)).with_schema_changes(true).with_skips(reading.skips);
         decoder.bound_batches(Cost { rows: reading.rows_max, bytes: reading.bytes_max });
         Self {
             written,
@@ -137,6 +149,8 @@ impl<'a> Reader<'a> {
             first,
             items: Vec::new(),
             batches: Vec::new(),
+            skipped: Vec::new(),
+            statements: Vec::new(),
             events: 0,
             calls_left: None,
             calls: 0,
@@ -155,29 +169,46 @@ impl<'a> Reader<'a> {
     }
 
     fn read(&mut self, events: &[EventBytes]) -> Result<(), Stop> {
+        // The open transaction, and how many statements it had.
+        let mut transaction = (BinlogPosition::new("", 0), 0);
         for event in events {
-            self.events += 1;
-            loop {
-                if self.calls_left == Some(0) {
-                    return Err(Stop::ConnectionLost);
-                }
-                self.calls_left = self.calls_left.map(|left| left - 1);
-                self.calls += 1;
-                match self.decoder.next(event).map_err(Stop::Error)? {
-                    Next::Event => break,
-                    Next::Batch(batch) => self.take(batch),
-                    Next::Columns { schema, table, .. } => {
-                        let columns = self.written.catalog(self.decoder.position(), &schema, &table);
-                        self.decoder.learn(schema, table, columns);
-                    }
-                }
+            let kind = EventHeader::parse(event).expect("a header").kind;
+            // Here a transaction is open, for certain.
+            if self.reading.skips && matches!(kind, EventKind::TABLE_MAP | EventKind::XID) {
+                let begin = self.decoder.transaction_begin();
+                let nth = if transaction.0 == begin { transaction.1 + 1 } else { 1 };
+                let text = format!("DELETE FROM t -- {begin} {nth}");
+                transaction = (begin, nth);
+                let statement = Statement { schema: "shop".to_owned(), ..Statement::new(text.clone()) };
+                self.statements.push(text);
+                self.read_event(&self.written.writer.artificial(&Event::Query(statement)))?;
             }
+            self.read_event(event)?;
             if self.reading.pauses >> (self.events % 64) & 1 != 0 {
                 self.pause();
             }
         }
         self.pause();
         Ok(())
+    }
+
+    fn read_event(&mut self, event: &[u8]) -> Result<(), Stop> {
+        self.events += 1;
+        loop {
+            if self.calls_left == Some(0) {
+                return Err(Stop::ConnectionLost);
+            }
+            self.calls_left = self.calls_left.map(|left| left - 1);
+            self.calls += 1;
+            match self.decoder.next(event).map_err(Stop::Error)? {
+                Next::Event => return Ok(()),
+                Next::Batch(batch) => self.take(batch),
+                Next::Columns { schema, table, .. } => {
+                    let columns = self.written.catalog(self.decoder.position(), &schema, &table);
+                    self.decoder.learn(schema, table, columns);
+                }
+            }
+        }
     }
 
     /// No event is waiting.
@@ -196,7 +227,9 @@ impl<'a> Reader<'a> {
         let whole = match &batch.undecoded {
             Some(undecoded) => {
                 let rows = (0..batch.rows as u32).map(RowIndex);
-                undecoded.whole(&decoded, rows).expect("decoded")
+                let (whole, errors) = undecoded.whole(&decoded, rows);
+                assert_eq!(errors, []);
+                whole
             }
             None => batch.bytes.to_vec(),
         };
@@ -241,9 +274,14 @@ impl<'a> Reader<'a> {
                 gtid: change.gtid,
             });
         }
+        if let Some(skipped) = batch.skipped {
+            let SkippedContent::Statement(text) = skipped.content else { panic!("{:?}", skipped.content) };
+            self.skipped.push(text);
+        }
         self.check_resume(&batch.resume);
         let next = self.first + self.items.len();
-        self.batches.push(Handed { next, rows: batch.rows, resume: batch.resume });
+        let skipped = self.skipped.len();
+        self.batches.push(Handed { next, rows: batch.rows, skipped, resume: batch.resume });
     }
 
     /// A dump can be asked for the place, and the set of GTIDs is that of the place.
@@ -322,6 +360,7 @@ fn check(history: &History, reading: Reading) -> Result<(), TestCaseError> {
         reconnects(&written, reading, whole.calls)?;
         restarts(&written, reading, &whole)?;
         relocations(history, &written, reading, &whole)?;
+        skips(&written, reading)?;
         faults(&written, reading, &beginning(&written, reading))?;
         if !whole.batches.is_empty() {
             let handed = &whole.batches[reading.pauses as usize % whole.batches.len()];
@@ -419,6 +458,28 @@ fn restarts(written: &Written, reading: Reading, whole: &Reader<'_>) -> Result<(
         let mut reader = Reader::new(written, handed.resume.clone(), next_item(written, handed), other);
         read_on(&mut reader, &written.writer.dump(&handed.resume.position))
             .map_err(|fault| because(&fault, format!("began at {}", handed.resume)))?;
+    }
+    Ok(())
+}
+
+/// Changes that are logged as statements are passed over: each is handed on as that, and all rows come as if there were
+/// none. After a restart at any batch's resume point nothing is missing of either.
+fn skips(written: &Written, reading: Reading) -> Result<(), TestCaseError> {
+    let reading = Reading { skips: true, ..reading };
+    let (start, first) = beginning(written, reading);
+    let mut whole = Reader::new(written, start.clone(), first, reading);
+    // Other batches have another bound on what is held back.
+    if read_on(&mut whole, &written.writer.dump(&start.position))? != Outcome::Whole {
+        return Ok(());
+    }
+    prop_assert_eq!(&whole.skipped, &whole.statements);
+    for handed in &whole.batches {
+        let mut reader = Reader::new(written, handed.resume.clone(), next_item(written, handed), reading);
+        let outcome = read_on(&mut reader, &written.writer.dump(&handed.resume.position))
+            .map_err(|fault| because(&fault, format!("began at {}", handed.resume)))?;
+        let came = |text: &&String| whole.skipped[..handed.skipped].contains(text) || reader.skipped.contains(text);
+        let missing = whole.statements.iter().find(|text| !came(text));
+        prop_assert_eq!(missing.filter(|_| outcome == Outcome::Whole), None, "began at {}", handed.resume);
     }
     Ok(())
 }

@@ -195,6 +195,8 @@ pub enum Value {
     Double(f64),
     /// Of a `VARCHAR` or `LONGTEXT`.
     Text(String),
+    /// The same, with bytes that may stand for nothing.
+    Bytes(Vec<u8>),
 }
 
 /// What happened to the rows of an event.
@@ -626,15 +628,20 @@ fn image(values: &[Value], types: &[ColumnType], out: &mut Vec<u8>) {
             (Value::Int(number), ColumnType::Int) => out.extend(number.to_le_bytes()),
             (Value::Uint(number), ColumnType::BigintUnsigned) => out.extend(number.to_le_bytes()),
             (Value::Double(number), ColumnType::Double) => out.extend(number.to_le_bytes()),
-            (Value::Text(text), column_type) => {
+            (Value::Text(_) | Value::Bytes(_), column_type) => {
+                let text = match value {
+                    Value::Text(text) => text.as_bytes(),
+                    Value::Bytes(bytes) => bytes,
+                    _ => &[],
+                };
                 let len_bytes = match column_type {
                     ColumnType::Varchar { bytes_max: ..=255 } => 1,
                     ColumnType::Varchar { .. } => 2,
                     ColumnType::Longtext => 4,
-                    _ => panic!("{text} in a column of {column_type:?}"),
+                    _ => panic!("{value:?} in a column of {column_type:?}"),
                 };
                 out.extend(&text.len().to_le_bytes()[..len_bytes]);
-                out.extend(text.as_bytes());
+                out.extend(text);
             }
             (value, column_type) => panic!("{value:?} in a column of {column_type:?}"),
         }

@@ -176,6 +176,12 @@ impl BinlogWriter {
         self.frame(event.kind(), event.flags(), 0, &event.body()).into()
     }
 
+    /// An event that is in no file, as one that the server makes for a connection.
+    pub fn artificial(&self, event: &Event) -> EventBytes {
+        const ARTIFICIAL: u16 = 0x20;
+        self.frame(event.kind(), event.flags() | ARTIFICIAL, 0, &event.body()).into()
+    }
+
     /// How many rows a file has, by its index: those of all tables.
     pub fn rows_of(&self, index: usize) -> usize {
         self.files[index].events.iter().map(|event| event.rows).sum()
