@@ -130,7 +130,16 @@ async fn start(config: Config, reading: &Handle) -> anyhow::Result<()> {
     let run_source = |intake, stopped| source.run(intake, stopped);
     let ended = stages.run(run_source, &OwnThreads { reading }, async || signals.next().await).await;
     match ended {
-        Err(error) => Err(with_way_on(error, &source_config).await),
+        Err(error) => {
+            let way_on = tokio::select! {
+                way_on = way_on(&error, &source_config) => way_on,
+                _ = signals.next() => None,
+            };
+            Err(match way_on {
+                Some(way_on) => anyhow!("{error:#}. {way_on}"),
+                None => error,
+            })
+        }
         Ok(()) => Ok(()),
     }
 }
@@ -159,22 +168,23 @@ impl std::fmt::Display for StoppedAtRow {
 
 impl std::error::Error for StoppedAtRow {}
 
-/// An error that stopped the pipeline at a row, with the command that goes on after the row's transaction, if all before the
-/// row is delivered.
-async fn with_way_on(error: anyhow::Error, source: &config::Source) -> anyhow::Error {
-    let stopped = error.downcast_ref().filter(|stopped: &&StoppedAtRow| stopped.is_reached);
-    let Some(StoppedAtRow { stop, .. }) = stopped else { return error };
-    match source::transaction_end(source, &stop.transaction).await {
-        Ok(Some(TransactionEnd { position, gtid })) => {
+/// If an error stopped the pipeline at a row, and all before the row is delivered: the command that goes on after the row's
+/// transaction, if the server says where that ends.
+async fn way_on(error: &anyhow::Error, source: &config::Source) -> Option<String> {
+    let stopped: &StoppedAtRow = error.downcast_ref()?;
+    if !stopped.is_reached {
+        return None;
+    }
+    match source::transaction_end(source, &stopped.stop.transaction).await {
+        Ok(end) => end.map(|TransactionEnd { position, gtid }| {
             let gtid = gtid.map_or_else(String::new, |gtid| format!(" (GTID {gtid})"));
-            anyhow!(
-                "{error:#}. To go on after its transaction{gtid}, without what is left of it: rowmill checkpoint set {position}"
+            format!(
+                "To go on after its transaction{gtid}, without what is left of it: rowmill checkpoint set {position}"
             )
-        }
-        Ok(None) => error,
+        }),
         Err(unknown) => {
             debug!(error = format!("{unknown:#}"), "the end of the transaction isn't known");
-            error
+            None
         }
     }
 }

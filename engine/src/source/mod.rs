@@ -26,7 +26,7 @@ use tracing::{debug, info, warn};
 use catalog::ColumnsError;
 use history::History;
 pub use lag::Lag;
-use place::{By, LocateError, Place};
+use place::{By, LocateError, Place, is_within_reach};
 use preflight::{ConnectError, Flavor, Server};
 use wire::{DumpRequest, HEARTBEAT_PERIOD, Login, Wire, WireError};
 
@@ -41,8 +41,10 @@ const BATCH_AGE_MAX: Duration = Duration::from_millis(10);
 /// How many events may pass between two looks at the clock.
 const EVENTS_BETWEEN_CLOCKS: u32 = 64;
 
-/// How long it may take to find where a transaction ends.
+/// How long it may take to find where a transaction ends,
 const TRANSACTION_END_WAIT: Duration = Duration::from_secs(5);
+/// and where one ends for which 4 GiB and more are to be read.
+const FAR_TRANSACTION_END_WAIT: Duration = Duration::from_secs(60);
 /// How long the next change may take to come if there is one.
 const NEXT_CHANGE_WAIT: Duration = Duration::from_secs(1);
 
@@ -367,11 +369,16 @@ pub async fn transaction_end(
     config: &config::Source,
     begin: &BinlogPosition,
 ) -> anyhow::Result<Option<TransactionEnd>> {
+    let (offset, wait) = match is_within_reach(begin) {
+        true => (begin.offset, TRANSACTION_END_WAIT),
+        false => (BinlogPosition::FIRST_EVENT, FAR_TRANSACTION_END_WAIT),
+    };
+    let from = BinlogPosition { offset, ..begin.clone() };
     let find = async {
         let server = Server::connect(config).await?;
-        let mut wire = short_stream(config, server.flavor, begin.clone()).await?;
+        let mut wire = short_stream(config, server.flavor, from).await?;
         server.disconnect().await;
-        let mut finder = EndFinder::new(begin.clone());
+        let mut finder = EndFinder::new(begin.clone(), offset);
         loop {
             match wire.event().await {
                 Ok(event) => {
@@ -384,7 +391,7 @@ pub async fn transaction_end(
             }
         }
     };
-    tokio::time::timeout(TRANSACTION_END_WAIT, find).await.unwrap_or(Ok(None))
+    tokio::time::timeout(wait, find).await.unwrap_or(Ok(None))
 }
 
 /// A connection on which the binlog comes from a place on; without an end.

@@ -431,7 +431,7 @@ fn is_before(file: &str, other: &str) -> bool {
 }
 
 /// Whether a server can be asked for a position: a dump names it in 32 bits.
-fn is_within_reach(position: &BinlogPosition) -> bool {
+pub(super) fn is_within_reach(position: &BinlogPosition) -> bool {
     u32::try_from(position.offset).is_ok()
 }
 

@@ -1,6 +1,8 @@
 //! An event's frame: the header that every event of binlog version 4 begins with, and the checksum
 //! that it may end with.
 
+use std::ops::Range;
+
 use super::bytes::Bytes;
 use super::error::Fault;
 
@@ -54,6 +56,24 @@ impl EventHeader {
         }
         let end = (offset & !0xffff_ffff) | u64::from(self.log_pos);
         if end < offset { end + (1 << 32) } else { end }
+    }
+
+    /// Where it lies in its file, in which the event before it ends at `offset`. `None`: it isn't in the file, but made for the
+    /// connection.
+    pub fn span_after(&self, offset: u64) -> Option<Range<u64>> {
+        let is_in_file = match self.kind {
+            EventKind::HEARTBEAT | EventKind::HEARTBEAT_V2 => false,
+            EventKind::FORMAT_DESCRIPTION
+            | EventKind::ROTATE
+            | EventKind::MARIADB_GTID_LIST
+            | EventKind::MARIADB_START_ENCRYPTION => self.log_pos != 0,
+            _ => true,
+        };
+        if !is_in_file || self.is_artificial() {
+            return None;
+        }
+        let end = self.end_after(offset);
+        Some(if self.log_pos == 0 { offset..end } else { end.saturating_sub(u64::from(self.size))..end })
     }
 
     /// Whether the server made it for this connection: it isn't in the file.

@@ -29,6 +29,8 @@ pub(super) struct Transaction {
     pub rows: u32,
     /// An earlier run was done with all of it.
     pub is_past: bool,
+    /// Whether an earlier run was done with rows of it.
+    pub has_past_rows: bool,
     /// Whether its end is a commit of its own, or that of the one statement in it.
     pub begun: bool,
     /// Whether its statement isn't done: see [`Begin::is_void`](super::gtid_event::Begin::is_void).

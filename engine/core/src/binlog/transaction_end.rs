@@ -1,5 +1,7 @@
 //! Where a transaction ends, of which no more is decoded: for who goes on after it.
 
+use std::ops::Range;
+
 use super::event::{Checksums, EventHeader, EventKind};
 use super::gtid_event;
 use super::query::Query;
@@ -15,7 +17,7 @@ pub struct TransactionEnd {
     pub gtid: Option<String>,
 }
 
-/// Finds where the transaction ends that begins at a place. In: events from there on, each once.
+/// Finds where the transaction ends that begins at a place. In: events of its file from there or from before on, each once.
 #[derive(Debug)]
 pub struct EndFinder {
     begin: BinlogPosition,
@@ -26,49 +28,45 @@ pub struct EndFinder {
     has_begun: bool,
     /// Whether a statement alone ends it (MariaDB's GTID says so; other servers' statements without BEGIN do).
     is_open: bool,
-    /// Whether it is an XA transaction that is prepared only: its end isn't found.
-    is_prepared: bool,
+    /// Whether its end isn't found: it is an XA transaction that is prepared only, or the file ends before it.
+    is_hopeless: bool,
 }
 
 impl EndFinder {
-    /// For the transaction that begins at a place.
-    pub fn new(begin: BinlogPosition) -> Self {
-        let end = begin.offset;
+    /// For the transaction that begins at a place. Events come from the offset `from` of its file on.
+    pub fn new(begin: BinlogPosition, from: u64) -> Self {
         Self {
             begin,
-            end,
+            end: from,
             checksums: Checksums::Unknown,
             gtid: None,
             has_begun: false,
             is_open: false,
-            is_prepared: false,
+            is_hopeless: false,
         }
     }
 
     /// Takes the next event. Gives the transaction's end once it is known. Events that can't be read are passed over.
     pub fn event(&mut self, event: &[u8]) -> Option<TransactionEnd> {
         let header = EventHeader::parse(event).ok()?;
-        let is_sent_only = header.is_artificial() || header.log_pos == 0 && !self.has_begun;
         let kind = header.kind;
-        if matches!(kind, EventKind::HEARTBEAT | EventKind::HEARTBEAT_V2) {
+        if matches!(kind, EventKind::HEARTBEAT | EventKind::HEARTBEAT_V2) || self.is_hopeless {
             return None;
         }
         let body = self.checksums.open(&header, event).unwrap_or(event.get(EventHeader::LEN..)?);
         if kind == EventKind::ROTATE && header.is_artificial() && self.has_begun {
             return Some(self.found(self.end)); // the server crashed while it wrote it
         }
-        if is_sent_only || kind == EventKind::FORMAT_DESCRIPTION {
+        let Range { start: begin, end } = header.span_after(self.end)?;
+        self.end = end;
+        if begin < self.begin.offset || kind == EventKind::FORMAT_DESCRIPTION {
+            self.is_hopeless = matches!(kind, EventKind::ROTATE | EventKind::STOP);
             return None;
         }
-        let begin = self.end;
-        self.end = header.end_after(begin);
         let gtid = match gtid_event::begin(&header, body) {
             Ok(None) => return self.after(kind, body, begin),
             gtid => gtid.ok().flatten(),
         };
-        if self.is_prepared {
-            return None;
-        }
         if self.has_begun {
             return Some(self.found(begin)); // the next one
         }
@@ -86,7 +84,7 @@ impl EndFinder {
         let ends = match kind {
             // A prepared transaction ends by a commit far off: nothing goes on after it alone.
             EventKind::XA_PREPARE if body.first() == Some(&0) => {
-                self.is_prepared = true;
+                self.is_hopeless = true;
                 return None;
             }
             EventKind::XID | EventKind::XA_PREPARE | EventKind::TRANSACTION_PAYLOAD => true,

@@ -91,6 +91,7 @@ impl Decoder {
             // What is past of an XA transaction is decided by its commit.
             if transaction.xa.is_none() && is_past(skip.as_ref(), &position.file, *place) {
                 batch.abandon_row();
+                transaction.has_past_rows = true;
             } else {
                 match form {
                     None => batch.end_row(),

@@ -395,7 +395,10 @@ impl Decoder {
         let header = EventHeader::parse(bytes).map_err(|fault| Halt::of(fault, EventKind(0)))?;
         let kind = header.kind;
         let body = self.checksums.open(&header, bytes).map_err(|fault| Halt::of(fault, kind))?;
-        let span = self.span(&header);
+        let at = self.position.offset;
+        let span = header
+            .span_after(at)
+            .map_or(Span { begin: at, end: at }, |Range { start: begin, end }| Span { begin, end });
         let trail = self.trail;
         if span.begin < span.end {
             if self.transaction.is_none() {
@@ -466,24 +469,6 @@ impl Decoder {
             self.boundary();
         }
         Ok(())
-    }
-
-    /// Where an event lies.
-    fn span(&self, header: &EventHeader) -> Span {
-        let at = self.position.offset;
-        let is_in_file = match header.kind {
-            EventKind::HEARTBEAT | EventKind::HEARTBEAT_V2 => false,
-            EventKind::FORMAT_DESCRIPTION
-            | EventKind::ROTATE
-            | EventKind::MARIADB_GTID_LIST
-            | EventKind::MARIADB_START_ENCRYPTION => header.log_pos != 0,
-            _ => true,
-        };
-        if !is_in_file || header.is_artificial() {
-            return Span { begin: at, end: at };
-        }
-        let end = header.end_after(at);
-        Span { begin: if header.log_pos == 0 { at } else { end.saturating_sub(u64::from(header.size)) }, end }
     }
 
     fn dispatch(&mut self, header: &EventHeader, body: &[u8], span: Span) -> Result<(), Halt> {

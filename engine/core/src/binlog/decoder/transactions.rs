@@ -38,6 +38,7 @@ impl Decoder {
             thread_id: 0,
             rows: 0,
             is_past,
+            has_past_rows: false,
             begun: false,
             is_void: begin.is_void,
             payload_offset: None,
@@ -209,8 +210,11 @@ impl Decoder {
 
     /// Forgets the rows of the open transaction.
     pub(super) fn discard_transaction(&mut self) -> Result<(), Fault> {
-        let Some(Transaction { hold, .. }) = self.transaction.take_if(|transaction| transaction.hold.handed_on == 0)
-        else {
+        // Rows may have been handed on by an earlier run, which wasn't told that they never happened.
+        let is_known = self.is_past(Progress { event: self.position.offset, rows: 0 });
+        let is_discarded =
+            |of: &mut Transaction| of.hold.handed_on == 0 && (!of.has_past_rows || of.is_past || is_known);
+        let Some(Transaction { hold, .. }) = self.transaction.take_if(is_discarded) else {
             return Err(self.rolled_back_too_late());
         };
         self.batch.truncate(hold.earlier);

@@ -180,6 +180,13 @@ pub enum Item {
 }
 
 impl Item {
+    pub fn row(&self) -> Option<&Row> {
+        match self {
+            Self::Row(row) => Some(row),
+            Self::SchemaChange { .. } => None,
+        }
+    }
+
     pub fn gtid(&self) -> &str {
         match self {
             Self::Row(row) => &row.transaction.gtid,

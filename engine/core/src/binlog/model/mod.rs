@@ -12,12 +12,12 @@ use proptest::prelude::*;
 use rowmill_batch::{Batch, Cell, ColumnIndex, Image, Kind, Operation, RowIndex, Table, TableId};
 use rowmill_pipeline::ack::Cost;
 
-use self::history::{Flavor, Head, History, Item, Row, Step, history};
+use self::history::{End, Flavor, Head, History, Item, Part, Row, Setup, Step, history};
 use self::server::{Boundary, Void, Written, is_selected};
 use super::writer::{Change, Event, EventBytes, Statement, Value};
 use super::{
-    ColumnSet, DecodeError, Decoder, EventHeader, EventKind, Fault, Needed, Needs, Next, RowBatch, Select,
-    SkippedContent,
+    ColumnSet, DecodeError, Decoder, EndFinder, EventHeader, EventKind, Fault, Needed, Needs, Next, RowBatch, Select,
+    SkippedContent, TransactionEnd,
 };
 use crate::gtid::GtidSet;
 use crate::position::{BinlogPosition, Past, Progress, Resume, file_number};
@@ -132,6 +132,8 @@ enum Stop {
 enum Outcome {
     Whole,
     ConnectionLost,
+    /// The connection was lost after rows of a transaction came that never happened.
+    VoidCame,
     /// By an error that the history deserves.
     Stopped,
 }
@@ -361,6 +363,7 @@ fn check(history: &History, reading: Reading) -> Result<(), TestCaseError> {
         restarts(&written, reading, &whole)?;
         relocations(history, &written, reading, &whole)?;
         skips(&written, reading)?;
+        ends(&written)?;
         faults(&written, reading, &beginning(&written, reading))?;
         if !whole.batches.is_empty() {
             let handed = &whole.batches[reading.pauses as usize % whole.batches.len()];
@@ -382,7 +385,9 @@ fn read_on(reader: &mut Reader<'_>, dump: &[EventBytes]) -> Result<Outcome, Test
         }
         Err(Stop::ConnectionLost) => {
             // Rows may have come of a transaction that is rolled back later.
-            let void = written.voids.get(&reader.decoder.transaction_begin());
+            let newest = items.last().and_then(Item::row).map(|Row { transaction, .. }| transaction);
+            let begin = newest.map(|Head { file, position, .. }| BinlogPosition::new(file.clone(), *position));
+            let void = begin.and_then(|begin| written.voids.get(&begin));
             let reached = reader.first + items.len();
             let is_in = |void: &&Void| (reader.first..reached).contains(&void.committed) && !void.is_held;
             if let Some(void) = void.filter(is_in) {
@@ -390,7 +395,7 @@ fn read_on(reader: &mut Reader<'_>, dump: &[EventBytes]) -> Result<Outcome, Test
                 let expected: Vec<Item> =
                     written.committed[reader.first..void.committed].iter().cloned().chain(rows).collect();
                 prop_assert_eq!(items, &expected[..items.len()]);
-                return Ok(Outcome::Stopped);
+                return Ok(Outcome::VoidCame);
             }
             prop_assert_eq!(items, &expected[..items.len().min(expected.len())]);
             Ok(Outcome::ConnectionLost)
@@ -436,6 +441,14 @@ fn reconnects(written: &Written, reading: Reading, calls: usize) -> Result<(), T
             reader.calls_left = calls_left;
             let outcome = read_on(&mut reader, &written.writer.dump(&resume.position))
                 .map_err(|fault| because(&fault, format!("lost after call {lost_after}, read on at {resume}")))?;
+            if outcome == Outcome::VoidCame {
+                resume = reader.decoder.rewind();
+                reader.calls_left = None;
+                let stop = reader.read(&written.writer.dump(&resume.position));
+                let is_told =
+                    matches!(stop, Err(Stop::Error(error)) if matches!(error.fault, Fault::RolledBack { .. }));
+                prop_assert!(is_told, "rows came that never happened, and nobody is told: read on at {}", resume);
+            }
             if outcome != Outcome::ConnectionLost {
                 break;
             }
@@ -480,6 +493,35 @@ fn skips(written: &Written, reading: Reading) -> Result<(), TestCaseError> {
         let came = |text: &&String| whole.skipped[..handed.skipped].contains(text) || reader.skipped.contains(text);
         let missing = whole.statements.iter().find(|text| !came(text));
         prop_assert_eq!(missing.filter(|_| outcome == Outcome::Whole), None, "began at {}", handed.resume);
+    }
+    Ok(())
+}
+
+/// The end of each transaction is found, from where it begins and from the head of its file on.
+fn ends(written: &Written) -> Result<(), TestCaseError> {
+    let mut last = None;
+    for (item, xa) in written.committed.iter().zip(&written.xa_first) {
+        let Item::Row(Row { transaction, .. }) = item else { continue };
+        // One that is prepared ends far off.
+        if xa.is_some() || last.replace(transaction) == Some(transaction) {
+            continue;
+        }
+        let begin = BinlogPosition::new(transaction.file.clone(), transaction.position);
+        let is_after =
+            |boundary: &&Boundary| boundary.position.file == begin.file && boundary.position.offset > begin.offset;
+        // In the next file, if the server ends the file then.
+        let Some(end) = written.boundaries.iter().find(is_after) else { continue };
+        for offset in [begin.offset, BinlogPosition::FIRST_EVENT] {
+            if u32::try_from(offset).is_err() {
+                continue; // no server can be asked for it
+            }
+            let mut finder = EndFinder::new(begin.clone(), offset);
+            let dump = written.writer.dump(&BinlogPosition { offset, ..begin.clone() });
+            let found = dump.iter().find_map(|event| finder.event(event));
+            let gtid = (!transaction.gtid.is_empty()).then(|| transaction.gtid.clone());
+            let expected = TransactionEnd { position: end.position.clone(), gtid };
+            prop_assert_eq!(found, Some(expected), "of {}, read from {} on", begin, offset);
+        }
     }
     Ok(())
 }
@@ -664,6 +706,33 @@ proptest! {
     #[test]
     fn committed_rows_come_exactly_once(history in history(), reading in reading()) {
         check(&history, reading)?;
+    }
+}
+
+/// Rows are handed on, a savepoint is made, and all is rolled back: the connection may be lost between the last batch and the
+/// error.
+#[test]
+fn a_transaction_with_a_savepoint_is_rolled_back_too_late() {
+    let rows = || {
+        let (change, events) = (Change::Write, vec![2, 1]);
+        Part::Rows { table: 0, change, events, partial: false, big: false }
+    };
+    for flavor in [Flavor::MySql, Flavor::MySqlAnonymous, Flavor::MariaDb] {
+        let setup = Setup { flavor, checksums: true, terse: false, names_columns: true };
+        let transaction = |parts, end| Step::Transaction { parts, end, payload: None };
+        let steps = vec![
+            transaction(vec![rows()], End::Xid),
+            transaction(vec![rows(), Part::Savepoint(0), rows()], End::Rollback),
+            transaction(vec![rows()], End::Xid),
+        ];
+        let history = History { setup, steps };
+        for rows_max in 1..8 {
+            let (bytes_max, needs, knows_gtids, begin, skips) = (u32::MAX, None, true, 0, false);
+            let reading = Reading { rows_max, bytes_max, pauses: 0, needs, knows_gtids, begin, skips };
+            check(&history, reading).expect("it is as it must be");
+            let written = history.write(false);
+            reconnects(&written, reading, 60).expect("it is as it must be");
+        }
     }
 }
 
