@@ -22,31 +22,38 @@ pub type AckObserver = ack::AckObserver<Resume>;
 /// How far the watermark moved.
 pub type Advance = ack::Advance<Resume>;
 
-/// Where a batch begins.
+/// Where a batch begins, and where its rows are.
 #[derive(Debug)]
 pub struct BatchOrigin {
     /// The resume point before the batch.
     before: Arc<Resume>,
-    /// The binlog files of its rows, mostly one.
-    files: OnceLock<Vec<String>>,
+    places: OnceLock<Places>,
 }
 
-/// Where a row is in the binlog: in one of its batch's files.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct RowPlace {
-    file: u32,
-    /// Where its transaction begins.
-    transaction: u64,
-    /// Where its event begins.
-    event: u64,
-    /// Its index in that event.
-    index: u32,
-}
-
-/// Finds rows' places, and the files that they are in.
+/// Where rows of a batch are in the binlog, by their index in the batch: those of which there are messages. What stops the
+/// pipeline is looked up.
 #[derive(Debug, Default)]
 pub struct Places {
+    /// The binlog files, mostly one.
     files: Vec<String>,
+    /// In the order of their first rows.
+    runs: Vec<Run>,
+}
+
+/// Rows of an event.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    /// The first one's index in the batch.
+    row: u32,
+    /// And in the event.
+    index: u32,
+    /// Where the event begins.
+    event: u64,
+    /// Where its transaction begins.
+    transaction: u64,
+    file: u32,
+    /// The transaction's index in the batch.
+    nth_transaction: usize,
 }
 
 /// Why a row or an event must not be passed.
@@ -62,39 +69,65 @@ pub struct StopError {
 impl BatchOrigin {
     /// A batch that follows a resume point.
     pub fn after(before: Arc<Resume>) -> Self {
-        Self { before, files: OnceLock::new() }
+        Self { before, places: OnceLock::new() }
     }
 
-    /// The files that the places of its rows are in. The first call counts.
-    pub fn set_files(&self, places: Places) {
-        let _ = self.files.set(places.files);
-    }
-
-    fn file(&self, place: RowPlace) -> &str {
-        let file = self.files.get().and_then(|files| files.get(place.file as usize));
-        file.map_or(&self.before.position.file, String::as_str)
-    }
-}
-
-impl RowPlace {
-    /// The place of another row of the same transaction.
-    pub fn of_sibling(self, row: &Row<'_>) -> Self {
-        let header = row.header();
-        Self { event: header.event_position, index: header.index_in_event, ..self }
+    /// Where its rows are. The first call counts.
+    pub fn set_places(&self, places: Places) {
+        let _ = self.places.set(places);
     }
 }
 
 impl Places {
-    /// The place of a row of a batch.
-    pub fn of_row(&mut self, row: &Row<'_>, batch: &Batch<'_>) -> RowPlace {
+    /// Adds a row, which has an index in the batch that was decoded, and is in this batch now. Rows come in their order, or
+    /// [`Places::sort`] is called after the last one.
+    #[inline]
+    pub fn row(&mut self, index: u32, row: &Row<'_>, batch: &Batch<'_>) {
+        let header = row.header();
+        let is_next = |last: &Run| {
+            (last.event, last.nth_transaction) == (header.event_position, row.transaction())
+                && header.index_in_event.wrapping_sub(last.index) == index.wrapping_sub(last.row)
+        };
+        if self.runs.last().is_some_and(is_next) {
+            return;
+        }
         let transaction = batch.transaction(row.transaction()).header();
         let file = self.file(transaction.file);
-        RowPlace { file, transaction: transaction.position, event: 0, index: 0 }.of_sibling(row)
+        self.runs.push(Run {
+            row: index,
+            index: header.index_in_event,
+            event: header.event_position,
+            transaction: transaction.position,
+            file,
+            nth_transaction: row.transaction(),
+        });
     }
 
-    /// A place in an event of which the batch has no rows.
-    pub fn of_event(&mut self, file: &str, transaction: u64, event: u64, index: u32) -> RowPlace {
-        RowPlace { file: self.file(file), transaction, event, index }
+    /// Adds what has this index in the batch and isn't one of the rows that messages are made of: it is in an event, where
+    /// `index_in_event` says.
+    pub fn other(&mut self, index: u32, transaction: &BinlogPosition, event: u64, index_in_event: u32) {
+        let file = self.file(&transaction.file);
+        let transaction = transaction.offset;
+        self.runs.push(Run {
+            row: index,
+            index: index_in_event,
+            event,
+            transaction,
+            file,
+            nth_transaction: usize::MAX,
+        });
+    }
+
+    /// Puts rows in their order.
+    pub fn sort(&mut self) {
+        self.runs.sort_by_key(|run| run.row);
+    }
+
+    /// Where a row's transaction begins, and where the row is in its file.
+    fn find(&self, row: u32) -> Option<(BinlogPosition, Progress)> {
+        let run = self.runs[..self.runs.partition_point(|run| run.row <= row)].last()?;
+        let transaction = BinlogPosition::new(self.files[run.file as usize].clone(), run.transaction);
+        Some((transaction, Progress { event: run.event, rows: run.index + (row - run.row) }))
     }
 
     fn file(&mut self, name: &str) -> u32 {
@@ -108,11 +141,17 @@ impl Places {
 
 /// Stops the pipeline at the row of an ack: neither it nor what is after it is to be delivered, and the checkpoint gets
 /// directly before it.
-pub fn stop(ack: Ack, place: RowPlace, error: anyhow::Error) {
-    let file = ack.batch().file(place).to_owned();
-    let progress = Progress { event: place.event, rows: place.index };
-    let before = Resume::clone(&ack.batch().before).past_to(Past { file: file.clone(), progress });
-    let transaction = BinlogPosition::new(file, place.transaction);
+pub fn stop(ack: Ack, error: anyhow::Error) {
+    let BatchOrigin { before, places } = ack.batch();
+    let place = places.get().and_then(|places| places.find(ack.row()));
+    // Rows that may stop the pipeline have places; without one the whole batch comes again.
+    let (transaction, before) = match place {
+        Some((transaction, progress)) => {
+            let past = Past { file: transaction.file.clone(), progress };
+            (transaction, Resume::clone(before).past_to(past))
+        }
+        None => (before.position.clone(), Resume::clone(before)),
+    };
     error!(error = format!("{error:#}"), %transaction, "stopping: what is before this row is delivered first");
     ack.stop(before, StopError { transaction, error }.into());
 }
@@ -153,13 +192,13 @@ pub(crate) mod tests {
         let (mut acks, mut feed, observer) = ack::tracker(LIMITS);
         let ack = open(&mut acks, 100, 900);
         let mut places = Places::default();
-        let first = places.of_event("binlog.000001", 200, 200, 0);
-        let place = RowPlace { event: 300, index: 7, ..places.of_event("binlog.000002", 250, 250, 0) };
-        ack.batch().set_files(places);
-        assert_eq!((first.file, place.file), (0, 1));
+        places.other(3, &BinlogPosition::new("binlog.000002", 250), 300, 5);
+        places.other(0, &BinlogPosition::new("binlog.000001", 200), 200, 0);
+        places.sort();
+        ack.batch().set_places(places);
         let part = ack.part(5);
         ack.acknowledge();
-        stop(part, place, anyhow::anyhow!("no"));
+        stop(part, anyhow::anyhow!("no"));
         let error = observer.stop().expect("a stop").cause.downcast::<StopError>().expect("ours");
         assert_eq!(error.transaction, BinlogPosition::new("binlog.000002", 250));
         let past = Past { file: "binlog.000002".to_owned(), progress: Progress { event: 300, rows: 7 } };

@@ -11,7 +11,7 @@ use rowmill_core::envelope::{Envelope, Escaping, Format, Part, SourceName, push_
 use rowmill_core::position::BinlogPosition;
 use rowmill_core::route::{GroupTemplate, TableTemplate, deduplication_id, schema_change_id, skipped_id, sqs_id};
 
-use crate::ack::{Places, RowPlace};
+use crate::ack::Places;
 use crate::config::{self, Attribute, Destinations};
 use crate::sink::{Body, Message};
 use crate::transform::{DeadRow, Emitted, Passed, Stop, TransformError, Transformed};
@@ -156,8 +156,6 @@ impl Dispatcher {
         out: &mut Out,
     ) -> Result<(), Stop> {
         let mut emitted = emitted.into_iter().peekable();
-        // The last row's transaction and place.
-        let mut last: Option<(usize, RowPlace)> = None;
         for Passed { row, origin, reroute } in rows {
             let (sink, group) = reroute.as_ref().map_or((None, None), |to| (to.sink, to.group.as_deref()));
             let given = Given { sink, group, deduplication_id: None };
@@ -166,11 +164,7 @@ impl Dispatcher {
             }
             let row = batch.row(row);
             let table = &tables[row.table().0 as usize];
-            let place = match last {
-                Some((transaction, place)) if transaction == row.transaction() => place.of_sibling(&row),
-                _ => out.places.of_row(&row, batch),
-            };
-            last = Some((row.transaction(), place));
+            out.places.row(origin, &row, batch);
             for &part in Part::of(table, &row) {
                 let output = Output { part, number: out.outputs.next(origin) };
                 let address = self.address(table, batch, &row, given, output);
@@ -181,7 +175,7 @@ impl Dispatcher {
                 add_attributes(&self.sinks[sink].attributes, table, batch, &row, &mut attributes);
                 let (queue, table) = (self.queue(sink, table), Some(table.id));
                 let body = Body::default();
-                let message = Message { body, group, deduplication_id, attributes, table, queue, row: origin, place };
+                let message = Message { body, group, deduplication_id, attributes, table, queue, row: origin };
                 out.by_sink[sink].push(message);
             }
         }
@@ -225,7 +219,7 @@ impl Dispatcher {
         let group = GroupTemplate::default().group(table, &row);
         let deduplication_id = deduplication_id(&self.server, &batch, &row, u32::MAX);
         let body = Body::new(body.into(), Escaping::Plain);
-        let place = places.of_row(&row, &batch);
+        places.row(dead.origin, &row, &batch);
         by_sink[sink].push(Message {
             body,
             group,
@@ -234,7 +228,6 @@ impl Dispatcher {
             table: None,
             queue: None,
             row: dead.origin,
-            place,
         });
     }
 
@@ -269,7 +262,8 @@ impl Dispatcher {
         number(b",\"row\":", (*row).into());
         number(b",\"ts_ms\":", time_us / 1000);
         body.push(b'}');
-        let place = places.of_event(file, transaction.unwrap_or(*offset), *offset, *row);
+        let transaction = BinlogPosition::new(file.as_str(), transaction.unwrap_or(*offset));
+        places.other(origin, &transaction, *offset, *row);
         by_sink[sink].push(Message {
             body: Body::new(body.into(), Escaping::Plain),
             group: sqs_id(table.clone().unwrap_or_else(|| "statements".to_owned())),
@@ -278,7 +272,6 @@ impl Dispatcher {
             table: None,
             queue: None,
             row: origin,
-            place,
         });
     }
 
@@ -293,7 +286,8 @@ impl Dispatcher {
         let body = Body::new(body.into(), self.sinks[sink].escaping);
         let group = sqs_id(change.schema.clone().unwrap_or_default());
         let deduplication_id = schema_change_id(server, change);
-        let place = dispatched.places.of_event(&change.file, change.transaction_position, change.event_position, 0);
+        let transaction = BinlogPosition::new(change.file.as_str(), change.transaction_position);
+        dispatched.places.other(0, &transaction, change.event_position, 0);
         dispatched.by_sink[sink].push(Message {
             body,
             group,
@@ -302,7 +296,6 @@ impl Dispatcher {
             table: None,
             queue: None,
             row: 0,
-            place,
         });
     }
 
@@ -323,17 +316,8 @@ impl Dispatcher {
         let (sink, group, deduplication_id) = address.map_err(|error| Stop { origin, error })?;
         add_attributes(&self.sinks[sink].attributes, table, batch, &row, &mut attributes);
         let (body, queue) = (text.body().into(), self.queue(sink, table));
-        let place = out.places.of_row(&row, batch);
-        out.by_sink[sink].push(Message {
-            body,
-            group,
-            deduplication_id,
-            attributes,
-            table: None,
-            queue,
-            row: origin,
-            place,
-        });
+        out.places.row(origin, &row, batch);
+        out.by_sink[sink].push(Message { body, group, deduplication_id, attributes, table: None, queue, row: origin });
         Ok(())
     }
 

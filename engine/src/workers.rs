@@ -11,7 +11,7 @@ use rowmill_pipeline::sequencer::{Sequencer, Turn};
 use tokio::sync::mpsc;
 use tracing::warn;
 
-use crate::ack::{self, Ack, AckOpener, BatchOrigin, Cost, Places, StopError};
+use crate::ack::{self, Ack, AckOpener, BatchOrigin, Cost, StopError};
 use crate::dispatch::{Dispatched, Dispatcher};
 use crate::failpoint::{self, Step};
 use crate::pace::is_logged;
@@ -169,8 +169,12 @@ impl Worker {
             self.dispatcher.schema_change(&change, &resume.server, now_us, &mut dispatched);
         }
         let Dispatched { by_sink, mut places, stop } = dispatched;
-        let stop = stop.map(|stop| located(stop, &bytes, &mut places));
-        ack.batch().set_files(places);
+        if let Some(Stop { origin, .. }) = stop {
+            let batch = Batch::parse(&bytes).expect("batches are written by the builder");
+            places.row(origin, &batch.row(RowIndex(origin)), &batch);
+        }
+        places.sort();
+        ack.batch().set_places(places);
 
         let Some(permit) = turn.wait().await else { return false };
         if ack.is_stopped() {
@@ -189,9 +193,9 @@ impl Worker {
             }
             crate::simulation::acknowledge_forgotten();
         }
-        if let Some((row, place, error)) = stop {
+        if let Some(Stop { origin, error }) = stop {
             // Before the next batch passes: it is not to be delivered.
-            ack::stop(ack.part(row), place, error);
+            ack::stop(ack.part(origin), error);
             if is_taken {
                 ack.acknowledge();
             }
@@ -230,13 +234,6 @@ fn mutated(ack: Ack) -> Ack {
     ack::tests::ack()
 }
 
-/// The row that everything stops at, in the batch that was decoded, and where it is.
-fn located(stop: Stop, bytes: &[u8], places: &mut Places) -> (u32, ack::RowPlace, anyhow::Error) {
-    let batch = Batch::parse(bytes).expect("batches are written by the builder");
-    let place = places.of_row(&batch.row(RowIndex(stop.origin)), &batch);
-    (stop.origin, place, stop.error)
-}
-
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt;
@@ -248,8 +245,8 @@ mod tests {
 
     fn message() -> Message {
         let (group, deduplication_id, attributes) = Default::default();
-        let (body, place) = Default::default();
-        Message { body, group, deduplication_id, attributes, table: None, queue: None, row: 0, place }
+        let body = Default::default();
+        Message { body, group, deduplication_id, attributes, table: None, queue: None, row: 0 }
     }
 
     #[test]

@@ -132,7 +132,7 @@ fn decode(binlog: &[u8], tables: Tables) -> Vec<RowBatch> {
         let (event, behind) = rest.split_at(u32::from_le_bytes(*size) as usize);
         rest = behind;
         while let Next::Batch(batch) = decoder.next(event).expect("it is a binlog") {
-            batches.push(batch);
+            batches.push(*batch);
         }
     }
     batches.extend(decoder.flush());

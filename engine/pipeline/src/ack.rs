@@ -340,6 +340,11 @@ impl<P, B> Ack<P, B> {
         self.row
     }
 
+    /// Whether another ack is a part of the same batch.
+    pub fn is_of_batch(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.batch, &other.batch)
+    }
+
     /// What all parts of the batch share.
     pub fn batch(&self) -> &B {
         &self.batch.batch

@@ -26,7 +26,7 @@ use tokio::sync::mpsc;
 pub use body::Body;
 pub use client::Connections;
 
-use crate::ack::{Ack, RowPlace};
+use crate::ack::Ack;
 use crate::config::{self, SinkKind};
 
 /// A finished message.
@@ -46,8 +46,6 @@ pub struct Message {
     pub queue: Option<Arc<str>>,
     /// The row of its batch that it was made of.
     pub row: u32,
-    /// Where that row is.
-    pub place: RowPlace,
 }
 
 /// Messages of one batch for one sink, and the duty to deliver them.
@@ -86,7 +84,7 @@ pub struct DeadLetters {
 impl DeadLetters {
     /// Hands on a message with its ack: it is acknowledged when the dead letter is durable.
     async fn send(&self, sink: &str, message: Message, fault: &str, ack: Ack) -> anyhow::Result<()> {
-        let Message { body, group, deduplication_id, attributes, table: _, queue: _, row, place } = message;
+        let Message { body, group, deduplication_id, attributes, table: _, queue: _, row } = message;
         let mut letter = Vec::with_capacity(body.len() + 256);
         let mut text = |label: &str, text: &str| {
             letter.extend_from_slice(label.as_bytes());
@@ -118,7 +116,6 @@ impl DeadLetters {
             table: None,
             queue: None,
             row,
-            place,
         };
         let sent = self.outlet.send(Delivery { messages: vec![letter], ack }).await;
         sent.map_err(|_| anyhow::anyhow!("the sink of dead letters has stopped"))

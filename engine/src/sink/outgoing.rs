@@ -23,11 +23,15 @@ const NUMBER: &str = "Number";
 /// Rows that room is made for at once, beside the first.
 const ROWS_EXPECTED: usize = 15;
 
-/// A message on its way, with its ack, and rows that leave with it.
+/// A message on its way, and rows that leave with it.
 #[derive(Debug)]
 pub(super) struct Outgoing {
-    first: (Message, Ack),
-    more: Vec<(Message, Ack)>,
+    first: Message,
+    more: Vec<Message>,
+    /// Of the first message, and of all others of its batch: they are delivered together.
+    ack: Ack,
+    /// Of others, by the index in `more` of the first of each batch.
+    more_acks: Vec<(usize, Ack)>,
     /// It was sent: it may be accepted though nobody knows, so that it must stay what it is.
     is_sealed: bool,
     /// What leaves instead of the text, of one that is large.
@@ -41,13 +45,15 @@ enum Instead {
 }
 
 impl Outgoing {
-    pub fn new(message: Message, ack: Ack) -> Self {
-        Self { first: (message, ack), more: Vec::new(), is_sealed: false, instead: None }
+    /// `ack` is of its batch: a part of it is taken.
+    pub fn new(message: Message, ack: &Ack) -> Self {
+        let ack = ack.part(message.row);
+        Self { first: message, more: Vec::new(), ack, more_acks: Vec::new(), is_sealed: false, instead: None }
     }
 
     /// Its bytes as SQS counts them; of one that isn't compressed yet, as if it weren't to be.
     pub fn bytes(&self, packing: Option<Packing>) -> usize {
-        let Message { body, attributes, .. } = &self.first.0;
+        let Message { body, attributes, .. } = &self.first;
         let attributes: usize = attributes.iter().map(|(name, value)| name.len() + value.len() + TEXT.len()).sum();
         let around = if self.form(packing) == Some(PackForm::Array) { "[]".len() } else { 0 };
         let encoding = self
@@ -65,7 +71,7 @@ impl Outgoing {
 
     /// Why no queue would take it, whatever its size.
     pub fn fault(&self, packing: Option<Packing>) -> Option<String> {
-        let Message { body, attributes, .. } = &self.first.0;
+        let Message { body, attributes, .. } = &self.first;
         if body.is_empty() {
             return Some("its body is empty".to_owned());
         }
@@ -92,11 +98,11 @@ impl Outgoing {
 
     /// How it is packed, if it is.
     fn form(&self, packing: Option<Packing>) -> Option<PackForm> {
-        self.first.0.table.and(packing).map(|packing| packing.form)
+        self.first.table.and(packing).map(|packing| packing.form)
     }
 
     fn compression(&self, packing: Option<Packing>) -> Option<Compression> {
-        self.first.0.table.and(packing)?.compression
+        self.first.table.and(packing)?.compression
     }
 
     /// Compresses it now, to know how large it is. Does nothing where rows aren't compressed.
@@ -129,22 +135,27 @@ impl Outgoing {
 
     /// Whether some of it is not to be delivered any more.
     pub fn is_stopped(&self) -> bool {
-        self.more.last().map_or(&self.first.1, |(_, ack)| ack).is_stopped()
+        let last = self.more.last().unwrap_or(&self.first);
+        self.newest_ack().is_stopped_at(last.row)
     }
 
     /// Leaves what may still be delivered, once something stopped the pipeline: `None` if nothing is left. What was sent
     /// stays what it is.
     pub fn without_stopped(mut self) -> Option<Self> {
-        if !self.is_sealed {
-            self.more.retain(|(_, ack)| !ack.is_stopped());
+        if self.ack.is_stopped() {
+            return None; // its rows are in order: all are
         }
-        // Its rows are in order: where the first is stopped, all are.
-        (!self.first.1.is_stopped()).then_some(self)
+        while !self.is_sealed && self.is_stopped() {
+            self.more.pop();
+            // An ack whose rows are all gone is dropped: its batch is after the stop.
+            self.more_acks.pop_if(|(first, _)| *first == self.more.len());
+        }
+        Some(self)
     }
 
     /// The message, or the first of its rows.
     pub fn message(&self) -> &Message {
-        &self.first.0
+        &self.first
     }
 
     /// From now on it stays what it is.
@@ -158,7 +169,7 @@ impl Outgoing {
         fn said(message: &Message) -> impl Iterator<Item = &(String, String)> {
             message.attributes.iter().filter(|(name, _)| name != "position")
         }
-        let first = &self.first.0;
+        let first = &self.first;
         let is_like = first.table.is_some() && first.table == row.table && first.group == row.group;
         !self.is_sealed && self.instead.is_none() && is_like && !row.body.is_empty() && said(first).eq(said(row))
     }
@@ -168,17 +179,43 @@ impl Outgoing {
         row.body.len() + ",".len()
     }
 
-    /// A row leaves with it.
-    pub fn take(&mut self, row: Message, ack: Ack) {
+    /// A row leaves with it. `ack` is of the row's batch: a part of it is taken, where none was.
+    pub fn take(&mut self, row: Message, ack: &Ack) {
         if self.more.is_empty() {
             self.more.reserve(ROWS_EXPECTED);
         }
-        self.more.push((row, ack));
+        if !self.newest_ack().is_of_batch(ack) {
+            self.more_acks.push((self.more.len(), ack.part(row.row)));
+        }
+        self.more.push(row);
     }
 
-    /// Its rows, or the message itself, each with its ack.
-    pub fn into_messages(self) -> impl Iterator<Item = (Message, Ack)> {
-        std::iter::once(self.first).chain(self.more)
+    /// That of its last row.
+    fn newest_ack(&self) -> &Ack {
+        self.more_acks.last().map_or(&self.ack, |(_, ack)| ack)
+    }
+
+    /// It is delivered.
+    pub fn acknowledge(self) {
+        self.ack.acknowledge();
+        self.more_acks.into_iter().for_each(|(_, ack)| ack.acknowledge());
+    }
+
+    /// Its rows, or the message itself, each with an ack of its own.
+    pub fn into_messages(self) -> Vec<(Message, Ack)> {
+        let Self { first, more, mut ack, more_acks, .. } = self;
+        let mut more_acks = more_acks.into_iter().peekable();
+        let mut out = Vec::with_capacity(1 + more.len());
+        for (index, message) in std::iter::once(first).chain(more).enumerate() {
+            if let Some((_, of_next_batch)) = more_acks.next_if(|(first, _)| first + 1 == index) {
+                std::mem::replace(&mut ack, of_next_batch).acknowledge();
+            }
+            let part = ack.part(message.row);
+            out.push((message, part));
+        }
+        // Its parts are all that is left to do.
+        ack.acknowledge();
+        out
     }
 
     /// Whether it has several rows.
@@ -188,7 +225,10 @@ impl Outgoing {
 
     /// Its rows, each to leave by itself.
     pub fn into_single(self) -> impl Iterator<Item = Self> {
-        self.into_messages().map(|(message, ack)| Self { is_sealed: true, ..Self::new(message, ack) })
+        self.into_messages().into_iter().map(|(first, ack)| {
+            let (more, more_acks) = Default::default();
+            Self { first, more, ack, more_acks, is_sealed: true, instead: None }
+        })
     }
 
     /// Appends what leaves as its body, as it stands in a request.
@@ -200,8 +240,8 @@ impl Outgoing {
             (None, None) => {
                 let [open, between, close] = self.around(packing);
                 push_escaped(open.as_bytes(), out);
-                self.first.0.body.push_escaped(out);
-                for (message, _) in &self.more {
+                self.first.body.push_escaped(out);
+                for message in &self.more {
                     push_escaped(between.as_bytes(), out);
                     message.body.push_escaped(out);
                 }
@@ -213,10 +253,10 @@ impl Outgoing {
     /// Its text before it is compressed.
     fn text(&self, packing: Option<Packing>) -> String {
         let [open, between, close] = self.around(packing);
-        let mut text = String::with_capacity(self.more.len() * (self.first.0.body.len() + between.len()));
+        let mut text = String::with_capacity(self.more.len() * (self.first.body.len() + between.len()));
         text.push_str(open);
-        text.push_str(&self.first.0.body.plain());
-        for (message, _) in &self.more {
+        text.push_str(&self.first.body.plain());
+        for message in &self.more {
             text.push_str(between);
             text.push_str(&message.body.plain());
         }
@@ -235,9 +275,9 @@ impl Outgoing {
 
     /// Of several rows it is a function of the first and the last.
     fn deduplication_id(&self) -> String {
-        let first = &self.first.0.deduplication_id;
+        let first = &self.first.deduplication_id;
         match self.more.last() {
-            Some((last, _)) => sqs_id(format!("{first}+{}", last.deduplication_id)),
+            Some(last) => sqs_id(format!("{first}+{}", last.deduplication_id)),
             None => first.clone(),
         }
     }
@@ -245,7 +285,7 @@ impl Outgoing {
     /// Appends it as an entry of a request: JSON.
     /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatchRequestEntry.html>
     pub fn write_entry(&self, index: usize, fifo: bool, packing: Option<Packing>, out: &mut Vec<u8>) {
-        let Message { group, attributes, .. } = &self.first.0;
+        let Message { group, attributes, .. } = &self.first;
         out.extend_from_slice(b"{\"Id\":\"");
         push_int(index, out);
         out.extend_from_slice(b"\",\"MessageBody\":\"");
@@ -320,9 +360,12 @@ fn is_attribute_name(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use rowmill_core::batch::TableId;
+    use rowmill_pipeline::ack::tracker;
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::ack::CheckpointFeed;
+    use crate::ack::tests::{LIMITS, open};
 
     fn outgoing(table: Option<u32>, body: &str, id: &str, position: &str) -> Outgoing {
         let ack = crate::ack::tests::ack();
@@ -335,9 +378,8 @@ mod tests {
             table: table.map(TableId),
             queue: None,
             row: 0,
-            place: Default::default(),
         };
-        Outgoing::new(message, ack)
+        Outgoing::new(message, &ack)
     }
 
     fn packing(form: PackForm) -> Option<Packing> {
@@ -370,7 +412,7 @@ mod tests {
             json!({ "Id": "7", "MessageBody": body, "MessageGroupId": "g", "MessageAttributes": attributes })
         );
         let mut bare = outgoing(None, "{}", "d", "b:4:0");
-        (bare.first.0.group, bare.first.0.attributes) = (String::new(), Vec::new());
+        (bare.first.group, bare.first.attributes) = (String::new(), Vec::new());
         assert_eq!(self::entry(&bare, false, None), json!({ "Id": "7", "MessageBody": "{}" }));
     }
 
@@ -385,22 +427,85 @@ mod tests {
             assert_eq!(sent(&pack), (one.into(), "a".into()));
             let mut bytes = pack.bytes(packing(form));
             for (body, id) in [("22", "b"), ("3", "c")] {
-                let (row, ack) = outgoing(Some(7), body, id, "b:4:1").first;
+                let row = outgoing(Some(7), body, id, "b:4:1").first;
                 assert!(pack.may_take(&row));
                 bytes += Outgoing::longer_by(&row);
-                pack.take(row, ack);
+                pack.take(row, &crate::ack::tests::ack());
             }
             assert_eq!(sent(&pack), (three.into(), "a+c".into()));
             let attributes = "tableshop.ordersStringpositionb:4:0String".len();
             assert_eq!(bytes, three.len() + attributes);
-            assert_eq!(pack.into_messages().count(), 3);
+            assert_eq!(pack.into_messages().len(), 3);
+        }
+    }
+
+    /// Two rows of a batch and three of the next one, in one message.
+    fn of_two_batches() -> (Outgoing, CheckpointFeed, [Ack; 2]) {
+        let (mut acks, feed, _) = tracker(LIMITS);
+        let batches = [open(&mut acks, 4, 8), open(&mut acks, 8, 12)];
+        let row = |row| Message { row, ..outgoing(Some(7), "1", "a", "b:4:0").first };
+        let mut pack = Outgoing::new(row(1), &batches[0]);
+        pack.take(row(3), &batches[0]);
+        [0, 2, 5].into_iter().for_each(|index| pack.take(row(index), &batches[1]));
+        (pack, feed, batches)
+    }
+
+    fn progress(feed: &mut CheckpointFeed) -> Option<u64> {
+        feed.take().map(|advance| advance.progress.position.offset)
+    }
+
+    #[test]
+    fn rows_of_several_batches_are_acknowledged_together() {
+        let (pack, mut feed, batches) = of_two_batches();
+        batches.into_iter().for_each(Ack::acknowledge);
+        assert_eq!(progress(&mut feed), None);
+        pack.acknowledge();
+        assert_eq!(progress(&mut feed), Some(12));
+
+        // Each by itself, in any order.
+        let (pack, mut feed, batches) = of_two_batches();
+        batches.into_iter().for_each(Ack::acknowledge);
+        let mut single: Vec<_> = pack.into_single().collect();
+        assert_eq!(single.iter().map(|single| single.message().row).collect::<Vec<_>>(), [1, 3, 0, 2, 5]);
+        for index in [4, 1, 0] {
+            assert_eq!(progress(&mut feed), None);
+            single.remove(index).acknowledge();
+        }
+        assert_eq!(progress(&mut feed), Some(8));
+        single.into_iter().for_each(Outgoing::acknowledge);
+        assert_eq!(progress(&mut feed), Some(12));
+    }
+
+    #[test]
+    fn rows_after_a_stop_do_not_leave() {
+        // The row that stops the pipeline: its batch and index; what is left, and how far all gets.
+        for (batch, row, left, reached) in [
+            (0, 0, &[][..], Some(4)),
+            (0, 2, &[1], Some(4)),
+            (1, 0, &[1, 3], Some(8)),
+            (1, 4, &[1, 3, 0, 2], Some(8)),
+            (1, 9, &[1, 3, 0, 2, 5], Some(8)),
+        ] {
+            let (pack, mut feed, batches) = of_two_batches();
+            let stop = batches[batch].part(row);
+            crate::ack::stop(stop, anyhow::anyhow!("no"));
+            batches.into_iter().for_each(Ack::acknowledge);
+            let pack = pack.without_stopped();
+            let rows = |pack: &Outgoing| std::iter::once(&pack.first).chain(&pack.more).map(|it| it.row).collect();
+            assert_eq!(pack.as_ref().map_or(vec![], rows), left, "{batch} {row}");
+            if let Some(pack) = pack {
+                assert!(!pack.is_stopped());
+                assert_eq!(progress(&mut feed), None);
+                pack.acknowledge();
+            }
+            assert_eq!(progress(&mut feed), reached, "{batch} {row}");
         }
     }
 
     #[test]
     fn what_was_sent_or_is_another_tables_stays_alone() {
         let mut pack = outgoing(Some(7), "1", "a", "b:4:0");
-        let row = |table, body| outgoing(table, body, "2", "b:4:1").first.0;
+        let row = |table, body| outgoing(table, body, "2", "b:4:1").first;
         assert!(pack.may_take(&row(Some(7), "2")));
         assert!(!pack.may_take(&row(Some(8), "2")));
         assert!(!pack.may_take(&row(None, "2")));
@@ -434,7 +539,7 @@ mod tests {
         let with = |name: &str, value: &str, count: usize| {
             let mut outgoing = outgoing(None, "{}", "a", "b:4:0");
             let more = (0..count).map(|nth| (format!("{name}{nth}"), value.to_owned()));
-            outgoing.first.0.attributes.extend(more);
+            outgoing.first.attributes.extend(more);
             outgoing.fault(None)
         };
         assert_eq!(with("n", "v", 8), None);
@@ -447,11 +552,11 @@ mod tests {
         assert!(outgoing(None, "", "a", "b:4:0").fault(None).is_some());
         // A name twice, and one that compressed rows have already.
         let mut twice = outgoing(Some(7), "{}", "a", "b:4:0");
-        twice.first.0.attributes.push(("table".to_owned(), "mine".to_owned()));
+        twice.first.attributes.push(("table".to_owned(), "mine".to_owned()));
         let fault = twice.fault(None);
         assert_eq!(fault.as_deref(), Some("it has the attribute `table` twice, as `shop.orders` and as `mine`"));
         let mut encoded = outgoing(Some(7), "{}", "a", "b:4:0");
-        encoded.first.0.attributes.push((ENCODING_ATTRIBUTE.to_owned(), "mine".to_owned()));
+        encoded.first.attributes.push((ENCODING_ATTRIBUTE.to_owned(), "mine".to_owned()));
         assert_eq!(encoded.fault(None), None);
         let compressed = Packing { form: PackForm::Array, bytes: 1000, compression: Some(Compression::Gzip) };
         let fault = encoded.fault(Some(compressed));

@@ -210,11 +210,10 @@ mod tests {
             table: None,
             queue: None,
             row: 0,
-            place: Default::default(),
         };
         let request: Request = ["accepted", "rejected", "refused", "forgotten"]
             .into_iter()
-            .map(|body| Waiting { group: None, bytes: 1, item: Outgoing::new(message(body), ack()) })
+            .map(|body| Waiting { group: None, bytes: 1, item: Outgoing::new(message(body), &ack()) })
             .collect();
         let output = r#"{
             "Successful": [{"Id": "0", "MessageId": "m", "MD5OfMessageBody": "d", "SequenceNumber": "18"}],

@@ -104,23 +104,22 @@ impl Sqs {
     }
 
     /// Takes a message in: packed with the last of its group, where that is wanted and there is room. One that the
-    /// queue will never take is given back, with why.
-    fn take_in(&self, message: Message, ack: Ack, lanes: &mut Lanes<Outgoing>) -> Option<(Outgoing, String)> {
+    /// queue will never take is given back, with why. `ack` is of its batch.
+    fn take_in(&self, message: Message, ack: &Ack, lanes: &mut Lanes<Outgoing>) -> Option<(Outgoing, String)> {
         let group = self.fifo.then(|| message.group.clone());
-        let mut alone = Some((message, ack));
+        let mut alone = Some(message);
         if let Some(packing) = self.packing {
             lanes.join_last(group.as_deref(), |last| {
-                let joins = |(row, _): &mut (Message, Ack)| {
+                let joins = |row: &mut Message| {
                     last.bytes + Outgoing::longer_by(row) <= packing.bytes && last.item.may_take(row)
                 };
-                if let Some((row, ack)) = alone.take_if(joins) {
+                if let Some(row) = alone.take_if(joins) {
                     last.bytes += Outgoing::longer_by(&row);
                     last.item.take(row, ack);
                 }
             });
         }
-        let (message, ack) = alone?;
-        let mut item = Outgoing::new(message, ack);
+        let mut item = Outgoing::new(alone?, ack);
         let mut bytes = item.bytes(self.packing);
         if bytes > certain_when_compressed(self.message_max) {
             item.compress(self.packing);
@@ -147,8 +146,8 @@ impl Sqs {
     async fn reject(&self, outgoing: Outgoing, fault: &str, dead_letters: Option<&DeadLetters>) -> anyhow::Result<()> {
         let Some(dead_letters) = dead_letters else {
             let error = refusal(&self.queue_url, outgoing.message(), fault).context(format!("sink.{}", self.name));
-            if let Some((message, ack)) = outgoing.into_messages().next() {
-                ack::stop(ack, message.place, error);
+            if let Some((_, ack)) = outgoing.into_messages().into_iter().next() {
+                ack::stop(ack, error);
             }
             return Ok(());
         };
@@ -215,7 +214,7 @@ impl Sqs {
                     }
                     for Waiting { group, item, .. } in accepted {
                         lanes.accepted(group.as_deref());
-                        item.into_messages().for_each(|(_, ack)| ack.acknowledge());
+                        item.acknowledge();
                         failpoint::reached(Step::Settled);
                     }
                     for (Waiting { group, item, .. }, fault) in rejected {
@@ -250,14 +249,19 @@ impl Sqs {
                 }
                 delivery = deliveries.recv(), if open && lanes.len() < WAITING_MAX && lanes.bytes() < WAITING_BYTES_MAX => match delivery {
                     Some(delivery) => {
-                        for (message, ack) in delivery.split() {
-                            if ack.is_stopped() {
-                                continue;
+                        let Delivery { messages, ack } = delivery;
+                        for message in messages {
+                            if ack.is_stopped_at(message.row) {
+                                // A part that isn't acknowledged says that not all of it was sent.
+                                drop(ack.part(message.row));
+                                break;
                             }
-                            if let Some((outgoing, fault)) = self.take_in(message, ack, &mut lanes) {
+                            if let Some((outgoing, fault)) = self.take_in(message, &ack, &mut lanes) {
                                 self.reject(outgoing, &fault, dead_letters.as_ref()).await?;
                             }
                         }
+                        // Its parts are all that is left to do.
+                        ack.acknowledge();
                     }
                     None => open = false,
                 },

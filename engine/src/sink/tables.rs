@@ -124,8 +124,8 @@ impl QueuesOfTables {
         let dead_letters = open.dead_letters.as_ref().filter(|_| self.queue.on_error == OnError::DeadLetter);
         let Some(dead_letters) = dead_letters else {
             // The first stops the pipeline; those after it are not to be delivered either.
-            if let Some((message, ack)) = delivery.split().next() {
-                ack::stop(ack, message.place, error);
+            if let Some((_, ack)) = delivery.split().next() {
+                ack::stop(ack, error);
             }
             return Ok(());
         };

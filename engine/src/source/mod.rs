@@ -256,7 +256,7 @@ impl Source {
                     Ok(Next::Event) => break,
                     Ok(Next::Batch(batch)) => {
                         handed_on = Instant::now();
-                        if !outlet.hand_on(batch).await {
+                        if !outlet.hand_on(*batch).await {
                             return Ok(());
                         }
                     }

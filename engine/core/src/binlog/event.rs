@@ -101,6 +101,7 @@ const CRC32_LEN: usize = 4;
 
 impl Checksums {
     /// What follows an event's header, without its checksum, which is verified.
+    #[inline(always)] // where most events are read; the other callers are rare
     pub fn open<'a>(&mut self, header: &EventHeader, bytes: &'a [u8]) -> Result<&'a [u8], Fault> {
         if header.size as usize != bytes.len() {
             return Err(Fault::Malformed("an event's size"));
@@ -144,13 +145,19 @@ impl Checksums {
     }
 }
 
+#[inline]
 fn checksum_of(kind: EventKind, covered: &[u8]) -> u32 {
+    if kind == EventKind::FORMAT_DESCRIPTION { checksum_of_head(covered) } else { libdeflater::crc32(covered) }
+}
+
+/// A file that is being written says so in a flag of its format description, which the checksum doesn't know of.
+#[cold]
+fn checksum_of_head(covered: &[u8]) -> u32 {
     const FLAGS_AT: usize = 17;
     const IN_USE: u8 = 1;
-    if kind != EventKind::FORMAT_DESCRIPTION || covered.get(FLAGS_AT).is_none_or(|flags| flags & IN_USE == 0) {
+    if covered.get(FLAGS_AT).is_none_or(|flags| flags & IN_USE == 0) {
         return libdeflater::crc32(covered);
     }
-    // A file that is being written says so in this flag, which its checksum doesn't know of.
     let mut crc = libdeflater::Crc::new();
     crc.update(&covered[..FLAGS_AT]);
     crc.update(&[covered[FLAGS_AT] & !IN_USE]);

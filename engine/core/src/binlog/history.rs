@@ -409,7 +409,7 @@ mod tests {
             loop {
                 match decoder.next(event).map_err(|error| error.to_string())? {
                     Next::Event => break,
-                    Next::Batch(batch) => take(batch, &mut read),
+                    Next::Batch(batch) => take(*batch, &mut read),
                     Next::Columns { .. } => panic!("the binlog names them"),
                 }
             }

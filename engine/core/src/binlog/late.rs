@@ -212,7 +212,7 @@ impl Undecoded {
             out.transaction_of(batch, &row);
             let Form { kind, table, before_present, after_present } = &**form;
             let header = row.header();
-            let mut event = RowsEvent::again(*kind, before_present, after_present, images);
+            let mut event = RowsEvent::again(*kind, &table.columns, (before_present, after_present), images);
             out.begin_row(&header);
             let read = event.next_row(&table.columns, None, &mut out);
             let read = read.and_then(|()| if out.is_too_large() { Err(Fault::RowTooLarge) } else { Ok(()) });
@@ -468,7 +468,7 @@ mod tests {
             rest = behind;
             loop {
                 match decoder.next(event).expect("decoded") {
-                    Next::Batch(batch) => take(batch),
+                    Next::Batch(batch) => take(*batch),
                     Next::Event => break,
                     Next::Columns { .. } => panic!("the files name their columns"),
                 }

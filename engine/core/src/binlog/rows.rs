@@ -67,11 +67,20 @@ pub(super) struct RowsEvent<'a> {
     kind: RowsKind,
     pub table_number: u64,
     columns: usize,
-    before_present: &'a [u8],
-    after_present: &'a [u8],
+    before_present: Present<'a>,
+    after_present: Present<'a>,
     rows: Bytes<'a>,
     /// Whether a row without any column is still to come.
     blank_row: bool,
+}
+
+/// The columns that the images of an event's rows have.
+#[derive(Debug, Clone, Copy)]
+struct Present<'a> {
+    /// A bit for each of the table's columns.
+    bits: &'a [u8],
+    /// How many are set, which each image would count again.
+    count: usize,
 }
 
 impl<'a> RowsEvent<'a> {
@@ -93,20 +102,25 @@ impl<'a> RowsEvent<'a> {
             bytes.take(extra)?;
         }
         let columns = bytes.lenenc_usize()?;
-        let before_present = if kind.operation.has_before() { bytes.take(columns.div_ceil(8))? } else { &[] };
-        let after_present = if kind.operation.has_after() { bytes.take(columns.div_ceil(8))? } else { &[] };
+        let mut present = |is_there: bool| -> Result<Present<'a>, Fault> {
+            Ok(Present::new(if is_there { bytes.take(columns.div_ceil(8))? } else { &[] }, columns))
+        };
+        let before_present = present(kind.operation.has_before())?;
+        let after_present = present(kind.operation.has_after())?;
         // `INSERT INTO t () VALUES ()` with a minimal row image: a row that takes no bytes at all.
-        let blank_row = count_present(before_present, columns) + count_present(after_present, columns) == 0;
+        let blank_row = before_present.count + after_present.count == 0;
         if blank_row && !bytes.is_empty() && !kind.compressed {
             return Err(Fault::Malformed("rows without columns"));
         }
         Ok(Self { kind, table_number, columns, before_present, after_present, rows: bytes, blank_row })
     }
 
-    /// Rows that were read before, unpacked, and are to be read once more.
-    pub fn again(kind: RowsKind, before_present: &'a [u8], after_present: &'a [u8], rows: &'a [u8]) -> Self {
+    /// Rows that were read before, unpacked, and are to be read once more: with the columns of `table` that were present.
+    pub fn again(kind: RowsKind, table: &Columns, (before, after): (&'a [u8], &'a [u8]), rows: &'a [u8]) -> Self {
+        let columns = table.widths.len();
+        let (before_present, after_present) = (Present::new(before, columns), Present::new(after, columns));
         let rows = Bytes(rows);
-        Self { kind, table_number: NO_TABLE, columns: 0, before_present, after_present, rows, blank_row: false }
+        Self { kind, table_number: NO_TABLE, columns, before_present, after_present, rows, blank_row: false }
     }
 
     /// What its type says.
@@ -116,7 +130,7 @@ impl<'a> RowsEvent<'a> {
 
     /// The columns that the images have, a bit each: before and after.
     pub fn present(&self) -> (&'a [u8], &'a [u8]) {
-        (self.before_present, self.after_present)
+        (self.before_present.bits, self.after_present.bits)
     }
 
     /// The images of the rows that weren't read yet.
@@ -175,12 +189,12 @@ impl<'a> RowsEvent<'a> {
         let (before, after) = (needed.map(|needed| &needed.before), needed.map(|needed| &needed.after));
         let documents = *rows;
         if kind.operation.has_before() {
-            image(rows, table, before_present, before, builder)?;
+            image(rows, table, *before_present, before, builder)?;
         }
-        let partial = if kind.partial { PartialJson::of_row(rows, table, documents, before_present)? } else { None };
+        let partial = if kind.partial { PartialJson::of_row(rows, table, documents, *before_present)? } else { None };
         match partial {
-            Some(partial) => partial.image(rows, table, after_present, after, builder),
-            None if kind.operation.has_after() => image(rows, table, after_present, after, builder),
+            Some(partial) => partial.image(rows, table, *after_present, after, builder),
+            None if kind.operation.has_after() => image(rows, table, *after_present, after, builder),
             None => Ok(()),
         }
     }
@@ -191,14 +205,16 @@ fn bit(bitmap: &[u8], index: usize) -> bool {
     bitmap[index / 8] >> (index % 8) & 1 != 0
 }
 
-/// How many of a table's columns a bitmap says are present. The bits behind the last column mean nothing: some writers set
-/// them.
-#[inline]
-fn count_present(bitmap: &[u8], columns: usize) -> usize {
-    let set: usize = bitmap.iter().map(|byte| byte.count_ones() as usize).sum();
-    match (columns % 8, bitmap.last()) {
-        (used @ 1.., Some(last)) => set - (last >> used).count_ones() as usize,
-        _ => set,
+impl<'a> Present<'a> {
+    /// Of a table of so many columns. The bits behind the last column mean nothing: some writers set them.
+    #[inline]
+    fn new(bits: &'a [u8], columns: usize) -> Self {
+        let set: usize = bits.iter().map(|byte| byte.count_ones() as usize).sum();
+        let count = match (columns % 8, bits.last()) {
+            (used @ 1.., Some(last)) => set - (last >> used).count_ones() as usize,
+            _ => set,
+        };
+        Self { bits, count }
     }
 }
 
@@ -217,13 +233,13 @@ enum Stored {
 fn walk<'a>(
     rows: &mut Bytes<'a>,
     table: &Columns,
-    present: &[u8],
+    present: Present<'_>,
     mut column: impl FnMut(usize, Stored, &mut Bytes<'a>) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
-    let nulls = rows.take(count_present(present, table.widths.len()).div_ceil(8))?;
+    let nulls = rows.take(present.count.div_ceil(8))?;
     let mut nth_present = 0;
     for index in 0..table.columns.len() {
-        if !bit(present, index) {
+        if !bit(present.bits, index) {
             column(index, Stored::Absent, rows)?;
             continue;
         }
@@ -232,7 +248,7 @@ fn walk<'a>(
         column(index, stored, rows)?;
     }
     for index in table.columns.len()..table.widths.len() {
-        if bit(present, index) {
+        if bit(present.bits, index) {
             if !bit(nulls, nth_present) {
                 table.widths[index].skip(rows)?;
             }
@@ -253,12 +269,12 @@ enum Decoded {
 fn image(
     rows: &mut Bytes<'_>,
     table: &Columns,
-    present: &[u8],
+    present: Present<'_>,
     needed: Option<&SparseImage>,
     builder: &mut Builder,
 ) -> Result<(), Fault> {
     if let Some(needed) = needed
-        && needed.image(rows, table, present, builder)?
+        && needed.image(rows, table, present.bits, builder)?
     {
         return Ok(());
     }
@@ -285,7 +301,7 @@ pub(super) fn decode_value(
 fn image_by<'a>(
     rows: &mut Bytes<'a>,
     table: &Columns,
-    present: &[u8],
+    present: Present<'_>,
     needed: Option<&SparseImage>,
     builder: &mut Builder,
     mut decode: impl FnMut(usize, &mut Bytes<'a>, &mut Builder) -> Result<Decoded, Fault>,
@@ -325,7 +341,7 @@ impl<'a> PartialJson<'a> {
         rows: &mut Bytes<'a>,
         table: &Columns,
         mut before: Bytes<'a>,
-        before_present: &[u8],
+        before_present: Present<'_>,
     ) -> Result<Option<Self>, Fault> {
         const PARTIAL_JSON: u64 = 1;
         let options = rows.lenenc()?;
@@ -352,7 +368,7 @@ impl<'a> PartialJson<'a> {
         &self,
         rows: &mut Bytes<'a>,
         table: &Columns,
-        present: &[u8],
+        present: Present<'_>,
         needed: Option<&SparseImage>,
         builder: &mut Builder,
     ) -> Result<(), Fault> {
@@ -491,10 +507,10 @@ mod tests {
         assert_eq!((images[0][0], images[1][0], images[1][8]), (Some(1), Some(2), Some(3)));
         for columns in 1..=70 {
             let bytes = usize::div_ceil(columns, 8);
-            assert_eq!(count_present(&vec![0xff; bytes], columns), columns);
-            assert_eq!(count_present(&vec![0; bytes], columns), 0);
+            assert_eq!(Present::new(&vec![0xff; bytes], columns).count, columns);
+            assert_eq!(Present::new(&vec![0; bytes], columns).count, 0);
         }
-        assert_eq!(count_present(&[], 26), 0, "an image that isn't there");
+        assert_eq!(Present::new(&[], 26).count, 0, "an image that isn't there");
     }
 
     /// Hidden columns are passed over, and are in images or not.

@@ -82,7 +82,7 @@ impl RowBatch {
 #[derive(Debug)]
 pub enum Next {
     /// A batch that is full.
-    Batch(RowBatch),
+    Batch(Box<RowBatch>),
     /// This table's columns as information_schema has them: see [`Decoder::learn`].
     Columns {
         /// The table's schema.
@@ -260,7 +260,7 @@ impl Decoder {
     pub fn next(&mut self, event: &[u8]) -> Result<Next, Box<DecodeError>> {
         loop {
             if let Some(batch) = self.pop() {
-                return Ok(Next::Batch(batch));
+                return Ok(Next::Batch(Box::new(batch)));
             }
             if let Some(error) = &self.failed {
                 return Err(error.clone());
@@ -399,7 +399,8 @@ impl Decoder {
         let span = header
             .span_after(at)
             .map_or(Span { begin: at, end: at }, |Range { start: begin, end }| Span { begin, end });
-        let trail = self.trail;
+        // A table map may come again, once its table's columns are known.
+        let trail = (kind == EventKind::TABLE_MAP).then_some(self.trail);
         if span.begin < span.end {
             if self.transaction.is_none() {
                 self.trail.begin(span.begin);
@@ -416,7 +417,7 @@ impl Decoder {
             return Ok(());
         }
         if let Err(halt) = self.dispatch(&header, body, span) {
-            self.trail = trail; // an event that needs a table's columns comes again
+            trail.into_iter().for_each(|before| self.trail = before);
             return Err(halt);
         }
         if kind != EventKind::ROTATE {

@@ -119,7 +119,7 @@ fn read_to_fault(decoder: &mut Decoder, log: &Log) -> (Vec<RowBatch>, DecodeErro
     for event in log.writer.dump(&decoder.position().clone()) {
         loop {
             match decoder.next(&event) {
-                Ok(Next::Batch(batch)) => batches.push(batch),
+                Ok(Next::Batch(batch)) => batches.push(*batch),
                 Ok(_) => break,
                 Err(error) => return (batches, *error),
             }
@@ -135,7 +135,7 @@ fn read(decoder: &mut Decoder, log: &Log) -> Result<Vec<RowBatch>, Box<DecodeErr
         loop {
             match decoder.next(&event)? {
                 Next::Event => break,
-                Next::Batch(batch) => batches.push(batch),
+                Next::Batch(batch) => batches.push(*batch),
                 Next::Columns { schema, table, .. } => {
                     let name = format!("id_at_{}", decoder.position().offset);
                     let (column_type, charset) = ("int".to_owned(), None);
@@ -400,7 +400,7 @@ fn a_lost_connection_begins_where_the_last_batch_ended() {
     let mut decoder = decoder(begin_of(FILE), 2);
     let events = log.writer.dump(&begin_of(FILE).position);
     let batch = events.iter().find_map(|event| match decoder.next(event).expect("decoded") {
-        Next::Batch(batch) => Some(batch),
+        Next::Batch(batch) => Some(*batch),
         _ => None,
     });
     let resume = batch.as_ref().map(|batch| batch.resume.clone());
@@ -634,7 +634,7 @@ fn rows_of_a_table_that_cannot_be_known_are_passed_over() {
         loop {
             match decoder.next(&event).expect("decoded") {
                 Next::Event => break,
-                Next::Batch(batch) => batches.push(batch),
+                Next::Batch(batch) => batches.push(*batch),
                 Next::Columns { schema, table, .. } => {
                     decoder.give_up_columns(schema, table, "changed since".to_owned())
                 }

@@ -204,7 +204,7 @@ impl<'a> Reader<'a> {
             self.calls += 1;
             match self.decoder.next(event).map_err(Stop::Error)? {
                 Next::Event => return Ok(()),
-                Next::Batch(batch) => self.take(batch),
+                Next::Batch(batch) => self.take(*batch),
                 Next::Columns { schema, table, .. } => {
                     let columns = self.written.catalog(self.decoder.position(), &schema, &table);
                     self.decoder.learn(schema, table, columns);
