@@ -5,11 +5,13 @@ use std::fmt::Display;
 use std::io::Write;
 use std::time::Duration;
 
+use rowmill_core::batch::Operation;
+
 use crate::checkpoint::Checkpoint;
-use crate::config::Config;
+use crate::config::{Config, Route};
 use crate::sink::{self, Connections};
 use crate::source;
-use crate::source::preflight::{ConnectError, Server};
+use crate::source::preflight::{ConnectError, Server, shown_name};
 use crate::transform::{Loader, Settings};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -73,6 +75,25 @@ pub async fn run(config: &Config, out: &mut impl Write) -> std::io::Result<usize
     Ok(report.problems)
 }
 
+/// What may happen to rows of tables and has no route: `deletes of shop.orders`.
+fn unrouted(tables: &[(String, String)], routes: &[Route]) -> Vec<String> {
+    let of_table = |(schema, table): &(String, String)| {
+        let has_none = |operation| !routes.iter().any(|route| route.is_for(schema, table, operation));
+        let all = [(Operation::Insert, "inserts"), (Operation::Update, "updates"), (Operation::Delete, "deletes")];
+        let missing: Vec<&str> = all.into_iter().filter(|(of, _)| has_none(*of)).map(|(_, name)| name).collect();
+        (!missing.is_empty()).then(|| format!("{} of {}", missing.join(", "), shown_name(schema, table)))
+    };
+    tables.iter().filter_map(of_table).collect()
+}
+
+/// The first of many.
+fn listed(all: &[String]) -> String {
+    const SHOWN_MAX: usize = 10;
+    let more = all.len().saturating_sub(SHOWN_MAX);
+    let shown = all[..all.len() - more].join("; ");
+    if more == 0 { shown } else { format!("{shown}; and {more} more") }
+}
+
 async fn server(config: &Config, report: &mut Report<'_, impl Write>) -> std::io::Result<()> {
     for other in config.source.candidates().iter().skip(1) {
         match Server::connect(other).await {
@@ -121,6 +142,23 @@ async fn server(config: &Config, report: &mut Report<'_, impl Write>) -> std::io
             "without a primary key all changes of a table are one message group: {}",
             tables.join(", ")
         ))?,
+        Err(error) => report.problem(format!("{error:#}"))?,
+    }
+    match server.tables(&source.tables).await {
+        Ok(tables) if tables.is_empty() => report.note(
+            "no table is selected of those that the user may see: do `source.tables`, and the case of its letters, fit the \
+             tables' names? Is the user granted SELECT on them?",
+        )?,
+        Ok(tables) => {
+            let unrouted = unrouted(&tables, &config.destinations.routes);
+            if !unrouted.is_empty() {
+                report.note(format!(
+                    "a row for which there is no route stops the engine, unless a transform drops it or sends it to a sink: {}; \
+                     add a [[route]], or leave the tables out by `source.tables`",
+                    listed(&unrouted)
+                ))?;
+            }
+        }
         Err(error) => report.problem(format!("{error:#}"))?,
     }
     let saved = match Checkpoint::read(&config.checkpoint, &source.tls).await {

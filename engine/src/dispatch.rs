@@ -343,8 +343,13 @@ impl Dispatcher {
         let Routed { sink, group } = route(&self.routes, &mut self.route_of, table, row.operation());
         let Some(sink) = given.sink.or(sink) else {
             bail!(
-                "no route for table {table}, whose row at {}:{} passed the transforms; add a [[route]] for it, or leave \
-                 it out by `source.tables`",
+                "no route for {} of table {table}, one of which at {}:{} passed the transforms; add a [[route]] for them, or \
+                 leave the table out by `source.tables`",
+                match row.operation() {
+                    Operation::Insert => "inserts",
+                    Operation::Update => "updates",
+                    Operation::Delete => "deletes",
+                },
                 batch.transaction(row.transaction()).header().file,
                 row.header().event_position
             );
@@ -382,7 +387,7 @@ fn route<'r>(
         route_of.resize(index + 1, [None; 3]);
     }
     let known = &mut route_of[index][usize::from(operation.code()) - 1];
-    *known = known.or_else(|| routes.iter().position(|route| route.is_for(table, operation)));
+    *known = known.or_else(|| routes.iter().position(|route| route.is_for(&table.schema, &table.name, operation)));
     let route = known.map(|index| &routes[index]);
     Routed { sink: route.map(|route| route.sink), group: route.and_then(|route| route.group.as_ref()) }
 }
@@ -420,8 +425,18 @@ fn add_attributes(
 fn traceparent(table: &Table, row: &Row<'_>) -> Option<String> {
     let column = table.column("traceparent")?;
     let is_text = table.columns[column.0 as usize].kind == Kind::Text;
-    let text = row.newest().cell(column).text().filter(|text| is_text && !text.is_empty())?;
+    let text = row.newest().cell(column).text().filter(|text| is_text && is_traceparent(text))?;
     Some(text.to_owned())
+}
+
+/// Whether a text is a trace's: no other is worth an attribute, which a queue may refuse, and the row with it.
+fn is_traceparent(text: &str) -> bool {
+    const LENGTHS: [usize; 4] = [2, 32, 16, 2];
+    let mut parts = text.split('-');
+    let is_hex = |part: &str| part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let has_parts = LENGTHS.iter().all(|&len| parts.next().is_some_and(|part| part.len() == len && is_hex(part)));
+    // Later versions may say more.
+    has_parts && text.len() <= 256 && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// Messages that are being written.

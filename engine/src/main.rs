@@ -165,6 +165,8 @@ fn main() -> ExitCode {
     let level =
         EnvFilter::try_from_env("ROWMILL_LOG").unwrap_or_else(|_| EnvFilter::new("warn,rowmill=info,mysql_async=off"));
     let log = tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr).with_target(false);
+    // It would say that a line can't be written where that can't be written either, and panic.
+    let log = log.log_internal_errors(false);
     // Colours are for people, not for files.
     log.with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()).init();
 
@@ -192,7 +194,11 @@ fn main() -> ExitCode {
             Ok(tables) => {
                 let mut out = BufWriter::new(std::io::stdout().lock());
                 let result = replay::run(&files, Wanted { tables, schema_changes, form: form(record) }, &mut out);
-                ended(result.and_then(|()| Ok(out.flush()?)))
+                ended(result.and_then(|()| match out.flush() {
+                    // Whoever read has seen enough.
+                    Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+                    flushed => Ok(flushed?),
+                }))
             }
         },
     }
@@ -264,6 +270,7 @@ fn ended(result: anyhow::Result<()>) -> ExitCode {
 }
 
 fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
-    eprintln!("error: {error:#}");
+    // Where nobody hears it the exit code says it.
+    let _ = writeln!(std::io::stderr(), "error: {error:#}");
     ExitCode::from(code)
 }

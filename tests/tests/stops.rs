@@ -116,7 +116,7 @@ async fn a_row_without_a_route_is_never_passed() -> anyhow::Result<()> {
     let config = EngineConfig::new(&directory, &mysql, SHOP, more);
     for start in 0..15 {
         let error = failed(&config).await?;
-        ensure!(error.contains("no route for table shop.other"), "{error}");
+        ensure!(error.contains("no route for inserts of table shop.other"), "{error}");
         ensure!(error.ends_with(&format!("rowmill checkpoint set {file}:{after}")), "{error}");
         let checkpoint: Value = serde_json::from_str(&std::fs::read_to_string(config.checkpoint())?)?;
         let place = |key: &Value| key.as_u64().unwrap_or_default();

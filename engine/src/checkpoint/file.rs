@@ -25,7 +25,7 @@ pub(super) struct FileStore {
 
 impl FileStore {
     pub fn new(path: &Path) -> Self {
-        Self { path: path.into(), lock: None }
+        Self { path: target(path).into(), lock: None }
     }
 
     fn hold(&mut self) -> anyhow::Result<(Epoch, Option<String>)> {
@@ -93,6 +93,17 @@ fn read(path: &Path) -> anyhow::Result<Option<String>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).context("it can't be read"),
     }
+}
+
+/// Where a path leads, if it is a symbolic link: the file there is to be replaced, not the link. It need not be there yet.
+fn target(path: &Path) -> PathBuf {
+    const LINKS_MAX: usize = 40;
+    let mut path = path.to_owned();
+    for _ in 0..LINKS_MAX {
+        let Ok(link) = std::fs::read_link(&path) else { break };
+        path = path.parent().map_or(link.clone(), |directory| directory.join(&link));
+    }
+    path
 }
 
 /// `checkpoint.json` and `lock` give `checkpoint.json.lock`.

@@ -33,7 +33,17 @@ pub(crate) fn toml_fault(text: &str, error: &toml::de::Error) -> String {
         (true, Some(unknown)) => nearest(unknown, names),
         _ => String::new(),
     };
-    format!("line {line}: {message}{nearest}")
+    format!("line {line}: {}{nearest}", without_value(message))
+}
+
+/// Of a value of the wrong type what it is, not the value: that may be a secret.
+fn without_value(message: &str) -> String {
+    let Some((kind, rest)) = message.strip_prefix("invalid type: ").and_then(|rest| rest.split_once(", expected "))
+    else {
+        return message.to_owned();
+    };
+    let kind = kind.split(['`', '"']).next().unwrap_or_default().trim_end();
+    format!("invalid type: {kind}, expected {rest}")
 }
 
 /// `; did you mean ...?`, if one of the known names is near.

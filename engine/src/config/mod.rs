@@ -296,6 +296,9 @@ fn source(table: SourceTable, schema_changes: bool) -> Result<Source, String> {
     let (options, address) = server("source.url", &url.0, password.as_deref())?;
     let failover = failover.iter().map(|url| server("source.failover", &url.0, password.as_deref()));
     let failover = failover.collect::<Result<_, _>>()?;
+    if server_id == Some(0) {
+        return Err("source: `server_id` must be from 1 to 4294967295: to a server 0 is no replica".to_owned());
+    }
     let start = start.map_or(Ok(Start::Latest), |Text(start)| parse_start(&start))?;
     Ok(Source {
         options,
@@ -528,6 +531,21 @@ mod tests {
         let route = format!("{SMALL}[[route]]\ntables = [\"a.*\"]\nsink = \"uot\"");
         assert!(fault(&route).contains("did you mean `out`?"), "{}", fault(&route));
         assert!(fault(&format!("{SMALL}[in_flight]\nrows = 0")).contains("more than 0"));
+    }
+
+    #[test]
+    fn a_replica_has_an_id() {
+        let parsed = |id: u32| {
+            Config::parse(&format!("[source]\nurl = \"mysql://h\"\nserver_id = {id}\n[sink.out]\ntype = \"null\""))
+        };
+        assert!(parsed(0).expect_err("refused").contains("`server_id` must be from 1"));
+        assert_eq!(parsed(7).expect("valid").source.server_id, 7);
+    }
+
+    #[test]
+    fn values_of_the_wrong_type_are_not_repeated() {
+        let fault = Config::parse("[source]\nurl = \"mysql://h\"\npassword = 12345678\n").expect_err("refused");
+        assert_eq!(fault, "line 3: invalid type: integer, expected a string");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use rowmill_core::batch::{Operation, Table};
+use rowmill_core::batch::Operation;
 use rowmill_core::envelope::{Escaping, Format};
 use rowmill_core::route::{GroupTemplate, TableTemplate};
 use serde::Deserialize;
@@ -194,9 +194,9 @@ pub struct Route {
 
 impl Route {
     /// Whether it is for a row of this table to which this happened.
-    pub fn is_for(&self, table: &Table, operation: Operation) -> bool {
+    pub fn is_for(&self, schema: &str, table: &str, operation: Operation) -> bool {
         let is_meant = self.operations.as_ref().is_none_or(|meant| meant.iter().any(|meant| meant.is(operation)));
-        is_meant && self.tables.matches(&table.schema, &table.name)
+        is_meant && self.tables.matches(schema, table)
     }
 }
 

@@ -63,6 +63,11 @@ pub struct Problem {
     pub mend: String,
 }
 
+/// A table as messages name it: in backticks where its name needs them.
+pub fn shown_name(schema: &str, table: &str) -> String {
+    format!("{}.{}", quoted(schema, '.'), quoted(table, '.'))
+}
+
 impl Server {
     /// Connects to the first of a source's servers that answers. Gives the source as that one has it.
     ///
@@ -167,7 +172,19 @@ impl Server {
         Ok((purges && seconds > 0.0).then(|| Duration::from_secs_f64(seconds)))
     }
 
-    /// The selected tables that have no primary key, of those that the user may see.
+    /// The selected tables, of those that the user may see: schemas and names.
+    ///
+    /// # Errors
+    /// If they can't be asked for.
+    pub async fn tables(&mut self, tables: &config::TablePatterns) -> anyhow::Result<Vec<(String, String)>> {
+        const TABLES: &str = "SELECT t.table_schema, t.table_name FROM information_schema.tables t \
+            WHERE t.table_type = 'BASE TABLE' ORDER BY 1, 2";
+        let found: Vec<(String, String)> =
+            self.conn.query(TABLES).await.with_context(|| format!("{}: its tables can't be listed", self.address))?;
+        Ok(found.into_iter().filter(|(schema, table)| tables.matches(schema, table)).collect())
+    }
+
+    /// Those of the tables that have no primary key.
     ///
     /// # Errors
     /// If they can't be asked for.
@@ -179,7 +196,7 @@ impl Server {
         let found: Vec<(String, String)> =
             self.conn.query(TABLES).await.with_context(|| format!("{}: its tables can't be listed", self.address))?;
         let selected = found.into_iter().filter(|(schema, table)| tables.matches(schema, table));
-        Ok(selected.map(|(schema, table)| format!("{}.{}", quoted(&schema, '.'), quoted(&table, '.'))).collect())
+        Ok(selected.map(|(schema, table)| shown_name(&schema, &table)).collect())
     }
 
     /// Whether the binlog names the columns by itself.

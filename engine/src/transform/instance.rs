@@ -8,9 +8,12 @@ use anyhow::{anyhow, bail};
 use rowmill_core::batch::{Batch, Builder, Kind, RowIndex, Table};
 use tracing::{debug, error, info, trace, warn};
 use wasmtime::component::{HasSelf, Linker};
-use wasmtime::{Engine, InstancePre, Store, StoreLimits, StoreLimitsBuilder};
+use wasmtime::{Engine, InstancePre, Store};
 
 use super::error::Fault;
+use super::limits::{
+    self, COUNTERS_MAX, LINE_BYTES_MAX, LINES_MAX, NAME_BYTES_MAX, PRINTED_BYTES_MAX, RECIPES_MAX, Resources,
+};
 use super::manifest::{Grants, Manifest};
 use super::module::ModuleGuest;
 use super::orders::{Orders, Place};
@@ -30,11 +33,8 @@ pub(super) use bindings::{Failure, TransformPre, Verdict};
 
 /// How often the clock of deadlines moves.
 pub(super) const EPOCH: Duration = Duration::from_millis(10);
-/// Entries of function tables, which linear memory's limit doesn't count.
-const TABLE_ELEMENTS_MAX: usize = 100_000;
-
-/// What a plugin may print in one call: a runtime that gives up says a lot.
-const PRINTED_MAX: usize = 4 << 10;
+/// Bytes of an answer that is about no rows.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
 
 /// Counters that a plugin keeps by itself.
 pub(super) type Counters = Arc<Mutex<BTreeMap<String, u64>>>;
@@ -58,9 +58,13 @@ pub(super) struct PluginState {
     line: String,
     /// What it printed in this call.
     printed_bytes: usize,
+    /// Lines that it logged in this call.
+    logged: usize,
+    /// Bytes that it may answer in this call.
+    answer_max: usize,
     /// How often it looked at a clock.
     ticks: u64,
-    limits: StoreLimits,
+    resources: Resources,
 }
 
 /// The batch that a plugin was called for.
@@ -157,6 +161,9 @@ impl host::Host for PluginState {
 
     fn add_recipe(&mut self, recipe: types::Recipe) -> u32 {
         match Recipe::new(recipe) {
+            Ok(_) if self.recipes.len() >= RECIPES_MAX => {
+                self.fault = Some(format!("it makes more than {RECIPES_MAX} recipes"));
+            }
             Ok(recipe) => self.recipes.push(recipe),
             Err(fault) => self.fault = Some(fault),
         }
@@ -217,6 +224,14 @@ impl PluginState {
     pub fn write_log(&mut self, level: u32, message: String) {
         let plugin = Arc::clone(&self.name);
         let plugin = &*plugin;
+        let message = limits::cut(message, LINE_BYTES_MAX);
+        self.logged += 1;
+        if self.logged > LINES_MAX {
+            if self.logged == LINES_MAX + 1 {
+                warn!(plugin, "it logs more than {LINES_MAX} lines in one call: the others are dropped");
+            }
+            return;
+        }
         match level {
             0 => {
                 error!(plugin, "{message}");
@@ -232,7 +247,7 @@ impl PluginState {
     /// It prints: whole lines go to the log. What it prints as an error is why it traps, if it does.
     pub fn print(&mut self, piece: &[u8], is_error: bool) {
         const LEVEL_INFO: u32 = 2;
-        let room = PRINTED_MAX.saturating_sub(self.printed_bytes);
+        let room = self.print_room();
         self.printed_bytes += piece.len();
         let piece = String::from_utf8_lossy(&piece[..piece.len().min(room)]);
         if is_error {
@@ -244,6 +259,20 @@ impl PluginState {
             self.line = rest;
             self.write_log(LEVEL_INFO, line);
         }
+        if self.line.len() >= LINE_BYTES_MAX {
+            let line = std::mem::take(&mut self.line);
+            self.write_log(LEVEL_INFO, line);
+        }
+    }
+
+    /// How many bytes it may still print in this call.
+    pub fn print_room(&self) -> usize {
+        PRINTED_BYTES_MAX.saturating_sub(self.printed_bytes)
+    }
+
+    /// How many bytes it may answer in this call.
+    pub fn answer_max(&self) -> usize {
+        self.answer_max
     }
 
     /// Of a clock that goes on with every look at it, and tells nothing.
@@ -254,6 +283,14 @@ impl PluginState {
 
     pub fn add_to_counter(&mut self, counter: String, n: u64) {
         let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_known = counters.contains_key(&counter);
+        if !is_known && (counters.len() >= COUNTERS_MAX || counter.len() > NAME_BYTES_MAX) {
+            let fault = format!(
+                "it counts under more than {COUNTERS_MAX} names, or under one of more than {NAME_BYTES_MAX} bytes"
+            );
+            self.fault.get_or_insert(fault);
+            return;
+        }
         let count = counters.entry(counter).or_default();
         *count = count.saturating_add(n);
     }
@@ -350,15 +387,14 @@ impl Instance {
             last_error: None,
             line: String::new(),
             printed_bytes: 0,
+            logged: 0,
+            answer_max: ANSWER_BYTES_MAX,
             ticks: 0,
-            limits: StoreLimitsBuilder::new()
-                .memory_size(limits.memory)
-                .table_elements(TABLE_ELEMENTS_MAX)
-                .trap_on_grow_failure(true)
-                .build(),
+            resources: Resources::new(limits.memory),
         };
         let mut store = Store::new(&blueprint.engine, state);
-        store.limiter(|state| &mut state.limits);
+        store.limiter(|state| &mut state.resources);
+        store.set_hostcall_fuel(ANSWER_BYTES_MAX);
         let deadline_epochs = (limits.deadline.as_millis().div_ceil(EPOCH.as_millis()) + 1) as u64;
         store.set_epoch_deadline(deadline_epochs);
         let guest = match &blueprint.code {
@@ -415,19 +451,24 @@ impl Instance {
         Interest::new(interest, table).map_err(Fault::Malformed)
     }
 
-    /// Lets the plugin decide on the `asked` rows of a batch; it may see the others.
+    /// Lets the plugin decide on the `asked` rows of a batch; it may see the others. It may have the host hold `output_max` bytes
+    /// for it, and answer as many.
     pub fn process(
         &mut self,
         rows: &Arc<Vec<u8>>,
         count: usize,
         tables: &Arc<[Arc<Table>]>,
         asked: Vec<u32>,
+        output_max: usize,
     ) -> Result<Answer, Fault> {
         let state = self.store.data_mut();
         // A call that was given up may have left one.
         state.fault = None;
         state.last_error = None;
-        state.printed_bytes = 0;
+        (state.printed_bytes, state.logged) = (0, 0);
+        state.answer_max = output_max;
+        state.orders = Orders::within(output_max);
+        self.store.set_hostcall_fuel(output_max);
         self.store.data_mut().current = Current { rows: Arc::clone(rows), tables: Arc::clone(tables), asked };
         self.store.set_epoch_deadline(self.deadline_epochs);
         let answer = match &self.guest {
@@ -451,26 +492,36 @@ impl Instance {
         self.store.data().sinks.len()
     }
 
-    /// The messages of rows by one of the plugin's recipes.
+    /// The messages of rows by one of the plugin's recipes; `None` if they have more than `bytes_max`.
     pub fn messages(
         &mut self,
         recipe: u32,
         batch: &Batch<'_>,
         rows: &[RowIndex],
         tables: &[Arc<Table>],
-    ) -> Result<Written, Fault> {
+        bytes_max: usize,
+    ) -> Result<Option<Written>, Fault> {
         let PluginState { recipes, interests, .. } = self.store.data_mut();
         let count = recipes.len();
         let recipe =
             recipes.get_mut(recipe as usize).ok_or_else(|| Fault::Malformed(format!("recipe {recipe} of {count}")))?;
-        Ok(recipe.messages(batch, rows, tables, interests))
+        Ok(recipe.messages(batch, rows, tables, interests, bytes_max))
     }
 
     /// A trap, with what the guest said before it.
     fn trap(&mut self, trap: &wasmtime::Error) -> Fault {
-        Fault::Trap(match self.store.data_mut().last_error.take() {
-            Some(message) => format!("{message}: {trap:#}"),
-            None => format!("{trap:#}"),
+        const TOO_MUCH: &str = "fuel allocated for hostcalls has been exhausted";
+        let state = self.store.data_mut();
+        let mut text = format!("{trap:#}");
+        if text.contains(TOO_MUCH) {
+            text = format!(
+                "it gives the host more than {} bytes in one call; raise `output` in its .toml",
+                state.answer_max
+            );
+        }
+        Fault::Trap(match state.last_error.take() {
+            Some(message) => format!("{message}: {text}"),
+            None => text,
         })
     }
 

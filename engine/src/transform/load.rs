@@ -4,16 +4,18 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, anyhow, bail};
 use sha2::{Digest, Sha256};
+use tracing::info;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Cache, CacheConfig, Config, Engine, Module};
 
 use crate::config;
 
 use super::instance::{Blueprint, Code, EPOCH, Instance, PluginState, TransformPre, add_to_linker};
+use super::limits::{FILE_BYTES_MAX, NESTING_BODY_MIN, NESTING_MAX};
 use super::manifest::{Manifest, OnError};
 use super::{Chain, Plugin, module};
 
@@ -28,6 +30,10 @@ const EXPORTS: [&str; 3] = ["configure", "describe", "process"];
 
 /// A guest's stack: a recursion without end is a trap.
 const STACK_MAX: usize = 1 << 20;
+
+/// How long a file may take to compile, and after how long it is said that it does.
+const COMPILE_TIME_MAX: Duration = Duration::from_secs(120);
+const COMPILE_TIME_QUIET: Duration = Duration::from_secs(3);
 
 /// What plugins are loaded with.
 #[derive(Debug, Clone)]
@@ -136,9 +142,9 @@ impl Loader {
                 if is_hidden || path.extension().is_none_or(|extension| extension != "wasm") {
                     continue;
                 }
-                // What went away meanwhile isn't there.
-                if let Some(stamp) = stamp(&path) {
-                    found.insert(path.clone(), Stamp(stamp, self::stamp(&path.with_extension("toml"))));
+                // What went away meanwhile isn't there; what can't be looked at may be.
+                if let Some(stamp) = stamp(&path)? {
+                    found.insert(path.clone(), Stamp(stamp, self::stamp(&path.with_extension("toml"))?));
                 }
             }
             Ok::<_, std::io::Error>(found)
@@ -152,7 +158,7 @@ impl Loader {
     /// If it isn't a transform, or doesn't start: the error names the file.
     pub fn load(&self, path: &Path) -> anyhow::Result<Arc<Plugin>> {
         let load = || {
-            let bytes = std::fs::read(path).context("the file can't be read")?;
+            let bytes = read_file(path)?;
             anyhow::Ok(Arc::new(self.plugin(path, &bytes)?))
         };
         load().with_context(|| format!("plugin {}", path.display()))
@@ -160,7 +166,7 @@ impl Loader {
 
     /// What tells its content from another version's.
     pub(super) fn digest(path: &Path) -> anyhow::Result<[u8; 32]> {
-        Ok(digest(&std::fs::read(path)?, path))
+        Ok(digest(&read_file(path)?, path))
     }
 
     fn plugin(&self, path: &Path, bytes: &[u8]) -> anyhow::Result<Plugin> {
@@ -191,6 +197,7 @@ impl Loader {
 
     /// Compiles a file.
     fn code(&self, bytes: &[u8]) -> anyhow::Result<Code> {
+        check_nesting(bytes)?;
         let layer = bytes.strip_prefix(MAGIC).and_then(|rest| rest.first_chunk::<4>());
         match layer {
             Some(&COMPONENT) => self.component(bytes),
@@ -207,9 +214,27 @@ impl Loader {
         }
     }
 
+    /// Compiles on a thread of its own: what takes too long is left alone there, and ends by itself some day.
+    fn compile<T: Send + 'static>(
+        &self,
+        bytes: &[u8],
+        compile: impl FnOnce(&Engine, Vec<u8>) -> wasmtime::Result<T> + Send + 'static,
+    ) -> anyhow::Result<T> {
+        let (engine, bytes, len) = (self.engine.clone(), bytes.to_vec(), bytes.len());
+        let (done, result) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let _ = done.send(compile(&engine, bytes));
+        });
+        let compiled = result.recv_timeout(COMPILE_TIME_QUIET).or_else(|_| {
+            info!(bytes = len, "compiling a plugin, which takes a while");
+            result.recv_timeout(COMPILE_TIME_MAX - COMPILE_TIME_QUIET)
+        });
+        let compiled = compiled.map_err(|_| anyhow!("it takes longer than {COMPILE_TIME_MAX:?} to compile"))?;
+        compiled.map_err(|error| anyhow!("the file isn't valid WebAssembly: {error:#}"))
+    }
+
     fn component(&self, bytes: &[u8]) -> anyhow::Result<Code> {
-        let component = Component::new(&self.engine, bytes)
-            .map_err(|error| anyhow!("the file isn't valid WebAssembly: {error:#}"))?;
+        let component = self.compile(bytes, Component::new)?;
         check_interface(&self.engine, &component)?;
         let mut linker = self.linker.clone();
         // A toolchain's runtime may import WASI without using it: a call of it is an error of that batch.
@@ -222,13 +247,56 @@ impl Loader {
     }
 
     fn module(&self, bytes: &[u8]) -> anyhow::Result<Code> {
-        let module =
-            Module::new(&self.engine, bytes).map_err(|error| anyhow!("the file isn't valid WebAssembly: {error:#}"))?;
+        let module = self.compile(bytes, Module::new)?;
         self.module_linker
             .instantiate_pre(&module)
             .map(Code::Module)
             .map_err(|error| anyhow!("it imports what isn't offered (see wit/core-module.md): {error:#}"))
     }
+}
+
+/// A file of a plugin, whole.
+///
+/// # Errors
+/// If it isn't a regular file (to open a pipe waits for whoever writes it), or is too large.
+pub(super) fn read_file(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let metadata = std::fs::metadata(path).context("the file can't be read")?;
+    if !metadata.is_file() {
+        bail!("it isn't a regular file");
+    }
+    if metadata.len() > FILE_BYTES_MAX {
+        bail!("the file has {} bytes, and may have {FILE_BYTES_MAX}", metadata.len());
+    }
+    std::fs::read(path).context("the file can't be read")
+}
+
+/// # Errors
+/// If a function has so many blocks within each other that it would take minutes to compile. What else is wrong with the
+/// file is found later.
+fn check_nesting(bytes: &[u8]) -> anyhow::Result<()> {
+    let payloads = wasmparser::Parser::new(0).parse_all(bytes).map_while(Result::ok);
+    for payload in payloads {
+        let wasmparser::Payload::CodeSectionEntry(body) = payload else { continue };
+        let Ok(mut operators) = body.get_operators_reader() else { continue };
+        if body.range().len() < NESTING_BODY_MIN {
+            continue;
+        }
+        let mut depth = 0usize;
+        while let Ok(operator) = operators.read() {
+            use wasmparser::Operator::{Block, End, If, Loop, TryTable};
+            match operator {
+                Block { .. } | Loop { .. } | If { .. } | TryTable { .. } => depth += 1,
+                End => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            if depth > NESTING_MAX {
+                bail!(
+                    "a function has more than {NESTING_MAX} blocks within each other: it would take too long to compile"
+                );
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Whether a valid module exports something of this name.
@@ -255,13 +323,20 @@ fn component_of(module: &[u8]) -> anyhow::Result<Vec<u8>> {
         })
 }
 
-fn stamp(path: &Path) -> Option<FileStamp> {
-    let metadata = std::fs::metadata(path).ok()?;
-    Some((metadata.len(), metadata.modified().ok(), metadata.ino()))
+/// `None` if there is no such file.
+///
+/// # Errors
+/// If that can't be told.
+fn stamp(path: &Path) -> std::io::Result<Option<FileStamp>> {
+    match std::fs::metadata(path) {
+        Ok(metadata) => Ok(Some((metadata.len(), metadata.modified().ok(), metadata.ino()))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn digest(bytes: &[u8], path: &Path) -> [u8; 32] {
-    let manifest = std::fs::read(path.with_extension("toml")).unwrap_or_default();
+    let manifest = read_file(&path.with_extension("toml")).unwrap_or_default();
     Sha256::new()
         .chain_update((bytes.len() as u64).to_le_bytes())
         .chain_update(bytes)

@@ -106,6 +106,9 @@ impl Manifest {
     /// # Errors
     /// If it can't be read, or says something that can't be meant: the error names it.
     pub fn load(path: &Path) -> anyhow::Result<Self> {
+        if path.exists() && !path.is_file() {
+            bail!("{}: it isn't a regular file", path.display());
+        }
         match std::fs::read_to_string(path) {
             Ok(text) => Self::parse(&text).with_context(|| path.display().to_string()),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),

@@ -4,8 +4,11 @@
 mod error;
 #[cfg(test)]
 pub(crate) mod fake;
+#[cfg(test)]
+mod hostile;
 mod instance;
 mod late;
+mod limits;
 mod load;
 mod manifest;
 mod message;
@@ -15,6 +18,7 @@ mod plugin;
 mod query;
 mod recipe;
 mod reload;
+mod value;
 mod verdict;
 mod want;
 mod wasi;

@@ -5,6 +5,7 @@ use rowmill_core::batch::{Kind, Table};
 use wasmtime::{Caller, Engine, Extern, InstancePre, Linker, Memory, Store, TypedFunc, bail, format_err};
 
 use super::instance::{Failure, PluginState, Verdict, types};
+use super::limits::{LINE_BYTES_MAX, NAME_BYTES_MAX};
 
 /// What a module must export to be one.
 pub(super) const PROCESS: &str = "rowmill_process";
@@ -110,6 +111,10 @@ impl ModuleGuest {
     }
 
     fn answer<'s>(&self, store: &'s Store<PluginState>, (at, len): (usize, usize)) -> wasmtime::Result<Answer<'s>> {
+        let len_max = store.data().answer_max();
+        if len > len_max {
+            bail!("its answer has {len} bytes, and may have {len_max}; raise `output` in its .toml");
+        }
         let bytes = self.memory.data(store).get(at..).and_then(|rest| rest.get(..len));
         let mut words =
             Words(bytes.ok_or_else(|| format_err!("its answer of {len} bytes at {at} isn't in its memory"))?);
@@ -252,16 +257,17 @@ fn kind_number(kind: Kind) -> u32 {
 pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<PluginState>> {
     let mut linker = Linker::new(engine);
     linker.func_wrap(IMPORTS, "sink", |mut caller: Caller<'_, PluginState>, at: u32, len: u32| {
-        let name = text(&mut caller, at, len)?;
+        let name = name(&mut caller, at, len)?;
         Ok(caller.data().sink_number(&name).unwrap_or(u32::MAX))
     })?;
     linker.func_wrap(IMPORTS, "log", |mut caller: Caller<'_, PluginState>, level: u32, at: u32, len: u32| {
-        let message = text(&mut caller, at, len)?;
+        // The rest of a longer one is cut off.
+        let message = text(&mut caller, at, len.min(LINE_BYTES_MAX as u32 + 1))?;
         caller.data_mut().write_log(level, message);
         Ok(())
     })?;
     linker.func_wrap(IMPORTS, "count", |mut caller: Caller<'_, PluginState>, at: u32, len: u32, n: u64| {
-        let counter = text(&mut caller, at, len)?;
+        let counter = name(&mut caller, at, len)?;
         caller.data_mut().add_to_counter(counter, n);
         Ok(())
     })?;
@@ -270,7 +276,7 @@ pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<PluginState>> {
         IMPORTS,
         "env",
         |mut caller: Caller<'_, PluginState>, at: u32, len: u32, to: u32, room: u32| -> wasmtime::Result<u32> {
-            let name = text(&mut caller, at, len)?;
+            let name = name(&mut caller, at, len)?;
             let Some(value) = caller.data().granted_variable(&name) else { return Ok(u32::MAX) };
             if value.len() <= room as usize {
                 memory(&mut caller)?.write(&mut caller, to as usize, value.as_bytes())?;
@@ -288,6 +294,14 @@ pub(super) fn memory(caller: &mut Caller<'_, PluginState>) -> wasmtime::Result<M
         Some(Extern::Memory(memory)) => Ok(memory),
         _ => bail!("it doesn't export its memory as `memory`"),
     }
+}
+
+/// A text that can't be long.
+fn name(caller: &mut Caller<'_, PluginState>, at: u32, len: u32) -> wasmtime::Result<String> {
+    if len as usize > NAME_BYTES_MAX {
+        bail!("a name of {len} bytes; names may have {NAME_BYTES_MAX}");
+    }
+    text(caller, at, len)
 }
 
 fn text(caller: &mut Caller<'_, PluginState>, at: u32, len: u32) -> wasmtime::Result<String> {

@@ -1,12 +1,13 @@
 //! What a transform has the host do with rows while it decides on a batch.
 
-use bytes::Bytes;
-use rowmill_core::batch::{Cell, ImageKind, Kind, Operation, RowIndex, Table};
+use rowmill_core::batch::{Cell, ImageKind, Operation, RowIndex, Table};
 
 use super::instance::bulk::{Message, Rows, Rule};
 use super::instance::types;
+use super::limits::{ATTRIBUTE_BYTES, EDIT_BYTES, FAIL_BYTES, MESSAGE_BYTES, REROUTE_BYTES, ROW_BYTES};
 use super::query::Asked;
 use super::recipe::{Group, OfTables};
+use super::value;
 use super::verdict::{Edit, NewValue};
 
 /// What was ordered during one call. Rows are known to be the batch's, sinks and recipes aren't known to be there.
@@ -18,6 +19,9 @@ pub(super) struct Orders {
     pub writes: Vec<Write>,
     pub emits: Vec<(RowIndex, Message)>,
     pub fails: Vec<(RowIndex, String)>,
+    /// Bytes that all of it takes, and may take.
+    bytes: usize,
+    bytes_max: usize,
 }
 
 /// Messages by a recipe.
@@ -47,10 +51,30 @@ impl Place {
     }
 }
 
-/// Each of these fails if a row isn't the batch's.
+/// Each of these fails if a row isn't the batch's, or if all take more bytes than they may.
 impl Orders {
+    /// None yet; they may take so many bytes.
+    pub fn within(bytes_max: usize) -> Self {
+        Self { bytes_max, ..Self::default() }
+    }
+
+    /// Bytes that all of it takes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn take(&mut self, bytes: usize) -> Result<(), String> {
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.bytes <= self.bytes_max {
+            return Ok(());
+        }
+        Err(format!("what it has the host do takes more than {} bytes; raise `output` in its .toml", self.bytes_max))
+    }
+
     pub fn keep(&mut self, asked: &Asked<'_>, rows: Rows) -> Result<(), String> {
-        self.kept.extend(asked.rows_of(rows)?);
+        let rows = asked.rows_of(rows)?;
+        self.take(rows.len() * ROW_BYTES)?;
+        self.kept.extend(rows);
         Ok(())
     }
 
@@ -68,7 +92,9 @@ impl Orders {
             let packed = asked.batch.row(row);
             let table = &*asked.tables[packed.table().0 as usize];
             let mut text = Vec::new();
-            groups.get(table, || Group::new(&group, table, asked.interests))?.write(table, &packed, &mut text);
+            let group = groups.get(table, || Group::new(&group, table, asked.interests))?;
+            group.write(table, &packed, self.bytes_max, &mut text);
+            self.take(REROUTE_BYTES + text.len())?;
             let text = String::from_utf8(text).map_err(|error| error.to_string())?;
             self.reroutes.push((row, sink, text));
         }
@@ -90,9 +116,7 @@ impl Orders {
             asked.interests.check(table, index, place.image())?;
             let described = &table.columns[index.0 as usize];
             let Some(text) = &value else { return Ok((index, NewValue::Null)) };
-            let packed = packed_value(described.kind, text)
-                .ok_or_else(|| format!("`{text}` isn't a value of {table}.{column}, a {}", described.mysql_type))?;
-            Ok((index, NewValue::Value(packed)))
+            Ok((index, NewValue::Value(value::parse(table, described, text)?)))
         };
         let mut of_tables = OfTables::default();
         for row in asked.rows_of(rows)? {
@@ -106,6 +130,8 @@ impl Orders {
                     Place::WhereItHasAValue => matches!(cells.cell(*column), Cell::Value(_) | Cell::Changes(_)),
                 };
                 if is_meant {
+                    let bytes = if let NewValue::Value(bytes) = value { bytes.len() } else { 0 };
+                    self.take(EDIT_BYTES + bytes)?;
                     self.edits.push(Edit { row, image, column: *column, value: value.clone() });
                 }
             }
@@ -114,18 +140,25 @@ impl Orders {
     }
 
     pub fn write(&mut self, asked: &Asked<'_>, rows: Rows, recipe: u32, sink: Option<u32>) -> Result<(), String> {
-        self.writes.push(Write { recipe, sink, rows: asked.rows_of(rows)? });
+        let rows = asked.rows_of(rows)?;
+        self.take(MESSAGE_BYTES + rows.len() * ROW_BYTES)?;
+        self.writes.push(Write { recipe, sink, rows });
         Ok(())
     }
 
     pub fn emit(&mut self, asked: &Asked<'_>, messages: Vec<Message>) -> Result<(), String> {
         for message in messages {
+            let Message { group, deduplication_id, body, attributes, .. } = &message;
+            let attributes = attributes.iter().map(|(name, value)| ATTRIBUTE_BYTES + name.len() + value.len());
+            let texts = group.len() + deduplication_id.len() + body.len();
+            self.take(MESSAGE_BYTES + texts + attributes.sum::<usize>())?;
             self.emits.push((asked.known(message.row)?, message));
         }
         Ok(())
     }
 
     pub fn fail(&mut self, asked: &Asked<'_>, row: u32, message: String) -> Result<(), String> {
+        self.take(FAIL_BYTES + message.len())?;
         self.fails.push((asked.known(row)?, message));
         Ok(())
     }
@@ -164,19 +197,6 @@ impl Asked<'_> {
     }
 }
 
-/// A value as a column of a kind has it, of what a transform wrote.
-fn packed_value(kind: Kind, text: &str) -> Option<Bytes> {
-    Some(match kind {
-        Kind::Int => text.parse::<i64>().ok()?.to_le_bytes().to_vec().into(),
-        Kind::Uint | Kind::Year | Kind::Bit => text.parse::<u64>().ok()?.to_le_bytes().to_vec().into(),
-        Kind::Float => text.parse::<f64>().ok()?.to_le_bytes().to_vec().into(),
-        Kind::Bytes | Kind::Geometry | Kind::Vector => {
-            base64_simd::STANDARD.decode_to_vec(text.as_bytes()).ok()?.into()
-        }
-        _ => Bytes::copy_from_slice(text.as_bytes()),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::want::Interests;
@@ -198,7 +218,7 @@ mod tests {
             rows: &rows,
             interests: &Interests::default(),
         };
-        let mut orders = Orders::default();
+        let mut orders = Orders::within(1 << 20);
         orders.keep(&asked, rule(true, Vec::new())).expect("kept");
         assert_eq!(orders.kept.len(), 128);
         orders.keep(&asked, rule(false, Vec::new())).expect("nothing"); // all of them are inserts
@@ -218,7 +238,7 @@ mod tests {
             rows: &[0, 1],
             interests: &Interests::default(),
         };
-        let mut orders = Orders::default();
+        let mut orders = Orders::within(1 << 20);
         let mut set = |column: &str, value: Option<&str>, place| {
             orders.edit(&asked, Rows::These(vec![0]), column, value.map(str::to_owned), place)
         };
@@ -229,6 +249,10 @@ mod tests {
         let fault = set("nonsense", Some(""), Place::Now).expect_err("refused");
         assert_eq!(fault, "shop.orders has no column `nonsense`");
         assert_eq!(orders.edits.len(), 2);
+        let mut small = Orders::within(1000);
+        assert_eq!(small.fail(&asked, 0, "x".repeat(900)), Ok(()));
+        let fault = small.fail(&asked, 1, "x".repeat(900)).expect_err("refused");
+        assert!(fault.contains("more than 1000 bytes; raise `output`"), "{fault}");
         for fault in [
             orders.keep(&asked, Rows::These(vec![256])),
             orders.fail(&asked, 256, String::new()),

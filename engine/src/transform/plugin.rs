@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use super::error::{Fault, TransformError};
 use super::instance::{Blueprint, Code, Instance};
+use super::limits::OUTPUT_A_ROW;
 use super::load::{INTERFACE, VERSION};
 use super::manifest::{Manifest, OnError};
 use super::verdict;
@@ -197,8 +198,9 @@ impl Transform for Plugin {
             };
             let batch = Batch::parse(&bytes).expect("batches are written by the builder");
             let asked = (0..).zip(&fates).filter(|(_, fate)| **fate == Fate::Ask).map(|(index, _)| index).collect();
-            let answer = instance.process(&bytes, batch.len(), tables, asked)?;
-            let decision = verdict::check(instance, answer, &batch, tables, manifest.limits.output)?;
+            let output_max = manifest.limits.output.saturating_add(batch.len() * OUTPUT_A_ROW);
+            let answer = instance.process(&bytes, batch.len(), tables, asked, output_max)?;
+            let decision = verdict::check(instance, answer, &batch, tables, output_max)?;
             Ok(Decided { fates, decision: Some((bytes, decision)) })
         })
     }

@@ -10,6 +10,7 @@ use rowmill_core::batch::{
 use rowmill_core::envelope::{push_cell_text, push_image};
 
 use super::instance::query::{Condition, Test, View};
+use super::limits::CONDITIONS_MAX;
 use super::want::Interests;
 
 /// The rows of a batch that a transform decides on.
@@ -28,8 +29,12 @@ impl<'a> Asked<'a> {
     /// The rows for which all conditions hold.
     ///
     /// # Errors
-    /// If the plugin doesn't want a column of them.
+    /// If the plugin doesn't want a column of them, or there are too many.
     pub fn select(&self, conditions: &[Condition]) -> Result<Vec<u32>, String> {
+        let values = |condition: &Condition| if let Test::OneOf(texts) = &condition.test { texts.len() } else { 1 };
+        if conditions.iter().map(values).sum::<usize>() > CONDITIONS_MAX {
+            return Err(format!("it asks for more than {CONDITIONS_MAX} conditions and values in one question"));
+        }
         let mut left = self.rows.to_vec();
         for Condition { column, view, test, negated } in conditions {
             let image = match test {

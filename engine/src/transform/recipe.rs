@@ -8,6 +8,7 @@ use rowmill_core::batch::{Batch, Cell, ColumnIndex, ImageKind, Operation, Row, R
 use rowmill_core::envelope::{push_cell, push_cell_text, push_image, push_int, push_string};
 
 use super::instance::types;
+use super::limits::{MESSAGE_BYTES, RECIPES_MAX};
 use super::message::MessageText;
 use super::query::time_us;
 use super::want::Interests;
@@ -78,8 +79,11 @@ enum Value {
 
 impl Recipe {
     /// # Errors
-    /// If a constant isn't JSON.
+    /// If a constant isn't JSON, or there are too many fields.
     pub fn new(types::Recipe { fields, group }: types::Recipe) -> Result<Self, String> {
+        if fields.len() > RECIPES_MAX || group.len() > RECIPES_MAX {
+            return Err(format!("a recipe has more than {RECIPES_MAX} fields, or parts of a group"));
+        }
         for types::Field { value, .. } in &fields {
             if let types::Part::Constant(constant) = value {
                 serde_json::from_str::<serde::de::IgnoredAny>(constant)
@@ -89,14 +93,18 @@ impl Recipe {
         Ok(Self { fields, group, plans: OfTables::default() })
     }
 
-    /// Each row's message, in the rows' order.
+    /// Each row's message, in the rows' order; `None` if they have more than `bytes_max`.
     pub fn messages(
         &mut self,
         batch: &Batch<'_>,
         rows: &[RowIndex],
         tables: &[Arc<Table>],
         interests: &Interests,
-    ) -> Written {
+        bytes_max: usize,
+    ) -> Option<Written> {
+        if rows.len().saturating_mul(MESSAGE_BYTES) > bytes_max {
+            return None;
+        }
         let mut text = Vec::with_capacity(rows.len() * LENGTH_EXPECTED);
         let mut places = Vec::with_capacity(rows.len());
         let mut fails = Vec::new();
@@ -106,18 +114,23 @@ impl Recipe {
             let table = &*tables[table_of(rows[0]).0 as usize];
             let Self { fields, group, plans } = self;
             match plans.get(table, || Plan::new(fields, group, table, interests)) {
-                Ok(plan) => places.extend(rows.iter().map(|&index| {
-                    let (row, start) = (batch.row(index), text.len());
-                    plan.group.write(table, &row, &mut text);
-                    let group_end = text.len();
-                    plan.write(table, batch, &row, &mut text);
-                    (index, start, group_end, text.len())
-                })),
+                Ok(plan) => {
+                    for &index in rows {
+                        let (row, start) = (batch.row(index), text.len());
+                        plan.group.write(table, &row, bytes_max, &mut text);
+                        let group_end = text.len();
+                        plan.write(table, batch, &row, bytes_max, &mut text);
+                        if text.len() > bytes_max {
+                            return None;
+                        }
+                        places.push((index, start, group_end, text.len()));
+                    }
+                }
                 Err(fault) => fails.extend(rows.iter().map(|&index| (index, fault.clone()))),
             }
         }
         let text = String::from_utf8(text).expect("JSON is written as UTF-8").into();
-        Written { text, places, fails }
+        Some(Written { text, places, fails })
     }
 }
 
@@ -165,10 +178,13 @@ impl Plan {
         Ok(Self { group: Group::new(group, table, interests)?, pieces, end: Literal::new(&text) })
     }
 
-    /// Appends the message of a row of the table: UTF-8.
-    fn write(&self, table: &Table, batch: &Batch<'_>, row: &Row<'_>, out: &mut Vec<u8>) {
+    /// Appends the message of a row of the table: UTF-8. Ends where `out` has more than `bytes_max`.
+    fn write(&self, table: &Table, batch: &Batch<'_>, row: &Row<'_>, bytes_max: usize, out: &mut Vec<u8>) {
         let (newest, old) = (row.newest(), row.before());
         for Piece { before, value } in &self.pieces {
+            if out.len() > bytes_max {
+                return;
+            }
             before.push_to(out);
             let mut cell = |column: ColumnIndex, cell| push_cell(&table.columns[column.0 as usize], cell, out);
             match *value {
@@ -212,9 +228,12 @@ impl Group {
         parts.iter().map(part).collect::<Result<_, _>>().map(Self)
     }
 
-    /// Appends the group of a row of the table: UTF-8.
-    pub fn write(&self, table: &Table, row: &Row<'_>, out: &mut Vec<u8>) {
+    /// Appends the group of a row of the table: UTF-8. Ends where `out` has more than `bytes_max`.
+    pub fn write(&self, table: &Table, row: &Row<'_>, bytes_max: usize, out: &mut Vec<u8>) {
         for part in &self.0 {
+            if out.len() > bytes_max {
+                return;
+            }
             match part {
                 GroupPart::Text(text) => out.extend_from_slice(text.as_bytes()),
                 GroupPart::Column(column) => {

@@ -85,11 +85,24 @@ impl Reloader {
     /// Watches for ever, on a thread of its own: compiling takes time, and batches go on meanwhile.
     pub fn watch(mut self) {
         std::thread::spawn(move || {
+            let mut fault = None;
             loop {
                 std::thread::sleep(LOOK_INTERVAL);
                 match self.loader.scan() {
-                    Ok(files) => self.look(files, Instant::now()),
-                    Err(error) => warn!(error = format!("{error:#}"), "plugins stay as they are"),
+                    Ok(files) => {
+                        if fault.take().is_some() {
+                            info!("the plugins directory can be read again");
+                        }
+                        self.look(files, Instant::now());
+                    }
+                    Err(error) => {
+                        // Said once, and again when it is another one.
+                        let error = format!("{error:#}");
+                        if fault.as_ref() != Some(&error) {
+                            warn!(error, "plugins stay as they are");
+                        }
+                        fault = Some(error);
+                    }
                 }
             }
         });

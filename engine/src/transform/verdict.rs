@@ -9,7 +9,9 @@ use rowmill_core::batch::{Batch, Cell, ColumnIndex, ImageKind, Row, RowIndex, Ta
 
 use super::error::Fault;
 use super::instance::{Answer, Instance, Verdict, bulk, types};
+use super::limits::{ATTRIBUTE_BYTES, EDIT_BYTES, FAIL_BYTES, MESSAGE_BYTES, REROUTE_BYTES, ROW_BYTES};
 use super::orders::Write;
+use super::value;
 use super::want::Interests;
 use super::{Emitted, MessageText, Reroute};
 
@@ -83,7 +85,8 @@ impl<'a> EditsOfRow<'a> {
     }
 }
 
-/// Checks an answer about a batch, and writes the messages that it leaves to the host.
+/// Checks an answer about a batch, and writes the messages that it leaves to the host: all of it in `output_max` bytes of
+/// memory.
 pub(super) fn check(
     instance: &mut Instance,
     answer: Answer,
@@ -94,7 +97,22 @@ pub(super) fn check(
     let Answer { verdict, orders } = answer;
     let Verdict { keep, reroutes, edits, emits, attributes, writes, fails, arena } = verdict;
     let mut ordered = orders;
-    let mut output = arena.len();
+    let refused = |output: usize| {
+        let rows = batch.len();
+        Fault::Reject(format!(
+            "it returned {output} bytes or more for {rows} rows, and may return {output_max}; raise `output` in its .toml"
+        ))
+    };
+    let listed = emits.len() * MESSAGE_BYTES
+        + attributes.len() * ATTRIBUTE_BYTES
+        + reroutes.len() * REROUTE_BYTES
+        + edits.len() * EDIT_BYTES
+        + fails.len() * FAIL_BYTES
+        + writes.iter().map(|write| MESSAGE_BYTES + write.rows.len() * ROW_BYTES).sum::<usize>();
+    let mut output = arena.len() + listed + ordered.bytes();
+    if output > output_max {
+        return Err(refused(output));
+    }
     let mut arena = Arena { rest: arena.into() };
     let row_of = |index: u32| {
         let known = (index as usize) < batch.len();
@@ -156,8 +174,6 @@ pub(super) fn check(
     }
     for (row, message) in ordered.emits {
         let bulk::Message { sink, group, deduplication_id, body, attributes, .. } = message;
-        output += group.len() + deduplication_id.len() + body.len();
-        output += attributes.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
         let text = MessageText::of(&group, &deduplication_id, body);
         decision.emitted.push(emitted(row, sink_of(sink)?, text, attributes));
     }
@@ -168,18 +184,17 @@ pub(super) fn check(
     });
     for write in writes.chain(ordered.writes.into_iter().map(Ok)) {
         let Write { recipe, sink, rows } = write?;
-        let written = instance.messages(recipe, batch, &rows, tables)?;
-        output += written.bytes();
+        let Some(written) = instance.messages(recipe, batch, &rows, tables, output_max - output)? else {
+            return Err(refused(output_max + 1));
+        };
+        output += written.bytes() + rows.len() * MESSAGE_BYTES;
+        if output > output_max {
+            return Err(refused(output));
+        }
         let sink = sink_of(sink)?;
         decision.emitted.reserve(rows.len());
         decision.emitted.extend(written.messages().map(|(row, text)| emitted(row, sink, text, Vec::new())));
         decision.fails.extend(written.fails);
-    }
-    if output > output_max {
-        return Err(Fault::Reject(format!(
-            "it returned {output} bytes for {} rows, and may return {output_max}; raise `output` in its .toml",
-            batch.len()
-        )));
     }
     for &(row, _) in &decision.fails {
         decision.keep[row.0 as usize] = false;
@@ -212,17 +227,10 @@ fn new_value(
         return Err(format!("an edit of the {image:?} image of a row that has none ({:?})", row.operation()));
     }
     interests.check(table, column, image)?;
-    let name = &described.name;
     match state {
         0 => Ok(NewValue::Absent),
         1 => Ok(NewValue::Null),
-        2 if described.kind.is_number() && value.len() != 8 => {
-            Err(format!("a value of {} bytes for {table}.{name}, whose values have 8", value.len()))
-        }
-        2 if described.kind.is_text() && std::str::from_utf8(&value).is_err() => {
-            Err(format!("a value for {table}.{name} that isn't UTF-8"))
-        }
-        2 => Ok(NewValue::Value(value)),
+        2 => value::check(table, described, &value).map(|()| NewValue::Value(value)),
         other => Err(format!("state {other} of an edit")),
     }
 }

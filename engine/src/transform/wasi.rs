@@ -3,14 +3,17 @@
 //! change was made: never the time of day unless that is granted.
 //! <https://github.com/WebAssembly/WASI/blob/main/legacy/preview1/docs.md>
 
+use rand::Rng;
 use wasmtime::{Caller, Linker, bail};
 
 use super::instance::PluginState;
+use super::limits::{PIECES_MAX, RANDOM_BYTES_MAX};
 use super::module::memory;
 
 const MODULE: &str = "wasi_snapshot_preview1";
 const SUCCESS: u32 = 0;
 const BAD_DESCRIPTOR: u32 = 8;
+const INVALID: u32 = 28;
 
 const REALTIME: u32 = 0;
 
@@ -86,18 +89,16 @@ pub(super) fn add_to_linker(linker: &mut Linker<PluginState>) -> wasmtime::Resul
         write(&mut caller, to, &1000u64.to_le_bytes())?;
         Ok(SUCCESS)
     })?;
-    // The same for each instance: transforms are functions of their rows.
     linker.func_wrap(MODULE, "random_get", |mut caller: Caller<'_, PluginState>, to: u32, len: u32| {
-        let mut state = 0x9e37_79b9_7f4a_7c15u64;
-        let bytes: Vec<u8> = (0..len as usize)
-            .map(|_| {
-                state ^= state << 13;
-                state ^= state >> 7;
-                state ^= state << 17;
-                state as u8
-            })
-            .collect();
-        write(&mut caller, to, &bytes)?;
+        if len as usize > RANDOM_BYTES_MAX {
+            return Ok(INVALID);
+        }
+        let memory = memory(&mut caller)?;
+        let bytes = memory.data_mut(&mut caller).get_mut(to as usize..).and_then(|rest| rest.get_mut(..len as usize));
+        match bytes {
+            Some(bytes) => rand::rng().fill_bytes(bytes),
+            None => bail!("{len} bytes at {to} aren't in its memory"),
+        }
         Ok(SUCCESS)
     })?;
     linker.func_wrap(
@@ -107,11 +108,17 @@ pub(super) fn add_to_linker(linker: &mut Linker<PluginState>) -> wasmtime::Resul
             if !matches!(descriptor, STDOUT | STDERR) {
                 return Ok(BAD_DESCRIPTOR);
             }
+            if count > PIECES_MAX {
+                return Ok(INVALID);
+            }
             let mut len = 0u32;
             for index in 0..count {
                 let vector = read(&mut caller, vectors.saturating_add(8 * index), 8)?;
-                let piece = read(&mut caller, word(&vector), word(&vector[4..]))?;
-                len = len.saturating_add(piece.len() as u32);
+                let (at, piece_len) = (word(&vector), word(&vector[4..]));
+                // What is printed beyond that is dropped, and never copied.
+                let printed = piece_len.min(caller.data().print_room() as u32);
+                let piece = read(&mut caller, at, printed)?;
+                len = len.saturating_add(piece_len);
                 caller.data_mut().print(&piece, descriptor == STDERR);
             }
             write(&mut caller, written, &len.to_le_bytes())?;
@@ -136,6 +143,9 @@ pub(super) fn add_to_linker(linker: &mut Linker<PluginState>) -> wasmtime::Resul
         MODULE,
         "poll_oneoff",
         |mut caller: Caller<'_, PluginState>, subscriptions: u32, events: u32, count: u32, happened: u32| {
+            if count > PIECES_MAX {
+                return Ok(INVALID);
+            }
             for index in 0..count {
                 let subscription = read(&mut caller, subscriptions.saturating_add(48 * index), 48)?;
                 let mut event = [0; 32];

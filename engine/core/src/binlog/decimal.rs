@@ -7,8 +7,9 @@ use super::error::Fault;
 /// Digits that fit a group of this many bytes' index: 0 digits take 0 bytes, 9 take 4.
 const BYTES_OF_DIGITS: [usize; 10] = [0, 1, 1, 2, 2, 3, 3, 4, 4, 4];
 const DIGITS_A_GROUP: usize = 9;
-/// `DECIMAL(65,30)` takes at most this: 35 integer digits and 30 of the fraction, or 65 and none.
-const BYTES_MAX: usize = 32;
+/// The server's own decimals have nine groups at most. A column's need 30 bytes; one in a JSON document may be stored with
+/// leading zeros up to a whole group, as `DECIMAL(65,28)` with 45 digits before the point.
+const BYTES_MAX: usize = 9 * 4;
 
 /// Bytes that a value of `DECIMAL(precision, scale)` takes.
 pub(super) fn len(precision: u8, scale: u8) -> Result<usize, Fault> {
@@ -99,6 +100,14 @@ mod tests {
         assert_eq!(text(&[0x7f, 0xfa], 4, 2), "-0.05");
         assert_eq!(text(&[0x80], 2, 2), "0.00");
         assert_eq!(text(&[0x8c], 2, 0), "12");
+    }
+
+    /// 72 digits before the point, of which the first are zeros, and one behind it.
+    #[test]
+    fn leading_zeros_of_a_whole_group() {
+        let bytes = [&[0x80, 0, 0, 0, 0, 0, 0, 1][..], &[0; 24], &[0, 5]].concat();
+        assert_eq!(text(&bytes[..33], 73, 1), format!("1{}.0", "0".repeat(54)));
+        assert_eq!(text(&[&bytes[..32], &[5]].concat(), 73, 1), format!("1{}.5", "0".repeat(54)));
     }
 
     #[test]

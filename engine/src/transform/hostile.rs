@@ -1,0 +1,253 @@
+//! Guests that do what they shouldn't: each stays within its limits of time, memory, log and output, and the engine with it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rowmill_core::batch::{RowIndex, Table};
+
+use super::error::Fault;
+use super::load::{Loader, Settings};
+use super::{Decided, Passed, Plugin, Transform};
+use crate::plugin::sample_rows;
+
+const LIMITS: &str = "deadline = \"100ms\"\nmemory = \"16MiB\"\noutput = \"1MiB\"\n";
+/// A call of 100 ms, on a machine that does other things.
+const SOON: Duration = Duration::from_secs(2);
+
+/// A module with its imports, 4 MiB of memory and an allocator that always gives the same place. `process` runs `body` on its
+/// rows at `$at`, of `$len` bytes, and then answers with the words at 0: unless it wrote some, that no row is kept.
+fn module(declarations: &str, body: &str) -> Vec<u8> {
+    let text = format!(
+        "(module
+           (import \"wasi_snapshot_preview1\" \"random_get\" (func $random_get (param i32 i32) (result i32)))
+           (import \"wasi_snapshot_preview1\" \"fd_write\" (func $fd_write (param i32 i32 i32 i32) (result i32)))
+           (import \"wasi_snapshot_preview1\" \"poll_oneoff\" (func $poll (param i32 i32 i32 i32) (result i32)))
+           (import \"wasi_snapshot_preview1\" \"clock_time_get\" (func $clock (param i32 i64 i32) (result i32)))
+           (import \"wasi_snapshot_preview1\" \"proc_exit\" (func $exit (param i32)))
+           (import \"rowmill\" \"log\" (func $log (param i32 i32 i32)))
+           (import \"rowmill\" \"count\" (func $count (param i32 i32 i64)))
+           (import \"rowmill\" \"sink\" (func $sink (param i32 i32) (result i32)))
+           (import \"rowmill\" \"env\" (func $env (param i32 i32 i32 i32) (result i32)))
+           (memory (export \"memory\") 64)
+           {declarations}
+           (func (export \"rowmill_process\") (param $at i32) (param $len i32) (result i64)
+             (local $i i32)
+             {body}
+             (i64.const 32))
+           (func (export \"rowmill_alloc\") (param i32) (result i32) (i32.const 0x100000)))"
+    );
+    wat::parse_str(text).expect("a module")
+}
+
+fn load(bytes: &[u8], manifest: &str) -> anyhow::Result<Arc<Plugin>> {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("guest.wasm");
+    std::fs::write(&path, bytes).expect("written");
+    std::fs::write(path.with_extension("toml"), manifest).expect("written");
+    Loader::new(Settings::for_tests(Vec::new()))?.load(&path)
+}
+
+fn decide(plugin: &Plugin) -> Result<Decided, Fault> {
+    let (bytes, tables) = sample_rows();
+    let rows: Vec<Passed> = (0..256).map(|row| Passed { row: RowIndex(row), origin: row, reroute: None }).collect();
+    plugin.decide(&bytes, &rows, &tables)
+}
+
+/// What it says of rows, and that it does so soon.
+fn outcome(name: &str, bytes: &[u8]) -> String {
+    let plugin = match load(bytes, LIMITS) {
+        Ok(plugin) => plugin,
+        Err(error) => return format!("not loaded: {error:#}"),
+    };
+    let started = Instant::now();
+    let outcome = match decide(&plugin) {
+        Ok(_) => "ok".to_owned(),
+        Err(fault) => fault.to_string(),
+    };
+    assert!(started.elapsed() < SOON, "{name} took {:?}: {outcome}", started.elapsed());
+    outcome
+}
+
+/// Does something for ever.
+fn forever(what: &str) -> String {
+    format!("(loop $again {what} (br $again))")
+}
+
+#[test]
+fn each_guest_stays_within_its_limits() {
+    let interrupted = "interrupt";
+    let is_invalid = |call: &str| format!("(if (i32.ne {call} (i32.const 28)) (then unreachable))");
+    // The words of an answer, from 0 on.
+    let answer = |words: &[u32]| {
+        let store = |(index, word): (usize, &u32)| format!("(i32.store (i32.const {}) (i32.const {word}))", 4 * index);
+        words.iter().enumerate().map(store).collect::<String>()
+    };
+    let deep = |count: usize| format!("{}{}", "(loop ".repeat(count), ")".repeat(count));
+    let guests: Vec<(&str, String, String, &str)> = vec![
+        ("4 GiB of random bytes", String::new(), is_invalid("(call $random_get (i32.const 0) (i32.const -1))"), "ok"),
+        (
+            "random bytes beyond its memory",
+            String::new(),
+            "(drop (call $random_get (i32.const 0x3ffffc) (i32.const 8)))".to_owned(),
+            "aren't in its memory",
+        ),
+        ("random bytes for ever", String::new(), forever("(drop (call $random_get (i32.const 0) (i32.const 0x10000)))"), interrupted),
+        (
+            "prints a thousand times its memory in one call",
+            String::new(),
+            format!(
+                "(loop $next (i32.store (i32.add (i32.const 0x2000) (i32.mul (local.get $i) (i32.const 8))) (i32.const 0x8000))
+                   (i32.store (i32.add (i32.const 0x2004) (i32.mul (local.get $i) (i32.const 8))) (i32.const 0x380000))
+                   (br_if $next (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 1000))))
+                 {}",
+                "(drop (call $fd_write (i32.const 1) (i32.const 0x2000) (i32.const 1000) (i32.const 0x1000)))".repeat(100)
+            ),
+            "ok",
+        ),
+        ("prints 4 billion pieces", String::new(), is_invalid("(call $fd_write (i32.const 1) (i32.const 0) (i32.const -1) (i32.const 0))"), "ok"),
+        (
+            "prints what isn't in its memory",
+            String::new(),
+            "(i32.store (i32.const 0x2000) (i32.const -8)) (i32.store (i32.const 0x2004) (i32.const 64))
+             (drop (call $fd_write (i32.const 1) (i32.const 0x2000) (i32.const 1) (i32.const 0x1000)))"
+                .to_owned(),
+            "aren't in its memory",
+        ),
+        ("waits for 4 billion events", String::new(), is_invalid("(call $poll (i32.const 0) (i32.const 0) (i32.const -1) (i32.const 0))"), "ok"),
+        ("sleeps for ever", String::new(), forever("(drop (call $poll (i32.const 0x1000) (i32.const 0x2000) (i32.const 1) (i32.const 0x3000)))"), interrupted),
+        ("looks at the clock for ever", String::new(), forever("(drop (call $clock (i32.const 0) (i64.const 0) (i32.const 0x1000)))"), interrupted),
+        ("loops", String::new(), forever(""), interrupted),
+        ("exits", String::new(), "(call $exit (i32.const 3))".to_owned(), "it exited with code 3"),
+        ("recurses", "(func $f (param i32) (result i32) (i32.add (call $f (local.get 0)) (i32.const 1)))".to_owned(), "(drop (call $f (i32.const 1)))".to_owned(), "call stack exhausted"),
+        ("grows", String::new(), forever("(drop (memory.grow (i32.const 16)))"), "raise `memory` in its .toml"),
+        ("has nine memories", "(memory 64) (memory 64) (memory 64) (memory 64) (memory 64) (memory 64) (memory 64) (memory 64)".to_owned(), String::new(), "raise `memory` in its .toml"),
+        ("has 200 memories", "(memory 0)".repeat(200), String::new(), "not loaded"),
+        ("grows another memory", "(memory $other 1)".to_owned(), forever("(drop (memory.grow $other (i32.const 16)))"), "raise `memory` in its .toml"),
+        ("has a table of a million", "(table 1000000 funcref)".to_owned(), String::new(), "its tables would have"),
+        ("grows a table", "(table $t 0 funcref)".to_owned(), forever("(drop (table.grow $t (ref.null func) (i32.const 1000)))"), "its tables would have"),
+        ("fills its memory for ever", String::new(), forever("(memory.fill (i32.const 0x1000) (i32.const 1) (i32.const 0x3f0000))"), interrupted),
+        ("logs for ever", String::new(), forever("(call $log (i32.const 4) (i32.const 0) (i32.const 100))"), interrupted),
+        ("logs all of its memory for ever", String::new(), forever("(call $log (i32.const 4) (i32.const 0) (i32.const 0x400000))"), interrupted),
+        ("logs what isn't in its memory", String::new(), "(call $log (i32.const 4) (i32.const -100) (i32.const 4000))".to_owned(), "isn't in its memory"),
+        (
+            "counts under 3,000 names",
+            String::new(),
+            "(loop $next (i32.store (i32.const 0x2000) (local.get $i)) (call $count (i32.const 0x2000) (i32.const 4) (i64.const 1))
+               (br_if $next (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 3000))))"
+                .to_owned(),
+            "counts under more than 1000 names",
+        ),
+        ("counts under a long name", String::new(), "(call $count (i32.const 0) (i32.const 0x100000) (i64.const 1))".to_owned(), "names may have 1024"),
+        ("asks for a long sink", String::new(), "(drop (call $sink (i32.const 0) (i32.const 0x100000)))".to_owned(), "names may have 1024"),
+        ("asks for variables that aren't granted", String::new(), "(i32.store (i32.const 0x2000) (i32.const 0x48544150)) (if (i32.ne (call $env (i32.const 0x2000) (i32.const 4) (i32.const 0) (i32.const 100)) (i32.const -1)) (then unreachable))".to_owned(), "ok"),
+        ("answers with 4 GiB", String::new(), "(return (i64.const 0xffffffff))".to_owned(), "raise `output` in its .toml"),
+        ("answers with more than it may", String::new(), "(return (i64.const 0x200000))".to_owned(), "raise `output` in its .toml"),
+        ("answers from beyond its memory", String::new(), "(return (i64.const 0x7fffffff00000020))".to_owned(), "isn't in its memory"),
+        ("answers with nothing", String::new(), "(return (i64.const 0))".to_owned(), "it ends too soon"),
+        ("says that there are 4 billion rows", String::new(), answer(&[0, u32::MAX]), "malformed"),
+        ("says that there are 4 billion of everything", String::new(), answer(&[0, u32::MAX, u32::MAX, u32::MAX, u32::MAX, u32::MAX, u32::MAX, u32::MAX]), "malformed"),
+        // The count of messages: 60,000 of one byte each take more than they have.
+        ("makes 50,000 messages of a row", String::new(), format!("{}(return (i64.const 1000032))", answer(&[0, 0, 0, 0, 50_000])), "raise `output` in its .toml"),
+        ("describes a table by nonsense", "(func (export \"rowmill_describe\") (param i32 i32) (result i64) (i64.const 0x7fffffff7fffffff))".to_owned(), String::new(), "may have 1048576"),
+        ("loops when it starts", format!("(func $start {}) (start $start)", forever("")), String::new(), "not loaded"),
+        ("has 50,000 loops within each other", format!("(func {})", deep(50_000)), String::new(), "blocks within each other"),
+        ("has 4,000 loops within each other", format!("(func {})", deep(4_000)), String::new(), "ok"),
+        (
+            "edits a date to something that ends the text that it stands in",
+            String::new(),
+            edit(8, b"x\",\"MessageGroupId\":\"other"),
+            "isn't a value of shop.orders.created_at, a datetime",
+        ),
+        (
+            "edits a float to no number",
+            String::new(),
+            edit(6, &f64::NAN.to_le_bytes()),
+            "isn't one of a double",
+        ),
+    ];
+    assert!(guests.len() > 30);
+    for (name, declarations, body, expected) in guests {
+        let found = outcome(name, &module(&declarations, &body));
+        assert!(found.contains(expected), "{name}: {found}");
+    }
+}
+
+/// Answers with an edit of a column of the first row.
+fn edit(column: u32, value: &[u8]) -> String {
+    let len = value.len() as u32;
+    let words = [0, 0, 0, 1, 0, 0, 0, len, 0, 1, column, 2, len];
+    let bytes = words.iter().flat_map(|word| word.to_le_bytes()).chain(value.iter().copied());
+    let store = |(index, byte): (usize, u8)| format!("(i32.store8 (i32.const {index}) (i32.const {byte}))");
+    let stores: String = bytes.enumerate().map(store).collect();
+    format!("{stores}(return (i64.const {}))", 4 * words.len() + value.len())
+}
+
+#[test]
+fn random_bytes_differ_from_call_to_call() {
+    // The message of a rejection.
+    let body = "(i32.store (i32.const 0) (i32.const 1)) (drop (call $random_get (i32.const 4) (i32.const 28)))";
+    let bytes = module("", body);
+    let plugin = load(&bytes, LIMITS).expect("loaded");
+    let other = load(&bytes, LIMITS).expect("loaded");
+    let said = |plugin: &Plugin| match decide(plugin) {
+        Err(Fault::Reject(message)) => message,
+        other => panic!("{other:?}"),
+    };
+    let all = [said(&plugin), said(&plugin), said(&other)];
+    assert!(all[0] != all[1] && all[0] != all[2] && all[1] != all[2], "{all:?}");
+}
+
+/// What is printed without an end is a line now and then, and costs no more with each call.
+#[test]
+fn what_is_printed_without_an_end_does_not_pile_up() {
+    let body = "(i32.store (i32.const 0x2000) (i32.const 0x8000)) (i32.store (i32.const 0x2004) (i32.const 0x1000))
+                (drop (call $fd_write (i32.const 1) (i32.const 0x2000) (i32.const 1) (i32.const 0x1000)))";
+    let plugin = load(&module("", body), LIMITS).expect("loaded");
+    let took = |calls: usize| {
+        let started = Instant::now();
+        (0..calls).for_each(|_| drop(decide(&plugin).expect("decided")));
+        started.elapsed()
+    };
+    let first = took(300);
+    took(3_000);
+    let last = took(300);
+    assert!(last < first * 5 + Duration::from_millis(100), "{first:?} at first, {last:?} later");
+}
+
+/// Files that aren't files, and such as are too large.
+#[test]
+fn what_is_no_file_is_refused_at_once() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let started = Instant::now();
+    let refused = |path: &Path| {
+        let loader = Loader::new(Settings::for_tests(Vec::new())).expect("a loader");
+        format!("{:#}", loader.load(path).expect_err("refused"))
+    };
+    let pipe = directory.path().join("pipe.wasm");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().is_ok_and(|status| status.success()));
+    assert!(refused(&pipe).contains("isn't a regular file"));
+    let of_pipe = directory.path().join("settings.wasm");
+    std::fs::write(&of_pipe, module("", "")).expect("written");
+    let settings = of_pipe.with_extension("toml");
+    assert!(std::process::Command::new("mkfifo").arg(&settings).status().is_ok_and(|status| status.success()));
+    assert!(refused(&of_pipe).contains("settings.toml: it isn't a regular file"));
+    let nested = directory.path().join("directory.wasm");
+    std::fs::create_dir(&nested).expect("made");
+    assert!(refused(&nested).contains("isn't a regular file"));
+    let large = directory.path().join("large.wasm");
+    std::fs::File::create(&large).and_then(|file| file.set_len(300 << 20)).expect("made");
+    assert!(refused(&large).contains("may have 268435456"), "{}", refused(&large));
+    assert!(started.elapsed() < SOON);
+}
+
+/// A table that a guest was never asked about costs nothing to ask about a second time.
+#[test]
+fn a_guest_that_refuses_a_table_is_heard() {
+    let declarations = "(func (export \"rowmill_describe\") (param i32 i32) (result i64)
+        (i32.store (i32.const 0) (i32.const 1)) (i32.store (i32.const 4) (i32.const 0x6f6e)) (i64.const 6))";
+    let plugin = load(&module(declarations, ""), LIMITS).expect("loaded");
+    let (_, tables) = sample_rows();
+    let table: &Table = &tables[0];
+    assert_eq!(plugin.interest(table).err(), Some(Fault::Reject("it refuses the table: no".to_owned())));
+}
