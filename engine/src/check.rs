@@ -9,6 +9,7 @@ use rowmill_core::batch::Operation;
 
 use crate::checkpoint::Checkpoint;
 use crate::config::{Config, Route};
+use crate::dispatch::plural;
 use crate::sink::{self, Connections};
 use crate::source;
 use crate::source::preflight::{ConnectError, Server, shown_name};
@@ -78,9 +79,9 @@ pub async fn run(config: &Config, out: &mut impl Write) -> std::io::Result<usize
 /// What may happen to rows of tables and has no route: `deletes of shop.orders`.
 fn unrouted(tables: &[(String, String)], routes: &[Route]) -> Vec<String> {
     let of_table = |(schema, table): &(String, String)| {
-        let has_none = |operation| !routes.iter().any(|route| route.is_for(schema, table, operation));
-        let all = [(Operation::Insert, "inserts"), (Operation::Update, "updates"), (Operation::Delete, "deletes")];
-        let missing: Vec<&str> = all.into_iter().filter(|(of, _)| has_none(*of)).map(|(_, name)| name).collect();
+        let has_none = |operation: Operation| !routes.iter().any(|route| route.is_for(schema, table, operation));
+        let all = [Operation::Insert, Operation::Update, Operation::Delete].into_iter();
+        let missing: Vec<&str> = all.filter(|operation| has_none(*operation)).map(plural).collect();
         (!missing.is_empty()).then(|| format!("{} of {}", missing.join(", "), shown_name(schema, table)))
     };
     tables.iter().filter_map(of_table).collect()

@@ -345,11 +345,7 @@ impl Dispatcher {
             bail!(
                 "no route for {} of table {table}, one of which at {}:{} passed the transforms; add a [[route]] for them, or \
                  leave the table out by `source.tables`",
-                match row.operation() {
-                    Operation::Insert => "inserts",
-                    Operation::Update => "updates",
-                    Operation::Delete => "deletes",
-                },
+                plural(row.operation()),
                 batch.transaction(row.transaction()).header().file,
                 row.header().event_position
             );
@@ -427,6 +423,15 @@ fn traceparent(table: &Table, row: &Row<'_>) -> Option<String> {
     let is_text = table.columns[column.0 as usize].kind == Kind::Text;
     let text = row.newest().cell(column).text().filter(|text| is_text && is_traceparent(text))?;
     Some(text.to_owned())
+}
+
+/// Several of an operation, as messages name them.
+pub fn plural(operation: Operation) -> &'static str {
+    match operation {
+        Operation::Insert => "inserts",
+        Operation::Update => "updates",
+        Operation::Delete => "deletes",
+    }
 }
 
 /// Whether a text is a trace's: no other is worth an attribute, which a queue may refuse, and the row with it.

@@ -1,10 +1,10 @@
 //! The engine itself, as a child process.
 
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
 use crate::mysql::MySql;
@@ -51,6 +51,21 @@ impl EngineConfig {
         Ok(checkpoint["position"].as_u64().filter(|_| checkpoint["file"] == file))
     }
 
+    /// A command of the engine's with this configuration.
+    ///
+    /// # Errors
+    /// If the configuration can't be written.
+    pub fn command(&self, arguments: &[&str]) -> anyhow::Result<Command> {
+        std::fs::write(self.directory.join("rowmill.toml"), &self.text)?;
+        let mut command = Command::new(binary()?);
+        command
+            .args(arguments)
+            .args(["--config", "rowmill.toml"])
+            .current_dir(&self.directory)
+            .env("ROWMILL_SOURCE_PASSWORD", &self.password);
+        Ok(command)
+    }
+
     /// Where the checkpoint is.
     pub fn checkpoint(&self) -> PathBuf {
         self.directory.join("checkpoint.json")
@@ -85,6 +100,17 @@ impl Engine {
             .env("AWS_EC2_METADATA_DISABLED", "true")
             .envs(config.variables.iter().map(|(name, value)| (name, value)));
         Ok(Self { process: Process::start(&mut command, &log)?, log })
+    }
+
+    /// Starts one that fails within a minute. Gives what it said last.
+    ///
+    /// # Errors
+    /// If it doesn't, or not with exit code 1.
+    pub async fn failed(config: &EngineConfig) -> anyhow::Result<String> {
+        let mut engine = Self::start(config)?;
+        let status = engine.end(Duration::from_secs(60)).await?;
+        ensure!(status.code() == Some(1), "it ended with {status}: {}", engine.log());
+        Ok(engine.log().lines().last().unwrap_or_default().to_owned())
     }
 
     /// Starts it, and waits until it reads the binlog.

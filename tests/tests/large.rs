@@ -2,12 +2,11 @@
 //! and the protocol have for them. It takes a minute and 10 GB of disk, so it is run when asked for:
 //! `cargo test --release -p rowmill-tests --test large -- --ignored`.
 
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use mysql_async::prelude::Queryable;
-use rowmill_tests::{Build, Engine, Rig, binary, wait_for};
+use rowmill_tests::{Build, Engine, Rig, wait_for};
 
 const LONG: Duration = Duration::from_secs(300);
 const GIB_4: u64 = 1 << 32;
@@ -107,11 +106,7 @@ async fn a_file_beyond_4_gib(name: &str, build: Build, options: &[&str], wait: &
     let place = error.rsplit_once("rowmill checkpoint set ").with_context(|| error.to_owned())?.1.to_owned();
     let offset: u64 = place.rsplit_once(':').context("a place")?.1.parse()?;
     ensure!(place.starts_with(&file) && offset > GIB_4, "{place}");
-    let output = Command::new(binary()?)
-        .args(["checkpoint", "set", "--config", "rowmill.toml", &place])
-        .env("ROWMILL_SOURCE_PASSWORD", &rig.config.password)
-        .current_dir(&rig.config.directory)
-        .output()?;
+    let output = rig.config.command(&["checkpoint", "set", &place])?.output()?;
     ensure!(output.status.success(), "{place}: {}", String::from_utf8_lossy(&output.stderr));
     let engine = Engine::start_and_wait(&rig.config).await?;
     wait_for_last(&rig, &engine, 2000).await?;

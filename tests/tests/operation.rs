@@ -11,18 +11,6 @@ use rowmill_tests::{Build, Engine, Rig, binary, scratch, top, wait_for};
 const SOON: Duration = Duration::from_secs(60);
 const SHOP: &str = "tables = [\"shop.*\"]\nstart = \"earliest\"";
 
-/// The engine's command, as `Engine` starts it.
-fn command(rig: &Rig, arguments: &[&str]) -> anyhow::Result<Command> {
-    std::fs::write(rig.config.directory.join("rowmill.toml"), &rig.config.text)?;
-    let mut command = Command::new(binary()?);
-    command
-        .args(arguments)
-        .args(["--config", "rowmill.toml"])
-        .current_dir(&rig.config.directory)
-        .env("ROWMILL_SOURCE_PASSWORD", &rig.config.password);
-    Ok(command)
-}
-
 /// The log goes to a device that is full: that ends nothing.
 #[tokio::test]
 async fn a_log_that_cannot_be_written() -> anyhow::Result<()> {
@@ -31,7 +19,7 @@ async fn a_log_that_cannot_be_written() -> anyhow::Result<()> {
         .run("CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY); INSERT INTO shop.t VALUES (1)")
         .await?;
     let full = || File::options().write(true).open("/dev/full");
-    let mut engine = command(&rig, &["run"])?.stderr(full()?).spawn()?;
+    let mut engine = rig.config.command(&["run"])?.stderr(full()?).spawn()?;
     wait_for("a row", SOON, || async { Ok((rig.changes()? == ["c t 1"]).then_some(())) }).await?;
     rig.mysql.run("INSERT INTO shop.t VALUES (2)").await?;
     wait_for("another row", SOON, || async { Ok((rig.changes()? == ["c t 1", "c t 2"]).then_some(())) }).await?;
@@ -39,7 +27,7 @@ async fn a_log_that_cannot_be_written() -> anyhow::Result<()> {
     let status = engine.wait()?;
     ensure!(status.code() == Some(0), "{status}");
     // An error can't be told either: the exit code says it.
-    let status = command(&rig, &["checkpoint", "set", "nowhere"])?.stderr(full()?).status()?;
+    let status = rig.config.command(&["checkpoint", "set", "nowhere"])?.stderr(full()?).status()?;
     ensure!(status.code() == Some(2), "{status}");
     Ok(())
 }
@@ -99,7 +87,7 @@ async fn a_check_names_what_has_no_route() -> anyhow::Result<()> {
         )
         .await?;
     let check = |rig: &Rig| -> anyhow::Result<String> {
-        let output = command(rig, &["check"])?.output()?;
+        let output = rig.config.command(&["check"])?.output()?;
         let said = String::from_utf8(output.stdout)?;
         ensure!(output.status.success(), "{said}");
         Ok(said)

@@ -2,14 +2,12 @@
 //! delivered as if it weren't there.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use mysql_async::prelude::Queryable;
 use rowmill_tests::{Build, Engine, Rig, top, whole_lines};
 use serde_json::Value;
 
-const SOON: Duration = Duration::from_secs(60);
 const SHOP: &str = "tables = [\"shop.*\"]\nstart = \"earliest\"";
 
 /// A rig whose engine writes dead letters to a file.
@@ -27,14 +25,6 @@ async fn rig(name: &str, build: Build, options: &[&str]) -> anyhow::Result<(Rig,
 fn skip(rig: &mut Rig) {
     rig.config.text = rig.config.text.replace(SHOP, &format!("{SHOP}\non_error = \"dead-letter\""));
     rig.config.text.push_str("[dead_letter]\nsink = \"dead\"\n");
-}
-
-/// Waits for the end of an engine that fails. Gives what it said last.
-async fn failed(rig: &Rig) -> anyhow::Result<String> {
-    let mut engine = Engine::start(&rig.config)?;
-    let status = engine.end(SOON).await?;
-    ensure!(status.code() == Some(1), "it ended with {status}: {}", engine.log());
-    Ok(engine.log().lines().last().unwrap_or_default().to_owned())
 }
 
 async fn run_to_the_end(rig: &Rig) -> anyhow::Result<()> {
@@ -90,7 +80,7 @@ async fn statements_are_dead_letters(name: &str, build: Build) -> anyhow::Result
     }
     conn.disconnect().await?;
 
-    let error = failed(&rig).await?;
+    let error = Engine::failed(&rig.config).await?;
     ensure!(error.contains("logged as a statement"), "it stops by default: {error}");
     skip(&mut rig);
     for _ in 0..2 {
@@ -140,7 +130,7 @@ async fn rows_are_dead_letters() -> anyhow::Result<()> {
     rig.mysql.run(&format!("INSERT INTO shop.t VALUES {}", values(0..1000))).await?;
     rig.mysql.run("UPDATE shop.t SET w = 2 WHERE id < 5; DELETE FROM shop.t WHERE id BETWEEN 2 AND 4").await?;
     rig.mysql.run(&format!("INSERT INTO shop.t VALUES {}", values(1000..1500))).await?;
-    let error = failed(&rig).await?;
+    let error = Engine::failed(&rig.config).await?;
     ensure!(error.contains("column `v` holds bytes that aren't valid greek"), "it stops by default: {error}");
     ensure!(rig.changes()? == ["c t 0", "c t 1", "c t 2"], "{:?}", rig.changes()?);
 
@@ -192,7 +182,7 @@ async fn rows_of_unknown_columns_are_dead_letters() -> anyhow::Result<()> {
              SET SESSION binlog_format = 'STATEMENT'; INSERT INTO shop.t VALUES (5)",
         )
         .await?;
-    let error = failed(&rig).await?;
+    let error = Engine::failed(&rig.config).await?;
     ensure!(error.contains("shop.old") && error.contains("ALTER TABLE"), "it stops by default: {error}");
     skip(&mut rig);
     for _ in 0..2 {

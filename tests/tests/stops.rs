@@ -13,25 +13,11 @@ use serde_json::Value;
 const SOON: Duration = Duration::from_secs(60);
 const SHOP: &str = "tables = [\"shop.*\"]\nstart = \"earliest\"";
 
-/// Waits for the end of an engine that fails. Gives what it said last.
-async fn failed(config: &EngineConfig) -> anyhow::Result<String> {
-    let mut engine = Engine::start(config)?;
-    let status = engine.end(SOON).await?;
-    ensure!(status.code() == Some(1), "it ended with {status}: {}", engine.log());
-    Ok(engine.log().lines().last().unwrap_or_default().to_owned())
-}
-
 /// Runs the command that an error says.
 fn go_on(config: &EngineConfig, error: &str) -> anyhow::Result<()> {
     let (_, place) = error.rsplit_once("rowmill checkpoint set ").with_context(|| format!("no command: {error}"))?;
-    let file = config.directory.join("rowmill.toml");
-    let output = Command::new(binary()?)
-        .args(["checkpoint", "set", "--config"])
-        .arg(&file)
-        .args(place.split_whitespace())
-        .env("ROWMILL_SOURCE_PASSWORD", &config.password)
-        .current_dir(&config.directory)
-        .output()?;
+    let mut command = config.command(&["checkpoint", "set"])?;
+    let output = command.args(place.split_whitespace()).output()?;
     ensure!(output.status.success(), "{place}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }
@@ -69,11 +55,11 @@ async fn a_statement_stops(name: &str, build: Build) -> anyhow::Result<()> {
         }
         statement(&mut conn, "INSERT INTO shop.t (v) VALUES ('statement')").await?;
         conn.query_drop("INSERT INTO shop.t (v) VALUES ('after')").await?;
-        let error = failed(&rig.config).await?;
+        let error = Engine::failed(&rig.config).await?;
         ensure!(error.contains("logged as a statement"), "{error}");
         has_come(&rig, (transactions * rows) as i64, 1)?;
         // And again: nothing before it comes twice.
-        ensure!(failed(&rig.config).await? == error, "another error at the next start");
+        ensure!(Engine::failed(&rig.config).await? == error, "another error at the next start");
         go_on(&rig.config, &error)?;
         let engine = Engine::start_and_wait(&rig.config).await?;
         rig.read_to_the_end(&engine).await?;
@@ -115,7 +101,7 @@ async fn a_row_without_a_route_is_never_passed() -> anyhow::Result<()> {
     let more = "[sink.none]\ntype = \"null\"\n[[route]]\ntables = [\"shop.routed\"]\nsink = \"none\"\n[plugins]\nthreads = 4\n";
     let config = EngineConfig::new(&directory, &mysql, SHOP, more);
     for start in 0..15 {
-        let error = failed(&config).await?;
+        let error = Engine::failed(&config).await?;
         ensure!(error.contains("no route for inserts of table shop.other"), "{error}");
         ensure!(error.ends_with(&format!("rowmill checkpoint set {file}:{after}")), "{error}");
         let checkpoint: Value = serde_json::from_str(&std::fs::read_to_string(config.checkpoint())?)?;
@@ -150,7 +136,7 @@ async fn a_refused_message_leaves_the_checkpoint_directly_before_it() -> anyhow:
         format!("[sink.q]\ntype = \"sqs\"\nqueue_url = \"{url}\"\nendpoint_url = \"{endpoint}\"\nformat = \"row\"\n");
     let config = EngineConfig::new(&directory, &mysql, SHOP, &more);
     for _ in 0..2 {
-        let error = failed(&config).await?;
+        let error = Engine::failed(&config).await?;
         ensure!(error.contains("refuses a message for what it is") && error.contains("checkpoint set"), "{error}");
         let checkpoint: Value = serde_json::from_str(&std::fs::read_to_string(config.checkpoint())?)?;
         ensure!(checkpoint["past"]["rows"] == 100, "{checkpoint}");

@@ -8,7 +8,7 @@ use super::error::Fault;
 const BYTES_OF_DIGITS: [usize; 10] = [0, 1, 1, 2, 2, 3, 3, 4, 4, 4];
 const DIGITS_A_GROUP: usize = 9;
 /// The server's own decimals have nine groups at most. A column's need 30 bytes; one in a JSON document may be stored with
-/// leading zeros up to a whole group, as `DECIMAL(65,28)` with 45 digits before the point.
+/// leading zeros, and so with more digits than a column can have.
 const BYTES_MAX: usize = 9 * 4;
 
 /// Bytes that a value of `DECIMAL(precision, scale)` takes.
@@ -102,7 +102,7 @@ mod tests {
         assert_eq!(text(&[0x8c], 2, 0), "12");
     }
 
-    /// 72 digits before the point, of which the first are zeros, and one behind it.
+    /// 72 digits before the point, of which the first are zeros, and one after it.
     #[test]
     fn leading_zeros_of_a_whole_group() {
         let bytes = [&[0x80, 0, 0, 0, 0, 0, 0, 1][..], &[0; 24], &[0, 5]].concat();

@@ -10,8 +10,8 @@
 //!
 //! Column names come from the binlog itself (`binlog_row_metadata=FULL`), else from
 //! information_schema, compared with the table map ([`CatalogColumn`]). What can't be decoded with
-//! certainty is an error with its position, never a guess; where the user prefers that, a change of which nothing else
-//! depends is handed on as one that was passed over ([`SkippedChange`]).
+//! certainty is an error with its position, never a guess; where the user prefers that, a change on which nothing else
+//! depends is skipped, with a record of it ([`SkippedChange`]).
 //!
 //! Formats: <https://dev.mysql.com/doc/dev/mysql-server/latest/namespacemysql_1_1binlog_1_1event.html>
 

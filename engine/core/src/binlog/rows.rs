@@ -206,7 +206,7 @@ fn bit(bitmap: &[u8], index: usize) -> bool {
 }
 
 impl<'a> Present<'a> {
-    /// Of a table of so many columns. The bits behind the last column mean nothing: some writers set them.
+    /// Of a table of so many columns. The bits after the last column mean nothing: some writers set them.
     #[inline]
     fn new(bits: &'a [u8], columns: usize) -> Self {
         let set: usize = bits.iter().map(|byte| byte.count_ones() as usize).sum();

@@ -17,7 +17,7 @@ use super::super::transaction::{HELD_BYTES_MAX, Transaction};
 use super::{Decoder, RowBatch, Span};
 use crate::position::{BinlogPosition, Past, Progress, Resume};
 
-/// What is handed on and isn't rows.
+/// What a batch without rows carries.
 pub(super) enum WithoutRows {
     SchemaChange(SchemaChange),
     Skipped(SkippedChange),
@@ -141,7 +141,7 @@ impl Decoder {
         self.skip(fault, kind, Some(version.table.to_string()), header, skipped, content)
     }
 
-    /// Passes over the rows of a table that isn't selected, or hands on that those of one are whose columns can't be known.
+    /// Skips the rows of a table that isn't selected, or, with a record of each event, those of one whose columns can't be known.
     fn skip_unreadable(
         &mut self,
         number: u64,
@@ -156,7 +156,7 @@ impl Decoder {
         self.skip(fault, kind.event_kind(), Some(table), header, place, SkippedContent::event(body))
     }
 
-    /// Hands on that a change is passed over, if that is wanted and an earlier run hasn't done it.
+    /// Emits a record of a change that is skipped, unless an earlier run did.
     ///
     /// # Errors
     /// The fault, if it isn't wanted.
@@ -172,12 +172,11 @@ impl Decoder {
         if !self.skips {
             return Err(fault);
         }
-        let (begin, gtid, is_past) = self.transaction.as_ref().map_or((None, None, false), |transaction| {
-            (Some(transaction.begin), transaction.gtid.as_ref(), transaction.is_past)
-        });
-        if is_past || self.is_past(place) {
+        if self.is_done_at(place) {
             return Ok(());
         }
+        let begin = self.transaction.as_ref().map(|transaction| transaction.begin);
+        let gtid = self.transaction.as_ref().and_then(|transaction| transaction.gtid.as_ref());
         let gtid = gtid.map_or_else(String::new, ToString::to_string);
         let position = BinlogPosition::new(self.position.file.clone(), place.event);
         let error = Box::new(DecodeError { position, transaction: begin, kind, table, fault });
@@ -268,7 +267,7 @@ impl Decoder {
         self.moved = false;
     }
 
-    /// Hands on something that isn't rows, behind the committed rows before it.
+    /// Emits a batch without rows, after the committed rows before it.
     pub(super) fn cut_without_rows(&mut self, what: WithoutRows) {
         if !self.batch_has_transaction && self.moved {
             self.cut();

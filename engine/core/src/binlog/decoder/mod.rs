@@ -51,7 +51,7 @@ pub struct RowBatch {
     pub rows: usize,
     /// A statement that changed tables or schemas behind the rows of earlier batches; this one has none.
     pub schema_change: Option<Box<SchemaChange>>,
-    /// A change behind the rows of earlier batches that couldn't be decoded; this one has no rows.
+    /// A change after the rows of earlier batches that couldn't be decoded; this batch has no rows.
     pub skipped: Option<Box<SkippedChange>>,
     /// Whether a row of this batch that can't be decoded late is to be passed over ([`Decoder::with_skips`]).
     pub skips: bool,
@@ -235,7 +235,7 @@ impl Decoder {
         Self { schema_changes: wanted, ..self }
     }
 
-    /// Passes over changes that can't be decoded, if nothing else depends on them, and hands on what is known of each
+    /// Skips changes that can't be decoded, if nothing else depends on them, and emits a record of each
     /// ([`RowBatch::skipped`]): changes that are logged as statements, rows with values that can't be decoded, rows of
     /// tables whose columns can't be known. What else can't be decoded is an error all the same.
     pub fn with_skips(self, wanted: bool) -> Self {

@@ -122,8 +122,7 @@ impl Decoder {
     /// that an earlier run was done with.
     fn change(&mut self, header: &EventHeader, query: &Query<'_>, span: Span) -> Result<(), Fault> {
         let place = Progress { event: span.begin, rows: 0 };
-        let is_past = self.transaction.as_ref().is_some_and(|transaction| transaction.is_past) || self.is_past(place);
-        if !is_past && query.may_change(|schema| self.select.schema(schema)) {
+        if !self.is_done_at(place) && query.may_change(|schema| self.select.schema(schema)) {
             let content = SkippedContent::statement(query.readable());
             self.skip(Fault::Statement(query.shown()), header.kind, None, header, place, content)?;
         }
@@ -167,7 +166,7 @@ impl Decoder {
     /// Hands on what a statement changed, if that is wanted and wasn't done by an earlier run.
     fn schema_change(&mut self, header: &EventHeader, query: &Query<'_>, span: Span) {
         let Some(transaction) = &self.transaction else { return };
-        let is_past = transaction.is_past || self.is_past(Progress { event: span.begin, rows: 0 });
+        let is_past = self.is_done_at(Progress { event: span.begin, rows: 0 });
         if !self.schema_changes || is_past || !self.may_be_wanted(query) {
             return;
         }
@@ -210,7 +209,7 @@ impl Decoder {
 
     /// Forgets the rows of the open transaction.
     pub(super) fn discard_transaction(&mut self) -> Result<(), Fault> {
-        // Rows may have been handed on by an earlier run, which wasn't told that they never happened.
+        // An earlier run may have emitted rows of it, and wasn't told that they never happened.
         let is_known = self.is_past(Progress { event: self.position.offset, rows: 0 });
         let is_discarded =
             |of: &mut Transaction| of.hold.handed_on == 0 && (!of.has_past_rows || of.is_past || is_known);
@@ -296,10 +295,14 @@ impl Decoder {
         self.commit(span.end)
     }
 
+    /// Whether an earlier run was done with the open transaction, or with what is at a place in it.
+    pub(super) fn is_done_at(&self, place: Progress) -> bool {
+        self.transaction.as_ref().is_some_and(|transaction| transaction.is_past) || self.is_past(place)
+    }
+
     /// Whether an earlier run was done with the transaction that the event commits.
     fn is_past_commit(&self, span: Span) -> bool {
-        let is_past = self.transaction.as_ref().is_some_and(|transaction| transaction.is_past);
-        is_past || self.is_past(Progress { event: span.begin, rows: 0 })
+        self.is_done_at(Progress { event: span.begin, rows: 0 })
     }
 
     pub(super) fn rolled_back_too_late(&self) -> Fault {

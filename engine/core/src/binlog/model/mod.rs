@@ -475,8 +475,7 @@ fn restarts(written: &Written, reading: Reading, whole: &Reader<'_>) -> Result<(
     Ok(())
 }
 
-/// Changes that are logged as statements are passed over: each is handed on as that, and all rows come as if there were
-/// none. After a restart at any batch's resume point nothing is missing of either.
+/// Changes that are logged as statements are skipped: a record of each comes, and all rows as if there were none. After a restart at any batch's resume point nothing is missing of either.
 fn skips(written: &Written, reading: Reading) -> Result<(), TestCaseError> {
     let reading = Reading { skips: true, ..reading };
     let (start, first) = beginning(written, reading);
@@ -709,7 +708,7 @@ proptest! {
     }
 }
 
-/// Rows are handed on, a savepoint is made, and all is rolled back: the connection may be lost between the last batch and the
+/// Rows are emitted, a savepoint is made, and all is rolled back: the connection may be lost between the last batch and the
 /// error.
 #[test]
 fn a_transaction_with_a_savepoint_is_rolled_back_too_late() {
