@@ -175,7 +175,16 @@ impl Dispatcher {
                 add_attributes(&self.sinks[sink].attributes, table, batch, &row, &mut attributes);
                 let (queue, table) = (self.queue(sink, table), Some(table.id));
                 let body = Body::default();
-                let message = Message { body, group, deduplication_id, attributes, table, queue, row: origin };
+                let message = Message {
+                    body,
+                    group,
+                    deduplication_id,
+                    attributes,
+                    table,
+                    queue,
+                    row: origin,
+                    is_dead_letter: false,
+                };
                 out.by_sink[sink].push(message);
             }
         }
@@ -224,10 +233,9 @@ impl Dispatcher {
             body,
             group,
             deduplication_id,
-            attributes: Vec::new(),
-            table: None,
-            queue: None,
             row: dead.origin,
+            is_dead_letter: true,
+            ..Message::default()
         });
     }
 
@@ -268,10 +276,9 @@ impl Dispatcher {
             body: Body::new(body.into(), Escaping::Plain),
             group: sqs_id(table.clone().unwrap_or_else(|| "statements".to_owned())),
             deduplication_id: skipped_id(&self.server, skipped),
-            attributes: Vec::new(),
-            table: None,
-            queue: None,
             row: origin,
+            is_dead_letter: true,
+            ..Message::default()
         });
     }
 
@@ -288,15 +295,7 @@ impl Dispatcher {
         let deduplication_id = schema_change_id(server, change);
         let transaction = BinlogPosition::new(change.file.as_str(), change.transaction_position);
         dispatched.places.other(0, &transaction, change.event_position, 0);
-        dispatched.by_sink[sink].push(Message {
-            body,
-            group,
-            deduplication_id,
-            attributes: Vec::new(),
-            table: None,
-            queue: None,
-            row: 0,
-        });
+        dispatched.by_sink[sink].push(Message { body, group, deduplication_id, ..Message::default() });
     }
 
     fn emitted(
@@ -317,7 +316,10 @@ impl Dispatcher {
         add_attributes(&self.sinks[sink].attributes, table, batch, &row, &mut attributes);
         let (body, queue) = (text.body().into(), self.queue(sink, table));
         out.places.row(origin, &row, batch);
-        out.by_sink[sink].push(Message { body, group, deduplication_id, attributes, table: None, queue, row: origin });
+        let table = None; // it isn't packed with others
+        let message =
+            Message { body, group, deduplication_id, attributes, table, queue, row: origin, is_dead_letter: false };
+        out.by_sink[sink].push(message);
         Ok(())
     }
 

@@ -15,7 +15,7 @@ use rowmill_core::position::Resume;
 use rowmill_pipeline::ack::{StopReport, tracker};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -27,7 +27,7 @@ use crate::dispatch::{Dispatcher, SinkNeeds};
 use crate::failpoint::{self, Step};
 use crate::pace::Pace;
 use crate::selection::Selection;
-use crate::sink::{self, Connections, DeadLetters, Sink};
+use crate::sink::{self, Connections, DeadLetters, Overflow, Sink};
 use crate::source::preflight::Server;
 use crate::source::{self, Lag, Source};
 use crate::transform::{CurrentChain, Loader, Reloader, Settings};
@@ -247,8 +247,12 @@ impl Stages {
         let (acks, feed, observer) = tracker(in_flight);
 
         let mut stages = JoinSet::new();
-        let (outlets, inlets): (Vec<_>, Vec<_>) = sinks.iter().map(|_| mpsc::channel(BATCHES_WAITING_MAX)).unzip();
         let is_nowhere: Vec<bool> = sinks.iter().map(|sink| sink.is_nowhere()).collect();
+        // With one sink there are no others whose rows could pass a stalled one.
+        let has_others = is_nowhere.iter().filter(|is_nowhere| !**is_nowhere).count() > 1;
+        let overflow = Overflow::new(if has_others { in_flight.bytes } else { 0 });
+        let queue = |_| sink::outlet(BATCHES_WAITING_MAX, overflow.clone());
+        let (outlets, inlets): (Vec<_>, Vec<_>) = sinks.iter().map(queue).unzip();
         for (index, (sink, deliveries)) in sinks.into_iter().zip(inlets).enumerate() {
             // Its own inlet would never close.
             let dead_letters = dead_letters.filter(|&dead_letters| dead_letters != index);

@@ -17,7 +17,7 @@ use crate::failpoint::{self, Step};
 use crate::pace::is_logged;
 #[cfg(test)]
 use crate::simulation::Mutation;
-use crate::sink::{Delivery, Message};
+use crate::sink::{Delivery, Message, Outlet as SinkOutlet};
 use crate::source::Outlet;
 use crate::transform::{Chain, CurrentChain, Stop};
 
@@ -55,7 +55,7 @@ pub struct Worker {
     tasks: mpsc::Receiver<Task>,
     dispatcher: Dispatcher,
     /// The sinks' inlets; `None` of one that keeps nothing.
-    outlets: Arc<[Option<mpsc::Sender<Delivery>>]>,
+    outlets: Arc<[Option<SinkOutlet>]>,
     skips: Arc<SkipCounter>,
 }
 
@@ -134,7 +134,7 @@ impl Worker {
     pub fn new(
         tasks: mpsc::Receiver<Task>,
         dispatcher: Dispatcher,
-        outlets: Arc<[Option<mpsc::Sender<Delivery>>]>,
+        outlets: Arc<[Option<SinkOutlet>]>,
         skips: Arc<SkipCounter>,
     ) -> Self {
         Self { tasks, dispatcher, outlets, skips }
@@ -242,23 +242,22 @@ mod tests {
     use super::*;
     use crate::ack::tests::{LIMITS, open};
     use crate::config::Destinations;
+    use crate::sink;
 
     fn message() -> Message {
-        let (group, deduplication_id, attributes) = Default::default();
-        let body = Default::default();
-        Message { body, group, deduplication_id, attributes, table: None, queue: None, row: 0 }
+        Message::default()
     }
 
-    #[test]
-    fn what_a_sink_has_is_not_delivered_before_it_says_so() {
+    #[tokio::test]
+    async fn what_a_sink_has_is_not_delivered_before_it_says_so() {
         let (mut acks, mut feed, observer) = tracker(LIMITS);
-        let (outlet, mut inlet) = mpsc::channel(1);
+        let (outlet, mut inlet) = sink::outlet(1, sink::Overflow::new(0));
         let (_, tasks) = mpsc::channel(1);
         let dispatcher = Dispatcher::new(Destinations::default(), Vec::new(), String::new());
         let worker = Worker::new(tasks, dispatcher, Arc::new([None, Some(outlet)]), Arc::default());
         let mut hand_on = |by_sink| {
             let ack = open(&mut acks, 4, 8);
-            let is_taken = worker.hand_on(by_sink, &ack).now_or_never().expect("room");
+            let is_taken = worker.hand_on(by_sink, &ack).now_or_never().expect("room or an end");
             if is_taken {
                 ack.acknowledge();
             }

@@ -42,12 +42,22 @@ pub struct Lanes<T> {
     ready: VecDeque<String>,
     len: usize,
     bytes: usize,
+    /// Of those that may go into a request now.
+    sendable_bytes: usize,
 }
 
 impl<T> Lanes<T> {
     /// Empty lanes.
     pub fn new(limits: RequestLimits) -> Self {
-        Self { limits, free: VecDeque::new(), lanes: HashMap::new(), ready: VecDeque::new(), len: 0, bytes: 0 }
+        Self {
+            limits,
+            free: VecDeque::new(),
+            lanes: HashMap::new(),
+            ready: VecDeque::new(),
+            len: 0,
+            bytes: 0,
+            sendable_bytes: 0,
+        }
     }
 
     /// Messages that wait.
@@ -60,6 +70,22 @@ impl<T> Lanes<T> {
         self.bytes
     }
 
+    /// Messages that may go into a request now: none of their groups is in flight.
+    pub fn sendable(&self) -> usize {
+        self.free.len() + self.ready.len()
+    }
+
+    /// Their bytes.
+    pub fn sendable_bytes(&self) -> usize {
+        self.sendable_bytes
+    }
+
+    /// The group of which most messages wait, and how many. Looks at each group.
+    pub fn longest_group(&self) -> Option<(&str, usize)> {
+        let longest = self.lanes.iter().max_by_key(|(_, lane)| lane.waiting.len());
+        longest.map(|(group, lane)| (group.as_str(), lane.waiting.len()))
+    }
+
     /// Whether none waits.
     pub fn is_empty(&self) -> bool {
         self.len == 0
@@ -70,6 +96,7 @@ impl<T> Lanes<T> {
         self.len += 1;
         self.bytes += message.bytes;
         let Some(group) = &message.group else {
+            self.sendable_bytes += message.bytes;
             self.free.push_back(message);
             return;
         };
@@ -77,6 +104,7 @@ impl<T> Lanes<T> {
             Some(lane) => lane.waiting.push_back(message),
             None => {
                 let group = group.clone();
+                self.sendable_bytes += message.bytes;
                 self.ready.push_back(group.clone());
                 self.lanes.insert(group, Lane { waiting: VecDeque::from([message]), in_flight: false });
             }
@@ -87,19 +115,23 @@ impl<T> Lanes<T> {
     /// into it, and make its `bytes` more.
     pub fn join_last(&mut self, group: Option<&str>, join: impl FnOnce(&mut Waiting<T>)) {
         let last = match group {
-            Some(group) => self.lanes.get_mut(group).and_then(|lane| lane.waiting.back_mut()),
-            None => self.free.back_mut(),
+            Some(group) => self.lanes.get_mut(group).and_then(|lane| {
+                let is_sendable = !lane.in_flight && lane.waiting.len() == 1;
+                Some((lane.waiting.back_mut()?, is_sendable))
+            }),
+            None => self.free.back_mut().map(|last| (last, true)),
         };
-        if let Some(last) = last {
+        if let Some((last, is_sendable)) = last {
             let before = last.bytes;
             join(last);
             self.bytes += last.bytes - before;
+            self.sendable_bytes += if is_sendable { last.bytes - before } else { 0 };
         }
     }
 
     /// Whether a full request could be made now.
     pub fn has_full_request(&self) -> bool {
-        self.free.len() + self.ready.len() >= self.limits.messages
+        self.sendable() >= self.limits.messages
     }
 
     /// The messages of the next request: empty if none may go now. Each must come back by
@@ -131,6 +163,7 @@ impl<T> Lanes<T> {
         }
         self.len -= request.len();
         self.bytes -= bytes;
+        self.sendable_bytes -= bytes;
         request
     }
 
@@ -140,10 +173,14 @@ impl<T> Lanes<T> {
         let lane = self.lanes.get_mut(group).expect("a message in flight keeps its lane");
         debug_assert!(lane.in_flight, "one message of a group at a time");
         lane.in_flight = false;
-        if lane.waiting.is_empty() {
-            self.lanes.remove(group);
-        } else {
-            self.ready.push_back(group.to_owned());
+        match lane.waiting.front() {
+            Some(next) => {
+                self.sendable_bytes += next.bytes;
+                self.ready.push_back(group.to_owned());
+            }
+            None => {
+                self.lanes.remove(group);
+            }
         }
     }
 
@@ -151,6 +188,7 @@ impl<T> Lanes<T> {
     pub fn refused(&mut self, message: Waiting<T>) {
         self.len += 1;
         self.bytes += message.bytes;
+        self.sendable_bytes += message.bytes;
         let Some(group) = &message.group else {
             self.free.push_front(message);
             return;
@@ -165,8 +203,10 @@ impl<T> Lanes<T> {
 
     /// A message of a group goes again as several, one after the other, before all others of its group.
     pub fn divided(&mut self, group: Option<&str>, messages: Vec<Waiting<T>>) {
+        let bytes = messages.iter().map(|message| message.bytes).sum::<usize>();
         self.len += messages.len();
-        self.bytes += messages.iter().map(|message| message.bytes).sum::<usize>();
+        self.bytes += bytes;
+        self.sendable_bytes += if group.is_none() { bytes } else { messages.first().map_or(0, |first| first.bytes) };
         let messages = messages.into_iter().rev();
         let Some(group) = group else {
             messages.for_each(|message| self.free.push_front(message));
@@ -229,6 +269,24 @@ mod tests {
     }
 
     #[test]
+    fn a_group_in_flight_takes_no_room_of_others() {
+        let mut lanes = Lanes::new(LIMITS);
+        for item in 0..50 {
+            lanes.push(message(Some(1), 10, item));
+        }
+        lanes.push(message(Some(2), 10, 50));
+        assert_eq!((lanes.sendable(), lanes.sendable_bytes()), (2, 20));
+        let sent = lanes.next_request();
+        assert_eq!(sent.len(), 2);
+        assert_eq!((lanes.len(), lanes.sendable(), lanes.sendable_bytes()), (49, 0, 0));
+        assert_eq!(lanes.longest_group(), Some(("1", 49)));
+        lanes.accepted(Some("1"));
+        assert_eq!((lanes.sendable(), lanes.sendable_bytes()), (1, 10));
+        lanes.accepted(Some("2"));
+        assert_eq!(lanes.longest_group(), Some(("1", 49)));
+    }
+
+    #[test]
     fn messages_join_the_last_of_their_group() {
         let mut lanes = Lanes::new(LIMITS);
         for (group, item) in [(1, 1), (2, 2), (1, 10), (1, 100)] {
@@ -279,6 +337,9 @@ mod tests {
             let mut outcomes = outcomes.into_iter();
             while arrived.len() < messages.len() {
                 loop {
+                    let heads = lanes.ready.iter().map(|group| &lanes.lanes[group].waiting[0]);
+                    let sendable: usize = heads.chain(&lanes.free).map(|message| message.bytes).sum();
+                    prop_assert_eq!(lanes.sendable_bytes(), sendable);
                     let request = lanes.next_request();
                     if request.is_empty() { break; }
                     prop_assert!(request.len() <= LIMITS.messages);
@@ -297,6 +358,7 @@ mod tests {
                 }
             }
             prop_assert!(lanes.is_empty());
+            prop_assert_eq!((lanes.bytes(), lanes.sendable_bytes(), lanes.sendable()), (0, 0, 0));
             for group in 0u8..4 {
                 let name = Some(group.to_string());
                 let items: Vec<usize> = arrived.iter().filter(|(g, _)| *g == name).map(|(_, item)| *item).collect();

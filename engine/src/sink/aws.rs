@@ -1,5 +1,6 @@
-//! By what AWS is reached: region, credentials, time-outs.
+//! By what AWS is reached: region, endpoint, credentials, time-outs. And what it says, in words.
 
+use std::error::Error;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -7,7 +8,9 @@ use aws_config::retry::RetryConfig;
 use aws_config::sts::AssumeRoleProvider;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, SdkConfig};
-use aws_sdk_sqs::config::{Region, SharedCredentialsProvider};
+use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
+use aws_sdk_sqs::config::{Credentials as Keys, Region};
 
 use super::client::{Client, Connections};
 use super::credentials::Credentials;
@@ -23,35 +26,38 @@ const UPLOAD_TIMEOUT: Duration = Duration::from_secs(120);
 pub(super) struct Account {
     config: SdkConfig,
     connections: Connections,
+    /// Where the queue's URL says that it is asked.
+    queue_endpoint: Option<String>,
+}
+
+/// Where the default chain finds credentials, and the role that is taken by them.
+#[derive(Debug, Clone)]
+struct Chain {
+    region: Option<String>,
+    endpoint_url: Option<String>,
+    role: Option<Role>,
 }
 
 impl Account {
     pub async fn of(queue: &Queue, connections: Connections) -> Self {
         let Queue { url, region, endpoint_url, role, .. } = queue;
-        // Retries are the lanes' business: they know what may be sent before what.
-        let mut loader = aws_config::defaults(BehaviorVersion::latest())
-            .retry_config(RetryConfig::disabled())
-            .timeout_config(timeouts(REQUEST_TIMEOUT));
-        let of_url = || region_of(&url.to_string()).map(str::to_owned);
-        if let Some(region) = region.clone().or_else(of_url) {
-            loader = loader.region(Region::new(region));
-        }
-        if let Some(url) = endpoint_url {
-            loader = loader.endpoint_url(url);
-        }
-        let config = loader.load().await;
-        let Some(Role { arn, external_id }) = role else { return Self { config, connections } };
-        let mut role = AssumeRoleProvider::builder(arn).session_name("rowmill").configure(&config);
-        if let Some(id) = external_id {
-            role = role.external_id(id);
-        }
-        let credentials = SharedCredentialsProvider::new(role.build().await);
-        Self { config: config.into_builder().credentials_provider(credentials).build(), connections }
+        let url = url.to_string();
+        let region = region.clone().or_else(|| region_of(&url));
+        let chain = Chain { region, endpoint_url: endpoint_url.clone(), role: role.clone() };
+        let config = chain.load().await;
+        // A configured endpoint is for all of AWS: a local server, mostly. The queue's host is for queues alone.
+        let is_configured = config.endpoint_url().is_some() || std::env::var_os("AWS_ENDPOINT_URL_SQS").is_some();
+        let queue_endpoint = endpoint_of(&url).filter(|_| !is_configured);
+        let credentials = SharedCredentialsProvider::new(chain);
+        let config = config.into_builder().credentials_provider(credentials).build();
+        Self { config, connections, queue_endpoint }
     }
 
     /// A client of SQS for what is asked once.
     pub fn sqs(&self) -> aws_sdk_sqs::Client {
-        aws_sdk_sqs::Client::new(&self.config)
+        let mut config = aws_sdk_sqs::config::Builder::from(&self.config);
+        config.set_endpoint_url(self.queue_endpoint.clone().or_else(|| self.config.endpoint_url().map(str::to_owned)));
+        aws_sdk_sqs::Client::from_conf(config.build())
     }
 
     /// A client of SQS for messages; `url` is where the other one asks.
@@ -80,10 +86,122 @@ fn timeouts(request: Duration) -> TimeoutConfig {
     TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(request).build()
 }
 
-/// The region in `https://sqs.eu-west-1.amazonaws.com/...`.
-fn region_of(queue_url: &str) -> Option<&str> {
-    let (_, rest) = queue_url.split_once("://sqs.")?;
-    rest.split_once(".amazonaws.").map(|(region, _)| region)
+impl Chain {
+    async fn load(&self) -> SdkConfig {
+        // Retries are the lanes' business: they know what may be sent before what.
+        let mut loader = aws_config::defaults(BehaviorVersion::latest())
+            .retry_config(RetryConfig::disabled())
+            .timeout_config(timeouts(REQUEST_TIMEOUT));
+        if let Some(region) = self.region.clone() {
+            loader = loader.region(Region::new(region));
+        }
+        if let Some(url) = &self.endpoint_url {
+            loader = loader.endpoint_url(url);
+        }
+        loader.load().await
+    }
+
+    async fn credentials(&self) -> Result<Keys, CredentialsError> {
+        // Made anew each time: the SDK's providers read the user's files once and never again.
+        let config = self.load().await;
+        let Some(Role { arn, external_id }) = &self.role else {
+            let provider = config.credentials_provider();
+            return provider
+                .ok_or_else(|| CredentialsError::not_loaded("nothing gives any"))?
+                .provide_credentials()
+                .await;
+        };
+        let mut role = AssumeRoleProvider::builder(arn).session_name("rowmill").configure(&config);
+        if let Some(id) = external_id {
+            role = role.external_id(id);
+        }
+        role.build().await.provide_credentials().await
+    }
+}
+
+impl ProvideCredentials for Chain {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(self.credentials())
+    }
+}
+
+/// The region of a queue's URL, by AWS's names of hosts: `sqs.eu-west-1.amazonaws.com`, with `sqs-fips`, with `.api.aws`,
+/// with what stands before a VPC endpoint's, and the legacy `eu-west-1.queue.amazonaws.com`.
+/// <https://docs.aws.amazon.com/general/latest/gr/sqs-service.html>
+fn region_of(queue_url: &str) -> Option<String> {
+    let (_, host) = origin(queue_url)?;
+    let host = host.split(':').next().unwrap_or(host).to_ascii_lowercase();
+    let is_aws = host.ends_with(".amazonaws.com") || host.ends_with(".amazonaws.com.cn") || host.ends_with(".api.aws");
+    if host == "queue.amazonaws.com" {
+        return Some("us-east-1".to_owned());
+    }
+    let is_region = |label: &&str| {
+        let mut parts = label.split('-');
+        let starts =
+            parts.next().is_some_and(|part| part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_lowercase()));
+        let parts: Vec<&str> = parts.collect();
+        let ends = parts.last().is_some_and(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()));
+        starts && ends && parts.len() >= 2
+    };
+    host.split('.').find(is_region).filter(|_| is_aws).map(str::to_owned)
+}
+
+/// Scheme and host of a queue's URL: what is asked.
+fn endpoint_of(queue_url: &str) -> Option<String> {
+    let (scheme, host) = origin(queue_url)?;
+    Some(format!("{scheme}://{host}"))
+}
+
+fn origin(url: &str) -> Option<(&str, &str)> {
+    let (scheme, rest) = url.split_once("://")?;
+    let host = rest.split('/').next()?;
+    // What is made of a table's name is no host.
+    (!host.is_empty() && !host.contains('{')).then_some((scheme, host))
+}
+
+/// Words that say nothing: which part of the SDK failed.
+const EMPTY_WORDS: [&str; 8] = [
+    "dispatch failure",
+    "service error",
+    "unhandled error",
+    "io error",
+    "other",
+    "client error (connect)",
+    "an error occurred while loading credentials",
+    "the credential provider was not enabled",
+];
+
+/// An error of the SDK in words: what its causes say, without the names of parts, and once each. What the user can do about
+/// it comes last.
+pub(super) fn words(error: &(dyn Error + 'static)) -> String {
+    let mut said: Vec<String> = Vec::new();
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let text = error.to_string();
+        let is_empty = EMPTY_WORDS.contains(&text.to_ascii_lowercase().as_str());
+        // Some repeat what their causes say.
+        said.retain(|earlier| !text.contains(earlier.as_str()));
+        if !is_empty && !said.iter().any(|earlier| earlier.contains(&text)) {
+            said.push(text);
+        }
+        cause = error.source();
+    }
+    if said.is_empty() {
+        said.push(error.to_string());
+    }
+    let text = said.join(": ");
+    let has = |words: &str| text.to_ascii_lowercase().contains(words);
+    let fix = if has("no providers in chain provided credentials") || has("nothing gives any") {
+        "; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run where AWS gives a role (EC2, ECS, EKS)"
+    } else if has("missing region") || has("region must be set") {
+        "; set `region`, or AWS_REGION"
+    } else {
+        ""
+    };
+    text + fix
 }
 
 #[cfg(test)]
@@ -92,8 +210,50 @@ mod tests {
 
     #[test]
     fn the_region_is_in_the_url() {
-        assert_eq!(region_of("https://sqs.eu-west-1.amazonaws.com/1/q.fifo"), Some("eu-west-1"));
-        assert_eq!(region_of("https://sqs.cn-north-1.amazonaws.com.cn/1/q"), Some("cn-north-1"));
-        assert_eq!(region_of("http://127.0.0.1:4566/1/q"), None);
+        let region = |url: &str| region_of(url);
+        for host in [
+            "sqs.eu-west-1.amazonaws.com",
+            "sqs-fips.eu-west-1.amazonaws.com",
+            "sqs.eu-west-1.api.aws",
+            "sqs-fips.eu-west-1.api.aws",
+            "eu-west-1.queue.amazonaws.com",
+            "vpce-0123456789abcdef0-abcdefgh.sqs.eu-west-1.vpce.amazonaws.com",
+            "vpce-0a1-b2-eu-west-1a.sqs.eu-west-1.vpce.amazonaws.com",
+        ] {
+            assert_eq!(region(&format!("https://{host}/1/q.fifo")).as_deref(), Some("eu-west-1"), "{host}");
+            assert_eq!(endpoint_of(&format!("https://{host}/1/q.fifo")), Some(format!("https://{host}")));
+        }
+        assert_eq!(region("https://sqs.cn-north-1.amazonaws.com.cn/1/q").as_deref(), Some("cn-north-1"));
+        assert_eq!(region("https://sqs.us-gov-west-1.amazonaws.com/1/q").as_deref(), Some("us-gov-west-1"));
+        assert_eq!(region("https://queue.amazonaws.com/1/q").as_deref(), Some("us-east-1"));
+        assert_eq!(region("http://127.0.0.1:4566/1/q"), None);
+        assert_eq!(region("https://my-host-1.example.com/1/q"), None);
+        assert_eq!(endpoint_of("http://127.0.0.1:4566/1/{table}").as_deref(), Some("http://127.0.0.1:4566"));
+        assert_eq!(endpoint_of("https://{schema}.example/1/q"), None);
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Said(&'static str, #[source] Option<Box<Said>>);
+
+    #[test]
+    fn errors_are_words() {
+        let chain = |texts: &[&'static str]| {
+            let made = texts.iter().rev().fold(None, |source, text| Some(Box::new(Said(text, source))));
+            words(&*made.expect("one at least"))
+        };
+        assert_eq!(
+            chain(&[
+                "dispatch failure",
+                "io error",
+                "client error (Connect)",
+                "tcp connect error",
+                "Connection refused"
+            ]),
+            "tcp connect error: Connection refused"
+        );
+        assert_eq!(chain(&["service error", "AccessDenied: no", "AccessDenied: no"]), "AccessDenied: no");
+        assert!(chain(&["dispatch failure", "no providers in chain provided credentials"]).contains("set AWS_PROFILE"));
+        assert_eq!(chain(&["dispatch failure"]), "dispatch failure");
     }
 }

@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use aws_sdk_sqs::config::http::{HttpRequest, HttpResponse};
-use aws_sdk_sqs::error::DisplayErrorContext;
 use aws_sdk_sqs::primitives::{DateTime, DateTimeFormat};
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
 use aws_sigv4::sign::v4;
@@ -26,7 +25,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
 
-use super::aws::{CONNECT_TIMEOUT, REQUEST_TIMEOUT};
+use super::aws::{CONNECT_TIMEOUT, REQUEST_TIMEOUT, words};
 use super::credentials::Credentials;
 
 const USER_AGENT: &str = concat!("rowmill/", env!("CARGO_PKG_VERSION"));
@@ -87,6 +86,8 @@ pub(super) enum Failure {
         code: String,
         /// Its own words.
         message: String,
+        /// HTTP's status.
+        status: u16,
     },
     /// It wasn't sent, or there was no answer in time, or none that can be read.
     Failed(String),
@@ -95,7 +96,7 @@ pub(super) enum Failure {
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Refused { code, message } => write!(f, "{code}: {message}"),
+            Self::Refused { code, message, .. } => write!(f, "{code}: {message}"),
             Self::Failed(text) => f.write_str(text),
         }
     }
@@ -108,12 +109,19 @@ pub(super) trait Transport: std::fmt::Debug + Send + Sync {
     /// # Errors
     /// If there is no answer, or one that says no.
     fn call(&self, operation: &'static str, body: Vec<u8>) -> BoxFuture<'_, Result<Bytes, Failure>>;
+
+    /// Connections may be dead: the next request gets a new one.
+    fn reconnect(&self) {}
 }
 
 impl Transport for Client {
     /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-making-api-requests-json.html>
     fn call(&self, operation: &'static str, body: Vec<u8>) -> BoxFuture<'_, Result<Bytes, Failure>> {
         self.call_in_time(operation, body).boxed()
+    }
+
+    fn reconnect(&self) {
+        self.connections.give_up(&self.connections.current());
     }
 }
 
@@ -125,7 +133,13 @@ impl Client {
 
     async fn call_in_time(&self, operation: &str, body: Vec<u8>) -> Result<Bytes, Failure> {
         let connector = self.connections.current();
-        match tokio::time::timeout(REQUEST_TIMEOUT, self.call_by(&connector, operation, body)).await {
+        // The credentials are another server's business.
+        let signed = tokio::time::timeout(REQUEST_TIMEOUT, self.signed(operation, body)).await;
+        let signed = signed.unwrap_or_else(|_| {
+            Err(format!("no credentials in {} seconds; they are still asked for", REQUEST_TIMEOUT.as_secs()))
+        });
+        let request = signed.map_err(Failure::Failed)?;
+        match tokio::time::timeout(REQUEST_TIMEOUT, self.call_by(&connector, request)).await {
             Ok(result) => result,
             Err(_) => {
                 self.connections.give_up(&connector);
@@ -135,10 +149,8 @@ impl Client {
     }
 
     /// The same, for as long as it takes.
-    async fn call_by(&self, connector: &Connector, operation: &str, body: Vec<u8>) -> Result<Bytes, Failure> {
-        let failed =
-            |error: &(dyn std::error::Error + 'static)| Failure::Failed(DisplayErrorContext(error).to_string());
-        let request = self.signed(operation, body).await.map_err(Failure::Failed)?;
+    async fn call_by(&self, connector: &Connector, request: HttpRequest) -> Result<Bytes, Failure> {
+        let failed = |error: &(dyn std::error::Error + 'static)| Failure::Failed(words(error));
         let mut response = connector.call(request).await.map_err(|error| failed(&error))?;
         let body = ByteStream::new(response.take_body()).collect().await.map_err(|error| failed(&error))?.into_bytes();
         if response.status().is_success() {
@@ -146,10 +158,10 @@ impl Client {
         }
         let (code, message) = refusal(&response, &body);
         if WRONG_KEYS.contains(&&*code) {
-            self.to.credentials.forget().await;
+            self.to.credentials.forget();
             self.to.skew.store(skew(&response).unwrap_or_default(), Ordering::Relaxed);
         }
-        Err(Failure::Refused { code, message })
+        Err(Failure::Refused { code, message, status: response.status().as_u16() })
     }
 
     async fn signed(&self, operation: &str, body: Vec<u8>) -> Result<HttpRequest, String> {
@@ -166,7 +178,7 @@ impl Client {
         let parameters = parameters.settings(SigningSettings::default()).build().expect("all are given").into();
         let signable = SignableRequest::new("POST", url, headers.into_iter(), SignableBody::Bytes(&body));
         let signed = signable.and_then(|signable| sign(signable, &parameters));
-        let signed = signed.map_err(|error| format!("it can't be signed: {}", DisplayErrorContext(&error)))?;
+        let signed = signed.map_err(|error| format!("it can't be signed: {}", words(&error)))?;
         let length = body.len().to_string();
         let mut request = HttpRequest::new(SdkBody::from(body));
         let addressed = request.set_method("POST").and_then(|()| request.set_uri(url.as_str()));

@@ -1,12 +1,15 @@
 //! Credentials of AWS, asked for again before they expire.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use aws_sdk_sqs::config::{ProvideCredentials, SharedCredentialsProvider};
-use aws_sdk_sqs::error::DisplayErrorContext;
 use aws_smithy_runtime_api::client::identity::Identity;
-use tokio::sync::Mutex;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
 use tracing::warn;
+
+use super::aws::words;
 
 /// So long before their end they are asked for again.
 const MARGIN: Duration = Duration::from_secs(5 * 60);
@@ -15,12 +18,27 @@ const AGE_MAX: Duration = Duration::from_secs(15 * 60);
 /// While new ones can't be had, and the old ones hold.
 const RETRY_DELAY: Duration = Duration::from_secs(30);
 
-/// Keeps what a provider gives.
+/// How long a provider may take: one that asks a person, or a far server, takes its time.
+const PROVIDER_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Keeps what a provider gives. It is asked by a task of its own: a request that gives up waiting doesn't end the asking.
+#[derive(Debug, Clone)]
+pub(super) struct Credentials(Arc<Shelf>);
+
 #[derive(Debug)]
-pub(super) struct Credentials {
+struct Shelf {
     provider: SharedCredentialsProvider,
-    held: Mutex<Option<Held>>,
+    state: Mutex<State>,
 }
+
+#[derive(Debug, Default)]
+struct State {
+    held: Option<Held>,
+    asking: Option<Asking>,
+}
+
+/// The provider is asked; all who need it wait for the one answer.
+type Asking = Shared<BoxFuture<'static, Result<Identity, String>>>;
 
 #[derive(Debug)]
 struct Held {
@@ -30,52 +48,82 @@ struct Held {
     renewal: SystemTime,
 }
 
+impl Held {
+    fn holds(&self, now: SystemTime) -> bool {
+        self.expiry.is_none_or(|expiry| now < expiry)
+    }
+}
+
 impl Credentials {
     pub fn new(provider: SharedCredentialsProvider) -> Self {
-        Self { provider, held: Mutex::new(None) }
+        Self(Arc::new(Shelf { provider, state: Mutex::default() }))
     }
 
+    /// Those that hold, while new ones are asked for if it is time.
+    ///
     /// # Errors
     /// If there are none to be had, and none that hold.
     pub async fn get(&self, now: SystemTime) -> Result<Identity, String> {
-        let mut held = self.held.lock().await;
-        if let Some(held) = &*held
-            && now < held.renewal
-        {
-            return Ok(held.identity.clone());
-        }
-        match self.provider.provide_credentials().await {
-            Ok(credentials) => {
-                let expiry = credentials.expiry();
-                let renewal = expiry.map_or(now + AGE_MAX, |expiry| expiry.checked_sub(MARGIN).unwrap_or(expiry));
-                // Those that are short-lived hold to their end, or each request would ask for new ones.
-                let renewal = if renewal <= now { expiry.unwrap_or(renewal) } else { renewal };
-                let identity = Identity::from(credentials);
-                *held = Some(Held { identity: identity.clone(), expiry, renewal });
-                Ok(identity)
+        let asking = {
+            let mut state = self.0.state();
+            if let Some(held) = state.held.as_ref().filter(|held| now < held.renewal) {
+                return Ok(held.identity.clone());
             }
-            Err(error) => {
-                let text = format!("no credentials: {}", DisplayErrorContext(&error));
-                let Some(old) = held.as_mut().filter(|old| old.expiry.is_none_or(|expiry| now < expiry)) else {
-                    return Err(text);
-                };
-                warn!(error = text, "the credentials can't be renewed; the old ones still hold");
-                let again = now + RETRY_DELAY;
-                old.renewal = old.expiry.map_or(again, |expiry| expiry.min(again));
-                Ok(old.identity.clone())
+            let asking = state.asking.get_or_insert_with(|| Arc::clone(&self.0).ask(now)).clone();
+            match state.held.as_ref().filter(|held| held.holds(now)) {
+                Some(held) if asking.peek().is_none() => return Ok(held.identity.clone()),
+                _ => asking,
             }
-        }
+        };
+        asking.await
     }
 
     /// They were refused: they are asked for again.
-    pub async fn forget(&self) {
-        *self.held.lock().await = None;
+    pub fn forget(&self) {
+        self.0.state().held = None;
+    }
+}
+
+impl Shelf {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ask(self: Arc<Self>, now: SystemTime) -> Asking {
+        let task = tokio::spawn(async move {
+            let answer = tokio::time::timeout(PROVIDER_TIMEOUT, self.provider.provide_credentials()).await;
+            let answer = match answer {
+                Ok(answer) => answer.map_err(|error| words(&error)),
+                Err(_) => Err(format!("their provider didn't answer in {} seconds", PROVIDER_TIMEOUT.as_secs())),
+            };
+            let mut state = self.state();
+            state.asking = None;
+            match answer {
+                Ok(credentials) => {
+                    let expiry = credentials.expiry();
+                    let renewal = expiry.map_or(now + AGE_MAX, |expiry| expiry.checked_sub(MARGIN).unwrap_or(expiry));
+                    // Those that are short-lived hold to their end, or each request would ask for new ones.
+                    let renewal = if renewal <= now { expiry.unwrap_or(renewal) } else { renewal };
+                    let identity = Identity::from(credentials);
+                    state.held = Some(Held { identity: identity.clone(), expiry, renewal });
+                    Ok(identity)
+                }
+                Err(text) => {
+                    let text = format!("no credentials: {text}");
+                    let Some(old) = state.held.as_mut().filter(|old| old.holds(now)) else { return Err(text) };
+                    warn!(error = text, "the credentials can't be renewed; the old ones still hold");
+                    let again = now + RETRY_DELAY;
+                    old.renewal = old.expiry.map_or(again, |expiry| expiry.min(again));
+                    Ok(old.identity.clone())
+                }
+            }
+        });
+        async { task.await.unwrap_or_else(|error| Err(format!("no credentials: {error}"))) }.boxed().shared()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use aws_credential_types::provider::error::CredentialsError;
@@ -109,16 +157,19 @@ mod tests {
         let second = |second: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(second);
         let expiries = expiries.iter().map(|expiry| expiry.map(second)).collect();
         let provider: &'static Provider = Box::leak(Box::new(Provider { asked: AtomicU32::new(0), expiries }));
-        let credentials = Arc::new(Credentials::new(SharedCredentialsProvider::new(provider)));
+        let credentials = Credentials::new(SharedCredentialsProvider::new(provider));
         let mut had = Vec::new();
         for now in at {
+            // Where the old ones hold, new ones are asked for meanwhile.
+            let _ = credentials.get(second(*now)).await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
             let identity = credentials.get(second(*now)).await.ok();
             had.push(identity.and_then(|identity| Some(identity.data::<Keys>()?.access_key_id().to_owned())));
         }
         had
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn they_are_renewed_before_they_expire() {
         let some = |nth: u32| Some(nth.to_string());
         let hourly = [Some(3_600), Some(7_200)];
@@ -129,9 +180,41 @@ mod tests {
         assert_eq!(had(&[Some(60), Some(120)], &[0, 59, 60]).await, [some(0), some(0), some(1)]);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn old_ones_serve_while_new_ones_cant_be_had() {
         let some = |nth: u32| Some(nth.to_string());
         assert_eq!(had(&[Some(3_600)], &[0, 3_400, 3_599, 3_600]).await, [some(0), some(0), some(0), None]);
+    }
+
+    /// Gives its keys after a time.
+    #[derive(Debug)]
+    struct Slow(Duration, AtomicU32);
+
+    impl ProvideCredentials for &'static Slow {
+        fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+        where
+            Self: 'a,
+        {
+            future::ProvideCredentials::new(async {
+                self.1.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(self.0).await;
+                Ok(Keys::new("slow", "secret", None, None, "test"))
+            })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_provider_is_asked_once_and_waited_for() {
+        let slow: &'static Slow = Box::leak(Box::new(Slow(Duration::from_secs(40), AtomicU32::new(0))));
+        let credentials = Credentials::new(SharedCredentialsProvider::new(slow));
+        let now = SystemTime::UNIX_EPOCH;
+        // As requests do, which wait for 15 seconds.
+        for _ in 0..2 {
+            let waited = tokio::time::timeout(Duration::from_secs(15), credentials.get(now)).await;
+            assert!(waited.is_err(), "not yet");
+        }
+        let identity = tokio::time::timeout(Duration::from_secs(15), credentials.get(now)).await.expect("in time");
+        assert_eq!(identity.expect("keys").data::<Keys>().map(Keys::access_key_id), Some("slow"));
+        assert_eq!(slow.1.load(Ordering::Relaxed), 1);
     }
 }

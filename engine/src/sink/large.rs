@@ -3,13 +3,13 @@
 //! <https://github.com/awslabs/amazon-sqs-java-extended-client-lib>
 
 use anyhow::anyhow;
-use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata};
+use aws_sdk_s3::error::ProvideErrorMetadata;
 use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
 use rowmill_core::envelope::push_string;
 
 use super::OpenError;
-use super::aws::Account;
+use super::aws::{Account, words};
 use crate::config::LargeMessages;
 
 /// The attribute that tells a consumer that a body is a place: its value is the bytes there.
@@ -50,7 +50,7 @@ impl Store {
             }
             // To look at a bucket takes another permission than to write into it.
             if error.raw_response().is_none() {
-                return Err(OpenError::NotNow(anyhow!("the bucket `{bucket}`: {}", DisplayErrorContext(&error))));
+                return Err(OpenError::NotNow(anyhow!("the bucket `{bucket}`: {}", words(&error))));
             }
         }
         Ok(Self { client, bucket: bucket.clone(), prefix: prefix.clone() })
@@ -79,7 +79,7 @@ impl Store {
         if let Err(error) = object.send().await {
             let text = match (error.code(), error.message()) {
                 (Some(code), message) => format!("{code}: {}", message.unwrap_or_default()),
-                _ => DisplayErrorContext(&error).to_string(),
+                _ => words(&error),
             };
             let bucket = &self.bucket;
             return Err(format!("a large message can't be put into the bucket `{bucket}` (s3:PutObject): {text}"));

@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::sync::mpsc;
 
-use super::{DeadLetters, Delivery, Sink};
+use super::{DeadLetters, Delivery, Inlet, Sink};
 use crate::failpoint::{self, Step};
 
 /// Deliveries that one sync covers at most.
@@ -49,7 +48,7 @@ impl Lines {
         Ok(Self { name: name.to_owned(), out: Out::File(file, path.to_owned()) })
     }
 
-    fn write(mut self, mut deliveries: mpsc::Receiver<Delivery>) -> anyhow::Result<()> {
+    fn write(mut self, mut deliveries: Inlet) -> anyhow::Result<()> {
         let mut lines = Vec::new();
         let mut acks = Vec::new();
         while let Some(first) = deliveries.blocking_recv() {
@@ -60,7 +59,7 @@ impl Lines {
                     lines.push(b'\n');
                 }
                 acks.push((ack, messages.last().map(|message| message.row)));
-                next = if acks.len() < DELIVERIES_A_SYNC { deliveries.try_recv().ok() } else { None };
+                next = if acks.len() < DELIVERIES_A_SYNC { deliveries.try_recv() } else { None };
             }
             self.out.append(&lines)?;
             lines.clear();
@@ -116,11 +115,7 @@ impl Sink for Lines {
         false
     }
 
-    fn run(
-        self: Box<Self>,
-        deliveries: mpsc::Receiver<Delivery>,
-        _: Option<DeadLetters>,
-    ) -> BoxFuture<'static, anyhow::Result<()>> {
+    fn run(self: Box<Self>, deliveries: Inlet, _: Option<DeadLetters>) -> BoxFuture<'static, anyhow::Result<()>> {
         async move {
             let writing = tokio::task::spawn_blocking(move || self.write(deliveries));
             writing.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))

@@ -3,13 +3,17 @@
 mod aws;
 mod body;
 mod client;
+mod codes;
 mod credentials;
 #[cfg(test)]
 pub(crate) mod fake;
+mod flow;
 mod large;
+mod letter;
 mod lines;
 mod null;
 mod outgoing;
+mod outlet;
 mod request;
 mod sqs;
 mod tables;
@@ -21,16 +25,16 @@ use futures_util::future::BoxFuture;
 use rowmill_core::batch::TableId;
 use rowmill_core::envelope::push_string;
 use rowmill_core::route::sqs_id;
-use tokio::sync::mpsc;
 
 pub use body::Body;
 pub use client::Connections;
+pub use outlet::{Inlet, Outlet, Overflow, outlet};
 
 use crate::ack::Ack;
 use crate::config::{self, SinkKind};
 
 /// A finished message.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Message {
     /// The body.
     pub body: Body,
@@ -46,6 +50,8 @@ pub struct Message {
     pub queue: Option<Arc<str>>,
     /// The row of its batch that it was made of.
     pub row: u32,
+    /// Whether it says what became of another one, or of a row: then it is shortened where it is too large.
+    pub is_dead_letter: bool,
 }
 
 /// Messages of one batch for one sink, and the duty to deliver them.
@@ -78,13 +84,13 @@ impl Delivery {
 #[derive(Debug, Clone)]
 pub struct DeadLetters {
     /// Its inlet.
-    pub outlet: mpsc::Sender<Delivery>,
+    pub outlet: Outlet,
 }
 
 impl DeadLetters {
     /// Hands on a message with its ack: it is acknowledged when the dead letter is durable.
     async fn send(&self, sink: &str, message: Message, fault: &str, ack: Ack) -> anyhow::Result<()> {
-        let Message { body, group, deduplication_id, attributes, table: _, queue: _, row } = message;
+        let Message { body, group, deduplication_id, attributes, row, .. } = message;
         let mut letter = Vec::with_capacity(body.len() + 256);
         let mut text = |label: &str, text: &str| {
             letter.extend_from_slice(label.as_bytes());
@@ -112,10 +118,9 @@ impl DeadLetters {
             body: String::from_utf8(letter).expect("JSON is written as UTF-8").into(),
             group: if group.is_empty() { sqs_id(sink.to_owned()) } else { group },
             deduplication_id: if deduplication_id.is_empty() { unique() } else { deduplication_id },
-            attributes: Vec::new(),
-            table: None,
-            queue: None,
             row,
+            is_dead_letter: true,
+            ..Message::default()
         };
         let sent = self.outlet.send(Delivery { messages: vec![letter], ack }).await;
         sent.map_err(|_| anyhow::anyhow!("the sink of dead letters has stopped"))
@@ -141,7 +146,7 @@ pub trait Sink: Send {
     /// ([`Ack::is_stopped`](rowmill_pipeline::ack::Ack::is_stopped)) is dropped.
     fn run(
         self: Box<Self>,
-        deliveries: mpsc::Receiver<Delivery>,
+        deliveries: Inlet,
         dead_letters: Option<DeadLetters>,
     ) -> BoxFuture<'static, anyhow::Result<()>>;
 }

@@ -2,9 +2,8 @@
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::sync::mpsc;
 
-use super::{DeadLetters, Delivery, Sink};
+use super::{DeadLetters, Inlet, Sink};
 
 /// Takes everything and keeps nothing.
 #[derive(Debug)]
@@ -31,11 +30,7 @@ impl Sink for Null {
         true
     }
 
-    fn run(
-        self: Box<Self>,
-        mut deliveries: mpsc::Receiver<Delivery>,
-        _: Option<DeadLetters>,
-    ) -> BoxFuture<'static, anyhow::Result<()>> {
+    fn run(self: Box<Self>, mut deliveries: Inlet, _: Option<DeadLetters>) -> BoxFuture<'static, anyhow::Result<()>> {
         async move {
             // Dead letters: whoever makes other messages acknowledges them.
             while let Some(delivery) = deliveries.recv().await {

@@ -10,6 +10,7 @@ use rowmill_core::route::sqs_id;
 
 use super::Message;
 use super::large::{SIZE_ATTRIBUTE, Store, Stored};
+use super::letter;
 use crate::ack::Ack;
 use crate::config::{Compression, PackForm, Packing};
 
@@ -34,6 +35,8 @@ pub(super) struct Outgoing {
     more_acks: Vec<(usize, Ack)>,
     /// It was sent: it may be accepted though nobody knows, so that it must stay what it is.
     is_sealed: bool,
+    /// How often it was refused by itself for a reason that isn't known, while the queue took others.
+    doubts: u8,
     /// What leaves instead of the text, of one that is large.
     instead: Option<Box<Instead>>,
 }
@@ -48,7 +51,15 @@ impl Outgoing {
     /// `ack` is of its batch: a part of it is taken.
     pub fn new(message: Message, ack: &Ack) -> Self {
         let ack = ack.part(message.row);
-        Self { first: message, more: Vec::new(), ack, more_acks: Vec::new(), is_sealed: false, instead: None }
+        Self {
+            first: message,
+            more: Vec::new(),
+            ack,
+            more_acks: Vec::new(),
+            is_sealed: false,
+            doubts: 0,
+            instead: None,
+        }
     }
 
     /// Its bytes as SQS counts them; of one that isn't compressed yet, as if it weren't to be.
@@ -131,6 +142,18 @@ impl Outgoing {
             Some(Instead::Stored(stored)) => store.put(stored).await,
             _ => Ok(()),
         }
+    }
+
+    /// Of a dead letter: its text is cut to so many bytes.
+    pub fn shorten(&mut self, bytes_max: usize) {
+        self.first.body = letter::shortened(&self.first.body.plain(), bytes_max).into();
+        self.instead = None;
+    }
+
+    /// It was refused once more for a reason that isn't known. Gives how often it was so far.
+    pub fn doubt(&mut self) -> u8 {
+        self.doubts = self.doubts.saturating_add(1);
+        self.doubts
     }
 
     /// Whether some of it is not to be delivered any more.
@@ -227,7 +250,7 @@ impl Outgoing {
     pub fn into_single(self) -> impl Iterator<Item = Self> {
         self.into_messages().into_iter().map(|(first, ack)| {
             let (more, more_acks) = Default::default();
-            Self { first, more, ack, more_acks, is_sealed: true, instead: None }
+            Self { first, more, ack, more_acks, is_sealed: true, doubts: 0, instead: None }
         })
     }
 
@@ -376,8 +399,7 @@ mod tests {
             deduplication_id: id.to_owned(),
             attributes: attributes.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
             table: table.map(TableId),
-            queue: None,
-            row: 0,
+            ..Message::default()
         };
         Outgoing::new(message, &ack)
     }

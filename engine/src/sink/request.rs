@@ -8,6 +8,8 @@ use rowmill_core::lanes::{RequestLimits, Waiting};
 use serde::Deserialize;
 
 use super::client::{Failure, Transport};
+use super::codes::{Class, class};
+use super::flow::Outcome;
 use super::large::Store;
 use super::outgoing::Outgoing;
 use crate::config::Packing;
@@ -34,9 +36,18 @@ pub(super) struct Answer {
     /// To be sent again, in their order.
     pub refused: Request,
     /// Why, where some were refused.
-    pub reason: Option<String>,
+    pub reason: Option<Reason>,
     /// Never accepted, for what they are, and why.
     pub rejected: Vec<(Waiting<Outgoing>, String)>,
+    /// Refused by themselves, and it isn't known whether for what they are: what was said.
+    pub doubtful: Vec<(Waiting<Outgoing>, String)>,
+}
+
+/// Why something wasn't accepted that may be later.
+#[derive(Debug)]
+pub(super) struct Reason {
+    pub text: String,
+    pub is_throttled: bool,
 }
 
 /// What the queue said to a request.
@@ -44,9 +55,11 @@ enum Said {
     /// Something of each entry.
     Entries(Output),
     /// It was no use now: it can't be reached, is throttling, or fails.
-    NotNow(String),
+    NotNow(Reason),
     /// Nothing of it is accepted, because of what at least one message is.
     Never(String),
+    /// Nothing of it is accepted, perhaps because of what a message is.
+    Unknown(String),
 }
 
 /// What became of a request's entries.
@@ -85,21 +98,21 @@ fn index<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<usi
     Ok(id.parse().ok().filter(|index| *index < LIMITS.messages))
 }
 
-/// Sends a request once. One that is refused as a whole for what it is is sent again message by message: the others
-/// aren't to blame.
+/// Sends a request once. One that is refused as a whole, perhaps for what one of its messages is, is sent again message by
+/// message: the others aren't to blame.
 pub(super) async fn send(to: To, mut request: Request) -> Answer {
     let mut answer = Answer::default();
     if let Some(store) = &to.store {
         for waiting in &mut request {
             if let Err(text) = waiting.item.store(store).await {
-                answer.take(request, Said::NotNow(text));
+                answer.take(request, Said::NotNow(Reason { text, is_throttled: false }));
                 return answer;
             }
         }
     }
     failpoint::reached(Step::Sending);
     let said = ask(&to, &request).await;
-    if !matches!(said, Said::Never(_)) || request.len() == 1 {
+    if !matches!(said, Said::Never(_) | Said::Unknown(_)) || request.len() == 1 {
         answer.take(request, said);
         return answer;
     }
@@ -112,22 +125,32 @@ pub(super) async fn send(to: To, mut request: Request) -> Answer {
 }
 
 async fn ask(to: &To, request: &Request) -> Said {
+    let not_now = |text: String| Said::NotNow(Reason { text, is_throttled: false });
     let failure = match to.transport.call("SendMessageBatch", body(to, request)).await {
         Ok(answer) => match serde_json::from_slice(&answer) {
             Ok(output) => return Said::Entries(output),
-            Err(error) => return Said::NotNow(format!("the answer can't be read: {error}")),
+            Err(error) => return not_now(format!("the answer can't be read: {error}")),
         },
         Err(failure) => failure,
     };
     let text = failure.to_string();
     match failure {
-        Failure::Refused { code, .. }
-            if ["InvalidMessageContents", "BatchRequestTooLong", "InvalidParameterValue", "MissingParameter"]
-                .contains(&&*code) =>
-        {
-            Said::Never(text)
+        Failure::Failed(_) => not_now(text),
+        Failure::Refused { code, status, .. } => match class(&code, (400..500).contains(&status)) {
+            Class::Definite => Said::Never(text),
+            Class::Unknown => Said::Unknown(text),
+            class => Said::NotNow(Reason::of(class, text)),
+        },
+    }
+}
+
+impl Reason {
+    /// What may be accepted later, by its class.
+    fn of(class: Class, text: String) -> Self {
+        match class {
+            Class::Operator(fix) => Self { text: format!("{text}; {fix}"), is_throttled: false },
+            class => Self { text, is_throttled: class == Class::Throttled },
         }
-        Failure::Refused { .. } | Failure::Failed(_) => Said::NotNow(text),
     }
 }
 
@@ -149,43 +172,64 @@ fn body(to: &To, request: &Request) -> Vec<u8> {
 }
 
 impl Answer {
-    /// Bytes of the request's messages.
-    pub fn bytes(&self) -> usize {
-        let all = self.accepted.iter().chain(&self.refused).chain(self.rejected.iter().map(|(message, _)| message));
-        all.map(|message| message.bytes).sum()
+    /// What it says of the queue.
+    pub fn outcome(&self) -> Outcome {
+        let is_alive = !self.accepted.is_empty() || !self.rejected.is_empty();
+        match &self.reason {
+            Some(reason) if reason.is_throttled => Outcome::Throttled,
+            None if self.doubtful.is_empty() => Outcome::Accepted,
+            _ if is_alive => Outcome::Partly,
+            _ => Outcome::Refused,
+        }
     }
 
     /// Takes in what was said to a request.
     fn take(&mut self, request: Request, said: Said) {
         let output = match said {
             Said::Entries(output) => output,
-            Said::NotNow(text) => {
+            Said::NotNow(reason) => {
                 self.refused.extend(request);
-                self.reason = Some(text);
+                self.reason = Some(reason);
                 return;
             }
             Said::Never(text) => {
                 self.rejected.extend(request.into_iter().map(|message| (message, text.clone())));
                 return;
             }
+            Said::Unknown(text) => {
+                self.doubtful.extend(request.into_iter().map(|message| (message, text.clone())));
+                return;
+            }
         };
         let mut accepted = [false; LIMITS.messages];
         output.successful.iter().filter_map(|entry| entry.id).for_each(|index| accepted[index] = true);
-        let mut faults: [Option<String>; LIMITS.messages] = Default::default();
+        let mut faults: [Option<(Class, String)>; LIMITS.messages] = Default::default();
         for Refused { id, code, sender_fault, message } in output.failed {
             let text = format!("{code}: {}", message.unwrap_or_default());
+            let class = class(&code, sender_fault);
             match id {
-                Some(index) if sender_fault => faults[index] = Some(text),
-                _ => self.reason = Some(text),
+                Some(index) => faults[index] = Some((class, text)),
+                None => self.reason = Some(Reason::of(class, text)),
             }
         }
         for (index, message) in request.into_iter().enumerate() {
             match faults[index].take() {
                 _ if accepted[index] => self.accepted.push(message),
-                Some(fault) => self.rejected.push((message, fault)),
+                Some((Class::Definite, text)) => self.rejected.push((message, text)),
+                Some((Class::Unknown, text)) => self.doubtful.push((message, text)),
+                Some((class, text)) => {
+                    let is_throttled = self.reason.as_ref().is_some_and(|reason| reason.is_throttled);
+                    if !is_throttled {
+                        self.reason = Some(Reason::of(class, text));
+                    }
+                    self.refused.push(message);
+                }
                 // What the answer doesn't name wasn't accepted.
                 None => {
-                    self.reason.get_or_insert_with(|| "the answer doesn't say what became of them".to_owned());
+                    self.reason.get_or_insert_with(|| Reason {
+                        text: "the answer doesn't say what became of them".to_owned(),
+                        is_throttled: false,
+                    });
                     self.refused.push(message);
                 }
             }
@@ -199,19 +243,11 @@ mod tests {
     use super::*;
     use crate::ack::tests::ack;
 
-    /// Four entries: one accepted, one refused for what it is, one refused for now, one that isn't named.
+    /// Each kind of entry once, and one that isn't named.
     #[test]
     fn each_entry_has_its_own_fate() {
-        let message = |body: &str| Message {
-            body: body.into(),
-            group: String::new(),
-            deduplication_id: String::new(),
-            attributes: Vec::new(),
-            table: None,
-            queue: None,
-            row: 0,
-        };
-        let request: Request = ["accepted", "rejected", "refused", "forgotten"]
+        let message = |body: &str| Message { body: body.into(), ..Message::default() };
+        let request: Request = ["accepted", "rejected", "refused", "forgotten", "encrypted", "doubtful"]
             .into_iter()
             .map(|body| Waiting { group: None, bytes: 1, item: Outgoing::new(message(body), &ack()) })
             .collect();
@@ -220,19 +256,22 @@ mod tests {
             "Failed": [
                 {"Id": "1", "Code": "InvalidMessageContents", "SenderFault": true},
                 {"Id": "2", "Code": "InternalError", "SenderFault": false, "Message": "later"},
+                {"Id": "4", "Code": "KMS.ThrottlingException", "SenderFault": true},
+                {"Id": "5", "Code": "SomethingNew", "SenderFault": true},
                 {"Id": "99", "Code": "Nonsense", "SenderFault": true}
             ]
         }"#;
         let output = serde_json::from_str(output).expect("as SQS writes it");
         let mut answer = Answer::default();
         answer.take(request, Said::Entries(output));
-        let bodies = |request: &[Waiting<Outgoing>]| -> Vec<String> {
-            request.iter().map(|waiting| waiting.item.message().body.plain().into_owned()).collect()
-        };
+        let body = |waiting: &Waiting<Outgoing>| waiting.item.message().body.plain().into_owned();
+        let bodies = |request: &[Waiting<Outgoing>]| -> Vec<String> { request.iter().map(body).collect() };
         assert_eq!(bodies(&answer.accepted), ["accepted"]);
-        assert_eq!(bodies(&answer.refused), ["refused", "forgotten"]);
-        assert!(answer.reason.is_some());
+        assert_eq!(bodies(&answer.refused), ["refused", "forgotten", "encrypted"]);
+        assert_eq!(answer.outcome(), Outcome::Throttled);
         let [(rejected, why)] = &answer.rejected[..] else { panic!("{} rejected", answer.rejected.len()) };
-        assert_eq!((&*rejected.item.message().body.plain(), why.as_str()), ("rejected", "InvalidMessageContents: "));
+        assert_eq!((&*body(rejected), why.as_str()), ("rejected", "InvalidMessageContents: "));
+        let [(doubtful, why)] = &answer.doubtful[..] else { panic!("{} doubtful", answer.doubtful.len()) };
+        assert_eq!((&*body(doubtful), why.as_str()), ("doubtful", "SomethingNew: "));
     }
 }

@@ -10,39 +10,43 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::anyhow;
-use aws_sdk_sqs::error::{DisplayErrorContext, ProvideErrorMetadata};
+use aws_sdk_sqs::error::ProvideErrorMetadata;
 use aws_sdk_sqs::types::QueueAttributeName;
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use rowmill_core::lanes::{Lanes, Waiting};
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
-use super::aws::Account;
+use super::aws::{Account, words};
 use super::client::Transport;
+use super::codes::{Class, class};
+use super::flow::{Flow, Sent};
 use super::large::Store;
 use super::outgoing::Outgoing;
-use super::request::{Answer, LIMITS, Request, To, send};
-use super::{DeadLetters, Delivery, Message, OpenError, Sink};
+use super::request::{Answer, LIMITS, Reason, Request, To, send};
+use super::{DeadLetters, Delivery, Inlet, Message, OpenError, Sink};
 use crate::ack::{self, Ack};
 use crate::config::{OnError, Packing, Queue};
 use crate::failpoint::{self, Step};
 
-/// Requests in flight at a time.
-const REQUESTS_MAX: usize = 32;
 /// With fewer in flight, a request doesn't wait to be full.
 const REQUESTS_UNFULL_MAX: usize = 4;
-/// Messages that wait here, and their bytes; more wait where they come from.
-const WAITING_MAX: usize = 2_000;
-const WAITING_BYTES_MAX: usize = 4 << 20;
-/// Bytes of requests in flight, each of which is in memory twice: enough for 500 MB a second where an answer takes 16 ms.
-const REQUESTS_BYTES_MAX: usize = 8 << 20;
-
-const RETRY_DELAY_MIN: Duration = Duration::from_millis(50);
-const RETRY_DELAY_MAX: Duration = Duration::from_secs(20);
+/// Messages that wait here and could leave at once, and their bytes; more wait where they come from.
+const SENDABLE_MAX: usize = 2_000;
+const SENDABLE_BYTES_MAX: usize = 4 << 20;
+/// Bytes of all that wait here: most of them for others of their group.
+const WAITING_BYTES_MAX: usize = 32 << 20;
+/// How often it is said that a group holds up all others.
+const HELD_UP_INTERVAL: Duration = Duration::from_secs(60);
+/// So often a message is refused by itself for a reason that isn't known, while others are accepted, before it counts as
+/// refused for what it is.
+const DOUBTS_MAX: u8 = 5;
+/// A dead letter that is refused though it is so short isn't refused for its length.
+const LETTER_BYTES_MIN: usize = 1024;
+/// While the queue refuses everything, why is said at first, when it changes, and so often.
+const REASON_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A queue that is there.
 #[derive(Debug)]
@@ -131,6 +135,11 @@ impl Sqs {
             item.place(self.packing, store);
             bytes = item.bytes(self.packing);
         }
+        if bytes > self.message_max && item.message().is_dead_letter {
+            let around = bytes - item.message().body.len();
+            item.shorten(self.message_max.saturating_sub(around));
+            bytes = item.bytes(self.packing);
+        }
         let fault = item.fault(self.packing).or_else(|| {
             let is_too_large = bytes > self.message_max;
             is_too_large.then(|| format!("it has {bytes} bytes, the queue takes {}", self.message_max))
@@ -158,116 +167,221 @@ impl Sqs {
         Ok(())
     }
 
-    async fn deliver(
-        self,
-        mut deliveries: mpsc::Receiver<Delivery>,
-        dead_letters: Option<DeadLetters>,
-    ) -> anyhow::Result<()> {
+    async fn deliver(self, mut deliveries: Inlet, dead_letters: Option<DeadLetters>) -> anyhow::Result<()> {
         let dead_letters = dead_letters.filter(|_| self.on_error == OnError::DeadLetter);
-        let mut lanes: Lanes<Outgoing> = Lanes::new(LIMITS);
-        let mut requests: JoinSet<Answer> = JoinSet::new();
-        let mut bytes_in_flight = 0;
-        let mut pause: Option<Pause> = None;
-        // Halved where the queue refuses, one more where it accepts: what a throttled account can take is found out.
-        let mut requests_max = REQUESTS_MAX;
+        let mut delivering = Delivering {
+            lanes: Lanes::new(LIMITS),
+            requests: JoinSet::new(),
+            flow: Flow::new(self.jitter_seed),
+            is_alive: false,
+            said: None,
+            held_up_said: None,
+            dead_letters,
+            sink: self,
+        };
         let mut open = true;
         loop {
-            let paused = pause.as_ref().is_some_and(Pause::is_on);
-            while !paused
-                && requests.len() < requests_max
-                && bytes_in_flight < REQUESTS_BYTES_MAX
-                && (requests.len() < REQUESTS_UNFULL_MAX || lanes.has_full_request())
-            {
-                let mut request = lanes.next_request();
-                if request.is_empty() {
-                    break;
-                }
-                if request.iter().any(|waiting| waiting.item.is_stopped()) {
-                    request = without_stopped(request, &mut lanes);
-                    if request.is_empty() {
-                        continue;
-                    }
-                }
-                request.iter_mut().for_each(|waiting| waiting.item.seal());
-                bytes_in_flight += request.iter().map(|waiting| waiting.bytes).sum::<usize>();
-                let to = To {
-                    transport: Arc::clone(&self.transport),
-                    url: self.queue_url.clone(),
-                    fifo: self.fifo,
-                    packing: self.packing,
-                    store: self.store.clone(),
-                };
-                requests.spawn(send(to, request));
-            }
-            if !open && lanes.is_empty() && requests.is_empty() {
+            delivering.send_requests();
+            if !open && delivering.is_done() {
                 return Ok(());
             }
+            let has_room = delivering.has_room();
+            let wakes_at = delivering.flow.wakes_at();
             // In this order: what was answered makes room for what is delivered next.
             tokio::select! {
                 biased;
-                Some(answer) = requests.join_next() => {
-                    let answer = answer.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
-                    bytes_in_flight -= answer.bytes();
-                    let Answer { accepted, refused, reason, rejected } = answer;
-                    if !accepted.is_empty() {
-                        failpoint::reached(Step::Accepted);
-                    }
-                    for Waiting { group, item, .. } in accepted {
-                        lanes.accepted(group.as_deref());
-                        item.acknowledge();
-                        failpoint::reached(Step::Settled);
-                    }
-                    for (Waiting { group, item, .. }, fault) in rejected {
-                        if item.has_several() {
-                            // One of its rows is to blame: each goes again by itself.
-                            let single = |item: Outgoing| {
-                                Waiting { group: group.clone(), bytes: item.bytes(self.packing), item }
-                            };
-                            lanes.divided(group.as_deref(), item.into_single().map(single).collect());
-                            continue;
-                        }
-                        self.reject(item, &fault, dead_letters.as_ref()).await?;
-                        lanes.accepted(group.as_deref());
-                    }
-                    let failed = refused.len();
-                    refused.into_iter().rev().for_each(|message| lanes.refused(message));
-                    match reason {
-                        Some(reason) => {
-                            let pause = pause.get_or_insert_with(|| Pause::new(self.jitter_seed));
-                            if let Some(delay) = pause.prolong() {
-                                requests_max = (requests_max / 2).max(1);
-                                warn!(sink = self.name, messages = failed, ?delay, reason, "not accepted, trying again");
-                            }
-                        }
-                        None => {
-                            requests_max = (requests_max + 1).min(REQUESTS_MAX);
-                            if pause.take().is_some() {
-                                info!(sink = self.name, "accepted again");
-                            }
-                        }
-                    }
+                Some(answer) = delivering.requests.join_next() => {
+                    let (sent, answer) = answer.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+                    delivering.answered(sent, answer).await?;
                 }
-                delivery = deliveries.recv(), if open && lanes.len() < WAITING_MAX && lanes.bytes() < WAITING_BYTES_MAX => match delivery {
-                    Some(delivery) => {
-                        let Delivery { messages, ack } = delivery;
-                        for message in messages {
-                            if ack.is_stopped_at(message.row) {
-                                // A part that isn't acknowledged says that not all of it was sent.
-                                drop(ack.part(message.row));
-                                break;
-                            }
-                            if let Some((outgoing, fault)) = self.take_in(message, &ack, &mut lanes) {
-                                self.reject(outgoing, &fault, dead_letters.as_ref()).await?;
-                            }
-                        }
-                        // Its parts are all that is left to do.
-                        ack.acknowledge();
-                    }
+                delivery = deliveries.recv(), if open && has_room => match delivery {
+                    Some(delivery) => delivering.take_in(delivery).await?,
                     None => open = false,
                 },
-                () = async { if let Some(pause) = &pause { pause.end().await } }, if paused => {}
+                () = async { if let Some(at) = wakes_at { tokio::time::sleep_until(at).await } }, if wakes_at.is_some() => {}
             }
         }
+    }
+}
+
+/// What is on its way to a queue.
+struct Delivering {
+    sink: Sqs,
+    dead_letters: Option<DeadLetters>,
+    lanes: Lanes<Outgoing>,
+    requests: JoinSet<(Sent, Answer)>,
+    flow: Flow,
+    /// Whether something was accepted since a message was refused for a reason that isn't known.
+    is_alive: bool,
+    /// Why the queue refused something last, and when that was said.
+    said: Option<(String, Instant)>,
+    held_up_said: Option<Instant>,
+}
+
+impl Delivering {
+    fn is_done(&self) -> bool {
+        self.lanes.is_empty() && self.requests.is_empty()
+    }
+
+    /// Whether more may wait here. A group of which many messages wait takes no room from others until there are very
+    /// many.
+    fn has_room(&mut self) -> bool {
+        if self.lanes.bytes() >= WAITING_BYTES_MAX {
+            self.say_held_up();
+            return false;
+        }
+        self.lanes.sendable() < SENDABLE_MAX && self.lanes.sendable_bytes() < SENDABLE_BYTES_MAX
+    }
+
+    fn say_held_up(&mut self) {
+        let now = Instant::now();
+        if self.flow.is_probing() || self.held_up_said.is_some_and(|said| now - said < HELD_UP_INTERVAL) {
+            return;
+        }
+        if let Some((group, messages)) = self.lanes.longest_group() {
+            self.held_up_said = Some(now);
+            warn!(
+                sink = self.sink.name,
+                group,
+                messages,
+                "the messages of one group, which leave one after another, hold up all others: spread them over more groups \
+                 by the route's `group`, or let several rows leave in one message by `pack`"
+            );
+        }
+    }
+
+    /// Sends what may leave now.
+    fn send_requests(&mut self) {
+        let now = Instant::now();
+        if self.flow.is_silent(now) {
+            warn!(
+                sink = self.sink.name,
+                requests = self.flow.in_flight(),
+                "no answer for some seconds, trying new connections"
+            );
+            self.sink.transport.reconnect();
+        }
+        while self.flow.is_open(now)
+            && (self.flow.in_flight() < REQUESTS_UNFULL_MAX || self.flow.is_probing() || self.lanes.has_full_request())
+        {
+            let mut request = self.lanes.next_request();
+            if request.is_empty() {
+                break;
+            }
+            if request.iter().any(|waiting| waiting.item.is_stopped()) {
+                request = without_stopped(request, &mut self.lanes);
+                if request.is_empty() {
+                    continue;
+                }
+            }
+            request.iter_mut().for_each(|waiting| waiting.item.seal());
+            let sent = self.flow.sent(request.iter().map(|waiting| waiting.bytes).sum(), now);
+            let Sqs { transport, queue_url, fifo, packing, store, .. } = &self.sink;
+            let to = To {
+                transport: Arc::clone(transport),
+                url: queue_url.clone(),
+                fifo: *fifo,
+                packing: *packing,
+                store: store.clone(),
+            };
+            self.requests.spawn(async move { (sent, send(to, request).await) });
+        }
+    }
+
+    async fn answered(&mut self, sent: Sent, answer: Answer) -> anyhow::Result<()> {
+        let outcome = answer.outcome();
+        let Answer { accepted, refused, reason, rejected, doubtful } = answer;
+        if !accepted.is_empty() {
+            failpoint::reached(Step::Accepted);
+            self.is_alive = true;
+        }
+        for Waiting { group, item, .. } in accepted {
+            self.lanes.accepted(group.as_deref());
+            item.acknowledge();
+            failpoint::reached(Step::Settled);
+        }
+        for (waiting, fault) in rejected {
+            self.rejected(waiting, &fault).await?;
+        }
+        let failed = refused.len() + doubtful.len();
+        let doubt = doubtful.last().map(|(_, text)| text.clone());
+        let is_alive = self.is_alive;
+        self.is_alive &= doubtful.is_empty();
+        for (mut waiting, fault) in doubtful.into_iter().rev() {
+            let is_the_messages = is_alive && (waiting.item.has_several() || waiting.item.doubt() >= DOUBTS_MAX);
+            if is_the_messages {
+                self.rejected(waiting, &fault).await?;
+            } else {
+                self.lanes.refused(waiting);
+            }
+        }
+        refused.into_iter().rev().for_each(|message| self.lanes.refused(message));
+        let was_refusing = self.said.is_some();
+        let pause = self.flow.answered(sent, outcome, Instant::now());
+        match (reason.map(|Reason { text, .. }| text).or(doubt), pause) {
+            (Some(reason), pause) => self.say_refused(failed, reason, pause),
+            (None, _) => {
+                self.said = None;
+                if was_refusing {
+                    info!(sink = self.sink.name, "accepted again");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// At first, when the reason is another one, and now and then.
+    fn say_refused(&mut self, messages: usize, reason: String, pause: Option<Duration>) {
+        let now = Instant::now();
+        let is_said = |(said, at): &(String, Instant)| *said == reason && now - *at < REASON_INTERVAL;
+        if !self.said.as_ref().is_some_and(is_said) {
+            warn!(
+                sink = self.sink.name,
+                messages,
+                delay = pause.map(tracing::field::debug),
+                reason,
+                "not accepted, trying again"
+            );
+            self.said = Some((reason, now));
+        }
+    }
+
+    /// It is refused for what it is, or one of its rows is.
+    async fn rejected(&mut self, waiting: Waiting<Outgoing>, fault: &str) -> anyhow::Result<()> {
+        let Waiting { group, mut item, bytes } = waiting;
+        let packing = self.sink.packing;
+        if item.has_several() {
+            // One of its rows is to blame: each goes again by itself.
+            let single = |item: Outgoing| Waiting { group: group.clone(), bytes: item.bytes(packing), item };
+            self.lanes.divided(group.as_deref(), item.into_single().map(single).collect());
+            return Ok(());
+        }
+        if item.message().is_dead_letter && bytes > LETTER_BYTES_MIN {
+            error!(sink = self.sink.name, bytes, fault, "a dead letter is refused, it is shortened");
+            item.shorten(bytes / 2);
+            let bytes = item.bytes(packing);
+            self.lanes.divided(group.as_deref(), vec![Waiting { group: group.clone(), bytes, item }]);
+            return Ok(());
+        }
+        self.sink.reject(item, fault, self.dead_letters.as_ref()).await?;
+        self.lanes.accepted(group.as_deref());
+        Ok(())
+    }
+
+    async fn take_in(&mut self, Delivery { messages, ack }: Delivery) -> anyhow::Result<()> {
+        for message in messages {
+            if ack.is_stopped_at(message.row) {
+                // A part that isn't acknowledged says that not all of it was sent.
+                drop(ack.part(message.row));
+                break;
+            }
+            if let Some((outgoing, fault)) = self.sink.take_in(message, &ack, &mut self.lanes) {
+                self.sink.reject(outgoing, &fault, self.dead_letters.as_ref()).await?;
+            }
+        }
+        // Its parts are all that is left to do.
+        ack.acknowledge();
+        Ok(())
     }
 }
 
@@ -281,46 +395,6 @@ fn without_stopped(request: Request, lanes: &mut Lanes<Outgoing>) -> Request {
         }
     }
     left
-}
-
-/// While the queue refuses, requests wait, longer each time.
-pub(super) struct Pause {
-    until: Instant,
-    delays: ExponentialBackoff,
-}
-
-impl Pause {
-    /// The jitter follows from the seed, if there is one.
-    pub fn new(jitter_seed: Option<u64>) -> Self {
-        let mut delays = ExponentialBuilder::new()
-            .with_min_delay(RETRY_DELAY_MIN)
-            .with_max_delay(RETRY_DELAY_MAX)
-            .with_jitter()
-            .without_max_times();
-        if let Some(seed) = jitter_seed {
-            delays = delays.with_jitter_seed(seed);
-        }
-        Self { until: Instant::now(), delays: delays.build() }
-    }
-
-    fn is_on(&self) -> bool {
-        Instant::now() < self.until
-    }
-
-    /// Waits until it is over.
-    pub async fn end(&self) {
-        tokio::time::sleep_until(self.until).await;
-    }
-
-    /// Begins the next pause, unless one is on: requests that were sent together fail together.
-    pub fn prolong(&mut self) -> Option<Duration> {
-        if self.is_on() {
-            return None;
-        }
-        let delay = self.delays.next().unwrap_or(RETRY_DELAY_MAX);
-        self.until = Instant::now() + delay;
-        Some(delay)
-    }
 }
 
 /// Asks a queue how large its messages may be: so it is known to be there. Gives where it was asked, too.
@@ -340,22 +414,24 @@ async fn look_up(client: &aws_sdk_sqs::Client, url: &str) -> Result<(usize, Stri
         }
         Err(error) => error,
     };
-    match error.code() {
-        Some("AWS.SimpleQueueService.NonExistentQueue" | "QueueDoesNotExist") => {
-            Err(OpenError::Refused(anyhow!("there is no queue {url}; create it, or mend `queue_url`")))
-        }
-        Some(code) => {
-            let text = format!("{code}: {}", error.message().unwrap_or_default());
-            let is_refused = ["AccessDenied", "AccessDeniedException", "InvalidAddress", "InvalidParameterValue"];
-            let why = if is_refused.contains(&code) { OpenError::Refused } else { OpenError::NotNow };
-            Err(why(anyhow!(text).context(format!(
-                "the queue {url} can't be used; the user needs sqs:SendMessage and sqs:GetQueueAttributes on it"
-            ))))
-        }
-        None => Err(OpenError::NotNow(anyhow!("{}", DisplayErrorContext(&error)).context(format!(
-            "the queue {url} can't be reached; are the endpoint, the region and the credentials right?"
-        )))),
+    let Some(code) = error.code() else {
+        return Err(OpenError::NotNow(anyhow!("the queue {url} can't be reached: {}", words(&error))));
+    };
+    if code.ends_with("NonExistentQueue") || code.ends_with("QueueDoesNotExist") {
+        return Err(OpenError::Refused(anyhow!("there is no queue {url}; create it, or correct `queue_url`")));
     }
+    let text = format!("{code}: {}", error.message().unwrap_or_default());
+    let status = error.raw_response().map_or(0, |response| response.status().as_u16());
+    let why = match class(code, (400..500).contains(&status)) {
+        // Another start with the same configuration would find the same.
+        Class::Definite | Class::Operator(_) | Class::Unknown => OpenError::Refused,
+        Class::Throttled | Class::Transient => OpenError::NotNow,
+    };
+    let fix = match class(code, true) {
+        Class::Operator(fix) => fix,
+        _ => "let the user have sqs:SendMessage and sqs:GetQueueAttributes on it",
+    };
+    Err(why(anyhow!("the queue {url} can't be used: {text}; {fix}")))
 }
 
 /// Bytes that fit for certain into a message of so many when they're compressed and in base64, whatever they are.
@@ -384,9 +460,240 @@ impl Sink for Sqs {
 
     fn run(
         self: Box<Self>,
-        deliveries: mpsc::Receiver<Delivery>,
+        deliveries: Inlet,
         dead_letters: Option<DeadLetters>,
     ) -> BoxFuture<'static, anyhow::Result<()>> {
         self.deliver(deliveries, dead_letters).boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::fmt;
+    use std::sync::Mutex;
+
+    use bytes::Bytes;
+    use rowmill_core::position::Resume;
+    use rowmill_pipeline::ack::{Cost, tracker};
+    use serde_json::{Value, json};
+
+    use super::super::client::Failure;
+    use super::super::outlet::{Outlet, Overflow, outlet};
+    use super::*;
+    use crate::ack::tests::resume;
+    use crate::ack::{AckObserver, AckOpener, BatchOrigin, StopError};
+
+    type Answering = dyn Fn(&[Value]) -> Result<Value, Failure> + Send + Sync;
+
+    /// Answers after a time what a closure says of the bodies.
+    struct Scripted {
+        answer: Box<Answering>,
+        takes: Duration,
+        /// Bodies that were accepted.
+        arrived: Arc<Mutex<Vec<String>>>,
+    }
+
+    impl fmt::Debug for Scripted {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("Scripted")
+        }
+    }
+
+    impl Transport for Scripted {
+        fn call(&self, _: &'static str, body: Vec<u8>) -> BoxFuture<'_, Result<Bytes, Failure>> {
+            async move {
+                tokio::time::sleep(self.takes).await;
+                let request: Value = serde_json::from_slice(&body).expect("JSON");
+                let entries = request["Entries"].as_array().expect("entries");
+                let answer = (self.answer)(entries)?;
+                for id in answer["Successful"].as_array().into_iter().flatten() {
+                    let index: usize = id["Id"].as_str().and_then(|id| id.parse().ok()).expect("an index");
+                    let body = entries[index]["MessageBody"].as_str().expect("a body");
+                    self.arrived.lock().expect("no panic").push(body.to_owned());
+                }
+                Ok(Bytes::from(answer.to_string()))
+            }
+            .boxed()
+        }
+    }
+
+    /// Accepts all but what `refuse` has a code for.
+    fn each(entries: &[Value], refuse: impl Fn(&str) -> Option<&'static str>) -> Value {
+        let (mut successful, mut failed) = (Vec::new(), Vec::new());
+        for (index, entry) in entries.iter().enumerate() {
+            let id = index.to_string();
+            match refuse(entry["MessageBody"].as_str().expect("a body")) {
+                None => successful.push(json!({ "Id": id })),
+                Some(code) => failed.push(json!({ "Id": id, "Code": code, "SenderFault": true })),
+            }
+        }
+        json!({ "Successful": successful, "Failed": failed })
+    }
+
+    fn refused(code: &str) -> Failure {
+        Failure::Refused { code: code.to_owned(), message: String::new(), status: 400 }
+    }
+
+    struct Rig {
+        outlet: Outlet,
+        acks: AckOpener,
+        observer: AckObserver,
+        arrived: Arc<Mutex<Vec<String>>>,
+        sink: tokio::task::JoinHandle<anyhow::Result<()>>,
+        next: u64,
+    }
+
+    impl Rig {
+        fn start(
+            takes: Duration,
+            edit: impl FnOnce(&mut Sqs),
+            answer: impl Fn(&[Value]) -> Result<Value, Failure> + Send + Sync + 'static,
+        ) -> Self {
+            let arrived: Arc<Mutex<Vec<String>>> = Arc::default();
+            let transport = Scripted { answer: Box::new(answer), takes, arrived: Arc::clone(&arrived) };
+            let mut sqs = Sqs {
+                name: "queue".to_owned(),
+                transport: Arc::new(transport),
+                queue_url: "http://simulated/queue".to_owned(),
+                fifo: false,
+                on_error: OnError::Halt,
+                message_max: LIMITS.bytes,
+                packing: None,
+                store: None,
+                jitter_seed: Some(7),
+            };
+            edit(&mut sqs);
+            let (outlet, inlet) = outlet(2, Overflow::new(0));
+            let (acks, _, observer) = tracker::<Resume, BatchOrigin>(Cost { rows: 1 << 20, bytes: 1 << 30 });
+            Self { outlet, acks, observer, arrived, sink: tokio::spawn(Box::new(sqs).run(inlet, None)), next: 1 }
+        }
+
+        async fn send(&mut self, messages: Vec<Message>) {
+            let origin = BatchOrigin::after(Arc::new(resume(self.next)));
+            self.next += 1;
+            let ack = self.acks.open(origin, resume(self.next), Cost { rows: 1, bytes: 1 }).await.expect("room");
+            self.outlet.send(Delivery { messages, ack }).await.expect("it runs");
+        }
+
+        fn arrived(&self) -> Vec<String> {
+            self.arrived.lock().expect("no panic").clone()
+        }
+
+        async fn end(self) -> (Vec<String>, Option<String>) {
+            drop(self.outlet);
+            self.sink.await.expect("no panic").expect("no error");
+            let stop = self.observer.stop().map(|stop| stop.cause.downcast::<StopError>().expect("ours").to_string());
+            (self.arrived.lock().expect("no panic").clone(), stop)
+        }
+    }
+
+    fn message(body: &str, group: &str) -> Message {
+        Message { body: body.into(), group: group.to_owned(), ..Message::default() }
+    }
+
+    fn messages(bodies: &[&str]) -> Vec<Message> {
+        bodies.iter().map(|body| message(body, "")).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_throttled_key_ends_nothing() {
+        let start = Instant::now();
+        let mut rig = Rig::start(
+            Duration::from_millis(5),
+            |_| {},
+            move |entries| {
+                let is_throttled = start.elapsed() < Duration::from_secs(20);
+                Ok(each(entries, |_| is_throttled.then_some("KMS.ThrottlingException")))
+            },
+        );
+        rig.send(messages(&["a", "b"])).await;
+        assert_eq!(rig.end().await, (vec!["a".to_owned(), "b".to_owned()], None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_cant_be_read_is_split_until_the_bad_message_stands_alone() {
+        for code in ["SerializationException", "SomethingNew"] {
+            let answer = move |entries: &[Value]| match entries.iter().any(|entry| entry["MessageBody"] == "bad") {
+                true => Err(refused(code)),
+                false => Ok(each(entries, |_| None)),
+            };
+            let mut rig = Rig::start(Duration::from_millis(5), |_| {}, answer);
+            rig.send(messages(&["a", "b", "bad", "c"])).await;
+            // Others show that the queue works.
+            let mut more = 0;
+            while rig.observer.stopped().now_or_never().is_none() && more < 200 {
+                rig.send(messages(&["more"])).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                more += 1;
+            }
+            assert!(more < 100, "{code}: nothing came of it");
+            let (arrived, stop) = rig.end().await;
+            let stop = stop.expect("it stops there");
+            assert!(stop.contains(code) && stop.contains("beginning bad"), "{stop}");
+            let before: Vec<&String> = arrived.iter().filter(|body| *body != "more").collect();
+            assert!(before.starts_with(&[&"a".to_owned(), &"b".to_owned()]), "{before:?}");
+        }
+    }
+
+    /// A reason that isn't known, for everything: it's the queue, and no message.
+    #[tokio::test(start_paused = true)]
+    async fn a_queue_that_refuses_everything_is_waited_for() {
+        let start = Instant::now();
+        let back = Duration::from_secs(300);
+        let mut rig = Rig::start(
+            Duration::from_millis(5),
+            |_| {},
+            move |entries| match start.elapsed() < back {
+                true => Err(refused("SomethingNew")),
+                false => Ok(each(entries, |_| None)),
+            },
+        );
+        rig.send(messages(&["a", "b"])).await;
+        let (arrived, stop) = rig.end().await;
+        assert_eq!((arrived.len(), stop), (2, None));
+        assert!(start.elapsed() < back + Duration::from_secs(2), "{:?}", start.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hot_group_takes_no_room_from_others() {
+        let mut rig =
+            Rig::start(Duration::from_millis(10), |sqs| sqs.fifo = true, |entries| Ok(each(entries, |_| None)));
+        let start = Instant::now();
+        // Far more than could leave at once.
+        for batch in 0..100 {
+            let rows = (0..200).map(|row| match row % 5 {
+                0 => message("hot", "hot"),
+                _ => message("cold", &format!("{batch}-{row}")),
+            });
+            rig.send(rows.collect()).await;
+        }
+        let cold = |rig: &Rig| rig.arrived().iter().filter(|body| *body == "cold").count();
+        while cold(&rig) < 16_000 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+        let hot = rig.arrived().len() - 16_000;
+        assert!(hot < 300, "{hot} of the hot group");
+        let (arrived, _) = rig.end().await;
+        assert_eq!(arrived.len(), 20_000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dead_letter_fits() {
+        // The queue takes less than it said.
+        let takes: VecDeque<usize> = [5_000, 1_500].into();
+        for (max, most) in takes.into_iter().zip([20_000, 20_000]) {
+            let answer = move |entries: &[Value]| {
+                Ok(each(entries, |body| (body.len() > max).then_some("InvalidParameterValue")))
+            };
+            let mut rig = Rig::start(Duration::from_millis(5), |sqs| sqs.message_max = most, answer);
+            let body = json!({ "error": "why", "body": "x".repeat(1 << 20) }).to_string();
+            rig.send(vec![Message { is_dead_letter: true, ..message(&body, "") }]).await;
+            let (arrived, stop) = rig.end().await;
+            assert_eq!(stop, None);
+            let letter: Value = serde_json::from_str(&arrived[0]).expect("JSON");
+            assert_eq!((&letter["error"], &letter["shortened"]["body"]), (&"why".into(), &(1 << 20).into()));
+        }
     }
 }

@@ -6,18 +6,21 @@ use std::sync::Arc;
 use anyhow::Context;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tracing::{info, warn};
 
 use super::aws::Account;
-use super::sqs::{Pause, Sqs};
+use super::flow::Delays;
+use super::outlet::{self, Inlet, Outlet, Overflow};
+use super::sqs::Sqs;
 use super::{DeadLetters, Delivery, Message, OpenError, Sink};
 use crate::ack::{self, Ack};
 use crate::config::{OnError, Queue};
 
-/// Deliveries that wait for a queue.
+/// Deliveries that wait for a queue that takes some.
 const DELIVERIES_WAITING_MAX: usize = 8;
+/// Bytes of messages that wait for queues that take none.
+const OVERFLOW_BYTES_MAX: u32 = 32 << 20;
 
 /// Queues whose URLs are made of tables' names.
 #[derive(Debug)]
@@ -27,11 +30,12 @@ pub(super) struct QueuesOfTables {
     account: Account,
 }
 
-/// Those that are open.
+/// Those that have messages.
 struct Open {
-    outlets: HashMap<Arc<str>, mpsc::Sender<Delivery>>,
+    outlets: HashMap<Arc<str>, Outlet>,
     running: JoinSet<anyhow::Result<()>>,
     dead_letters: Option<DeadLetters>,
+    overflow: Overflow,
 }
 
 impl QueuesOfTables {
@@ -39,17 +43,15 @@ impl QueuesOfTables {
         Self { name: name.to_owned(), queue: queue.clone(), account }
     }
 
-    async fn deliver(
-        self,
-        mut deliveries: mpsc::Receiver<Delivery>,
-        dead_letters: Option<DeadLetters>,
-    ) -> anyhow::Result<()> {
-        let mut open = Open { outlets: HashMap::new(), running: JoinSet::new(), dead_letters };
+    async fn deliver(self, mut deliveries: Inlet, dead_letters: Option<DeadLetters>) -> anyhow::Result<()> {
+        let this = Arc::new(self);
+        let overflow = Overflow::new(OVERFLOW_BYTES_MAX);
+        let mut open = Open { outlets: HashMap::new(), running: JoinSet::new(), dead_letters, overflow };
         let mut failed = None;
         loop {
             tokio::select! {
                 delivery = deliveries.recv() => match delivery {
-                    Some(delivery) => self.hand_on(delivery, &mut open).await?,
+                    Some(delivery) => this.hand_on(delivery, &mut open).await?,
                     None => break,
                 },
                 // While its outlet is there, a queue ends by an error alone.
@@ -66,33 +68,44 @@ impl QueuesOfTables {
         failed.map_or(Ok(()), Err)
     }
 
-    async fn hand_on(&self, delivery: Delivery, open: &mut Open) -> anyhow::Result<()> {
+    async fn hand_on(self: &Arc<Self>, delivery: Delivery, open: &mut Open) -> anyhow::Result<()> {
         for (url, delivery) in by_queue(delivery) {
             if delivery.ack.is_stopped() {
                 continue;
             }
-            if !open.outlets.contains_key(&url) {
-                match self.open(&url, &delivery.ack).await {
-                    Ok(None) => continue,
-                    Ok(Some(queue)) => {
-                        info!(sink = self.name, queue = &*url, "opened");
-                        let (outlet, inlet) = mpsc::channel(DELIVERIES_WAITING_MAX);
-                        open.running.spawn(Box::new(queue).run(inlet, open.dead_letters.clone()));
-                        open.outlets.insert(Arc::clone(&url), outlet);
-                    }
-                    Err(error) => {
-                        self.reject(delivery, error, open).await?;
-                        continue;
-                    }
-                }
-            }
-            let is_taken = open.outlets[&url].send(delivery).await.is_ok();
-            if !is_taken {
+            let outlet = open.outlets.entry(Arc::clone(&url)).or_insert_with(|| {
+                let (outlet, inlet) = outlet::outlet(DELIVERIES_WAITING_MAX, open.overflow.clone());
+                open.running.spawn(Arc::clone(self).run_queue(Arc::clone(&url), inlet, open.dead_letters.clone()));
+                outlet
+            });
+            if outlet.send(delivery).await.is_err() {
                 // It has failed, and says why itself.
                 while let Some(ended) = open.running.join_next().await {
                     ended.unwrap_or_else(resume_panic)?;
                 }
                 anyhow::bail!("the queue {url} has stopped");
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens a queue when its first message comes, and delivers to it. While it can't be opened, those of other tables are
+    /// not held up.
+    async fn run_queue(
+        self: Arc<Self>,
+        url: Arc<str>,
+        mut inlet: Inlet,
+        dead_letters: Option<DeadLetters>,
+    ) -> anyhow::Result<()> {
+        while let Some(delivery) = inlet.recv().await {
+            match self.open(&url, &delivery.ack).await {
+                Ok(None) => {}
+                Ok(Some(queue)) => {
+                    info!(sink = self.name, queue = &*url, "opened");
+                    inlet.put_back(delivery);
+                    return Box::new(queue).run(inlet, dead_letters).await;
+                }
+                Err(error) => self.reject(delivery, error, dead_letters.as_ref()).await?,
             }
         }
         Ok(())
@@ -104,25 +117,29 @@ impl QueuesOfTables {
     /// If it isn't there, or may not be used.
     async fn open(&self, url: &str, ack: &Ack) -> anyhow::Result<Option<Sqs>> {
         check_name(url).with_context(|| format!("sink.{}", self.name))?;
-        let mut pause = Pause::new(None);
+        let mut delays = Delays::new(None);
         loop {
             match Sqs::open(&self.name, url, &self.queue, self.account.clone()).await {
+                _ if ack.is_stopped() => return Ok(None),
                 Ok(queue) => return Ok(Some(queue)),
-                Err(_) if ack.is_stopped() => return Ok(None),
                 Err(OpenError::Refused(error)) => return Err(error),
                 Err(OpenError::NotNow(error)) => {
-                    pause.prolong();
-                    warn!(sink = self.name, error = format!("{error:#}"), "can't be opened, trying again");
-                    pause.end().await;
+                    let delay = delays.next();
+                    warn!(sink = self.name, error = format!("{error:#}"), ?delay, "can't be opened, trying again");
+                    tokio::time::sleep(delay).await;
                 }
             }
         }
     }
 
     /// Messages for a queue that isn't there.
-    async fn reject(&self, delivery: Delivery, error: anyhow::Error, open: &mut Open) -> anyhow::Result<()> {
-        let dead_letters = open.dead_letters.as_ref().filter(|_| self.queue.on_error == OnError::DeadLetter);
-        let Some(dead_letters) = dead_letters else {
+    async fn reject(
+        &self,
+        delivery: Delivery,
+        error: anyhow::Error,
+        dead_letters: Option<&DeadLetters>,
+    ) -> anyhow::Result<()> {
+        let Some(dead_letters) = dead_letters.filter(|_| self.queue.on_error == OnError::DeadLetter) else {
             // The first stops the pipeline; those after it are not to be delivered either.
             if let Some((_, ack)) = delivery.split().next() {
                 ack::stop(ack, error);
@@ -189,7 +206,7 @@ impl Sink for QueuesOfTables {
 
     fn run(
         self: Box<Self>,
-        deliveries: mpsc::Receiver<Delivery>,
+        deliveries: Inlet,
         dead_letters: Option<DeadLetters>,
     ) -> BoxFuture<'static, anyhow::Result<()>> {
         self.deliver(deliveries, dead_letters).boxed()

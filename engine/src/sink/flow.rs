@@ -1,0 +1,400 @@
+//! When the next request may leave: how many may be in flight, and what an outage does to that.
+//!
+//! The number in flight follows the answers' time. While all that may be are, and answers take no longer for it, there
+//! may be more: a queue that is far away needs many to be fast. Answers that take longer because there are so many are
+//! waiting somewhere, and more would wait too. Where the queue throttles, there may be half as many; from there on one
+//! more for each round of answers, as TCP does it (<https://www.rfc-editor.org/rfc/rfc5681>).
+//!
+//! In an outage single requests probe, one a second at least, whatever else still waits for an answer: so delivery
+//! resumes within two seconds of the queue's return, however long it was away.
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use tokio::time::Instant;
+
+/// What there may be before anything is known, and at least while the queue refuses nothing.
+const REQUESTS_FIRST: f64 = 32.0;
+const REQUESTS_MAX: f64 = 1024.0;
+/// Bytes of requests in flight, each of which is in memory twice: enough for 500 MB a second where an answer takes 16 ms.
+const BYTES_MAX: usize = 8 << 20;
+/// Answers that take so many times as long as they need are waiting for each other.
+const SLOWER_MAX: f64 = 2.0;
+/// For so long the shortest time counts that an answer took.
+const SHORTEST_AGE_MAX: Duration = Duration::from_secs(5);
+
+/// Without any answer for so long, connections may be dead, which will be known for certain only later.
+const SILENCE: Duration = Duration::from_secs(3);
+/// The longest time between two probes.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// Probes that wait for an answer.
+const PROBES_MAX: usize = 4;
+const RETRY_DELAY_MIN: Duration = Duration::from_millis(50);
+/// With jitter up to twice as much.
+const RETRY_DELAY_MAX: Duration = Duration::from_millis(500);
+
+/// Pauses between tries, with jitter.
+#[derive(Debug)]
+pub(super) struct Delays(ExponentialBackoff);
+
+impl Delays {
+    /// The jitter follows from the seed, if there is one.
+    pub fn new(jitter_seed: Option<u64>) -> Self {
+        let mut delays = ExponentialBuilder::new()
+            .with_min_delay(RETRY_DELAY_MIN)
+            .with_max_delay(RETRY_DELAY_MAX)
+            .with_jitter()
+            .without_max_times();
+        if let Some(seed) = jitter_seed {
+            delays = delays.with_jitter_seed(seed);
+        }
+        Self(delays.build())
+    }
+
+    pub fn next(&mut self) -> Duration {
+        self.0.next().unwrap_or(RETRY_DELAY_MAX)
+    }
+}
+
+/// See the module's description.
+#[derive(Debug)]
+pub(super) struct Flow {
+    concurrency: Concurrency,
+    in_flight: usize,
+    bytes: usize,
+    last_answer: Instant,
+    outage: Option<Outage>,
+    /// Some of what was sent last was refused: nothing leaves until then.
+    paused_until: Option<Instant>,
+    jitter_seed: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Outage {
+    delays: Delays,
+    next_probe: Instant,
+    /// Probes that wait for an answer.
+    probes: usize,
+}
+
+/// A request that was sent.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sent {
+    at: Instant,
+    bytes: usize,
+    is_probe: bool,
+}
+
+/// What an answer says of the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It takes messages.
+    Accepted,
+    /// Some of them.
+    Partly,
+    /// It takes them, but not so many at a time.
+    Throttled,
+    /// None.
+    Refused,
+}
+
+impl Flow {
+    /// The pauses' jitter follows from the seed, if there is one.
+    pub fn new(jitter_seed: Option<u64>) -> Self {
+        Self {
+            concurrency: Concurrency::new(),
+            in_flight: 0,
+            bytes: 0,
+            last_answer: Instant::now(),
+            outage: None,
+            paused_until: None,
+            jitter_seed,
+        }
+    }
+
+    /// Requests that wait for their answers.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// Whether another request may leave now.
+    pub fn is_open(&self, now: Instant) -> bool {
+        match &self.outage {
+            Some(outage) => outage.probes < PROBES_MAX && now >= outage.next_probe,
+            None => {
+                self.in_flight < self.concurrency.limit()
+                    && self.bytes < BYTES_MAX
+                    && self.paused_until.is_none_or(|until| now >= until)
+            }
+        }
+    }
+
+    /// Whether it is in an outage: single requests find out when it ends.
+    pub fn is_probing(&self) -> bool {
+        self.outage.is_some()
+    }
+
+    /// When to look again, though no answer came.
+    pub fn wakes_at(&self) -> Option<Instant> {
+        match &self.outage {
+            Some(outage) if outage.probes < PROBES_MAX => Some(outage.next_probe),
+            Some(_) => None,
+            None => {
+                let silence = (self.in_flight > 0).then(|| self.last_answer + SILENCE);
+                [silence, self.paused_until].into_iter().flatten().min()
+            }
+        }
+    }
+
+    /// Looks at the clock. True if no request was answered for so long that their connections may be dead.
+    pub fn is_silent(&mut self, now: Instant) -> bool {
+        self.paused_until.take_if(|until| now >= *until);
+        let is_silent = self.outage.is_none() && self.in_flight > 0 && now >= self.last_answer + SILENCE;
+        if is_silent {
+            self.begin_outage(now);
+        }
+        is_silent
+    }
+
+    /// A request of so many bytes leaves.
+    pub fn sent(&mut self, bytes: usize, now: Instant) -> Sent {
+        if self.in_flight == 0 {
+            self.last_answer = now; // there was none to wait for
+        }
+        self.in_flight += 1;
+        self.bytes += bytes;
+        let is_probe = self.outage.is_some();
+        if let Some(outage) = &mut self.outage {
+            outage.probes += 1;
+            outage.next_probe = now + PROBE_INTERVAL;
+        }
+        Sent { at: now, bytes, is_probe }
+    }
+
+    /// An answer came. Gives the pause that begins, if one does; an answer that ends an outage gives none.
+    pub fn answered(&mut self, sent: Sent, outcome: Outcome, now: Instant) -> Option<Duration> {
+        let Sent { at, bytes, is_probe } = sent;
+        let was_full = self.in_flight >= self.concurrency.limit();
+        self.in_flight -= 1;
+        self.bytes -= bytes;
+        self.last_answer = now;
+        if let Some(outage) = &mut self.outage {
+            outage.probes -= usize::from(is_probe);
+        }
+        match outcome {
+            Outcome::Accepted => {
+                self.outage = None;
+                self.concurrency.answered(now - at, was_full, now);
+                None
+            }
+            Outcome::Partly => {
+                self.outage = None;
+                self.pause(now)
+            }
+            Outcome::Throttled => {
+                self.outage = None;
+                let pause = self.pause(now);
+                if pause.is_some() {
+                    // Once for all that were in flight together.
+                    self.concurrency.throttled();
+                }
+                pause
+            }
+            Outcome::Refused => match &mut self.outage {
+                None => Some(self.begin_outage(now)),
+                Some(outage) if is_probe => {
+                    let delay = outage.delays.next();
+                    outage.next_probe = outage.next_probe.min(now + delay);
+                    Some(delay)
+                }
+                Some(_) => None,
+            },
+        }
+    }
+
+    fn pause(&mut self, now: Instant) -> Option<Duration> {
+        if self.paused_until.is_some_and(|until| now < until) {
+            return None;
+        }
+        let delay = Delays::new(self.jitter_seed).next();
+        self.paused_until = Some(now + delay);
+        Some(delay)
+    }
+
+    fn begin_outage(&mut self, now: Instant) -> Duration {
+        let mut delays = Delays::new(self.jitter_seed);
+        let delay = delays.next();
+        self.outage = Some(Outage { delays, next_probe: now + delay, probes: 0 });
+        self.paused_until = None;
+        delay
+    }
+}
+
+/// How many requests may be in flight.
+#[derive(Debug)]
+struct Concurrency {
+    limit: f64,
+    /// Below it there is one more for each answer; from it on, one for each round of them.
+    threshold: f64,
+    /// The shortest time that an answer took, of now and of the time before.
+    shortest: [Option<Duration>; 2],
+    shortest_since: Instant,
+}
+
+impl Concurrency {
+    fn new() -> Self {
+        Self { limit: REQUESTS_FIRST, threshold: REQUESTS_MAX, shortest: [None; 2], shortest_since: Instant::now() }
+    }
+
+    fn limit(&self) -> usize {
+        self.limit as usize
+    }
+
+    /// An answer took so long; `was_full` if the limit was reached.
+    fn answered(&mut self, took: Duration, was_full: bool, now: Instant) {
+        if now - self.shortest_since > SHORTEST_AGE_MAX {
+            self.shortest = [None, self.shortest[0]];
+            self.shortest_since = now;
+        }
+        let newest = &mut self.shortest[0];
+        *newest = Some(newest.map_or(took, |shortest| shortest.min(took)));
+        let shortest = self.shortest.iter().flatten().min().copied().unwrap_or(took);
+        let is_waiting = took.as_secs_f64() > shortest.as_secs_f64() * SLOWER_MAX;
+        if !was_full {
+            return;
+        }
+        if is_waiting && self.limit > REQUESTS_FIRST {
+            self.limit -= 1.0 / self.limit;
+        } else if !is_waiting || self.limit < REQUESTS_FIRST {
+            let step = if self.limit < self.threshold { 1.0 } else { 1.0 / self.limit };
+            self.limit = (self.limit + step).min(REQUESTS_MAX);
+        }
+    }
+
+    fn throttled(&mut self) {
+        self.limit = (self.limit / 2.0).max(1.0);
+        self.threshold = self.limit;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// A queue that is so far away, and answers as many requests a second at most. Gives the requests a second that it
+    /// answered in the last of some seconds, and how many were in flight at most.
+    fn run(
+        flow: &mut Flow,
+        start: Instant,
+        distance: Duration,
+        rate: f64,
+        throttles_above: Option<usize>,
+    ) -> (f64, usize) {
+        let mut now = start;
+        let (mut busy_until, mut answered, mut most) = (now, 0, 0);
+        let mut waiting: std::collections::VecDeque<(Instant, Sent, Outcome)> = Default::default();
+        let end = now + Duration::from_secs(6);
+        while now < end {
+            flow.is_silent(now);
+            while flow.is_open(now) {
+                let outcome = match throttles_above {
+                    Some(limit) if flow.in_flight() >= limit => Outcome::Throttled,
+                    _ => Outcome::Accepted,
+                };
+                busy_until = busy_until.max(now) + Duration::from_secs_f64(1.0 / rate);
+                let at = busy_until + distance;
+                waiting.push_back((at, flow.sent(10_000, now), outcome));
+                most = most.max(flow.in_flight());
+            }
+            let next = waiting.front().map(|(at, ..)| *at);
+            now = [next, flow.wakes_at()].into_iter().flatten().min().expect("it goes on");
+            let Some((_, sent, outcome)) = waiting.pop_front_if(|(at, ..)| *at <= now) else { continue };
+            flow.answered(sent, outcome, now);
+            if outcome == Outcome::Accepted && now + Duration::from_secs(1) >= end {
+                answered += 1;
+            }
+        }
+        (f64::from(answered), most)
+    }
+
+    #[test]
+    fn a_queue_that_is_far_away_gets_more_requests_at_a_time() {
+        let mut flow = Flow::new(Some(1));
+        let start = Instant::now();
+        let (at_once, few) = run(&mut flow, start, MS / 10, 20_000.0, None);
+        let (near, some) = run(&mut Flow::new(Some(1)), start, MS * 10, 20_000.0, None);
+        let (far, many) = run(&mut Flow::new(Some(1)), start, MS * 50, 20_000.0, None);
+        assert!(few <= 40, "{few}");
+        assert!(at_once > 19_000.0 && near > 10_000.0 && far > 5_000.0, "{at_once} {near} {far}");
+        assert!(some < 850 && many <= REQUESTS_MAX as usize, "{some} {many}");
+    }
+
+    #[test]
+    fn bytes_bound_it_too() {
+        let mut flow = Flow::new(Some(1));
+        let now = Instant::now();
+        let mut sent = 0;
+        while flow.is_open(now) {
+            flow.sent(1 << 20, now);
+            sent += 1;
+        }
+        assert_eq!(sent, 8);
+    }
+
+    #[test]
+    fn a_queue_that_throttles_gets_as_many_as_it_takes() {
+        let mut flow = Flow::new(Some(1));
+        let (rate, most) = run(&mut flow, Instant::now(), MS * 10, 1e9, Some(100));
+        assert!(most <= 250, "{most}");
+        // 100 at a time are 10,000 a second.
+        assert!(rate > 3_000.0, "{rate}");
+    }
+
+    #[test]
+    fn after_an_outage_it_resumes_within_two_seconds() {
+        for seed in 0..50 {
+            let mut flow = Flow::new(Some(seed));
+            let mut now = Instant::now();
+            let first = flow.sent(1, now);
+            flow.answered(first, Outcome::Refused, now + MS);
+            let back = now + Duration::from_secs(600);
+            // Refused at once, each time.
+            loop {
+                now = flow.wakes_at().expect("a next try");
+                assert!(flow.is_open(now) && flow.is_probing());
+                let probe = flow.sent(1, now);
+                assert!(!flow.is_open(now), "one at a time");
+                if now >= back {
+                    flow.answered(probe, Outcome::Accepted, now + MS);
+                    break;
+                }
+                flow.answered(probe, Outcome::Refused, now + MS);
+            }
+            assert!(now - back < Duration::from_secs(2), "{:?}", now - back);
+            assert!(!flow.is_probing() && flow.is_open(now + MS));
+        }
+    }
+
+    #[test]
+    fn silence_is_found_out_by_probes() {
+        let mut flow = Flow::new(Some(1));
+        let start = Instant::now();
+        let _hanging: Vec<Sent> = (0..32).map(|_| flow.sent(1 << 20, start)).collect();
+        assert!(!flow.is_open(start));
+        assert_eq!(flow.wakes_at(), Some(start + SILENCE));
+        assert!(!flow.is_silent(start + SILENCE - MS));
+        assert!(flow.is_silent(start + SILENCE));
+        // Each of the probes hangs as well.
+        let mut probes = Vec::new();
+        while let Some(at) = flow.wakes_at() {
+            assert!(at <= start + SILENCE + PROBE_INTERVAL * 4);
+            probes.push(flow.sent(1, at));
+        }
+        assert_eq!(probes.len(), PROBES_MAX);
+        let answered = start + Duration::from_secs(9);
+        flow.answered(probes[2], Outcome::Accepted, answered);
+        assert!(!flow.is_probing());
+    }
+}
