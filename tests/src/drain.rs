@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Counts what it is sent.
 #[derive(Debug)]
@@ -48,6 +49,14 @@ impl Drain {
     /// # Errors
     /// If it can't listen.
     pub fn start(look: impl Fn(&str) + Send + Sync + 'static) -> anyhow::Result<Self> {
+        Self::start_at(Duration::ZERO, look)
+    }
+
+    /// The same, so far away: each answer comes so late.
+    ///
+    /// # Errors
+    /// If it can't listen.
+    pub fn start_at(distance: Duration, look: impl Fn(&str) + Send + Sync + 'static) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let this = Self { port: listener.local_addr()?.port(), counts: Arc::default() };
         let (counts, look) = (Arc::clone(&this.counts), Arc::new(look));
@@ -55,7 +64,7 @@ impl Drain {
             for client in listener.incoming().flatten() {
                 let (counts, look) = (Arc::clone(&counts), Arc::clone(&look));
                 // A client that is gone has nothing to be told.
-                std::thread::spawn(move || serve(client, &counts, &*look));
+                std::thread::spawn(move || serve(client, distance, &counts, &*look));
             }
         });
         Ok(this)
@@ -69,7 +78,7 @@ impl Drain {
     }
 }
 
-fn serve(client: TcpStream, counts: &Counts, look: &dyn Fn(&str)) -> std::io::Result<()> {
+fn serve(client: TcpStream, distance: Duration, counts: &Counts, look: &dyn Fn(&str)) -> std::io::Result<()> {
     client.set_nodelay(true)?;
     let mut writer = client.try_clone()?;
     let mut reader = BufReader::with_capacity(64 << 10, client);
@@ -120,6 +129,9 @@ fn serve(client: TcpStream, counts: &Counts, look: &dyn Fn(&str)) -> std::io::Re
             "HTTP/1.1 200 OK\r\nContent-Type: application/x-amz-json-1.0\r\nContent-Length: {}\r\n\r\n",
             answer.len()
         );
+        if sends && !distance.is_zero() {
+            std::thread::sleep(distance);
+        }
         writer.write_all([head.as_bytes(), answer.as_bytes()].concat().as_slice())?;
     }
 }

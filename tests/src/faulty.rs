@@ -78,6 +78,41 @@ pub fn faulty_endpoint(port: u16, seed: u64, fails: Arc<AtomicBool>) -> anyhow::
     Ok(own_port)
 }
 
+/// Starts an endpoint that answers `GetQueueAttributes` as SQS does, and of messages what `answer` makes of the request's
+/// head and body: the status and the answer's body. Gives its port.
+///
+/// # Errors
+/// If it can't listen.
+pub async fn scripted_endpoint(
+    answer: impl Fn(&str, &Value) -> (&'static str, Value) + Send + Sync + 'static,
+) -> anyhow::Result<u16> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let (port, answer) = (listener.local_addr()?.port(), Arc::new(answer));
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let answer = Arc::clone(&answer);
+            tokio::spawn(async move {
+                let request = Http::read(&mut client).await?;
+                let (status, said) = match request.head.contains("SendMessageBatch") {
+                    true => answer(&request.head, &serde_json::from_slice(&request.body).unwrap_or_default()),
+                    false => ("200 OK", json!({ "Attributes": { "MaximumMessageSize": "1048576" } })),
+                };
+                client.write_all(&Http::answer(status, said.to_string().as_bytes())).await?;
+                client.shutdown().await?;
+                anyhow::Ok(())
+            });
+        }
+    });
+    Ok(port)
+}
+
+/// What SQS answers where it accepts all messages of a request.
+pub fn accepted(request: &Value) -> (&'static str, Value) {
+    let entries = request["Entries"].as_array().into_iter().flatten();
+    let successful: Vec<Value> = entries.map(|entry| json!({ "Id": entry["Id"] })).collect();
+    ("200 OK", json!({ "Successful": successful }))
+}
+
 /// Starts an endpoint that refuses whatever it is asked, as SQS does where a user lacks a permission. Gives its port.
 ///
 /// # Errors

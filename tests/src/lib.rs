@@ -19,7 +19,7 @@ mod sqs;
 pub use disk::Disk;
 pub use drain::{Drain, Drained};
 pub use engine::{Engine, EngineConfig, binary, replay};
-pub use faulty::{faulty_endpoint, forbidding_endpoint};
+pub use faulty::{accepted, faulty_endpoint, forbidding_endpoint, scripted_endpoint};
 pub use generator::{Generator, State};
 pub use json::JsonGenerator;
 pub use mysql::{Build, MySql};

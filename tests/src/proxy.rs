@@ -20,6 +20,7 @@ pub struct Proxy {
 #[derive(Debug)]
 struct Shared {
     stalled: AtomicBool,
+    refuses: AtomicBool,
     /// Bytes that the server may still send before all connections are cut; `u64::MAX`: any number.
     allowance: AtomicU64,
     cut: broadcast::Sender<()>,
@@ -33,10 +34,18 @@ impl Proxy {
     pub async fn start(port: u16) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let (cut, _) = broadcast::channel(1);
-        let shared = Arc::new(Shared { stalled: AtomicBool::new(false), allowance: AtomicU64::new(u64::MAX), cut });
+        let shared = Arc::new(Shared {
+            stalled: AtomicBool::new(false),
+            refuses: AtomicBool::new(false),
+            allowance: AtomicU64::new(u64::MAX),
+            cut,
+        });
         let this = Self { port: listener.local_addr()?.port(), shared: Arc::clone(&shared) };
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
+                if shared.refuses.load(Ordering::SeqCst) {
+                    continue;
+                }
                 let Ok(server) = TcpStream::connect(("127.0.0.1", port)).await else { continue };
                 let (client_read, client_write) = client.into_split();
                 let (server_read, server_write) = server.into_split();
@@ -50,6 +59,14 @@ impl Proxy {
     /// Cuts all connections that there are.
     pub fn cut(&self) {
         let _ = self.shared.cut.send(()); // there may be none
+    }
+
+    /// Cuts all connections, and ends new ones at once, until it is told otherwise.
+    pub fn refuse(&self, refuses: bool) {
+        self.shared.refuses.store(refuses, Ordering::SeqCst);
+        if refuses {
+            self.cut();
+        }
     }
 
     /// Cuts all connections once the server has sent so many bytes more: in the middle of whatever

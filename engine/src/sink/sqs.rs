@@ -45,7 +45,8 @@ const HELD_UP_INTERVAL: Duration = Duration::from_secs(60);
 const DOUBTS_MAX: u8 = 5;
 /// A dead letter that is refused though it is so short isn't refused for its length.
 const LETTER_BYTES_MIN: usize = 1024;
-/// While the queue refuses everything, why is said at first, when it changes, and so often.
+/// While the queue refuses something, each of so many reasons is said when it is new, and one of them so often.
+const REASONS_MAX: usize = 8;
 const REASON_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A queue that is there.
@@ -213,9 +214,16 @@ struct Delivering {
     flow: Flow,
     /// Whether something was accepted since a message was refused for a reason that isn't known.
     is_alive: bool,
-    /// Why the queue refused something last, and when that was said.
-    said: Option<(String, Instant)>,
+    /// While the queue refuses something: what was said of that.
+    said: Option<SaidRefused>,
     held_up_said: Option<Instant>,
+}
+
+/// What the log says of a queue that refuses something.
+struct SaidRefused {
+    since: Instant,
+    last: Instant,
+    reasons: Vec<String>,
 }
 
 impl Delivering {
@@ -316,33 +324,37 @@ impl Delivering {
             }
         }
         refused.into_iter().rev().for_each(|message| self.lanes.refused(message));
-        let was_refusing = self.said.is_some();
         let pause = self.flow.answered(sent, outcome, Instant::now());
-        match (reason.map(|Reason { text, .. }| text).or(doubt), pause) {
-            (Some(reason), pause) => self.say_refused(failed, reason, pause),
-            (None, _) => {
-                self.said = None;
-                if was_refusing {
-                    info!(sink = self.sink.name, "accepted again");
+        match reason.map(|Reason { text, .. }| text).or(doubt) {
+            Some(reason) => self.say_refused(failed, reason, pause),
+            None => {
+                if let Some(SaidRefused { since, .. }) = self.said.take() {
+                    info!(sink = self.sink.name, after = ?since.elapsed(), "accepted again");
                 }
             }
         }
         Ok(())
     }
 
-    /// At first, when the reason is another one, and now and then.
-    fn say_refused(&mut self, messages: usize, reason: String, pause: Option<Duration>) {
+    /// Each reason at first, and then one now and then.
+    fn say_refused(&mut self, messages: usize, reason: String, delay: Option<Duration>) {
         let now = Instant::now();
-        let is_said = |(said, at): &(String, Instant)| *said == reason && now - *at < REASON_INTERVAL;
-        if !self.said.as_ref().is_some_and(is_said) {
+        let said = self.said.get_or_insert_with(|| SaidRefused { since: now, last: now, reasons: Vec::new() });
+        let is_new = said.reasons.len() < REASONS_MAX && !said.reasons.contains(&reason);
+        if is_new || now - said.last >= REASON_INTERVAL {
+            said.last = now;
+            let since = now - said.since;
             warn!(
                 sink = self.sink.name,
                 messages,
-                delay = pause.map(tracing::field::debug),
+                ?since,
+                delay = delay.map(tracing::field::debug),
                 reason,
                 "not accepted, trying again"
             );
-            self.said = Some((reason, now));
+        }
+        if is_new {
+            said.reasons.push(reason);
         }
     }
 

@@ -1,6 +1,7 @@
 //! How fast, how small and how soon: the engine beside what the wire, MySQL's own tool and other readers of binlogs can do,
 //! in one run on the same binlogs. `tests/bench` builds and runs it.
 
+mod distance;
 mod latencies;
 mod peers;
 mod report;
@@ -40,7 +41,7 @@ const CASES: [Case; 6] = [
     ("Rowmill, packed, `format = \"row\"`", &[], To::Drain { more: "pack = \"array\"\nformat = \"row\"\n" }),
 ];
 
-const SECTIONS: [&str; 4] = ["first", "second", "latencies", "scaling"];
+const SECTIONS: [&str; 5] = ["first", "second", "latencies", "distance", "scaling"];
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -69,6 +70,7 @@ async fn sections(wanted: &[&str]) -> anyhow::Result<()> {
         match *section {
             "first" => throughput(&mysql, &workloads[0], &mut report).await?,
             "second" => throughput(&mysql, &workloads[1], &mut report).await?,
+            "distance" => distance::distance(&mysql, &workloads[0], &mut report).await?,
             "latencies" => latencies::latencies(&mysql, &mut report).await?,
             _ => scaling::scaling(&mysql, &workloads[0], &mut report).await?,
         }
@@ -267,13 +269,21 @@ enum To {
     Drain {
         more: &'static str,
     },
+    /// The same, so many milliseconds away.
+    Far {
+        milliseconds: u64,
+    },
 }
 
 impl To {
     /// The sink's configuration, and the drain.
     fn sink(self, look: impl Fn(&str) + Send + Sync + 'static) -> anyhow::Result<(String, Option<Drain>)> {
-        let To::Drain { more } = self else { return Ok(("[sink.all]\ntype = \"null\"\n".to_owned(), None)) };
-        let drain = Drain::start(look)?;
+        let (more, milliseconds) = match self {
+            To::Null => return Ok(("[sink.all]\ntype = \"null\"\n".to_owned(), None)),
+            To::Drain { more } => (more, 0),
+            To::Far { milliseconds } => ("", milliseconds),
+        };
+        let drain = Drain::start_at(Duration::from_millis(milliseconds), look)?;
         let endpoint = format!("http://127.0.0.1:{}", drain.port);
         let sink = format!(
             "[sink.all]\ntype = \"sqs\"\nqueue_url = \"{endpoint}/1/all\"\nendpoint_url = \"{endpoint}\"\n{more}"
