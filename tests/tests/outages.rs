@@ -78,7 +78,7 @@ async fn a_stalled_queue_stops_no_other() -> anyhow::Result<()> {
         .await?
     };
     let sinks = format!(
-        "{}[sink.b]\ntype = \"sqs\"\nqueue_url = \"http://127.0.0.1:{b}/1/b\"\n[[route]]\ntables = [\"shop.a\"]\nsink = \
+        "{}[sink.b]\ntype = \"sqs\"\nqueue_url = \"http://127.0.0.1:{b}/1/b\"\nendpoint_url = \"http://127.0.0.1:{b}\"\n[[route]]\ntables = [\"shop.a\"]\nsink = \
          \"a\"\n[[route]]\ntables = [\"shop.b\"]\nsink = \"b\"\n",
         sink("a", &a, proxy.port)
     );
@@ -157,7 +157,9 @@ async fn rotated_credentials_are_read_again() -> anyhow::Result<()> {
     tables(&mysql, &["a"]).await?;
     let newest = Arc::new(Mutex::new("OLDKEY"));
     let (port, taken) = endpoint_of_key(Arc::clone(&newest)).await?;
-    let sink = format!("[sink.a]\ntype = \"sqs\"\nqueue_url = \"http://127.0.0.1:{port}/1/a\"\n");
+    let sink = format!(
+        "[sink.a]\ntype = \"sqs\"\nqueue_url = \"http://127.0.0.1:{port}/1/a\"\nendpoint_url = \"http://127.0.0.1:{port}\"\n"
+    );
     let mut config = EngineConfig::new(&directory, &mysql, SOURCE, &sink);
     let file = directory.join("credentials");
     let write = |key: &str| {
