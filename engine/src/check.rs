@@ -8,7 +8,7 @@ use std::time::Duration;
 use rowmill_core::batch::Operation;
 
 use crate::checkpoint::Checkpoint;
-use crate::config::{Config, Route};
+use crate::config::{self, Config, MySqlCheckpoint, Route, ServerOptions, Tls};
 use crate::dispatch::plural;
 use crate::sink::{self, Connections};
 use crate::source;
@@ -49,12 +49,15 @@ impl<W: Write> Report<'_, W> {
 /// If `out` can't be written.
 pub async fn run(config: &Config, out: &mut impl Write) -> std::io::Result<usize> {
     let mut report = Report { out, problems: 0 };
+    for note in &config.notes {
+        report.note(note)?;
+    }
     server(config, &mut report).await?;
     let connections = Connections::default();
     for config in &config.sinks {
         match sink::open(config, &connections).await {
             Ok(_) => report.ok(format!("sink.{}: {}", config.name, config.kind))?,
-            Err(error) => report.problem(format!("{error:#}"))?,
+            Err(error) => report.problem(format!("{:#}", anyhow::Error::from(error)))?,
         }
     }
     let directory = &config.plugins.directory;
@@ -95,6 +98,14 @@ fn listed(all: &[String]) -> String {
     if more == 0 { shown } else { format!("{shown}; and {more} more") }
 }
 
+/// A server that isn't verified is told of.
+fn unverified(options: &ServerOptions, tls: &Tls, report: &mut Report<'_, impl Write>) -> std::io::Result<()> {
+    match tls.warning(options.ip_or_hostname()).filter(|_| options.socket().is_none()) {
+        Some(warning) => report.note(warning),
+        None => Ok(()),
+    }
+}
+
 async fn server(config: &Config, report: &mut Report<'_, impl Write>) -> std::io::Result<()> {
     for other in config.source.candidates().iter().skip(1) {
         match Server::connect(other).await {
@@ -110,6 +121,7 @@ async fn server(config: &Config, report: &mut Report<'_, impl Write>) -> std::io
         }
     };
     report.ok(format!("{} answers: {}", source.address, server.version))?;
+    unverified(&source.options, &source.tls, report)?;
     let problems = server.problems();
     for problem in &problems {
         report.problem(problem)?;
@@ -162,7 +174,10 @@ async fn server(config: &Config, report: &mut Report<'_, impl Write>) -> std::io
         }
         Err(error) => report.problem(format!("{error:#}"))?,
     }
-    let saved = match Checkpoint::read(&config.checkpoint, &source.tls).await {
+    if let config::Checkpoint::MySql(MySqlCheckpoint { options, tls, .. }) = &config.checkpoint {
+        unverified(options, tls, report)?;
+    }
+    let saved = match Checkpoint::read(&config.checkpoint).await {
         Ok(saved) => saved,
         Err(error) => return report.problem(format!("{error:#}")),
     };

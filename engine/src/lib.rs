@@ -24,6 +24,7 @@ pub mod pipeline;
 pub mod plugin;
 pub mod printer;
 pub mod replay;
+pub mod retry;
 mod selection;
 #[cfg(test)]
 mod simulation;

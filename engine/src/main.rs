@@ -4,12 +4,15 @@ use std::io::{BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use anyhow::Context;
+use clap::{Parser, Subcommand, ValueEnum};
 use rowmill::config::{Config, ConfigError, Start, TablePatterns, parse_start};
 use rowmill::plugin::{self, Language, Tested};
 use rowmill::printer::Form;
 use rowmill::replay::{self, Wanted};
+use rowmill::retry::told;
 use rowmill::{check, checkpoint, pipeline, tail};
+use tracing::error;
 use tracing_subscriber::EnvFilter;
 
 /// What went well ends with 0; what failed while running with 1; what never could run with 2.
@@ -24,20 +27,35 @@ const BAD_CONFIG: u8 = 2;
     after_help = "Examples:\n  rowmill check --config rowmill.toml\n  rowmill run --config rowmill.toml\n  rowmill replay /var/lib/mysql/binlog.000042\n\nLogs go to stderr; ROWMILL_LOG sets the level (error, warn, info, debug, trace)."
 )]
 struct Cli {
+    /// How log lines are written
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t, global = true)]
+    log_format: LogFormat,
     #[command(subcommand)]
     command: Command,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, ValueEnum)]
+enum LogFormat {
+    /// For people
+    #[default]
+    Text,
+    /// An object a line, for programs
+    Json,
 }
 
 #[derive(Subcommand)]
 enum Command {
     /// Read the binlog and deliver its row changes until stopped
     #[command(
-        after_help = "Examples:\n  rowmill run --config rowmill.toml\n  ROWMILL_SOURCE_PASSWORD=... rowmill run -c /etc/rowmill/rowmill.toml\n\nSIGTERM and Ctrl-C deliver what is in flight, write the checkpoint and exit 0; a second one exits at once.\nExit codes: 0 stopped as asked, 1 failed, 2 bad usage or configuration."
+        after_help = "Examples:\n  rowmill run --config rowmill.toml\n  ROWMILL_SOURCE_PASSWORD=... rowmill run -c /etc/rowmill/rowmill.toml\n\nA server or a queue that can't be reached yet is waited for.\nSIGTERM and Ctrl-C deliver what is in flight within `shutdown_timeout` (8 s), write the checkpoint and exit 0; a second one doesn't wait.\nExit codes: 0 stopped as asked, 1 failed, 2 bad usage or configuration."
     )]
     Run {
         /// The configuration file
         #[arg(short, long, value_name = "FILE", default_value = "rowmill.toml")]
         config: PathBuf,
+        /// Fail where a server or a queue can't be reached at the start, instead of waiting for it
+        #[arg(long)]
+        no_wait: bool,
     },
     /// Check everything that a run needs: the server, its settings and grants, queues, plugins
     #[command(
@@ -160,22 +178,31 @@ enum PluginCommand {
 }
 
 fn main() -> ExitCode {
-    let Cli { command } = Cli::parse();
-    // The driver logs errors that are handled, and logged, here.
-    let level =
-        EnvFilter::try_from_env("ROWMILL_LOG").unwrap_or_else(|_| EnvFilter::new("warn,rowmill=info,mysql_async=off"));
-    let log = tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr).with_target(false);
-    // It would say that a line can't be written where that can't be written either, and panic.
-    let log = log.log_internal_errors(false);
-    // Colours are for people, not for files.
-    log.with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()).init();
+    let Cli { log_format, command } = Cli::parse();
+    if let Err(fault) = log(log_format) {
+        return fail(&fault, BAD_CONFIG);
+    }
 
     match command {
         Command::Plugin(command) => ended(plugin(command)),
-        Command::Run { config } => with_config(&config, pipeline::run),
+        Command::Run { config, no_wait } => match Config::load(&config) {
+            Err(error) => fail(&error.into(), BAD_CONFIG),
+            Ok(config) => match pipeline::run(config, !no_wait) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    // A line of the log, as all that it says while it runs.
+                    error!("{}", told(&error));
+                    ExitCode::from(FAILED)
+                }
+            },
+        },
         Command::Check { config } => with_config(&config, |config| {
             let problems = pipeline::runtime()?.block_on(check::run(&config, &mut std::io::stdout()))?;
-            anyhow::ensure!(problems == 0, "{problems} problems: see above");
+            anyhow::ensure!(
+                problems == 0,
+                "{problems} {}: see above",
+                if problems == 1 { "problem" } else { "problems" }
+            );
             Ok(())
         }),
         Command::Tail { config, from, record } => {
@@ -202,6 +229,37 @@ fn main() -> ExitCode {
             }
         },
     }
+}
+
+/// Sets up the log.
+fn log(format: LogFormat) -> anyhow::Result<()> {
+    // The driver logs errors that are handled, and logged, here.
+    let level = match std::env::var("ROWMILL_LOG") {
+        Err(_) => EnvFilter::new("warn,rowmill=info,mysql_async=off"),
+        Ok(level) => EnvFilter::try_new(&level)
+            .ok()
+            .filter(|_| is_level(&level))
+            .with_context(|| format!("ROWMILL_LOG = \"{level}\": it is error, warn, info, debug, trace or off"))?,
+    };
+    let log = tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr).with_target(false);
+    // It would say that a line can't be written where that can't be written either, and panic.
+    let log = log.log_internal_errors(false);
+    match format {
+        LogFormat::Json => log.json().flatten_event(true).with_ansi(false).init(),
+        // Colours are for people, not for files.
+        LogFormat::Text => {
+            log.with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()).init();
+        }
+    }
+    Ok(())
+}
+
+/// Whether each part of a filter names a level: `infos` would be taken for a module, of which all is wanted.
+fn is_level(filter: &str) -> bool {
+    filter.split(',').all(|part| {
+        let level = part.rsplit('=').next().unwrap_or(part).trim();
+        level.parse::<tracing::metadata::LevelFilter>().is_ok()
+    })
 }
 
 /// With a place of the binlog that an argument says.
@@ -271,6 +329,6 @@ fn ended(result: anyhow::Result<()>) -> ExitCode {
 
 fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
     // Where nobody hears it the exit code says it.
-    let _ = writeln!(std::io::stderr(), "error: {error:#}");
+    let _ = writeln!(std::io::stderr(), "error: {}", told(error));
     ExitCode::from(code)
 }

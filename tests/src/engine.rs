@@ -85,6 +85,14 @@ impl Engine {
     /// # Errors
     /// If it can't be started.
     pub fn start(config: &EngineConfig) -> anyhow::Result<Self> {
+        Self::start_with(config, &[])
+    }
+
+    /// Starts `rowmill run` with more arguments.
+    ///
+    /// # Errors
+    /// If it can't be started.
+    pub fn start_with(config: &EngineConfig, arguments: &[&str]) -> anyhow::Result<Self> {
         let file = config.directory.join("rowmill.toml");
         std::fs::write(&file, &config.text)?;
         let log = config.directory.join("rowmill.log");
@@ -92,6 +100,7 @@ impl Engine {
         command
             .args(["run", "--config"])
             .arg(&file)
+            .args(arguments)
             .current_dir(&config.directory)
             .env("ROWMILL_SOURCE_PASSWORD", &config.password)
             .env("AWS_ACCESS_KEY_ID", "test")
@@ -102,12 +111,12 @@ impl Engine {
         Ok(Self { process: Process::start(&mut command, &log)?, log })
     }
 
-    /// Starts one that fails within a minute. Gives what it said last.
+    /// Starts one that waits for nothing, and fails within a minute. Gives what it said last.
     ///
     /// # Errors
     /// If it doesn't, or not with exit code 1.
     pub async fn failed(config: &EngineConfig) -> anyhow::Result<String> {
-        let mut engine = Self::start(config)?;
+        let mut engine = Self::start_with(config, &["--no-wait"])?;
         let status = engine.end(Duration::from_secs(60)).await?;
         ensure!(status.code() == Some(1), "it ended with {status}: {}", engine.log());
         Ok(engine.log().lines().last().unwrap_or_default().to_owned())

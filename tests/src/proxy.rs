@@ -21,6 +21,7 @@ pub struct Proxy {
 struct Shared {
     stalled: AtomicBool,
     refuses: AtomicBool,
+    is_mute: AtomicBool,
     /// Bytes that the server may still send before all connections are cut; `u64::MAX`: any number.
     allowance: AtomicU64,
     cut: broadcast::Sender<()>,
@@ -37,12 +38,18 @@ impl Proxy {
         let shared = Arc::new(Shared {
             stalled: AtomicBool::new(false),
             refuses: AtomicBool::new(false),
+            is_mute: AtomicBool::new(false),
             allowance: AtomicU64::new(u64::MAX),
             cut,
         });
         let this = Self { port: listener.local_addr()?.port(), shared: Arc::clone(&shared) };
         tokio::spawn(async move {
+            let mut mute = Vec::new();
             while let Ok((client, _)) = listener.accept().await {
+                if shared.is_mute.load(Ordering::SeqCst) {
+                    mute.push(client);
+                    continue;
+                }
                 if shared.refuses.load(Ordering::SeqCst) {
                     continue;
                 }
@@ -65,6 +72,14 @@ impl Proxy {
     pub fn refuse(&self, refuses: bool) {
         self.shared.refuses.store(refuses, Ordering::SeqCst);
         if refuses {
+            self.cut();
+        }
+    }
+
+    /// Cuts all connections, and leaves new ones open without a word, until it is told otherwise: those stay as they are.
+    pub fn mute(&self, is_mute: bool) {
+        self.shared.is_mute.store(is_mute, Ordering::SeqCst);
+        if is_mute {
             self.cut();
         }
     }

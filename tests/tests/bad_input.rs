@@ -8,7 +8,6 @@ use std::time::Duration;
 use anyhow::Context;
 use mysql_async::prelude::Queryable;
 use rowmill::checkpoint::Checkpoint;
-use rowmill::config::Tls;
 use rowmill_core::position::{BinlogPosition, Resume};
 use rowmill_tests::{Engine, EngineConfig, MySql, Sqs, forbidding_endpoint, free_port, scratch, wait_for};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -20,12 +19,13 @@ const NULL_SINK: &str = "[sink.out]\ntype = \"null\"\n";
 async fn refused(config: &EngineConfig, code: i32, words: &[&str]) -> anyhow::Result<()> {
     let checkpoint = std::fs::read(config.checkpoint()).ok();
     let said_before = std::fs::read_to_string(config.directory.join("rowmill.log")).unwrap_or_default().len();
-    let mut engine = Engine::start(config)?;
+    let mut engine = Engine::start_with(config, &["--no-wait"])?;
     let status = engine.end(Duration::from_secs(20)).await?;
     let log = engine.log();
     let said = &log[said_before..];
 
-    let errors: Vec<&str> = said.lines().filter(|line| line.starts_with("error: ")).collect();
+    let errors: Vec<&str> =
+        said.lines().filter(|line| line.starts_with("error: ") || line.contains(" ERROR ")).collect();
     assert_eq!(errors.len(), 1, "one error: {said}");
     for word in words {
         assert!(errors[0].contains(word), "`{word}` isn't in: {}", errors[0]);
@@ -219,9 +219,9 @@ async fn a_position_that_is_gone() -> anyhow::Result<()> {
     std::fs::write(config.checkpoint(), &checkpoint)?;
     refused(&config, 1, &["the checkpoint says binlog.000001", "purged", "binlog.000003"]).await?;
 
-    let (file, tls) = (rowmill::config::Checkpoint::File(config.checkpoint()), Tls::default());
-    let saved = Checkpoint::read(&file, &tls).await?.context("a checkpoint")?;
-    let save = async |resume: &Resume| Checkpoint::open(&file, &tls).await?.0.write(resume).await;
+    let file = rowmill::config::Checkpoint::File(config.checkpoint());
+    let saved = Checkpoint::read(&file).await?.context("a checkpoint")?;
+    let save = async |resume: &Resume| Checkpoint::open(&file).await?.0.write(resume).await;
     save(&Resume { position: BinlogPosition::new("binlog.000003", 99_999), ..saved.clone() }).await?;
     refused(&config, 1, &["binlog.000003", "ends at"]).await?;
 

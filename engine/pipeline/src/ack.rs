@@ -52,6 +52,15 @@ pub struct Stopped;
 /// Why a row, or what follows the last batch, must not be passed.
 pub type StopCause = Box<dyn Error + Send + Sync>;
 
+/// What isn't delivered when all has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Left {
+    /// Rows of batches that aren't acknowledged whole.
+    pub rows: u64,
+    /// Whether the progress up to where all is acknowledged is durable.
+    pub is_durable: bool,
+}
+
 /// The first row that must not be passed, when all has ended.
 #[derive(Debug)]
 pub struct StopReport {
@@ -319,6 +328,13 @@ impl<P> AckObserver<P> {
         let is_passed =
             if stop.is_after_all { has_passed_all && next == stop.sequence } else { stop.progress.is_none() };
         Some(StopReport { cause: stop.cause.take()?, is_reached: is_passed && is_durable })
+    }
+
+    /// What isn't delivered, and whether the progress of what is has become durable.
+    pub fn left(&self) -> Left {
+        let state = self.0.state();
+        let rows = state.entries.iter().map(|entry| u64::from(entry.cost.rows)).sum();
+        Left { rows, is_durable: state.pending.is_none() && !state.is_releasing }
     }
 
     /// Batches of which a part was dropped without being acknowledged, though nothing stopped the pipeline before them:

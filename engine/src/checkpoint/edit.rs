@@ -14,7 +14,7 @@ use crate::source::probe;
 /// # Errors
 /// If there is none, or it isn't whole.
 pub async fn show(config: &Config, out: &mut impl Write) -> anyhow::Result<()> {
-    let mut store = store(&config.checkpoint, &config.source.tls);
+    let mut store = store(&config.checkpoint);
     let name = format!("checkpoint {}", store.describe());
     let text = store.read().await.with_context(|| name.clone())?;
     let text = text.with_context(|| format!("{name}: there is none yet"))?;
@@ -36,7 +36,7 @@ pub async fn set(config: &Config, start: &Start, out: &mut impl Write) -> anyhow
     let place = server.locate(start, None).await?;
     probe(&source, server.flavor, &place).await?;
     // What is damaged is mended by this.
-    let mut checkpoint = Checkpoint::hold(&config.checkpoint, &config.source.tls).await?;
+    let mut checkpoint = Checkpoint::hold(&config.checkpoint).await?;
     checkpoint.write(&place.resume).await?;
     writeln!(out, "checkpoint {}: {place}", checkpoint.describe())?;
     Ok(())

@@ -11,10 +11,11 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use rowmill_core::position::Resume;
 
-use crate::config::{self, Tls};
+use crate::config;
 
 pub use edit::{set, show};
 
@@ -45,6 +46,11 @@ pub trait Store: Send + Debug {
     /// Fails, and changes nothing, if it was held since with a higher epoch.
     fn write(&mut self, epoch: Epoch, text: String) -> BoxFuture<'_, anyhow::Result<()>>;
 
+    /// Called now and then while nothing is written.
+    fn keep_alive(&mut self) -> BoxFuture<'_, ()> {
+        async {}.boxed()
+    }
+
     /// The text before the one that was written last: where it is, and what it says.
     fn previous(&mut self) -> BoxFuture<'_, Option<(String, String)>>;
 }
@@ -61,8 +67,8 @@ impl Checkpoint {
     ///
     /// # Errors
     /// If another process holds it, or if it can't be read or isn't a checkpoint. It is left as it is.
-    pub async fn open(config: &config::Checkpoint, tls: &Tls) -> anyhow::Result<(Self, Option<Resume>)> {
-        let mut store = store(config, tls);
+    pub async fn open(config: &config::Checkpoint) -> anyhow::Result<(Self, Option<Resume>)> {
+        let mut store = store(config);
         let name = format!("checkpoint {}", store.describe());
         let (epoch, text) = store.acquire().await.with_context(|| name.clone())?;
         let resume = parse(&mut *store, text).await.context(name)?;
@@ -70,8 +76,8 @@ impl Checkpoint {
     }
 
     /// Takes hold of it, whatever it says.
-    async fn hold(config: &config::Checkpoint, tls: &Tls) -> anyhow::Result<Self> {
-        let mut store = store(config, tls);
+    async fn hold(config: &config::Checkpoint) -> anyhow::Result<Self> {
+        let mut store = store(config);
         let (epoch, _) = store.acquire().await.with_context(|| format!("checkpoint {}", store.describe()))?;
         Ok(Self { store, epoch })
     }
@@ -80,8 +86,8 @@ impl Checkpoint {
     ///
     /// # Errors
     /// If it can't be read or isn't a checkpoint.
-    pub async fn read(config: &config::Checkpoint, tls: &Tls) -> anyhow::Result<Option<Resume>> {
-        let mut store = store(config, tls);
+    pub async fn read(config: &config::Checkpoint) -> anyhow::Result<Option<Resume>> {
+        let mut store = store(config);
         let name = format!("checkpoint {}", store.describe());
         let text = store.read().await.with_context(|| name.clone())?;
         parse(&mut *store, text).await.context(name)
@@ -95,6 +101,11 @@ impl Checkpoint {
     /// Writes are no closer than this, unless the in-flight budget is short.
     pub fn interval(&self) -> Duration {
         self.store.interval()
+    }
+
+    /// To be called now and then while nothing is written: holds it, where holding takes a sign of life.
+    pub async fn keep_alive(&mut self) {
+        self.store.keep_alive().await;
     }
 
     /// Replaces it. When this is done, a crash of the machine doesn't lose it.
@@ -112,10 +123,10 @@ impl Checkpoint {
     }
 }
 
-fn store(config: &config::Checkpoint, tls: &Tls) -> Box<dyn Store> {
+fn store(config: &config::Checkpoint) -> Box<dyn Store> {
     match config {
         config::Checkpoint::File(path) => Box::new(file::FileStore::new(path)),
-        config::Checkpoint::MySql(config) => Box::new(mysql::MySqlStore::new(config.clone(), tls.clone())),
+        config::Checkpoint::MySql(config) => Box::new(mysql::MySqlStore::new(config.clone())),
     }
 }
 
@@ -150,11 +161,11 @@ mod tests {
     use super::*;
 
     async fn open(path: &Path) -> anyhow::Result<(Checkpoint, Option<Resume>)> {
-        Checkpoint::open(&config::Checkpoint::File(path.to_owned()), &Tls::default()).await
+        Checkpoint::open(&config::Checkpoint::File(path.to_owned())).await
     }
 
     async fn read(path: &Path) -> anyhow::Result<Option<Resume>> {
-        Checkpoint::read(&config::Checkpoint::File(path.to_owned()), &Tls::default()).await
+        Checkpoint::read(&config::Checkpoint::File(path.to_owned())).await
     }
 
     pub(super) fn resume() -> Resume {

@@ -8,46 +8,55 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, OptsBuilder};
+use mysql_async::OptsBuilder;
 use rowmill_core::batch::quoted;
 use sha2::{Digest, Sha256};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::{Epoch, Store, holder};
-use crate::config::{MySqlCheckpoint, Tls};
+use crate::config::MySqlCheckpoint;
+use crate::retry::{Delays, FailureLog, told};
+use crate::source::client::Client;
 use crate::source::preflight;
 
 /// A transaction of its own each time: where the server is the one that is read, it is read as well.
 const INTERVAL: Duration = Duration::from_secs(1);
 const ER_NO_SUCH_TABLE: u16 = 1146;
-/// Between two tries to reach the server, at most.
-const RETRY_MAX: Duration = Duration::from_secs(10);
+/// Between two tries to reach the server.
+const RETRY_DELAY_MIN: Duration = Duration::from_millis(100);
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(5);
+/// For so many seconds the lock of a machine that is gone without a word keeps others out.
+const LOCK_TIMEOUT_S: u32 = 60;
 
 /// See the module's description.
 #[derive(Debug)]
 pub(super) struct MySqlStore {
     config: MySqlCheckpoint,
-    tls: Tls,
     /// Has the lock.
-    conn: Option<Conn>,
+    conn: Option<Client>,
 }
 
 impl MySqlStore {
-    pub fn new(config: MySqlCheckpoint, tls: Tls) -> Self {
-        Self { config, tls, conn: None }
+    pub fn new(config: MySqlCheckpoint) -> Self {
+        Self { config, conn: None }
     }
 
-    async fn connect(&self) -> anyhow::Result<Conn> {
-        let MySqlCheckpoint { options, address, .. } = &self.config;
+    async fn connect(&self) -> anyhow::Result<Client> {
+        let MySqlCheckpoint { options, address, tls, .. } = &self.config;
         // A row that is updated counts, though it was as it is to be.
-        let options = OptsBuilder::from_opts(options.clone()).client_found_rows(true).into();
-        let connected = preflight::driver_connection(&options, &self.tls).await;
-        connected.with_context(|| format!("{address} can't be connected to; is `checkpoint.url` right?"))
+        let options = OptsBuilder::from_opts(mysql_async::Opts::clone(options)).client_found_rows(true).into();
+        let connected = preflight::driver_connection(&options, tls).await;
+        let mut conn = connected.with_context(|| {
+            let hint = tls.hint(options.ip_or_hostname());
+            format!("{address} can't be connected to; is `checkpoint.url` right? If it is TLS that fails: {hint}")
+        })?;
+        // The server takes the lock back from a machine that is gone without a word once nothing came for so long.
+        conn.query_drop(&format!("SET SESSION wait_timeout = {LOCK_TIMEOUT_S}")).await?;
+        Ok(conn)
     }
 
     /// Names of locks are one for a whole server, and have 64 characters at most.
-    async fn lock(&self, conn: &mut Conn) -> anyhow::Result<bool> {
+    async fn lock(&self, conn: &mut Client) -> anyhow::Result<bool> {
         let MySqlCheckpoint { options, table, name, .. } = &self.config;
         // A database's name may have a dot, as the row's: the two must not be taken for another two.
         let what = format!("{}.{table}.{name}", quoted(options.db_name().unwrap_or_default(), '.'));
@@ -61,20 +70,20 @@ impl MySqlStore {
         let MySqlCheckpoint { table, name, .. } = &self.config;
         let mut conn = self.connect().await?;
         let held = self.lock(&mut conn).await.context("it can't be locked")?;
-        match conn.query_drop(format!("SELECT 1 FROM `{table}` LIMIT 1")).await {
+        match conn.query_drop(&format!("SELECT 1 FROM `{table}` LIMIT 1")).await {
             Err(mysql_async::Error::Server(error)) if error.code == ER_NO_SUCH_TABLE => {
                 let create = format!(
                     "CREATE TABLE IF NOT EXISTS `{table}` (name VARCHAR(64) NOT NULL PRIMARY KEY, epoch BIGINT UNSIGNED NOT \
                      NULL, holder VARCHAR(255) NOT NULL, document LONGTEXT, previous LONGTEXT, updated_at TIMESTAMP(6) NOT \
                      NULL DEFAULT CURRENT_TIMESTAMP(6)) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4"
                 );
-                conn.query_drop(create).await.with_context(|| format!("its table `{table}` can't be made"))?;
+                conn.query_drop(&create).await.with_context(|| format!("its table `{table}` can't be made"))?;
             }
             other => other.with_context(|| format!("its table `{table}` can't be read"))?,
         }
         if !held {
             let holder: Option<String> =
-                conn.exec_first(format!("SELECT holder FROM `{table}` WHERE name = ?"), (name,)).await?;
+                conn.exec_first(&format!("SELECT holder FROM `{table}` WHERE name = ?"), (name,)).await?;
             bail!(
                 "another rowmill holds it ({}); stop that one, or give this one a `checkpoint.name` of its own",
                 holder.as_deref().unwrap_or("it doesn't say who")
@@ -84,11 +93,11 @@ impl MySqlStore {
             "INSERT INTO `{table}` (name, epoch, holder) VALUES (?, 1, ?) ON DUPLICATE KEY UPDATE epoch = epoch + 1, \
              holder = VALUES(holder)"
         );
-        conn.exec_drop(take, (name, holder()))
+        conn.exec_drop(&take, (name, holder()))
             .await
             .with_context(|| format!("its table `{table}` can't be written"))?;
         let taken: Option<(u64, Option<String>)> =
-            conn.exec_first(format!("SELECT epoch, document FROM `{table}` WHERE name = ?"), (name,)).await?;
+            conn.exec_first(&format!("SELECT epoch, document FROM `{table}` WHERE name = ?"), (name,)).await?;
         let (epoch, document) = taken.ok_or_else(|| anyhow!("its row in `{table}` is gone"))?;
         self.conn = Some(conn);
         Ok((Epoch(epoch), document))
@@ -98,12 +107,12 @@ impl MySqlStore {
         let MySqlCheckpoint { table, name, .. } = &self.config;
         let mut conn = self.connect().await?;
         let select = format!("SELECT {column} FROM `{table}` WHERE name = ?");
-        let text: Result<Option<Option<String>>, _> = conn.exec_first(select, (name,)).await;
+        let text: Result<Option<Option<String>>, _> = conn.exec_first(&select, (name,)).await;
         let text = match text {
             Err(mysql_async::Error::Server(error)) if error.code == ER_NO_SUCH_TABLE => None,
             text => text.with_context(|| format!("its table `{table}` can't be read"))?.flatten(),
         };
-        conn.disconnect().await.context("the connection failed")?;
+        conn.disconnect().await;
         Ok(text)
     }
 
@@ -123,13 +132,12 @@ impl MySqlStore {
             "UPDATE `{table}` SET previous = document, document = ?, updated_at = CURRENT_TIMESTAMP(6) WHERE name = ? AND \
              epoch = ?"
         );
-        conn.exec_drop(update, (text, name, epoch)).await?;
-        if conn.affected_rows() > 0 {
+        if conn.exec_drop(&update, (text, name, epoch)).await? > 0 {
             self.conn = Some(conn);
             return Ok(Update::Written);
         }
         let other: Option<(u64, String)> =
-            conn.exec_first(format!("SELECT epoch, holder FROM `{table}` WHERE name = ?"), (name,)).await?;
+            conn.exec_first(&format!("SELECT epoch, holder FROM `{table}` WHERE name = ?"), (name,)).await?;
         Ok(Update::Lost(match other {
             Some((other, holder)) => {
                 format!("another rowmill took hold of it ({holder}): its epoch is {other}, and this one has {epoch}")
@@ -147,7 +155,7 @@ enum Update {
 
 impl Store for MySqlStore {
     fn describe(&self) -> String {
-        let MySqlCheckpoint { options, address, table, name } = &self.config;
+        let MySqlCheckpoint { options, address, table, name, .. } = &self.config;
         format!("{address}/{}, table {table}, name {name}", options.db_name().unwrap_or_default())
     }
 
@@ -166,17 +174,39 @@ impl Store for MySqlStore {
     /// While the server is out of reach it is tried again and again; what is in flight waits meanwhile.
     fn write(&mut self, epoch: Epoch, text: String) -> BoxFuture<'_, anyhow::Result<()>> {
         async move {
-            let mut delay = Duration::from_millis(100);
+            let mut delays = Delays::new(RETRY_DELAY_MIN, RETRY_DELAY_MAX, None);
+            let mut failures = FailureLog::default();
             loop {
                 match self.update(epoch, &text).await {
                     Ok(Update::Written) => return Ok(()),
                     Ok(Update::Lost(why)) => bail!(why),
                     Err(error) => {
-                        warn!(error = format!("{error:#}"), "the checkpoint can't be written yet");
-                        tokio::time::sleep(delay).await;
-                        delay = (delay * 2).min(RETRY_MAX);
+                        let error = told(&error);
+                        if let Some(since) = failures.failed(&error) {
+                            warn!(?since, error, "the checkpoint can't be written yet, trying again");
+                        }
+                        tokio::time::sleep(delays.next()).await;
                     }
                 }
+            }
+        }
+        .boxed()
+    }
+
+    /// Says that it is still there, so that the server doesn't take the lock back.
+    fn keep_alive(&mut self) -> BoxFuture<'_, ()> {
+        async move {
+            let mut conn = match self.conn.take() {
+                Some(conn) => conn,
+                None => match self.connect().await {
+                    Ok(conn) => conn,
+                    Err(_) => return, // the next write says so
+                },
+            };
+            // Whoever has the lock by now has another epoch, which the next write finds.
+            match self.lock(&mut conn).await {
+                Ok(_) => self.conn = Some(conn),
+                Err(error) => debug!(error = format!("{error:#}"), "the checkpoint's connection is lost"),
             }
         }
         .boxed()

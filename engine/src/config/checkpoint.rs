@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::server;
 use super::text::Text;
+use super::{ServerOptions, Tls, TlsTable, server, tls_of};
 
 /// Where the progress is kept.
 #[derive(Debug, Clone)]
@@ -16,13 +16,15 @@ pub enum Checkpoint {
     MySql(MySqlCheckpoint),
 }
 
-/// A row of a table in a MySQL or MariaDB database. Connections to it are secured as those to the source.
+/// A row of a table in a MySQL or MariaDB database.
 #[derive(Debug, Clone)]
 pub struct MySqlCheckpoint {
     /// The server, with user, password and database.
-    pub options: mysql_async::Opts,
+    pub options: ServerOptions,
     /// The server as users may see it: without the password.
     pub address: String,
+    /// How connections to it are secured.
+    pub tls: Tls,
     /// The table, which is made if it isn't there.
     pub table: String,
     /// What the row is known by.
@@ -55,6 +57,7 @@ pub(super) struct CheckpointTable {
     password: Option<Text>,
     table: Option<Text>,
     name: Option<Text>,
+    tls: Option<TlsTable>,
 }
 
 #[derive(Deserialize, Clone, Copy, Default, PartialEq)]
@@ -71,11 +74,14 @@ const NAME_DEFAULT: &str = "rowmill";
 const PASSWORD_VARIABLE: &str = "ROWMILL_CHECKPOINT_PASSWORD";
 
 pub(super) fn checkpoint(table: CheckpointTable) -> Result<Checkpoint, String> {
-    let CheckpointTable { r#type, path, url, password, table, name } = table;
+    let CheckpointTable { r#type, path, url, password, table, name, tls } = table;
     if r#type == CheckpointType::File {
         let of_mysql = [("url", &url), ("password", &password), ("table", &table), ("name", &name)];
         if let Some((key, _)) = of_mysql.into_iter().find(|(_, value)| value.is_some()) {
             return Err(format!("checkpoint: `{key}` goes with `type = \"mysql\"`; a file has a `path`"));
+        }
+        if tls.is_some() {
+            return Err("checkpoint: `tls` goes with `type = \"mysql\"`; a file has a `path`".to_owned());
         }
         return Ok(Checkpoint::File(path.map_or_else(|| PATH_DEFAULT.into(), |Text(path)| path.into())));
     }
@@ -97,7 +103,8 @@ pub(super) fn checkpoint(table: CheckpointTable) -> Result<Checkpoint, String> {
     if name.is_empty() || name.chars().count() > 64 {
         return Err(format!("checkpoint.name `{name}`: up to 64 characters"));
     }
-    Ok(Checkpoint::MySql(MySqlCheckpoint { options, address, table, name }))
+    let tls = tls_of("checkpoint.tls", tls.unwrap_or_default())?;
+    Ok(Checkpoint::MySql(MySqlCheckpoint { options, address, tls, table, name }))
 }
 
 #[cfg(test)]

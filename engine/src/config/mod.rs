@@ -3,6 +3,8 @@
 
 mod checkpoint;
 mod error;
+mod quantity;
+mod secret;
 mod sinks;
 mod tables;
 mod text;
@@ -11,6 +13,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rowmill_core::gtid::GtidSet;
 use rowmill_core::position::BinlogPosition;
@@ -18,6 +21,8 @@ use serde::Deserialize;
 
 pub use error::ConfigError;
 pub(crate) use error::toml_fault;
+pub(crate) use quantity::Quantity;
+pub use secret::{Secret, ServerOptions};
 pub use sinks::{
     Attribute, Compression, LargeMessages, OnError, PackForm, Packing, Queue, Role, Route, Sink, SinkKind,
 };
@@ -44,6 +49,10 @@ pub struct Config {
     pub destinations: Destinations,
     /// How much may be on its way.
     pub in_flight: InFlight,
+    /// What whoever runs it should know of what it says.
+    pub notes: Vec<String>,
+    /// How long a stop may take: what isn't delivered by then is sent again at the next start.
+    pub shutdown_timeout: Duration,
 }
 
 /// The transforms, and what they run with.
@@ -72,13 +81,13 @@ pub struct Destinations {
 #[derive(Debug, Clone)]
 pub struct Source {
     /// The server, with user and password.
-    pub options: mysql_async::Opts,
+    pub options: ServerOptions,
     /// How the connections are secured.
     pub tls: Tls,
     /// The server as users may see it: without the password.
     pub address: String,
     /// Servers that take its place, as the two above.
-    pub failover: Vec<(mysql_async::Opts, String)>,
+    pub failover: Vec<(ServerOptions, String)>,
     /// What this replica calls itself to the server.
     pub server_id: u32,
     /// What the envelope calls the server.
@@ -132,6 +141,7 @@ impl Default for InFlight {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
+    shutdown_timeout: Option<Quantity>,
     source: SourceTable,
     checkpoint: Option<checkpoint::CheckpointTable>,
     plugins: Option<PluginsTable>,
@@ -190,6 +200,8 @@ struct InFlightTable {
     bytes: Option<u32>,
 }
 
+/// Less than what Docker waits for before it kills.
+const SHUTDOWN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(8);
 const PLUGINS_DEFAULT: &str = "plugins";
 /// Beside the checkpoint.
 const PLUGINS_CACHE_DEFAULT: &str = "plugins-cache";
@@ -240,8 +252,13 @@ impl Config {
         if in_flight.rows == 0 || in_flight.bytes == 0 {
             return Err("in_flight: `rows` and `bytes` must be more than 0, or nothing ever moves".to_owned());
         }
+        let shutdown_timeout = match file.shutdown_timeout {
+            None => SHUTDOWN_TIMEOUT_DEFAULT,
+            Some(quantity) => quantity.duration().ok_or("shutdown_timeout: write a text as \"8s\"")?,
+        };
         let checkpoint = file.checkpoint.map_or_else(|| Ok(Checkpoint::default()), checkpoint::checkpoint)?;
-        let source = source(file.source, destinations.schema_changes.is_some())?;
+        let mut notes = Vec::new();
+        let source = source(file.source, destinations.schema_changes.is_some(), &mut notes)?;
         if source.on_error == OnError::DeadLetter && dead_letters.is_none() {
             return Err(
                 "source: on_error = \"dead-letter\" needs a sink for them: `[dead_letter]` with a `sink`".to_owned()
@@ -257,6 +274,8 @@ impl Config {
             sinks,
             destinations,
             in_flight,
+            shutdown_timeout,
+            notes,
         })
     }
 }
@@ -280,7 +299,7 @@ fn plugins(table: PluginsTable, checkpoint: &Checkpoint) -> Result<Plugins, Stri
     })
 }
 
-fn source(table: SourceTable, schema_changes: bool) -> Result<Source, String> {
+fn source(table: SourceTable, schema_changes: bool, notes: &mut Vec<String>) -> Result<Source, String> {
     let SourceTable { url, password, password_file, server_id, name, tables, on_error, start, tls, failover } = table;
     let password = match (password, password_file) {
         (Some(_), Some(_)) => return Err("source: give `password` or `password_file`, not both".to_owned()),
@@ -291,7 +310,15 @@ fn source(table: SourceTable, schema_changes: bool) -> Result<Source, String> {
                 .trim_end_matches(['\r', '\n'])
                 .to_owned(),
         ),
-        (None, None) => std::env::var(PASSWORD_VARIABLE).ok(),
+        (None, None) => {
+            let password = std::env::var(PASSWORD_VARIABLE).ok();
+            let of_url = server("source.url", &url.0, None)?.0.pass().map(str::to_owned);
+            if password.is_some() && of_url.is_some_and(|of_url| password != Some(of_url)) {
+                notes
+                    .push(format!("the password is {PASSWORD_VARIABLE}'s, and the other one in source.url isn't used"));
+            }
+            password
+        }
     };
     let (options, address) = server("source.url", &url.0, password.as_deref())?;
     let failover = failover.iter().map(|url| server("source.failover", &url.0, password.as_deref()));
@@ -302,7 +329,7 @@ fn source(table: SourceTable, schema_changes: bool) -> Result<Source, String> {
     let start = start.map_or(Ok(Start::Latest), |Text(start)| parse_start(&start))?;
     Ok(Source {
         options,
-        tls: tls_of(tls.unwrap_or_default())?,
+        tls: tls_of("source.tls", tls.unwrap_or_default())?,
         address,
         failover,
         server_id: server_id.unwrap_or_else(random_server_id),
@@ -322,7 +349,13 @@ pub fn random_server_id() -> u32 {
 
 /// A server by its URL, and as users may see it. The password in the URL counts only where there is no
 /// other.
-fn server(key: &str, url: &str, password: Option<&str>) -> Result<(mysql_async::Opts, String), String> {
+fn server(key: &str, url: &str, password: Option<&str>) -> Result<(ServerOptions, String), String> {
+    if has_raw_separator(url) {
+        return Err(format!(
+            "{key}: a `/`, `?` or `#` in the user's name or password is percent-encoded in a URL: `%2F`, `%3F`, `%23`; a password \
+             may also stand in `password_file`"
+        ));
+    }
     let (url, zone) = without_zone(url);
     // The driver's own messages may repeat the URL, and with it the password.
     let options = mysql_async::Opts::from_url(&url).map_err(|_| {
@@ -344,7 +377,15 @@ fn server(key: &str, url: &str, password: Option<&str>) -> Result<(mysql_async::
     let host = options.ip_or_hostname();
     let host = if host.contains(':') { format!("[{}]", host.replace('%', "%25")) } else { host.to_owned() };
     let address = format!("mysql://{user}@{host}:{}", options.tcp_port());
-    Ok((options, address))
+    Ok((options.into(), address))
+}
+
+/// Whether what separates a URL's parts stands before the `@` that ends user and password: then the host would be a piece of
+/// the password.
+fn has_raw_separator(url: &str) -> bool {
+    let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let end = authority.find(['/', '?', '#']).unwrap_or(authority.len());
+    !authority[..end].contains('@') && authority[end..].contains('@')
 }
 
 /// Takes out the zone of an IPv6 address, which says by which network a link-local one is reached:
@@ -385,21 +426,22 @@ impl Source {
     }
 }
 
-fn tls_of(table: TlsTable) -> Result<Tls, String> {
+/// What a section says of TLS.
+fn tls_of(section: &'static str, table: TlsTable) -> Result<Tls, String> {
     let TlsTable { mode, ca, cert, key } = table;
     let path = |text: Text| PathBuf::from(text.0);
     let ca = ca.map(path);
     // Who names an authority wants it to be asked.
-    let mode = mode.unwrap_or(if ca.is_some() { TlsMode::VerifyIdentity } else { TlsMode::default() });
-    if ca.is_some() && mode < TlsMode::VerifyIdentity {
-        return Err("source.tls: `ca` is used only if `mode` is \"verify-identity\"".to_owned());
+    let mode = mode.or(ca.is_some().then_some(TlsMode::VerifyIdentity));
+    if ca.is_some() && mode < Some(TlsMode::VerifyIdentity) {
+        return Err(format!("{section}: `ca` is used only if `mode` is \"verify-identity\""));
     }
     let identity = match (cert, key) {
         (None, None) => None,
         (Some(cert), Some(key)) => Some((path(cert), path(key))),
-        _ => return Err("source.tls: `cert` and `key` go together".to_owned()),
+        _ => return Err(format!("{section}: `cert` and `key` go together")),
     };
-    Ok(Tls { mode, ca, identity })
+    Ok(Tls { section, mode, ca, identity })
 }
 
 /// Reads a place to begin, as `source.start` has it.

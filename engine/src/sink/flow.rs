@@ -10,8 +10,9 @@
 
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio::time::Instant;
+
+use crate::retry::Delays;
 
 /// What there may be before anything is known, and at least while the queue refuses nothing.
 const REQUESTS_FIRST: f64 = 32.0;
@@ -33,27 +34,9 @@ const RETRY_DELAY_MIN: Duration = Duration::from_millis(50);
 /// With jitter up to twice as much.
 const RETRY_DELAY_MAX: Duration = Duration::from_millis(500);
 
-/// Pauses between tries, with jitter.
-#[derive(Debug)]
-pub(super) struct Delays(ExponentialBackoff);
-
-impl Delays {
-    /// The jitter follows from the seed, if there is one.
-    pub fn new(jitter_seed: Option<u64>) -> Self {
-        let mut delays = ExponentialBuilder::new()
-            .with_min_delay(RETRY_DELAY_MIN)
-            .with_max_delay(RETRY_DELAY_MAX)
-            .with_jitter()
-            .without_max_times();
-        if let Some(seed) = jitter_seed {
-            delays = delays.with_jitter_seed(seed);
-        }
-        Self(delays.build())
-    }
-
-    pub fn next(&mut self) -> Duration {
-        self.0.next().unwrap_or(RETRY_DELAY_MAX)
-    }
+/// Pauses between tries.
+pub(super) fn delays(jitter_seed: Option<u64>) -> Delays {
+    Delays::new(RETRY_DELAY_MIN, RETRY_DELAY_MAX, jitter_seed)
 }
 
 /// See the module's description.
@@ -134,11 +117,10 @@ impl Flow {
         self.outage.is_some()
     }
 
-    /// When to look again, though no answer came.
-    pub fn wakes_at(&self) -> Option<Instant> {
+    /// When to look again, though no answer came; `has_requests` if there is something to send then.
+    pub fn wakes_at(&self, has_requests: bool) -> Option<Instant> {
         match &self.outage {
-            Some(outage) if outage.probes < PROBES_MAX => Some(outage.next_probe),
-            Some(_) => None,
+            Some(outage) => (has_requests && outage.probes < PROBES_MAX).then_some(outage.next_probe),
             None => {
                 let silence = (self.in_flight > 0).then(|| self.last_answer + SILENCE);
                 [silence, self.paused_until].into_iter().flatten().min()
@@ -216,15 +198,15 @@ impl Flow {
         if self.paused_until.is_some_and(|until| now < until) {
             return None;
         }
-        let delay = Delays::new(self.jitter_seed).next();
+        let delay = delays(self.jitter_seed).next();
         self.paused_until = Some(now + delay);
         Some(delay)
     }
 
     fn begin_outage(&mut self, now: Instant) -> Duration {
-        let mut delays = Delays::new(self.jitter_seed);
-        let delay = delays.next();
-        self.outage = Some(Outage { delays, next_probe: now + delay, probes: 0 });
+        let mut pauses = delays(self.jitter_seed);
+        let delay = pauses.next();
+        self.outage = Some(Outage { delays: pauses, next_probe: now + delay, probes: 0 });
         self.paused_until = None;
         delay
     }
@@ -309,7 +291,7 @@ mod tests {
                 most = most.max(flow.in_flight());
             }
             let next = waiting.front().map(|(at, ..)| *at);
-            now = [next, flow.wakes_at()].into_iter().flatten().min().expect("it goes on");
+            now = [next, flow.wakes_at(true)].into_iter().flatten().min().expect("it goes on");
             let Some((_, sent, outcome)) = waiting.pop_front_if(|(at, ..)| *at <= now) else { continue };
             flow.answered(sent, outcome, now);
             if outcome == Outcome::Accepted && now + Duration::from_secs(1) >= end {
@@ -362,7 +344,7 @@ mod tests {
             let back = now + Duration::from_secs(600);
             // Refused at once, each time.
             loop {
-                now = flow.wakes_at().expect("a next try");
+                now = flow.wakes_at(true).expect("a next try");
                 assert!(flow.is_open(now) && flow.is_probing());
                 let probe = flow.sent(1, now);
                 assert!(!flow.is_open(now), "one at a time");
@@ -383,12 +365,13 @@ mod tests {
         let start = Instant::now();
         let _hanging: Vec<Sent> = (0..32).map(|_| flow.sent(1 << 20, start)).collect();
         assert!(!flow.is_open(start));
-        assert_eq!(flow.wakes_at(), Some(start + SILENCE));
+        assert_eq!(flow.wakes_at(false), Some(start + SILENCE));
         assert!(!flow.is_silent(start + SILENCE - MS));
         assert!(flow.is_silent(start + SILENCE));
+        assert_eq!(flow.wakes_at(false), None, "nothing could be sent");
         // Each of the probes hangs as well.
         let mut probes = Vec::new();
-        while let Some(at) = flow.wakes_at() {
+        while let Some(at) = flow.wakes_at(true) {
             assert!(at <= start + SILENCE + PROBE_INTERVAL * 4);
             probes.push(flow.sent(1, at));
         }

@@ -20,7 +20,6 @@ mod tables;
 
 use std::sync::Arc;
 
-use anyhow::Context;
 use futures_util::future::BoxFuture;
 use rowmill_core::batch::TableId;
 use rowmill_core::envelope::push_string;
@@ -153,7 +152,7 @@ pub trait Sink: Send {
 
 /// Why a queue, or what it needs, can't be used.
 #[derive(Debug)]
-enum OpenError {
+pub enum OpenError {
     /// It isn't there, or may not be used.
     Refused(anyhow::Error),
     /// It can't be reached.
@@ -172,22 +171,25 @@ impl From<OpenError> for anyhow::Error {
 ///
 /// # Errors
 /// If what it delivers to isn't there.
-pub async fn open(config: &config::Sink, connections: &Connections) -> anyhow::Result<Box<dyn Sink>> {
+pub async fn open(config: &config::Sink, connections: &Connections) -> Result<Box<dyn Sink>, OpenError> {
     let config::Sink { name, kind, .. } = config;
-    let sink: anyhow::Result<Box<dyn Sink>> = match kind {
+    let sink: Result<Box<dyn Sink>, OpenError> = match kind {
         SinkKind::Sqs(queue) => {
             let account = aws::Account::of(queue, connections.clone()).await;
             match queue.url.fixed() {
-                Some(url) => match sqs::Sqs::open(name, url, queue, account).await {
-                    Ok(sink) => Ok(Box::new(sink)),
-                    Err(error) => Err(error.into()),
-                },
+                Some(url) => sqs::Sqs::open(name, url, queue, account).await.map(|sink| Box::new(sink) as _),
                 None => Ok(Box::new(tables::QueuesOfTables::new(name, queue, account))),
             }
         }
         SinkKind::Stdout => Ok(Box::new(lines::Lines::stdout(name))),
-        SinkKind::File { path } => lines::Lines::file(name, path).map(|sink| Box::new(sink) as _),
+        SinkKind::File { path } => {
+            lines::Lines::file(name, path).map(|sink| Box::new(sink) as _).map_err(OpenError::Refused)
+        }
         SinkKind::Null => Ok(Box::new(null::Null::new(name))),
     };
-    sink.with_context(|| format!("sink.{name}"))
+    let context = || format!("sink.{name}");
+    sink.map_err(|error| match error {
+        OpenError::Refused(error) => OpenError::Refused(error.context(context())),
+        OpenError::NotNow(error) => OpenError::NotNow(error.context(context())),
+    })
 }

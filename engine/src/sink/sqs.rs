@@ -30,6 +30,7 @@ use super::{DeadLetters, Delivery, Inlet, Message, OpenError, Sink};
 use crate::ack::{self, Ack};
 use crate::config::{OnError, Packing, Queue};
 use crate::failpoint::{self, Step};
+use crate::retry::FailureLog;
 
 /// With fewer in flight, a request doesn't wait to be full.
 const REQUESTS_UNFULL_MAX: usize = 4;
@@ -45,10 +46,6 @@ const HELD_UP_INTERVAL: Duration = Duration::from_secs(60);
 const DOUBTS_MAX: u8 = 5;
 /// A dead letter that is refused though it is so short isn't refused for its length.
 const LETTER_BYTES_MIN: usize = 1024;
-/// While the queue refuses something, each of so many reasons is said when it is new, and one of them so often.
-const REASONS_MAX: usize = 8;
-const REASON_INTERVAL: Duration = Duration::from_secs(10);
-
 /// A queue that is there.
 #[derive(Debug)]
 pub(super) struct Sqs {
@@ -175,7 +172,7 @@ impl Sqs {
             requests: JoinSet::new(),
             flow: Flow::new(self.jitter_seed),
             is_alive: false,
-            said: None,
+            failures: FailureLog::default(),
             held_up_said: None,
             dead_letters,
             sink: self,
@@ -187,7 +184,7 @@ impl Sqs {
                 return Ok(());
             }
             let has_room = delivering.has_room();
-            let wakes_at = delivering.flow.wakes_at();
+            let wakes_at = delivering.flow.wakes_at(delivering.lanes.sendable() > 0);
             // In this order: what was answered makes room for what is delivered next.
             tokio::select! {
                 biased;
@@ -214,16 +211,8 @@ struct Delivering {
     flow: Flow,
     /// Whether something was accepted since a message was refused for a reason that isn't known.
     is_alive: bool,
-    /// While the queue refuses something: what was said of that.
-    said: Option<SaidRefused>,
+    failures: FailureLog,
     held_up_said: Option<Instant>,
-}
-
-/// What the log says of a queue that refuses something.
-struct SaidRefused {
-    since: Instant,
-    last: Instant,
-    reasons: Vec<String>,
 }
 
 impl Delivering {
@@ -326,36 +315,26 @@ impl Delivering {
         refused.into_iter().rev().for_each(|message| self.lanes.refused(message));
         let pause = self.flow.answered(sent, outcome, Instant::now());
         match reason.map(|Reason { text, .. }| text).or(doubt) {
-            Some(reason) => self.say_refused(failed, reason, pause),
+            Some(reason) => {
+                if let Some(since) = self.failures.failed(&reason) {
+                    let delay = pause.map(tracing::field::debug);
+                    warn!(
+                        sink = self.sink.name,
+                        messages = failed,
+                        ?since,
+                        delay,
+                        reason,
+                        "not accepted, trying again"
+                    );
+                }
+            }
             None => {
-                if let Some(SaidRefused { since, .. }) = self.said.take() {
-                    info!(sink = self.sink.name, after = ?since.elapsed(), "accepted again");
+                if let Some(after) = self.failures.worked() {
+                    info!(sink = self.sink.name, ?after, "accepted again");
                 }
             }
         }
         Ok(())
-    }
-
-    /// Each reason at first, and then one now and then.
-    fn say_refused(&mut self, messages: usize, reason: String, delay: Option<Duration>) {
-        let now = Instant::now();
-        let said = self.said.get_or_insert_with(|| SaidRefused { since: now, last: now, reasons: Vec::new() });
-        let is_new = said.reasons.len() < REASONS_MAX && !said.reasons.contains(&reason);
-        if is_new || now - said.last >= REASON_INTERVAL {
-            said.last = now;
-            let since = now - said.since;
-            warn!(
-                sink = self.sink.name,
-                messages,
-                ?since,
-                delay = delay.map(tracing::field::debug),
-                reason,
-                "not accepted, trying again"
-            );
-        }
-        if is_new {
-            said.reasons.push(reason);
-        }
     }
 
     /// It is refused for what it is, or one of its rows is.

@@ -10,12 +10,13 @@ use tokio::task::{JoinError, JoinSet};
 use tracing::{info, warn};
 
 use super::aws::Account;
-use super::flow::Delays;
+use super::flow::delays;
 use super::outlet::{self, Inlet, Outlet, Overflow};
 use super::sqs::Sqs;
 use super::{DeadLetters, Delivery, Message, OpenError, Sink};
 use crate::ack::{self, Ack};
 use crate::config::{OnError, Queue};
+use crate::retry::FailureLog;
 
 /// Deliveries that wait for a queue that takes some.
 const DELIVERIES_WAITING_MAX: usize = 8;
@@ -117,16 +118,18 @@ impl QueuesOfTables {
     /// If it isn't there, or may not be used.
     async fn open(&self, url: &str, ack: &Ack) -> anyhow::Result<Option<Sqs>> {
         check_name(url).with_context(|| format!("sink.{}", self.name))?;
-        let mut delays = Delays::new(None);
+        let (mut delays, mut failures) = (delays(None), FailureLog::default());
         loop {
             match Sqs::open(&self.name, url, &self.queue, self.account.clone()).await {
                 _ if ack.is_stopped() => return Ok(None),
                 Ok(queue) => return Ok(Some(queue)),
                 Err(OpenError::Refused(error)) => return Err(error),
                 Err(OpenError::NotNow(error)) => {
-                    let delay = delays.next();
-                    warn!(sink = self.name, error = format!("{error:#}"), ?delay, "can't be opened, trying again");
-                    tokio::time::sleep(delay).await;
+                    let error = format!("{error:#}");
+                    if let Some(since) = failures.failed(&error) {
+                        warn!(sink = self.name, ?since, error, "can't be opened, trying again");
+                    }
+                    tokio::time::sleep(delays.next()).await;
                 }
             }
         }

@@ -7,7 +7,6 @@
 
 use anyhow::{Context, anyhow, bail};
 use mysql_async::params;
-use mysql_async::prelude::Queryable;
 use rowmill_core::binlog::{CatalogColumn, Decoder, Missing, Next, SchemaChange, Select, append_unlisted};
 use rowmill_core::position::{BinlogPosition, Resume};
 use tracing::debug;

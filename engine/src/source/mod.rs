@@ -5,6 +5,7 @@
 //! [`preflight`] finds out before that whether the server can be read at all, [`place`] from where.
 
 mod catalog;
+pub(crate) mod client;
 mod driver;
 mod history;
 mod lag;
@@ -13,15 +14,15 @@ pub mod preflight;
 pub mod tls;
 mod wire;
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
-use backon::{BackoffBuilder, ExponentialBuilder};
 use rowmill_core::binlog::{DecodeError, Decoder, EndFinder, Next, RowBatch, Select, TransactionEnd};
 use rowmill_core::position::{BinlogPosition, Resume};
 use tokio::sync::watch;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use catalog::ColumnsError;
 use history::History;
@@ -32,6 +33,7 @@ use wire::{DumpRequest, HEARTBEAT_PERIOD, Login, Wire, WireError};
 
 use crate::ack::{Cost, StopError};
 use crate::config::{self, OnError, Start};
+use crate::retry::{Delays, FailureLog, told};
 
 /// The server closes a dump connection that isn't read for this long. While a queue is out of reach
 /// nothing is read, so the session asks for a long time.
@@ -49,7 +51,8 @@ const FAR_TRANSACTION_END_WAIT: Duration = Duration::from_secs(60);
 const NEXT_CHANGE_WAIT: Duration = Duration::from_secs(1);
 
 const RECONNECT_DELAY_MIN: Duration = Duration::from_millis(100);
-const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(30);
+/// With jitter up to twice as much.
+const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(5);
 
 /// The server's error where the binlog can't be read on; its text says why.
 const ER_SOURCE_FATAL_ERROR_READING_BINLOG: u16 = 1236;
@@ -189,20 +192,17 @@ impl Source {
 
     /// Tries again, and where there are several servers each in turn, until one reads on at `resume`.
     async fn reconnect(&mut self, resume: Resume) -> anyhow::Result<()> {
-        let mut delays = ExponentialBuilder::new()
-            .with_min_delay(RECONNECT_DELAY_MIN)
-            .with_max_delay(RECONNECT_DELAY_MAX)
-            .with_jitter()
-            .without_max_times()
-            .build();
+        let mut delays = Delays::new(RECONNECT_DELAY_MIN, RECONNECT_DELAY_MAX, None);
+        let mut failures = FailureLog::default();
         loop {
-            tokio::time::sleep(delays.next().unwrap_or(RECONNECT_DELAY_MAX)).await;
-            // One server that can't be gone on with doesn't matter while another may come back.
+            tokio::time::sleep(delays.next()).await;
+            // A server that fails for good doesn't matter while another may come back.
             let (mut first_error, mut may_come_back) = (None, false);
             for candidate in self.config.candidates() {
-                match reconnect_to(&candidate, &resume).await {
-                    Ok(Some(Reconnected { wire, place, retention })) => {
-                        info!(source = candidate.address, position = %place, "reading on");
+                let not_yet = match reconnect_to(&candidate, &resume).await {
+                    Ok(Reconnected { wire, place, retention }) => {
+                        let after = failures.worked().map(tracing::field::debug);
+                        info!(source = candidate.address, position = %place, after, "reading on");
                         if place.by == By::Gtids {
                             self.decoder.relocate(place.resume);
                         }
@@ -212,11 +212,18 @@ impl Source {
                         self.config = candidate;
                         return Ok(());
                     }
-                    Ok(None) => may_come_back = true,
-                    Err(error) => {
-                        debug!(source = candidate.address, error = format!("{error:#}"), "can't be gone on with");
-                        first_error.get_or_insert(error);
+                    Err(ConnectError::Unreachable(error)) => {
+                        may_come_back = true;
+                        told(&error)
                     }
+                    Err(ConnectError::Refused(error)) => {
+                        let text = told(&error);
+                        first_error.get_or_insert(error);
+                        text
+                    }
+                };
+                if let Some(since) = failures.failed(&not_yet) {
+                    warn!(source = candidate.address, ?since, error = not_yet, "not reconnected yet, trying again");
                 }
             }
             if let (Some(error), false) = (first_error, may_come_back) {
@@ -297,43 +304,31 @@ struct Reconnected {
     retention: Option<Option<Duration>>,
 }
 
-/// A connection to a server that reads on at `resume`; `None` if it may come about later.
-async fn reconnect_to(config: &config::Source, resume: &Resume) -> anyhow::Result<Option<Reconnected>> {
-    let not_yet = |error: &dyn std::fmt::Display| debug!(source = config.address, %error, "not reconnected yet");
-    let mut server = match Server::connect(config).await {
-        Ok(server) => server,
-        Err(ConnectError::Refused(error)) => return Err(error),
-        Err(ConnectError::Unreachable(error)) => {
-            not_yet(&format_args!("{error:#}"));
-            return Ok(None);
-        }
-    };
+/// A connection to a server that reads on at `resume`.
+///
+/// # Errors
+/// If there is none yet, or if the server can't be read on.
+async fn reconnect_to(config: &config::Source, resume: &Resume) -> Result<Reconnected, ConnectError> {
+    let mut server = Server::connect(config).await?;
     if let Some(problem) = server.problems().into_iter().next() {
-        return Err(problem.into());
+        return Err(ConnectError::Refused(problem.into()));
     }
     let place = match server.locate(&Start::Latest, Some(resume.clone())).await {
         Ok(place) => place,
-        Err(LocateError::Gone(error)) if is_lost_connection(&error) => {
-            not_yet(&format_args!("{error:#}"));
-            return Ok(None);
+        Err(LocateError::Gone(error)) if is_lost_connection(&error) => return Err(ConnectError::Unreachable(error)),
+        Err(LocateError::Gone(error)) => {
+            return Err(ConnectError::Refused(error.context("the checkpoint can't be gone on from")));
         }
-        Err(LocateError::Gone(error)) => return Err(error.context("the checkpoint can't be gone on from")),
-        Err(LocateError::Behind(error)) => {
-            warn!(source = config.address, error = format!("{error:#}"), "not reconnected yet");
-            return Ok(None);
-        }
+        Err(LocateError::Behind(error)) => return Err(ConnectError::Unreachable(error)),
     };
     match stream(config, server.flavor, &place).await {
         Ok(wire) => {
             let retention = server.retention().await.ok();
             server.disconnect().await;
-            Ok(Some(Reconnected { wire, place, retention }))
+            Ok(Reconnected { wire, place, retention })
         }
-        Err(error) if is_final(&error) => Err(explained(error, config)),
-        Err(error) => {
-            not_yet(&error);
-            Ok(None)
-        }
+        Err(error) if is_final(&error) => Err(ConnectError::Refused(explained(error, config))),
+        Err(error) => Err(ConnectError::Unreachable(error.into())),
     }
 }
 
@@ -454,9 +449,29 @@ fn beside(config: &config::Source) -> config::Source {
 }
 
 /// Whether a question to the server failed for want of a connection, not by the server's answer.
-fn is_lost_connection(error: &anyhow::Error) -> bool {
-    let cause = error.chain().find_map(|cause| cause.downcast_ref::<mysql_async::Error>());
-    cause.is_some_and(|error| !matches!(error, mysql_async::Error::Server(_)))
+pub(crate) fn is_lost_connection(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| match (cause.downcast_ref::<mysql_async::Error>(), cause.downcast_ref::<WireError>()) {
+        (Some(mysql_async::Error::Server(error)), _) => is_transient(error.code),
+        (Some(mysql_async::Error::Io(mysql_async::IoError::Io(error))), _) => error.kind() != ErrorKind::InvalidData,
+        (Some(mysql_async::Error::Driver(error)), _) => {
+            !matches!(error, mysql_async::DriverError::NoClientSslFlagFromServer)
+        }
+        (_, Some(WireError::Server { code, .. })) => is_transient(*code),
+        (_, Some(error)) => !is_final(error),
+        _ => false,
+    })
+}
+
+/// Errors of a server that isn't up yet, or has too much to do.
+/// <https://dev.mysql.com/doc/mysql-errors/8.4/en/server-error-reference.html>
+fn is_transient(code: u16) -> bool {
+    const TOO_MANY_CONNECTIONS: [u16; 4] = [1040, 1041, 1203, 1226];
+    const SHUTTING_DOWN_OR_STARTING: [u16; 5] = [1053, 1077, 3032, 3168, 4031];
+    const THREADS_AND_NETWORK: [u16; 6] = [1135, 1152, 1158, 1159, 1160, 1161];
+    const LOCKS_AND_READ_ONLY: [u16; 4] = [1205, 1213, 1290, 1836];
+    [&TOO_MANY_CONNECTIONS[..], &SHUTTING_DOWN_OR_STARTING, &THREADS_AND_NETWORK, &LOCKS_AND_READ_ONLY]
+        .iter()
+        .any(|codes| codes.contains(&code))
 }
 
 /// Whether another connection would fail in the same way.

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use mysql_async::Row;
-use mysql_async::prelude::Queryable;
 use rowmill_core::gtid::{GtidSet, Newest};
 use rowmill_core::position::{BinlogPosition, Past, Progress, Resume, file_number};
 use tracing::debug;
@@ -388,7 +387,7 @@ impl Server {
         const NEW: &str = "SHOW BINARY LOG STATUS";
         let rows = match self.flavor {
             Flavor::MariaDb => self.privileged(OLD).await?,
-            Flavor::MySql => match self.conn.query::<Row, _>(NEW).await {
+            Flavor::MySql => match self.conn.query::<Row>(NEW).await {
                 Err(mysql_async::Error::Server(error)) if error.code == ER_PARSE => self.privileged(OLD).await?,
                 Ok(rows) => rows,
                 Err(_) => self.privileged(NEW).await?,

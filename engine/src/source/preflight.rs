@@ -4,18 +4,23 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, DriverError, Opts, OptsBuilder, Row, SslOpts};
+use mysql_async::{DriverError, Opts, OptsBuilder, Row, SslOpts};
 use rowmill_core::batch::quoted;
 use tracing::debug;
 
+use super::client::{CONNECT_TIMEOUT, Client, timed_out};
 use super::driver;
 use super::tls::{Tls, TlsMode};
+use super::wire::no_tls;
 use crate::config;
 
 pub(super) const ER_ACCESS_DENIED: u16 = 1045;
 pub(super) const ER_SPECIFIC_ACCESS_DENIED: u16 = 1227;
 pub(super) const ER_PARSE: u16 = 1064;
+
+/// What no later try changes: rights, databases, hosts, accounts. All else may pass.
+/// <https://dev.mysql.com/doc/mysql-errors/8.4/en/server-error-reference.html>
+const DEFINITE: [u16; 9] = [1044, 1049, 1130, 1227, 1251, 1820, 1862, 3118, 3955];
 
 /// Which family a server is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +34,7 @@ pub enum Flavor {
 /// A server that answers.
 #[derive(Debug)]
 pub struct Server {
-    pub(super) conn: Conn,
+    pub(super) conn: Client,
     pub(super) config: config::Source,
     pub(super) address: String,
     user: String,
@@ -72,19 +77,24 @@ impl Server {
     /// Connects to the first of a source's servers that answers. Gives the source as that one has it.
     ///
     /// # Errors
-    /// If none answers: what the first one had against it.
+    /// If none answers: what the first one had against it that may be there later, or the first one of all.
     pub async fn connect_first(source: &config::Source) -> Result<(Self, config::Source), ConnectError> {
-        let mut first_error = None;
+        let (mut first_error, mut first_unreachable) = (None, None);
         for candidate in source.candidates() {
             match Self::connect(&candidate).await {
                 Ok(server) => return Ok((server, candidate)),
                 Err(error) => {
                     debug!(source = candidate.address, %error, "not reached");
-                    first_error.get_or_insert(error);
+                    let is_unreachable = matches!(error, ConnectError::Unreachable(_));
+                    let first = if is_unreachable { &mut first_unreachable } else { &mut first_error };
+                    first.get_or_insert(error);
                 }
             }
         }
-        Err(first_error.unwrap_or_else(|| ConnectError::Refused(anyhow!("there is no server to connect to"))))
+        // One that may be there later counts for more than one that never will.
+        Err(first_unreachable
+            .or(first_error)
+            .unwrap_or_else(|| ConnectError::Refused(anyhow!("there is no server to connect to"))))
     }
 
     /// Connects, and asks for the settings that matter.
@@ -206,9 +216,7 @@ impl Server {
 
     /// Closes the connection.
     pub async fn disconnect(self) {
-        if let Err(error) = self.conn.disconnect().await {
-            debug!(%error, "a connection wasn't closed well");
-        }
+        self.conn.disconnect().await;
     }
 
     /// Runs a statement that needs the grants of a replica.
@@ -225,7 +233,7 @@ impl Server {
 }
 
 /// A connection by the driver, secured as the configuration says.
-pub(super) async fn connect(config: &config::Source) -> Result<Conn, ConnectError> {
+pub(super) async fn connect(config: &config::Source) -> Result<Client, ConnectError> {
     match driver_connection(&config.options, &config.tls).await {
         Ok(conn) => Ok(conn),
         Err(error) => Err(match error.downcast() {
@@ -240,16 +248,24 @@ pub(super) async fn connect(config: &config::Source) -> Result<Conn, ConnectErro
 ///
 /// # Errors
 /// The driver's, or that the certificates can't be read.
-pub(crate) async fn driver_connection(options: &Opts, tls: &Tls) -> anyhow::Result<Conn> {
+pub(crate) async fn driver_connection(options: &Opts, tls: &Tls) -> anyhow::Result<Client> {
+    let connecting = tokio::time::timeout(CONNECT_TIMEOUT, connect_in_any_time(options, tls)).await;
+    connecting.unwrap_or_else(|_| Err(timed_out(CONNECT_TIMEOUT).into()))
+}
+
+async fn connect_in_any_time(options: &Opts, tls: &Tls) -> anyhow::Result<Client> {
     let is_socket = options.socket().is_some();
-    let with = |tls: Option<SslOpts>| {
-        let is_private = is_socket || tls.is_some();
-        let builder = OptsBuilder::from_opts(options.clone()).ssl_opts(tls);
+    let host = options.ip_or_hostname();
+    let with = |certificates_used: Option<SslOpts>| {
+        let is_private = is_socket || certificates_used.is_some() && tls.is_trusted(host);
+        let builder = OptsBuilder::from_opts(options.clone()).ssl_opts(certificates_used);
         Opts::from(builder.enable_cleartext_plugin(is_private && options.enable_cleartext_plugin()))
     };
-    let certificates = if is_socket { None } else { tls.driver(options.ip_or_hostname())? };
+    let certificates = if is_socket { None } else { tls.driver(host)? };
     let attempt = async || match driver::connect(&with(certificates.clone()), tls).await {
-        Err(mysql_async::Error::Driver(DriverError::NoClientSslFlagFromServer)) if tls.mode <= TlsMode::Preferred => {
+        Err(mysql_async::Error::Driver(DriverError::NoClientSslFlagFromServer))
+            if tls.mode_for(host) <= TlsMode::Preferred =>
+        {
             driver::connect(&with(None), tls).await
         }
         other => other,
@@ -258,32 +274,35 @@ pub(crate) async fn driver_connection(options: &Opts, tls: &Tls) -> anyhow::Resu
         Err(mysql_async::Error::Server(error)) if error.code == ER_ACCESS_DENIED => attempt().await,
         other => other,
     };
-    Ok(result?)
+    Ok(Client::new(result?))
 }
 
 fn connect_error(error: mysql_async::Error, config: &config::Source) -> ConnectError {
     let address = &config.address;
     match error {
-        mysql_async::Error::Driver(DriverError::NoClientSslFlagFromServer) => ConnectError::Refused(anyhow!(
-            "{address} offers no TLS, and source.tls.mode asks for it; let the server have a certificate, or set the \
-             mode to \"preferred\""
-        )),
+        mysql_async::Error::Driver(DriverError::NoClientSslFlagFromServer) => {
+            ConnectError::Refused(anyhow!("{address}: {}", no_tls(&config.tls)))
+        }
         mysql_async::Error::Server(server) if server.code == ER_ACCESS_DENIED => ConnectError::Refused(anyhow!(
             "{address} refuses the user or the password ({}); the password comes from `source.url`, \
              `source.password`, `source.password_file` or ROWMILL_SOURCE_PASSWORD",
             server.message
         )),
-        mysql_async::Error::Io(mysql_async::IoError::Tls(tls)) => ConnectError::Refused(
-            anyhow::Error::new(tls)
-                .context(format!("{address}: no secure connection; is `source.tls` right (mode, ca, cert and key)?")),
-        ),
-        mysql_async::Error::Io(mysql_async::IoError::Io(io)) if io.kind() == std::io::ErrorKind::InvalidData => {
-            ConnectError::Refused(
-                anyhow::Error::new(io).context(format!(
-                    "{address}: no secure connection; is `source.tls` right (mode, ca, cert and key)?"
-                )),
-            )
+        mysql_async::Error::Io(mysql_async::IoError::Tls(tls)) => {
+            ConnectError::Refused(anyhow::Error::new(tls).context(format!(
+                "{address}: no secure connection; {}",
+                config.tls.hint(config.options.ip_or_hostname())
+            )))
         }
+        mysql_async::Error::Io(mysql_async::IoError::Io(io)) if io.kind() == std::io::ErrorKind::InvalidData => {
+            ConnectError::Refused(anyhow::Error::new(io).context(format!(
+                "{address}: no secure connection; {}",
+                config.tls.hint(config.options.ip_or_hostname())
+            )))
+        }
+        mysql_async::Error::Server(server) if DEFINITE.contains(&server.code) => ConnectError::Refused(
+            anyhow::Error::new(mysql_async::Error::Server(server)).context(format!("{address} refuses the connection")),
+        ),
         mysql_async::Error::Other(reason) => ConnectError::Refused(anyhow!("{address}: {reason}")),
         mysql_async::Error::Io(io) => ConnectError::Unreachable(
             anyhow::Error::new(io)

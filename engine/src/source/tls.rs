@@ -1,5 +1,6 @@
 //! TLS to the server, as `mysql --ssl-mode` names its ways, for both kinds of connection.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,10 +14,12 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 /// How a connection is secured.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Tls {
-    /// What is asked of it.
-    pub mode: TlsMode,
+    /// The section of the configuration that says so.
+    pub section: &'static str,
+    /// What is asked of it; `None`: by the host, see [`Tls::mode_for`].
+    pub mode: Option<TlsMode>,
     /// Certificates that sign the server's, in PEM; `None`: the system's.
     pub ca: Option<PathBuf>,
     /// The client's certificate and its key, in PEM.
@@ -26,13 +29,12 @@ pub struct Tls {
 /// What is asked of a connection's security: values and meanings of MySQL's `--ssl-mode`. Its
 /// `VERIFY_CA` isn't among them: the driver can't verify a certificate without the host's name.
 /// <https://dev.mysql.com/doc/refman/8.4/en/connection-options.html#option_general_ssl-mode>
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TlsMode {
     /// None.
     Disabled,
     /// Encrypted if the server can.
-    #[default]
     Preferred,
     /// Encrypted.
     Required,
@@ -40,20 +42,64 @@ pub enum TlsMode {
     VerifyIdentity,
 }
 
+impl Default for Tls {
+    fn default() -> Self {
+        Self { section: "source.tls", mode: None, ca: None, identity: None }
+    }
+}
+
 impl Tls {
+    /// What is asked of a connection to a host. Where nothing is configured, a server on this machine may be as it is, and
+    /// one on another must show that it is the one that is meant: or whoever answers would get the password.
+    pub fn mode_for(&self, host: &str) -> TlsMode {
+        let default = || if is_local(host) { TlsMode::Preferred } else { TlsMode::VerifyIdentity };
+        self.mode.unwrap_or_else(default)
+    }
+
+    /// Whether a secured connection to a host is one to that host for certain.
+    pub fn is_trusted(&self, host: &str) -> bool {
+        is_local(host) || self.mode_for(host) == TlsMode::VerifyIdentity
+    }
+
+    /// What to tell of connections to a host, if whoever answers there may be another.
+    pub fn warning(&self, host: &str) -> Option<String> {
+        let (section, mode) = (self.section, self.mode_for(host));
+        (!self.is_trusted(host)).then(|| {
+            format!(
+                "{section}.mode = \"{mode}\": the server {host} isn't verified, and whoever answers in its place gets the \
+                 password and can send other changes; set it to \"verify-identity\", with the authority's certificate as \
+                 {section}.ca where the system doesn't know it"
+            )
+        })
+    }
+
+    /// What helps where no secure connection comes about.
+    pub(crate) fn hint(&self, host: &str) -> String {
+        let section = self.section;
+        match self.mode {
+            None if !is_local(host) => format!(
+                "a server on another machine is verified unless {section}.mode says otherwise: set {section}.ca to the \
+                 certificate of the authority that signed the server's, or, to trust whoever answers, {section}.mode = \
+                 \"required\""
+            ),
+            _ => format!("is `{section}` right (mode, ca, cert and key)?"),
+        }
+    }
+
     /// For connections by the driver to a host.
     ///
     /// # Errors
     /// If the system's certificates are needed and can't be read.
     pub fn driver(&self, host: &str) -> anyhow::Result<Option<SslOpts>> {
-        if self.mode == TlsMode::Disabled {
+        let mode = self.mode_for(host);
+        if mode == TlsMode::Disabled {
             return Ok(None);
         }
         let mut options = SslOpts::default()
-            .with_danger_accept_invalid_certs(self.mode < TlsMode::VerifyIdentity)
-            .with_danger_skip_domain_validation(self.mode < TlsMode::VerifyIdentity)
+            .with_danger_accept_invalid_certs(mode < TlsMode::VerifyIdentity)
+            .with_danger_skip_domain_validation(mode < TlsMode::VerifyIdentity)
             .with_danger_tls_hostname_override(Some(server_name(host).to_owned()));
-        if self.mode == TlsMode::VerifyIdentity {
+        if mode == TlsMode::VerifyIdentity {
             let roots = match &self.ca {
                 Some(path) => vec![path.clone().into()],
                 None => system_roots()?.into_iter().map(|certificate| certificate.to_vec().into()).collect(),
@@ -67,13 +113,13 @@ impl Tls {
         Ok(Some(options))
     }
 
-    /// For the connection that streams the binlog.
+    /// For the connection to a host that streams the binlog.
     ///
     /// # Errors
     /// If a certificate or key can't be read.
-    pub(super) fn client(&self) -> anyhow::Result<Arc<ClientConfig>> {
+    pub(super) fn client(&self, host: &str) -> anyhow::Result<Arc<ClientConfig>> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let verifier: Arc<dyn ServerCertVerifier> = match self.mode == TlsMode::VerifyIdentity {
+        let verifier: Arc<dyn ServerCertVerifier> = match self.mode_for(host) == TlsMode::VerifyIdentity {
             true => self.verifier(&provider)?,
             false => Arc::new(Unverified(Arc::clone(&provider))),
         };
@@ -106,6 +152,23 @@ impl Tls {
             .build()
             .context("source.tls.ca holds no usable certificate")
     }
+}
+
+impl std::fmt::Display for TlsMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Disabled => "disabled",
+            Self::Preferred => "preferred",
+            Self::Required => "required",
+            Self::VerifyIdentity => "verify-identity",
+        })
+    }
+}
+
+/// Whether a host is this machine.
+fn is_local(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
+    host == "localhost" || host.ends_with(".localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// What a certificate is made for: the host, of an IPv6 address without its zone (`fe80::1%eth0`), which only this machine
@@ -171,5 +234,29 @@ impl ServerCertVerifier for Unverified {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_elsewhere_is_verified_unless_told_otherwise() {
+        let by_default = Tls::default();
+        for host in ["localhost", "127.0.0.1", "::1", "[::1]", "db.localhost", "127.1.2.3"] {
+            assert_eq!(by_default.mode_for(host), TlsMode::Preferred, "{host}");
+            assert_eq!(by_default.warning(host), None);
+        }
+        for host in ["db.example.com", "10.0.0.7", "mysql", "fe80::1%eth0", "localhost.example.com"] {
+            assert_eq!(by_default.mode_for(host), TlsMode::VerifyIdentity, "{host}");
+            assert_eq!(by_default.warning(host), None);
+            for mode in [TlsMode::Disabled, TlsMode::Preferred, TlsMode::Required] {
+                let tls = Tls { mode: Some(mode), ..Tls::default() };
+                assert!(!tls.is_trusted(host));
+                let warning = tls.warning(host).expect("a warning");
+                assert!(warning.contains(&format!("source.tls.mode = \"{mode}\"")), "{warning}");
+            }
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use serde::Deserialize;
 
-use crate::config::{TablePatterns, toml_fault};
+use crate::config::{Quantity, TablePatterns, toml_fault};
 
 /// What a plugin may do, and what becomes of rows that it fails on.
 #[derive(Debug, Clone)]
@@ -79,14 +79,6 @@ struct File {
     settings: BTreeMap<String, toml::Value>,
 }
 
-/// A number, or text with a unit.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Quantity {
-    Number(u64),
-    Text(String),
-}
-
 impl Default for Manifest {
     fn default() -> Self {
         Self {
@@ -121,18 +113,14 @@ impl Manifest {
         let default = Limits::default();
         let bytes = |key: &str, quantity: Option<Quantity>, default: usize| match quantity {
             None => Ok(default),
-            Some(quantity) => quantity
-                .in_units(&[("", 1), ("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)])
-                .with_context(|| format!("{key}: write bytes, or a text as \"64MiB\"")),
+            Some(quantity) => quantity.bytes().with_context(|| format!("{key}: write bytes, or a text as \"64MiB\"")),
         };
         let limits = Limits {
             memory: bytes("memory", file.memory, default.memory)?,
             output: bytes("output", file.output, default.output)?,
             deadline: match file.deadline {
                 None => default.deadline,
-                Some(quantity) => Duration::from_millis(
-                    quantity.in_units(&[("ms", 1), ("s", 1000)]).context("deadline: write a text as \"250ms\"")? as u64,
-                ),
+                Some(quantity) => quantity.duration().context("deadline: write a text as \"250ms\"")?,
             },
         };
         if file.instances == Some(0) {
@@ -147,21 +135,6 @@ impl Manifest {
             grants: file.grant,
             settings: serde_json::Value::Object(settings.collect()).to_string(),
         })
-    }
-}
-
-impl Quantity {
-    /// The number of the smallest unit; more than none.
-    fn in_units(&self, units: &[(&str, u64)]) -> Option<usize> {
-        let (number, unit) = match self {
-            Self::Number(number) => (*number, ""),
-            Self::Text(text) => {
-                let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-                (text[..end].parse().ok()?, text[end..].trim())
-            }
-        };
-        let (_, factor) = units.iter().find(|(name, _)| *name == unit)?;
-        usize::try_from(number.checked_mul(*factor)?).ok().filter(|&number| number > 0)
     }
 }
 

@@ -9,6 +9,7 @@ use mysql_common::packets::{AuthPlugin, AuthSwitchRequest, HandshakePacket, Hand
 use mysql_common::proto::MySerialize;
 
 use super::{Stream, Wire, WireError};
+use crate::config::Secret;
 use crate::source::driver::caught;
 use crate::source::tls::{Tls, TlsMode};
 
@@ -20,7 +21,7 @@ pub(in crate::source) struct Login {
     /// A Unix socket, instead of host and port.
     pub socket: Option<String>,
     pub user: String,
-    pub password: Option<String>,
+    pub password: Option<Secret>,
     /// Whether the server may have the password itself, over a connection that nobody can read.
     pub sends_clear_password: bool,
     pub tls: Tls,
@@ -34,7 +35,7 @@ impl Login {
             port: options.tcp_port(),
             socket: options.socket().map(str::to_owned),
             user: options.user().unwrap_or_default().to_owned(),
-            password: options.pass().map(str::to_owned),
+            password: options.pass().map(|password| password.to_owned().into()),
             sends_clear_password: options.enable_cleartext_plugin(),
             tls: tls.clone(),
         }
@@ -50,10 +51,20 @@ pub(in crate::source) fn unknown_plugin(name: &str) -> String {
     )
 }
 
+/// What is said of a server that should have TLS and hasn't.
+pub(in crate::source) fn no_tls(tls: &Tls) -> String {
+    let section = tls.section;
+    format!(
+        "the server offers no TLS, and {section}.mode asks for it (by default, of a server on another machine); let the \
+         server have a certificate, or set {section}.mode to \"preferred\""
+    )
+}
+
 /// What is said where the password may not be sent as it is.
 pub(in crate::source) fn clear_password() -> String {
-    "the server asks for the password in clear text (`mysql_clear_password`), which is sent over TLS only, and only if the \
-     URL ends with `?enable_cleartext_plugin=true`; add that, and set source.tls.mode to \"verify-identity\""
+    "the server asks for the password in clear text (`mysql_clear_password`), which is sent only to a server that TLS has \
+     verified, and only if the URL ends with `?enable_cleartext_plugin=true`; add that, and set the mode of TLS to \
+     \"verify-identity\""
         .to_owned()
 }
 
@@ -112,24 +123,22 @@ impl Wire {
 
         let is_socket = matches!(self.stream, Stream::Unix(_));
         let offers_tls = handshake.capabilities().contains(CapabilityFlags::CLIENT_SSL);
-        if !is_socket && login.tls.mode != TlsMode::Disabled {
+        let mode = login.tls.mode_for(&login.host);
+        if !is_socket && mode != TlsMode::Disabled {
             if offers_tls {
                 capabilities |= CapabilityFlags::CLIENT_SSL;
                 self.send_struct(&SslRequest::new(capabilities, PACKET_BYTES_MAX, UTF8MB4_GENERAL_CI)).await?;
-                self.secure(&login.host, login.tls.client()?).await?;
-            } else if login.tls.mode > TlsMode::Preferred {
-                return Err(WireError::Setup(anyhow::anyhow!(
-                    "the server offers no TLS, and source.tls.mode asks for it; let the server have a certificate, or \
-                     set the mode to \"preferred\""
-                )));
+                self.secure(&login.host, login.tls.client(&login.host)?).await?;
+            } else if mode > TlsMode::Preferred {
+                return Err(WireError::Setup(anyhow::anyhow!(no_tls(&login.tls))));
             }
         }
         let mut proof = Proof {
             plugin,
             nonce,
-            password: login.password.as_deref().unwrap_or_default(),
+            password: login.password.as_ref().map_or("", Secret::reveal),
             is_private: is_socket || matches!(self.stream, Stream::Tls(_)),
-            sends_clear_password: login.sends_clear_password,
+            sends_clear_password: login.sends_clear_password && (is_socket || login.tls.is_trusted(&login.host)),
             switched: false,
             salted: false,
         };

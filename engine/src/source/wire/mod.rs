@@ -10,9 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use mysql_common::constants::CapabilityFlags;
-use mysql_common::io::ParseBuf;
-use mysql_common::packets::ErrPacket;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
@@ -20,16 +17,23 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-pub(super) use login::{Login, clear_password, unknown_plugin};
+pub(super) use login::{Login, clear_password, no_tls, unknown_plugin};
 use packets::{ReadBuffer, TooLarge, framed};
 
+use super::client::CONNECT_TIMEOUT;
 use super::tls::server_name;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often the server says that it is there when it has nothing else to say.
 pub(super) const HEARTBEAT_PERIOD: Duration = Duration::from_secs(5);
 /// A connection that is silent for longer is taken for dead.
 const SILENCE_MAX: Duration = Duration::from_secs(20);
+
+/// How long the server may take to answer a statement.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+fn no_answer(after: Duration) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, format!("no answer in {} seconds", after.as_secs()))
+}
 
 /// Why a connection can't be used, or not any more.
 #[derive(Debug, thiserror::Error)]
@@ -107,9 +111,7 @@ impl Wire {
             wire.log_in(login).await?;
             Ok(wire)
         };
-        timeout(CONNECT_TIMEOUT, connecting)
-            .await
-            .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
+        timeout(CONNECT_TIMEOUT, connecting).await.unwrap_or_else(|_| Err(no_answer(CONNECT_TIMEOUT).into()))
     }
 
     /// Runs a statement that gives no rows.
@@ -117,7 +119,7 @@ impl Wire {
         const COM_QUERY: u8 = 0x03;
         const OK: u8 = 0x00;
         self.command(COM_QUERY, statement.as_bytes()).await?;
-        let answer = self.packet().await?;
+        let answer = timeout(ANSWER_TIMEOUT, self.packet()).await.map_err(|_| no_answer(ANSWER_TIMEOUT))??;
         if answer.first() == Some(&OK) { Ok(()) } else { Err(WireError::Protocol("an OK")) }
     }
 
@@ -226,13 +228,17 @@ impl Wire {
     async fn send(&mut self, payload: &[u8]) -> Result<(), WireError> {
         let bytes = framed(payload, self.sequence);
         self.sequence = self.sequence.wrapping_add(1);
+        timeout(ANSWER_TIMEOUT, self.write(&bytes)).await.map_err(|_| no_answer(ANSWER_TIMEOUT))?
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> Result<(), WireError> {
         match &mut self.stream {
-            Stream::Tcp(stream) => stream.write_all(&bytes).await?,
+            Stream::Tcp(stream) => stream.write_all(bytes).await?,
             Stream::Tls(stream) => {
-                stream.write_all(&bytes).await?;
+                stream.write_all(bytes).await?;
                 stream.flush().await?;
             }
-            Stream::Unix(stream) => stream.write_all(&bytes).await?,
+            Stream::Unix(stream) => stream.write_all(bytes).await?,
             Stream::None => {}
         }
         Ok(())
@@ -271,10 +277,28 @@ fn error_of(packet: &[u8]) -> Option<WireError> {
     if packet.first() != Some(&ERROR) {
         return None;
     }
-    match ParseBuf(packet).parse::<ErrPacket<'_>>(CapabilityFlags::CLIENT_PROTOCOL_41) {
-        Ok(ErrPacket::Error(error)) => {
-            Some(WireError::Server { code: error.error_code(), message: error.message_str().into_owned() })
+    let Some((&[low, high], message)) = packet[1..].split_first_chunk() else {
+        return Some(WireError::Protocol("an error in words"));
+    };
+    // Before the greeting there is no SQL state.
+    let message = match message {
+        [b'#', _, _, _, _, _, message @ ..] => message,
+        message => message,
+    };
+    let message = String::from_utf8_lossy(message).into_owned();
+    Some(WireError::Server { code: u16::from_le_bytes([low, high]), message })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_may_come_before_the_greeting() {
+        for packet in [&b"\xff\x10\x04Too many connections"[..], b"\xff\x10\x04#08004Too many connections"] {
+            let error = error_of(packet).expect("an error").to_string();
+            assert_eq!(error, "Too many connections (error 1040)");
         }
-        _ => Some(WireError::Protocol("an error in words")),
+        assert!(error_of(b"\xff\x10").is_some() && error_of(b"\0").is_none());
     }
 }

@@ -1,0 +1,110 @@
+//! Trying again: how long to wait between tries, and which of many failures the log says.
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use tokio::time::Instant;
+
+/// While something keeps failing, each of so many reasons is said when it is new, and one of them so often.
+const REASONS_MAX: usize = 8;
+const REASON_INTERVAL: Duration = Duration::from_secs(10);
+
+/// An error with its causes, each once: some repeat what theirs say.
+pub fn told(error: &anyhow::Error) -> String {
+    let mut said: Vec<String> = Vec::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        let text = text.strip_prefix("Input/output error: ").unwrap_or(&text); // the driver's, of each
+        if !said.iter().any(|earlier| earlier.contains(text)) {
+            said.push(text.to_owned());
+        }
+    }
+    said.join(": ")
+}
+
+/// Pauses between tries: each about twice as long as the one before it, with jitter.
+#[derive(Debug)]
+pub struct Delays {
+    delays: ExponentialBackoff,
+    max: Duration,
+}
+
+impl Delays {
+    /// From `min` to `max` and, with the jitter, up to twice as long. The jitter follows from the seed, if there is one.
+    pub fn new(min: Duration, max: Duration, jitter_seed: Option<u64>) -> Self {
+        let mut delays =
+            ExponentialBuilder::new().with_min_delay(min).with_max_delay(max).with_jitter().without_max_times();
+        if let Some(seed) = jitter_seed {
+            delays = delays.with_jitter_seed(seed);
+        }
+        Self { delays: delays.build(), max }
+    }
+
+    /// The next pause.
+    pub fn next(&mut self) -> Duration {
+        self.delays.next().unwrap_or(self.max)
+    }
+}
+
+/// What the log says of something that fails again and again.
+#[derive(Debug, Default)]
+pub struct FailureLog(Option<Failing>);
+
+#[derive(Debug)]
+struct Failing {
+    since: Instant,
+    said: Instant,
+    reasons: Vec<String>,
+}
+
+impl FailureLog {
+    /// It failed. Gives since when it does, if that is to be said now.
+    pub fn failed(&mut self, reason: &str) -> Option<Duration> {
+        let now = Instant::now();
+        let is_first = self.0.is_none();
+        let failing = self.0.get_or_insert_with(|| Failing { since: now, said: now, reasons: Vec::new() });
+        let is_new = failing.reasons.len() < REASONS_MAX && !failing.reasons.iter().any(|said| said == reason);
+        if is_new {
+            failing.reasons.push(reason.to_owned());
+        }
+        let is_due = is_first || is_new || now - failing.said >= REASON_INTERVAL;
+        if is_due {
+            failing.said = now;
+        }
+        is_due.then(|| now - failing.since)
+    }
+
+    /// It worked. Gives for how long it had failed, if it had.
+    pub fn worked(&mut self) -> Option<Duration> {
+        self.0.take().map(|failing| failing.since.elapsed())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_said_once() {
+        let error = std::io::Error::from_raw_os_error(111);
+        let error = anyhow::Error::new(mysql_async::Error::from(error)).context("it can't be reached");
+        assert_eq!(told(&error), "it can't be reached: Connection refused (os error 111)");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_reason_is_said_and_then_one_now_and_then() {
+        let mut log = FailureLog::default();
+        assert_eq!(log.worked(), None);
+        assert_eq!(log.failed("a"), Some(Duration::ZERO));
+        assert_eq!(log.failed("a"), None);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(log.failed("b"), Some(Duration::from_secs(1)), "a new one");
+        assert_eq!(log.failed("a"), None);
+        tokio::time::sleep(REASON_INTERVAL).await;
+        assert_eq!(log.failed("a"), Some(REASON_INTERVAL + Duration::from_secs(1)));
+        assert_eq!(log.failed("a"), None);
+        assert!((0..100).filter(|nth| log.failed(&format!("reason {nth}")).is_some()).count() < REASONS_MAX);
+        assert_eq!(log.worked(), Some(REASON_INTERVAL + Duration::from_secs(1)));
+        assert_eq!(log.failed("a"), Some(Duration::ZERO));
+    }
+}
