@@ -119,7 +119,9 @@ impl Engine {
         let mut engine = Self::start_with(config, &["--no-wait"])?;
         let status = engine.end(Duration::from_secs(60)).await?;
         ensure!(status.code() == Some(1), "it ended with {status}: {}", engine.log());
-        Ok(engine.log().lines().last().unwrap_or_default().to_owned())
+        let log = engine.log();
+        let last = log.lines().last().unwrap_or_default();
+        Ok(last.split_once(" ERROR ").map_or(last, |(_, error)| error).to_owned())
     }
 
     /// Starts it, and waits until it reads the binlog.

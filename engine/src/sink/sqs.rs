@@ -406,7 +406,10 @@ async fn look_up(client: &aws_sdk_sqs::Client, url: &str) -> Result<(usize, Stri
         Err(error) => error,
     };
     let Some(code) = error.code() else {
-        return Err(OpenError::NotNow(anyhow!("the queue {url} can't be reached: {}", words(&error))));
+        return Err(OpenError::NotNow(anyhow!(
+            "the queue {url} can't be reached; are `queue_url`, `endpoint_url` and `region` right? {}",
+            words(&error)
+        )));
     };
     if code.ends_with("NonExistentQueue") || code.ends_with("QueueDoesNotExist") {
         return Err(OpenError::Refused(anyhow!("there is no queue {url}; create it, or correct `queue_url`")));
