@@ -10,6 +10,7 @@ use rowmill_core::batch::Operation;
 use crate::checkpoint::Checkpoint;
 use crate::config::{self, Config, MySqlCheckpoint, Route, ServerOptions, Tls};
 use crate::dispatch::plural;
+use crate::retry::told;
 use crate::sink::{self, Connections};
 use crate::source;
 use crate::source::preflight::{ConnectError, Server, shown_name};
@@ -75,6 +76,9 @@ pub async fn run(config: &Config, out: &mut impl Write) -> std::io::Result<usize
             }
         }
         Err(error) => report.problem(format!("{error:#}"))?,
+    }
+    if report.problems == 0 {
+        report.line("ready", "`rowmill run` finds all that it needs")?;
     }
     Ok(report.problems)
 }
@@ -176,6 +180,10 @@ async fn server(config: &Config, report: &mut Report<'_, impl Write>) -> std::io
     }
     if let config::Checkpoint::MySql(MySqlCheckpoint { options, tls, .. }) = &config.checkpoint {
         unverified(options, tls, report)?;
+    }
+    match Checkpoint::probe(&config.checkpoint).await {
+        Ok(name) => report.ok(format!("{name} can be written"))?,
+        Err(error) => return report.problem(told(&error)),
     }
     let saved = match Checkpoint::read(&config.checkpoint).await {
         Ok(saved) => saved,

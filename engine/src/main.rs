@@ -205,9 +205,9 @@ fn main() -> ExitCode {
             );
             Ok(())
         }),
-        Command::Tail { config, from, record } => {
-            at_place("--from", &from, |start| with_config(&config, |config| tail(config, start, form(record))))
-        }
+        Command::Tail { config, from, record } => at_place("--from", &from, |start| {
+            with_loaded(Config::load_without_sinks(&config), |config| tail(config, start, form(record)))
+        }),
         Command::Checkpoint(CheckpointCommand::Show { config }) => with_config(&config, |config| {
             pipeline::runtime()?.block_on(checkpoint::show(&config, &mut std::io::stdout()))
         }),
@@ -313,7 +313,10 @@ fn plugin(command: PluginCommand) -> anyhow::Result<()> {
 }
 
 fn with_config(path: &Path, run: impl FnOnce(Config) -> anyhow::Result<()>) -> ExitCode {
-    let config: Result<Config, ConfigError> = Config::load(path);
+    with_loaded(Config::load(path), run)
+}
+
+fn with_loaded(config: Result<Config, ConfigError>, run: impl FnOnce(Config) -> anyhow::Result<()>) -> ExitCode {
     match config {
         Err(error) => fail(&error.into(), BAD_CONFIG),
         Ok(config) => ended(run(config)),

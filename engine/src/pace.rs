@@ -13,7 +13,7 @@ use crate::source::Lag;
 /// How often it is said while what is read is as old as that.
 const INTERVAL_BEHIND: Duration = Duration::from_secs(10);
 /// How often otherwise, if there was anything to deliver.
-const INTERVAL: Duration = Duration::from_secs(600);
+const INTERVAL: Duration = Duration::from_secs(60);
 
 /// Of what may happen to every row the first ones are logged each, later ones only now and then.
 const LOGGED_EACH: u64 = 10;
@@ -113,8 +113,8 @@ mod tests {
         pace.delivered(advance(900, 10));
         assert_eq!(pace.line(after(20), age(100)), line(120, 12, 900, Some(100)));
         pace.delivered(advance(950, 600));
-        assert_eq!(pace.line(after(600), None), None, "not yet");
-        assert_eq!(pace.line(after(620), None), line(600, 1, 950, None));
+        assert_eq!(pace.line(after(79), None), None, "not yet");
+        assert_eq!(pace.line(after(80), None), line(600, 10, 950, None));
         assert_eq!(pace.line(after(2000), None), None, "nothing was delivered since");
         pace.delivered(advance(970, 1));
         assert_eq!(pace.line(after(2010), age(0)), line(1, 0, 970, None));

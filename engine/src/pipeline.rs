@@ -29,6 +29,7 @@ use crate::pace::Pace;
 use crate::retry::{Delays, FailureLog, told};
 use crate::selection::Selection;
 use crate::sink::{self, Connections, DeadLetters, OpenError, Overflow, Sink};
+use crate::source::place::LocateError;
 use crate::source::preflight::{ConnectError, Server};
 use crate::source::{self, Lag, Source};
 use crate::transform::{CurrentChain, Loader, Reloader, Settings};
@@ -89,7 +90,7 @@ struct StartError {
 
 impl<E: Into<anyhow::Error>> From<E> for StartError {
     fn from(error: E) -> Self {
-        let error = error.into();
+        let error: anyhow::Error = error.into();
         let may_pass = source::is_lost_connection(&error);
         Self { error, may_pass }
     }
@@ -114,7 +115,7 @@ async fn until_there<T>(waits: bool, mut attempt: impl AsyncFnMut() -> Result<T,
                 if let Some(since) = failures.failed(&error) {
                     warn!(?since, error, "can't start yet, trying again");
                 }
-                tokio::time::sleep(delays.next()).await;
+                tokio::time::sleep(delays.next_delay()).await;
             }
         }
     }
@@ -170,9 +171,17 @@ async fn prepare(config: Config, waits: bool, reading: &Handle) -> anyhow::Resul
         if let Some(problem) = server.problems().into_iter().next() {
             return Err(problem.into());
         }
-        let start = server.locate(&source.start, saved.clone()).await.with_context(|| match is_first_run {
-            true => "no place to begin".to_owned(),
-            false => format!("checkpoint {}", checkpoint.describe()),
+        let start = server.locate(&source.start, saved.clone()).await.map_err(|error| {
+            let (error, is_behind) = match error {
+                LocateError::Behind(error) => (error, true),
+                LocateError::Gone(error) => (error, false),
+            };
+            let may_pass = is_behind || source::is_lost_connection(&error);
+            let whose = match is_first_run {
+                true => "no place to begin".to_owned(),
+                false => format!("checkpoint {}", checkpoint.describe()),
+            };
+            StartError { error: error.context(whose), may_pass }
         })?;
         if is_first_run {
             // Were it written only with the first change, a restart before it would begin elsewhere.
@@ -181,7 +190,7 @@ async fn prepare(config: Config, waits: bool, reading: &Handle) -> anyhow::Resul
         let (version, names_columns) = (server.version.clone(), server.names_columns());
         let position = start.to_string();
         let first_resume = start.resume.clone();
-        let selection = Selection { tables: source.tables.clone(), chain: chain.clone() };
+        let selection = Selection::new(source.tables.clone(), chain.clone());
         let opening = reading.spawn(Source::open(server, source.clone(), start, Box::new(selection)));
         Ok((opening.await??, source, version, names_columns, position, first_resume))
     };

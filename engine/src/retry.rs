@@ -14,7 +14,7 @@ pub fn told(error: &anyhow::Error) -> String {
     let mut said: Vec<String> = Vec::new();
     for cause in error.chain() {
         let text = cause.to_string();
-        let text = text.strip_prefix("Input/output error: ").unwrap_or(&text); // the driver's, of each
+        let text = text.trim_start_matches("Input/output error: "); // the driver's, of each
         if !said.iter().any(|earlier| earlier.contains(text)) {
             said.push(text.to_owned());
         }
@@ -41,7 +41,7 @@ impl Delays {
     }
 
     /// The next pause.
-    pub fn next(&mut self) -> Duration {
+    pub fn next_delay(&mut self) -> Duration {
         self.delays.next().unwrap_or(self.max)
     }
 }

@@ -1,7 +1,10 @@
 //! What the source decodes: the rows of the tables that its user selected, and of these the columns by which
 //! the transforms decide on them.
 
-use rowmill_core::batch::Table;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rowmill_core::batch::{Table, TableId};
 use rowmill_core::binlog::{Needs, Select};
 
 use crate::config::TablePatterns;
@@ -10,10 +13,25 @@ use crate::transform::CurrentChain;
 /// The tables that are read, and the transforms that their rows pass through.
 #[derive(Debug)]
 pub struct Selection {
-    /// The tables.
-    pub tables: TablePatterns,
-    /// The transforms.
-    pub chain: CurrentChain,
+    tables: TablePatterns,
+    chain: CurrentChain,
+    answers: Arc<Mutex<Answers>>,
+}
+
+/// What the transforms of a chain need of tables, as far as they have answered.
+#[derive(Debug, Default)]
+struct Answers {
+    /// The chain's version.
+    version: u64,
+    /// `None` while they are asked.
+    by_table: HashMap<TableId, Option<Needs>>,
+}
+
+impl Selection {
+    /// Of these tables, for these transforms.
+    pub fn new(tables: TablePatterns, chain: CurrentChain) -> Self {
+        Self { tables, chain, answers: Arc::default() }
+    }
 }
 
 impl Select for Selection {
@@ -25,11 +43,55 @@ impl Select for Selection {
         self.tables.schema(schema)
     }
 
-    fn needs(&self, table: &Table) -> Needs {
-        self.chain.newest().needs(table)
+    /// Transforms are asked on a thread of their own: they may take their time, and the source's thread must go on reading.
+    fn needs(&self, table: &Table) -> Option<Needs> {
+        let chain = self.chain.newest();
+        if chain.is_empty() {
+            return Some(Needs::default());
+        }
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        if answers.version != chain.version() {
+            *answers = Answers { version: chain.version(), by_table: HashMap::new() };
+        }
+        if let Some(answer) = answers.by_table.get(&table.id) {
+            return answer.clone();
+        }
+        answers.by_table.insert(table.id, None);
+        let (table, answers) = (table.clone(), Arc::clone(&self.answers));
+        tokio::task::spawn_blocking(move || {
+            let needs = chain.needs(&table);
+            let mut answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
+            if answers.version == chain.version() {
+                answers.by_table.insert(table.id, Some(needs));
+            }
+        });
+        None
     }
 
     fn version(&self) -> u64 {
         self.chain.newest().version()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::transform::Chain;
+    use crate::transform::fake::FakeTransform;
+
+    /// The thread that reads isn't kept, whatever a transform does when it is asked.
+    #[tokio::test]
+    async fn transforms_are_asked_on_another_thread() {
+        let slow = FakeTransform::slow(Duration::from_millis(300));
+        let chain = CurrentChain::of(Chain::of(vec![slow]));
+        let selection = Selection::new(TablePatterns::default(), chain);
+        let table = Table { id: TableId(3), schema: "s".into(), name: "t".into(), columns: vec![], key: vec![] };
+        let asked = std::time::Instant::now();
+        assert!(selection.needs(&table).is_none() && selection.needs(&table).is_none());
+        assert!(asked.elapsed() < Duration::from_millis(200), "it waited");
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        assert!(selection.needs(&table).is_some());
     }
 }

@@ -49,19 +49,25 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     // There is nowhere for dead letters.
     let source = config::Source { server_id: config::random_server_id(), on_error: OnError::Halt, ..source };
-    let (mut server, source) = Server::connect_first(&source).await?;
-    if let Some(problem) = server.problems().into_iter().next() {
-        return Err(problem.into());
-    }
-    let place = server.locate(&start, None).await?;
-    let tables = source.tables.clone();
-    let source = Source::open(server, source, place, Box::new(tables)).await?;
+    let mut stop = std::pin::pin!(stop);
+    let open = async {
+        let (mut server, source) = Server::connect_first(&source).await?;
+        if let Some(problem) = server.problems().into_iter().next() {
+            return Err(problem.into());
+        }
+        let place = server.locate(&start, None).await?;
+        let tables = source.tables.clone();
+        Source::open(server, source, place, Box::new(tables)).await
+    };
+    let source = tokio::select! {
+        () = &mut stop => return Ok(()),
+        source = open => source?,
+    };
     let (batches, mut batches_out) = mpsc::channel::<RowBatch>(BATCHES_WAITING_MAX);
     let cause: Arc<OnceLock<StopError>> = Arc::default();
     let outlet = Batches { batches, stop: Arc::clone(&cause) };
     let (_going, stopped) = watch::channel(false);
     let mut reading = std::pin::pin!(source.run(outlet, stopped));
-    let mut stop = std::pin::pin!(stop);
     let mut printer = Printer::new(out, form);
     loop {
         tokio::select! {

@@ -128,3 +128,126 @@ async fn a_plugins_directory_that_is_away() -> anyhow::Result<()> {
     ensure!(rig.changes()? == ["c t 1"], "{:?}", rig.changes()?);
     Ok(())
 }
+
+/// Compiled plugins can't be kept: that is a convenience, and stops nothing. Nor are they taken from where others write.
+#[tokio::test]
+async fn compiled_plugins_that_cannot_be_kept() -> anyhow::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+
+    let rig = Rig::start("compiled_plugins_that_cannot_be_kept", Build::MySql, &[], SHOP).await?;
+    let (plugins, open) = (rig.directory.join("plugins"), rig.directory.join("open"));
+    std::fs::create_dir(&plugins)?;
+    std::fs::copy(top().join("target/guests/tenth.wasm"), plugins.join("tenth.wasm"))?;
+    std::fs::create_dir(&open)?;
+    std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o777))?;
+    let own = rig.directory.join("own");
+    for (cache, words) in
+        [("/dev/null/cache", "can't be made"), (&open.display().to_string(), "chmod"), (&own.display().to_string(), "")]
+    {
+        let more = format!("\n[plugins]\ndir = \"{}\"\ncache = \"{cache}\"\n", plugins.display());
+        let config = rowmill_tests::EngineConfig { text: format!("{}{more}", rig.config.text), ..rig.config.clone() };
+        let engine = Engine::start_and_wait(&config).await?;
+        let log = engine.log();
+        ensure!(words.is_empty() != log.contains("aren't kept"), "{cache}: {log}");
+        ensure!(log.contains(words), "{cache}: {log}");
+        engine.stop().await?;
+        std::fs::remove_file(rig.directory.join("rowmill.log"))?;
+    }
+    ensure!(
+        std::fs::metadata(&own)?.permissions().mode() & 0o777 == 0o700,
+        "{:?}",
+        std::fs::metadata(&own)?.permissions()
+    );
+    ensure!(std::fs::read_dir(&open)?.next().is_none(), "nothing is written where others may write");
+    Ok(())
+}
+
+/// How often its threads were woken so far.
+fn wake_ups(process: u32) -> anyhow::Result<u64> {
+    let mut sum = 0;
+    for task in std::fs::read_dir(format!("/proc/{process}/task"))? {
+        let status = std::fs::read_to_string(task?.path().join("status"))?;
+        let line = status.lines().find(|line| line.starts_with("voluntary_ctxt_switches")).context("a count")?;
+        sum += line.rsplit('\t').next().context("a number")?.trim().parse::<u64>()?;
+    }
+    Ok(sum)
+}
+
+/// Where nothing happens, nothing runs, with a transform as well.
+#[tokio::test]
+async fn an_idle_engine_sleeps() -> anyhow::Result<()> {
+    let rig = Rig::start("an_idle_engine_sleeps", Build::MySql, &[], SHOP).await?;
+    rig.mysql
+        .run("CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY); INSERT INTO shop.t VALUES (10)")
+        .await?;
+    let plugins = rig.directory.join("plugins");
+    std::fs::create_dir(&plugins)?;
+    std::fs::copy(top().join("target/guests/tenth.wasm"), plugins.join("tenth.wasm"))?;
+    let more = format!("\n[plugins]\ndir = \"{}\"\n", plugins.display());
+    let config = rowmill_tests::EngineConfig { text: format!("{}{more}", rig.config.text), ..rig.config.clone() };
+    let mut engine = Engine::start_and_wait(&config).await?;
+    rig.read_to_the_end(&engine).await?;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let before = wake_ups(engine.process().id())?;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let a_second = (wake_ups(engine.process().id())? - before) / 5;
+    ensure!(a_second < 50, "{a_second} a second");
+    engine.stop().await
+}
+
+/// A check tries what a run does.
+#[tokio::test]
+async fn a_check_finds_what_a_run_would() -> anyhow::Result<()> {
+    let rig = Rig::start("a_check_finds_what_a_run_would", Build::MySql, &[], SHOP).await?;
+    let check = |text: String| {
+        let config = rowmill_tests::EngineConfig { text, ..rig.config.clone() };
+        let output = config.command(&["check"])?.output()?;
+        Ok::<_, anyhow::Error>((output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned()))
+    };
+    let (code, said) = check(rig.config.text.clone())?;
+    ensure!(code == Some(0) && said.contains("ready"), "{said}");
+    let path = rig.config.checkpoint().display().to_string();
+    for wrong in ["/dev/null/checkpoint.json", "/proc/checkpoint.json", "/tmp"] {
+        let (code, said) = check(rig.config.text.replace(&path, wrong))?;
+        ensure!(code == Some(1) && said.contains("problem") && said.contains(wrong), "{wrong}: {said}");
+        ensure!(!said.contains("ready"), "{said}");
+    }
+    Ok(())
+}
+
+/// `tail` delivers nothing, and asks for no sink.
+#[tokio::test]
+async fn a_tail_needs_no_sink() -> anyhow::Result<()> {
+    let rig = Rig::start("a_tail_needs_no_sink", Build::MySql, &[], SHOP).await?;
+    rig.mysql
+        .run("CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY); INSERT INTO shop.t VALUES (1)")
+        .await?;
+    let text = rig.config.text.split("[sink").next().context("a source")?.to_owned();
+    let config = rowmill_tests::EngineConfig { text, ..rig.config.clone() };
+    let mut tail = config.command(&["tail", "--from", "earliest"])?.stdout(Stdio::piped()).spawn()?;
+    let mut line = String::new();
+    BufReader::new(tail.stdout.take().context("its output")?).read_line(&mut line)?;
+    tail.kill()?;
+    tail.wait()?;
+    ensure!(line.contains("\"id\":1"), "{line}");
+    Ok(())
+}
+
+/// Words of the log are for people, or for programs; a level that isn't one is refused.
+#[tokio::test]
+async fn the_log_is_as_asked_for() -> anyhow::Result<()> {
+    let rig = Rig::start("the_log_is_as_asked_for", Build::MySql, &[], SHOP).await?;
+    let wrong = rig.config.command(&["run"])?.env("ROWMILL_LOG", "infos").output()?;
+    ensure!(wrong.status.code() == Some(2), "{wrong:?}");
+    ensure!(String::from_utf8_lossy(&wrong.stderr).contains("ROWMILL_LOG"), "{wrong:?}");
+    let mut command = rig.config.command(&["--log-format", "json", "run", "--no-wait"])?;
+    let failed = command.env("ROWMILL_SOURCE_PASSWORD", "wrong").output()?;
+    let said = String::from_utf8(failed.stderr)?;
+    let lines: Vec<serde_json::Value> = said.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let last = lines.last().context("a line")?;
+    ensure!(
+        last["level"] == "ERROR" && last["message"].as_str().is_some_and(|text| text.contains("password")),
+        "{last}"
+    );
+    Ok(())
+}

@@ -112,14 +112,14 @@ impl Select for Tables {
         true
     }
 
-    fn needs(&self, table: &Table) -> Needs {
-        match self {
+    fn needs(&self, table: &Table) -> Option<Needs> {
+        Some(match self {
             Self::All => Needs::default(),
             Self::One => {
                 let needed = Needed { before: Default::default(), after: table.key.iter().copied().collect() };
                 Needs { inserts: Some(needed.clone()), updates: Some(needed.clone()), deletes: Some(needed) }
             }
-        }
+        })
     }
 }
 

@@ -48,6 +48,10 @@ impl Store for FakeStore {
         async { Ok(None) }.boxed()
     }
 
+    fn probe(&mut self) -> BoxFuture<'_, anyhow::Result<()>> {
+        async { Ok(()) }.boxed()
+    }
+
     fn write(&mut self, _: Epoch, text: String) -> BoxFuture<'_, anyhow::Result<()>> {
         let (resume, _) = document::read(&text).expect("what is written can be read");
         (self.writes)(resume)

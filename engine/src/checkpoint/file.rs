@@ -57,6 +57,10 @@ impl Store for FileStore {
         std::future::ready(read(&self.path)).boxed()
     }
 
+    fn probe(&mut self) -> BoxFuture<'_, anyhow::Result<()>> {
+        std::future::ready(probe(&self.path)).boxed()
+    }
+
     fn write(&mut self, epoch: Epoch, text: String) -> BoxFuture<'_, anyhow::Result<()>> {
         let path = Arc::clone(&self.path);
         let writing = tokio::task::spawn_blocking(move || replace(&path, epoch, &text));
@@ -84,6 +88,18 @@ fn replace(path: &Path, epoch: Epoch, text: &str) -> anyhow::Result<()> {
     file.write_all(text.as_bytes())?;
     file.commit()?;
     Ok(())
+}
+
+/// Whether a file could be written there: its directory, or the nearest that is there of those above it, takes another one.
+fn probe(path: &Path) -> anyhow::Result<()> {
+    if path.is_dir() {
+        bail!("it is a directory; `checkpoint.path` is a file's");
+    }
+    let directory = path.ancestors().skip(1).find(|directory| directory.exists());
+    let directory = directory.filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let other = directory.join(format!(".rowmill-check-{}", std::process::id()));
+    let written = File::create(&other).and_then(|_| std::fs::remove_file(&other));
+    written.with_context(|| format!("nothing can be written in {}", directory.display()))
 }
 
 /// Reads a file, if there is one.

@@ -46,6 +46,9 @@ pub trait Store: Send + Debug {
     /// Fails, and changes nothing, if it was held since with a higher epoch.
     fn write(&mut self, epoch: Epoch, text: String) -> BoxFuture<'_, anyhow::Result<()>>;
 
+    /// Whether it could be held and written. It stays as it is, and so does who holds it.
+    fn probe(&mut self) -> BoxFuture<'_, anyhow::Result<()>>;
+
     /// Called now and then while nothing is written.
     fn keep_alive(&mut self) -> BoxFuture<'_, ()> {
         async {}.boxed()
@@ -91,6 +94,17 @@ impl Checkpoint {
         let name = format!("checkpoint {}", store.describe());
         let text = store.read().await.with_context(|| name.clone())?;
         parse(&mut *store, text).await.context(name)
+    }
+
+    /// Whether it could be held and written; nothing is changed. Says what it is.
+    ///
+    /// # Errors
+    /// If it couldn't.
+    pub async fn probe(config: &config::Checkpoint) -> anyhow::Result<String> {
+        let mut store = store(config);
+        let name = format!("checkpoint {}", store.describe());
+        store.probe().await.with_context(|| name.clone())?;
+        Ok(name)
     }
 
     /// What it is, for users.

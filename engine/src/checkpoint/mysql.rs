@@ -103,6 +103,25 @@ impl MySqlStore {
         Ok((Epoch(epoch), document))
     }
 
+    /// Writes what is taken back.
+    async fn try_out(&mut self) -> anyhow::Result<()> {
+        let table = &self.config.table;
+        let mut conn = self.connect().await?;
+        let row = format!("check-{:016x}", rand::random::<u64>());
+        conn.query_drop("START TRANSACTION").await?;
+        let insert = format!("INSERT INTO `{table}` (name, epoch, holder) VALUES (?, 0, ?)");
+        let written = match conn.exec_drop(&insert, (&row, "check")).await {
+            // It is made at the first start.
+            Err(mysql_async::Error::Server(error)) if error.code == ER_NO_SUCH_TABLE => Ok(0),
+            Err(error) => Err(error),
+            Ok(_) => conn.exec_drop(&format!("UPDATE `{table}` SET epoch = 1 WHERE name = ?"), (&row,)).await,
+        };
+        conn.query_drop("ROLLBACK").await?;
+        conn.disconnect().await;
+        written.with_context(|| format!("its table `{table}` can't be written: it takes SELECT, INSERT and UPDATE"))?;
+        Ok(())
+    }
+
     async fn column(&mut self, column: &str) -> anyhow::Result<Option<String>> {
         let MySqlCheckpoint { table, name, .. } = &self.config;
         let mut conn = self.connect().await?;
@@ -171,6 +190,10 @@ impl Store for MySqlStore {
         self.column("document").boxed()
     }
 
+    fn probe(&mut self) -> BoxFuture<'_, anyhow::Result<()>> {
+        self.try_out().boxed()
+    }
+
     /// While the server is out of reach it is tried again and again; what is in flight waits meanwhile.
     fn write(&mut self, epoch: Epoch, text: String) -> BoxFuture<'_, anyhow::Result<()>> {
         async move {
@@ -185,7 +208,7 @@ impl Store for MySqlStore {
                         if let Some(since) = failures.failed(&error) {
                             warn!(?since, error, "the checkpoint can't be written yet, trying again");
                         }
-                        tokio::time::sleep(delays.next()).await;
+                        tokio::time::sleep(delays.next_delay()).await;
                     }
                 }
             }

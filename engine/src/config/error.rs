@@ -36,14 +36,31 @@ pub(crate) fn toml_fault(text: &str, error: &toml::de::Error) -> String {
     format!("line {line}: {}{nearest}", without_value(message))
 }
 
-/// Of a value of the wrong type what it is, not the value: that may be a secret.
+/// The parser's words in those of the field. Of a value of the wrong type what it is, not the value: that may be a secret.
 fn without_value(message: &str) -> String {
-    let Some((kind, rest)) = message.strip_prefix("invalid type: ").and_then(|rest| rest.split_once(", expected "))
-    else {
-        return message.to_owned();
-    };
-    let kind = kind.split(['`', '"']).next().unwrap_or_default().trim_end();
-    format!("invalid type: {kind}, expected {rest}")
+    let wrong_type = message.strip_prefix("invalid type: ").and_then(|rest| rest.split_once(", expected "));
+    if let Some((kind, wanted)) = wrong_type {
+        let kind = kind.split(['`', '"']).next().unwrap_or_default().trim_end();
+        return format!("it is {}, and must be {}", named(kind), named(wanted));
+    }
+    match message.strip_prefix("unknown variant ") {
+        Some(rest) => format!("unknown value {rest}"),
+        None => message.to_owned(),
+    }
+}
+
+/// A type, as people who write TOML call it.
+fn named(kind: &str) -> &str {
+    match kind {
+        "string" | "a string" => "a text in quotes",
+        "sequence" | "a sequence" => "a list in brackets",
+        "map" | "a map" => "a table",
+        "integer" => "a whole number",
+        "floating point" => "a number",
+        "boolean" | "a boolean" => "true or false",
+        "u32" | "u64" | "usize" | "i64" => "a whole number that isn't negative",
+        other => other,
+    }
 }
 
 /// `; did you mean ...?`, if one of the known names is near.

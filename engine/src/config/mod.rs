@@ -214,16 +214,36 @@ impl Config {
     /// # Errors
     /// If it can't be read, or says something that can't be meant.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::load_by(path, Self::parse)
+    }
+
+    fn load_by(path: &Path, parse: impl FnOnce(&str) -> Result<Self, String>) -> Result<Self, ConfigError> {
         let text =
             std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable { path: path.to_owned(), error })?;
-        Self::parse(&text).map_err(|fault| ConfigError::Invalid { path: path.to_owned(), fault })
+        parse(&text).map_err(|fault| ConfigError::Invalid { path: path.to_owned(), fault })
+    }
+
+    /// The same, for what delivers nothing: there may be no sinks.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_without_sinks(path: &Path) -> Result<Self, ConfigError> {
+        Self::load_by(path, |text| Self::parse_by(text, false))
     }
 
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let file: File = toml::from_str(text).map_err(|error| toml_fault(text, &error))?;
+        Self::parse_by(text, true)
+    }
+
+    fn parse_by(text: &str, needs_sinks: bool) -> Result<Self, String> {
+        let mut file: File = toml::from_str(text).map_err(|error| toml_fault(text, &error))?;
+        if !needs_sinks && file.sink.is_empty() {
+            (file.route, file.schema_changes, file.dead_letter) = Default::default();
+            file.source.on_error = None;
+        }
         let sinks =
             file.sink.into_iter().map(|(name, table)| sinks::sink(name, table)).collect::<Result<Vec<_>, _>>()?;
-        if sinks.is_empty() {
+        if sinks.is_empty() && needs_sinks {
             return Err("there is no sink: add `[sink.NAME]` with a `type`".to_owned());
         }
         let routes = sinks::routes(file.route, &sinks)?;
@@ -587,7 +607,7 @@ mod tests {
     #[test]
     fn values_of_the_wrong_type_are_not_repeated() {
         let fault = Config::parse("[source]\nurl = \"mysql://h\"\npassword = 12345678\n").expect_err("refused");
-        assert_eq!(fault, "line 3: invalid type: integer, expected a string");
+        assert_eq!(fault, "line 3: it is a whole number, and must be a text in quotes");
     }
 
     #[test]

@@ -185,7 +185,7 @@ impl Flow {
             Outcome::Refused => match &mut self.outage {
                 None => Some(self.begin_outage(now)),
                 Some(outage) if is_probe => {
-                    let delay = outage.delays.next();
+                    let delay = outage.delays.next_delay();
                     outage.next_probe = outage.next_probe.min(now + delay);
                     Some(delay)
                 }
@@ -198,14 +198,14 @@ impl Flow {
         if self.paused_until.is_some_and(|until| now < until) {
             return None;
         }
-        let delay = delays(self.jitter_seed).next();
+        let delay = delays(self.jitter_seed).next_delay();
         self.paused_until = Some(now + delay);
         Some(delay)
     }
 
     fn begin_outage(&mut self, now: Instant) -> Duration {
         let mut pauses = delays(self.jitter_seed);
-        let delay = pauses.next();
+        let delay = pauses.next_delay();
         self.outage = Some(Outage { delays: pauses, next_probe: now + delay, probes: 0 });
         self.paused_until = None;
         delay

@@ -129,7 +129,7 @@ impl QueuesOfTables {
                     if let Some(since) = failures.failed(&error) {
                         warn!(sink = self.name, ?since, error, "can't be opened, trying again");
                     }
-                    tokio::time::sleep(delays.next()).await;
+                    tokio::time::sleep(delays.next_delay()).await;
                 }
             }
         }

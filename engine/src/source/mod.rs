@@ -195,7 +195,7 @@ impl Source {
         let mut delays = Delays::new(RECONNECT_DELAY_MIN, RECONNECT_DELAY_MAX, None);
         let mut failures = FailureLog::default();
         loop {
-            tokio::time::sleep(delays.next()).await;
+            tokio::time::sleep(delays.next_delay()).await;
             // A server that fails for good doesn't matter while another may come back.
             let (mut first_error, mut may_come_back) = (None, false);
             for candidate in self.config.candidates() {

@@ -136,6 +136,10 @@ impl Server {
         let mut problem = |what: String, mend: &str| problems.push(Problem { what, mend: mend.to_owned() });
         let address = &self.address;
         let set = self.set_statement();
+        let kept = match self.flavor {
+            Flavor::MySql => "",
+            Flavor::MariaDb => ", put it into the server's configuration file too, or a restart forgets it,",
+        };
         if self.setting("log_bin") != "ON" {
             problem(
                 format!("{address} writes no binlog (log_bin is OFF)"),
@@ -149,7 +153,7 @@ impl Server {
                     "{address} has binlog_format = {}, which doesn't log the rows that change",
                     self.setting("binlog_format")
                 ),
-                &format!("run `{set} binlog_format = 'ROW'` and reconnect its clients"),
+                &format!("run `{set} binlog_format = 'ROW'`{kept} and reconnect its clients"),
             );
         }
         if self.identity.is_empty() {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rowmill_core::batch::{Batch, Row, RowIndex, Table};
 use rowmill_pipeline::sequencer::Sequencer;
@@ -31,6 +32,8 @@ pub(crate) struct FakeTransform {
     name: &'static str,
     decide: Box<dyn Fn(&Row<'_>) -> RowDecision + Send + Sync>,
     sequencer: Option<Sequencer>,
+    /// How long it takes to say what it wants of a table.
+    asked_for: Duration,
 }
 
 impl FakeTransform {
@@ -40,7 +43,13 @@ impl FakeTransform {
         is_ordered: bool,
         decide: impl Fn(&Row<'_>) -> RowDecision + Send + Sync + 'static,
     ) -> Arc<dyn Transform> {
-        Arc::new(Self { name, decide: Box::new(decide), sequencer: is_ordered.then(Sequencer::default) })
+        let sequencer = is_ordered.then(Sequencer::default);
+        Arc::new(Self { name, decide: Box::new(decide), sequencer, asked_for: Duration::ZERO })
+    }
+
+    /// One that takes so long to say what it wants of a table.
+    pub fn slow(asked_for: Duration) -> Arc<dyn Transform> {
+        Arc::new(Self { name: "slow", decide: Box::new(|_| RowDecision::Keep), sequencer: None, asked_for })
     }
 }
 
@@ -56,6 +65,7 @@ impl Transform for FakeTransform {
     }
 
     fn interest(&self, _table: &Table) -> Result<Interest, Fault> {
+        std::thread::sleep(self.asked_for);
         Ok(Interest::All)
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{anyhow, bail};
 use rowmill_core::batch::{Batch, Builder, Kind, RowIndex, Table};
@@ -19,6 +19,7 @@ use super::module::ModuleGuest;
 use super::orders::{Orders, Place};
 use super::query::{self as ask, Asked};
 use super::recipe::{Recipe, Written};
+use super::ticker::{EPOCH, Ticker};
 use super::want::{Interest, Interests};
 
 mod bindings {
@@ -31,8 +32,6 @@ use bindings::rowmill::transform::host::{self, Level};
 pub(super) use bindings::rowmill::transform::{bulk, query, types};
 pub(super) use bindings::{Failure, TransformPre, Verdict};
 
-/// How often the clock of deadlines moves.
-pub(super) const EPOCH: Duration = Duration::from_millis(10);
 /// Bytes of an answer that is about no rows.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 
@@ -344,6 +343,7 @@ pub(super) struct Instance {
     store: Store<PluginState>,
     guest: Guest,
     first_answers: Arc<Mutex<Interests>>,
+    ticker: Arc<Ticker>,
     deadline_epochs: u64,
 }
 
@@ -356,6 +356,8 @@ pub(super) enum Code {
 /// What an instance is made of.
 pub(super) struct Blueprint {
     pub engine: Engine,
+    /// Of the engine's deadlines.
+    pub ticker: Arc<Ticker>,
     pub code: Code,
     pub name: Arc<str>,
     pub manifest: Manifest,
@@ -392,6 +394,8 @@ impl Instance {
             ticks: 0,
             resources: Resources::new(limits.memory),
         };
+        let ticker = Arc::clone(&blueprint.ticker);
+        let _running = ticker.run();
         let mut store = Store::new(&blueprint.engine, state);
         store.limiter(|state| &mut state.resources);
         store.set_hostcall_fuel(ANSWER_BYTES_MAX);
@@ -414,7 +418,13 @@ impl Instance {
         }
         match store.data_mut().fault.take() {
             Some(fault) => bail!("{fault}"),
-            None => Ok(Self { store, guest, first_answers: Arc::clone(&blueprint.first_answers), deadline_epochs }),
+            None => Ok(Self {
+                store,
+                guest,
+                first_answers: Arc::clone(&blueprint.first_answers),
+                deadline_epochs,
+                ticker: Arc::clone(&ticker),
+            }),
         }
     }
 
@@ -437,6 +447,7 @@ impl Instance {
     }
 
     fn describe(&mut self, table: &Table) -> Result<Interest, Fault> {
+        let _running = self.ticker.run();
         self.store.set_epoch_deadline(self.deadline_epochs);
         let answer = match &self.guest {
             Guest::Component(transform) => transform.call_describe(&mut self.store, &wit_table(table)),
@@ -470,11 +481,13 @@ impl Instance {
         state.orders = Orders::within(output_max);
         self.store.set_hostcall_fuel(output_max);
         self.store.data_mut().current = Current { rows: Arc::clone(rows), tables: Arc::clone(tables), asked };
+        let running = self.ticker.run();
         self.store.set_epoch_deadline(self.deadline_epochs);
         let answer = match &self.guest {
             Guest::Component(transform) => transform.call_process(&mut self.store, count as u32),
             Guest::Module(module) => module.process(&mut self.store, rows),
         };
+        drop(running);
         self.store.data_mut().current = Current::default();
         let orders = std::mem::take(&mut self.store.data_mut().orders);
         let verdict = match answer {

@@ -1,22 +1,24 @@
 //! Finding and loading plugins, at the start and whenever their files change.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt;
+use std::fs::DirBuilder;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, anyhow, bail};
 use sha2::{Digest, Sha256};
-use tracing::info;
+use tracing::{info, warn};
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Cache, CacheConfig, Config, Engine, Module};
 
 use crate::config;
 
-use super::instance::{Blueprint, Code, EPOCH, Instance, PluginState, TransformPre, add_to_linker};
+use super::instance::{Blueprint, Code, Instance, PluginState, TransformPre, add_to_linker};
 use super::limits::{FILE_BYTES_MAX, NESTING_BODY_MIN, NESTING_MAX};
 use super::manifest::{Manifest, OnError};
+use super::ticker::Ticker;
 use super::{Chain, Plugin, module};
 
 const MAGIC: &[u8] = b"\0asm";
@@ -84,6 +86,7 @@ pub struct Loader {
     linker: Linker<PluginState>,
     module_linker: wasmtime::Linker<PluginState>,
     cache: Option<Cache>,
+    ticker: Arc<Ticker>,
 }
 
 /// What tells whether a plugin's files changed, without reading them: of the `.wasm` and of the `.toml`.
@@ -102,19 +105,26 @@ impl Loader {
     /// Makes what plugins are loaded and run with.
     ///
     /// # Errors
-    /// If the cache's directory can't be made, or this machine can't run WebAssembly.
+    /// If this machine can't run WebAssembly.
     pub fn new(settings: Settings) -> anyhow::Result<Self> {
         let failed = |error: wasmtime::Error| anyhow!("the WebAssembly engine can't be made: {error:#}");
         let mut config = Config::new();
         config.epoch_interruption(true).concurrency_support(false).max_wasm_stack(STACK_MAX);
-        let cache = settings.cache.as_deref().map(cache).transpose()?;
+        // It is a convenience: without it plugins are compiled at each start.
+        let cache = settings.cache.as_deref().and_then(|directory| match cache(directory) {
+            Ok(cache) => Some(cache),
+            Err(error) => {
+                warn!(error = format!("{error:#}"), "compiled plugins aren't kept: each start compiles them");
+                None
+            }
+        });
         config.cache(cache.clone());
         let engine = Engine::new(&config).map_err(failed)?;
         let mut linker = Linker::new(&engine);
         add_to_linker(&mut linker).map_err(failed)?;
         let module_linker = module::linker(&engine).map_err(failed)?;
-        tick(&engine);
-        Ok(Self { sinks: settings.sinks.clone().into(), settings, engine, linker, module_linker, cache })
+        let ticker = Ticker::start(&engine);
+        Ok(Self { sinks: settings.sinks.clone().into(), settings, engine, linker, module_linker, cache, ticker })
     }
 
     /// Loads every plugin of the directory, in file-name order.
@@ -183,6 +193,7 @@ impl Loader {
         let code = self.code(bytes)?;
         let blueprint = Blueprint {
             engine: self.engine.clone(),
+            ticker: Arc::clone(&self.ticker),
             code,
             name,
             manifest,
@@ -345,27 +356,35 @@ fn digest(bytes: &[u8], path: &Path) -> [u8; 32] {
         .into()
 }
 
+/// A directory for compiled code. What is there is run as it is: nobody else may write there.
 fn cache(directory: &Path) -> anyhow::Result<Cache> {
+    let shown = directory.display();
     let make = || {
-        std::fs::create_dir_all(directory)?;
-        std::fs::canonicalize(directory)
+        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        let directory = std::fs::canonicalize(directory)?;
+        let metadata = std::fs::metadata(&directory)?;
+        Ok::<_, std::io::Error>((directory, metadata))
     };
-    let directory = make().with_context(|| format!("the plugins' cache {} can't be made", directory.display()))?;
+    let (directory, metadata) = make().with_context(|| format!("the plugins' cache {shown} can't be made"))?;
+    let writable_by_others = metadata.permissions().mode() & 0o022;
+    if writable_by_others != 0 {
+        bail!("others may write to the plugins' cache {shown}: run `chmod go-w {shown}`");
+    }
+    let own = std::fs::metadata("/proc/self").map(|own| own.uid());
+    if own.is_ok_and(|own| own != metadata.uid()) {
+        bail!("the plugins' cache {shown} belongs to another user: set `plugins.cache` to a directory of this one's");
+    }
+    check_writable(&directory).with_context(|| format!("the plugins' cache {shown} can't be written"))?;
     let mut config = CacheConfig::new();
     config.with_directory(directory);
     Cache::new(config).map_err(|error| anyhow!("the plugins' cache can't be used: {error:#}"))
 }
 
-/// Counts epochs for as long as the engine is used: deadlines are so many of them ahead.
-fn tick(engine: &Engine) {
-    let weak = engine.weak();
-    std::thread::spawn(move || {
-        while let Some(engine) = weak.upgrade() {
-            engine.increment_epoch();
-            drop(engine);
-            std::thread::sleep(EPOCH);
-        }
-    });
+/// Whether a directory may be written to.
+fn check_writable(directory: &Path) -> std::io::Result<()> {
+    let path = directory.join(format!(".probe-{}", std::process::id()));
+    std::fs::write(&path, b"")?;
+    std::fs::remove_file(path)
 }
 
 fn check_interface(engine: &Engine, component: &Component) -> anyhow::Result<()> {

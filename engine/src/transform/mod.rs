@@ -18,6 +18,7 @@ mod plugin;
 mod query;
 mod recipe;
 mod reload;
+mod ticker;
 mod value;
 mod verdict;
 mod want;
@@ -157,6 +158,11 @@ impl Chain {
     /// Tells it from earlier chains.
     pub fn version(&self) -> u64 {
         self.version
+    }
+
+    /// Whether there are no transforms: rows pass as they are.
+    pub fn is_empty(&self) -> bool {
+        self.transforms.is_empty()
     }
 
     /// The transforms' names, in their order.

@@ -103,15 +103,20 @@ pub(super) struct KnownNeeds {
     version: u64,
     /// By table id.
     by_table: Vec<Option<Needs<SparseRow>>>,
+    /// Tables of which it isn't known yet, and all is decoded.
+    unknown: Vec<usize>,
 }
 
 impl KnownNeeds {
-    /// Forgets them if something else is needed by now: done before a batch's first row, so that what is needed stays
-    /// the same within it.
+    /// Forgets them if something else is needed by now, or may be known by now: done before a batch's first row, so that
+    /// what is needed stays the same within it.
     pub fn renew(&mut self, select: &dyn Select) {
         let version = select.version();
         if self.version != version {
-            *self = Self { version, by_table: Vec::new() };
+            *self = Self { version, by_table: Vec::new(), unknown: Vec::new() };
+        }
+        for index in self.unknown.drain(..) {
+            self.by_table[index] = None;
         }
     }
 
@@ -126,7 +131,14 @@ impl KnownNeeds {
         if self.by_table.len() <= index {
             self.by_table.resize_with(index + 1, || None);
         }
-        self.by_table[index].get_or_insert_with(|| select.needs(table).map(|needed| SparseRow::new(needed, columns)))
+        let unknown = &mut self.unknown;
+        self.by_table[index].get_or_insert_with(|| {
+            let needs = select.needs(table).unwrap_or_else(|| {
+                unknown.push(index);
+                Needs::default()
+            });
+            needs.map(|needed| SparseRow::new(needed, columns))
+        })
     }
 }
 
@@ -434,8 +446,12 @@ mod tests {
             true
         }
 
-        fn needs(&self, table: &Table) -> Needs {
-            let Some(seed) = self.seed else { return Needs::default() };
+        fn needs(&self, table: &Table) -> Option<Needs> {
+            let Some(seed) = self.seed else { return Some(Needs::default()) };
+            // Now and then it isn't known yet.
+            if self.asked.get().is_multiple_of(5) {
+                return None;
+            }
             let set = |salt: u64| -> ColumnSet {
                 let columns = (0..table.columns.len() as u64).filter(|column| {
                     (seed + salt).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(*column as u32) & 3 == 0
@@ -443,11 +459,11 @@ mod tests {
                 columns.map(|column| ColumnIndex(column as u32)).collect()
             };
             let needed = |salt| Some(Needed { before: set(salt), after: set(salt + 1) });
-            Needs {
+            Some(Needs {
                 inserts: needed(self.version()),
                 updates: needed(7),
                 deletes: if seed % 2 == 0 { None } else { needed(9) },
-            }
+            })
         }
 
         fn version(&self) -> u64 {

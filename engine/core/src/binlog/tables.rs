@@ -25,10 +25,11 @@ pub trait Select: Send {
     fn schema(&self, schema: &str) -> bool;
 
     /// Which columns of a table's rows are to be decoded at once; the rest is, where somebody wants it, by
-    /// [`Undecoded`](super::Undecoded).
-    fn needs(&self, table: &Table) -> Needs {
+    /// [`Undecoded`](super::Undecoded). `None` while that isn't known: rows are decoded whole, and it is asked again before
+    /// the next batch. Must not block.
+    fn needs(&self, table: &Table) -> Option<Needs> {
         let _ = table;
-        Needs::default()
+        Some(Needs::default())
     }
 
     /// Another number than before if [`Select::needs`] may answer otherwise than it did.

@@ -68,21 +68,31 @@ async fn changes(mysql: &MySql, percent: usize) -> anyhow::Result<String> {
     Ok(file)
 }
 
+/// What a drain saw.
+#[derive(Debug, Clone, Copy, Default)]
+struct Seen {
+    /// When the first request came.
+    first: Option<Instant>,
+    /// Messages of other keys so far.
+    others: usize,
+    /// When the last of them was answered.
+    last: Option<Instant>,
+}
+
 /// Messages a second of the other keys, from the first request to the answer of the last.
 async fn others(mysql: &MySql, file: &str, count: usize) -> anyhow::Result<f64> {
     let directory = scratch("distance");
-    // When the first request came; how many messages of others came so far, and when the last of them.
-    let seen: Arc<Mutex<(Option<Instant>, usize, Option<Instant>)>> = Arc::default();
+    let seen: Arc<Mutex<Seen>> = Arc::default();
     let drain = {
         let seen = Arc::clone(&seen);
         Drain::start_at(HOT_DISTANCE, move |request| {
             let others =
                 request.matches("\"MessageBody\":\"").count() - request.matches("\"MessageGroupId\":\"t:0\"").count();
             let (now, mut seen) = (Instant::now(), seen.lock().expect("no panic"));
-            seen.0.get_or_insert(now);
-            seen.1 += others;
+            seen.first.get_or_insert(now);
+            seen.others += others;
             if others > 0 {
-                seen.2 = Some(now + HOT_DISTANCE);
+                seen.last = Some(now + HOT_DISTANCE);
             }
         })?
     };
@@ -91,7 +101,7 @@ async fn others(mysql: &MySql, file: &str, count: usize) -> anyhow::Result<f64> 
     let source = format!("tables = [\"hot.*\"]\nstart = \"{file}:4\"\ntls = {{ mode = \"disabled\" }}");
     let engine = Engine::start_and_wait(&EngineConfig::new(&directory, mysql, &source, &sink)).await?;
     let seconds = wait_for("all others are delivered", Duration::from_secs(300), || async {
-        let (first, others, last) = *seen.lock().expect("no panic");
+        let Seen { first, others, last } = *seen.lock().expect("no panic");
         let span = || Some((last? - first?).as_secs_f64());
         Ok(if others >= count { span() } else { None })
     })
