@@ -113,7 +113,10 @@ fn unverified(options: &ServerOptions, tls: &Tls, report: &mut Report<'_, impl W
 async fn server(config: &Config, report: &mut Report<'_, impl Write>) -> std::io::Result<()> {
     for other in config.source.candidates().iter().skip(1) {
         match Server::connect(other).await {
-            Ok(server) => report.ok(format!("failover: {} answers: {}", other.address, server.version))?,
+            Ok(server) => {
+                report.ok(format!("failover: {} answers: {}", other.address, server.version))?;
+                unverified(&other.options, &other.tls, report)?;
+            }
             Err(error) => report.problem(format!("failover: {error}"))?,
         }
     }

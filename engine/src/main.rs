@@ -13,11 +13,14 @@ use rowmill::replay::{self, Wanted};
 use rowmill::retry::told;
 use rowmill::{check, checkpoint, pipeline, tail};
 use tracing::error;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
 /// What went well ends with 0; what failed while running with 1; what never could run with 2.
 const FAILED: u8 = 1;
 const BAD_CONFIG: u8 = 2;
+/// Lines of the log that wait to be written.
+const LINES_WAITING_MAX: usize = 10_000;
 
 #[derive(Parser)]
 #[command(
@@ -179,9 +182,11 @@ enum PluginCommand {
 
 fn main() -> ExitCode {
     let Cli { log_format, command } = Cli::parse();
-    if let Err(fault) = log(log_format) {
-        return fail(&fault, BAD_CONFIG);
-    }
+    // Dropped at the end, it writes what is still to be written, for a second at most.
+    let _writing = match log(log_format) {
+        Ok(writing) => writing,
+        Err(fault) => return fail(&fault, BAD_CONFIG),
+    };
 
     match command {
         Command::Plugin(command) => ended(plugin(command)),
@@ -231,8 +236,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Sets up the log.
-fn log(format: LogFormat) -> anyhow::Result<()> {
+/// Sets up the log. A thread of its own writes it, and drops lines where whoever reads them is stuck: nothing waits for it.
+fn log(format: LogFormat) -> anyhow::Result<WorkerGuard> {
     // The driver logs errors that are handled, and logged, here.
     let level = match std::env::var("ROWMILL_LOG") {
         Err(_) => EnvFilter::new("warn,rowmill=info,mysql_async=off"),
@@ -241,7 +246,9 @@ fn log(format: LogFormat) -> anyhow::Result<()> {
             .filter(|_| is_level(&level))
             .with_context(|| format!("ROWMILL_LOG = \"{level}\": it is error, warn, info, debug, trace or off"))?,
     };
-    let log = tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr).with_target(false);
+    let (writer, writing) =
+        NonBlockingBuilder::default().buffered_lines_limit(LINES_WAITING_MAX).finish(std::io::stderr());
+    let log = tracing_subscriber::fmt().with_env_filter(level).with_writer(writer).with_target(false);
     // It would say that a line can't be written where that can't be written either, and panic.
     let log = log.log_internal_errors(false);
     match format {
@@ -251,7 +258,7 @@ fn log(format: LogFormat) -> anyhow::Result<()> {
             log.with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()).init();
         }
     }
-    Ok(())
+    Ok(writing)
 }
 
 /// Whether each part of a filter names a level: `infos` would be taken for a module, of which all is wanted.

@@ -4,6 +4,7 @@
 //! that fails closes its channels, which ends the others; the first cause is the one that is reported. An error at a row
 //! stops the pipeline there: all before it is delivered and checkpointed first. A panic ends everything at once.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -195,7 +196,9 @@ async fn prepare(config: Config, waits: bool, reading: &Handle) -> anyhow::Resul
         Ok((opening.await??, source, version, names_columns, position, first_resume))
     };
     let (source, source_config, version, names_columns, position, first_resume) = until_there(waits, connect).await?;
-    warn_unverified(&source_config.options, &source_config.tls);
+    for server in source_config.candidates() {
+        warn_unverified(&server.options, &server.tls);
+    }
     if !names_columns {
         warn!(
             "binlog_row_metadata isn't FULL: columns are looked up in information_schema, which stops the stream when a \
@@ -247,13 +250,21 @@ impl Prepared {
         let Self { source, source_config, stages, plugins } = self;
         plugins.watch();
         let run_source = |intake, stopped| source.run(intake, stopped);
-        let ended = stages.run(run_source, &OwnThreads { reading }, async || signals.next().await).await;
+        let was_told = Cell::new(false);
+        let next_signal = async || {
+            let name = signals.next().await;
+            was_told.set(true);
+            name
+        };
+        let ended = stages.run(run_source, &OwnThreads { reading }, next_signal).await;
         match ended {
             Ok(Ended::Delivered) => info!("stopped: everything that was read is delivered"),
             Ok(Ended::Left { rows }) => warn!(
                 rows,
                 "stopped: so many rows that were read weren't delivered in time; they are sent again at the next start"
             ),
+            // Whoever tells it to stop waits for nothing else.
+            Err(error) if was_told.get() => return Err(error),
             Err(error) => {
                 let way_on = tokio::select! {
                     way_on = way_on(&error, &source_config) => way_on,

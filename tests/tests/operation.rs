@@ -251,3 +251,26 @@ async fn the_log_is_as_asked_for() -> anyhow::Result<()> {
     );
     Ok(())
 }
+
+/// Whoever reads the log doesn't any more, and the pipe is full: that stops nothing, and a stop is heard.
+#[tokio::test]
+async fn a_log_that_nobody_reads() -> anyhow::Result<()> {
+    let rig = Rig::start("a_log_that_nobody_reads", Build::MySql, &[], SHOP).await?;
+    rig.mysql.run("CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY)").await?;
+    let mut command = rig.config.command(&["run"])?;
+    let mut engine = command.env("ROWMILL_LOG", "trace").stderr(Stdio::piped()).spawn()?;
+    for id in 1..=300 {
+        rig.mysql.run(&format!("INSERT INTO shop.t VALUES ({id})")).await?;
+    }
+    wait_for("the rows", SOON, || async { Ok((rig.changes()?.len() == 300).then_some(())) }).await?;
+    ensure!(Command::new("kill").arg(engine.id().to_string()).status()?.success());
+    let status = wait_for("the end", Duration::from_secs(10), || {
+        let ended = engine.try_wait();
+        async move { Ok(ended?) }
+    })
+    .await;
+    engine.kill().ok();
+    let status = status?;
+    ensure!(status.code() == Some(0), "{status}");
+    Ok(())
+}

@@ -25,6 +25,7 @@ const UPLOAD_TIMEOUT: Duration = Duration::from_secs(120);
 #[derive(Debug, Clone)]
 pub(super) struct Account {
     config: SdkConfig,
+    credentials: Credentials,
     connections: Connections,
     /// Where the queue's URL says that it is asked.
     queue_endpoint: Option<String>,
@@ -46,28 +47,51 @@ impl Account {
         let chain = Chain { region, endpoint_url: endpoint_url.clone(), role: role.clone() };
         let config = chain.load().await;
         // A configured endpoint is for all of AWS: a local server, mostly. The queue's host is for queues alone.
-        let is_configured = config.endpoint_url().is_some() || std::env::var_os("AWS_ENDPOINT_URL_SQS").is_some();
+        // So are FIPS and dual-stack endpoints that the environment asks for.
+        let is_configured = config.endpoint_url().is_some()
+            || std::env::var_os("AWS_ENDPOINT_URL_SQS").is_some()
+            || config.use_fips() == Some(true)
+            || config.use_dual_stack() == Some(true);
         let queue_endpoint = endpoint_of(&url).filter(|_| !is_configured);
-        let credentials = SharedCredentialsProvider::new(chain);
-        let config = config.into_builder().credentials_provider(credentials).build();
-        Self { config, connections, queue_endpoint }
+        // All clients share them: what is slow is asked once.
+        let credentials = Credentials::new(SharedCredentialsProvider::new(chain));
+        let shared = SharedCredentialsProvider::new(credentials.clone());
+        let config = config.into_builder().credentials_provider(shared).build();
+        Self { config, credentials, connections, queue_endpoint }
     }
 
     /// A client of SQS for what is asked once.
     pub fn sqs(&self) -> aws_sdk_sqs::Client {
         let mut config = aws_sdk_sqs::config::Builder::from(&self.config);
-        config.set_endpoint_url(self.queue_endpoint.clone().or_else(|| self.config.endpoint_url().map(str::to_owned)));
+        if let Some(url) = &self.queue_endpoint {
+            config = config.endpoint_url(url);
+        }
         aws_sdk_sqs::Client::from_conf(config.build())
+    }
+
+    /// The region.
+    ///
+    /// # Errors
+    /// If there is none.
+    fn region(&self) -> anyhow::Result<String> {
+        let region = self.config.region().context("there is no region: set `region`, or AWS_REGION")?;
+        Ok(region.to_string())
+    }
+
+    /// Whether all is configured that a client takes.
+    ///
+    /// # Errors
+    /// If there is no region.
+    pub fn check(&self) -> anyhow::Result<()> {
+        self.region().map(drop)
     }
 
     /// A client of SQS for messages; `url` is where the other one asks.
     ///
     /// # Errors
-    /// If there is no region or nothing that gives credentials: the other one asks for nothing then.
+    /// If there is no region.
     pub fn client(&self, url: String) -> anyhow::Result<Client> {
-        let region = self.config.region().context("there is no region: set `region`, or AWS_REGION")?;
-        let credentials = self.config.credentials_provider().context("nothing gives credentials")?;
-        Ok(Client::new(url, region.to_string(), Credentials::new(credentials), self.connections.clone()))
+        Ok(Client::new(url, self.region()?, self.credentials.clone(), self.connections.clone()))
     }
 
     /// A client of S3.

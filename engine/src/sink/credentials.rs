@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use aws_sdk_sqs::config::{ProvideCredentials, SharedCredentialsProvider};
+use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::future;
+use aws_sdk_sqs::config::{Credentials as Keys, ProvideCredentials, SharedCredentialsProvider};
 use aws_smithy_runtime_api::client::identity::Identity;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
@@ -84,6 +86,18 @@ impl Credentials {
     }
 }
 
+impl ProvideCredentials for Credentials {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(async {
+            let identity = self.get(SystemTime::now()).await.map_err(CredentialsError::provider_error)?;
+            identity.data::<Keys>().cloned().ok_or_else(|| CredentialsError::unhandled("they are of another kind"))
+        })
+    }
+}
+
 impl Shelf {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -125,10 +139,6 @@ impl Shelf {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
-
-    use aws_credential_types::provider::error::CredentialsError;
-    use aws_credential_types::provider::future;
-    use aws_sdk_sqs::config::Credentials as Keys;
 
     use super::*;
 

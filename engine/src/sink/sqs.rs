@@ -65,6 +65,7 @@ pub(super) struct Sqs {
 impl Sqs {
     pub async fn open(name: &str, url: &str, queue: &Queue, account: Account) -> Result<Self, OpenError> {
         let Queue { on_error, packing, large_messages, .. } = queue;
+        account.check().map_err(OpenError::Refused)?;
         let (message_max, endpoint) = look_up(&account.sqs(), url).await?;
         let client = account.client(endpoint).map_err(OpenError::Refused)?;
         let store = match large_messages {

@@ -102,7 +102,9 @@ impl Tls {
         if mode == TlsMode::VerifyIdentity {
             let roots = match &self.ca {
                 Some(path) => vec![path.clone().into()],
-                None => system_roots()?.into_iter().map(|certificate| certificate.to_vec().into()).collect(),
+                None => {
+                    system_roots(self.section)?.into_iter().map(|certificate| certificate.to_vec().into()).collect()
+                }
             };
             options = options.with_disable_built_in_roots(true).with_root_certs(roots);
         }
@@ -131,11 +133,14 @@ impl Tls {
         let client = match &self.identity {
             None => builder.with_no_client_auth(),
             Some((certificate, key)) => {
-                let chain = certificates(certificate)?;
+                let section = self.section;
+                let chain = certificates(section, certificate)?;
                 let key_file = key;
                 let key = PrivateKeyDer::from_pem_file(key_file)
-                    .with_context(|| format!("source.tls.key `{}` has no private key in PEM", key_file.display()))?;
-                builder.with_client_auth_cert(chain, key).context("source.tls: `cert` and `key` don't fit together")?
+                    .with_context(|| format!("{section}.key `{}` has no private key in PEM", key_file.display()))?;
+                builder
+                    .with_client_auth_cert(chain, key)
+                    .with_context(|| format!("{section}: `cert` and `key` don't fit together"))?
             }
         };
         Ok(Arc::new(client))
@@ -144,13 +149,13 @@ impl Tls {
     fn verifier(&self, provider: &Arc<CryptoProvider>) -> anyhow::Result<Arc<WebPkiServerVerifier>> {
         let mut roots = RootCertStore::empty();
         let certificates = match &self.ca {
-            Some(path) => certificates(path)?,
-            None => system_roots()?,
+            Some(path) => certificates(self.section, path)?,
+            None => system_roots(self.section)?,
         };
         roots.add_parsable_certificates(certificates);
         WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
             .build()
-            .context("source.tls.ca holds no usable certificate")
+            .with_context(|| format!("{}.ca holds no usable certificate", self.section))
     }
 }
 
@@ -177,20 +182,20 @@ pub(super) fn server_name(host: &str) -> &str {
     host.split_once('%').map_or(host, |(address, _)| address)
 }
 
-fn certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+fn certificates(section: &str, path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     let read = || CertificateDer::pem_file_iter(path)?.collect::<Result<Vec<_>, _>>();
-    let certificates = read().with_context(|| format!("source.tls: `{}` can't be read as PEM", path.display()))?;
+    let certificates = read().with_context(|| format!("{section}: `{}` can't be read as PEM", path.display()))?;
     if certificates.is_empty() {
-        bail!("source.tls: `{}` has no certificate in PEM", path.display());
+        bail!("{section}: `{}` has no certificate in PEM", path.display());
     }
     Ok(certificates)
 }
 
-fn system_roots() -> anyhow::Result<Vec<CertificateDer<'static>>> {
+fn system_roots(section: &str) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     let found = rustls_native_certs::load_native_certs();
     if found.certs.is_empty() {
         bail!(
-            "this system has no certificates to verify the server's with; install ca-certificates, or set source.tls.ca"
+            "this system has no certificates to verify the server's with; install ca-certificates, or set {section}.ca"
         );
     }
     Ok(found.certs)
