@@ -153,7 +153,7 @@ async fn prepare(config: Config, waits: bool, reading: &Handle) -> anyhow::Resul
         let open = async || match sink::open(config, &connections).await {
             Ok(sink) => Ok(sink),
             Err(OpenError::NotNow(error)) => Err(StartError::transient(error)),
-            Err(OpenError::Refused(error)) => Err(StartError { error, may_pass: false }),
+            Err(OpenError::Refused(error) | OpenError::Operator(error)) => Err(StartError { error, may_pass: false }),
         };
         sinks.push(until_there(waits, open).await?);
     }
@@ -161,9 +161,12 @@ async fn prepare(config: Config, waits: bool, reading: &Handle) -> anyhow::Resul
         warn_unverified(options, tls);
     }
     let (mut checkpoint, saved) = until_there(waits, async || Ok(Checkpoint::open(&checkpoint_config).await?)).await?;
-    let is_first_run = saved.is_none();
+    let mut saved = saved;
     let chain = plugins_running.chain();
     let connect = async || {
+        // It may have been waited for long.
+        checkpoint.keep_alive().await;
+        let is_first_run = saved.is_none();
         let (mut server, source) = match Server::connect_first(&source).await {
             Ok(connected) => connected,
             Err(ConnectError::Unreachable(error)) => return Err(StartError::transient(error)),
@@ -187,6 +190,8 @@ async fn prepare(config: Config, waits: bool, reading: &Handle) -> anyhow::Resul
         if is_first_run {
             // Were it written only with the first change, a restart before it would begin elsewhere.
             checkpoint.write(&start.resume).await?;
+            // A later try begins there as well.
+            saved = Some(start.resume.clone());
         }
         let (version, names_columns) = (server.version.clone(), server.names_columns());
         let position = start.to_string();

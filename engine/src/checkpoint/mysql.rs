@@ -219,16 +219,17 @@ impl Store for MySqlStore {
     /// Says that it is still there, so that the server doesn't take the lock back.
     fn keep_alive(&mut self) -> BoxFuture<'_, ()> {
         async move {
-            let mut conn = match self.conn.take() {
-                Some(conn) => conn,
+            let conn = match self.conn.take() {
+                Some(mut conn) => conn.query_drop("DO 1").await.map(|()| conn).map_err(anyhow::Error::from),
+                // Whoever has the lock by now has another epoch, which the next write finds.
                 None => match self.connect().await {
-                    Ok(conn) => conn,
-                    Err(_) => return, // the next write says so
+                    Ok(mut conn) => self.lock(&mut conn).await.map(|_| conn),
+                    Err(error) => Err(error),
                 },
             };
-            // Whoever has the lock by now has another epoch, which the next write finds.
-            match self.lock(&mut conn).await {
-                Ok(_) => self.conn = Some(conn),
+            match conn {
+                Ok(conn) => self.conn = Some(conn),
+                // The next write says so.
                 Err(error) => debug!(error = format!("{error:#}"), "the checkpoint's connection is lost"),
             }
         }

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use anyhow::Context;
+use aws_config::identity::IdentityCache;
 use aws_config::retry::RetryConfig;
 use aws_config::sts::AssumeRoleProvider;
 use aws_config::timeout::TimeoutConfig;
@@ -69,6 +70,11 @@ impl Account {
         aws_sdk_sqs::Client::from_conf(config.build())
     }
 
+    /// They may be why something was refused: they are asked for again.
+    pub fn forget_credentials(&self) {
+        self.credentials.forget();
+    }
+
     /// The region.
     ///
     /// # Errors
@@ -115,6 +121,8 @@ impl Chain {
         // Retries are the lanes' business: they know what may be sent before what.
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .retry_config(RetryConfig::disabled())
+            // They are kept by `Credentials`, which hears of refusals.
+            .identity_cache(IdentityCache::no_cache())
             .timeout_config(timeouts(REQUEST_TIMEOUT));
         if let Some(region) = self.region.clone() {
             loader = loader.region(Region::new(region));

@@ -71,6 +71,8 @@ impl Credentials {
             if let Some(held) = state.held.as_ref().filter(|held| now < held.renewal) {
                 return Ok(held.identity.clone());
             }
+            // One that is done, and left no others, failed.
+            state.asking.take_if(|asking| asking.peek().is_some());
             let asking = state.asking.get_or_insert_with(|| Arc::clone(&self.0).ask(now)).clone();
             match state.held.as_ref().filter(|held| held.holds(now)) {
                 Some(held) if asking.peek().is_none() => return Ok(held.identity.clone()),

@@ -47,6 +47,10 @@ pub(super) struct Flow {
     bytes: usize,
     last_answer: Instant,
     outage: Option<Outage>,
+    /// Outages so far.
+    outages: u64,
+    /// Counts how often what was in flight was given up: what is counted above is of this one.
+    generation: u64,
     /// Some of what was sent last was refused: nothing leaves until then.
     paused_until: Option<Instant>,
     jitter_seed: Option<u64>,
@@ -56,7 +60,9 @@ pub(super) struct Flow {
 struct Outage {
     delays: Delays,
     next_probe: Instant,
-    /// Probes that wait for an answer.
+    /// Its number.
+    number: u64,
+    /// Its probes that wait for an answer.
     probes: usize,
 }
 
@@ -65,7 +71,9 @@ struct Outage {
 pub(super) struct Sent {
     at: Instant,
     bytes: usize,
-    is_probe: bool,
+    /// The number of the outage that it probes.
+    probes: Option<u64>,
+    generation: u64,
 }
 
 /// What an answer says of the queue.
@@ -90,6 +98,8 @@ impl Flow {
             bytes: 0,
             last_answer: Instant::now(),
             outage: None,
+            outages: 0,
+            generation: 0,
             paused_until: None,
             jitter_seed,
         }
@@ -117,23 +127,28 @@ impl Flow {
         self.outage.is_some()
     }
 
-    /// When to look again, though no answer came; `has_requests` if there is something to send then.
-    pub fn wakes_at(&self, has_requests: bool) -> Option<Instant> {
+    /// When to look again, though no answer came; `has_requests` if there is something to send then, `listens` if silence
+    /// says something of the queue: uploads take their time.
+    pub fn wakes_at(&self, has_requests: bool, listens: bool) -> Option<Instant> {
         match &self.outage {
             Some(outage) => (has_requests && outage.probes < PROBES_MAX).then_some(outage.next_probe),
             None => {
-                let silence = (self.in_flight > 0).then(|| self.last_answer + SILENCE);
+                let silence = (listens && self.in_flight > 0).then(|| self.last_answer + SILENCE);
                 [silence, self.paused_until].into_iter().flatten().min()
             }
         }
     }
 
-    /// Looks at the clock. True if no request was answered for so long that their connections may be dead.
-    pub fn is_silent(&mut self, now: Instant) -> bool {
+    /// Looks at the clock. True if no request was answered for so long that their connections may be dead: those requests hold
+    /// no others up any more. Never where silence says nothing (`listens`).
+    pub fn is_silent(&mut self, now: Instant, listens: bool) -> bool {
         self.paused_until.take_if(|until| now >= *until);
-        let is_silent = self.outage.is_none() && self.in_flight > 0 && now >= self.last_answer + SILENCE;
+        let is_over = self.in_flight > 0 && now >= self.last_answer + SILENCE;
+        let is_silent = listens && self.outage.is_none() && is_over;
         if is_silent {
             self.begin_outage(now);
+            self.generation += 1;
+            (self.in_flight, self.bytes) = (0, 0);
         }
         is_silent
     }
@@ -145,21 +160,25 @@ impl Flow {
         }
         self.in_flight += 1;
         self.bytes += bytes;
-        let is_probe = self.outage.is_some();
-        if let Some(outage) = &mut self.outage {
+        let probes = self.outage.as_mut().map(|outage| {
             outage.probes += 1;
             outage.next_probe = now + PROBE_INTERVAL;
-        }
-        Sent { at: now, bytes, is_probe }
+            outage.number
+        });
+        Sent { at: now, bytes, probes, generation: self.generation }
     }
 
     /// An answer came. Gives the pause that begins, if one does; an answer that ends an outage gives none.
     pub fn answered(&mut self, sent: Sent, outcome: Outcome, now: Instant) -> Option<Duration> {
-        let Sent { at, bytes, is_probe } = sent;
+        let Sent { at, bytes, probes, generation } = sent;
         let was_full = self.in_flight >= self.concurrency.limit();
-        self.in_flight -= 1;
-        self.bytes -= bytes;
+        if generation == self.generation {
+            self.in_flight -= 1;
+            self.bytes -= bytes;
+        }
         self.last_answer = now;
+        // A probe of an earlier outage may be answered in a later one.
+        let is_probe = self.outage.as_ref().is_some_and(|outage| probes == Some(outage.number));
         if let Some(outage) = &mut self.outage {
             outage.probes -= usize::from(is_probe);
         }
@@ -206,7 +225,8 @@ impl Flow {
     fn begin_outage(&mut self, now: Instant) -> Duration {
         let mut pauses = delays(self.jitter_seed);
         let delay = pauses.next_delay();
-        self.outage = Some(Outage { delays: pauses, next_probe: now + delay, probes: 0 });
+        self.outages += 1;
+        self.outage = Some(Outage { delays: pauses, next_probe: now + delay, number: self.outages, probes: 0 });
         self.paused_until = None;
         delay
     }
@@ -279,7 +299,7 @@ mod tests {
         let mut waiting: std::collections::VecDeque<(Instant, Sent, Outcome)> = Default::default();
         let end = now + Duration::from_secs(6);
         while now < end {
-            flow.is_silent(now);
+            flow.is_silent(now, true);
             while flow.is_open(now) {
                 let outcome = match throttles_above {
                     Some(limit) if flow.in_flight() >= limit => Outcome::Throttled,
@@ -291,7 +311,7 @@ mod tests {
                 most = most.max(flow.in_flight());
             }
             let next = waiting.front().map(|(at, ..)| *at);
-            now = [next, flow.wakes_at(true)].into_iter().flatten().min().expect("it goes on");
+            now = [next, flow.wakes_at(true, true)].into_iter().flatten().min().expect("it goes on");
             let Some((_, sent, outcome)) = waiting.pop_front_if(|(at, ..)| *at <= now) else { continue };
             flow.answered(sent, outcome, now);
             if outcome == Outcome::Accepted && now + Duration::from_secs(1) >= end {
@@ -344,7 +364,7 @@ mod tests {
             let back = now + Duration::from_secs(600);
             // Refused at once, each time.
             loop {
-                now = flow.wakes_at(true).expect("a next try");
+                now = flow.wakes_at(true, true).expect("a next try");
                 assert!(flow.is_open(now) && flow.is_probing());
                 let probe = flow.sent(1, now);
                 assert!(!flow.is_open(now), "one at a time");
@@ -360,18 +380,36 @@ mod tests {
     }
 
     #[test]
+    fn a_probe_may_be_answered_in_a_later_outage() {
+        let mut flow = Flow::new(Some(1));
+        let mut now = Instant::now();
+        let first = flow.sent(1, now);
+        flow.answered(first, Outcome::Refused, now);
+        now += Duration::from_secs(2);
+        let (hanging, other) = (flow.sent(1, now), flow.sent(1, now));
+        flow.answered(other, Outcome::Accepted, now);
+        // Another outage; then the answer to a probe of the first one.
+        let next = flow.sent(1, now);
+        flow.answered(next, Outcome::Refused, now);
+        assert!(flow.is_probing());
+        flow.answered(hanging, Outcome::Refused, now);
+        let at = flow.wakes_at(true, true).expect("a next probe");
+        assert!(flow.is_open(at) && flow.in_flight() == 0);
+    }
+
+    #[test]
     fn silence_is_found_out_by_probes() {
         let mut flow = Flow::new(Some(1));
         let start = Instant::now();
-        let _hanging: Vec<Sent> = (0..32).map(|_| flow.sent(1 << 20, start)).collect();
+        let hanging: Vec<Sent> = (0..32).map(|_| flow.sent(1 << 20, start)).collect();
         assert!(!flow.is_open(start));
-        assert_eq!(flow.wakes_at(false), Some(start + SILENCE));
-        assert!(!flow.is_silent(start + SILENCE - MS));
-        assert!(flow.is_silent(start + SILENCE));
-        assert_eq!(flow.wakes_at(false), None, "nothing could be sent");
+        assert_eq!(flow.wakes_at(false, true), Some(start + SILENCE));
+        assert!(!flow.is_silent(start + SILENCE - MS, true));
+        assert!(flow.is_silent(start + SILENCE, true));
+        assert_eq!(flow.wakes_at(false, true), None, "nothing could be sent");
         // Each of the probes hangs as well.
         let mut probes = Vec::new();
-        while let Some(at) = flow.wakes_at(true) {
+        while let Some(at) = flow.wakes_at(true, true) {
             assert!(at <= start + SILENCE + PROBE_INTERVAL * 4);
             probes.push(flow.sent(1, at));
         }
@@ -379,5 +417,11 @@ mod tests {
         let answered = start + Duration::from_secs(9);
         flow.answered(probes[2], Outcome::Accepted, answered);
         assert!(!flow.is_probing());
+        // What hangs holds up nothing, and its end changes nothing.
+        assert!(flow.is_open(answered) && flow.in_flight() == PROBES_MAX - 1);
+        for sent in hanging {
+            flow.answered(sent, Outcome::Accepted, answered);
+        }
+        assert!(flow.is_open(answered) && flow.in_flight() == PROBES_MAX - 1);
     }
 }

@@ -155,6 +155,8 @@ pub trait Sink: Send {
 pub enum OpenError {
     /// It isn't there, or may not be used.
     Refused(anyhow::Error),
+    /// Whoever runs this must change something: keys, a clock, an endpoint.
+    Operator(anyhow::Error),
     /// It can't be reached.
     NotNow(anyhow::Error),
 }
@@ -162,7 +164,7 @@ pub enum OpenError {
 impl From<OpenError> for anyhow::Error {
     fn from(error: OpenError) -> Self {
         match error {
-            OpenError::Refused(error) | OpenError::NotNow(error) => error,
+            OpenError::Refused(error) | OpenError::Operator(error) | OpenError::NotNow(error) => error,
         }
     }
 }
@@ -190,6 +192,7 @@ pub async fn open(config: &config::Sink, connections: &Connections) -> Result<Bo
     let context = || format!("sink.{name}");
     sink.map_err(|error| match error {
         OpenError::Refused(error) => OpenError::Refused(error.context(context())),
+        OpenError::Operator(error) => OpenError::Operator(error.context(context())),
         OpenError::NotNow(error) => OpenError::NotNow(error.context(context())),
     })
 }

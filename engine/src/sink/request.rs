@@ -103,11 +103,16 @@ fn index<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<usi
 pub(super) async fn send(to: To, mut request: Request) -> Answer {
     let mut answer = Answer::default();
     if let Some(store) = &to.store {
-        for waiting in &mut request {
-            if let Err(text) = waiting.item.store(store).await {
-                answer.take(request, Said::NotNow(Reason { text, is_throttled: false }));
-                return answer;
+        let mut ready = Request::with_capacity(request.len());
+        for mut waiting in request {
+            match waiting.item.store(store).await {
+                Ok(()) => ready.push(waiting),
+                Err(text) => answer.take(vec![waiting], Said::NotNow(Reason { text, is_throttled: false })),
             }
+        }
+        request = ready;
+        if request.is_empty() {
+            return answer;
         }
     }
     failpoint::reached(Step::Sending);
@@ -116,9 +121,16 @@ pub(super) async fn send(to: To, mut request: Request) -> Answer {
         answer.take(request, said);
         return answer;
     }
+    let mut is_away = false;
     for message in request {
+        if is_away {
+            answer.refused.push(message);
+            continue;
+        }
         let alone = vec![message];
         let said = ask(&to, &alone).await;
+        // The others would wait for the same.
+        is_away = matches!(said, Said::NotNow(_));
         answer.take(alone, said);
     }
     answer

@@ -15,7 +15,7 @@ use aws_sdk_sqs::types::QueueAttributeName;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use rowmill_core::lanes::{Lanes, Waiting};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
@@ -66,7 +66,8 @@ impl Sqs {
     pub async fn open(name: &str, url: &str, queue: &Queue, account: Account) -> Result<Self, OpenError> {
         let Queue { on_error, packing, large_messages, .. } = queue;
         account.check().map_err(OpenError::Refused)?;
-        let (message_max, endpoint) = look_up(&account.sqs(), url).await?;
+        let (message_max, endpoint) =
+            look_up(&account.sqs(), url).await.inspect_err(|_| account.forget_credentials())?;
         let client = account.client(endpoint).map_err(OpenError::Refused)?;
         let store = match large_messages {
             Some(large_messages) => Some(Store::open(&account, large_messages).await?),
@@ -180,19 +181,20 @@ impl Sqs {
         };
         let mut open = true;
         loop {
+            // Those that are there count before it is asked whether none comes any more.
+            while let Some(answer) = delivering.requests.try_join_next() {
+                delivering.joined(answer).await?;
+            }
             delivering.send_requests();
             if !open && delivering.is_done() {
                 return Ok(());
             }
             let has_room = delivering.has_room();
-            let wakes_at = delivering.flow.wakes_at(delivering.lanes.sendable() > 0);
+            let wakes_at = delivering.wakes_at();
             // In this order: what was answered makes room for what is delivered next.
             tokio::select! {
                 biased;
-                Some(answer) = delivering.requests.join_next() => {
-                    let (sent, answer) = answer.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
-                    delivering.answered(sent, answer).await?;
-                }
+                Some(answer) = delivering.requests.join_next() => delivering.joined(answer).await?,
                 delivery = deliveries.recv(), if open && has_room => match delivery {
                     Some(delivery) => delivering.take_in(delivery).await?,
                     None => open = false,
@@ -248,10 +250,16 @@ impl Delivering {
         }
     }
 
+    /// When to look again, though nothing came.
+    fn wakes_at(&self) -> Option<Instant> {
+        let has_requests = self.lanes.sendable() > 0;
+        self.flow.wakes_at(has_requests, self.sink.store.is_none())
+    }
+
     /// Sends what may leave now.
     fn send_requests(&mut self) {
         let now = Instant::now();
-        if self.flow.is_silent(now) {
+        if self.flow.is_silent(now, self.sink.store.is_none()) {
             warn!(
                 sink = self.sink.name,
                 requests = self.flow.in_flight(),
@@ -284,6 +292,11 @@ impl Delivering {
             };
             self.requests.spawn(async move { (sent, send(to, request).await) });
         }
+    }
+
+    async fn joined(&mut self, answer: Result<(Sent, Answer), JoinError>) -> anyhow::Result<()> {
+        let (sent, answer) = answer.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        self.answered(sent, answer).await
     }
 
     async fn answered(&mut self, sent: Sent, answer: Answer) -> anyhow::Result<()> {
@@ -418,8 +431,10 @@ async fn look_up(client: &aws_sdk_sqs::Client, url: &str) -> Result<(usize, Stri
     let text = format!("{code}: {}", error.message().unwrap_or_default());
     let status = error.raw_response().map_or(0, |response| response.status().as_u16());
     let why = match class(code, (400..500).contains(&status)) {
-        // Another start with the same configuration would find the same.
-        Class::Definite | Class::Operator(_) | Class::Unknown => OpenError::Refused,
+        // SQS also says so of a queue that isn't there.
+        Class::Operator(_) if code.starts_with("AccessDenied") => OpenError::Refused,
+        Class::Definite => OpenError::Refused,
+        Class::Operator(_) | Class::Unknown => OpenError::Operator,
         Class::Throttled | Class::Transient => OpenError::NotNow,
     };
     let fix = match class(code, true) {

@@ -124,7 +124,7 @@ impl QueuesOfTables {
                 _ if ack.is_stopped() => return Ok(None),
                 Ok(queue) => return Ok(Some(queue)),
                 Err(OpenError::Refused(error)) => return Err(error),
-                Err(OpenError::NotNow(error)) => {
+                Err(OpenError::NotNow(error) | OpenError::Operator(error)) => {
                     let error = format!("{error:#}");
                     if let Some(since) = failures.failed(&error) {
                         warn!(sink = self.name, ?since, error, "can't be opened, trying again");

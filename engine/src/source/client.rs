@@ -1,5 +1,6 @@
 //! A connection by the driver, of which every question has a time-out: a server that falls silent must not keep the engine.
 
+use std::fmt;
 use std::io::{Error as IoError, ErrorKind};
 use std::time::Duration;
 
@@ -12,15 +13,18 @@ use tracing::debug;
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+/// And one for which the server reads files.
+const LONG_ANSWER_TIMEOUT: Duration = Duration::from_secs(180);
 /// Leaving is a courtesy.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// See the module's description.
-#[derive(Debug)]
 pub(crate) struct Client {
     conn: Conn,
-    /// A question had no answer: the next answer would be that one's.
+    /// A question has no answer, or was given up: the next answer would be that one's.
     is_lost: bool,
+    /// How long the next answer may take.
+    patience: Duration,
 }
 
 /// The error of a time-out.
@@ -28,39 +32,58 @@ pub(super) fn timed_out(after: Duration) -> Error {
     IoError::new(ErrorKind::TimedOut, format!("no answer in {} seconds", after.as_secs())).into()
 }
 
-async fn within<T>(asked: impl Future<Output = Result<T>>) -> Result<T> {
-    timeout(ANSWER_TIMEOUT, asked).await.unwrap_or_else(|_| Err(timed_out(ANSWER_TIMEOUT)))
+async fn within<T>(patience: Duration, asked: impl Future<Output = Result<T>>) -> Result<T> {
+    timeout(patience, asked).await.unwrap_or_else(|_| Err(timed_out(patience)))
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("id", &self.conn.id()).finish_non_exhaustive() // the driver's has the password
+    }
 }
 
 impl Client {
     pub fn new(conn: Conn) -> Self {
-        Self { conn, is_lost: false }
+        Self { conn, is_lost: false, patience: ANSWER_TIMEOUT }
     }
 
-    fn conn(&mut self) -> Result<&mut Conn> {
-        if self.is_lost { Err(timed_out(ANSWER_TIMEOUT)) } else { Ok(&mut self.conn) }
+    /// The next question may take long: the server reads files for it.
+    pub fn patiently(&mut self) -> &mut Self {
+        self.patience = LONG_ANSWER_TIMEOUT;
+        self
+    }
+
+    /// For a question, and how long it may take. Until it is answered the connection counts as lost: it may be given up.
+    fn ask(&mut self) -> Result<(&mut Conn, Duration)> {
+        if std::mem::replace(&mut self.is_lost, true) {
+            return Err(timed_out(ANSWER_TIMEOUT));
+        }
+        Ok((&mut self.conn, std::mem::replace(&mut self.patience, ANSWER_TIMEOUT)))
     }
 
     fn answered<T>(&mut self, answer: Result<T>) -> Result<T> {
-        self.is_lost |= matches!(answer, Err(Error::Io(_)));
+        self.is_lost = matches!(answer, Err(Error::Io(_)));
         answer
     }
 
     /// All rows of a query.
     pub async fn query<T: FromRow + Send + 'static>(&mut self, statement: &str) -> Result<Vec<T>> {
-        let answer = within(self.conn()?.query(statement)).await;
+        let (conn, patience) = self.ask()?;
+        let answer = within(patience, conn.query(statement)).await;
         self.answered(answer)
     }
 
     /// The first row of a query.
     pub async fn query_first<T: FromRow + Send + 'static>(&mut self, statement: &str) -> Result<Option<T>> {
-        let answer = within(self.conn()?.query_first(statement)).await;
+        let (conn, patience) = self.ask()?;
+        let answer = within(patience, conn.query_first(statement)).await;
         self.answered(answer)
     }
 
     /// A statement without rows.
     pub async fn query_drop(&mut self, statement: &str) -> Result<()> {
-        let answer = within(self.conn()?.query_drop(statement)).await;
+        let (conn, patience) = self.ask()?;
+        let answer = within(patience, conn.query_drop(statement)).await;
         self.answered(answer)
     }
 
@@ -71,7 +94,8 @@ impl Client {
         params: impl Into<Params> + Send,
     ) -> Result<Vec<T>> {
         let params = params.into();
-        let answer = within(self.conn()?.exec(statement, params)).await;
+        let (conn, patience) = self.ask()?;
+        let answer = within(patience, conn.exec(statement, params)).await;
         self.answered(answer)
     }
 
@@ -82,14 +106,16 @@ impl Client {
         params: impl Into<Params> + Send,
     ) -> Result<Option<T>> {
         let params = params.into();
-        let answer = within(self.conn()?.exec_first(statement, params)).await;
+        let (conn, patience) = self.ask()?;
+        let answer = within(patience, conn.exec_first(statement, params)).await;
         self.answered(answer)
     }
 
     /// A prepared statement without rows. Gives how many rows it changed.
     pub async fn exec_drop(&mut self, statement: &str, params: impl Into<Params> + Send) -> Result<u64> {
         let params = params.into();
-        let answer = within(self.conn()?.exec_drop(statement, params)).await;
+        let (conn, patience) = self.ask()?;
+        let answer = within(patience, conn.exec_drop(statement, params)).await;
         self.answered(answer)?;
         Ok(self.conn.affected_rows())
     }

@@ -317,11 +317,12 @@ impl Server {
 
     /// MariaDB: the last transaction of each domain before a place.
     async fn gtid_position(&mut self, BinlogPosition { file, offset }: &BinlogPosition) -> anyhow::Result<GtidSet> {
-        let text: Option<Option<String>> =
-            self.conn
-                .exec_first("SELECT BINLOG_GTID_POS(?, ?)", (file, offset))
-                .await
-                .with_context(|| format!("{}: its GTID position can't be read", self.address))?;
+        let text: Option<Option<String>> = self
+            .conn
+            .patiently()
+            .exec_first("SELECT BINLOG_GTID_POS(?, ?)", (file, offset))
+            .await
+            .with_context(|| format!("{}: its GTID position can't be read", self.address))?;
         self.gtids(&text.flatten().unwrap_or_default())
     }
 
@@ -366,7 +367,10 @@ impl Server {
 
     /// The binlog files, oldest first, with their sizes.
     pub(super) async fn binary_logs(&mut self) -> anyhow::Result<Vec<(String, u64)>> {
-        let rows: Vec<Row> = self.privileged("SHOW BINARY LOGS").await?;
+        let rows: Vec<Row> = {
+            self.conn.patiently();
+            self.privileged("SHOW BINARY LOGS").await?
+        };
         Ok(rows.iter().filter_map(|row| Some((row.get(0)?, row.get(1)?))).collect())
     }
 

@@ -20,7 +20,7 @@ pub(super) const ER_PARSE: u16 = 1064;
 
 /// What no later try changes: rights, databases, hosts, accounts. All else may pass.
 /// <https://dev.mysql.com/doc/mysql-errors/8.4/en/server-error-reference.html>
-const DEFINITE: [u16; 9] = [1044, 1049, 1130, 1227, 1251, 1820, 1862, 3118, 3955];
+const DEFINITE: [u16; 13] = [1044, 1049, 1130, 1227, 1251, 1524, 1698, 1820, 1862, 3118, 3159, 3955, 4151];
 
 /// Which family a server is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -173,7 +173,7 @@ impl std::fmt::Display for TlsMode {
 /// Whether a host is this machine.
 fn is_local(host: &str) -> bool {
     let host = host.trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
-    host == "localhost" || host.ends_with(".localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// What a certificate is made for: the host, of an IPv6 address without its zone (`fe80::1%eth0`), which only this machine
@@ -249,11 +249,11 @@ mod tests {
     #[test]
     fn a_server_elsewhere_is_verified_unless_told_otherwise() {
         let by_default = Tls::default();
-        for host in ["localhost", "127.0.0.1", "::1", "[::1]", "db.localhost", "127.1.2.3"] {
+        for host in ["localhost", "127.0.0.1", "::1", "[::1]", "127.1.2.3"] {
             assert_eq!(by_default.mode_for(host), TlsMode::Preferred, "{host}");
             assert_eq!(by_default.warning(host), None);
         }
-        for host in ["db.example.com", "10.0.0.7", "mysql", "fe80::1%eth0", "localhost.example.com"] {
+        for host in ["db.example.com", "10.0.0.7", "mysql", "fe80::1%eth0", "localhost.example.com", "db.localhost"] {
             assert_eq!(by_default.mode_for(host), TlsMode::VerifyIdentity, "{host}");
             assert_eq!(by_default.warning(host), None);
             for mode in [TlsMode::Disabled, TlsMode::Preferred, TlsMode::Required] {
