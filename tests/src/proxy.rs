@@ -1,7 +1,7 @@
 //! A network in between that fails when it is told to.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -22,6 +22,8 @@ struct Shared {
     stalled: AtomicBool,
     refuses: AtomicBool,
     is_mute: AtomicBool,
+    /// After so many connections, others lead to another port.
+    redirection: Mutex<Option<(usize, u16)>>,
     /// Bytes that the server may still send before all connections are cut; `u64::MAX`: any number.
     allowance: AtomicU64,
     cut: broadcast::Sender<()>,
@@ -39,6 +41,7 @@ impl Proxy {
             stalled: AtomicBool::new(false),
             refuses: AtomicBool::new(false),
             is_mute: AtomicBool::new(false),
+            redirection: Mutex::new(None),
             allowance: AtomicU64::new(u64::MAX),
             cut,
         });
@@ -53,6 +56,7 @@ impl Proxy {
                 if shared.refuses.load(Ordering::SeqCst) {
                     continue;
                 }
+                let port = shared.port().unwrap_or(port);
                 let Ok(server) = TcpStream::connect(("127.0.0.1", port)).await else { continue };
                 let (client_read, client_write) = client.into_split();
                 let (server_read, server_write) = server.into_split();
@@ -84,6 +88,11 @@ impl Proxy {
         }
     }
 
+    /// After so many connections more, others lead to another port of loopback.
+    pub fn redirect(&self, after: usize, port: u16) {
+        *self.shared.redirection.lock().unwrap_or_else(PoisonError::into_inner) = Some((after, port));
+    }
+
     /// Cuts all connections once the server has sent so many bytes more: in the middle of whatever
     /// it is sending.
     pub fn cut_after(&self, bytes: u64) {
@@ -94,6 +103,21 @@ impl Proxy {
     /// not concerned.
     pub fn stall(&self) {
         self.shared.stalled.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Shared {
+    /// Where the next connection leads to, if it is another port.
+    fn port(&self) -> Option<u16> {
+        let mut redirection = self.redirection.lock().unwrap_or_else(PoisonError::into_inner);
+        let (left, port) = redirection.as_mut()?;
+        match left.checked_sub(1) {
+            Some(fewer) => {
+                *left = fewer;
+                None
+            }
+            None => Some(*port),
+        }
     }
 }
 

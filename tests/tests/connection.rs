@@ -1,6 +1,6 @@
 //! The connection to the server: what is lost is made again and goes on exactly where it was.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use mysql_async::prelude::Queryable;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use rowmill::source::preflight::Server;
-use rowmill_tests::{Build, Engine, EngineConfig, MySql, Proxy, Rig, Sqs, scratch, wait_for};
+use rowmill_tests::{Build, Engine, EngineConfig, MySql, Proxy, Rig, Sqs, certify, scratch, wait_for};
 
 const SHOP: &str = "tables = [\"shop.*\"]";
 
@@ -225,17 +225,6 @@ async fn the_binlog_is_purged_meanwhile() -> anyhow::Result<()> {
     let checkpoint: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(rig.config.checkpoint())?)?;
     assert_ne!(checkpoint["file"], newest.as_str(), "{checkpoint}");
     Ok(())
-}
-
-/// Makes an authority and a certificate of it for 127.0.0.1 and ::1: `server.pem`, `server-key.pem`.
-fn certify(directory: &Path) -> anyhow::Result<PathBuf> {
-    let script = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=authority -keyout ca-key.pem -out ca.pem && \
-         openssl req -newkey rsa:2048 -nodes -subj /CN=server -keyout server-key.pem -out server.csr && \
-         printf 'subjectAltName=IP:127.0.0.1,IP:::1\\n' > names && \
-         openssl x509 -req -in server.csr -days 2 -CA ca.pem -CAkey ca-key.pem -CAcreateserial -extfile names -out server.pem";
-    let output = Command::new("sh").args(["-c", script]).current_dir(directory).output()?;
-    anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Ok(directory.join("ca.pem"))
 }
 
 /// A server dies and its replica takes its place: what comes next is known by GTIDs.

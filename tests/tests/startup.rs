@@ -6,35 +6,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use rowmill_tests::{
-    Build, Engine, EngineConfig, MySql, Process, Proxy, Rig, Sqs, command, free_port, scratch, top, wait_for,
+    Build, Engine, EngineConfig, Impostor, MySql, Process, Proxy, Rig, Sqs, certify, free_port, scratch, wait_for,
 };
 
 const SOON: Duration = Duration::from_secs(60);
 const SHOP: &str = "tables = [\"shop.*\"]\nstart = \"earliest\"";
-
-/// A server that isn't one: see `impostor.py`. Its log begins with its port.
-struct Impostor {
-    _process: Process,
-    log: std::path::PathBuf,
-    port: u16,
-}
-
-impl Impostor {
-    async fn start(directory: &Path, mode: &str) -> anyhow::Result<Self> {
-        let log = directory.join(format!("impostor-{mode}.log"));
-        let mut python = command(top().join("target/tools/moto/bin/python"));
-        let _process = Process::start(python.arg(top().join("tests/tests/impostor.py")).arg(mode), &log)?;
-        let port = wait_for("the impostor", SOON, || async {
-            let text = std::fs::read_to_string(&log)?;
-            Ok(text.split_once('\n').map(|(port, _)| port.parse()).transpose()?)
-        });
-        Ok(Self { port: port.await?, _process, log })
-    }
-
-    fn said(&self) -> anyhow::Result<String> {
-        Ok(std::fs::read_to_string(&self.log)?)
-    }
-}
 
 /// An engine that reads a server at a port of an address.
 fn config(directory: &Path, address: &str, port: u16, more: &str) -> EngineConfig {
@@ -219,6 +195,34 @@ async fn an_impostor_learns_nothing() -> anyhow::Result<()> {
         }
         let said = impostor.said()?;
         ensure!(said.contains("connected") && !said.contains("secret"), "{mode}: {said}");
+    }
+    Ok(())
+}
+
+/// Nor does one that answers the second connection alone, which streams the binlog.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_impostor_of_the_stream_learns_nothing() -> anyhow::Result<()> {
+    let directory = scratch("an_impostor_of_the_stream_learns_nothing");
+    let mysql = MySql::start(&directory, &[]).await?;
+    let authority = certify(&directory)?;
+    mysql
+        .run(&format!(
+            "SET GLOBAL ssl_ca = '{0}/ca.pem'; SET GLOBAL ssl_cert = '{0}/server.pem'; SET GLOBAL ssl_key = \
+             '{0}/server-key.pem'; ALTER INSTANCE RELOAD TLS",
+            directory.display()
+        ))
+        .await?;
+    for mode in ["tls", "plain", "clear-tls", "clear-plain"] {
+        let impostor = Impostor::start(&directory, mode).await?;
+        let proxy = Proxy::start(mysql.port()).await?;
+        let tls = format!("tls = {{ ca = \"{}\" }}", authority.display());
+        let mut config = config(&directory, "127.0.0.1", proxy.port, &tls);
+        config.text = config.text.replace("\"\ntables", "?enable_cleartext_plugin=true\"\ntables");
+        config.password = mysql.password().to_owned();
+        proxy.redirect(1, impostor.port);
+        Engine::failed(&config).await?;
+        let said = impostor.said()?;
+        ensure!(said.contains("connected") && !said.contains(mysql.password()), "{mode}: {said}");
     }
     Ok(())
 }
