@@ -16,7 +16,7 @@ use crate::retry::Delays;
 
 /// What there may be before anything is known, and at least while the queue refuses nothing.
 const REQUESTS_FIRST: f64 = 32.0;
-const REQUESTS_MAX: f64 = 400.0;
+const REQUESTS_MAX: f64 = 480.0;
 /// Bytes of requests in flight, each of which is in memory twice: enough for 500 MB a second where an answer takes 16 ms.
 const BYTES_MAX: usize = 8 << 20;
 /// Answers that take so many times as long as they need are waiting for each other.
