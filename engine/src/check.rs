@@ -104,7 +104,7 @@ fn listed(all: &[String]) -> String {
 
 /// A server that isn't verified is told of.
 fn unverified(options: &ServerOptions, tls: &Tls, report: &mut Report<'_, impl Write>) -> std::io::Result<()> {
-    match tls.warning(options.ip_or_hostname()).filter(|_| options.socket().is_none()) {
+    match tls.warning(options) {
         Some(warning) => report.note(warning),
         None => Ok(()),
     }

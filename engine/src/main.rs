@@ -236,7 +236,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Sets up the log. A thread of its own writes it, and drops lines where whoever reads them is stuck: nothing waits for it.
+/// Sets up the log. A thread of its own writes it, and drops lines while the reader is stuck: nothing waits for it.
 fn log(format: LogFormat) -> anyhow::Result<WorkerGuard> {
     // The driver logs errors that are handled, and logged, here.
     let level = match std::env::var("ROWMILL_LOG") {

@@ -160,8 +160,8 @@ async fn prepare(config: Config, waits: bool, reading: &Handle) -> anyhow::Resul
     if let config::Checkpoint::MySql(MySqlCheckpoint { options, tls, .. }) = &checkpoint_config {
         warn_unverified(options, tls);
     }
-    let (mut checkpoint, saved) = until_there(waits, async || Ok(Checkpoint::open(&checkpoint_config).await?)).await?;
-    let mut saved = saved;
+    let (mut checkpoint, mut saved) =
+        until_there(waits, async || Ok(Checkpoint::open(&checkpoint_config).await?)).await?;
     let chain = plugins_running.chain();
     let connect = async || {
         // It may have been waited for long.
@@ -245,7 +245,7 @@ async fn prepare(config: Config, waits: bool, reading: &Handle) -> anyhow::Resul
 
 /// A server that isn't verified is told of.
 fn warn_unverified(options: &mysql_async::Opts, tls: &config::Tls) {
-    if let Some(warning) = tls.warning(options.ip_or_hostname()).filter(|_| options.socket().is_none()) {
+    if let Some(warning) = tls.warning(options) {
         warn!("{warning}");
     }
 }
@@ -268,7 +268,7 @@ impl Prepared {
                 rows,
                 "stopped: so many rows that were read weren't delivered in time; they are sent again at the next start"
             ),
-            // Whoever tells it to stop waits for nothing else.
+            // A signal came: the process must end in time.
             Err(error) if was_told.get() => return Err(error),
             Err(error) => {
                 let way_on = tokio::select! {

@@ -221,7 +221,7 @@ impl Store for MySqlStore {
         async move {
             let conn = match self.conn.take() {
                 Some(mut conn) => conn.query_drop("DO 1").await.map(|()| conn).map_err(anyhow::Error::from),
-                // Whoever has the lock by now has another epoch, which the next write finds.
+                // Another holder of the lock has a higher epoch, which the next write finds.
                 None => match self.connect().await {
                     Ok(mut conn) => self.lock(&mut conn).await.map(|_| conn),
                     Err(error) => Err(error),

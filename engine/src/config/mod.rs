@@ -49,7 +49,7 @@ pub struct Config {
     pub destinations: Destinations,
     /// How much may be on its way.
     pub in_flight: InFlight,
-    /// What whoever runs it should know of what it says.
+    /// Warnings about the configuration.
     pub notes: Vec<String>,
     /// How long a stop may take: what isn't delivered by then is sent again at the next start.
     pub shutdown_timeout: Duration,

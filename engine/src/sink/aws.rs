@@ -79,17 +79,9 @@ impl Account {
     ///
     /// # Errors
     /// If there is none.
-    fn region(&self) -> anyhow::Result<String> {
+    pub fn region(&self) -> anyhow::Result<String> {
         let region = self.config.region().context("there is no region: set `region`, or AWS_REGION")?;
         Ok(region.to_string())
-    }
-
-    /// Whether all is configured that a client takes.
-    ///
-    /// # Errors
-    /// If there is no region.
-    pub fn check(&self) -> anyhow::Result<()> {
-        self.region().map(drop)
     }
 
     /// A client of SQS for messages; `url` is where the other one asks.

@@ -75,8 +75,8 @@ impl Credentials {
             state.asking.take_if(|asking| asking.peek().is_some());
             let asking = state.asking.get_or_insert_with(|| Arc::clone(&self.0).ask(now)).clone();
             match state.held.as_ref().filter(|held| held.holds(now)) {
-                Some(held) if asking.peek().is_none() => return Ok(held.identity.clone()),
-                _ => asking,
+                Some(held) => return Ok(held.identity.clone()),
+                None => asking,
             }
         };
         asking.await

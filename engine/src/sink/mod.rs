@@ -155,7 +155,7 @@ pub trait Sink: Send {
 pub enum OpenError {
     /// It isn't there, or may not be used.
     Refused(anyhow::Error),
-    /// Whoever runs this must change something: keys, a clock, an endpoint.
+    /// The operator must change something: keys, a clock, an endpoint.
     Operator(anyhow::Error),
     /// It can't be reached.
     NotNow(anyhow::Error),

@@ -46,6 +46,7 @@ const HELD_UP_INTERVAL: Duration = Duration::from_secs(60);
 const DOUBTS_MAX: u8 = 5;
 /// A dead letter that is refused though it is so short isn't refused for its length.
 const LETTER_BYTES_MIN: usize = 1024;
+
 /// A queue that is there.
 #[derive(Debug)]
 pub(super) struct Sqs {
@@ -65,7 +66,7 @@ pub(super) struct Sqs {
 impl Sqs {
     pub async fn open(name: &str, url: &str, queue: &Queue, account: Account) -> Result<Self, OpenError> {
         let Queue { on_error, packing, large_messages, .. } = queue;
-        account.check().map_err(OpenError::Refused)?;
+        account.region().map_err(OpenError::Refused)?;
         let (message_max, endpoint) =
             look_up(&account.sqs(), url).await.inspect_err(|_| account.forget_credentials())?;
         let client = account.client(endpoint).map_err(OpenError::Refused)?;
@@ -262,7 +263,7 @@ impl Delivering {
         if self.flow.is_silent(now, self.sink.store.is_none()) {
             warn!(
                 sink = self.sink.name,
-                requests = self.flow.in_flight(),
+                requests = self.requests.len(),
                 "no answer for some seconds, trying new connections"
             );
             self.sink.transport.reconnect();
@@ -351,7 +352,7 @@ impl Delivering {
         Ok(())
     }
 
-    /// It is refused for what it is, or one of its rows is.
+    /// Handles a message that is refused for what it is, or for one of its rows.
     async fn rejected(&mut self, waiting: Waiting<Outgoing>, fault: &str) -> anyhow::Result<()> {
         let Waiting { group, mut item, bytes } = waiting;
         let packing = self.sink.packing;

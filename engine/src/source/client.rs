@@ -28,12 +28,12 @@ pub(crate) struct Client {
 }
 
 /// The error of a time-out.
-pub(super) fn timed_out(after: Duration) -> Error {
-    IoError::new(ErrorKind::TimedOut, format!("no answer in {} seconds", after.as_secs())).into()
+pub(super) fn timed_out(after: Duration) -> IoError {
+    IoError::new(ErrorKind::TimedOut, format!("no answer in {} seconds", after.as_secs()))
 }
 
 async fn within<T>(patience: Duration, asked: impl Future<Output = Result<T>>) -> Result<T> {
-    timeout(patience, asked).await.unwrap_or_else(|_| Err(timed_out(patience)))
+    timeout(patience, asked).await.unwrap_or_else(|_| Err(timed_out(patience).into()))
 }
 
 impl fmt::Debug for Client {
@@ -56,7 +56,7 @@ impl Client {
     /// For a question, and how long it may take. Until it is answered the connection counts as lost: it may be given up.
     fn ask(&mut self) -> Result<(&mut Conn, Duration)> {
         if std::mem::replace(&mut self.is_lost, true) {
-            return Err(timed_out(ANSWER_TIMEOUT));
+            return Err(timed_out(ANSWER_TIMEOUT).into());
         }
         Ok((&mut self.conn, std::mem::replace(&mut self.patience, ANSWER_TIMEOUT)))
     }

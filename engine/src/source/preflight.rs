@@ -254,7 +254,7 @@ pub(super) async fn connect(config: &config::Source) -> Result<Client, ConnectEr
 /// The driver's, or that the certificates can't be read.
 pub(crate) async fn driver_connection(options: &Opts, tls: &Tls) -> anyhow::Result<Client> {
     let connecting = tokio::time::timeout(CONNECT_TIMEOUT, connect_in_any_time(options, tls)).await;
-    connecting.unwrap_or_else(|_| Err(timed_out(CONNECT_TIMEOUT).into()))
+    connecting.unwrap_or_else(|_| Err(mysql_async::Error::from(timed_out(CONNECT_TIMEOUT)).into()))
 }
 
 async fn connect_in_any_time(options: &Opts, tls: &Tls) -> anyhow::Result<Client> {

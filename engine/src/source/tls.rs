@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use mysql_async::{ClientIdentity, SslOpts};
+use mysql_async::{ClientIdentity, Opts, SslOpts};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
@@ -61,10 +61,12 @@ impl Tls {
         is_local(host) || self.mode_for(host) == TlsMode::VerifyIdentity
     }
 
-    /// What to tell of connections to a host, if whoever answers there may be another.
-    pub fn warning(&self, host: &str) -> Option<String> {
+    /// A warning about connections to a server over a network, if it isn't verified.
+    pub fn warning(&self, options: &Opts) -> Option<String> {
+        let host = options.ip_or_hostname();
         let (section, mode) = (self.section, self.mode_for(host));
-        (!self.is_trusted(host)).then(|| {
+        let is_certain = options.socket().is_some() || self.is_trusted(host);
+        (!is_certain).then(|| {
             format!(
                 "{section}.mode = \"{mode}\": the server {host} isn't verified, and whoever answers in its place gets the \
                  password and can send other changes; set it to \"verify-identity\", with the authority's certificate as \
@@ -249,17 +251,18 @@ mod tests {
     #[test]
     fn a_server_elsewhere_is_verified_unless_told_otherwise() {
         let by_default = Tls::default();
+        let options = |host: &str| mysql_async::OptsBuilder::default().ip_or_hostname(host).into();
         for host in ["localhost", "127.0.0.1", "::1", "[::1]", "127.1.2.3"] {
             assert_eq!(by_default.mode_for(host), TlsMode::Preferred, "{host}");
-            assert_eq!(by_default.warning(host), None);
+            assert_eq!(by_default.warning(&options(host)), None);
         }
         for host in ["db.example.com", "10.0.0.7", "mysql", "fe80::1%eth0", "localhost.example.com", "db.localhost"] {
             assert_eq!(by_default.mode_for(host), TlsMode::VerifyIdentity, "{host}");
-            assert_eq!(by_default.warning(host), None);
+            assert_eq!(by_default.warning(&options(host)), None);
             for mode in [TlsMode::Disabled, TlsMode::Preferred, TlsMode::Required] {
                 let tls = Tls { mode: Some(mode), ..Tls::default() };
                 assert!(!tls.is_trusted(host));
-                let warning = tls.warning(host).expect("a warning");
+                let warning = tls.warning(&options(host)).expect("a warning");
                 assert!(warning.contains(&format!("source.tls.mode = \"{mode}\"")), "{warning}");
             }
         }

@@ -20,7 +20,7 @@ use tokio_rustls::client::TlsStream;
 pub(super) use login::{Login, clear_password, no_tls, unknown_plugin};
 use packets::{ReadBuffer, TooLarge, framed};
 
-use super::client::CONNECT_TIMEOUT;
+use super::client::{CONNECT_TIMEOUT, timed_out};
 use super::tls::server_name;
 
 /// How often the server says that it is there when it has nothing else to say.
@@ -30,10 +30,6 @@ const SILENCE_MAX: Duration = Duration::from_secs(20);
 
 /// How long the server may take to answer a statement.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-
-fn no_answer(after: Duration) -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, format!("no answer in {} seconds", after.as_secs()))
-}
 
 /// Why a connection can't be used, or not any more.
 #[derive(Debug, thiserror::Error)]
@@ -111,7 +107,7 @@ impl Wire {
             wire.log_in(login).await?;
             Ok(wire)
         };
-        timeout(CONNECT_TIMEOUT, connecting).await.unwrap_or_else(|_| Err(no_answer(CONNECT_TIMEOUT).into()))
+        timeout(CONNECT_TIMEOUT, connecting).await.unwrap_or_else(|_| Err(timed_out(CONNECT_TIMEOUT).into()))
     }
 
     /// Runs a statement that gives no rows.
@@ -119,7 +115,7 @@ impl Wire {
         const COM_QUERY: u8 = 0x03;
         const OK: u8 = 0x00;
         self.command(COM_QUERY, statement.as_bytes()).await?;
-        let answer = timeout(ANSWER_TIMEOUT, self.packet()).await.map_err(|_| no_answer(ANSWER_TIMEOUT))??;
+        let answer = timeout(ANSWER_TIMEOUT, self.packet()).await.map_err(|_| timed_out(ANSWER_TIMEOUT))??;
         if answer.first() == Some(&OK) { Ok(()) } else { Err(WireError::Protocol("an OK")) }
     }
 
@@ -228,7 +224,7 @@ impl Wire {
     async fn send(&mut self, payload: &[u8]) -> Result<(), WireError> {
         let bytes = framed(payload, self.sequence);
         self.sequence = self.sequence.wrapping_add(1);
-        timeout(ANSWER_TIMEOUT, self.write(&bytes)).await.map_err(|_| no_answer(ANSWER_TIMEOUT))?
+        timeout(ANSWER_TIMEOUT, self.write(&bytes)).await.map_err(|_| timed_out(ANSWER_TIMEOUT))?
     }
 
     async fn write(&mut self, bytes: &[u8]) -> Result<(), WireError> {
