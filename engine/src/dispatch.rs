@@ -5,6 +5,7 @@ use std::sync::{Arc, LazyLock};
 use anyhow::bail;
 use base64_simd::STANDARD;
 use bytes::Bytes;
+use rowmill_core::ByTable;
 use rowmill_core::batch::{Batch, Kind, Operation, Row, Table};
 use rowmill_core::binlog::{DecodeError, SchemaChange, SkippedChange, SkippedContent};
 use rowmill_core::envelope::{Envelope, Escaping, Format, Part, SourceName, push_int, push_string};
@@ -39,7 +40,7 @@ pub struct SinkNeeds {
 pub struct Dispatcher {
     routes: Arc<[config::Route]>,
     /// By table id and operation: the index in `routes`.
-    route_of: Vec<[Option<usize>; 3]>,
+    route_of: ByTable<[Option<usize>; 3]>,
     sinks: Vec<SinkNeeds>,
     schema_change_sink: Option<usize>,
     dead_letter_sink: Option<usize>,
@@ -48,7 +49,7 @@ pub struct Dispatcher {
     /// By sink.
     envelopes: Vec<Envelope>,
     /// By sink and table id, of sinks with several.
-    queues: Vec<Vec<Option<Arc<str>>>>,
+    queues: Vec<ByTable<Arc<str>>>,
     /// Bytes of a body in the last batch.
     body_bytes: usize,
 }
@@ -87,8 +88,8 @@ impl Dispatcher {
         let envelopes = sinks.iter().map(|sink| Envelope::new(sink.format, sink.escaping, source.clone())).collect();
         Self {
             routes: routes.into(),
-            route_of: Vec::new(),
-            queues: vec![Vec::new(); sinks.len()],
+            route_of: ByTable::default(),
+            queues: vec![ByTable::default(); sinks.len()],
             sinks,
             schema_change_sink: schema_changes,
             dead_letter_sink: dead_letters,
@@ -173,7 +174,7 @@ impl Dispatcher {
                 out.ends.push((sink, out.by_sink[sink].len(), out.bodies.len()));
                 let mut attributes = Vec::new();
                 add_attributes(&self.sinks[sink].attributes, table, batch, &row, &mut attributes);
-                let (queue, table) = (self.queue(sink, table), Some(table.id));
+                let (queue, table) = (self.queue(sink, table), Some((table.generation, table.id)));
                 let body = Body::default();
                 let message = Message {
                     body,
@@ -326,11 +327,8 @@ impl Dispatcher {
     /// A table's queue, where a sink has several.
     fn queue(&mut self, sink: usize, table: &Table) -> Option<Arc<str>> {
         let template = self.sinks[sink].queue.as_ref()?;
-        let (queues, index) = (&mut self.queues[sink], table.id.0 as usize);
-        if queues.len() <= index {
-            queues.resize(index + 1, None);
-        }
-        Some(Arc::clone(queues[index].get_or_insert_with(|| template.of(table).into())))
+        let queue = self.queues[sink].entry(table).get_or_insert_with(|| template.of(table).into());
+        Some(Arc::clone(queue))
     }
 
     /// The sink, the group and the deduplication id of a row's output.
@@ -375,16 +373,11 @@ impl Dispatcher {
 
 fn route<'r>(
     routes: &'r [config::Route],
-    route_of: &mut Vec<[Option<usize>; 3]>,
+    route_of: &mut ByTable<[Option<usize>; 3]>,
     table: &Table,
     operation: Operation,
 ) -> Routed<'r> {
-    // Tables come in the order of their ids, but not all of them get here.
-    let index = table.id.0 as usize;
-    if route_of.len() <= index {
-        route_of.resize(index + 1, [None; 3]);
-    }
-    let known = &mut route_of[index][usize::from(operation.code()) - 1];
+    let known = &mut route_of.entry(table).get_or_insert_default()[usize::from(operation.code()) - 1];
     *known = known.or_else(|| routes.iter().position(|route| route.is_for(&table.schema, &table.name, operation)));
     let route = known.map(|index| &routes[index]);
     Routed { sink: route.map(|route| route.sink), group: route.and_then(|route| route.group.as_ref()) }

@@ -25,6 +25,7 @@ pub mod plugin;
 pub mod printer;
 pub mod replay;
 pub mod retry;
+pub mod schema_history;
 mod selection;
 #[cfg(test)]
 mod simulation;

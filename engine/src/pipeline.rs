@@ -197,7 +197,8 @@ async fn prepare(config: Config, waits: bool, reading: &Handle) -> anyhow::Resul
         let position = start.to_string();
         let first_resume = start.resume.clone();
         let selection = Selection::new(source.tables.clone(), chain.clone());
-        let opening = reading.spawn(Source::open(server, source.clone(), start, Box::new(selection)));
+        let schemas = checkpoint.schema_history(&server.identity, &source.tables).await?;
+        let opening = reading.spawn(Source::open(server, source.clone(), start, Box::new(selection), schemas));
         Ok((opening.await??, source, version, names_columns, position, first_resume))
     };
     let (source, source_config, version, names_columns, position, first_resume) = until_there(waits, connect).await?;

@@ -49,6 +49,9 @@ impl<'a, W: Write> Printer<'a, W> {
     /// # Errors
     /// If it can't be written.
     pub fn print(&mut self, batch: &RowBatch) -> anyhow::Result<bool> {
+        if let Some(new) = batch.new_tables.first() {
+            self.tables.retain(|(table, _)| table.generation == new.generation);
+        }
         self.tables.extend(batch.new_tables.iter().map(|table| (Arc::clone(table), false)));
         let parsed = Batch::parse(&batch.bytes).expect("batches are written by the builder");
         let now_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as i64);

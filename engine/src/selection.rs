@@ -1,10 +1,10 @@
 //! What the source decodes: the rows of the tables that its user selected, and of these the columns by which
 //! the transforms decide on them.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rowmill_core::batch::{Table, TableId};
+use rowmill_core::ByTable;
+use rowmill_core::batch::Table;
 use rowmill_core::binlog::{Needs, Select};
 
 use crate::config::TablePatterns;
@@ -24,7 +24,7 @@ struct Answers {
     /// The chain's version.
     version: u64,
     /// `None` while they are asked.
-    by_table: HashMap<TableId, Option<Needs>>,
+    by_table: ByTable<Option<Needs>>,
 }
 
 impl Selection {
@@ -51,18 +51,18 @@ impl Select for Selection {
         }
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         if answers.version != chain.version() {
-            *answers = Answers { version: chain.version(), by_table: HashMap::new() };
+            *answers = Answers { version: chain.version(), by_table: ByTable::default() };
         }
-        if let Some(answer) = answers.by_table.get(&table.id) {
+        if let Some(answer) = answers.by_table.get(table) {
             return answer.clone();
         }
-        answers.by_table.insert(table.id, None);
+        *answers.by_table.entry(table) = Some(None);
         let (table, answers) = (table.clone(), Arc::clone(&self.answers));
         tokio::task::spawn_blocking(move || {
             let needs = chain.needs(&table);
             let mut answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
-            if answers.version == chain.version() {
-                answers.by_table.insert(table.id, Some(needs));
+            if answers.version == chain.version() && !answers.by_table.is_past(&table) {
+                *answers.by_table.entry(&table) = Some(Some(needs));
             }
         });
         None
@@ -77,6 +77,8 @@ impl Select for Selection {
 mod tests {
     use std::time::Duration;
 
+    use rowmill_core::batch::TableId;
+
     use super::*;
     use crate::transform::Chain;
     use crate::transform::fake::FakeTransform;
@@ -87,7 +89,8 @@ mod tests {
         let slow = FakeTransform::slow(Duration::from_millis(300));
         let chain = CurrentChain::of(Chain::of(vec![slow]));
         let selection = Selection::new(TablePatterns::default(), chain);
-        let table = Table { id: TableId(3), schema: "s".into(), name: "t".into(), columns: vec![], key: vec![] };
+        let table =
+            Table { id: TableId(3), generation: 0, schema: "s".into(), name: "t".into(), columns: vec![], key: vec![] };
         let asked = std::time::Instant::now();
         assert!(selection.needs(&table).is_none() && selection.needs(&table).is_none());
         assert!(asked.elapsed() < Duration::from_millis(200), "it waited");

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 use crate::ack::{Cost, StopError};
 use crate::config::{self, InFlight, OnError, Start};
 use crate::printer::{Form, Printer};
+use crate::schema_history::SchemaHistory;
 use crate::source::preflight::Server;
 use crate::source::{Outlet, Source};
 
@@ -57,7 +58,8 @@ pub async fn run(
         }
         let place = server.locate(&start, None).await?;
         let tables = source.tables.clone();
-        Source::open(server, source, place, Box::new(tables)).await
+        let schemas = Arc::new(SchemaHistory::new(&server.identity));
+        Source::open(server, source, place, Box::new(tables), schemas).await
     };
     let source = tokio::select! {
         () = &mut stop => return Ok(()),

@@ -97,8 +97,9 @@ impl Intake {
             newest.begin_at(number, &self.chain);
             self.chain = newest;
         }
-        if !batch.new_tables.is_empty() {
-            self.tables = self.tables.iter().cloned().chain(batch.new_tables.drain(..)).collect();
+        if let Some(generation) = batch.new_tables.first().map(|table| table.generation) {
+            let known = self.tables.iter().filter(|table| table.generation == generation).cloned();
+            self.tables = known.chain(batch.new_tables.drain(..)).collect();
         }
         let turn = Turn::reserve(&self.exit, number);
         Task { number, turn, batch, ack, tables: Arc::clone(&self.tables), chain: Arc::clone(&self.chain) }

@@ -50,6 +50,7 @@ typedef struct {
     rm_column *column;
     rm_interest interest;
     uint32_t wanted; /* columns; 0: all */
+    uint32_t room;   /* bytes of all that is kept of it */
 } rm_table;
 
 typedef struct {
@@ -337,11 +338,11 @@ static inline rm_text rm_next_text(const uint8_t **at) {
     *at = text.at + text.len;
     return text;
 }
-/* Input is used again for the next call: what stays is copied. */
-static inline rm_text rm_kept(rm_text text) {
-    uint8_t *at = (uint8_t *)rm_take(text.len);
-    if (text.len) __builtin_memcpy(at, text.at, text.len);
-    rm_text out = {at, text.len};
+/* Input is used again for the next call: what stays is copied to `to`, which moves behind it. */
+static inline rm_text rm_kept(rm_text text, uint8_t **to) {
+    rm_text out = {*to, text.len};
+    if (text.len) __builtin_memcpy(*to, text.at, text.len);
+    *to += text.len;
     return out;
 }
 
@@ -359,17 +360,24 @@ RM_EXPORT("rowmill_configure") uint64_t rm_configure(const uint8_t *at, uint32_t
 #endif
 
 RM_EXPORT("rowmill_describe") uint64_t rm_describe(const uint8_t *at, uint32_t len) {
-    (void)len;
-    rm_table *table = (rm_table *)rm_take(sizeof *table);
+    uint32_t id = rm_u32(at), columns = rm_u32(at + 4);
+    uint32_t size = (uint32_t)sizeof(rm_table) + columns * (uint32_t)sizeof(rm_column) + len;
+    /* An id is given to another table once very many came and went: that one takes the place of the first. */
+    rm_table *table = id < rm_table_room ? rm_tables[id] : NULL;
+    if (!table || table->room < size) {
+        table = (rm_table *)rm_take(size);
+        table->room = size;
+    }
+    table->column = (rm_column *)(table + 1);
+    uint8_t *texts = (uint8_t *)(table->column + columns);
     table->wanted = 0;
-    table->id = rm_u32(at), table->columns = rm_u32(at + 4), at += 8;
-    table->schema = rm_kept(rm_next_text(&at)), table->name = rm_kept(rm_next_text(&at));
-    table->column = (rm_column *)rm_take(table->columns * (uint32_t)sizeof(rm_column));
+    table->id = id, table->columns = columns, at += 8;
+    table->schema = rm_kept(rm_next_text(&at), &texts), table->name = rm_kept(rm_next_text(&at), &texts);
     for (uint32_t i = 0; i < table->columns; i++) {
         rm_column *column = &table->column[i];
         uint32_t flags = rm_u32(at + 4);
         column->kind = (rm_kind)rm_u32(at), column->nullable = flags & 1, column->key = flags >> 1 & 1, column->wanted = false, at += 8;
-        column->name = rm_kept(rm_next_text(&at)), column->mysql_type = rm_kept(rm_next_text(&at));
+        column->name = rm_kept(rm_next_text(&at), &texts), column->mysql_type = rm_kept(rm_next_text(&at), &texts);
     }
     if (table->id >= rm_table_room) {
         uint32_t room = table->id * 2 + 8;

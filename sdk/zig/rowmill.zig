@@ -338,6 +338,8 @@ pub fn transform(comptime T: type) void {
                 c.* = .{ .kind = kind, .nullable = flags & 1 != 0, .key = flags & 2 != 0, .name = copied(&rest), .mysql_type = copied(&rest) };
             }
             while (tables.items.len <= t.id) tables.append(allocator, null) catch fatal("out of memory");
+            // An id is given to another table once very many came and went: that one takes the place of the first.
+            if (tables.items[t.id]) |old| forget(old);
             tables.items[t.id] = t;
             t.interest = T.table(t);
             var wanted: u32 = 0;
@@ -392,6 +394,17 @@ pub fn transform(comptime T: type) void {
             for (lists) |list| addWords(list.items);
             for (texts) |text| add(&answer, text.items);
             return answered();
+        }
+
+        fn forget(t: *Table) void {
+            for (t.columns) |c| {
+                allocator.free(c.name);
+                allocator.free(c.mysql_type);
+            }
+            allocator.free(t.columns);
+            allocator.free(t.schema);
+            allocator.free(t.name);
+            allocator.destroy(t);
         }
 
         fn copied(rest: *[*]const u8) []const u8 {

@@ -135,8 +135,10 @@ pub struct Column {
 /// One version of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {
-    /// What rows call it.
+    /// What rows call it: unique among the tables of its generation.
     pub id: TableId,
+    /// Once very many tables have come and gone, ids begin at 0 again: in the next generation.
+    pub generation: u32,
     /// The schema (database) that holds it.
     pub schema: String,
     /// Its name.
@@ -214,6 +216,7 @@ mod tests {
     fn no_two_tables_are_shown_alike() {
         let table = |schema: &str, name: &str| Table {
             id: TableId(0),
+            generation: 0,
             schema: schema.to_owned(),
             name: name.to_owned(),
             columns: Vec::new(),

@@ -14,10 +14,12 @@
 //! - [`lanes`] decides which messages may go into the next request.
 
 pub mod binlog;
+mod by_table;
 pub mod envelope;
 pub mod gtid;
 pub mod lanes;
 pub mod position;
 pub mod route;
 
+pub use by_table::ByTable;
 pub use rowmill_batch as batch;

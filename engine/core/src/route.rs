@@ -268,6 +268,7 @@ mod tests {
         };
         Table {
             id: TableId(0),
+            generation: 0,
             schema: "shop".to_owned(),
             name: "lines".to_owned(),
             columns: vec![column("order", Kind::Int, true), column("sku", Kind::Text, true)],

@@ -30,6 +30,9 @@ struct Document {
     /// What shows that the position is one of the server's binlog.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     fingerprint: Option<FingerprintDocument>,
+    /// How much the schema history beside it must have, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    schema_history: Option<u64>,
     /// CRC-32 of the compact JSON of all above, in hex.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     checksum: String,
@@ -92,8 +95,19 @@ impl Document {
     }
 }
 
+/// What a text says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Content {
+    /// From where to read on.
+    pub resume: Resume,
+    /// Of whoever wrote it.
+    pub epoch: Epoch,
+    /// The sequence of the schema history that was written before it.
+    pub schema_history: Option<u64>,
+}
+
 /// The text, with a newline at its end.
-pub(super) fn write(resume: &Resume, Epoch(epoch): Epoch) -> String {
+pub(super) fn write(resume: &Resume, Epoch(epoch): Epoch, schema_history: Option<u64>) -> String {
     let mut document = Document {
         version: VERSION,
         epoch,
@@ -107,17 +121,16 @@ pub(super) fn write(resume: &Resume, Epoch(epoch): Epoch) -> String {
         }),
         gtids: resume.gtids.as_ref().map(ToString::to_string).filter(|text| !text.is_empty()),
         fingerprint: resume.fingerprint.map(FingerprintDocument::from),
+        schema_history,
         checksum: String::new(),
     };
     document.checksum = document.checksum();
     serde_json::to_string_pretty(&document).expect("numbers and texts are JSON") + "\n"
 }
 
-/// What a text says: from where to read on, and its epoch.
-///
 /// # Errors
 /// If it isn't whole, or of another version.
-pub(super) fn read(text: &str) -> anyhow::Result<(Resume, Epoch)> {
+pub(super) fn read(text: &str) -> anyhow::Result<Content> {
     const DAMAGED: &str = "it is damaged or isn't a checkpoint";
     let Versioned { version } = serde_json::from_str(text).context(DAMAGED)?;
     if version != VERSION {
@@ -131,12 +144,13 @@ pub(super) fn read(text: &str) -> anyhow::Result<(Resume, Epoch)> {
             document.checksum
         );
     }
-    let Document { epoch, server, file, position, past, gtids, fingerprint, .. } = document;
+    let Document { epoch, server, file, position, past, gtids, fingerprint, schema_history, .. } = document;
     let past = past.map(|PastDocument { file, event, rows }| Past { file, progress: Progress { event, rows } });
     let gtids = gtids.map(|text| text.parse::<GtidSet>().map(Arc::new)).transpose().context(DAMAGED)?;
     let fingerprint = fingerprint.map(FingerprintDocument::read).transpose().context(DAMAGED)?;
     let position = BinlogPosition::new(file, position);
-    Ok((Resume { server: server.into(), position, past, gtids, fingerprint }, Epoch(epoch)))
+    let resume = Resume { server: server.into(), position, past, gtids, fingerprint };
+    Ok(Content { resume, epoch: Epoch(epoch), schema_history })
 }
 
 #[cfg(test)]
@@ -146,14 +160,16 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        assert_eq!(read(&write(&resume(), Epoch(7))).expect("whole"), (resume(), Epoch(7)));
         let short = Resume::at("uuid", BinlogPosition::new("", 4));
-        assert_eq!(read(&write(&short, Epoch(1))).expect("whole"), (short, Epoch(1)));
+        for (resume, epoch, schema_history) in [(resume(), Epoch(7), Some(3)), (short, Epoch(1), None)] {
+            let text = write(&resume, epoch, schema_history);
+            assert_eq!(read(&text).expect("whole"), Content { resume, epoch, schema_history });
+        }
     }
 
     #[test]
     fn whatever_changes_is_found() {
-        let text = write(&resume(), Epoch(7));
+        let text = write(&resume(), Epoch(7), Some(6));
         for (at, byte) in text.bytes().enumerate().filter(|(_, byte)| !byte.is_ascii_whitespace()) {
             let mut damaged = text.clone().into_bytes();
             damaged[at] = if byte == b'1' { b'2' } else { b'1' };

@@ -27,7 +27,7 @@ impl fmt::Debug for FakeStore {
 impl Checkpoint {
     /// One that a closure keeps, written no more often than every `interval`.
     pub(crate) fn simulated(interval: Duration, writes: Arc<Writes>) -> Self {
-        Self { store: Box::new(FakeStore { writes, interval }), epoch: Epoch(1) }
+        Self { store: Box::new(FakeStore { writes, interval }), epoch: Epoch(1), saved: None, schemas: None }
     }
 }
 
@@ -52,9 +52,16 @@ impl Store for FakeStore {
         async { Ok(()) }.boxed()
     }
 
+    fn read_schema_history(&mut self) -> BoxFuture<'_, anyhow::Result<Option<String>>> {
+        async { Ok(None) }.boxed()
+    }
+
+    fn write_schema_history(&mut self, _: Epoch, _: String) -> BoxFuture<'_, anyhow::Result<()>> {
+        async { Ok(()) }.boxed()
+    }
+
     fn write(&mut self, _: Epoch, text: String) -> BoxFuture<'_, anyhow::Result<()>> {
-        let (resume, _) = document::read(&text).expect("what is written can be read");
-        (self.writes)(resume)
+        (self.writes)(document::read(&text).expect("what is written can be read").resume)
     }
 
     fn previous(&mut self) -> BoxFuture<'_, Option<(String, String)>> {

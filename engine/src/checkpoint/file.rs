@@ -15,6 +15,9 @@ use tracing::debug;
 
 use super::{Epoch, Store, document, holder};
 
+/// What the file of the schema history ends with.
+const SCHEMA_HISTORY: &str = "schema-history";
+
 /// See the module's description.
 #[derive(Debug)]
 pub(super) struct FileStore {
@@ -35,7 +38,7 @@ impl FileStore {
         self.lock = Some(lock(&beside(&self.path, "lock"))?);
         let text = read(&self.path)?;
         // What can't be read isn't gone on from, so its epoch doesn't matter.
-        let epoch = text.as_deref().and_then(|text| document::read(text).ok()).map_or(0, |(_, Epoch(epoch))| epoch);
+        let epoch = text.as_deref().and_then(|text| document::read(text).ok()).map_or(0, |content| content.epoch.0);
         Ok((Epoch(epoch + 1), text))
     }
 }
@@ -67,6 +70,16 @@ impl Store for FileStore {
         async move { writing.await.context("the checkpoint's writer stopped")? }.boxed()
     }
 
+    fn read_schema_history(&mut self) -> BoxFuture<'_, anyhow::Result<Option<String>>> {
+        std::future::ready(read(&beside(&self.path, SCHEMA_HISTORY))).boxed()
+    }
+
+    fn write_schema_history(&mut self, _: Epoch, text: String) -> BoxFuture<'_, anyhow::Result<()>> {
+        let path = beside(&self.path, SCHEMA_HISTORY);
+        let writing = tokio::task::spawn_blocking(move || write(&path, &text));
+        async move { writing.await.context("the schema history's writer stopped")? }.boxed()
+    }
+
     fn previous(&mut self) -> BoxFuture<'_, Option<(String, String)>> {
         let previous = beside(&self.path, "previous");
         let text = read(&previous).ok().flatten();
@@ -78,12 +91,17 @@ fn replace(path: &Path, epoch: Epoch, text: &str) -> anyhow::Result<()> {
     // Where files can't be locked, or who holds the lock had it taken away. One that was damaged meanwhile is
     // mended by this.
     if let Ok(Some(text)) = read(path)
-        && let Ok((_, newer)) = document::read(&text)
+        && let Ok(document::Content { epoch: newer, .. }) = document::read(&text)
         && newer > epoch
     {
         bail!("another rowmill took hold of it: its epoch is {}, and this one has {}", newer.0, epoch.0);
     }
     keep_previous(path)?;
+    write(path, text)
+}
+
+/// All of it or nothing, and durably when this is done.
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     let mut file = AtomicWriteFile::open(path)?;
     file.write_all(text.as_bytes())?;
     file.commit()?;

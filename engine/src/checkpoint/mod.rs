@@ -8,14 +8,19 @@ mod file;
 mod mysql;
 
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use rowmill_core::position::Resume;
+use tracing::warn;
 
-use crate::config;
+use crate::config::{self, TablePatterns};
+use crate::schema_history::{HistoryText, SchemaHistory};
+
+use document::Content;
 
 pub use edit::{set, show};
 
@@ -46,6 +51,12 @@ pub trait Store: Send + Debug {
     /// Fails, and changes nothing, if it was held since with a higher epoch.
     fn write(&mut self, epoch: Epoch, text: String) -> BoxFuture<'_, anyhow::Result<()>>;
 
+    /// The text of the schema history that was written last.
+    fn read_schema_history(&mut self) -> BoxFuture<'_, anyhow::Result<Option<String>>>;
+
+    /// Replaces the text of the schema history: all of it or nothing, and durably when this is done.
+    fn write_schema_history(&mut self, epoch: Epoch, text: String) -> BoxFuture<'_, anyhow::Result<()>>;
+
     /// Whether it could be held and written. It stays as it is, and so does who holds it.
     fn probe(&mut self) -> BoxFuture<'_, anyhow::Result<()>>;
 
@@ -63,6 +74,10 @@ pub trait Store: Send + Debug {
 pub struct Checkpoint {
     store: Box<dyn Store>,
     epoch: Epoch,
+    /// Of the checkpoint that was read, until another is written: its epoch and how much of the schema history it needs.
+    saved: Option<(Epoch, u64)>,
+    /// What is written before a checkpoint that needs it.
+    schemas: Option<Arc<SchemaHistory>>,
 }
 
 impl Checkpoint {
@@ -74,15 +89,42 @@ impl Checkpoint {
         let mut store = store(config);
         let name = format!("checkpoint {}", store.describe());
         let (epoch, text) = store.acquire().await.with_context(|| name.clone())?;
-        let resume = parse(&mut *store, text).await.context(name)?;
-        Ok((Self { store, epoch }, resume))
+        let content = parse(&mut *store, text).await.context(name)?;
+        let saved = content.as_ref().and_then(|content| Some((content.epoch, content.schema_history?)));
+        Ok((Self { store, epoch, saved, schemas: None }, content.map(|content| content.resume)))
+    }
+
+    /// What was known of the columns of a server's tables at the checkpoint. From now on it is written before a checkpoint that
+    /// needs it.
+    ///
+    /// # Errors
+    /// If it can't be asked for. One that isn't what it should be is begun anew: tables are looked up again then.
+    pub async fn schema_history(&mut self, server: &str, tables: &TablePatterns) -> anyhow::Result<Arc<SchemaHistory>> {
+        let mut schemas = SchemaHistory::new(server);
+        if let Some((Epoch(epoch), sequence)) = self.saved {
+            let name = format!("the schema history of checkpoint {}", self.store.describe());
+            match self.store.read_schema_history().await.with_context(|| name.clone())? {
+                None => warn!("{name} is gone; tables are looked up again"),
+                Some(text) => match SchemaHistory::read(&text, (epoch, sequence), server, |schema, table| {
+                    tables.matches(schema, table)
+                }) {
+                    Ok(read) => schemas = read,
+                    Err(error) => {
+                        warn!(error = format!("{error:#}"), "{name} isn't used; tables are looked up again");
+                    }
+                },
+            }
+        }
+        let schemas = Arc::new(schemas);
+        self.schemas = Some(Arc::clone(&schemas));
+        Ok(schemas)
     }
 
     /// Takes hold of it, whatever it says.
     async fn hold(config: &config::Checkpoint) -> anyhow::Result<Self> {
         let mut store = store(config);
         let (epoch, _) = store.acquire().await.with_context(|| format!("checkpoint {}", store.describe()))?;
-        Ok(Self { store, epoch })
+        Ok(Self { store, epoch, saved: None, schemas: None })
     }
 
     /// Reads what there is, whoever holds it.
@@ -93,7 +135,7 @@ impl Checkpoint {
         let mut store = store(config);
         let name = format!("checkpoint {}", store.describe());
         let text = store.read().await.with_context(|| name.clone())?;
-        parse(&mut *store, text).await.context(name)
+        Ok(parse(&mut *store, text).await.context(name)?.map(|content| content.resume))
     }
 
     /// Whether it could be held and written; nothing is changed. Says what it is.
@@ -127,13 +169,28 @@ impl Checkpoint {
     /// # Errors
     /// If it can't be written, or if another process took hold of it. It is then as it was.
     pub async fn write(&mut self, resume: &Resume) -> anyhow::Result<()> {
-        let written = self.store.write(self.epoch, document::write(resume, self.epoch)).await;
-        written.with_context(|| {
+        self.try_write(resume).await.with_context(|| {
             format!(
                 "checkpoint {} can't be written; what was delivered since the last one is sent again after a restart",
                 self.describe()
             )
         })
+    }
+
+    async fn try_write(&mut self, resume: &Resume) -> anyhow::Result<()> {
+        let previous = self.saved.map(|(Epoch(epoch), sequence)| (epoch, sequence));
+        let schemas = self.schemas.as_ref().and_then(|schemas| Some((schemas, schemas.text(self.epoch.0, previous)?)));
+        if let Some((schemas, HistoryText { sequence, text: Some(text) })) = &schemas {
+            self.store.write_schema_history(self.epoch, text.clone()).await.context("its schema history")?;
+            schemas.is_written(*sequence, text.len());
+        }
+        let sequence = schemas.as_ref().map(|(_, text)| text.sequence);
+        self.store.write(self.epoch, document::write(resume, self.epoch, sequence)).await?;
+        if let Some((schemas, _)) = schemas {
+            schemas.forget_before(&resume.position);
+        }
+        self.saved = None;
+        Ok(())
     }
 }
 
@@ -144,10 +201,10 @@ fn store(config: &config::Checkpoint) -> Box<dyn Store> {
     }
 }
 
-async fn parse(store: &mut dyn Store, text: Option<String>) -> anyhow::Result<Option<Resume>> {
+async fn parse(store: &mut dyn Store, text: Option<String>) -> anyhow::Result<Option<Content>> {
     let Some(text) = text else { return Ok(None) };
     let error = match document::read(&text) {
-        Ok((resume, _)) => return Ok(Some(resume)),
+        Ok(content) => return Ok(Some(content)),
         Err(error) => error,
     };
     let mend = match store.previous().await {
@@ -170,6 +227,7 @@ mod tests {
     use std::path::Path;
     use std::sync::Arc;
 
+    use rowmill_core::binlog::CatalogColumn;
     use rowmill_core::position::{BinlogPosition, EndMark, Fingerprint, Past, Progress};
 
     use super::*;
@@ -241,5 +299,56 @@ mod tests {
         second.write(&resume()).await.expect("written");
         let error = format!("{:#}", first.write(&resume()).await.expect_err("out"));
         assert!(error.contains("another rowmill took hold of it: its epoch is 2, and this one has 1"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn the_schema_history_is_of_the_checkpoint_that_needs_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("checkpoint.json");
+        let history = path.with_file_name("checkpoint.json.schema-history");
+        let all = TablePatterns::default();
+        let columns = |name: &str| {
+            let (name, column_type) = (name.to_owned(), "int".to_owned());
+            vec![CatalogColumn { name, column_type, charset: None, key_position: None, is_hidden: false }]
+        };
+        let resume = Resume { gtids: None, ..resume() };
+        let at = &resume.position;
+        let is_known = async || {
+            let (mut checkpoint, _) = open(&path).await.expect("whole");
+            let schemas = checkpoint.schema_history("uuid", &all).await.expect("asked");
+            schemas.columns("shop", "t", at).is_some()
+        };
+
+        let (mut checkpoint, _) = open(&path).await.expect("new");
+        let schemas = checkpoint.schema_history("uuid", &all).await.expect("new");
+        checkpoint.write(&resume).await.expect("written");
+        assert!(!history.exists(), "nothing was looked up");
+        schemas.learn("shop", "t", at, &columns("a"));
+        checkpoint.write(&resume).await.expect("written");
+        let (first, first_checkpoint) = (std::fs::read(&history).expect("there"), std::fs::read(&path).expect("there"));
+        drop(checkpoint);
+        assert!(is_known().await);
+
+        // A later process knows it, and writes it as its own before its first checkpoint.
+        let (mut checkpoint, _) = open(&path).await.expect("whole");
+        checkpoint.schema_history("uuid", &all).await.expect("read");
+        checkpoint.write(&resume).await.expect("written");
+        drop(checkpoint);
+        assert!(is_known().await);
+        let (second, second_checkpoint) =
+            (std::fs::read(&history).expect("there"), std::fs::read(&path).expect("there"));
+        // It may have been stopped between the two.
+        std::fs::write(&path, &first_checkpoint).expect("put back");
+        assert!(is_known().await, "the checkpoint that it went on from needs it as well");
+        // Others don't belong together.
+        std::fs::write(&path, &second_checkpoint).expect("put back");
+        std::fs::write(&history, first).expect("put back");
+        assert!(!is_known().await);
+        std::fs::write(&history, second).expect("put back");
+        assert!(is_known().await);
+        let (mut checkpoint, _) = open(&path).await.expect("whole");
+        checkpoint.write(&resume).await.expect("`checkpoint set` writes it without");
+        drop(checkpoint);
+        assert!(!is_known().await);
     }
 }

@@ -122,8 +122,17 @@ impl MySqlStore {
         Ok(())
     }
 
-    async fn column(&mut self, column: &str) -> anyhow::Result<Option<String>> {
-        let MySqlCheckpoint { table, name, .. } = &self.config;
+    /// The schema history is a row of its own. Names have 64 characters at most.
+    fn schema_history_name(&self) -> String {
+        let name = &self.config.name;
+        let hash = Sha256::digest(name);
+        let (start, id): (String, String) =
+            (name.chars().take(32).collect(), hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect());
+        format!("{start}/schema-history-{id}")
+    }
+
+    async fn column(&mut self, column: &str, name: &str) -> anyhow::Result<Option<String>> {
+        let MySqlCheckpoint { table, .. } = &self.config;
         let mut conn = self.connect().await?;
         let select = format!("SELECT {column} FROM `{table}` WHERE name = ?");
         let text: Result<Option<Option<String>>, _> = conn.exec_first(&select, (name,)).await;
@@ -137,7 +146,7 @@ impl MySqlStore {
 
     /// On the connection that has the lock, or on a new one that tries to have it again: someone else who has it
     /// meanwhile has another epoch.
-    async fn update(&mut self, Epoch(epoch): Epoch, text: &str) -> anyhow::Result<Update> {
+    async fn update(&mut self, what: What, Epoch(epoch): Epoch, text: &str) -> anyhow::Result<Update> {
         let mut conn = match self.conn.take() {
             Some(conn) => conn,
             None => {
@@ -147,6 +156,17 @@ impl MySqlStore {
             }
         };
         let MySqlCheckpoint { table, name, .. } = &self.config;
+        if what == What::SchemaHistory {
+            // One of a holder that lost the checkpoint does no harm: no checkpoint is of its epoch.
+            let replace = format!(
+                "INSERT INTO `{table}` (name, epoch, holder, document, updated_at) VALUES (?, ?, ?, ?, CURRENT_TIMESTAMP(6)) \
+                 ON DUPLICATE KEY UPDATE epoch = VALUES(epoch), holder = VALUES(holder), document = VALUES(document), \
+                 updated_at = VALUES(updated_at)"
+            );
+            conn.exec_drop(&replace, (self.schema_history_name(), epoch, holder(), text)).await?;
+            self.conn = Some(conn);
+            return Ok(Update::Written);
+        }
         let update = format!(
             "UPDATE `{table}` SET previous = document, document = ?, updated_at = CURRENT_TIMESTAMP(6) WHERE name = ? AND \
              epoch = ?"
@@ -164,6 +184,32 @@ impl MySqlStore {
             None => format!("its row in `{table}` was removed"),
         }))
     }
+
+    /// While the server is out of reach it is tried again and again; what is in flight waits meanwhile.
+    async fn write_in_any_time(&mut self, what: What, epoch: Epoch, text: String) -> anyhow::Result<()> {
+        let mut delays = Delays::new(RETRY_DELAY_MIN, RETRY_DELAY_MAX, None);
+        let mut failures = FailureLog::default();
+        loop {
+            match self.update(what, epoch, &text).await {
+                Ok(Update::Written) => return Ok(()),
+                Ok(Update::Lost(why)) => bail!(why),
+                Err(error) => {
+                    let error = told(&error);
+                    if let Some(since) = failures.failed(&error) {
+                        warn!(?since, error, "the checkpoint can't be written yet, trying again");
+                    }
+                    tokio::time::sleep(delays.next_delay()).await;
+                }
+            }
+        }
+    }
+}
+
+/// What is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
+    Checkpoint,
+    SchemaHistory,
 }
 
 enum Update {
@@ -187,33 +233,25 @@ impl Store for MySqlStore {
     }
 
     fn read(&mut self) -> BoxFuture<'_, anyhow::Result<Option<String>>> {
-        self.column("document").boxed()
+        let name = self.config.name.clone();
+        async move { self.column("document", &name).await }.boxed()
     }
 
     fn probe(&mut self) -> BoxFuture<'_, anyhow::Result<()>> {
         self.try_out().boxed()
     }
 
-    /// While the server is out of reach it is tried again and again; what is in flight waits meanwhile.
     fn write(&mut self, epoch: Epoch, text: String) -> BoxFuture<'_, anyhow::Result<()>> {
-        async move {
-            let mut delays = Delays::new(RETRY_DELAY_MIN, RETRY_DELAY_MAX, None);
-            let mut failures = FailureLog::default();
-            loop {
-                match self.update(epoch, &text).await {
-                    Ok(Update::Written) => return Ok(()),
-                    Ok(Update::Lost(why)) => bail!(why),
-                    Err(error) => {
-                        let error = told(&error);
-                        if let Some(since) = failures.failed(&error) {
-                            warn!(?since, error, "the checkpoint can't be written yet, trying again");
-                        }
-                        tokio::time::sleep(delays.next_delay()).await;
-                    }
-                }
-            }
-        }
-        .boxed()
+        self.write_in_any_time(What::Checkpoint, epoch, text).boxed()
+    }
+
+    fn read_schema_history(&mut self) -> BoxFuture<'_, anyhow::Result<Option<String>>> {
+        let name = self.schema_history_name();
+        async move { self.column("document", &name).await }.boxed()
+    }
+
+    fn write_schema_history(&mut self, epoch: Epoch, text: String) -> BoxFuture<'_, anyhow::Result<()>> {
+        self.write_in_any_time(What::SchemaHistory, epoch, text).boxed()
     }
 
     /// Says that it is still there, so that the server doesn't take the lock back.
@@ -238,7 +276,8 @@ impl Store for MySqlStore {
 
     fn previous(&mut self) -> BoxFuture<'_, Option<(String, String)>> {
         async move {
-            let text = self.column("previous").await.ok().flatten()?;
+            let name = self.config.name.clone();
+            let text = self.column("previous", &name).await.ok().flatten()?;
             Some((format!("the column `previous` of {}", self.describe()), text))
         }
         .boxed()

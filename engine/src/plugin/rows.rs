@@ -133,7 +133,7 @@ fn table(id: TableId, line: TableLine) -> Result<Table, String> {
         index.map(|index| ColumnIndex(index as u32)).ok_or_else(|| format!("the key's column `{key}` isn't a column"))
     };
     let key = line.key.iter().map(index).collect::<Result<_, _>>()?;
-    Ok(Table { id, schema: schema.into_owned(), name: table.into_owned(), columns, key })
+    Ok(Table { id, generation: 0, schema: schema.into_owned(), name: table.into_owned(), columns, key })
 }
 
 /// The kind of a declared type, and the type as transforms are told it.
@@ -303,6 +303,7 @@ mod tests {
     fn names_with_dots_and_blanks_are_read_as_they_are_written() {
         let table = |schema: &str, name: &str, column: &str| Table {
             id: TableId(0),
+            generation: 0,
             schema: schema.to_owned(),
             name: name.to_owned(),
             columns: vec![Column {

@@ -71,6 +71,7 @@ impl History {
             };
             Arc::new(Table {
                 id: TableId(id),
+                generation: 0,
                 schema: "shop".to_owned(),
                 name: ["orders", "lines", "unrouted"][id as usize].to_owned(),
                 columns: vec![column("id", false), column("key", true)],

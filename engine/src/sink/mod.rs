@@ -43,8 +43,9 @@ pub struct Message {
     pub deduplication_id: String,
     /// Names and values.
     pub attributes: Vec<(String, String)>,
-    /// Of what table it has a row, as the sink's format has it. `None` for all else: such aren't packed with others.
-    pub table: Option<TableId>,
+    /// Of what table it has a row, as the sink's format has it: its generation and id. `None` for all else: such aren't
+    /// packed with others.
+    pub table: Option<(u32, TableId)>,
     /// The queue's URL, where a sink has several.
     pub queue: Option<Arc<str>>,
     /// The row of its batch that it was made of.

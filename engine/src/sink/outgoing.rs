@@ -398,7 +398,7 @@ mod tests {
             group: "g".to_owned(),
             deduplication_id: id.to_owned(),
             attributes: attributes.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
-            table: table.map(TableId),
+            table: table.map(|id| (0, TableId(id))),
             ..Message::default()
         };
         Outgoing::new(message, &ack)

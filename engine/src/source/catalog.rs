@@ -3,18 +3,32 @@
 //! It has the columns of now, and the rows are of then. A statement in between that changes the
 //! count or the types of columns is found by comparing them with the table map; one that only
 //! renames is not. So the binlog is looked through from the rows to its end, for statements that
-//! name the table.
+//! name the table: once for all tables, and from there on only what was written since.
+
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use mysql_async::params;
-use rowmill_core::binlog::{CatalogColumn, Decoder, Missing, Next, SchemaChange, Select, append_unlisted};
+use rowmill_core::binlog::{Altered, CatalogColumn, Decoder, Missing, Next, SchemaChange, Select, append_unlisted};
 use rowmill_core::position::{BinlogPosition, Resume};
-use tracing::debug;
+use tracing::{debug, info};
 
 use super::preflight::{ConnectError, Flavor, Server};
 use super::wire::WireError;
 use super::{Interruption, short_stream};
-use crate::config;
+use crate::config::{self, TablePatterns};
+
+/// The connection is closed when nothing was asked for so long.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The pass is told of in the log once it takes so long, and then as often as that.
+const FIRST_WORD_AFTER: Duration = Duration::from_secs(1);
+const WORD_INTERVAL: Duration = Duration::from_secs(10);
+/// How many events may pass between two looks at the clock.
+const EVENTS_BETWEEN_CLOCKS: u32 = 1024;
+/// Statements that were found are kept for the next table, up to so many bytes.
+const CHANGES_BYTES_MAX: usize = 16 << 20;
+/// Of a statement an error shows so many characters.
+const SHOWN_CHARS: usize = 200;
 
 /// A row of the query: name, type, character set, position in the primary key.
 type CatalogRow = (String, String, Option<String>, Option<u32>);
@@ -56,31 +70,92 @@ impl<E: Into<Interruption>> From<E> for ColumnsError {
     }
 }
 
-/// The columns of a table whose rows come at `rows`, behind `before`, a place between two transactions.
-/// None at all: the table isn't there any more, or the user may not see it.
-///
-/// # Errors
-/// If they can't be asked for, or if the table may have been changed since.
-pub(super) async fn columns(
-    config: &config::Source,
-    (before, rows): (Resume, BinlogPosition),
-    (schema, table): (&str, &str),
-    missing: Missing,
-) -> Result<Vec<CatalogColumn>, ColumnsError> {
-    let mut server = Server::connect(config).await?;
-    let columns = look_up(&mut server, schema, table).await.map_err(|error| {
-        let is_refusal = matches!(error, mysql_async::Error::Server(_));
-        let error = anyhow::Error::new(error).context(format!("the columns of {schema}.{table} can't be looked up"));
-        if is_refusal { ConnectError::Refused(error) } else { ConnectError::Unreachable(error) }
-    })?;
-    // What the columns above can't know of yet is behind this.
-    let end = server.end_of_binlog().await.map_err(Interruption::of)?.position;
-    let flavor = server.flavor;
-    server.disconnect().await;
-    if rows.is_before(&end) {
-        Ahead { schema, table, missing, rows, end }.is_unchanged(config, flavor, before).await?;
+/// A table of which rows were met.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub schema: &'a str,
+    pub table: &'a str,
+    /// What its table map lacks.
+    pub missing: Missing,
+    /// Where the rows come.
+    pub rows: &'a BinlogPosition,
+    /// A place between two transactions before them.
+    pub before: &'a Resume,
+}
+
+/// Looks columns up, and knows how far the binlog was looked through for changes of them.
+#[derive(Debug, Default)]
+pub(super) struct Catalog {
+    /// A connection, and when it was used last.
+    server: Option<(Server, Instant)>,
+    ahead: Option<LookAhead>,
+}
+
+impl Catalog {
+    /// The columns of a table. None at all: the table isn't there any more, or the user may not see it.
+    ///
+    /// # Errors
+    /// If they can't be asked for, or if the table may have been changed since.
+    pub async fn columns(
+        &mut self,
+        config: &config::Source,
+        asked: Asked<'_>,
+    ) -> Result<Vec<CatalogColumn>, ColumnsError> {
+        let Asked { schema, table, rows, before, .. } = asked;
+        let (columns, end, flavor) = match self.server.take() {
+            // The server may have closed it meanwhile.
+            Some((server, _)) => match self.look_up(server, schema, table).await {
+                Ok(found) => found,
+                Err(ConnectError::Unreachable(_)) => {
+                    self.look_up(Server::connect(config).await?, schema, table).await?
+                }
+                Err(error) => return Err(error.into()),
+            },
+            None => self.look_up(Server::connect(config).await?, schema, table).await?,
+        };
+        // What the columns can't know of yet is behind the end.
+        if rows.is_before(&end) {
+            let known = self.ahead.take().filter(|ahead| ahead.reaches(before));
+            let ahead = self.ahead.insert(known.unwrap_or_else(|| LookAhead::from(before)));
+            ahead.forget_before(&before.position);
+            ahead.look(config, flavor, &end, asked).await?;
+        }
+        Ok(columns)
     }
-    Ok(columns)
+
+    /// The table's columns, and where the binlog ended after they were asked for.
+    async fn look_up(
+        &mut self,
+        mut server: Server,
+        schema: &str,
+        table: &str,
+    ) -> Result<(Vec<CatalogColumn>, BinlogPosition, Flavor), ConnectError> {
+        let columns = look_up(&mut server, schema, table).await.map_err(|error| {
+            let is_refusal = matches!(error, mysql_async::Error::Server(_));
+            let error =
+                anyhow::Error::new(error).context(format!("the columns of {schema}.{table} can't be looked up"));
+            if is_refusal { ConnectError::Refused(error) } else { ConnectError::Unreachable(error) }
+        })?;
+        let (end, _) = server.binlog_end().await.map_err(|error| match super::is_lost_connection(&error) {
+            true => ConnectError::Unreachable(error),
+            false => ConnectError::Refused(error),
+        })?;
+        let flavor = server.flavor;
+        self.server = Some((server, Instant::now()));
+        Ok((columns, end, flavor))
+    }
+
+    /// The stream goes on at another connection: maybe at another server, whose binlog has other positions.
+    pub fn forget(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Called while nothing is asked: closes a connection that isn't used any more.
+    pub fn rest(&mut self) {
+        if let Some((server, _)) = self.server.take_if(|(_, used)| used.elapsed() > IDLE_TIMEOUT) {
+            tokio::spawn(server.disconnect());
+        }
+    }
 }
 
 async fn look_up(server: &mut Server, schema: &str, table: &str) -> mysql_async::Result<Vec<CatalogColumn>> {
@@ -108,17 +183,8 @@ async fn look_up(server: &mut Server, schema: &str, table: &str) -> mysql_async:
     Ok(columns)
 }
 
-/// What lies between the rows and the end of the binlog.
-struct Ahead<'a> {
-    schema: &'a str,
-    table: &'a str,
-    missing: Missing,
-    rows: BinlogPosition,
-    end: BinlogPosition,
-}
-
 /// No rows of any table: schema changes alone.
-struct SchemaOnly(String);
+struct SchemaOnly(TablePatterns);
 
 impl Select for SchemaOnly {
     fn table(&self, _: &str, _: &str) -> bool {
@@ -126,27 +192,132 @@ impl Select for SchemaOnly {
     }
 
     fn schema(&self, schema: &str) -> bool {
-        schema == self.0
+        self.0.schema(schema)
     }
 }
 
-impl Ahead<'_> {
-    /// Reads it on a connection of its own.
+/// The statements that may change columns, from one place of the binlog to another.
+#[derive(Debug)]
+struct LookAhead {
+    from: BinlogPosition,
+    /// Between two transactions.
+    end: Resume,
+    /// In the order of the binlog.
+    changes: Vec<Change>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Change {
+    at: BinlogPosition,
+    altered: Altered,
+    /// The statement's beginning.
+    shown: String,
+}
+
+impl Change {
+    fn of(change: &SchemaChange) -> Self {
+        Self {
+            at: BinlogPosition::new(change.file.clone(), change.event_position),
+            altered: change.altered(),
+            shown: change.statement.chars().take(SHOWN_CHARS).collect(),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        size_of::<Self>() + self.at.file.len() + self.altered.bytes() + self.shown.len()
+    }
+
+    /// # Errors
+    /// If the change is behind the table's rows and may be one of its columns.
+    fn check(&self, Asked { schema, table, missing, rows, .. }: Asked<'_>) -> anyhow::Result<()> {
+        if self.at.is_before(rows) || !self.altered.may_be(schema, table) {
+            return Ok(());
+        }
+        bail!(
+            "table {schema}.{table}: {missing}, and they may not be the same any more for the rows at {rows}: behind \
+             them, at {at}, is `{shown}`; {fix}, or leave the table out by `source.tables`",
+            at = self.at,
+            shown = self.shown,
+            fix = missing.fix()
+        )
+    }
+}
+
+impl LookAhead {
+    /// Nothing was looked at yet.
+    fn from(Resume { server, position, .. }: &Resume) -> Self {
+        let end = Resume { server: server.clone(), ..Resume::at("", position.clone()) };
+        Self { from: position.clone(), end, changes: Vec::new(), bytes: 0 }
+    }
+
+    /// Whether what was looked at can be gone on from for rows behind a place.
+    fn reaches(&self, before: &Resume) -> bool {
+        !before.position.is_before(&self.from) && !self.end.position.is_before(&before.position)
+    }
+
+    /// No rows of before a position will be asked about.
+    fn forget_before(&mut self, position: &BinlogPosition) {
+        if self.from.is_before(position) {
+            self.from = position.clone();
+            self.changes.retain(|change| !change.at.is_before(position));
+            self.bytes = self.changes.iter().map(Change::bytes).sum();
+        }
+    }
+
+    fn add(&mut self, change: Change) {
+        if self.changes.last().is_some_and(|last| !last.at.is_before(&change.at)) {
+            return; // met before an interruption
+        }
+        self.bytes += change.bytes();
+        self.changes.push(change);
+        if self.bytes > CHANGES_BYTES_MAX {
+            // For earlier rows it is looked through once more.
+            let position = self.changes[self.changes.len() / 2].at.clone();
+            self.forget_before(&position);
+        }
+    }
+
+    /// Looks on to `to`, and whether a table stays as it is from its rows to there.
     ///
     /// # Errors
-    /// If a statement in it names the table.
-    async fn is_unchanged(&self, config: &config::Source, flavor: Flavor, before: Resume) -> Result<(), ColumnsError> {
-        let Self { schema, table, rows, end, .. } = self;
-        debug!(table = %format_args!("{schema}.{table}"), from = %rows, to = %end, "looking ahead for changes");
-        let resume = Resume { past: None, gtids: None, fingerprint: None, ..before };
-        let from = resume.position.clone();
-        let mut wire = short_stream(config, flavor, from).await.map_err(Interruption::Connection)?;
+    /// If a statement names the table, or if the binlog can't be read.
+    async fn look(
+        &mut self,
+        config: &config::Source,
+        flavor: Flavor,
+        to: &BinlogPosition,
+        asked: Asked<'_>,
+    ) -> Result<(), ColumnsError> {
+        self.changes.iter().try_for_each(|change| change.check(asked)).map_err(ColumnsError::Unknown)?;
+        if !self.end.position.is_before(to) {
+            return Ok(());
+        }
+        let mut wire =
+            short_stream(config, flavor, self.end.position.clone()).await.map_err(Interruption::Connection)?;
+        let select = Box::new(SchemaOnly(config.tables.clone()));
         // Changes of rows that are logged as statements don't matter here.
-        let select = Box::new(SchemaOnly((*schema).to_owned()));
-        let mut scan = Decoder::new(resume, select).with_schema_changes(true).with_skips(true);
+        let mut scan = Decoder::new(self.end.clone(), select).with_schema_changes(true).with_skips(true);
+        let looked = self.scan(&mut wire, &mut scan, to, asked).await;
+        while scan.flush().is_some() {}
+        self.end = Resume { past: None, gtids: None, fingerprint: None, ..scan.resume_before().clone() };
+        looked
+    }
+
+    async fn scan(
+        &mut self,
+        wire: &mut super::wire::Wire,
+        scan: &mut Decoder,
+        to: &BinlogPosition,
+        asked: Asked<'_>,
+    ) -> Result<(), ColumnsError> {
+        let Asked { schema, table, missing, .. } = asked;
+        let table_name = || format!("{schema}.{table}");
+        debug!(table = table_name(), from = %scan.position(), %to, "looking ahead for changes");
+        let (begin, mut said, mut events) = (Instant::now(), None::<Instant>, 0u32);
         loop {
             let event = match wire.event().await {
-                Err(WireError::End) => return Ok(()),
+                Err(WireError::End) => break,
                 event => event.map_err(Interruption::Connection)?,
             };
             loop {
@@ -158,28 +329,31 @@ impl Ahead<'_> {
                     Next::Batch(batch) => batch,
                 };
                 if let Some(change) = batch.schema_change {
-                    self.check(&change).map_err(ColumnsError::Unknown)?;
+                    let change = Change::of(&change);
+                    let checked = change.check(asked);
+                    self.add(change);
+                    checked.map_err(ColumnsError::Unknown)?;
                 }
             }
-            if !scan.position().is_before(end) {
-                return Ok(());
+            if !scan.position().is_before(to) {
+                break;
+            }
+            events = events.wrapping_add(1);
+            if events.is_multiple_of(EVENTS_BETWEEN_CLOCKS)
+                && said.map_or(begin.elapsed() > FIRST_WORD_AFTER, |said| said.elapsed() > WORD_INTERVAL)
+            {
+                said = Some(Instant::now());
+                info!(
+                    table = table_name(), %to, at = %scan.position(),
+                    "{missing}, so the binlog is looked through to its end for schema changes, once for all tables; rows \
+                     wait meanwhile. {} spares it",
+                    missing.fix()
+                );
             }
         }
-    }
-
-    /// # Errors
-    /// If the change is behind the rows and may be one of the table's columns.
-    fn check(&self, change: &SchemaChange) -> anyhow::Result<()> {
-        let Self { schema, table, missing, rows, .. } = self;
-        let position = BinlogPosition::new(change.file.clone(), change.event_position);
-        if position.is_before(rows) || !change.may_change(schema, table) {
-            return Ok(());
+        if said.is_some() {
+            info!(took = ?begin.elapsed(), %to, "the binlog is looked through");
         }
-        let statement: String = change.statement.chars().take(200).collect();
-        bail!(
-            "table {schema}.{table}: {missing}, and they may not be the same any more for the rows at {rows}: behind \
-             them, at {position}, is `{statement}`; {fix}, or leave the table out by `source.tables`",
-            fix = missing.fix()
-        )
+        Ok(())
     }
 }

@@ -24,7 +24,7 @@ use rowmill_core::position::{BinlogPosition, Resume};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use catalog::ColumnsError;
+use catalog::{Asked, Catalog, ColumnsError};
 use history::History;
 pub use lag::Lag;
 use place::{By, LocateError, Place, is_within_reach};
@@ -34,6 +34,7 @@ use wire::{DumpRequest, HEARTBEAT_PERIOD, Login, Wire, WireError};
 use crate::ack::{Cost, StopError};
 use crate::config::{self, OnError, Start};
 use crate::retry::{Delays, FailureLog, told};
+use crate::schema_history::SchemaHistory;
 
 /// The server closes a dump connection that isn't read for this long. While a queue is out of reach
 /// nothing is read, so the session asks for a long time.
@@ -77,6 +78,9 @@ pub struct Source {
     decoder: Decoder,
     lag: Arc<Lag>,
     history: Arc<History>,
+    catalog: Catalog,
+    /// What the catalog said of tables, and for which rows.
+    schemas: Arc<SchemaHistory>,
 }
 
 /// Why the reading stopped.
@@ -104,19 +108,9 @@ impl From<ConnectError> for Interruption {
     }
 }
 
-impl Interruption {
-    /// A question to the server failed.
-    fn of(error: anyhow::Error) -> Self {
-        if is_lost_connection(&error) {
-            Self::Connection(WireError::Io(std::io::Error::other(error)))
-        } else {
-            Self::Fatal(error)
-        }
-    }
-}
-
 impl Source {
-    /// Asks the server for its binlog from a place on, of which `select` says what is decoded.
+    /// Asks the server for its binlog from a place on, of which `select` says what is decoded. What its tables' columns were
+    /// is kept in `schemas`, where the binlog doesn't say it.
     ///
     /// # Errors
     /// If the server refuses.
@@ -125,6 +119,7 @@ impl Source {
         config: config::Source,
         place: Place,
         select: Box<dyn Select>,
+        schemas: Arc<SchemaHistory>,
     ) -> anyhow::Result<Self> {
         let wire = stream(&config, server.flavor, &place)
             .await
@@ -133,11 +128,12 @@ impl Source {
         let history = Arc::new(History::new(config.clone(), place.resume.clone()));
         let decoder = Decoder::new(place.resume, select)
             .with_schema_changes(config.schema_changes)
-            .with_skips(config.on_error == OnError::DeadLetter);
+            .with_skips(config.on_error == OnError::DeadLetter)
+            .with_alterations(true);
         let lag = Arc::new(Lag::default());
         lag.keeps(server.retention().await?);
         server.disconnect().await;
-        Ok(Self { config, wire, decoder, lag, history })
+        Ok(Self { config, wire, decoder, lag, history, catalog: Catalog::default(), schemas })
     }
 
     /// How far the reading is behind.
@@ -207,6 +203,8 @@ impl Source {
                             self.decoder.relocate(place.resume);
                         }
                         self.history.reads(&candidate, self.decoder.resume_before());
+                        self.catalog.forget();
+                        self.schemas.reads(&self.decoder.resume_before().server);
                         retention.into_iter().for_each(|kept| self.lag.keeps(kept));
                         self.wire = wire;
                         self.config = candidate;
@@ -233,7 +231,7 @@ impl Source {
     }
 
     async fn read(&mut self, outlet: &mut impl Outlet) -> Result<(), Interruption> {
-        let Self { config, wire, decoder, lag, history } = self;
+        let Self { config, wire, decoder, lag, history, catalog, schemas } = self;
         let mut handed_on = Instant::now();
         let mut events: u32 = 0;
         loop {
@@ -252,6 +250,7 @@ impl Source {
                 history.read_to(decoder.resume_before(), decoder.position());
             }
             let Some(event) = event else {
+                catalog.rest();
                 wire.receive().await.map_err(Interruption::Connection)?;
                 continue;
             };
@@ -259,7 +258,12 @@ impl Source {
             loop {
                 // Taken apart where it is: most events give nothing, and to move what a batch needs takes as long as
                 // they do.
-                match decoder.next(event) {
+                let next = decoder.next(event);
+                // Before a batch is handed on that is behind them: the checkpoint may follow it at once.
+                for (at, altered) in decoder.take_alterations() {
+                    schemas.alter(&at, &altered);
+                }
+                match next {
                     Ok(Next::Event) => break,
                     Ok(Next::Batch(batch)) => {
                         handed_on = Instant::now();
@@ -268,8 +272,17 @@ impl Source {
                         }
                     }
                     Ok(Next::Columns { schema, table, missing }) => {
-                        let place = (decoder.resume_before().clone(), decoder.position().clone());
-                        match catalog::columns(config, place, (&schema, &table), missing).await {
+                        let rows = decoder.position().clone();
+                        let found = match schemas.columns(&schema, &table, &rows) {
+                            Some(known) => Ok(known),
+                            None => {
+                                let before = decoder.resume_before();
+                                let asked = Asked { schema: &schema, table: &table, missing, rows: &rows, before };
+                                let found = catalog.columns(config, asked).await;
+                                found.inspect(|columns| schemas.learn(&schema, &table, &rows, columns))
+                            }
+                        };
+                        match found {
                             Ok(columns) => decoder.learn(schema, table, columns),
                             Err(ColumnsError::Unknown(error)) if config.on_error == OnError::DeadLetter => {
                                 decoder.give_up_columns(schema, table, format!("{error:#}"));

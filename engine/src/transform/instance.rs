@@ -430,15 +430,15 @@ impl Instance {
 
     /// What the plugin wants of a table's rows: asks it if it wasn't asked before.
     pub fn interest(&mut self, table: &Table, manifest: &Manifest) -> Result<&Interest, Fault> {
-        if self.store.data().interests.get(table.id).is_none() {
+        if self.store.data().interests.get(table).is_none() {
             let is_meant = manifest.tables.as_ref().is_none_or(|tables| tables.matches(&table.schema, &table.name));
             let interest = if is_meant { self.describe(table)? } else { Interest::Pass };
             let mut first = self.first_answers.lock().unwrap_or_else(PoisonError::into_inner);
             first.agree(table, &interest).map_err(Fault::Reject)?;
             drop(first);
-            self.store.data_mut().interests.insert(table.id, interest);
+            self.store.data_mut().interests.insert(table, interest);
         }
-        Ok(self.interests().get(table.id).expect("it was asked"))
+        Ok(self.interests().get(table).expect("it was asked"))
     }
 
     /// What the plugin wants of tables, as far as it was asked.

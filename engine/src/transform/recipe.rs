@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use bytestring::ByteString;
+use rowmill_core::ByTable;
 use rowmill_core::batch::json::Literal;
-use rowmill_core::batch::{Batch, Cell, ColumnIndex, ImageKind, Operation, Row, RowIndex, Table, TableId};
+use rowmill_core::batch::{Batch, Cell, ColumnIndex, ImageKind, Operation, Row, RowIndex, Table};
 use rowmill_core::envelope::{push_cell, push_cell_text, push_image, push_int, push_string};
 
 use super::instance::types;
@@ -246,22 +247,17 @@ impl Group {
 
 /// What columns' names mean in each table, found out at its first row.
 #[derive(Debug)]
-pub(super) struct OfTables<T>(Vec<Option<T>>);
+pub(super) struct OfTables<T>(ByTable<T>);
 
 impl<T> Default for OfTables<T> {
     fn default() -> Self {
-        Self(Vec::new())
+        Self(ByTable::default())
     }
 }
 
 impl<T> OfTables<T> {
     pub fn get(&mut self, table: &Table, make: impl FnOnce() -> Result<T, String>) -> Result<&T, String> {
-        let TableId(id) = table.id;
-        let index = id as usize;
-        if self.0.len() <= index {
-            self.0.resize_with(index + 1, || None);
-        }
-        let known = &mut self.0[index];
+        let known = self.0.entry(table);
         Ok(match known {
             Some(known) => known,
             None => known.insert(make()?),

@@ -157,7 +157,7 @@ mod tests {
         let (name, mysql_type) = ("v".to_owned(), mysql_type.to_owned());
         let column = Column { name, kind, mysql_type, nullable: true, key: true };
         let (schema, name) = ("shop".to_owned(), "t".to_owned());
-        Table { id: TableId(0), schema, name, columns: vec![column], key: vec![ColumnIndex(0)] }
+        Table { id: TableId(0), generation: 0, schema, name, columns: vec![column], key: vec![ColumnIndex(0)] }
     }
 
     #[test]

@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use rowmill_core::batch::{ColumnIndex, ImageKind, Operation, Table, TableId};
+use rowmill_core::ByTable;
+use rowmill_core::batch::{ColumnIndex, ImageKind, Operation, Table};
 use rowmill_core::binlog::{ColumnSet, Needed, Needs};
 
 use super::instance::types;
@@ -127,20 +128,21 @@ fn needed(table: &Table, interests: &[Interest], operation: Operation) -> Option
 
 /// What a plugin wants of each table, as far as it was asked.
 #[derive(Debug, Default)]
-pub(super) struct Interests(Vec<Option<Interest>>);
+pub(super) struct Interests(ByTable<Interest>);
 
 impl Interests {
-    pub fn get(&self, TableId(id): TableId) -> Option<&Interest> {
-        self.0.get(id as usize)?.as_ref()
+    pub fn get(&self, table: &Table) -> Option<&Interest> {
+        self.0.get(table)
     }
 
-    /// Takes the first answer about a table; later ones must be the same.
+    /// Takes the first answer about a table; later ones must be the same. Of past generations there is none any more.
     ///
     /// # Errors
     /// If one isn't.
     pub fn agree(&mut self, table: &Table, interest: &Interest) -> Result<(), String> {
-        match self.get(table.id) {
-            None => self.insert(table.id, interest.clone()),
+        match self.get(table) {
+            None if self.0.is_past(table) => {}
+            None => self.insert(table, interest.clone()),
             Some(first) if first == interest => {}
             Some(_) => {
                 return Err(format!(
@@ -152,16 +154,12 @@ impl Interests {
         Ok(())
     }
 
-    pub fn insert(&mut self, TableId(id): TableId, interest: Interest) {
-        let index = id as usize;
-        if self.0.len() <= index {
-            self.0.resize(index + 1, None);
-        }
-        self.0[index] = Some(interest);
+    pub fn insert(&mut self, table: &Table, interest: Interest) {
+        *self.0.entry(table) = Some(interest);
     }
 
     fn want(&self, table: &Table) -> Option<&Want> {
-        self.get(table.id)?.want()
+        self.get(table)?.want()
     }
 
     /// Whether it may read and edit a column. One that it didn't want may be absent: then it would read what
@@ -195,7 +193,7 @@ impl Interests {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rowmill_core::batch::{Column, Kind};
+    use rowmill_core::batch::{Column, Kind, TableId};
 
     fn table() -> Table {
         let column = |name: &str| Column {
@@ -207,7 +205,7 @@ mod tests {
         };
         let columns = ["id", "status", "email"].map(column).to_vec();
         let (schema, name) = ("shop".to_owned(), "orders".to_owned());
-        Table { id: TableId(0), schema, name, columns, key: vec![ColumnIndex(0)] }
+        Table { id: TableId(0), generation: 0, schema, name, columns, key: vec![ColumnIndex(0)] }
     }
 
     fn want(columns: &[u32], before: bool, updates: bool) -> Interest {
@@ -253,13 +251,13 @@ mod tests {
         let mut interests = Interests::default();
         let check = |interests: &Interests, column, image| interests.check(&table(), ColumnIndex(column), image);
         assert_eq!(check(&interests, 2, ImageKind::Before), Ok(()));
-        interests.insert(TableId(0), want(&[1], false, true));
+        interests.insert(&table(), want(&[1], false, true));
         assert_eq!(check(&interests, 1, ImageKind::After), Ok(()));
         let fault = check(&interests, 2, ImageKind::After).expect_err("unwanted");
         assert!(fault.contains("`email` of shop.orders"), "{fault}");
         assert!(check(&interests, 1, ImageKind::Before).is_err());
         assert!(interests.check_all(&table(), ImageKind::After).is_err());
-        interests.insert(TableId(0), want(&[], true, true));
+        interests.insert(&table(), want(&[], true, true));
         assert_eq!(interests.check_all(&table(), ImageKind::Before), Ok(()));
         let beyond = types::Want { columns: vec![3], before: true, inserts: true, updates: true, deletes: true };
         assert!(Interest::new(types::Interest::Want(beyond), &table()).is_err());

@@ -61,7 +61,8 @@ pub trait Transform: Default {
         Ok(())
     }
 
-    /// Which rows of a table the transform decides on. Called once for each table version.
+    /// Which rows of a table the transform decides on. Called for each table version before its first rows, and maybe again
+    /// later: it must always say the same of a table.
     fn interest(&mut self, table: &Table) -> Interest {
         let _ = table;
         Interest::All

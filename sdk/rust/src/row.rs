@@ -277,7 +277,7 @@ mod tests {
         };
         let columns = ["status", "email"].map(column).to_vec();
         let (schema, name) = ("shop".to_owned(), "orders".to_owned());
-        Table::new(packed::Table { id: packed::TableId(0), schema, name, columns, key: Vec::new() })
+        Table::new(packed::Table { id: packed::TableId(0), generation: 0, schema, name, columns, key: Vec::new() })
     }
 
     #[test]

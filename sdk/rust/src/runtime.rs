@@ -97,7 +97,7 @@ fn packed_table(table: types::Table) -> rowmill_batch::Table {
         })
         .collect();
     let key = (0..).zip(&columns).filter(|(_, column)| column.key).map(|(index, _)| ColumnIndex(index)).collect();
-    rowmill_batch::Table { id: TableId(table.id), schema: table.schema, name: table.name, columns, key }
+    rowmill_batch::Table { id: TableId(table.id), generation: 0, schema: table.schema, name: table.name, columns, key }
 }
 
 fn packed_kind(kind: types::Kind) -> Kind {

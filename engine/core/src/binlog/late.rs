@@ -4,13 +4,14 @@
 
 use std::sync::Arc;
 
-use rowmill_batch::{Batch, Builder, ColumnIndex, ImageKind, Operation, RowHeader, RowIndex, TransactionHeader};
+use rowmill_batch::{Batch, Builder, ColumnIndex, ImageKind, Operation, RowHeader, RowIndex, Table, TransactionHeader};
 
 use super::error::{DecodeError, Fault, RowError};
 use super::rows::{RowsEvent, RowsKind};
 use super::skipped::{SkippedChange, SkippedContent};
 use super::sparse::SparseRow;
 use super::tables::{Select, TableVersion};
+use crate::by_table::ByTable;
 use crate::position::BinlogPosition;
 
 /// Room for a batch when nothing is known of those before it.
@@ -101,10 +102,9 @@ impl<T> Needs<T> {
 #[derive(Debug, Default)]
 pub(super) struct KnownNeeds {
     version: u64,
-    /// By table id.
-    by_table: Vec<Option<Needs<SparseRow>>>,
+    by_table: ByTable<Needs<SparseRow>>,
     /// Tables of which it isn't known yet, and all is decoded.
-    unknown: Vec<usize>,
+    unknown: Vec<Arc<Table>>,
 }
 
 impl KnownNeeds {
@@ -113,10 +113,10 @@ impl KnownNeeds {
     pub fn renew(&mut self, select: &dyn Select) {
         let version = select.version();
         if self.version != version {
-            *self = Self { version, by_table: Vec::new(), unknown: Vec::new() };
+            *self = Self { version, ..Self::default() };
         }
-        for index in self.unknown.drain(..) {
-            self.by_table[index] = None;
+        for table in self.unknown.drain(..) {
+            *self.by_table.entry(&table) = None;
         }
     }
 
@@ -127,14 +127,10 @@ impl KnownNeeds {
 
     /// What is needed of a table's rows.
     pub fn of(&mut self, TableVersion { table, columns }: &TableVersion, select: &dyn Select) -> &Needs<SparseRow> {
-        let index = table.id.0 as usize;
-        if self.by_table.len() <= index {
-            self.by_table.resize_with(index + 1, || None);
-        }
         let unknown = &mut self.unknown;
-        self.by_table[index].get_or_insert_with(|| {
+        self.by_table.entry(table).get_or_insert_with(|| {
             let needs = select.needs(table).unwrap_or_else(|| {
-                unknown.push(index);
+                unknown.push(Arc::clone(table));
                 Needs::default()
             });
             needs.map(|needed| SparseRow::new(needed, columns))

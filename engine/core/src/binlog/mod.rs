@@ -58,7 +58,7 @@ pub use error::{DecodeError, Fault, Missing, RowError};
 pub use event::{EventHeader, EventKind};
 pub use history::{Finding, FingerprintCheck, GtidScan, Met, file_fingerprint};
 pub use late::{ColumnSet, Needed, Needs, Undecoded};
-pub use query::SchemaChange;
+pub use query::{Altered, SchemaChange};
 pub use skipped::{SkippedChange, SkippedContent};
 pub use tables::Select;
 pub(crate) use temporal::civil_from_days;

@@ -54,20 +54,42 @@ pub struct SchemaChange {
 }
 
 impl SchemaChange {
-    /// Whether the statement may change a table's columns: it names the table, or drops its schema.
-    pub fn may_change(&self, schema: &str, table: &str) -> bool {
+    /// Which tables' columns the statement may change.
+    pub fn altered(&self) -> Altered {
+        Altered::by(&self.statement)
+    }
+}
+
+/// Which tables' columns a statement may change: those that it names, or those of the schema that it names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Altered {
+    /// The statement in lower case; empty if it changes no columns.
+    statement: String,
+    is_of_schema: bool,
+}
+
+impl Altered {
+    pub(super) fn by(statement: &str) -> Self {
         // Neither its verb nor its object depend on the session's quotes.
-        let (verb, object) = statement::verb_and_object(Tokens::new(self.statement.as_bytes(), &OF_SERVER));
-        match (verb.as_str(), object.as_str()) {
-            ("TRUNCATE", _) | (_, "INDEX") => false,
-            (_, "DATABASE" | "SCHEMA") => self.has_name(schema),
-            _ => self.has_name(table),
-        }
+        let (verb, object) = statement::verb_and_object(Tokens::new(statement.as_bytes(), &OF_SERVER));
+        let changes_none = matches!((verb.as_str(), object.as_str()), ("TRUNCATE", _) | (_, "INDEX"));
+        let statement = if changes_none { String::new() } else { statement.to_lowercase() };
+        Self { statement, is_of_schema: matches!(object.as_str(), "DATABASE" | "SCHEMA") }
+    }
+
+    /// Bytes that it takes.
+    pub fn bytes(&self) -> usize {
+        self.statement.len()
+    }
+
+    /// Whether a table may be one of them.
+    pub fn may_be(&self, schema: &str, table: &str) -> bool {
+        !self.statement.is_empty() && self.has_name(if self.is_of_schema { schema } else { table })
     }
 
     /// Whether a name stands in the statement, or may: a part of the text that isn't valid could be it.
     fn has_name(&self, name: &str) -> bool {
-        let (statement, name) = (self.statement.to_lowercase(), name.to_lowercase());
+        let (statement, name) = (&self.statement, name.to_lowercase());
         let is_of_name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '$');
         let has = |name: &str| {
             statement.match_indices(name).any(|(at, _)| {
@@ -78,9 +100,9 @@ impl SchemaChange {
         };
         // As it is, and as it is within backticks and double quotes.
         has(&name)
-            || has(&name.replace('`', "``"))
-            || has(&name.replace('"', "\"\""))
-            || self.statement.contains(char::REPLACEMENT_CHARACTER)
+            || name.contains('`') && has(&name.replace('`', "``"))
+            || name.contains('"') && has(&name.replace('"', "\"\""))
+            || statement.contains(char::REPLACEMENT_CHARACTER)
     }
 }
 
@@ -295,11 +317,11 @@ mod tests {
             ("DROP SCHEMA IF EXISTS shop", true),
             ("ALTER SCHEMA other READ ONLY = 1", false),
         ] {
-            assert_eq!(change(statement).may_change("shop", "orders"), expected, "{statement}");
+            assert_eq!(change(statement).altered().may_be("shop", "orders"), expected, "{statement}");
         }
-        assert!(change("ALTER TABLE `a``b` ADD c INT").may_change("shop", "a`b"));
-        assert!(change("ALTER TABLE \"a`b\"\"\" ADD c INT").may_change("shop", "a`b\""));
-        assert!(change("ALTER TABLE \"a`b\" ADD c INT").may_change("shop", "a`b"));
+        assert!(change("ALTER TABLE `a``b` ADD c INT").altered().may_be("shop", "a`b"));
+        assert!(change("ALTER TABLE \"a`b\"\"\" ADD c INT").altered().may_be("shop", "a`b\""));
+        assert!(change("ALTER TABLE \"a`b\" ADD c INT").altered().may_be("shop", "a`b"));
     }
 
     /// A query event's body: without an `sql_mode` of interest, of a client's character set by its collation.

@@ -1,20 +1,32 @@
 //! The tables met so far. The server numbers them anew whenever it opens them, and repeats their
 //! maps before every statement; a version gets an id of its own only if its content is new.
+//!
+//! Tables come and go, and a table that was altered is a new version each time. So that memory doesn't grow with them,
+//! all are forgotten once there are many: a new generation begins. If the same ones come again there may be more.
 
 use std::collections::HashMap;
+use std::hash::BuildHasher;
 use std::mem;
 use std::sync::Arc;
 
 use rowmill_batch::{Table, TableId};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 
 use super::catalog::CatalogColumn;
 use super::error::{Fault, Missing};
 use super::late::Needs;
+use super::query::Altered;
 use super::table_map::{self, Columns, ColumnsFault, Family, TableName};
 
 /// Table maps are repeated before every statement, so that forgetting old ones costs little.
 const NUMBERS_MAX: usize = 4096;
+
+/// A generation may have so many columns, each table counted as a few more.
+const SIZE_MAX: usize = if cfg!(test) { 1 << 5 } else { 1 << 15 };
+/// Of so many forgotten versions it is known that they were there.
+const FORGOTTEN_MAX: usize = 1 << 16;
+/// What a table takes besides its columns, in columns.
+const SIZE_OF_TABLE: usize = 8;
 
 /// Which tables' rows are wanted, and what of them.
 pub trait Select: Send {
@@ -41,7 +53,8 @@ pub trait Select: Send {
 #[derive(Debug, Default)]
 pub(super) struct Tables {
     by_number: FxHashMap<u64, KnownTable>,
-    versions: Vec<Arc<TableVersion>>,
+    /// Of this generation.
+    versions: Versions,
     /// Versions that no batch had yet, in the order of their ids.
     new: Vec<Arc<Table>>,
     /// Columns as information_schema has them, of tables whose maps don't say all of them.
@@ -69,10 +82,87 @@ pub(super) struct Unreadable {
     pub fault: Fault,
 }
 
+/// The versions of one generation, by their ids.
+#[derive(Debug)]
+struct Versions {
+    generation: u32,
+    by_id: Vec<Arc<TableVersion>>,
+    /// Those of a schema and a table.
+    by_name: HashMap<(String, String), Vec<TableId>>,
+    /// All their columns, and a few more for each.
+    size: usize,
+    /// How much is kept.
+    size_max: usize,
+    /// Of the size, what was met in an earlier generation already.
+    known_size: usize,
+    /// Hashes of the versions of earlier generations.
+    forgotten: FxHashSet<u64>,
+}
+
+impl Default for Versions {
+    fn default() -> Self {
+        let (by_id, by_name, forgotten) = Default::default();
+        Self { generation: 0, by_id, by_name, size: 0, size_max: SIZE_MAX, known_size: 0, forgotten }
+    }
+}
+
+impl Versions {
+    fn find(&self, name: &(String, String), columns: &Columns) -> Option<Arc<TableVersion>> {
+        let of_name = self.by_name.get(name)?.iter().rev();
+        of_name.map(|id| &self.by_id[id.0 as usize]).find(|version| version.columns == *columns).map(Arc::clone)
+    }
+
+    fn add(&mut self, (schema, name): (String, String), columns: Columns) -> Arc<TableVersion> {
+        let id = TableId(self.by_id.len() as u32);
+        self.by_name.entry((schema.clone(), name.clone())).or_default().push(id);
+        let (names, key) = (columns.columns.clone(), columns.key.clone());
+        let table = Arc::new(Table { id, generation: self.generation, schema, name, columns: names, key });
+        let version = Arc::new(TableVersion { table, columns });
+        self.size += version.size();
+        if !self.forgotten.is_empty() && self.forgotten.contains(&version.hash()) {
+            self.known_size += version.size();
+        }
+        self.by_id.push(Arc::clone(&version));
+        version
+    }
+
+    /// Whether there are too many. If most of them were forgotten before, there are just many tables: more are kept from now
+    /// on, so that the same ones aren't taken in again and again.
+    #[inline]
+    fn are_too_many(&mut self) -> bool {
+        if self.size >= self.size_max && self.known_size > self.size / 2 {
+            self.size_max *= 2;
+        }
+        self.size >= self.size_max
+    }
+
+    fn begin_generation(&mut self) {
+        let Self { generation, by_id, size_max, mut forgotten, .. } = mem::take(self);
+        if forgotten.len() + by_id.len() > FORGOTTEN_MAX {
+            forgotten.clear();
+        }
+        forgotten.extend(by_id.iter().map(|version| version.hash()));
+        *self = Self { generation: generation.wrapping_add(1), size_max, forgotten, ..Self::default() };
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct TableVersion {
     pub table: Arc<Table>,
     pub columns: Columns,
+}
+
+impl TableVersion {
+    /// What it takes, in columns.
+    fn size(&self) -> usize {
+        SIZE_OF_TABLE + self.table.columns.len()
+    }
+
+    /// The same for the same version of a table in any generation.
+    fn hash(&self) -> u64 {
+        let Table { schema, name, columns, .. } = &*self.table;
+        FxBuildHasher.hash_one((schema, name, columns))
+    }
 }
 
 /// Why a table map can't be taken.
@@ -126,20 +216,26 @@ impl Tables {
             }
             (ColumnsFault::Fault(fault), _) => MapFault::Fault(fault),
         })?;
-        let (schema, name) = key;
-        let same = |version: &&Arc<TableVersion>| {
-            version.table.name == name && version.table.schema == schema && version.columns == columns
-        };
-        if let Some(version) = self.versions.iter().rev().find(same) {
-            return Ok(Arc::clone(version));
+        if let Some(version) = self.versions.find(&key, &columns) {
+            return Ok(version);
         }
-        let id = TableId(self.versions.len() as u32);
-        let (names, key) = (columns.columns.clone(), columns.key.clone());
-        let table = Arc::new(Table { id, schema, name, columns: names, key });
-        self.new.push(Arc::clone(&table));
-        let version = Arc::new(TableVersion { table, columns });
-        self.versions.push(Arc::clone(&version));
+        let version = self.versions.add(key, columns);
+        self.new.push(Arc::clone(&version.table));
         Ok(version)
+    }
+
+    /// Whether there are so many that a new generation is to begin: asked between two transactions.
+    #[inline]
+    pub fn are_too_many(&mut self) -> bool {
+        self.versions.are_too_many()
+    }
+
+    /// Forgets all: no row may be there any more that names one of them, but those of batches that were handed on. Gives
+    /// those that no batch had yet.
+    pub fn begin_generation(&mut self) -> Vec<Arc<Table>> {
+        self.by_number.clear();
+        self.versions.begin_generation();
+        self.take_new()
     }
 
     /// The table of a number: `Some(None)` where it isn't selected, or unreadable.
@@ -168,10 +264,16 @@ impl Tables {
         self.catalog.insert((schema, table), Err(why));
     }
 
+    /// Whether columns of any table were learned.
+    pub fn has_learned(&self) -> bool {
+        !self.catalog.is_empty()
+    }
+
     /// A statement may have changed tables: what was learned of them may be wrong from here on.
-    pub fn forget_learned(&mut self) {
-        if !self.catalog.is_empty() {
-            self.catalog.clear();
+    pub fn forget_learned(&mut self, altered: &Altered) {
+        let before = self.catalog.len();
+        self.catalog.retain(|(schema, table), _| !altered.may_be(schema, table));
+        if self.catalog.len() < before {
             self.by_number.clear();
         }
     }
@@ -236,6 +338,44 @@ mod tests {
     }
 
     #[test]
+    fn tables_that_are_not_met_again_are_forgotten() {
+        let mut tables = Tables::default();
+        let mut generations = 0;
+        for number in 0..1000 {
+            let column = format!("c{number}");
+            map(&mut tables, number, "shop", &[&column], true).expect("taken");
+            assert_eq!(tables.take_new().len(), 1);
+            if tables.are_too_many() {
+                assert!(tables.versions.by_id.len() <= SIZE_MAX / SIZE_OF_TABLE + 1);
+                assert!(tables.begin_generation().is_empty() && tables.of_number(number).is_none());
+                generations += 1;
+            }
+        }
+        assert!(generations > 100, "{generations}");
+        let version = |tables: &Tables, number| tables.by_number[&number].version.clone().expect("selected");
+        tables.begin_generation();
+        map(&mut tables, 7, "shop", &["c7"], true).expect("taken");
+        let table = Arc::clone(&version(&tables, 7).table);
+        assert_eq!((table.id, table.generation), (TableId(0), generations + 1));
+    }
+
+    #[test]
+    fn many_tables_that_are_met_again_are_kept() {
+        let mut tables = Tables::default();
+        for round in 0..10 {
+            for number in 0..100 {
+                let column = format!("c{number}");
+                map(&mut tables, number, "shop", &[&column], true).expect("taken");
+                if tables.are_too_many() {
+                    assert!(round < 2, "they fit by now");
+                    tables.begin_generation();
+                }
+            }
+        }
+        assert_eq!(tables.versions.by_id.len(), 100);
+    }
+
+    #[test]
     fn a_number_may_be_given_to_another_table() {
         let mut tables = Tables::default();
         map(&mut tables, 1, "shop", &["a"], true).expect("taken");
@@ -270,7 +410,10 @@ mod tests {
         assert!(is_unnamed(map(&mut tables, 2, "shop", &["x"], false)));
         learn(&mut tables, "a");
         map(&mut tables, 2, "shop", &["x"], false).expect("taken");
-        tables.forget_learned();
+        let altered = |statement| Altered::by(statement);
+        tables.forget_learned(&altered("ALTER TABLE t2 RENAME COLUMN a TO b"));
+        map(&mut tables, 3, "shop", &["x"], false).expect("another table's columns were changed");
+        tables.forget_learned(&altered("ALTER TABLE t RENAME COLUMN a TO b"));
         assert!(is_unnamed(map(&mut tables, 2, "shop", &["x"], false)));
         learn(&mut tables, "b");
         map(&mut tables, 2, "shop", &["x"], false).expect("taken");

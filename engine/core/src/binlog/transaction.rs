@@ -159,6 +159,10 @@ impl PreparedXa {
         self.by_id.remove(id)
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
     /// Bytes of rows that are held back.
     pub fn bytes(&self) -> usize {
         self.by_id.values().flat_map(|prepared| &prepared.batches).map(RowBatch::row_bytes).sum()

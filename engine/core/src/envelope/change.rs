@@ -305,6 +305,7 @@ mod tests {
         };
         Table {
             id: TableId(0),
+            generation: 0,
             schema: "shop".to_owned(),
             name: "t".to_owned(),
             columns: (0..).zip(["a", "b", "n", "g"]).map(column).collect(),

@@ -9,7 +9,7 @@ mod row;
 mod value;
 mod wkt;
 
-use rowmill_batch::{Batch, Row, Table, TableId};
+use rowmill_batch::{Batch, Row, Table};
 
 pub use change::{Part, SourceName};
 pub use json::{Escaping, plain, plain_len, push_int, push_string};
@@ -18,6 +18,7 @@ pub use value::{push_cell, push_cell_text, push_image};
 use change::{Change, TableText};
 
 use crate::binlog::SchemaChange;
+use crate::by_table::ByTable;
 
 /// How a change is written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -40,14 +41,13 @@ pub struct Envelope {
     escaping: Escaping,
     source: SourceName,
     debezium: debezium::Writer,
-    /// By table id.
-    tables: Vec<Option<TableText>>,
+    tables: ByTable<TableText>,
 }
 
 impl Envelope {
     /// For changes of one server.
     pub fn new(format: Format, escaping: Escaping, source: SourceName) -> Self {
-        Self { format, escaping, source, debezium: debezium::Writer::new(escaping), tables: Vec::new() }
+        Self { format, escaping, source, debezium: debezium::Writer::new(escaping), tables: ByTable::default() }
     }
 
     /// Appends a row of `table`, or the part of it that [`Part::of`] says. `now_us` is the wall clock in
@@ -61,14 +61,9 @@ impl Envelope {
         now_us: i64,
         out: &mut Vec<u8>,
     ) {
-        let TableId(id) = table.id;
-        let index = id as usize;
-        if self.tables.len() <= index {
-            self.tables.resize_with(index + 1, || None);
-        }
         let is_written_escaped = matches!(self.format, Format::Debezium | Format::Row);
         let escaping = if is_written_escaped { self.escaping } else { Escaping::Plain };
-        let text = self.tables[index].get_or_insert_with(|| TableText::new(table, escaping));
+        let text = self.tables.entry(table).get_or_insert_with(|| TableText::new(table, escaping));
         let change = Change::new(&self.source, (table, text), batch, row, part, now_us);
         let start = out.len();
         match self.format {
@@ -91,7 +86,7 @@ impl Envelope {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rowmill_batch::{Builder, Cell, Column, ColumnIndex, Kind, Operation, RowHeader, TransactionHeader};
+    use rowmill_batch::{Builder, Cell, Column, ColumnIndex, Kind, Operation, RowHeader, TableId, TransactionHeader};
 
     #[test]
     fn each_format_of_every_kind() {
@@ -128,6 +123,7 @@ mod tests {
         ];
         let table = Table {
             id: TableId(0),
+            generation: 0,
             schema: "shop".to_owned(),
             name: "all".to_owned(),
             columns: values
@@ -208,6 +204,7 @@ mod tests {
         };
         let table = Table {
             id: TableId(0),
+            generation: 0,
             schema: "shop".to_owned(),
             name: "t".to_owned(),
             columns: columns.iter().map(column).collect(),

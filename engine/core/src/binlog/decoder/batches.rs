@@ -313,6 +313,22 @@ impl Decoder {
         }
     }
 
+    /// Forgets the tables met so far, between two transactions.
+    #[cold]
+    pub(super) fn begin_table_generation(&mut self) {
+        // Their rows come with the commit, and name them.
+        if !self.prepared.is_empty() {
+            return;
+        }
+        if self.batch.count() > 0 {
+            self.cut();
+        }
+        let new_tables = self.tables.begin_generation();
+        if let Some(batch) = self.ready.front_mut() {
+            batch.new_tables = new_tables;
+        }
+    }
+
     #[inline]
     pub(super) fn pop(&mut self) -> Option<RowBatch> {
         if self.ready.is_empty() { None } else { self.pop_ready() }
@@ -321,7 +337,7 @@ impl Decoder {
     fn pop_ready(&mut self) -> Option<RowBatch> {
         let mut batch = self.ready.pop_front()?;
         // Here and not before: a batch that is held back must not keep what an earlier one needs.
-        batch.new_tables = self.tables.take_new();
+        batch.new_tables.append(&mut self.tables.take_new());
         batch.before = mem::replace(&mut self.handed_on, Arc::new(batch.resume.clone()));
         Some(batch)
     }

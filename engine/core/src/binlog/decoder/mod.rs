@@ -21,7 +21,7 @@ use super::history::{FileFormat, Trail};
 use super::late::{BatchMax, KnownNeeds, Rows, Undecoded};
 use super::mariadb;
 use super::payload::Payload;
-use super::query::{Query, SchemaChange};
+use super::query::{Altered, Query, SchemaChange};
 use super::rows::{RowsEvent, RowsKind};
 use super::savepoint::Collation;
 use super::skipped::SkippedChange;
@@ -55,7 +55,8 @@ pub struct RowBatch {
     pub skipped: Option<Box<SkippedChange>>,
     /// Whether a row of this batch that can't be decoded late is to be passed over ([`Decoder::with_skips`]).
     pub skips: bool,
-    /// Table versions that no earlier batch had, in the order of their ids.
+    /// Table versions that no earlier batch had, in the order of their ids. They are all of one generation: where it isn't
+    /// that of the tables before, the rows of this batch and of later ones name none of those any more.
     pub new_tables: Vec<Arc<Table>>,
     /// From where to read on before this batch: what the batch before it, or the place that the reading began at, says.
     pub before: Arc<Resume>,
@@ -105,6 +106,9 @@ pub struct Decoder {
     skips: bool,
     tables: Tables,
     needs: KnownNeeds,
+    /// Whether statements that may change columns are kept for whoever takes them.
+    wants_alterations: bool,
+    alterations: Vec<(BinlogPosition, Altered)>,
     checksums: Checksums,
     family: Family,
     /// How the server compares the names of savepoints.
@@ -203,6 +207,8 @@ impl Decoder {
             skips: false,
             tables: Tables::default(),
             needs: KnownNeeds::default(),
+            wants_alterations: false,
+            alterations: Vec::new(),
             checksums: Checksums::Unknown,
             family: Family::MySql,
             savepoints: Collation::default(),
@@ -240,6 +246,11 @@ impl Decoder {
     /// tables whose columns can't be known. What else can't be decoded is an error all the same.
     pub fn with_skips(self, wanted: bool) -> Self {
         Self { skips: wanted, ..self }
+    }
+
+    /// Keeps what may change columns of tables, if that is `wanted`, for [`Decoder::take_alterations`].
+    pub fn with_alterations(self, wanted: bool) -> Self {
+        Self { wants_alterations: wanted, ..self }
     }
 
     /// From now on a batch is full when it costs so much, if it isn't before.
@@ -326,6 +337,13 @@ impl Decoder {
         }
     }
 
+    /// What statements that were met since this was asked last may have changed, and where each begins. Only for a decoder
+    /// [`with_alterations`](Self::with_alterations).
+    #[inline]
+    pub fn take_alterations(&mut self) -> Vec<(BinlogPosition, Altered)> {
+        mem::take(&mut self.alterations)
+    }
+
     /// A table's columns, as [`Next::Columns`] asked for.
     pub fn learn(&mut self, schema: String, table: String, columns: Vec<CatalogColumn>) {
         self.tables.learn(schema, table, columns);
@@ -352,6 +370,7 @@ impl Decoder {
         self.prepared = PreparedXa::default();
         self.ready.clear();
         self.tables.forget_numbers();
+        self.alterations.clear();
         self.checksums = Checksums::Unknown;
         self.done = Done::Nothing;
         self.resume = Resume::clone(&self.handed_on);

@@ -8,7 +8,7 @@ use super::super::error::Fault;
 use super::super::event::EventHeader;
 use super::super::gtid_event::Begin;
 use super::super::late::Rows;
-use super::super::query::{Query, SchemaChange};
+use super::super::query::{Altered, Query, SchemaChange};
 use super::super::skipped::SkippedContent;
 use super::super::statement::Statement;
 use super::super::transaction::{HELD_BYTES_MAX, Hold, NotRolledBack, RolledBack, Transaction};
@@ -23,6 +23,9 @@ impl Decoder {
             return Err(Fault::Malformed("a transaction that begins within another"));
         }
         self.tables.forget_numbers_if_many();
+        if self.tables.are_too_many() {
+            self.begin_table_generation();
+        }
         self.sequence += 1;
         let is_past = match &begin.gtid {
             // A number is given once: a transaction that is in the set is the one that was read, wherever it comes.
@@ -84,7 +87,7 @@ impl Decoder {
             Statement::CreateTable | Statement::DeleteAll | Statement::Schema => {
                 let (begun, is_void) = (transaction.begun, transaction.is_void);
                 if !is_void {
-                    self.tables.forget_learned();
+                    self.forget_learned(&query, span);
                     self.schema_change(header, &query, span);
                 }
                 if begun { Ok(()) } else { self.commit(span.end) }
@@ -112,8 +115,9 @@ impl Decoder {
             }
             Statement::Change => self.change(header, &query, span),
             Statement::Other => {
-                self.tables.forget_learned();
-                if transaction.begun { Ok(()) } else { self.commit(span.end) }
+                let begun = transaction.begun;
+                self.forget_learned(&query, span);
+                if begun { Ok(()) } else { self.commit(span.end) }
             }
         }
     }
@@ -161,6 +165,18 @@ impl Decoder {
         query
             .changed_schemas()
             .is_none_or(|schemas| schemas.is_empty() || schemas.iter().any(|schema| self.select.schema(schema)))
+    }
+
+    /// What was learned of tables' columns may be wrong behind a statement that names them.
+    fn forget_learned(&mut self, query: &Query<'_>, span: Span) {
+        if !self.wants_alterations && !self.tables.has_learned() {
+            return;
+        }
+        let altered = Altered::by(&query.readable());
+        self.tables.forget_learned(&altered);
+        if self.wants_alterations {
+            self.alterations.push((BinlogPosition::new(self.position.file.clone(), span.begin), altered));
+        }
     }
 
     /// Hands on what a statement changed, if that is wanted and wasn't done by an earlier run.

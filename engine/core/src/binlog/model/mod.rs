@@ -225,6 +225,9 @@ impl<'a> Reader<'a> {
     }
 
     fn take(&mut self, batch: RowBatch) {
+        if let Some(new) = batch.new_tables.first() {
+            self.tables.retain(|_, table| table.generation == new.generation);
+        }
         for table in &batch.new_tables {
             assert!(self.tables.insert(table.id, Arc::clone(table)).is_none(), "a table is new once");
         }
