@@ -155,3 +155,51 @@ async fn many_tables_in_turn() -> anyhow::Result<()> {
     ensure!(rig.changes()?.into_iter().eq(expected), "other rows arrived");
     engine.stop().await
 }
+
+/// The same with a checkpoint in a database.
+#[tokio::test]
+async fn what_was_looked_up_is_kept_in_a_database() -> anyhow::Result<()> {
+    for (build, metadata) in [(Build::MySql, "MINIMAL"), (Build::MariaDb("10.11"), "NO_LOG")] {
+        let name = format!("what_was_looked_up_is_kept_in_a_database_{metadata}");
+        let mut rig = Rig::start(&name, build, &[&format!("--binlog-row-metadata={metadata}")], SHOP).await?;
+        rig.mysql
+            .run(
+                "CREATE SCHEMA rowmill; CREATE SCHEMA shop; GRANT ALL ON rowmill.* TO rowmill@'%'; \
+                 GRANT SELECT ON shop.* TO rowmill@'%'; CREATE TABLE shop.t (id INT PRIMARY KEY, a INT)",
+            )
+            .await?;
+        let (url, password) = (rig.mysql.url(), rig.mysql.password());
+        let store = format!(
+            "type = \"mysql\"\nurl = \"{url}/rowmill\"\npassword = \"{password}\"\nname = \"{}\"",
+            "a name of 64 characters ".repeat(3).chars().take(64).collect::<String>()
+        );
+        rig.config.text = rig.config.text.replace(&format!("path = \"{}\"", rig.config.checkpoint().display()), &store);
+        let mut engine = Engine::start_and_wait(&rig.config).await?;
+        for (id, changes) in [
+            (1, "INSERT INTO shop.t VALUES (1, 1)"),
+            (
+                2,
+                "INSERT INTO shop.t VALUES (2, 1); ALTER TABLE shop.t CHANGE a b INT; INSERT INTO shop.t VALUES (3, 1)",
+            ),
+            (4, "INSERT INTO shop.t VALUES (4, 1); DROP TABLE shop.t"),
+        ] {
+            if id > 1 {
+                engine.stop().await?;
+                rig.mysql.run(changes).await?;
+                engine = Engine::start_and_wait(&rig.config).await?;
+            } else {
+                rig.mysql.run(changes).await?;
+            }
+            let count = if id == 2 { 3 } else { id };
+            wait_for("rows", SOON, || async { Ok((rig.arrived()?.len() == count).then_some(())) })
+                .await
+                .with_context(|| engine.log())?;
+        }
+        let after: Vec<_> = rig.arrived()?.iter().map(|message| message["after"].clone()).collect();
+        let expected = [(1, "a"), (2, "a"), (3, "b"), (4, "b")].map(|(id, name)| json!({"id": id, name: 1}));
+        ensure!(after == expected, "{after:?}");
+        // Nobody asks for the table any more once the checkpoint is behind it.
+        engine.stop().await?;
+    }
+    Ok(())
+}
