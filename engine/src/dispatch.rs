@@ -8,7 +8,7 @@ use bytes::Bytes;
 use rowmill_core::ByTable;
 use rowmill_core::batch::{Batch, Kind, Operation, Row, Table};
 use rowmill_core::binlog::{DecodeError, SchemaChange, SkippedChange, SkippedContent};
-use rowmill_core::envelope::{Envelope, Escaping, Format, Part, SourceName, push_int, push_string};
+use rowmill_core::envelope::{Connector, Envelope, Escaping, Format, Part, SourceName, push_int, push_string};
 use rowmill_core::position::BinlogPosition;
 use rowmill_core::route::{GroupTemplate, TableTemplate, deduplication_id, schema_change_id, skipped_id, sqs_id};
 
@@ -81,10 +81,11 @@ struct Routed<'a> {
 }
 
 impl Dispatcher {
-    /// Sends what `config` says where it says, to sinks that need what `sinks` say.
-    pub fn new(config: Destinations, sinks: Vec<SinkNeeds>, source_name: String) -> Self {
+    /// Sends what `config` says where it says, to sinks that need what `sinks` say. Changes are of the source of this name, a
+    /// server of `connector`'s family.
+    pub fn new(config: Destinations, sinks: Vec<SinkNeeds>, name: String, connector: Connector) -> Self {
         let Destinations { routes, schema_changes, dead_letters } = config;
-        let source = SourceName { version: env!("CARGO_PKG_VERSION").to_owned(), name: source_name };
+        let source = SourceName { version: env!("CARGO_PKG_VERSION").to_owned(), name, connector };
         let envelopes = sinks.iter().map(|sink| Envelope::new(sink.format, sink.escaping, source.clone())).collect();
         Self {
             routes: routes.into(),

@@ -220,7 +220,7 @@ async fn prepare(config: Config, waits: bool, reading: &Handle) -> anyhow::Resul
         queue: config.queue_of_table().cloned(),
     });
     let dead_letters = destinations.dead_letters;
-    let dispatcher = Dispatcher::new(destinations, needs.collect(), source_config.name.clone());
+    let dispatcher = Dispatcher::new(destinations, needs.collect(), source_config.name.clone(), source.connector());
     info!(
         source = source_config.address,
         version,

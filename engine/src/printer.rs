@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use rowmill_core::batch::{Batch, Table};
 use rowmill_core::binlog::RowBatch;
-use rowmill_core::envelope::{Envelope, Escaping, Format, Part, SourceName};
+use rowmill_core::envelope::{Connector, Envelope, Escaping, Format, Part, SourceName};
 
 use crate::plugin::{row_json, table_json};
 
@@ -34,7 +34,8 @@ pub struct Printer<'a, W> {
 impl<'a, W: Write> Printer<'a, W> {
     /// Writes to `out`.
     pub fn new(out: &'a mut W, form: Form) -> Self {
-        let source = SourceName { version: env!("CARGO_PKG_VERSION").to_owned(), name: "rowmill".to_owned() };
+        let (version, name) = (env!("CARGO_PKG_VERSION").to_owned(), "rowmill".to_owned());
+        let source = SourceName { version, name, connector: Connector::MySql };
         Self {
             out,
             form,
@@ -42,6 +43,11 @@ impl<'a, W: Write> Printer<'a, W> {
             tables: Vec::new(),
             line: Vec::new(),
         }
+    }
+
+    /// From now on batches are of a server of this family: at first they are of MySQL.
+    pub fn set_connector(&mut self, connector: Connector) {
+        self.envelope.set_connector(connector);
     }
 
     /// Writes a batch's rows, and the schema change that it has. False if nobody reads any more.

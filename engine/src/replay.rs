@@ -92,6 +92,7 @@ fn events(
             match decoder.next(&event)? {
                 Next::Event => break,
                 Next::Batch(batch) => {
+                    printer.set_connector(decoder.connector());
                     if !printer.print(&batch)? {
                         return Ok(false);
                     }
@@ -106,6 +107,7 @@ fn events(
             }
         }
     }
+    printer.set_connector(decoder.connector());
     while let Some(batch) = decoder.flush() {
         if !printer.print(&batch)? {
             return Ok(false);

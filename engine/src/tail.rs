@@ -69,8 +69,9 @@ pub async fn run(
     let cause: Arc<OnceLock<StopError>> = Arc::default();
     let outlet = Batches { batches, stop: Arc::clone(&cause) };
     let (_going, stopped) = watch::channel(false);
-    let mut reading = std::pin::pin!(source.run(outlet, stopped));
     let mut printer = Printer::new(out, form);
+    printer.set_connector(source.connector());
+    let mut reading = std::pin::pin!(source.run(outlet, stopped));
     loop {
         tokio::select! {
             biased;

@@ -238,6 +238,7 @@ fn mutated(ack: Ack) -> Ack {
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt;
+    use rowmill_core::envelope::Connector;
     use rowmill_pipeline::ack::tracker;
 
     use super::*;
@@ -254,7 +255,7 @@ mod tests {
         let (mut acks, mut feed, observer) = tracker(LIMITS);
         let (outlet, mut inlet) = sink::outlet(1, sink::Overflow::new(0));
         let (_, tasks) = mpsc::channel(1);
-        let dispatcher = Dispatcher::new(Destinations::default(), Vec::new(), String::new());
+        let dispatcher = Dispatcher::new(Destinations::default(), Vec::new(), String::new(), Connector::MySql);
         let worker = Worker::new(tasks, dispatcher, Arc::new([None, Some(outlet)]), Arc::default());
         let mut hand_on = |by_sink| {
             let ack = open(&mut acks, 4, 8);

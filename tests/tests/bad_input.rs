@@ -201,6 +201,13 @@ async fn a_checkpoint_in_a_database() -> anyhow::Result<()> {
     let status = first.end(Duration::from_secs(20)).await?;
     assert!(!status.success() && first.log().contains("another rowmill took hold of it (someone)"), "{}", first.log());
 
+    let mut first = Engine::start_and_wait(&config).await?;
+    mysql.run("RENAME TABLE rowmill.rowmill_checkpoints TO rowmill.away; INSERT INTO shop.items VALUES (77)").await?;
+    let status = first.end(Duration::from_secs(20)).await?;
+    let log = first.log();
+    assert!(!status.success() && log.contains("can't be written") && log.contains("doesn't exist"), "{log}");
+    mysql.run("RENAME TABLE rowmill.away TO rowmill.rowmill_checkpoints").await?;
+
     mysql.run("UPDATE rowmill.rowmill_checkpoints SET document = REPLACE(document, 'position', 'positron')").await?;
     refused(&config, 1, &[&checkpoint, "damaged", "the column `previous` of"]).await
 }

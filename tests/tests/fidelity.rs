@@ -481,6 +481,7 @@ async fn members_may_be_bytes() -> anyhow::Result<()> {
         let mut engine = Engine::start_and_wait(&rig.config).await?;
         rig.mysql.run("INSERT INTO shop.e VALUES (1, x'ff01', 3, 'é'), (2, 'b', 2, 'b'), (3, NULL, 0, NULL)").await?;
         rig.read_to_the_end(&engine).await?;
+        assert!(rig.arrived()?.iter().all(|message| message["source"]["connector"] == "mariadb"));
         let after: Vec<String> = rig.arrived()?.iter().map(|message| message["after"].to_string()).collect();
         assert_eq!(
             after,

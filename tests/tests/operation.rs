@@ -58,7 +58,7 @@ async fn a_checkpoint_may_be_a_link() -> anyhow::Result<()> {
 #[test]
 fn a_reader_may_have_enough() -> anyhow::Result<()> {
     let directory = scratch("a_reader_may_have_enough");
-    for file in ["mysql-9.7.binlog", "mariadb-11.8.binlog"] {
+    for (file, connector) in [("mysql-9.7.binlog", "mysql"), ("mariadb-11.8.binlog", "mariadb")] {
         let log = directory.join("log");
         let mut replay = Command::new(binary()?)
             .arg("replay")
@@ -71,6 +71,7 @@ fn a_reader_may_have_enough() -> anyhow::Result<()> {
         lines.read_line(&mut line)?;
         drop(lines);
         let (status, said) = (replay.wait()?, std::fs::read_to_string(&log)?);
+        ensure!(line.contains(&format!("\"connector\":\"{connector}\"")), "{line}");
         ensure!(line.starts_with('{') && status.success() && said.is_empty(), "{status}: {said}");
     }
     Ok(())

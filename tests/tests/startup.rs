@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use rowmill_tests::{
-    Build, Engine, EngineConfig, Impostor, MySql, Process, Proxy, Rig, Sqs, certify, free_port, scratch, wait_for,
+    Build, Engine, EngineConfig, Impostor, MySql, Process, Proxy, Rig, Sqs, certify, free_port, scratch, top, wait_for,
 };
 
 const SOON: Duration = Duration::from_secs(60);
@@ -90,6 +90,20 @@ async fn a_queue_that_is_not_up_yet() -> anyhow::Result<()> {
         "{}",
         engine.log()
     );
+    ends_soon(engine).await
+}
+
+/// While it compiles a large plugin it hears a signal.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_while_it_compiles() -> anyhow::Result<()> {
+    let rig = Rig::start("a_stop_while_it_compiles", Build::MySql, &[], SHOP).await?;
+    let plugins = rig.directory.join("plugins");
+    std::fs::create_dir(&plugins)?;
+    std::fs::copy(top().join("target/guests/python/filter.wasm"), plugins.join("large.wasm"))?;
+    let engine = Engine::start(&rig.config)?;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let log = engine.log();
+    ensure!(!log.contains("running"), "it was compiled already: {log}");
     ends_soon(engine).await
 }
 

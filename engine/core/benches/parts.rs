@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use rowmill_core::batch::{Batch, Builder, RowIndex, Table};
 use rowmill_core::binlog::{Decoder, Needed, Needs, Next, RowBatch, Select};
-use rowmill_core::envelope::{Envelope, Escaping, Format, Part, SourceName};
+use rowmill_core::envelope::{Connector, Envelope, Escaping, Format, Part, SourceName};
 use rowmill_core::lanes::{Lanes, RequestLimits, Waiting};
 use rowmill_core::position::{BinlogPosition, Resume};
 use rowmill_core::route::{GroupTemplate, deduplication_id};
@@ -147,7 +147,7 @@ fn pack(batch: &Batch<'_>) {
 }
 
 fn envelope(rows: &Rows, format: Format, escaping: Escaping) {
-    let source = SourceName { version: "0.1.0".to_owned(), name: "shop".to_owned() };
+    let source = SourceName { version: "0.1.0".to_owned(), name: "shop".to_owned(), connector: Connector::MySql };
     let mut envelope = Envelope::new(format, escaping, source);
     rows.for_each_batch(|tables, batch| {
         let mut bodies = Vec::with_capacity(batch.len() * 1024);

@@ -193,6 +193,7 @@ impl MySqlStore {
             match self.update(what, epoch, &text).await {
                 Ok(Update::Written) => return Ok(()),
                 Ok(Update::Lost(why)) => bail!(why),
+                Err(error) if is_definite(&error) => return Err(error),
                 Err(error) => {
                     let error = told(&error);
                     if let Some(since) = failures.failed(&error) {
@@ -203,6 +204,18 @@ impl MySqlStore {
             }
         }
     }
+}
+
+/// Whether the server refuses a write for what no later try changes: a missing right, table, row or column, or a text that is
+/// too long.
+/// <https://dev.mysql.com/doc/mysql-errors/8.4/en/server-error-reference.html>
+fn is_definite(error: &anyhow::Error) -> bool {
+    const DEFINITE: [u16; 6] = [1044, 1049, 1054, 1142, ER_NO_SUCH_TABLE, 1406];
+    let server = error.chain().find_map(|cause| match cause.downcast_ref() {
+        Some(mysql_async::Error::Server(error)) => Some(error.code),
+        _ => None,
+    });
+    server.is_some_and(|code| DEFINITE.contains(&code))
 }
 
 /// What is written.

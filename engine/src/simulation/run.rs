@@ -7,6 +7,7 @@ use anyhow::anyhow;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use rowmill_core::batch::{ColumnIndex, Row};
+use rowmill_core::envelope::Connector;
 use rowmill_core::position::Resume;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -391,7 +392,7 @@ fn stages(fakes: &Fakes) -> Stages {
         first_resume: world.checkpoint.clone(),
         chain: CurrentChain::of(Chain::of(vec![first, second])),
         workers,
-        dispatcher: Dispatcher::new(config.destinations, needs.collect(), "simulated".to_owned()),
+        dispatcher: Dispatcher::new(config.destinations, needs.collect(), "simulated".to_owned(), Connector::MySql),
         sinks,
         dead_letters: Some(2),
         checkpoint: Checkpoint::simulated(Duration::from_millis(below(1000)), writes),

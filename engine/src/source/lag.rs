@@ -2,7 +2,8 @@
 //! about it: once the server purges what wasn't read yet, it is lost to the engine.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rowmill_core::binlog::{EventHeader, EventKind};
 use tracing::warn;
@@ -17,12 +18,27 @@ pub struct Lag {
     read_s: AtomicU32,
     /// For how many seconds the server keeps its binlog; 0: for ever.
     kept_s: AtomicU64,
+    /// What the server's clock showed, and when.
+    clock: Mutex<Option<(Duration, Instant)>>,
 }
 
 impl Lag {
     /// The server keeps its binlog for so long; `None`: for ever.
     pub(super) fn keeps(&self, retention: Option<Duration>) {
         self.kept_s.store(retention.map_or(0, |retention| retention.as_secs().max(1)), Ordering::Relaxed);
+    }
+
+    /// The server's clock shows so much since 1970. The host's may show something else, and may be set.
+    pub(super) fn is_now(&self, time: Duration) {
+        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some((time, Instant::now()));
+    }
+
+    /// What the server's clock shows; the host's, if that isn't known.
+    fn now(&self) -> Duration {
+        match &*self.clock.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some((time, at)) => *time + at.elapsed(),
+            None => SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+        }
     }
 
     /// An event was read.
@@ -45,7 +61,7 @@ impl Lag {
             let kept = Duration::from_secs(self.kept_s.load(Ordering::Relaxed));
             let interval = (kept / 20).clamp(CHECK_INTERVAL_MIN, CHECK_INTERVAL_MAX);
             tokio::time::sleep(interval).await;
-            if let Some(age) = self.alarming(now()) {
+            if let Some(age) = self.alarming(self.now()) {
                 warn!(
                     source = address,
                     behind = ?age,
@@ -61,7 +77,7 @@ impl Lag {
 
     /// How old what is read is; `None` if there's nothing newer.
     pub fn age(&self) -> Option<Duration> {
-        self.age_at(now())
+        self.age_at(self.now())
     }
 
     fn age_at(&self, now: Duration) -> Option<Duration> {
@@ -74,11 +90,6 @@ impl Lag {
         let kept_s = self.kept_s.load(Ordering::Relaxed);
         self.age_at(now).filter(|age| kept_s > 0 && age.as_secs() > kept_s / 2)
     }
-}
-
-/// Since 1970.
-fn now() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -108,5 +119,13 @@ mod tests {
         lag.keeps(Some(Duration::from_secs(1_500)));
         lag.read(&event(0, HEARTBEAT, 500));
         assert_eq!(lag.alarming(now), None, "nothing is newer");
+    }
+
+    #[test]
+    fn the_servers_clock_counts() {
+        let lag = Lag::default();
+        lag.is_now(Duration::from_secs(10_000));
+        lag.read(&event(9_990, 2, 500));
+        assert_eq!(lag.age().map(|age| age.as_secs()), Some(10), "whatever the host's clock shows");
     }
 }

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use rowmill_core::binlog::{DecodeError, Decoder, EndFinder, Next, RowBatch, Select, TransactionEnd};
+use rowmill_core::envelope::Connector;
 use rowmill_core::position::{BinlogPosition, Resume};
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -78,6 +79,7 @@ pub struct Source {
     decoder: Decoder,
     lag: Arc<Lag>,
     history: Arc<History>,
+    connector: Connector,
     catalog: Catalog,
     /// What the catalog said of tables, and for which rows.
     schemas: Arc<SchemaHistory>,
@@ -132,8 +134,15 @@ impl Source {
             .with_alterations(true);
         let lag = Arc::new(Lag::default());
         lag.keeps(server.retention().await?);
+        lag.is_now(server.time().await?);
+        let connector = server.flavor.connector();
         server.disconnect().await;
-        Ok(Self { config, wire, decoder, lag, history, catalog: Catalog::default(), schemas })
+        Ok(Self { config, wire, decoder, lag, history, connector, catalog: Catalog::default(), schemas })
+    }
+
+    /// The family of the server, as messages say it.
+    pub fn connector(&self) -> Connector {
+        self.connector
     }
 
     /// How far the reading is behind.
@@ -196,7 +205,7 @@ impl Source {
             let (mut first_error, mut may_come_back) = (None, false);
             for candidate in self.config.candidates() {
                 let not_yet = match reconnect_to(&candidate, &resume).await {
-                    Ok(Reconnected { wire, place, retention }) => {
+                    Ok(Reconnected { wire, place, retention, time }) => {
                         let after = failures.worked().map(tracing::field::debug);
                         info!(source = candidate.address, position = %place, after, "reading on");
                         if place.by == By::Gtids {
@@ -206,6 +215,7 @@ impl Source {
                         self.catalog.forget();
                         self.schemas.reads(&self.decoder.resume_before().server);
                         retention.into_iter().for_each(|kept| self.lag.keeps(kept));
+                        time.into_iter().for_each(|time| self.lag.is_now(time));
                         self.wire = wire;
                         self.config = candidate;
                         return Ok(());
@@ -231,7 +241,7 @@ impl Source {
     }
 
     async fn read(&mut self, outlet: &mut impl Outlet) -> Result<(), Interruption> {
-        let Self { config, wire, decoder, lag, history, catalog, schemas } = self;
+        let Self { config, wire, decoder, lag, history, catalog, schemas, connector: _ } = self;
         let mut handed_on = Instant::now();
         let mut events: u32 = 0;
         loop {
@@ -315,6 +325,8 @@ struct Reconnected {
     place: Place,
     /// For how long the server keeps its binlog, where it said so.
     retention: Option<Option<Duration>>,
+    /// What its clock shows, where it said so.
+    time: Option<Duration>,
 }
 
 /// A connection to a server that reads on at `resume`.
@@ -336,9 +348,9 @@ async fn reconnect_to(config: &config::Source, resume: &Resume) -> Result<Reconn
     };
     match stream(config, server.flavor, &place).await {
         Ok(wire) => {
-            let retention = server.retention().await.ok();
+            let (retention, time) = (server.retention().await.ok(), server.time().await.ok());
             server.disconnect().await;
-            Ok(Reconnected { wire, place, retention })
+            Ok(Reconnected { wire, place, retention, time })
         }
         Err(error) if is_final(&error) => Err(ConnectError::Refused(explained(error, config))),
         Err(error) => Err(ConnectError::Unreachable(error.into())),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use mysql_async::{DriverError, Opts, OptsBuilder, Row, SslOpts};
 use rowmill_core::batch::quoted;
+use rowmill_core::envelope::Connector;
 use tracing::debug;
 
 use super::client::{CONNECT_TIMEOUT, Client, timed_out};
@@ -29,6 +30,16 @@ pub enum Flavor {
     MySql,
     /// MariaDB.
     MariaDb,
+}
+
+impl Flavor {
+    /// What messages call it.
+    pub fn connector(self) -> Connector {
+        match self {
+            Self::MySql => Connector::MySql,
+            Self::MariaDb => Connector::MariaDb,
+        }
+    }
 }
 
 /// A server that answers.
@@ -184,6 +195,20 @@ impl Server {
         let seconds = number("binlog_expire_logs_seconds").max(number("expire_logs_days") * 86_400.0);
         let purges = settings.get("binlog_expire_logs_auto_purge").is_none_or(|value| value == "ON");
         Ok((purges && seconds > 0.0).then(|| Duration::from_secs_f64(seconds)))
+    }
+
+    /// What its clock shows, since 1970.
+    ///
+    /// # Errors
+    /// If it doesn't say.
+    pub async fn time(&mut self) -> anyhow::Result<Duration> {
+        let times: Vec<f64> = self
+            .conn
+            .query("SELECT UNIX_TIMESTAMP(NOW(6)) + 0E0")
+            .await
+            .with_context(|| format!("{}: its clock can't be read", self.address))?;
+        let time = times.first().and_then(|seconds| Duration::try_from_secs_f64(*seconds).ok());
+        time.ok_or_else(|| anyhow!("{}: its clock shows nothing", self.address))
     }
 
     /// The selected tables, of those that the user may see: schemas and names.

@@ -128,7 +128,7 @@ mod tests {
     use rowmill_core::batch::{
         Batch, Builder, ColumnIndex, Operation, RowHeader, RowIndex, TableId, TransactionHeader,
     };
-    use rowmill_core::envelope::{Envelope, Escaping, Format, Part, SourceName};
+    use rowmill_core::envelope::{Connector, Envelope, Escaping, Format, Part, SourceName};
     use serde_json::Value;
 
     use super::*;
@@ -283,7 +283,7 @@ mod tests {
             builder.end_row();
             let packed = builder.finish();
             let batch = Batch::parse(&packed).expect("a batch");
-            let source = || SourceName { version: "0".to_owned(), name: "n".to_owned() };
+            let source = || SourceName { version: "0".to_owned(), name: "n".to_owned(), connector: Connector::MySql };
             for format in [Format::Debezium, Format::Row, Format::CloudEvents, Format::Maxwell] {
                 let written = |escaping| {
                     let mut out = Vec::new();

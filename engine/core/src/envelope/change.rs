@@ -13,6 +13,27 @@ pub struct SourceName {
     pub version: String,
     /// The logical name of the server, Debezium's `topic.prefix`.
     pub name: String,
+    /// Debezium's connector for such a server.
+    pub connector: Connector,
+}
+
+/// What Debezium calls the connector of a family of servers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Connector {
+    /// `mysql`
+    #[default]
+    MySql,
+    /// `mariadb`
+    MariaDb,
+}
+
+impl Connector {
+    pub(super) fn name(self) -> &'static [u8] {
+        match self {
+            Self::MySql => b"mysql",
+            Self::MariaDb => b"mariadb",
+        }
+    }
 }
 
 /// Which event is made of a row.
@@ -351,7 +372,7 @@ mod tests {
         let bytes = builder.finish();
         let batch = Batch::parse(&bytes).expect("a batch");
         let (table, row) = (table(key), batch.row(rowmill_batch::RowIndex(0)));
-        let source = SourceName { version: String::new(), name: String::new() };
+        let source = SourceName { version: String::new(), name: String::new(), connector: Connector::MySql };
         let mut envelope = Envelope::new(format, Escaping::Plain, source);
         let write = |part: &Part| {
             let mut out = Vec::new();

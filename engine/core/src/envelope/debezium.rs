@@ -159,7 +159,9 @@ fn push_source_until_row(source: &SourceName, origin: &Origin<'_>, out: &mut Vec
     let Origin { time_us, .. } = *origin;
     out.extend_from_slice(b"\"source\":{\"version\":");
     push_string(&source.version, out);
-    out.extend_from_slice(b",\"connector\":\"mysql\",\"name\":");
+    out.extend_from_slice(b",\"connector\":\"");
+    out.extend_from_slice(source.connector.name());
+    out.extend_from_slice(b"\",\"name\":");
     push_string(&source.name, out);
     out.extend_from_slice(b",\"ts_ms\":");
     push_int(time_us / 1000, out);

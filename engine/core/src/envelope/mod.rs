@@ -11,7 +11,7 @@ mod wkt;
 
 use rowmill_batch::{Batch, Row, Table};
 
-pub use change::{Part, SourceName};
+pub use change::{Connector, Part, SourceName};
 pub use json::{Escaping, plain, plain_len, push_int, push_string};
 pub use value::{push_cell, push_cell_text, push_image};
 
@@ -48,6 +48,11 @@ impl Envelope {
     /// For changes of one server.
     pub fn new(format: Format, escaping: Escaping, source: SourceName) -> Self {
         Self { format, escaping, source, debezium: debezium::Writer::new(escaping), tables: ByTable::default() }
+    }
+
+    /// From now on changes are of a server of this family.
+    pub fn set_connector(&mut self, connector: Connector) {
+        self.source.connector = connector;
     }
 
     /// Appends a row of `table`, or the part of it that [`Part::of`] says. `now_us` is the wall clock in
@@ -168,7 +173,7 @@ mod tests {
         let bytes = builder.finish();
         let batch = Batch::parse(&bytes).expect("a batch");
 
-        let source = SourceName { version: "0.1.0".to_owned(), name: "shop".to_owned() };
+        let source = SourceName { version: "0.1.0".to_owned(), name: "shop".to_owned(), connector: Connector::MySql };
         let row = batch.rows().next().expect("a row");
         for (name, format) in [
             ("debezium", Format::Debezium),
@@ -243,7 +248,8 @@ mod tests {
         let batch = Batch::parse(&bytes).expect("a batch");
         let row = batch.rows().next().expect("a row");
         [Format::Debezium, Format::CloudEvents, Format::Maxwell, Format::Row].map(|format| {
-            let source = SourceName { version: "0.1.0".to_owned(), name: "shop".to_owned() };
+            let source =
+                SourceName { version: "0.1.0".to_owned(), name: "shop".to_owned(), connector: Connector::MySql };
             let mut out = Vec::new();
             Envelope::new(format, Escaping::Plain, source).write(
                 &table,

@@ -28,6 +28,7 @@ use super::skipped::SkippedChange;
 use super::table_map::{Family, TableName};
 use super::tables::{MapFault, Select, Tables};
 use super::transaction::{PreparedXa, Transaction};
+use crate::envelope::Connector;
 use crate::gtid::{GtidSet, GtidText, Newest};
 use crate::position::{BinlogPosition, Past, Progress, Resume};
 
@@ -397,6 +398,14 @@ impl Decoder {
     /// A place between two transactions, before all rows that weren't handed on yet.
     pub fn resume_before(&self) -> &Resume {
         &self.handed_on
+    }
+
+    /// The family of the server, once a file's first event was read.
+    pub fn connector(&self) -> Connector {
+        match self.family {
+            Family::MySql => Connector::MySql,
+            Family::MariaDb => Connector::MariaDb,
+        }
     }
 
     /// How far the binlog was read.
