@@ -588,6 +588,7 @@ async fn write_checkpoints(mut checkpoint: Checkpoint, mut feed: CheckpointFeed,
             }
         };
         if !moved {
+            checkpoint.finish().await;
             return Ok(());
         }
         tokio::select! {

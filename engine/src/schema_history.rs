@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use rowmill_core::binlog::{Altered, CatalogColumn};
-use rowmill_core::position::BinlogPosition;
+use rowmill_core::position::{BinlogPosition, Resume};
 use serde::{Deserialize, Serialize};
 
 const VERSION: u32 = 1;
-/// A long text is written no more often than this, unless something in it doesn't hold any more.
+/// A long text is written no more often than this.
 const WRITE_INTERVAL: Duration = Duration::from_secs(5);
 const LONG_TEXT: usize = 256 << 10;
 
@@ -22,8 +22,19 @@ const LONG_TEXT: usize = 256 << 10;
 #[derive(Debug)]
 pub struct SchemaHistory(Mutex<Known>);
 
+/// Which history a checkpoint needs, and how much of it at least.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mark {
+    /// Each process's own, and random.
+    pub history: u64,
+    /// Counts changes.
+    pub sequence: u64,
+}
+
 #[derive(Debug)]
 struct Known {
+    id: u64,
     /// The server whose binlog's positions these are.
     server: String,
     tables: HashMap<(String, String), Vec<Version>>,
@@ -52,34 +63,33 @@ struct Version {
     columns: Vec<CatalogColumn>,
 }
 
-/// A text of the history, and what a checkpoint says of it: how much it has, at least.
+/// What is to be written before a checkpoint.
 #[derive(Debug)]
 pub struct HistoryText {
-    /// Counts changes.
-    pub sequence: u64,
-    /// The text, if it is to be written.
-    pub text: Option<String>,
+    /// What it has.
+    pub mark: Mark,
+    /// The text.
+    pub text: String,
 }
 
 impl SchemaHistory {
     /// Nothing is known of a server's tables.
     pub fn new(server: &str) -> Self {
-        let (tables, server) = (HashMap::new(), server.to_owned());
-        Self(Mutex::new(Known { server, tables, sequence: 0, ended: 0, written: None }))
+        Self(Mutex::new(Known::new(server, HashMap::new(), 0)))
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A server's tables, as far as a text says. `epoch` and `sequence` are what the checkpoint says; `is_selected` whether
-    /// a table's rows are still read.
+    /// A server's tables, as far as a text says. `needed` is what the checkpoint says; `is_selected` whether a table's rows are
+    /// still read.
     ///
     /// # Errors
     /// If the text isn't whole, or isn't what was written before the checkpoint.
     pub fn read(
         text: &str,
-        (epoch, sequence): (u64, u64),
+        needed: Mark,
         server: &str,
         is_selected: impl Fn(&str, &str) -> bool,
     ) -> anyhow::Result<Self> {
@@ -91,8 +101,9 @@ impl SchemaHistory {
         if document.checksum != checksum {
             bail!("it is damaged: its checksum is `{}`, its content's {checksum}", document.checksum);
         }
-        let is_of_checkpoint = document.epoch == epoch && document.sequence >= sequence
-            || document.previous.is_some_and(|previous| previous == (epoch, sequence));
+        let Document { mark, previous, .. } = &document;
+        let is_of_checkpoint = mark.history == needed.history && mark.sequence >= needed.sequence
+            || previous.is_some_and(|previous| previous == needed);
         if !is_of_checkpoint {
             bail!("it doesn't belong to the checkpoint");
         }
@@ -103,9 +114,8 @@ impl SchemaHistory {
         let tables = tables.map(|TableDocument { schema, table, versions }| {
             ((schema, table), versions.into_iter().map(VersionDocument::read).collect())
         });
-        let (tables, server) = (tables.collect(), server.to_owned());
-        // It is written with this process's epoch before a checkpoint is.
-        Ok(Self(Mutex::new(Known { server, tables, sequence: sequence + 1, ended: 0, written: None })))
+        // It is written as this process's own before a checkpoint is.
+        Ok(Self(Mutex::new(Known::new(server, tables.collect(), 1))))
     }
 
     /// The columns of a table that has rows at a position.
@@ -129,14 +139,24 @@ impl SchemaHistory {
         versions.push(version);
     }
 
-    /// A statement at a position may have changed columns.
+    /// What is known of a table isn't so.
+    pub fn forget(&self, schema: &str, table: &str) {
+        let mut known = self.lock();
+        if known.tables.remove(&(schema.to_owned(), table.to_owned())).is_some() {
+            known.sequence += 1;
+            known.ended = known.sequence;
+        }
+    }
+
+    /// A statement at a position may have changed columns. One that shows in table maps ends nothing: what does not fit them is looked
+    /// up again.
     pub fn alter(&self, at: &BinlogPosition, altered: &Altered) {
         let mut known = self.lock();
         let mut has_ended = false;
         for ((schema, table), versions) in &mut known.tables {
             let holds = |version: &&mut Version| version.until.is_none() && !at.is_before(&version.from);
             let mut holding = versions.iter_mut().filter(holds).peekable();
-            if holding.peek().is_some() && altered.may_be(schema, table) {
+            if holding.peek().is_some() && altered.may_rename(schema, table) {
                 holding.for_each(|version| version.until = Some(at.clone()));
                 has_ended = true;
             }
@@ -158,40 +178,49 @@ impl SchemaHistory {
         }
     }
 
-    /// Forgets what holds for no row from a position on.
-    pub fn forget_before(&self, position: &BinlogPosition) {
+    /// Forgets what holds for no row from a place on.
+    pub fn forget_before(&self, Resume { server, position, .. }: &Resume) {
         let mut known = self.lock();
+        if known.server != **server {
+            return;
+        }
         known.tables.retain(|_, versions| {
             versions.retain(|version| version.until.as_ref().is_none_or(|until| position.is_before(until)));
             !versions.is_empty()
         });
     }
 
-    /// What is to be written before the next checkpoint is. `None` if nothing was ever known.
-    pub fn text(&self, epoch: u64, previous: Option<(u64, u64)>) -> Option<HistoryText> {
+    /// What is to be written before the next checkpoint is, if that is due; a long text may wait, unless it is `urgent`.
+    /// `previous` is what the newest checkpoint needs, if another process wrote it.
+    pub fn text(&self, previous: Option<Mark>, urgent: bool) -> Option<HistoryText> {
         let known = self.lock();
-        if known.sequence == 0 {
-            return None;
-        }
-        let is_due = known.written.as_ref().is_none_or(|Written { sequence, bytes, at }| {
-            let is_in_time = *bytes < LONG_TEXT || at.elapsed() >= WRITE_INTERVAL;
-            known.ended > *sequence || known.sequence > *sequence && is_in_time
-        });
-        let sequence = match &known.written {
-            Some(written) if !is_due => written.sequence,
-            _ => known.sequence,
-        };
-        Some(HistoryText { sequence, text: is_due.then(|| known.document(epoch, previous)) })
+        let is_due = known.sequence > 0
+            && known.written.as_ref().is_none_or(|Written { sequence, bytes, at }| {
+                known.sequence > *sequence && (urgent || *bytes < LONG_TEXT || at.elapsed() >= WRITE_INTERVAL)
+            });
+        let mark = Mark { history: known.id, sequence: known.sequence };
+        is_due.then(|| HistoryText { mark, text: known.document(mark, previous) })
     }
 
     /// What [`SchemaHistory::text`] gave, of so many bytes, is written.
-    pub fn is_written(&self, sequence: u64, bytes: usize) {
+    pub fn is_written(&self, Mark { sequence, .. }: Mark, bytes: usize) {
         self.lock().written = Some(Written { sequence, bytes, at: Instant::now() });
+    }
+
+    /// What a checkpoint may say that it needs: what is written, unless some of that doesn't hold any more.
+    pub fn needed(&self) -> Option<Mark> {
+        let known = self.lock();
+        let written = known.written.as_ref().filter(|written| written.sequence >= known.ended)?;
+        Some(Mark { history: known.id, sequence: written.sequence })
     }
 }
 
 impl Known {
-    fn document(&self, epoch: u64, previous: Option<(u64, u64)>) -> String {
+    fn new(server: &str, tables: HashMap<(String, String), Vec<Version>>, sequence: u64) -> Self {
+        Self { id: rand::random(), server: server.to_owned(), tables, sequence, ended: 0, written: None }
+    }
+
+    fn document(&self, mark: Mark, previous: Option<Mark>) -> String {
         let table = |((schema, table), versions): (&(String, String), &Vec<Version>)| TableDocument {
             schema: schema.clone(),
             table: table.clone(),
@@ -199,9 +228,8 @@ impl Known {
         };
         let mut document = Document {
             version: VERSION,
-            epoch,
+            mark,
             previous,
-            sequence: self.sequence,
             server: self.server.clone(),
             tables: self.tables.iter().map(table).collect(),
             checksum: String::new(),
@@ -215,13 +243,11 @@ impl Known {
 #[serde(deny_unknown_fields)]
 struct Document {
     version: u32,
-    /// Of the process that wrote it: its checkpoints have the same.
-    epoch: u64,
-    /// Epoch and sequence of the checkpoint that this process went on from, which has no newer one yet.
+    /// What checkpoints say that need it.
+    mark: Mark,
+    /// What the checkpoint says that this process went on from, until it wrote one itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    previous: Option<(u64, u64)>,
-    /// Counts changes within an epoch.
-    sequence: u64,
+    previous: Option<Mark>,
     server: String,
     tables: Vec<TableDocument>,
     /// CRC-32 of the JSON of all above, in hex.
@@ -306,19 +332,11 @@ mod tests {
     }
 
     fn altered(statement: &str) -> Altered {
-        let change = rowmill_core::binlog::SchemaChange {
-            schema: None,
-            statement: statement.to_owned(),
-            file: String::new(),
-            transaction_position: 0,
-            event_position: 0,
-            gtid: String::new(),
-            time_us: 0,
-            commit_time_us: 0,
-            server_id: 1,
-            thread_id: 1,
-        };
-        change.altered()
+        Altered::of_statement(statement).expect("it alters")
+    }
+
+    fn resume(server: &str, offset: u64) -> Resume {
+        Resume::at(server, at(offset))
     }
 
     /// `t` has the column `a`, then `b`; `u` has `c`.
@@ -340,9 +358,10 @@ mod tests {
         // Read once more, the statement says nothing new.
         history.alter(&at(200), &altered("ALTER TABLE t RENAME COLUMN a TO b"));
         assert_eq!(name(&history, "t", 300).as_deref(), Some("b"));
-        history.forget_before(&at(199));
+        history.forget_before(&resume("another", 250));
+        history.forget_before(&resume("uuid", 199));
         assert_eq!(name(&history, "t", 199).as_deref(), Some("a"));
-        history.forget_before(&at(200));
+        history.forget_before(&resume("uuid", 200));
         assert_eq!((name(&history, "t", 199), name(&history, "t", 300).as_deref()), (None, Some("b")));
         history.reads("uuid");
         assert_eq!(name(&history, "u", 9999).as_deref(), Some("c"));
@@ -351,47 +370,55 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_hold_any_more_is_written_before_the_next_checkpoint() {
+    fn what_does_not_hold_any_more_is_never_needed() {
         let history = SchemaHistory::new("uuid");
-        assert!(history.text(7, None).is_none(), "nothing was asked for: nothing is written");
+        let text = |urgent| history.text(None, urgent);
+        assert!(text(true).is_none() && history.needed().is_none(), "nothing was asked for: nothing is written");
         history.learn("shop", "t", &at(100), &columns("a"));
-        let first = history.text(7, None).expect("known");
-        assert!(first.text.is_some());
-        history.is_written(first.sequence, LONG_TEXT);
+        let first = text(false).expect("due").mark;
+        assert_eq!(history.needed(), None, "it isn't written yet");
+        history.is_written(first, LONG_TEXT);
         // What is new may wait, where it takes long; the checkpoint needs what is written already.
         history.learn("shop", "u", &at(150), &columns("c"));
-        let second = history.text(7, None).expect("known");
-        assert_eq!((second.sequence, second.text), (first.sequence, None));
-        history.is_written(first.sequence, LONG_TEXT - 1);
-        assert!(history.text(7, None).is_some_and(|text| text.text.is_some()), "a short text is written each time");
-        history.is_written(first.sequence, LONG_TEXT);
+        assert_eq!((text(false).is_some(), text(true).is_some(), history.needed()), (false, true, Some(first)));
+        history.is_written(first, LONG_TEXT - 1);
+        assert!(text(false).is_some(), "a short text is written each time");
+        history.is_written(first, LONG_TEXT);
+        // What ended may wait as well, but is needed by no checkpoint then.
         history.alter(&at(200), &altered("DROP TABLE t"));
-        let third = history.text(7, None).expect("known");
-        assert!(third.text.is_some() && third.sequence > first.sequence);
+        assert_eq!((text(false).is_some(), history.needed()), (false, None));
+        let second = text(true).expect("it ended").mark;
+        history.is_written(second, LONG_TEXT);
+        assert_eq!(history.needed(), Some(second));
+        history.forget("shop", "u");
+        assert_eq!((name(&history, "u", 200), history.needed()), (None, None));
     }
 
     #[test]
     fn it_is_read_where_it_belongs_to_the_checkpoint() {
-        let HistoryText { sequence, text } = history().text(7, Some((6, 3))).expect("known");
-        let text = text.expect("it was never written");
-        let read = |of, server| SchemaHistory::read(&text, of, server, |_, table| table != "u");
-        for of in [(7, sequence), (7, 1), (6, 3)] {
-            let history = read(of, "uuid").expect("it belongs to it");
-            assert_eq!(
-                (name(&history, "t", 199).as_deref(), name(&history, "t", 300).as_deref()),
-                (Some("a"), Some("b"))
-            );
+        let before = Mark { history: 6, sequence: 3 };
+        let HistoryText { mark, text } = history().text(Some(before), false).expect("it was never written");
+        let read = |needed, server| SchemaHistory::read(&text, needed, server, |_, table| table != "u");
+        for needed in [mark, Mark { sequence: 1, ..mark }, before] {
+            let history = read(needed, "uuid").expect("it belongs to it");
+            let t = (name(&history, "t", 199), name(&history, "t", 300));
+            assert_eq!(t, (Some("a".to_owned()), Some("b".to_owned())));
             assert_eq!(name(&history, "u", 300), None, "it isn't selected any more");
-            assert!(history.text(8, Some(of)).expect("known").text.is_some(), "it is written before a checkpoint is");
+            let own = history.text(Some(needed), false).expect("it is written before a checkpoint is");
+            assert_ne!(own.mark.history, mark.history, "each process has its own");
         }
-        for (of, server) in [((7, sequence + 1), "uuid"), ((8, 1), "uuid"), ((6, 2), "uuid"), ((7, 1), "another")] {
-            read(of, server).expect_err("it doesn't belong to it");
+        let other = Mark { history: !mark.history, ..mark };
+        let later = Mark { sequence: mark.sequence + 1, ..mark };
+        for (needed, server) in
+            [(later, "uuid"), (other, "uuid"), (Mark { sequence: 2, ..before }, "uuid"), (mark, "another")]
+        {
+            read(needed, server).expect_err("it doesn't belong to it");
         }
         for (index, byte) in text.trim_end().bytes().enumerate() {
             let mut damaged = text.clone().into_bytes();
             damaged[index] = if byte == b'1' { b'2' } else { b'1' };
             let damaged = String::from_utf8(damaged).expect("ASCII");
-            assert!(SchemaHistory::read(&damaged, (7, sequence), "uuid", |_, _| true).is_err(), "{damaged}");
+            assert!(SchemaHistory::read(&damaged, mark, "uuid", |_, _| true).is_err(), "{damaged}");
         }
     }
 }

@@ -44,6 +44,7 @@ typedef struct {
     bool nullable, key, wanted;
 } rm_column;
 
+/* Once very many tables have come and gone, another may take its place: don't keep its address by yourself. */
 typedef struct {
     uint32_t id, columns;
     rm_text schema, name;

@@ -35,6 +35,7 @@ pub const Cell = union(enum) { absent, null, value: []const u8, changes: []const
 
 pub const Column = struct { name: []const u8, mysql_type: []const u8, kind: Kind, nullable: bool, key: bool, wanted: bool = false };
 
+/// Once very many tables have come and gone, another may take its place: don't keep its address by yourself.
 pub const Table = struct {
     id: u32,
     schema: []const u8,

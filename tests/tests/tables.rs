@@ -203,3 +203,31 @@ async fn what_was_looked_up_is_kept_in_a_database() -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+/// What was looked up and doesn't fit isn't kept: rights that were missing, an index with which MariaDB adds a hidden column.
+#[tokio::test]
+async fn what_does_not_fit_is_looked_up_again() -> anyhow::Result<()> {
+    let metadata = "--binlog-row-metadata=NO_LOG";
+    let rig = Rig::start("what_does_not_fit_is_looked_up_again", Build::MariaDb("11.8"), &[metadata], SHOP).await?;
+    rig.mysql
+        .run(
+            "CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY, a TEXT); CREATE TABLE shop.u (id INT); GRANT \
+             SELECT ON shop.u TO rowmill@'%'; INSERT INTO shop.u VALUES (1); INSERT INTO shop.t VALUES (1, 'x')",
+        )
+        .await?;
+    let mut engine = Engine::start(&rig.config)?;
+    let status = engine.end(SOON).await?;
+    ensure!(status.code() == Some(1) && engine.log().contains("shop.t"), "{}", engine.log());
+    rig.mysql.run("GRANT SELECT ON shop.* TO rowmill@'%'").await?;
+    let engine = Engine::start(&rig.config)?;
+    rig.read_to_the_end(&engine).await?;
+    rig.mysql.run("CREATE UNIQUE INDEX i ON shop.t (a); INSERT INTO shop.t VALUES (2, 'y')").await?;
+    rig.read_to_the_end(&engine).await?;
+    engine.stop().await?;
+    // What is known from before the index doesn't fit the rows after it.
+    rig.mysql.run("DROP INDEX i ON shop.t; INSERT INTO shop.t VALUES (3, 'z')").await?;
+    let engine = Engine::start(&rig.config)?;
+    rig.read_to_the_end(&engine).await?;
+    ensure!(rig.changes()? == ["c u 1", "c t 1", "c t 2", "c t 3"], "{:?}", rig.changes()?);
+    engine.stop().await
+}

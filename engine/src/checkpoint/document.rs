@@ -9,6 +9,7 @@ use rowmill_core::position::{BinlogPosition, EndMark, Fingerprint, Past, Progres
 use serde::{Deserialize, Serialize};
 
 use super::Epoch;
+use crate::schema_history::Mark;
 
 const VERSION: u32 = 2;
 
@@ -30,9 +31,9 @@ struct Document {
     /// What shows that the position is one of the server's binlog.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     fingerprint: Option<FingerprintDocument>,
-    /// How much the schema history beside it must have, where there is one.
+    /// Which schema history beside it belongs to it, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    schema_history: Option<u64>,
+    schema_history: Option<Mark>,
     /// CRC-32 of the compact JSON of all above, in hex.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     checksum: String,
@@ -102,12 +103,12 @@ pub(super) struct Content {
     pub resume: Resume,
     /// Of whoever wrote it.
     pub epoch: Epoch,
-    /// The sequence of the schema history that was written before it.
-    pub schema_history: Option<u64>,
+    /// The schema history that was written before it.
+    pub schema_history: Option<Mark>,
 }
 
 /// The text, with a newline at its end.
-pub(super) fn write(resume: &Resume, Epoch(epoch): Epoch, schema_history: Option<u64>) -> String {
+pub(super) fn write(resume: &Resume, Epoch(epoch): Epoch, schema_history: Option<Mark>) -> String {
     let mut document = Document {
         version: VERSION,
         epoch,
@@ -158,10 +159,12 @@ mod tests {
     use super::super::tests::resume;
     use super::*;
 
+    const MARK: Mark = Mark { history: 77, sequence: 3 };
+
     #[test]
     fn what_is_written_is_read() {
         let short = Resume::at("uuid", BinlogPosition::new("", 4));
-        for (resume, epoch, schema_history) in [(resume(), Epoch(7), Some(3)), (short, Epoch(1), None)] {
+        for (resume, epoch, schema_history) in [(resume(), Epoch(7), Some(MARK)), (short, Epoch(1), None)] {
             let text = write(&resume, epoch, schema_history);
             assert_eq!(read(&text).expect("whole"), Content { resume, epoch, schema_history });
         }
@@ -169,7 +172,7 @@ mod tests {
 
     #[test]
     fn whatever_changes_is_found() {
-        let text = write(&resume(), Epoch(7), Some(6));
+        let text = write(&resume(), Epoch(7), Some(MARK));
         for (at, byte) in text.bytes().enumerate().filter(|(_, byte)| !byte.is_ascii_whitespace()) {
             let mut damaged = text.clone().into_bytes();
             damaged[at] = if byte == b'1' { b'2' } else { b'1' };

@@ -71,7 +71,13 @@ impl Store for FileStore {
     }
 
     fn read_schema_history(&mut self) -> BoxFuture<'_, anyhow::Result<Option<String>>> {
-        std::future::ready(read(&beside(&self.path, SCHEMA_HISTORY))).boxed()
+        let text = match std::fs::read(beside(&self.path, SCHEMA_HISTORY)) {
+            // What isn't a text shows by its checksum.
+            Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).context("it can't be read"),
+        };
+        std::future::ready(text).boxed()
     }
 
     fn write_schema_history(&mut self, _: Epoch, text: String) -> BoxFuture<'_, anyhow::Result<()>> {

@@ -18,7 +18,7 @@ use rowmill_core::position::Resume;
 use tracing::warn;
 
 use crate::config::{self, TablePatterns};
-use crate::schema_history::{HistoryText, SchemaHistory};
+use crate::schema_history::{HistoryText, Mark, SchemaHistory};
 
 use document::Content;
 
@@ -74,8 +74,8 @@ pub trait Store: Send + Debug {
 pub struct Checkpoint {
     store: Box<dyn Store>,
     epoch: Epoch,
-    /// Of the checkpoint that was read, until another is written: its epoch and how much of the schema history it needs.
-    saved: Option<(Epoch, u64)>,
+    /// Which schema history the checkpoint needs that was read, until another is written.
+    saved: Option<Mark>,
     /// What is written before a checkpoint that needs it.
     schemas: Option<Arc<SchemaHistory>>,
 }
@@ -90,7 +90,7 @@ impl Checkpoint {
         let name = format!("checkpoint {}", store.describe());
         let (epoch, text) = store.acquire().await.with_context(|| name.clone())?;
         let content = parse(&mut *store, text).await.context(name)?;
-        let saved = content.as_ref().and_then(|content| Some((content.epoch, content.schema_history?)));
+        let saved = content.as_ref().and_then(|content| content.schema_history);
         Ok((Self { store, epoch, saved, schemas: None }, content.map(|content| content.resume)))
     }
 
@@ -101,18 +101,18 @@ impl Checkpoint {
     /// If it can't be asked for. One that isn't what it should be is begun anew: tables are looked up again then.
     pub async fn schema_history(&mut self, server: &str, tables: &TablePatterns) -> anyhow::Result<Arc<SchemaHistory>> {
         let mut schemas = SchemaHistory::new(server);
-        if let Some((Epoch(epoch), sequence)) = self.saved {
+        if let Some(needed) = self.saved {
             let name = format!("the schema history of checkpoint {}", self.store.describe());
             match self.store.read_schema_history().await.with_context(|| name.clone())? {
                 None => warn!("{name} is gone; tables are looked up again"),
-                Some(text) => match SchemaHistory::read(&text, (epoch, sequence), server, |schema, table| {
-                    tables.matches(schema, table)
-                }) {
-                    Ok(read) => schemas = read,
-                    Err(error) => {
-                        warn!(error = format!("{error:#}"), "{name} isn't used; tables are looked up again");
+                Some(text) => {
+                    match SchemaHistory::read(&text, needed, server, |schema, table| tables.matches(schema, table)) {
+                        Ok(read) => schemas = read,
+                        Err(error) => {
+                            warn!(error = format!("{error:#}"), "{name} isn't used; tables are looked up again");
+                        }
                     }
-                },
+                }
             }
         }
         let schemas = Arc::new(schemas);
@@ -159,9 +159,15 @@ impl Checkpoint {
         self.store.interval()
     }
 
-    /// To be called now and then while nothing is written: holds it, where holding takes a sign of life.
+    /// To be called now and then while nothing is written: holds it, where holding takes a sign of life, and writes what waited.
     pub async fn keep_alive(&mut self) {
         self.store.keep_alive().await;
+        self.write_schema_history(true).await;
+    }
+
+    /// No other checkpoint will be written: what waited is.
+    pub async fn finish(&mut self) {
+        self.write_schema_history(true).await;
     }
 
     /// Replaces it. When this is done, a crash of the machine doesn't lose it.
@@ -178,19 +184,33 @@ impl Checkpoint {
     }
 
     async fn try_write(&mut self, resume: &Resume) -> anyhow::Result<()> {
-        let previous = self.saved.map(|(Epoch(epoch), sequence)| (epoch, sequence));
-        let schemas = self.schemas.as_ref().and_then(|schemas| Some((schemas, schemas.text(self.epoch.0, previous)?)));
-        if let Some((schemas, HistoryText { sequence, text: Some(text) })) = &schemas {
-            self.store.write_schema_history(self.epoch, text.clone()).await.context("its schema history")?;
-            schemas.is_written(*sequence, text.len());
-        }
-        let sequence = schemas.as_ref().map(|(_, text)| text.sequence);
-        self.store.write(self.epoch, document::write(resume, self.epoch, sequence)).await?;
-        if let Some((schemas, _)) = schemas {
-            schemas.forget_before(&resume.position);
-        }
+        self.write_schema_history(false).await;
+        let needed = self.schemas.as_ref().and_then(|schemas| schemas.needed());
+        self.store.write(self.epoch, document::write(resume, self.epoch, needed)).await?;
         self.saved = None;
+        self.schemas.iter().for_each(|schemas| schemas.forget_before(resume));
         Ok(())
+    }
+
+    /// Writes what is known of columns, if that is due, or `urgent`. Where it can't be written no checkpoint will need it: tables
+    /// are looked up again after a restart.
+    async fn write_schema_history(&mut self, urgent: bool) {
+        let Some(schemas) = &self.schemas else { return };
+        let Some(HistoryText { mark, text }) = schemas.text(self.saved, urgent) else { return };
+        let bytes = text.len();
+        match self.store.write_schema_history(self.epoch, text).await {
+            Ok(()) => schemas.is_written(mark, bytes),
+            Err(error) => {
+                warn!(
+                    bytes,
+                    error = format!("{error:#}"),
+                    "the schema history of checkpoint {} can't be written: tables are looked up again after a restart; \
+                     binlog_row_metadata = FULL spares it",
+                    self.describe()
+                );
+                self.schemas = None;
+            }
+        }
     }
 }
 

@@ -25,6 +25,8 @@ const ER_NO_SUCH_TABLE: u16 = 1146;
 /// Between two tries to reach the server.
 const RETRY_DELAY_MIN: Duration = Duration::from_millis(100);
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(5);
+/// MariaDB takes packets of 16 MiB, unless it is told otherwise, and MySQL of more.
+const SCHEMA_HISTORY_BYTES_MAX: usize = 12 << 20;
 /// For so many seconds the lock of a machine that is gone without a word keeps others out.
 const LOCK_TIMEOUT_S: u32 = 60;
 
@@ -157,11 +159,13 @@ impl MySqlStore {
         };
         let MySqlCheckpoint { table, name, .. } = &self.config;
         if what == What::SchemaHistory {
-            // One of a holder that lost the checkpoint does no harm: no checkpoint is of its epoch.
+            // Of a holder that lost the checkpoint it isn't taken. Assignments are made from left to right.
             let replace = format!(
-                "INSERT INTO `{table}` (name, epoch, holder, document, updated_at) VALUES (?, ?, ?, ?, CURRENT_TIMESTAMP(6)) \
-                 ON DUPLICATE KEY UPDATE epoch = VALUES(epoch), holder = VALUES(holder), document = VALUES(document), \
-                 updated_at = VALUES(updated_at)"
+                "INSERT INTO `{table}` (name, epoch, holder, document) VALUES (?, ?, ?, ?) ON DUPLICATE KEY UPDATE \
+                 document = IF(VALUES(epoch) >= epoch, VALUES(document), document), \
+                 holder = IF(VALUES(epoch) >= epoch, VALUES(holder), holder), \
+                 updated_at = IF(VALUES(epoch) >= epoch, CURRENT_TIMESTAMP(6), updated_at), \
+                 epoch = GREATEST(epoch, VALUES(epoch))"
             );
             conn.exec_drop(&replace, (self.schema_history_name(), epoch, holder(), text)).await?;
             self.conn = Some(conn);
@@ -210,7 +214,7 @@ impl MySqlStore {
 /// too long.
 /// <https://dev.mysql.com/doc/mysql-errors/8.4/en/server-error-reference.html>
 fn is_definite(error: &anyhow::Error) -> bool {
-    const DEFINITE: [u16; 6] = [1044, 1049, 1054, 1142, ER_NO_SUCH_TABLE, 1406];
+    const DEFINITE: [u16; 7] = [1044, 1049, 1054, 1142, ER_NO_SUCH_TABLE, 1153, 1406];
     let server = error.chain().find_map(|cause| match cause.downcast_ref() {
         Some(mysql_async::Error::Server(error)) => Some(error.code),
         _ => None,
@@ -264,6 +268,10 @@ impl Store for MySqlStore {
     }
 
     fn write_schema_history(&mut self, epoch: Epoch, text: String) -> BoxFuture<'_, anyhow::Result<()>> {
+        if text.len() > SCHEMA_HISTORY_BYTES_MAX {
+            let error = anyhow!("it would be {} bytes, and may be {SCHEMA_HISTORY_BYTES_MAX}", text.len());
+            return std::future::ready(Err(error)).boxed();
+        }
         self.write_in_any_time(What::SchemaHistory, epoch, text).boxed()
     }
 

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use mysql_async::params;
-use rowmill_core::binlog::{Altered, CatalogColumn, Decoder, Missing, Next, SchemaChange, Select, append_unlisted};
+use rowmill_core::binlog::{Altered, CatalogColumn, Decoder, Missing, Next, Select, append_unlisted};
 use rowmill_core::position::{BinlogPosition, Resume};
 use tracing::{debug, info};
 
 use super::preflight::{ConnectError, Flavor, Server};
 use super::wire::WireError;
 use super::{Interruption, short_stream};
-use crate::config::{self, TablePatterns};
+use crate::config;
 
 /// The connection is closed when nothing was asked for so long.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,8 +27,6 @@ const WORD_INTERVAL: Duration = Duration::from_secs(10);
 const EVENTS_BETWEEN_CLOCKS: u32 = 1024;
 /// Statements that were found are kept for the next table, up to so many bytes.
 const CHANGES_BYTES_MAX: usize = 16 << 20;
-/// Of a statement an error shows so many characters.
-const SHOWN_CHARS: usize = 200;
 
 /// A row of the query: name, type, character set, position in the primary key.
 type CatalogRow = (String, String, Option<String>, Option<u32>);
@@ -103,13 +101,10 @@ impl Catalog {
     ) -> Result<Vec<CatalogColumn>, ColumnsError> {
         let Asked { schema, table, rows, before, .. } = asked;
         let (columns, end, flavor) = match self.server.take() {
-            // The server may have closed it meanwhile.
             Some((server, _)) => match self.look_up(server, schema, table).await {
                 Ok(found) => found,
-                Err(ConnectError::Unreachable(_)) => {
-                    self.look_up(Server::connect(config).await?, schema, table).await?
-                }
-                Err(error) => return Err(error.into()),
+                // The server may have closed it meanwhile.
+                Err(_) => self.look_up(Server::connect(config).await?, schema, table).await?,
             },
             None => self.look_up(Server::connect(config).await?, schema, table).await?,
         };
@@ -183,16 +178,16 @@ async fn look_up(server: &mut Server, schema: &str, table: &str) -> mysql_async:
     Ok(columns)
 }
 
-/// No rows of any table: schema changes alone.
-struct SchemaOnly(TablePatterns);
+/// No rows of any table.
+struct Nothing;
 
-impl Select for SchemaOnly {
+impl Select for Nothing {
     fn table(&self, _: &str, _: &str) -> bool {
         false
     }
 
-    fn schema(&self, schema: &str) -> bool {
-        self.0.schema(schema)
+    fn schema(&self, _: &str) -> bool {
+        false
     }
 }
 
@@ -211,34 +206,24 @@ struct LookAhead {
 struct Change {
     at: BinlogPosition,
     altered: Altered,
-    /// The statement's beginning.
-    shown: String,
 }
 
 impl Change {
-    fn of(change: &SchemaChange) -> Self {
-        Self {
-            at: BinlogPosition::new(change.file.clone(), change.event_position),
-            altered: change.altered(),
-            shown: change.statement.chars().take(SHOWN_CHARS).collect(),
-        }
-    }
-
     fn bytes(&self) -> usize {
-        size_of::<Self>() + self.at.file.len() + self.altered.bytes() + self.shown.len()
+        size_of::<Self>() + self.at.file.len() + self.altered.bytes()
     }
 
     /// # Errors
     /// If the change is behind the table's rows and may be one of its columns.
     fn check(&self, Asked { schema, table, missing, rows, .. }: Asked<'_>) -> anyhow::Result<()> {
-        if self.at.is_before(rows) || !self.altered.may_be(schema, table) {
+        if self.at.is_before(rows) || !self.altered.may_rename(schema, table) {
             return Ok(());
         }
         bail!(
             "table {schema}.{table}: {missing}, and they may not be the same any more for the rows at {rows}: behind \
              them, at {at}, is `{shown}`; {fix}, or leave the table out by `source.tables`",
             at = self.at,
-            shown = self.shown,
+            shown = self.altered.shown(),
             fix = missing.fix()
         )
     }
@@ -295,9 +280,8 @@ impl LookAhead {
         }
         let mut wire =
             short_stream(config, flavor, self.end.position.clone()).await.map_err(Interruption::Connection)?;
-        let select = Box::new(SchemaOnly(config.tables.clone()));
         // Changes of rows that are logged as statements don't matter here.
-        let mut scan = Decoder::new(self.end.clone(), select).with_schema_changes(true).with_skips(true);
+        let mut scan = Decoder::new(self.end.clone(), Box::new(Nothing)).with_alterations(true).with_skips(true);
         let looked = self.scan(&mut wire, &mut scan, to, asked).await;
         while scan.flush().is_some() {}
         self.end = Resume { past: None, gtids: None, fingerprint: None, ..scan.resume_before().clone() };
@@ -321,18 +305,18 @@ impl LookAhead {
                 event => event.map_err(Interruption::Connection)?,
             };
             loop {
-                let next =
-                    scan.next(event).with_context(|| format!("while looking ahead for changes of {schema}.{table}"));
-                let batch = match next.map_err(Interruption::Fatal)? {
-                    Next::Event => break,
-                    Next::Columns { .. } => return Err(Interruption::Fatal(anyhow!("columns of no table")).into()),
-                    Next::Batch(batch) => batch,
-                };
-                if let Some(change) = batch.schema_change {
-                    let change = Change::of(&change);
+                let next = scan.next(event);
+                for (at, altered) in scan.take_alterations() {
+                    let change = Change { at, altered };
                     let checked = change.check(asked);
                     self.add(change);
                     checked.map_err(ColumnsError::Unknown)?;
+                }
+                let next = next.with_context(|| format!("while looking ahead for changes of {schema}.{table}"));
+                match next.map_err(Interruption::Fatal)? {
+                    Next::Event => break,
+                    Next::Columns { .. } => return Err(Interruption::Fatal(anyhow!("columns of no table")).into()),
+                    Next::Batch(_) => {}
                 }
             }
             if !scan.position().is_before(to) {

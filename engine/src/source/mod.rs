@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
-use rowmill_core::binlog::{DecodeError, Decoder, EndFinder, Next, RowBatch, Select, TransactionEnd};
+use rowmill_core::binlog::{CatalogColumn, DecodeError, Decoder, EndFinder, Next, RowBatch, Select, TransactionEnd};
 use rowmill_core::envelope::Connector;
 use rowmill_core::position::{BinlogPosition, Resume};
 use tokio::sync::watch;
@@ -265,11 +265,19 @@ impl Source {
                 continue;
             };
             lag.read(event);
+            // What was known of a table is tried; what was looked up of one is kept if it fits.
+            let mut tried: Option<(String, String)> = None;
+            let mut looked_up: Option<(String, String, BinlogPosition, Vec<CatalogColumn>)> = None;
             loop {
                 // Taken apart where it is: most events give nothing, and to move what a batch needs takes as long as
                 // they do.
                 let next = decoder.next(event);
-                // Before a batch is handed on that is behind them: the checkpoint may follow it at once.
+                // Before a batch is handed on: the checkpoint may follow it at once.
+                if let (Some((schema, table, rows, columns)), Ok(_)) = (looked_up.take(), &next)
+                    && decoder.knows_columns(&schema, &table)
+                {
+                    schemas.learn(&schema, &table, &rows, &columns);
+                }
                 for (at, altered) in decoder.take_alterations() {
                     schemas.alter(&at, &altered);
                 }
@@ -283,17 +291,22 @@ impl Source {
                     }
                     Ok(Next::Columns { schema, table, missing }) => {
                         let rows = decoder.position().clone();
-                        let found = match schemas.columns(&schema, &table, &rows) {
-                            Some(known) => Ok(known),
-                            None => {
-                                let before = decoder.resume_before();
-                                let asked = Asked { schema: &schema, table: &table, missing, rows: &rows, before };
-                                let found = catalog.columns(config, asked).await;
-                                found.inspect(|columns| schemas.learn(&schema, &table, &rows, columns))
+                        // Asked for once more: what was known doesn't fit.
+                        let is_wrong = tried.take().is_some_and(|tried| tried == (schema.clone(), table.clone()));
+                        if is_wrong {
+                            schemas.forget(&schema, &table);
+                        } else if let Some(known) = schemas.columns(&schema, &table, &rows) {
+                            tried = Some((schema.clone(), table.clone()));
+                            decoder.try_columns(schema, table, known);
+                            continue;
+                        }
+                        let before = decoder.resume_before();
+                        let asked = Asked { schema: &schema, table: &table, missing, rows: &rows, before };
+                        match catalog.columns(config, asked).await {
+                            Ok(columns) => {
+                                looked_up = Some((schema.clone(), table.clone(), rows, columns.clone()));
+                                decoder.learn(schema, table, columns);
                             }
-                        };
-                        match found {
-                            Ok(columns) => decoder.learn(schema, table, columns),
                             Err(ColumnsError::Unknown(error)) if config.on_error == OnError::DeadLetter => {
                                 decoder.give_up_columns(schema, table, format!("{error:#}"));
                             }

@@ -204,7 +204,7 @@ impl Server {
     pub async fn time(&mut self) -> anyhow::Result<Duration> {
         let times: Vec<f64> = self
             .conn
-            .query("SELECT UNIX_TIMESTAMP(NOW(6)) + 0E0")
+            .query("SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) / 1E6")
             .await
             .with_context(|| format!("{}: its clock can't be read", self.address))?;
         let time = times.first().and_then(|seconds| Duration::try_from_secs_f64(*seconds).ok());

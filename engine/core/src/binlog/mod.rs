@@ -15,6 +15,7 @@
 //!
 //! Formats: <https://dev.mysql.com/doc/dev/mysql-server/latest/namespacemysql_1_1binlog_1_1event.html>
 
+mod altered;
 mod bytes;
 mod catalog;
 mod charset;
@@ -52,13 +53,14 @@ mod value;
 #[cfg(any(test, feature = "test-util"))]
 pub mod writer;
 
+pub use altered::Altered;
 pub use catalog::{CatalogColumn, append_unlisted};
 pub use decoder::{BATCH_BYTES_MAX, BATCH_ROWS_MAX, Decoder, Next, RowBatch};
 pub use error::{DecodeError, Fault, Missing, RowError};
 pub use event::{EventHeader, EventKind};
 pub use history::{Finding, FingerprintCheck, GtidScan, Met, file_fingerprint};
 pub use late::{ColumnSet, Needed, Needs, Undecoded};
-pub use query::{Altered, SchemaChange};
+pub use query::SchemaChange;
 pub use skipped::{SkippedChange, SkippedContent};
 pub use tables::Select;
 pub(crate) use temporal::civil_from_days;

@@ -4,7 +4,7 @@
 use super::bytes::Bytes;
 use super::charset::Charset;
 use super::error::Fault;
-use super::sql::{Dialect, OF_SERVER, Tokens};
+use super::sql::Dialect;
 use super::statement::{self, Statement};
 use super::statement_targets::{self, Targets};
 
@@ -51,59 +51,6 @@ pub struct SchemaChange {
     pub server_id: u32,
     /// The session in which it ran.
     pub thread_id: u32,
-}
-
-impl SchemaChange {
-    /// Which tables' columns the statement may change.
-    pub fn altered(&self) -> Altered {
-        Altered::by(&self.statement)
-    }
-}
-
-/// Which tables' columns a statement may change: those that it names, or those of the schema that it names.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Altered {
-    /// The statement in lower case; empty if it changes no columns.
-    statement: String,
-    is_of_schema: bool,
-}
-
-impl Altered {
-    pub(super) fn by(statement: &str) -> Self {
-        // Neither its verb nor its object depend on the session's quotes.
-        let (verb, object) = statement::verb_and_object(Tokens::new(statement.as_bytes(), &OF_SERVER));
-        let changes_none = matches!((verb.as_str(), object.as_str()), ("TRUNCATE", _) | (_, "INDEX"));
-        let statement = if changes_none { String::new() } else { statement.to_lowercase() };
-        Self { statement, is_of_schema: matches!(object.as_str(), "DATABASE" | "SCHEMA") }
-    }
-
-    /// Bytes that it takes.
-    pub fn bytes(&self) -> usize {
-        self.statement.len()
-    }
-
-    /// Whether a table may be one of them.
-    pub fn may_be(&self, schema: &str, table: &str) -> bool {
-        !self.statement.is_empty() && self.has_name(if self.is_of_schema { schema } else { table })
-    }
-
-    /// Whether a name stands in the statement, or may: a part of the text that isn't valid could be it.
-    fn has_name(&self, name: &str) -> bool {
-        let (statement, name) = (&self.statement, name.to_lowercase());
-        let is_of_name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '$');
-        let has = |name: &str| {
-            statement.match_indices(name).any(|(at, _)| {
-                let (before, behind) =
-                    (statement[..at].chars().next_back(), statement[at + name.len()..].chars().next());
-                !before.is_some_and(is_of_name) && !behind.is_some_and(is_of_name)
-            })
-        };
-        // As it is, and as it is within backticks and double quotes.
-        has(&name)
-            || name.contains('`') && has(&name.replace('`', "``"))
-            || name.contains('"') && has(&name.replace('"', "\"\""))
-            || statement.contains(char::REPLACEMENT_CHARACTER)
-    }
 }
 
 impl<'a> Query<'a> {
@@ -281,47 +228,6 @@ mod tests {
         assert_eq!(query.statement(), Statement::Change);
         assert!(query.shown().contains("INSERT INTO t VALUES (1)` in schema `shop"));
         assert!(Query::parse(&body[..20]).is_err());
-    }
-
-    #[test]
-    fn statements_that_name_a_table_may_change_it() {
-        let change = |statement: &str| SchemaChange {
-            schema: None,
-            statement: statement.to_owned(),
-            file: String::new(),
-            transaction_position: 0,
-            event_position: 0,
-            gtid: String::new(),
-            time_us: 0,
-            commit_time_us: 0,
-            server_id: 1,
-            thread_id: 1,
-        };
-        for (statement, expected) in [
-            ("ALTER TABLE `Orders` RENAME COLUMN a TO b", true),
-            ("/* x */ rename table old to orders", true),
-            ("/* index */ ALTER TABLE orders CHANGE a b INT", true),
-            ("/* database */ ALTER TABLE orders CHANGE a b INT", true),
-            ("/*!50000 ALTER*/ TABLE orders CHANGE a b INT", true),
-            ("DROP TABLE lines, orders", true),
-            ("CREATE TABLE lines (a INT)", false),
-            ("ALTER TABLE orders_2 ADD a INT", false),
-            ("ALTER TABLE shop.orders ADD a INT", true),
-            ("ALTER TABLE `\u{fffd}` ADD a INT", true),
-            ("TRUNCATE orders", false),
-            ("/* x */ TRUNCATE orders", false),
-            ("CREATE INDEX i ON orders (a)", false),
-            ("CREATE UNIQUE INDEX i ON orders (a)", false),
-            ("DROP INDEX i ON orders", false),
-            ("DROP DATABASE shop", true),
-            ("DROP SCHEMA IF EXISTS shop", true),
-            ("ALTER SCHEMA other READ ONLY = 1", false),
-        ] {
-            assert_eq!(change(statement).altered().may_be("shop", "orders"), expected, "{statement}");
-        }
-        assert!(change("ALTER TABLE `a``b` ADD c INT").altered().may_be("shop", "a`b"));
-        assert!(change("ALTER TABLE \"a`b\"\"\" ADD c INT").altered().may_be("shop", "a`b\""));
-        assert!(change("ALTER TABLE \"a`b\" ADD c INT").altered().may_be("shop", "a`b"));
     }
 
     /// A query event's body: without an `sql_mode` of interest, of a client's character set by its collation.

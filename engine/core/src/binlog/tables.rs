@@ -12,10 +12,10 @@ use std::sync::Arc;
 use rowmill_batch::{Table, TableId};
 use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 
+use super::altered::Altered;
 use super::catalog::CatalogColumn;
 use super::error::{Fault, Missing};
 use super::late::Needs;
-use super::query::Altered;
 use super::table_map::{self, Columns, ColumnsFault, Family, TableName};
 
 /// Table maps are repeated before every statement, so that forgetting old ones costs little.
@@ -62,7 +62,16 @@ pub(super) struct Tables {
 }
 
 /// What information_schema says of a table's columns, or why that can't be taken for what they were.
-type Learned = Result<Vec<CatalogColumn>, String>;
+type Learned = Result<(Vec<CatalogColumn>, Certainty), String>;
+
+/// How sure it is that columns are a table's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Certainty {
+    /// If they don't fit, that is a fault.
+    Certain,
+    /// If they don't fit, they are others.
+    Guess,
+}
 
 #[derive(Debug)]
 struct KnownTable {
@@ -194,10 +203,16 @@ impl Tables {
         let name = TableName::parse(body)?;
         let (mut version, mut unreadable) = (None, None);
         if select.table(name.schema, name.table) {
-            let table = format!("{}.{}", name.schema, name.table);
+            let key = (name.schema.to_owned(), name.table.to_owned());
             match self.version(name, family) {
                 Ok(known) => version = Some(known),
-                Err(MapFault::Fault(fault)) if skips => unreadable = Some(Box::new(Unreadable { table, fault })),
+                Err(MapFault::Fault(fault)) if skips => {
+                    let table = format!("{}.{}", key.0, key.1);
+                    if let Some(learned) = self.catalog.get_mut(&key) {
+                        *learned = Err(fault.to_string());
+                    }
+                    unreadable = Some(Box::new(Unreadable { table, fault }));
+                }
                 Err(fault) => return Err(fault),
             }
         }
@@ -207,9 +222,14 @@ impl Tables {
 
     fn version(&mut self, name: TableName<'_>, family: Family) -> Result<Arc<TableVersion>, MapFault> {
         let key = (name.schema.to_owned(), name.table.to_owned());
-        let learned = self.catalog.get(&key);
-        let columns = learned.and_then(|learned| learned.as_deref().ok());
-        let columns = name.columns(family, columns).map_err(|fault| match (fault, learned) {
+        let mut learned = self.catalog.get(&key);
+        let known = learned.and_then(|learned| learned.as_ref().ok());
+        let mut columns = name.columns(family, known.map(|(columns, _)| &columns[..]));
+        if let (Err(ColumnsFault::Fault(_)), Some((_, Certainty::Guess))) = (&columns, known) {
+            self.catalog.remove(&key);
+            (columns, learned) = (name.columns(family, None), None);
+        }
+        let columns = columns.map_err(|fault| match (fault, learned) {
             (ColumnsFault::Missing(_), Some(Err(why))) => MapFault::Fault(Fault::UnknownColumns(why.clone())),
             (ColumnsFault::Missing(missing), _) => {
                 MapFault::Missing { schema: key.0.clone(), table: key.1.clone(), missing }
@@ -255,13 +275,18 @@ impl Tables {
     }
 
     /// Columns of a table whose map doesn't say all of them.
-    pub fn learn(&mut self, schema: String, table: String, columns: Vec<CatalogColumn>) {
-        self.catalog.insert((schema, table), Ok(columns));
+    pub fn learn(&mut self, schema: String, table: String, columns: Vec<CatalogColumn>, certainty: Certainty) {
+        self.catalog.insert((schema, table), Ok((columns, certainty)));
     }
 
     /// They can't be learned.
     pub fn give_up(&mut self, schema: String, table: String, why: String) {
         self.catalog.insert((schema, table), Err(why));
+    }
+
+    /// Whether columns of a table were learned, and fit its map if it came since.
+    pub fn knows(&self, schema: &str, table: &str) -> bool {
+        self.catalog.get(&(schema.to_owned(), table.to_owned())).is_some_and(Result::is_ok)
     }
 
     /// Whether columns of any table were learned.
@@ -404,13 +429,13 @@ mod tests {
             let (column_type, charset) = ("int".to_owned(), None);
             let column =
                 CatalogColumn { is_hidden: false, name: name.to_owned(), column_type, charset, key_position: None };
-            tables.learn("shop".to_owned(), "t".to_owned(), vec![column]);
+            tables.learn("shop".to_owned(), "t".to_owned(), vec![column], Certainty::Certain);
         };
         assert!(map(&mut tables, 1, "hidden", &["x"], false).is_ok(), "nobody needs them");
         assert!(is_unnamed(map(&mut tables, 2, "shop", &["x"], false)));
         learn(&mut tables, "a");
         map(&mut tables, 2, "shop", &["x"], false).expect("taken");
-        let altered = |statement| Altered::by(statement);
+        let altered = |statement| Altered::by(statement, None).expect("it alters");
         tables.forget_learned(&altered("ALTER TABLE t2 RENAME COLUMN a TO b"));
         map(&mut tables, 3, "shop", &["x"], false).expect("another table's columns were changed");
         tables.forget_learned(&altered("ALTER TABLE t RENAME COLUMN a TO b"));
@@ -421,5 +446,17 @@ mod tests {
         assert_eq!(names, ["a", "b"]);
         tables.forget_numbers();
         assert!(is_unnamed(map(&mut tables, 2, "shop", &["x"], false)), "another connection begins earlier");
+    }
+
+    #[test]
+    fn columns_that_do_not_fit_are_a_fault_unless_they_were_a_guess() {
+        let mut tables = Tables::default();
+        let (schema, name) = (|| "shop".to_owned(), || "t".to_owned());
+        tables.learn(schema(), name(), Vec::new(), Certainty::Guess);
+        let asked = map(&mut tables, 1, "shop", &["x"], false);
+        assert!(matches!(asked, Err(MapFault::Missing { .. })), "asked once more: {asked:?}");
+        tables.learn(schema(), name(), Vec::new(), Certainty::Certain);
+        let refused = map(&mut tables, 1, "shop", &["x"], false);
+        assert!(matches!(refused, Err(MapFault::Fault(_))), "{refused:?}");
     }
 }

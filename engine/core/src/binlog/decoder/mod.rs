@@ -13,6 +13,7 @@ use std::sync::Arc;
 use rowmill_batch::Table;
 use rowmill_pipeline::ack::Cost;
 
+use super::altered::Altered;
 use super::catalog::CatalogColumn;
 use super::error::{DecodeError, Fault, Missing};
 use super::event::{Checksums, EventHeader, EventKind};
@@ -21,12 +22,12 @@ use super::history::{FileFormat, Trail};
 use super::late::{BatchMax, KnownNeeds, Rows, Undecoded};
 use super::mariadb;
 use super::payload::Payload;
-use super::query::{Altered, Query, SchemaChange};
+use super::query::{Query, SchemaChange};
 use super::rows::{RowsEvent, RowsKind};
 use super::savepoint::Collation;
 use super::skipped::SkippedChange;
 use super::table_map::{Family, TableName};
-use super::tables::{MapFault, Select, Tables};
+use super::tables::{Certainty, MapFault, Select, Tables};
 use super::transaction::{PreparedXa, Transaction};
 use crate::envelope::Connector;
 use crate::gtid::{GtidSet, GtidText, Newest};
@@ -345,9 +346,19 @@ impl Decoder {
         mem::take(&mut self.alterations)
     }
 
-    /// A table's columns, as [`Next::Columns`] asked for.
+    /// A table's columns, as [`Next::Columns`] asked for. Where they don't fit the rows that is an error.
     pub fn learn(&mut self, schema: String, table: String, columns: Vec<CatalogColumn>) {
-        self.tables.learn(schema, table, columns);
+        self.tables.learn(schema, table, columns, Certainty::Certain);
+    }
+
+    /// Whether a table's columns are known by [`Decoder::learn`], and fit its rows if any came since.
+    pub fn knows_columns(&self, schema: &str, table: &str) -> bool {
+        self.tables.knows(schema, table)
+    }
+
+    /// A table's columns, as they are thought to be: if they don't fit the rows they are asked for once more.
+    pub fn try_columns(&mut self, schema: String, table: String, columns: Vec<CatalogColumn>) {
+        self.tables.learn(schema, table, columns, Certainty::Guess);
     }
 
     /// A table's columns, as [`Next::Columns`] asked for, can't be known, for a reason that isn't the connection's: its rows

@@ -3,12 +3,13 @@
 use std::mem;
 use std::sync::Arc;
 
+use super::super::altered::Altered;
 use super::super::bytes::Bytes;
 use super::super::error::Fault;
 use super::super::event::EventHeader;
 use super::super::gtid_event::Begin;
 use super::super::late::Rows;
-use super::super::query::{Altered, Query, SchemaChange};
+use super::super::query::{Query, SchemaChange};
 use super::super::skipped::SkippedContent;
 use super::super::statement::Statement;
 use super::super::transaction::{HELD_BYTES_MAX, Hold, NotRolledBack, RolledBack, Transaction};
@@ -80,7 +81,10 @@ impl Decoder {
                 Ok(())
             }
             // In a transaction of its own, which says that it begins, rows follow.
-            Statement::CreateTable if !transaction.begun && query.creates_rows() => self.change(header, &query, span),
+            Statement::CreateTable if !transaction.begun && query.creates_rows() => {
+                self.forget_learned(&query, span);
+                self.change(header, &query, span)
+            }
             // Tables in memory are empty when the server was started again: older ones log it so, as a transaction
             // without a beginning, which others' deletions have. It is what TRUNCATE is.
             Statement::DeleteAll if transaction.begun => self.change(header, &query, span),
@@ -115,9 +119,11 @@ impl Decoder {
             }
             Statement::Change => self.change(header, &query, span),
             Statement::Other => {
-                let begun = transaction.begun;
-                self.forget_learned(&query, span);
-                if begun { Ok(()) } else { self.commit(span.end) }
+                if transaction.begun {
+                    Ok(())
+                } else {
+                    self.commit(span.end)
+                }
             }
         }
     }
@@ -172,7 +178,7 @@ impl Decoder {
         if !self.wants_alterations && !self.tables.has_learned() {
             return;
         }
-        let altered = Altered::by(&query.readable());
+        let Some(altered) = Altered::by(&query.readable(), query.changed_schemas()) else { return };
         self.tables.forget_learned(&altered);
         if self.wants_alterations {
             self.alterations.push((BinlogPosition::new(self.position.file.clone(), span.begin), altered));
@@ -226,7 +232,8 @@ impl Decoder {
     /// Forgets the rows of the open transaction.
     pub(super) fn discard_transaction(&mut self) -> Result<(), Fault> {
         // An earlier run may have emitted rows of it, and wasn't told that they never happened.
-        let is_known = self.is_past(Progress { event: self.position.offset, rows: 0 });
+        let offset = self.transaction.as_ref().and_then(|transaction| transaction.payload_offset);
+        let is_known = self.is_past(Progress { event: self.position.offset, rows: offset.unwrap_or(0) });
         let is_discarded =
             |of: &mut Transaction| of.hold.handed_on == 0 && (!of.has_past_rows || of.is_past || is_known);
         let Some(Transaction { hold, .. }) = self.transaction.take_if(is_discarded) else {

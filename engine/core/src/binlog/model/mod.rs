@@ -742,6 +742,26 @@ fn a_transaction_with_a_savepoint_is_rolled_back_too_late() {
     }
 }
 
+/// The same of a compressed transaction, in which the rollback lies within the event that has the rows.
+#[test]
+fn a_compressed_transaction_is_rolled_back_too_late() {
+    let rows = |events| Part::Rows { table: 0, change: Change::Write, events, partial: false, big: false };
+    let setup = Setup { flavor: Flavor::MySql, checksums: false, terse: false, names_columns: true };
+    let step = |events, end, payload| Step::Transaction { parts: vec![rows(events)], end, payload };
+    let steps = vec![
+        step(vec![5], End::Xid, None),
+        step(vec![3, 4], End::Rollback, Some(false)),
+        step(vec![1], End::Xid, None),
+    ];
+    let history = History { setup, steps };
+    for rows_max in 1..9 {
+        let (bytes_max, needs, knows_gtids, begin, skips) = (u32::MAX, None, false, 0, false);
+        let reading = Reading { rows_max, bytes_max, pauses: 0, needs, knows_gtids, begin, skips };
+        check(&history, reading).expect("it is as it must be");
+        reconnects(&history.write(false), reading, 60).expect("it is as it must be");
+    }
+}
+
 /// The servers' own tools read what the writer writes, and see as many rows.
 #[test]
 #[ignore = "needs the servers' tools: their paths in MYSQLBINLOG and MARIADB_BINLOG"]
