@@ -97,9 +97,10 @@ impl SchemaHistory {
         if document.version != VERSION {
             bail!("it has version {}, and this rowmill reads version {VERSION}", document.version);
         }
-        let checksum = document.checksum();
-        if document.checksum != checksum {
-            bail!("it is damaged: its checksum is `{}`, its content's {checksum}", document.checksum);
+        let said = std::mem::take(&mut document.checksum);
+        let found = checksum(&document);
+        if said != found {
+            bail!("it is damaged: its checksum is `{said}`, its content's {found}");
         }
         let Document { mark, previous, .. } = &document;
         let is_of_checkpoint = mark.history == needed.history && mark.sequence >= needed.sequence
@@ -129,10 +130,10 @@ impl SchemaHistory {
     }
 
     /// A table with rows at a position has these columns, until a statement changes them.
-    pub fn learn(&self, schema: &str, table: &str, rows: &BinlogPosition, columns: &[CatalogColumn]) {
+    pub fn learn(&self, schema: &str, table: &str, rows: BinlogPosition, columns: Vec<CatalogColumn>) {
         let mut known = self.lock();
         known.sequence += 1;
-        let version = Version { from: rows.clone(), until: None, columns: columns.to_vec() };
+        let version = Version { from: rows, until: None, columns };
         let versions = known.tables.entry((schema.to_owned(), table.to_owned())).or_default();
         // One from further on, of a reading that went ahead and was begun again, is this one.
         versions.retain(|known| known.until.is_some());
@@ -148,8 +149,8 @@ impl SchemaHistory {
         }
     }
 
-    /// A statement at a position may have changed columns. One that shows in table maps ends nothing: what does not fit them is looked
-    /// up again.
+    /// A statement at a position may have changed columns. A change that shows in table maps ends no version: columns that do
+    /// not fit a table map are looked up again.
     pub fn alter(&self, at: &BinlogPosition, altered: &Altered) {
         let mut known = self.lock();
         let mut has_ended = false;
@@ -234,7 +235,7 @@ impl Known {
             tables: self.tables.iter().map(table).collect(),
             checksum: String::new(),
         };
-        document.checksum = document.checksum();
+        document.checksum = checksum(&document);
         serde_json::to_string(&document).expect("numbers and texts are JSON") + "\n"
     }
 }
@@ -285,14 +286,10 @@ struct ColumnDocument {
     hidden: bool,
 }
 
-impl Document {
-    /// Of all but itself.
-    fn checksum(&mut self) -> String {
-        let kept = std::mem::take(&mut self.checksum);
-        let text = serde_json::to_vec(self).expect("numbers and texts are JSON");
-        self.checksum = kept;
-        format!("{:08x}", libdeflater::crc32(&text))
-    }
+/// CRC-32 of a document's compact JSON, in hex; its own checksum must be empty.
+pub(crate) fn checksum(document: &impl Serialize) -> String {
+    let text = serde_json::to_vec(document).expect("numbers and texts are JSON");
+    format!("{:08x}", libdeflater::crc32(&text))
 }
 
 impl VersionDocument {
@@ -342,10 +339,10 @@ mod tests {
     /// `t` has the column `a`, then `b`; `u` has `c`.
     fn history() -> SchemaHistory {
         let history = SchemaHistory::new("uuid");
-        history.learn("shop", "t", &at(100), &columns("a"));
-        history.learn("shop", "u", &at(150), &columns("c"));
+        history.learn("shop", "t", at(100), columns("a"));
+        history.learn("shop", "u", at(150), columns("c"));
         history.alter(&at(200), &altered("ALTER TABLE t RENAME COLUMN a TO b"));
-        history.learn("shop", "t", &at(300), &columns("b"));
+        history.learn("shop", "t", at(300), columns("b"));
         history
     }
 
@@ -374,12 +371,12 @@ mod tests {
         let history = SchemaHistory::new("uuid");
         let text = |urgent| history.text(None, urgent);
         assert!(text(true).is_none() && history.needed().is_none(), "nothing was asked for: nothing is written");
-        history.learn("shop", "t", &at(100), &columns("a"));
+        history.learn("shop", "t", at(100), columns("a"));
         let first = text(false).expect("due").mark;
         assert_eq!(history.needed(), None, "it isn't written yet");
         history.is_written(first, LONG_TEXT);
         // What is new may wait, where it takes long; the checkpoint needs what is written already.
-        history.learn("shop", "u", &at(150), &columns("c"));
+        history.learn("shop", "u", at(150), columns("c"));
         assert_eq!((text(false).is_some(), text(true).is_some(), history.needed()), (false, true, Some(first)));
         history.is_written(first, LONG_TEXT - 1);
         assert!(text(false).is_some(), "a short text is written each time");

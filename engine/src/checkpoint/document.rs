@@ -9,7 +9,7 @@ use rowmill_core::position::{BinlogPosition, EndMark, Fingerprint, Past, Progres
 use serde::{Deserialize, Serialize};
 
 use super::Epoch;
-use crate::schema_history::Mark;
+use crate::schema_history::{Mark, checksum};
 
 const VERSION: u32 = 2;
 
@@ -86,22 +86,12 @@ struct Versioned {
     version: u32,
 }
 
-impl Document {
-    /// Of all but itself.
-    fn checksum(&mut self) -> String {
-        let kept = std::mem::take(&mut self.checksum);
-        let text = serde_json::to_vec(self).expect("numbers and texts are JSON");
-        self.checksum = kept;
-        format!("{:08x}", libdeflater::crc32(&text))
-    }
-}
-
 /// What a text says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Content {
     /// From where to read on.
     pub resume: Resume,
-    /// Of whoever wrote it.
+    /// The epoch of its writer.
     pub epoch: Epoch,
     /// The schema history that was written before it.
     pub schema_history: Option<Mark>,
@@ -125,7 +115,7 @@ pub(super) fn write(resume: &Resume, Epoch(epoch): Epoch, schema_history: Option
         schema_history,
         checksum: String::new(),
     };
-    document.checksum = document.checksum();
+    document.checksum = checksum(&document);
     serde_json::to_string_pretty(&document).expect("numbers and texts are JSON") + "\n"
 }
 
@@ -138,12 +128,10 @@ pub(super) fn read(text: &str) -> anyhow::Result<Content> {
         bail!("it has version {version}, and this rowmill reads version {VERSION}; use the rowmill that wrote it");
     }
     let mut document: Document = serde_json::from_str(text).context(DAMAGED)?;
-    let checksum = document.checksum();
-    if document.checksum != checksum {
-        bail!(
-            "it is damaged or was changed by hand: its checksum is `{}`, its content's {checksum}",
-            document.checksum
-        );
+    let said = std::mem::take(&mut document.checksum);
+    let found = checksum(&document);
+    if said != found {
+        bail!("it is damaged or was changed by hand: its checksum is `{said}`, its content's {found}");
     }
     let Document { epoch, server, file, position, past, gtids, fingerprint, schema_history, .. } = document;
     let past = past.map(|PastDocument { file, event, rows }| Past { file, progress: Progress { event, rows } });

@@ -343,7 +343,7 @@ mod tests {
         let schemas = checkpoint.schema_history("uuid", &all).await.expect("new");
         checkpoint.write(&resume).await.expect("written");
         assert!(!history.exists(), "nothing was looked up");
-        schemas.learn("shop", "t", at, &columns("a"));
+        schemas.learn("shop", "t", at.clone(), columns("a"));
         checkpoint.write(&resume).await.expect("written");
         let (first, first_checkpoint) = (std::fs::read(&history).expect("there"), std::fs::read(&path).expect("there"));
         drop(checkpoint);

@@ -108,7 +108,7 @@ impl Catalog {
             },
             None => self.look_up(Server::connect(config).await?, schema, table).await?,
         };
-        // What the columns can't know of yet is behind the end.
+        // Statements after `end` are not in the binlog yet: the stream will meet them.
         if rows.is_before(&end) {
             let known = self.ahead.take().filter(|ahead| ahead.reaches(before));
             let ahead = self.ahead.insert(known.unwrap_or_else(|| LookAhead::from(before)));
@@ -214,7 +214,7 @@ impl Change {
     }
 
     /// # Errors
-    /// If the change is behind the table's rows and may be one of its columns.
+    /// If the change comes after the table's rows and may be one of its columns.
     fn check(&self, Asked { schema, table, missing, rows, .. }: Asked<'_>) -> anyhow::Result<()> {
         if self.at.is_before(rows) || !self.altered.may_rename(schema, table) {
             return Ok(());
@@ -236,7 +236,7 @@ impl LookAhead {
         Self { from: position.clone(), end, changes: Vec::new(), bytes: 0 }
     }
 
-    /// Whether what was looked at can be gone on from for rows behind a place.
+    /// Whether the pass can be continued for rows after a place.
     fn reaches(&self, before: &Resume) -> bool {
         !before.position.is_before(&self.from) && !self.end.position.is_before(&before.position)
     }

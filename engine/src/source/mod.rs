@@ -276,7 +276,7 @@ impl Source {
                 if let (Some((schema, table, rows, columns)), Ok(_)) = (looked_up.take(), &next)
                     && decoder.knows_columns(&schema, &table)
                 {
-                    schemas.learn(&schema, &table, &rows, &columns);
+                    schemas.learn(&schema, &table, rows, columns);
                 }
                 for (at, altered) in decoder.take_alterations() {
                     schemas.alter(&at, &altered);

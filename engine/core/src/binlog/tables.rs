@@ -250,8 +250,7 @@ impl Tables {
         self.versions.are_too_many()
     }
 
-    /// Forgets all: no row may be there any more that names one of them, but those of batches that were handed on. Gives
-    /// those that no batch had yet.
+    /// Forgets all tables. Only rows of batches that were cut may still name them. Returns the tables that no batch had yet.
     pub fn begin_generation(&mut self) -> Vec<Arc<Table>> {
         self.by_number.clear();
         self.versions.begin_generation();

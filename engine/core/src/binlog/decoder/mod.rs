@@ -108,7 +108,7 @@ pub struct Decoder {
     skips: bool,
     tables: Tables,
     needs: KnownNeeds,
-    /// Whether statements that may change columns are kept for whoever takes them.
+    /// Whether statements that may change columns are collected in `alterations`.
     wants_alterations: bool,
     alterations: Vec<(BinlogPosition, Altered)>,
     checksums: Checksums,
@@ -250,7 +250,7 @@ impl Decoder {
         Self { skips: wanted, ..self }
     }
 
-    /// Keeps what may change columns of tables, if that is `wanted`, for [`Decoder::take_alterations`].
+    /// Collects the statements that may change columns, if that is `wanted`, for [`Decoder::take_alterations`].
     pub fn with_alterations(self, wanted: bool) -> Self {
         Self { wants_alterations: wanted, ..self }
     }

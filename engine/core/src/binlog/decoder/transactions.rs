@@ -173,7 +173,7 @@ impl Decoder {
             .is_none_or(|schemas| schemas.is_empty() || schemas.iter().any(|schema| self.select.schema(schema)))
     }
 
-    /// What was learned of tables' columns may be wrong behind a statement that names them.
+    /// Columns that were learned may be wrong after a statement that names their table.
     fn forget_learned(&mut self, query: &Query<'_>, span: Span) {
         if !self.wants_alterations && !self.tables.has_learned() {
             return;
