@@ -266,7 +266,7 @@ impl Concurrency {
             return;
         }
         if is_waiting && self.limit > REQUESTS_FIRST {
-            self.limit -= 1.0 / self.limit;
+            self.limit = (self.limit - 1.0 / self.limit).max(REQUESTS_FIRST);
         } else if !is_waiting || self.limit < REQUESTS_FIRST {
             let step = if self.limit < self.threshold { 1.0 } else { 1.0 / self.limit };
             self.limit = (self.limit + step).min(REQUESTS_MAX);
@@ -331,6 +331,32 @@ mod tests {
         assert!(few <= 40, "{few}");
         assert!(at_once > 19_000.0 && near > 10_000.0 && far > 5_000.0, "{at_once} {near} {far}");
         assert!(some < 850 && many <= REQUESTS_MAX as usize, "{some} {many}");
+    }
+
+    /// Answers that take longer because there are so many in flight: there may be fewer. What they need is learned anew.
+    #[test]
+    fn a_queue_that_gets_slower_gets_fewer_requests_at_a_time() {
+        let mut concurrency = Concurrency::new();
+        let now = Instant::now();
+        let answer = |concurrency: &mut Concurrency, took, count: usize, now| {
+            (0..count).for_each(|_| concurrency.answered(took, true, now));
+            concurrency.limit()
+        };
+        assert_eq!(answer(&mut concurrency, MS * 50, 1_000, now), REQUESTS_MAX as usize);
+        assert_eq!(answer(&mut concurrency, MS * 100, 1_000, now), REQUESTS_MAX as usize, "twice is no sign");
+        // Each round of answers takes one away.
+        let fewer = answer(&mut concurrency, MS * 101, 480 * 100, now);
+        assert!((340..380).contains(&fewer), "{fewer}");
+        assert_eq!(
+            answer(&mut concurrency, MS * 101, 1_000_000, now),
+            REQUESTS_FIRST as usize,
+            "never fewer than at first"
+        );
+        // The queue is farther away now.
+        for seconds in [6, 12] {
+            answer(&mut concurrency, MS * 101, 1, now + Duration::from_secs(seconds));
+        }
+        assert_eq!(answer(&mut concurrency, MS * 101, 1_000, now), REQUESTS_MAX as usize);
     }
 
     #[test]
@@ -410,7 +436,7 @@ mod tests {
         // Each of the probes hangs as well.
         let mut probes = Vec::new();
         while let Some(at) = flow.wakes_at(true, true) {
-            assert!(at <= start + SILENCE + PROBE_INTERVAL * 4);
+            assert!(at <= start + SILENCE + Duration::from_secs(4), "one a second at least");
             probes.push(flow.sent(1, at));
         }
         assert_eq!(probes.len(), PROBES_MAX);

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rowmill_core::batch::{RowIndex, Table};
 
 use super::error::Fault;
+use super::limits::LINES_MAX;
 use super::load::{Loader, Settings};
 use super::{Decided, Passed, Plugin, Transform};
 use crate::plugin::sample_rows;
@@ -213,6 +214,24 @@ fn what_is_printed_without_an_end_does_not_pile_up() {
     took(20_000);
     let last = took(300);
     assert!(last < first * 5 + Duration::from_millis(100), "{first:?} at first, {last:?} later");
+}
+
+/// Log lines beyond the limit of a call are dropped, and one line says so.
+#[test]
+fn a_call_logs_a_bounded_number_of_lines() {
+    let body = "(loop $again (call $log (i32.const 1) (i32.const 0) (i32.const 1))
+                (br_if $again (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 1000))))";
+    let plugin = load(&module("", body), LIMITS).expect("loaded");
+    let log = tempfile::NamedTempFile::new().expect("a file");
+    let subscriber = tracing_subscriber::fmt().with_writer(log.reopen().expect("opened")).finish();
+    tracing::subscriber::with_default(subscriber, || {
+        for _ in 0..2 {
+            decide(&plugin).expect("decided");
+        }
+    });
+    let log = std::fs::read_to_string(log.path()).expect("read");
+    assert_eq!(log.lines().count(), 2 * (LINES_MAX + 1), "{log}");
+    assert_eq!(log.matches("the others are dropped").count(), 2, "{log}");
 }
 
 /// Files that aren't files, and such as are too large.

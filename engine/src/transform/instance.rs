@@ -11,14 +11,12 @@ use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{Engine, InstancePre, Store};
 
 use super::error::Fault;
-use super::limits::{
-    self, COUNTERS_MAX, LINE_BYTES_MAX, LINES_MAX, NAME_BYTES_MAX, PRINTED_BYTES_MAX, RECIPES_MAX, Resources,
-};
+use super::limits::{self, COUNTERS_MAX, LINE_BYTES_MAX, LINES_MAX, NAME_BYTES_MAX, PRINTED_BYTES_MAX, Resources};
 use super::manifest::{Grants, Manifest};
 use super::module::ModuleGuest;
 use super::orders::{Orders, Place};
 use super::query::{self as ask, Asked};
-use super::recipe::{Recipe, Written};
+use super::recipe::{Recipes, Written};
 use super::ticker::{EPOCH, Ticker};
 use super::want::{Interest, Interests};
 
@@ -46,7 +44,7 @@ pub(super) struct PluginState {
     counters: Counters,
     current: Current,
     interests: Interests,
-    recipes: Vec<Recipe>,
+    recipes: Recipes,
     /// What is wrong with a recipe or an order; said when the call is over.
     fault: Option<String>,
     /// Of the current call.
@@ -159,14 +157,10 @@ impl host::Host for PluginState {
     }
 
     fn add_recipe(&mut self, recipe: types::Recipe) -> u32 {
-        match Recipe::new(recipe) {
-            Ok(_) if self.recipes.len() >= RECIPES_MAX => {
-                self.fault = Some(format!("it makes more than {RECIPES_MAX} recipes"));
-            }
-            Ok(recipe) => self.recipes.push(recipe),
-            Err(fault) => self.fault = Some(fault),
-        }
-        self.recipes.len().saturating_sub(1) as u32
+        self.recipes.add(recipe).unwrap_or_else(|fault| {
+            self.fault.get_or_insert(fault);
+            0
+        })
     }
 
     fn log(&mut self, level: Level, message: String) {
@@ -383,7 +377,7 @@ impl Instance {
             counters: Arc::clone(&blueprint.counters),
             current: Current::default(),
             interests: Interests::default(),
-            recipes: Vec::new(),
+            recipes: Recipes::default(),
             fault: None,
             orders: Orders::default(),
             last_error: None,
@@ -515,9 +509,7 @@ impl Instance {
         bytes_max: usize,
     ) -> Result<Option<Written>, Fault> {
         let PluginState { recipes, interests, .. } = self.store.data_mut();
-        let count = recipes.len();
-        let recipe =
-            recipes.get_mut(recipe as usize).ok_or_else(|| Fault::Malformed(format!("recipe {recipe} of {count}")))?;
+        let recipe = recipes.by_number(recipe).map_err(Fault::Malformed)?;
         Ok(recipe.messages(batch, rows, tables, interests, bytes_max))
     }
 

@@ -21,6 +21,8 @@ pub(super) const NAME_BYTES_MAX: usize = 1 << 10;
 pub(super) const COUNTERS_MAX: usize = 1_000;
 /// Recipes of an instance, and fields or parts of a group of each.
 pub(super) const RECIPES_MAX: usize = 1_000;
+/// Bytes of the texts of an instance's recipes.
+pub(super) const RECIPES_BYTES_MAX: usize = 1 << 20;
 /// Conditions of a question, and values of all of them.
 pub(super) const CONDITIONS_MAX: usize = 10_000;
 /// Bytes of random numbers in one call, as `getentropy` has a limit.

@@ -364,15 +364,19 @@ fn compare_decimals(a: &str, b: &str) -> Ordering {
 fn time(text: &str) -> Option<i64> {
     let (negative, digits) = text.strip_prefix('-').map_or((false, text), |digits| (true, digits));
     let (clock, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-    let mut parts = clock.split(':').map(str::parse::<i64>);
+    let mut parts = clock.split(':').map(str::parse::<u32>);
     let (hours, minutes, seconds) = (parts.next()?.ok()?, parts.next()?.ok()?, parts.next()?.ok()?);
-    let fraction: i64 = if fraction.is_empty() { 0 } else { format!("{fraction:0<6}").get(..6)?.parse().ok()? };
-    let size = ((hours * 60 + minutes) * 60 + seconds) * 1_000_000 + fraction;
+    let fraction: u32 = if fraction.is_empty() { 0 } else { format!("{fraction:0<6}").get(..6)?.parse().ok()? };
+    // The product of 32-bit numbers: it can't overflow.
+    let seconds = (i64::from(hours) * 60 + i64::from(minutes)) * 60 + i64::from(seconds);
+    let size = seconds * 1_000_000 + i64::from(fraction);
     Some(if negative { -size } else { size })
 }
 
 #[cfg(test)]
 mod tests {
+    use rowmill_core::batch::Builder;
+
     use super::*;
 
     #[test]
@@ -390,6 +394,26 @@ mod tests {
         assert_eq!(Scalar::parse(Kind::Decimal, "-0.0"), Scalar::parse(Kind::Decimal, "0"));
         for (kind, text) in [(Kind::Int, "1.5"), (Kind::Decimal, "1.2.3"), (Kind::Time, "noon"), (Kind::Bytes, "?")] {
             assert!(Scalar::parse(kind, text).is_none(), "{text}");
+        }
+        // A guest may give anything.
+        assert!(Scalar::parse(Kind::Time, "4294967295:4294967295:4294967295").is_some());
+        assert!(Scalar::parse(Kind::Time, "9223372036854775807:00:00").is_none());
+    }
+
+    #[test]
+    fn a_question_has_a_bounded_number_of_conditions() {
+        let bytes = Builder::with_capacity(0).finish();
+        let batch = Batch::parse(&bytes).expect("a batch");
+        let interests = Interests::default();
+        let asked = Asked { batch, tables: &[], rows: &[], interests: &interests };
+        let condition = |test| Condition { column: "id".to_owned(), view: View::After, test, negated: false };
+        let of_nulls = |count: usize| (0..count).map(|_| condition(Test::Null)).collect::<Vec<_>>();
+        let one_of = |count: usize| vec![condition(Test::OneOf(vec!["1".to_owned(); count]))];
+        for conditions in [of_nulls(CONDITIONS_MAX), one_of(CONDITIONS_MAX)] {
+            assert_eq!(asked.select(&conditions), Ok(Vec::new()));
+        }
+        for conditions in [of_nulls(CONDITIONS_MAX + 1), one_of(CONDITIONS_MAX + 1)] {
+            assert!(asked.select(&conditions).is_err_and(|fault| fault.contains("10000 conditions")));
         }
     }
 }

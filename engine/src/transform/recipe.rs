@@ -9,7 +9,7 @@ use rowmill_core::batch::{Batch, Cell, ColumnIndex, ImageKind, Operation, Row, R
 use rowmill_core::envelope::{push_cell, push_cell_text, push_image, push_int, push_string};
 
 use super::instance::types;
-use super::limits::{MESSAGE_BYTES, RECIPES_MAX};
+use super::limits::{MESSAGE_BYTES, RECIPES_BYTES_MAX, RECIPES_MAX};
 use super::message::MessageText;
 use super::query::time_us;
 use super::want::Interests;
@@ -41,6 +41,52 @@ impl Written {
             (row, MessageText::new(slice, group_len, group_len).expect("groups and bodies are text"))
         })
     }
+}
+
+/// The recipes of an instance, by their numbers: from 0, in the order in which they were added.
+#[derive(Debug, Default)]
+pub(super) struct Recipes {
+    recipes: Vec<Recipe>,
+    /// Bytes of all their texts.
+    bytes: usize,
+}
+
+impl Recipes {
+    /// Adds a recipe and returns its number.
+    ///
+    /// # Errors
+    /// If a constant isn't JSON, or a limit is exceeded.
+    pub fn add(&mut self, recipe: types::Recipe) -> Result<u32, String> {
+        let bytes = self.bytes.saturating_add(text_bytes(&recipe));
+        if self.recipes.len() >= RECIPES_MAX || bytes > RECIPES_BYTES_MAX {
+            return Err(format!(
+                "it makes more than {RECIPES_MAX} recipes, or recipes of more than {RECIPES_BYTES_MAX} bytes"
+            ));
+        }
+        self.recipes.push(Recipe::new(recipe)?);
+        self.bytes = bytes;
+        Ok((self.recipes.len() - 1) as u32)
+    }
+
+    /// # Errors
+    /// If no recipe has this number.
+    pub fn by_number(&mut self, number: u32) -> Result<&mut Recipe, String> {
+        let count = self.recipes.len();
+        self.recipes.get_mut(number as usize).ok_or_else(|| format!("recipe {number} of {count}"))
+    }
+}
+
+/// Bytes of the texts that a recipe keeps.
+fn text_bytes(recipe: &types::Recipe) -> usize {
+    let fields = recipe.fields.iter().map(|types::Field { name, value }| {
+        let value = match value {
+            types::Part::Constant(text) | types::Part::Column(text) | types::Part::Before(text) => text.len(),
+            _ => 0,
+        };
+        name.len() + value
+    });
+    let group = recipe.group.iter().map(|(types::GroupPart::Text(text) | types::GroupPart::Column(text))| text.len());
+    fields.chain(group).sum()
 }
 
 /// A way to make messages.
@@ -79,9 +125,7 @@ enum Value {
 }
 
 impl Recipe {
-    /// # Errors
-    /// If a constant isn't JSON, or there are too many fields.
-    pub fn new(types::Recipe { fields, group }: types::Recipe) -> Result<Self, String> {
+    fn new(types::Recipe { fields, group }: types::Recipe) -> Result<Self, String> {
         if fields.len() > RECIPES_MAX || group.len() > RECIPES_MAX {
             return Err(format!("a recipe has more than {RECIPES_MAX} fields, or parts of a group"));
         }
@@ -269,4 +313,37 @@ fn index(table: &Table, interests: &Interests, name: &str, image: ImageKind) -> 
     let index =
         table.column(name).ok_or_else(|| format!("a recipe names the column `{name}`, which {table} hasn't"))?;
     interests.check(table, index, image).map(|()| index)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instance_has_a_bounded_number_of_recipes() {
+        let constant = |text: String| types::Recipe {
+            fields: vec![types::Field { name: "field".to_owned(), value: types::Part::Constant(text) }],
+            group: Vec::new(),
+        };
+        let mut recipes = Recipes::default();
+        for number in 0..RECIPES_MAX {
+            assert_eq!(recipes.add(constant("1".to_owned())), Ok(number as u32));
+        }
+        assert!(recipes.add(constant("1".to_owned())).is_err_and(|fault| fault.contains("more than 1000 recipes")));
+        assert!(recipes.by_number(999).is_ok() && recipes.by_number(1000).is_err());
+
+        let mut recipes = Recipes::default();
+        let long = format!("\"{}\"", "x".repeat(RECIPES_BYTES_MAX / 2));
+        assert_eq!(recipes.add(constant(long.clone())), Ok(0));
+        assert!(recipes.add(constant(long)).is_err_and(|fault| fault.contains("bytes")));
+        assert!(recipes.add(constant("not JSON".to_owned())).is_err_and(|fault| fault.contains("isn't JSON")));
+        assert_eq!(recipes.add(constant("1".to_owned())), Ok(1), "what was refused takes no room");
+
+        let fields = |count| types::Recipe {
+            fields: vec![types::Field { name: String::new(), value: types::Part::Row }; count],
+            group: Vec::new(),
+        };
+        assert_eq!(recipes.add(fields(RECIPES_MAX)), Ok(2));
+        assert!(recipes.add(fields(RECIPES_MAX + 1)).is_err_and(|fault| fault.contains("fields")));
+    }
 }
