@@ -267,8 +267,15 @@ async fn what_is_not_verified_is_warned_of() -> anyhow::Result<()> {
 /// Nothing that it ever says has a secret in it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_output_has_a_secret() -> anyhow::Result<()> {
-    const SECRETS: [&str; 5] =
-        ["s3cr3t-of-url", "s3cr3t-of-key", "s3cr3t-of-checkpoint", "s3cr3t-of-failover", "s3cr3t-of-token"];
+    const SECRETS: [&str; 7] = [
+        "s3cr3t-of-url",
+        "s3cr3t-of-key",
+        "s3cr3t-of-checkpoint",
+        "s3cr3t-of-failover",
+        "s3cr3t-of-token",
+        "918273645",
+        ":4711",
+    ];
     let directory = scratch("no_output_has_a_secret");
     let mysql = MySql::start(&directory, &[]).await?;
     mysql
@@ -292,6 +299,9 @@ async fn no_output_has_a_secret() -> anyhow::Result<()> {
         text("me", null).replace("mysql://me:s3cr3t-of-url", "mysql//me:s3cr3t-of-url"),
         text("me", null).replace("[source]\n", "[source]\npassword = \"s3cr3t-of-key\"\npasword = \"s3cr3t-of-key\"\n"),
         text("me", null).replace("[source]\n", "[source]\npassword = [\"s3cr3t-of-key\"]\n"),
+        text("me", null).replace("[source]\n", "[source]\npassword = 918273645\n"),
+        // What is before the slash of such a password reads as the host's port.
+        text("me", null).replace("s3cr3t-of-url@", "4711/s3cr3t-of-url@"),
         text("nobody", null),
         text("me", null),
         text("me", &sqs),

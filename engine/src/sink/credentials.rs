@@ -164,12 +164,18 @@ mod tests {
         }
     }
 
+    fn second(second: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(second)
+    }
+
+    fn provided(expiries: Vec<Option<SystemTime>>) -> (&'static Provider, Credentials) {
+        let provider: &'static Provider = Box::leak(Box::new(Provider { asked: AtomicU32::new(0), expiries }));
+        (provider, Credentials::new(SharedCredentialsProvider::new(provider)))
+    }
+
     /// The numbers of the keys that are had at these seconds.
     async fn had(expiries: &[Option<u64>], at: &[u64]) -> Vec<Option<String>> {
-        let second = |second: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(second);
-        let expiries = expiries.iter().map(|expiry| expiry.map(second)).collect();
-        let provider: &'static Provider = Box::leak(Box::new(Provider { asked: AtomicU32::new(0), expiries }));
-        let credentials = Credentials::new(SharedCredentialsProvider::new(provider));
+        let (_, credentials) = provided(expiries.iter().map(|expiry| expiry.map(second)).collect());
         let mut had = Vec::new();
         for now in at {
             // Where the old ones hold, new ones are asked for meanwhile.
@@ -196,6 +202,30 @@ mod tests {
     async fn old_ones_serve_while_new_ones_cant_be_had() {
         let some = |nth: u32| Some(nth.to_string());
         assert_eq!(had(&[Some(3_600)], &[0, 3_400, 3_599, 3_600]).await, [some(0), some(0), some(0), None]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_provider_that_fails_is_not_asked_at_each_request() {
+        let (provider, credentials) = provided(vec![Some(second(3_600))]);
+        let mut asked = Vec::new();
+        for now in [0, 3_400, 3_401, 3_429, 3_430] {
+            credentials.get(second(now)).await.expect("some hold");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            asked.push(provider.asked.load(Ordering::Relaxed));
+        }
+        assert_eq!(asked, [1, 2, 2, 2, 3]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refused_ones_are_asked_for_anew() {
+        let (_, credentials) = provided(vec![None, None]);
+        let key = async || {
+            let identity = credentials.get(second(0)).await.expect("keys");
+            identity.data::<Keys>().expect("keys").access_key_id().to_owned()
+        };
+        assert_eq!((key().await, key().await), ("0".to_owned(), "0".to_owned()));
+        credentials.forget();
+        assert_eq!(key().await, "1");
     }
 
     /// Gives its keys after a time.
