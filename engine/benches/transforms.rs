@@ -1,7 +1,7 @@
 //! What a row costs in a transform, by language: the examples of all SDKs. Prints a table for docs/transforms.md, or,
 //! for a profiler, measures one of them: `cargo bench --bench transforms -- rust/reshape`.
 //!
-//! Needs the examples: `tests/tools/guests` and `tests/tools/languages` build them.
+//! TableProjection the examples: `tests/tools/guests` and `tests/tools/languages` build them.
 
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -6,27 +6,27 @@
 use std::sync::{Arc, OnceLock};
 
 use rowmill_core::batch::{Batch, Row};
-use rowmill_core::position::{BinlogPosition, Past, Progress, Resume};
+use rowmill_core::position::{BinlogPosition, EventOffset, PartialTransaction, ResumePoint};
 use rowmill_pipeline::ack;
 pub use rowmill_pipeline::ack::{Cost, Stopped};
 use tracing::error;
 
 /// The duty to acknowledge a part of a batch.
-pub type Ack = ack::Ack<Resume, BatchOrigin>;
+pub type Ack = ack::Ack<ResumePoint, BatchOrigin>;
 /// Opens batches, in their order.
-pub type AckOpener = ack::AckOpener<Resume, BatchOrigin>;
+pub type AckOpener = ack::AckOpener<ResumePoint, BatchOrigin>;
 /// How far all is acknowledged.
-pub type CheckpointFeed = ack::CheckpointFeed<Resume>;
+pub type CheckpointFeed = ack::CheckpointFeed<ResumePoint>;
 /// Whether something stopped the pipeline.
-pub type AckObserver = ack::AckObserver<Resume>;
+pub type AckObserver = ack::AckObserver<ResumePoint>;
 /// How far the watermark moved.
-pub type Advance = ack::Advance<Resume>;
+pub type Advance = ack::Advance<ResumePoint>;
 
 /// Where a batch begins, and where its rows are.
 #[derive(Debug)]
 pub struct BatchOrigin {
     /// The resume point before the batch.
-    before: Arc<Resume>,
+    before: Arc<ResumePoint>,
     places: OnceLock<Places>,
 }
 
@@ -68,7 +68,7 @@ pub struct StopError {
 
 impl BatchOrigin {
     /// A batch that follows a resume point.
-    pub fn after(before: Arc<Resume>) -> Self {
+    pub fn after(before: Arc<ResumePoint>) -> Self {
         Self { before, places: OnceLock::new() }
     }
 
@@ -124,10 +124,10 @@ impl Places {
     }
 
     /// Where a row's transaction begins, and where the row is in its file.
-    fn find(&self, row: u32) -> Option<(BinlogPosition, Progress)> {
+    fn find(&self, row: u32) -> Option<(BinlogPosition, EventOffset)> {
         let run = self.runs[..self.runs.partition_point(|run| run.row <= row)].last()?;
         let transaction = BinlogPosition::new(self.files[run.file as usize].clone(), run.transaction);
-        Some((transaction, Progress { event: run.event, rows: run.index + (row - run.row) }))
+        Some((transaction, EventOffset { event: run.event, rows: run.index + (row - run.row) }))
     }
 
     fn file(&mut self, name: &str) -> u32 {
@@ -147,10 +147,10 @@ pub fn stop(ack: Ack, error: anyhow::Error) {
     // Rows that may stop the pipeline have places; without one the whole batch comes again.
     let (transaction, before) = match place {
         Some((transaction, progress)) => {
-            let past = Past { file: transaction.file.clone(), progress };
-            (transaction, Resume::clone(before).past_to(past))
+            let partial = PartialTransaction { file: transaction.file.clone(), progress };
+            (transaction, ResumePoint::clone(before).advanced_to(partial))
         }
-        None => (before.position.clone(), Resume::clone(before)),
+        None => (before.position.clone(), ResumePoint::clone(before)),
     };
     error!(error = format!("{error:#}"), %transaction, "stopping: what is before this row is delivered first");
     ack.stop(before, StopError { transaction, error }.into());
@@ -166,14 +166,14 @@ pub fn stop_reading(acks: &mut AckOpener, error: StopError) {
 #[cfg(test)]
 pub(crate) mod tests {
     use futures_util::FutureExt;
-    use rowmill_core::position::{BinlogPosition, Resume};
+    use rowmill_core::position::{BinlogPosition, ResumePoint};
 
     use super::*;
 
     pub(crate) const LIMITS: Cost = Cost { rows: 1_000, bytes: 1_000_000 };
 
-    pub(crate) fn resume(offset: u64) -> Resume {
-        Resume::at("server", BinlogPosition::new("binlog.000001", offset))
+    pub(crate) fn resume(offset: u64) -> ResumePoint {
+        ResumePoint::at("server", BinlogPosition::new("binlog.000001", offset))
     }
 
     /// Opens a batch of a row that follows `before`.
@@ -201,7 +201,8 @@ pub(crate) mod tests {
         stop(part, anyhow::anyhow!("no"));
         let error = observer.stop().expect("a stop").cause.downcast::<StopError>().expect("ours");
         assert_eq!(error.transaction, BinlogPosition::new("binlog.000002", 250));
-        let past = Past { file: "binlog.000002".to_owned(), progress: Progress { event: 300, rows: 7 } };
-        assert_eq!(feed.take().map(|advance| advance.progress), Some(resume(100).past_to(past)));
+        let partial =
+            PartialTransaction { file: "binlog.000002".to_owned(), progress: EventOffset { event: 300, rows: 7 } };
+        assert_eq!(feed.take().map(|advance| advance.progress), Some(resume(100).advanced_to(partial)));
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use rowmill_core::position::Resume;
+use rowmill_core::position::ResumePoint;
 use tokio::time::Instant;
 use tracing::info;
 
@@ -29,7 +29,7 @@ pub struct Pace(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
-    resume: Resume,
+    resume: ResumePoint,
     /// Delivered since it was last said.
     rows: u64,
     said: Instant,
@@ -37,7 +37,7 @@ struct State {
 
 impl Pace {
     /// Nothing is delivered behind `start` yet.
-    pub fn new(start: Resume) -> Self {
+    pub fn new(start: ResumePoint) -> Self {
         Self(Mutex::new(State { resume: start, rows: 0, said: Instant::now() }))
     }
 
@@ -87,9 +87,9 @@ mod tests {
     use super::*;
     use rowmill_core::position::BinlogPosition;
 
-    fn resume(offset: u64) -> Resume {
+    fn resume(offset: u64) -> ResumePoint {
         let position = BinlogPosition { file: "binlog.000001".into(), offset };
-        Resume::at("", position)
+        ResumePoint::at("", position)
     }
 
     fn line(rows: u64, rows_per_s: u64, offset: u64, behind_s: Option<u64>) -> Option<Line> {

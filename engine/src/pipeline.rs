@@ -12,7 +12,7 @@ use anyhow::{Context, anyhow, bail};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use rowmill_core::binlog::TransactionEnd;
-use rowmill_core::position::Resume;
+use rowmill_core::position::ResumePoint;
 use rowmill_pipeline::ack::{Left, StopReport, tracker};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -346,7 +346,7 @@ async fn way_on(error: &anyhow::Error, source: &config::Source) -> Option<String
 /// All stages but the source, ready to run.
 pub(crate) struct Stages {
     /// From where the source begins.
-    pub first_resume: Resume,
+    pub first_resume: ResumePoint,
     pub chain: CurrentChain,
     /// How many workers there are.
     pub workers: usize,

@@ -5,8 +5,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use rowmill_core::binlog::{Decoder, Fault, Next};
-use rowmill_core::position::{BinlogPosition, Resume};
+use rowmill_core::binlog::{DecodeErrorKind, Decoder, Next};
+use rowmill_core::position::{BinlogPosition, ResumePoint};
 
 use crate::config::TablePatterns;
 use crate::printer::{Form, Printer};
@@ -40,13 +40,13 @@ pub fn run(files: &[PathBuf], wanted: Wanted, out: &mut impl Write) -> anyhow::R
     let name = |path: &Path| path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     let begin = |path: &Path| BinlogPosition::new(name(path), BinlogPosition::FIRST_EVENT);
     let Some(first) = files.first() else { bail!("no file to read") };
-    let begin_first = Resume::at("replay", begin(first));
+    let begin_first = ResumePoint::at("replay", begin(first));
     let mut decoder = Decoder::new(begin_first, Box::new(tables)).with_schema_changes(schema_changes);
     let mut printer = Printer::new(out, form);
     for path in files {
         // A file's last event names the next one: where the files don't follow each other, start anew.
         if *decoder.position() != begin(path) {
-            decoder.relocate(Resume::at("replay", begin(path)));
+            decoder.relocate(ResumePoint::at("replay", begin(path)));
         }
         let done = file(path, &mut decoder, &mut printer).with_context(|| path.display().to_string())?;
         if !done {
@@ -101,7 +101,7 @@ fn events(
                     bail!(
                         "binlog event at {}, table {schema}.{table}: {}",
                         decoder.position(),
-                        Fault::Incomplete(missing)
+                        DecodeErrorKind::Incomplete(missing)
                     )
                 }
             }

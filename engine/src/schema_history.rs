@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use rowmill_core::binlog::{Altered, CatalogColumn};
-use rowmill_core::position::{BinlogPosition, Resume};
+use rowmill_core::position::{BinlogPosition, ResumePoint};
 use serde::{Deserialize, Serialize};
 
 const VERSION: u32 = 1;
@@ -180,7 +180,7 @@ impl SchemaHistory {
     }
 
     /// Forgets what holds for no row from a place on.
-    pub fn forget_before(&self, Resume { server, position, .. }: &Resume) {
+    pub fn forget_before(&self, ResumePoint { server, position, .. }: &ResumePoint) {
         let mut known = self.lock();
         if known.server != **server {
             return;
@@ -332,8 +332,8 @@ mod tests {
         Altered::of_statement(statement).expect("it alters")
     }
 
-    fn resume(server: &str, offset: u64) -> Resume {
-        Resume::at(server, at(offset))
+    fn resume(server: &str, offset: u64) -> ResumePoint {
+        ResumePoint::at(server, at(offset))
     }
 
     /// `t` has the column `a`, then `b`; `u` has `c`.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rowmill_core::ByTable;
 use rowmill_core::batch::Table;
-use rowmill_core::binlog::{Needs, Select};
+use rowmill_core::binlog::{TableProjection, TableSelector};
 
 use crate::config::TablePatterns;
 use crate::transform::CurrentChain;
@@ -24,7 +24,7 @@ struct Answers {
     /// The chain's version.
     version: u64,
     /// `None` while they are asked.
-    by_table: ByTable<Option<Needs>>,
+    by_table: ByTable<Option<TableProjection>>,
 }
 
 impl Selection {
@@ -34,7 +34,7 @@ impl Selection {
     }
 }
 
-impl Select for Selection {
+impl TableSelector for Selection {
     fn table(&self, schema: &str, table: &str) -> bool {
         self.tables.table(schema, table)
     }
@@ -44,10 +44,10 @@ impl Select for Selection {
     }
 
     /// Transforms are asked on a thread of their own: they may take their time, and the source's thread must go on reading.
-    fn needs(&self, table: &Table) -> Option<Needs> {
+    fn projection(&self, table: &Table) -> Option<TableProjection> {
         let chain = self.chain.newest();
         if chain.is_empty() {
-            return Some(Needs::default());
+            return Some(TableProjection::default());
         }
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         if answers.version != chain.version() {
@@ -59,10 +59,10 @@ impl Select for Selection {
         *answers.by_table.entry(table) = Some(None);
         let (table, answers) = (table.clone(), Arc::clone(&self.answers));
         tokio::task::spawn_blocking(move || {
-            let needs = chain.needs(&table);
+            let projection = chain.projection(&table);
             let mut answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
             if answers.version == chain.version() && !answers.by_table.is_past(&table) {
-                *answers.by_table.entry(&table) = Some(Some(needs));
+                *answers.by_table.entry(&table) = Some(Some(projection));
             }
         });
         None
@@ -92,9 +92,9 @@ mod tests {
         let table =
             Table { id: TableId(3), generation: 0, schema: "s".into(), name: "t".into(), columns: vec![], key: vec![] };
         let asked = std::time::Instant::now();
-        assert!(selection.needs(&table).is_none() && selection.needs(&table).is_none());
+        assert!(selection.projection(&table).is_none() && selection.projection(&table).is_none());
         assert!(asked.elapsed() < Duration::from_millis(200), "it waited");
         tokio::time::sleep(Duration::from_millis(600)).await;
-        assert!(selection.needs(&table).is_some());
+        assert!(selection.projection(&table).is_some());
     }
 }

@@ -3,45 +3,12 @@
 //! [`Builder::begin_image`], the columns in order and [`Builder::end_image`], and
 //! [`Builder::end_row`]. [`Builder::finish`] gives the bytes.
 
+use crate::layout::{
+    FLAG_LAST_IN_TRANSACTION, HEADER_LEN, MAGIC, ROW_HEADER_LEN, RowHeader, TRANSACTION_HEADER_LEN, TransactionHeader,
+    state, states_len,
+};
 use crate::reader::{Batch, Cell, Row};
-use crate::schema::{ColumnIndex, ImageKind, Operation, RowIndex, TableId};
-use crate::{FLAG_LAST_IN_TRANSACTION, HEADER_LEN, MAGIC, ROW_HEADER_LEN, TRANSACTION_HEADER_LEN, state, states_len};
-
-/// What a row says of itself beside its columns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RowHeader {
-    /// The row's table.
-    pub table: TableId,
-    /// What happened to it.
-    pub operation: Operation,
-    /// Columns of the table.
-    pub columns: u16,
-    /// Its place among its transaction's rows, from 0.
-    pub index_in_transaction: u32,
-    /// Its place among its binlog event's rows, from 0.
-    pub index_in_event: u32,
-    /// Where its binlog event begins in the file.
-    pub event_position: u64,
-    /// When the statement ran, in microseconds since 1970.
-    pub time_us: i64,
-}
-
-/// What rows share with their transaction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TransactionHeader<'a> {
-    /// The binlog file's name.
-    pub file: &'a str,
-    /// Where the transaction begins in it.
-    pub position: u64,
-    /// Its global id, empty where the server gives none.
-    pub gtid: &'a str,
-    /// When it was committed, in microseconds since 1970; 0 where unknown.
-    pub commit_time_us: i64,
-    /// The server on which it first ran.
-    pub server_id: u32,
-    /// The session in which it ran; 0 where unknown.
-    pub thread_id: u32,
-}
+use crate::schema::{ColumnIndex, ImageKind, RowIndex};
 
 /// A batch in the making.
 #[derive(Debug)]

@@ -9,37 +9,16 @@
 
 mod builder;
 pub mod json;
+mod layout;
 mod reader;
 mod schema;
 
-pub use builder::{Builder, RowHeader, TransactionHeader};
+pub use builder::Builder;
+pub use layout::{MAGIC, RowHeader, TransactionHeader};
 pub use reader::{Batch, Cell, FormatError, Image, Row, Transaction};
 pub use schema::{
     Column, ColumnIndex, ImageKind, Kind, Operation, RowIndex, Table, TableId, quoted, schema_and_table, split_name,
 };
-
-/// The first four bytes of a batch: the format and its version.
-pub const MAGIC: [u8; 4] = *b"RMB1";
-
-pub(crate) const HEADER_LEN: usize = 32;
-pub(crate) const ROW_HEADER_LEN: usize = 40;
-pub(crate) const TRANSACTION_HEADER_LEN: usize = 32;
-
-/// In [`ROW_HEADER_LEN`]'s flags byte: the last row of its transaction.
-pub(crate) const FLAG_LAST_IN_TRANSACTION: u8 = 1;
-
-/// The state of a column in an image, two bits each.
-pub(crate) mod state {
-    pub const ABSENT: u8 = 0;
-    pub const NULL: u8 = 1;
-    pub const VALUE: u8 = 2;
-    pub const CHANGES: u8 = 3;
-}
-
-/// Bytes that the column states of an image take, padded so that the end offsets are aligned.
-pub(crate) const fn states_len(columns: usize) -> usize {
-    columns.div_ceil(4).next_multiple_of(4)
-}
 
 #[cfg(test)]
 mod tests {

@@ -1,8 +1,10 @@
 //! Reading a batch in place.
 
-use crate::builder::{RowHeader, TransactionHeader};
+use crate::layout::{
+    FLAG_LAST_IN_TRANSACTION, HEADER_LEN, MAGIC, ROW_HEADER_LEN, RowHeader, TRANSACTION_HEADER_LEN, TransactionHeader,
+    state, states_len,
+};
 use crate::schema::{ColumnIndex, ImageKind, Operation, RowIndex, TableId};
-use crate::{FLAG_LAST_IN_TRANSACTION, HEADER_LEN, MAGIC, ROW_HEADER_LEN, TRANSACTION_HEADER_LEN, state, states_len};
 
 /// Bytes that aren't a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

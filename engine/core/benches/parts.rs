@@ -17,12 +17,12 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use rowmill_core::batch::{Batch, Builder, RowIndex, Table};
-use rowmill_core::binlog::{Decoder, Needed, Needs, Next, RowBatch, Select};
+use rowmill_core::binlog::{Decoder, Next, RowBatch, RowProjection, TableProjection, TableSelector};
 use rowmill_core::envelope::{Connector, Envelope, Escaping, Format, Part, SourceName};
-use rowmill_core::lanes::{Lanes, RequestLimits, Waiting};
-use rowmill_core::position::{BinlogPosition, Resume};
+use rowmill_core::position::{BinlogPosition, ResumePoint};
 use rowmill_core::route::{GroupTemplate, deduplication_id};
 use rowmill_pipeline::ack::{Ack, Cost, tracker};
+use rowmill_pipeline::ordered_queue::{OrderedQueue, Pending, RequestLimits};
 
 /// A part does a round of its work.
 type Round = fn(&Rows);
@@ -35,7 +35,7 @@ const PARTS: [(&str, Round); 9] = [
     ("envelope-escaped", |rows| envelope(rows, Format::Debezium, Escaping::Escaped)),
     ("envelope-row", |rows| envelope(rows, Format::Row, Escaping::Plain)),
     ("route", |rows| rows.for_each_batch(route)),
-    ("lanes", |rows| rows.for_each_batch(|_, batch| lanes(batch.len()))),
+    ("ordered_queue", |rows| rows.for_each_batch(|_, batch| ordered_queue(batch.len()))),
     ("acks", |rows| acks(rows)),
 ];
 
@@ -103,7 +103,7 @@ enum Tables {
     One,
 }
 
-impl Select for Tables {
+impl TableSelector for Tables {
     fn table(&self, _schema: &str, _table: &str) -> bool {
         true
     }
@@ -112,19 +112,24 @@ impl Select for Tables {
         true
     }
 
-    fn needs(&self, table: &Table) -> Option<Needs> {
+    fn projection(&self, table: &Table) -> Option<TableProjection> {
         Some(match self {
-            Self::All => Needs::default(),
+            Self::All => TableProjection::default(),
             Self::One => {
-                let needed = Needed { before: Default::default(), after: table.key.iter().copied().collect() };
-                Needs { inserts: Some(needed.clone()), updates: Some(needed.clone()), deletes: Some(needed) }
+                let projection =
+                    RowProjection { before: Default::default(), after: table.key.iter().copied().collect() };
+                TableProjection {
+                    inserts: Some(projection.clone()),
+                    updates: Some(projection.clone()),
+                    deletes: Some(projection),
+                }
             }
         })
     }
 }
 
 fn decode(binlog: &[u8], tables: Tables) -> Vec<RowBatch> {
-    let resume = Resume::at("bench", BinlogPosition::new("binlog.000001", BinlogPosition::FIRST_EVENT));
+    let resume = ResumePoint::at("bench", BinlogPosition::new("binlog.000001", BinlogPosition::FIRST_EVENT));
     let mut decoder = Decoder::new(resume, Box::new(tables));
     let mut batches = Vec::new();
     let mut rest = &binlog[BinlogPosition::FIRST_EVENT as usize..];
@@ -168,13 +173,13 @@ fn route(tables: &[Arc<Table>], batch: &Batch<'_>) {
 }
 
 /// Messages in sixteen groups, through requests of ten.
-fn lanes(messages: usize) {
-    let mut lanes = Lanes::new(RequestLimits { messages: 10, bytes: 1 << 20 });
+fn ordered_queue(messages: usize) {
+    let mut ordered_queue = OrderedQueue::new(RequestLimits { messages: 10, bytes: 1 << 20 });
     for item in 0..messages {
-        lanes.push(Waiting { group: Some((item % 16).to_string()), bytes: 900, item });
+        ordered_queue.push(Pending { group: Some((item % 16).to_string()), bytes: 900, item });
     }
-    while !lanes.is_empty() {
-        lanes.next_request().iter().for_each(|message| lanes.accepted(message.group.as_deref()));
+    while !ordered_queue.is_empty() {
+        ordered_queue.next_request().iter().for_each(|message| ordered_queue.accepted(message.group.as_deref()));
     }
 }
 

@@ -17,7 +17,6 @@ pub mod binlog;
 mod by_table;
 pub mod envelope;
 pub mod gtid;
-pub mod lanes;
 pub mod position;
 pub mod route;
 

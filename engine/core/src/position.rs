@@ -32,20 +32,20 @@ impl fmt::Display for BinlogPosition {
 
 /// A place among rows: all in events that begin before `event`, and the first `rows` of that one, are past.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Progress {
+pub struct EventOffset {
     /// Where the event begins in its file.
     pub event: u64,
     /// Rows of it that are past.
     pub rows: u32,
 }
 
-/// How far behind a [`Resume`]'s position the rows are already past.
+/// How far behind a [`ResumePoint`]'s position the rows are already past.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Past {
+pub struct PartialTransaction {
     /// The file; all rows between the position and its beginning are past.
     pub file: String,
     /// How far in that file.
-    pub progress: Progress,
+    pub progress: EventOffset,
 }
 
 /// What shows that a position belongs to a history: the file that it is in and the events that end there. After a
@@ -86,14 +86,14 @@ impl EndDigest {
 
 /// From where to read on so that nothing is missed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Resume {
+pub struct ResumePoint {
     /// What tells the server that the position is of from others.
     pub server: Arc<str>,
     /// Between two transactions.
     pub position: BinlogPosition,
     /// What is already past behind it: within a transaction, behind a prepared one that isn't
     /// committed yet, or beyond what a position can say.
-    pub past: Option<Past>,
+    pub partial: Option<PartialTransaction>,
     /// The transactions that are wholly before the position, where the server numbers them and it is
     /// known which they are.
     pub gtids: Option<Arc<GtidSet>>,
@@ -101,30 +101,30 @@ pub struct Resume {
     pub fingerprint: Option<Fingerprint>,
 }
 
-impl Resume {
+impl ResumePoint {
     /// To read on at a place between two transactions of a server's binlog.
     pub fn at(server: impl Into<Arc<str>>, position: BinlogPosition) -> Self {
-        Self { server: server.into(), position, past: None, gtids: None, fingerprint: None }
+        Self { server: server.into(), position, partial: None, gtids: None, fingerprint: None }
     }
 }
 
-impl Resume {
+impl ResumePoint {
     /// The same place, with all before `past` done. One that isn't ahead changes nothing: the rows of an
     /// XA transaction lie where it was prepared, far back.
-    pub fn past_to(self, past: Past) -> Self {
-        let place = |file: &str, progress: Progress| (file_number(file), progress);
-        let known = match &self.past {
-            Some(past) => place(&past.file, past.progress),
-            None => place(&self.position.file, Progress { event: self.position.offset, rows: 0 }),
+    pub fn advanced_to(self, partial: PartialTransaction) -> Self {
+        let place = |file: &str, progress: EventOffset| (file_number(file), progress);
+        let known = match &self.partial {
+            Some(partial) => place(&partial.file, partial.progress),
+            None => place(&self.position.file, EventOffset { event: self.position.offset, rows: 0 }),
         };
-        if place(&past.file, past.progress) > known { Self { past: Some(past), ..self } } else { self }
+        if place(&partial.file, partial.progress) > known { Self { partial: Some(partial), ..self } } else { self }
     }
 }
 
-impl fmt::Display for Resume {
+impl fmt::Display for ResumePoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.position)?;
-        if let Some(Past { file, progress: Progress { event, rows } }) = &self.past {
+        if let Some(PartialTransaction { file, progress: EventOffset { event, rows } }) = &self.partial {
             write!(f, " (plus what is before {file}:{event}, and {rows} rows of the event there)")?;
         }
         Ok(())

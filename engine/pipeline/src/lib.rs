@@ -14,5 +14,6 @@
 //! Both are checked by [loom](https://docs.rs/loom) in every order in which threads can run: `engine/pipeline/loom`.
 
 pub mod ack;
+pub mod ordered_queue;
 pub mod sequencer;
 mod sync;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use rowmill_core::gtid::GtidSet;
-use rowmill_core::position::{BinlogPosition, EndMark, Fingerprint, Past, Progress, Resume};
+use rowmill_core::position::{BinlogPosition, EndMark, EventOffset, Fingerprint, PartialTransaction, ResumePoint};
 use serde::{Deserialize, Serialize};
 
 use super::Epoch;
@@ -24,7 +24,7 @@ struct Document {
     file: String,
     position: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    past: Option<PastDocument>,
+    partial: Option<PartialTransactionDocument>,
     /// All transactions that are wholly delivered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     gtids: Option<String>,
@@ -39,10 +39,10 @@ struct Document {
     checksum: String,
 }
 
-/// Rows behind the position that are delivered all the same: see [`Past`].
+/// Rows behind the position that are delivered all the same: see [`PartialTransaction`].
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct PastDocument {
+struct PartialTransactionDocument {
     file: String,
     event: u64,
     rows: u32,
@@ -90,7 +90,7 @@ struct Versioned {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Content {
     /// From where to read on.
-    pub resume: Resume,
+    pub resume: ResumePoint,
     /// The epoch of its writer.
     pub epoch: Epoch,
     /// The schema history that was written before it.
@@ -98,17 +98,15 @@ pub(super) struct Content {
 }
 
 /// The text, with a newline at its end.
-pub(super) fn write(resume: &Resume, Epoch(epoch): Epoch, schema_history: Option<Mark>) -> String {
+pub(super) fn write(resume: &ResumePoint, Epoch(epoch): Epoch, schema_history: Option<Mark>) -> String {
     let mut document = Document {
         version: VERSION,
         epoch,
         server: resume.server.to_string(),
         file: resume.position.file.clone(),
         position: resume.position.offset,
-        past: resume.past.as_ref().map(|Past { file, progress: Progress { event, rows } }| PastDocument {
-            file: file.clone(),
-            event: *event,
-            rows: *rows,
+        partial: resume.partial.as_ref().map(|PartialTransaction { file, progress: EventOffset { event, rows } }| {
+            PartialTransactionDocument { file: file.clone(), event: *event, rows: *rows }
         }),
         gtids: resume.gtids.as_ref().map(ToString::to_string).filter(|text| !text.is_empty()),
         fingerprint: resume.fingerprint.map(FingerprintDocument::from),
@@ -133,12 +131,15 @@ pub(super) fn read(text: &str) -> anyhow::Result<Content> {
     if said != found {
         bail!("it is damaged or was changed by hand: its checksum is `{said}`, its content's {found}");
     }
-    let Document { epoch, server, file, position, past, gtids, fingerprint, schema_history, .. } = document;
-    let past = past.map(|PastDocument { file, event, rows }| Past { file, progress: Progress { event, rows } });
+    let Document { epoch, server, file, position, partial, gtids, fingerprint, schema_history, .. } = document;
+    let partial = partial.map(|PartialTransactionDocument { file, event, rows }| PartialTransaction {
+        file,
+        progress: EventOffset { event, rows },
+    });
     let gtids = gtids.map(|text| text.parse::<GtidSet>().map(Arc::new)).transpose().context(DAMAGED)?;
     let fingerprint = fingerprint.map(FingerprintDocument::read).transpose().context(DAMAGED)?;
     let position = BinlogPosition::new(file, position);
-    let resume = Resume { server: server.into(), position, past, gtids, fingerprint };
+    let resume = ResumePoint { server: server.into(), position, partial, gtids, fingerprint };
     Ok(Content { resume, epoch: Epoch(epoch), schema_history })
 }
 
@@ -151,7 +152,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let short = Resume::at("uuid", BinlogPosition::new("", 4));
+        let short = ResumePoint::at("uuid", BinlogPosition::new("", 4));
         for (resume, epoch, schema_history) in [(resume(), Epoch(7), Some(MARK)), (short, Epoch(1), None)] {
             let text = write(&resume, epoch, schema_history);
             assert_eq!(read(&text).expect("whole"), Content { resume, epoch, schema_history });

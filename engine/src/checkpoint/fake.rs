@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use rowmill_core::position::Resume;
+use rowmill_core::position::ResumePoint;
 
 use super::{Checkpoint, Epoch, Store, document};
 
 /// Keeps a resume point.
-pub(crate) type Writes = dyn Fn(Resume) -> BoxFuture<'static, anyhow::Result<()>> + Send + Sync;
+pub(crate) type Writes = dyn Fn(ResumePoint) -> BoxFuture<'static, anyhow::Result<()>> + Send + Sync;
 
 struct FakeStore {
     writes: Arc<Writes>,

@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use rowmill_core::position::Resume;
+use rowmill_core::position::ResumePoint;
 use tracing::warn;
 
 use crate::config::{self, TablePatterns};
@@ -85,7 +85,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// If another process holds it, or if it can't be read or isn't a checkpoint. It is left as it is.
-    pub async fn open(config: &config::Checkpoint) -> anyhow::Result<(Self, Option<Resume>)> {
+    pub async fn open(config: &config::Checkpoint) -> anyhow::Result<(Self, Option<ResumePoint>)> {
         let mut store = store(config);
         let name = format!("checkpoint {}", store.describe());
         let (epoch, text) = store.acquire().await.with_context(|| name.clone())?;
@@ -131,7 +131,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// If it can't be read or isn't a checkpoint.
-    pub async fn read(config: &config::Checkpoint) -> anyhow::Result<Option<Resume>> {
+    pub async fn read(config: &config::Checkpoint) -> anyhow::Result<Option<ResumePoint>> {
         let mut store = store(config);
         let name = format!("checkpoint {}", store.describe());
         let text = store.read().await.with_context(|| name.clone())?;
@@ -174,7 +174,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// If it can't be written, or if another process took hold of it. It is then as it was.
-    pub async fn write(&mut self, resume: &Resume) -> anyhow::Result<()> {
+    pub async fn write(&mut self, resume: &ResumePoint) -> anyhow::Result<()> {
         self.try_write(resume).await.with_context(|| {
             format!(
                 "checkpoint {} can't be written; what was delivered since the last one is sent again after a restart",
@@ -183,7 +183,7 @@ impl Checkpoint {
         })
     }
 
-    async fn try_write(&mut self, resume: &Resume) -> anyhow::Result<()> {
+    async fn try_write(&mut self, resume: &ResumePoint) -> anyhow::Result<()> {
         self.write_schema_history(false).await;
         let needed = self.schemas.as_ref().and_then(|schemas| schemas.needed());
         self.store.write(self.epoch, document::write(resume, self.epoch, needed)).await?;
@@ -248,25 +248,32 @@ mod tests {
     use std::sync::Arc;
 
     use rowmill_core::binlog::CatalogColumn;
-    use rowmill_core::position::{BinlogPosition, EndMark, Fingerprint, Past, Progress};
+    use rowmill_core::position::{BinlogPosition, EndMark, EventOffset, Fingerprint, PartialTransaction};
 
     use super::*;
 
-    async fn open(path: &Path) -> anyhow::Result<(Checkpoint, Option<Resume>)> {
+    async fn open(path: &Path) -> anyhow::Result<(Checkpoint, Option<ResumePoint>)> {
         Checkpoint::open(&config::Checkpoint::File(path.to_owned())).await
     }
 
-    async fn read(path: &Path) -> anyhow::Result<Option<Resume>> {
+    async fn read(path: &Path) -> anyhow::Result<Option<ResumePoint>> {
         Checkpoint::read(&config::Checkpoint::File(path.to_owned())).await
     }
 
-    pub(super) fn resume() -> Resume {
+    pub(super) fn resume() -> ResumePoint {
         let position = BinlogPosition::new("binlog.000007", 1234);
-        let past = Past { file: "binlog.000008".to_owned(), progress: Progress { event: 2000, rows: 17 } };
+        let partial =
+            PartialTransaction { file: "binlog.000008".to_owned(), progress: EventOffset { event: 2000, rows: 17 } };
         let gtids = "3e11fa47-71ca-11e1-9e33-c80aa9429562:1-9".parse().expect("a set");
         let end = Some(EndMark { bytes: 300, digest: 0xfedc_ba98_7654_3210 });
         let fingerprint = Some(Fingerprint { file: 0x0123_4567, end });
-        Resume { server: "uuid".into(), position, past: Some(past), gtids: Some(Arc::new(gtids)), fingerprint }
+        ResumePoint {
+            server: "uuid".into(),
+            position,
+            partial: Some(partial),
+            gtids: Some(Arc::new(gtids)),
+            fingerprint,
+        }
     }
 
     #[tokio::test]
@@ -275,7 +282,7 @@ mod tests {
         let path = directory.path().join("deep/er/checkpoint.json");
         let (mut checkpoint, none) = open(&path).await.expect("a new checkpoint");
         assert_eq!(none, None);
-        let earlier = Resume::at("uuid", BinlogPosition::new("binlog.000007", 4));
+        let earlier = ResumePoint::at("uuid", BinlogPosition::new("binlog.000007", 4));
         checkpoint.write(&earlier).await.expect("written");
         checkpoint.write(&resume()).await.expect("replaced");
         drop(checkpoint);
@@ -331,7 +338,7 @@ mod tests {
             let (name, column_type) = (name.to_owned(), "int".to_owned());
             vec![CatalogColumn { name, column_type, charset: None, key_position: None, is_hidden: false }]
         };
-        let resume = Resume { gtids: None, ..resume() };
+        let resume = ResumePoint { gtids: None, ..resume() };
         let at = &resume.position;
         let is_known = async || {
             let (mut checkpoint, _) = open(&path).await.expect("whole");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use regex::{Regex, RegexBuilder};
-use rowmill_core::binlog::Select;
+use rowmill_core::binlog::TableSelector;
 use serde::{Deserialize, Deserializer, de::Error};
 
 /// MySQL's own schemas: no pattern with a wildcard for the schema means them.
@@ -140,7 +140,7 @@ impl TablePatterns {
     }
 }
 
-impl Select for TablePatterns {
+impl TableSelector for TablePatterns {
     fn table(&self, schema: &str, table: &str) -> bool {
         self.matches(schema, table)
     }

@@ -6,7 +6,7 @@ use rowmill_core::batch::{
     Builder, Cell, Column, ColumnIndex, Kind, Operation, RowHeader, Table, TableId, TransactionHeader,
 };
 use rowmill_core::binlog::RowBatch;
-use rowmill_core::position::{BinlogPosition, Past, Progress, Resume, file_number};
+use rowmill_core::position::{BinlogPosition, EventOffset, PartialTransaction, ResumePoint, file_number};
 
 use super::{below, one_in};
 
@@ -22,7 +22,7 @@ pub(super) struct HistoryRow {
     /// Where the transaction after it begins.
     end: u64,
     /// Where its event begins, and its index in it.
-    progress: Progress,
+    progress: EventOffset,
 }
 
 /// All rows, in the order of the binlog. A row's index is its ID.
@@ -55,7 +55,7 @@ impl History {
                     file: format!("binlog.{file:06}"),
                     begin,
                     end,
-                    progress: Progress { event, rows: index },
+                    progress: EventOffset { event, rows: index },
                 });
                 index += 1;
             }
@@ -81,16 +81,16 @@ impl History {
         Self { rows, tables }
     }
 
-    pub fn start() -> Resume {
-        Resume::at("simulated", BinlogPosition::new("binlog.000001", 4))
+    pub fn start() -> ResumePoint {
+        ResumePoint::at("simulated", BinlogPosition::new("binlog.000001", 4))
     }
 
     /// The first row that is not past at a resume point.
-    pub fn first_after(&self, resume: &Resume) -> usize {
-        let Resume { position, past, .. } = resume;
+    pub fn first_after(&self, resume: &ResumePoint) -> usize {
+        let ResumePoint { position, partial, .. } = resume;
         let is_past = |row: &HistoryRow| {
             let is_before = (file_number(&row.file), row.begin) < (file_number(&position.file), position.offset);
-            let is_done = past.as_ref().is_some_and(|Past { file, progress }| {
+            let is_done = partial.as_ref().is_some_and(|PartialTransaction { file, progress }| {
                 (file_number(&row.file), row.progress) < (file_number(file), *progress)
             });
             is_before || is_done
@@ -104,12 +104,12 @@ impl History {
     }
 
     /// The resume point after the rows before `next`.
-    fn resume_before(&self, next: usize) -> Resume {
+    fn resume_before(&self, next: usize) -> ResumePoint {
         let Some(last) = next.checked_sub(1).map(|last| &self.rows[last]) else { return Self::start() };
         let within = self.rows.get(next).filter(|row| (&row.file, row.begin) == (&last.file, last.begin));
         let offset = if within.is_some() { last.begin } else { last.end };
-        let past = within.map(|row| Past { file: row.file.clone(), progress: row.progress });
-        Resume { past, ..Resume::at("simulated", BinlogPosition::new(last.file.clone(), offset)) }
+        let partial = within.map(|row| PartialTransaction { file: row.file.clone(), progress: row.progress });
+        ResumePoint { partial, ..ResumePoint::at("simulated", BinlogPosition::new(last.file.clone(), offset)) }
     }
 
     /// A batch of rows from `from` on, before `to`. Some of them may be of the table that has no route.
@@ -144,7 +144,7 @@ impl History {
         }
         RowBatch {
             bytes: Arc::new(builder.finish()),
-            undecoded: None,
+            deferred: None,
             rows: to - from,
             schema_change: None,
             skipped: None,

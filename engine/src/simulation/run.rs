@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use rowmill_core::batch::{ColumnIndex, Row};
 use rowmill_core::envelope::Connector;
-use rowmill_core::position::Resume;
+use rowmill_core::position::ResumePoint;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
@@ -386,7 +386,7 @@ fn stages(fakes: &Fakes) -> Stages {
     let in_flight = crate::ack::Cost { rows: rows_in_flight, bytes: 1 << 20 };
     let writes = {
         let fakes = fakes.clone();
-        Arc::new(move |resume: Resume| write_checkpoint(fakes.clone(), resume).boxed())
+        Arc::new(move |resume: ResumePoint| write_checkpoint(fakes.clone(), resume).boxed())
     };
     Stages {
         first_resume: world.checkpoint.clone(),
@@ -442,7 +442,7 @@ fn second_decision(plan: &Plan, setup: &Setup, id: usize) -> RowDecision {
     }
 }
 
-async fn write_checkpoint(fakes: Fakes, resume: Resume) -> anyhow::Result<()> {
+async fn write_checkpoint(fakes: Fakes, resume: ResumePoint) -> anyhow::Result<()> {
     sleep(Duration::from_millis(below(30))).await;
     if fakes.plan.has_store_error && one_in(4) {
         return Err(anyhow!("simulated"));

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use rowmill_core::position::Resume;
+use rowmill_core::position::ResumePoint;
 
 use super::history::History;
 use crate::transform::fake::RowDecision;
@@ -43,7 +43,7 @@ pub(super) struct World {
     arrived: BTreeMap<MessageId, u32>,
     /// Rows of which a dead letter arrived.
     dead: BTreeSet<MessageId>,
-    pub checkpoint: Resume,
+    pub checkpoint: ResumePoint,
     /// The checkpoints that were written.
     pub checkpoints: u64,
     pub run: u32,
@@ -241,7 +241,7 @@ impl World {
     }
 
     /// A checkpoint is written.
-    pub fn writes(&mut self, resume: Resume) {
+    pub fn writes(&mut self, resume: ResumePoint) {
         let (known, first) = (self.first_left(), self.history.first_after(&resume));
         if first < known {
             self.violated(|| format!("the checkpoint goes back from row {known} to row {first}"));

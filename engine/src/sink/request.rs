@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use rowmill_core::batch::json::push_string;
-use rowmill_core::lanes::{RequestLimits, Waiting};
+use rowmill_pipeline::ordered_queue::{Pending, RequestLimits};
 use serde::Deserialize;
 
 use super::client::{Failure, Transport};
@@ -18,7 +18,7 @@ use crate::failpoint::{self, Step};
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html>
 pub(super) const LIMITS: RequestLimits = RequestLimits { messages: 10, bytes: 1 << 20 };
 
-pub(super) type Request = Vec<Waiting<Outgoing>>;
+pub(super) type Request = Vec<Pending<Outgoing>>;
 
 /// Where requests go.
 pub(super) struct To {
@@ -38,9 +38,9 @@ pub(super) struct Answer {
     /// Why, where some were refused.
     pub reason: Option<Reason>,
     /// Never accepted, for what they are, and why.
-    pub rejected: Vec<(Waiting<Outgoing>, String)>,
+    pub rejected: Vec<(Pending<Outgoing>, String)>,
     /// Refused by themselves, and it isn't known whether for what they are: what was said.
-    pub doubtful: Vec<(Waiting<Outgoing>, String)>,
+    pub doubtful: Vec<(Pending<Outgoing>, String)>,
 }
 
 /// Why something wasn't accepted that may be later.
@@ -104,10 +104,10 @@ pub(super) async fn send(to: To, mut request: Request) -> Answer {
     let mut answer = Answer::default();
     if let Some(store) = &to.store {
         let mut ready = Request::with_capacity(request.len());
-        for mut waiting in request {
-            match waiting.item.store(store).await {
-                Ok(()) => ready.push(waiting),
-                Err(text) => answer.take(vec![waiting], Said::NotNow(Reason { text, is_throttled: false })),
+        for mut pending in request {
+            match pending.item.store(store).await {
+                Ok(()) => ready.push(pending),
+                Err(text) => answer.take(vec![pending], Said::NotNow(Reason { text, is_throttled: false })),
             }
         }
         request = ready;
@@ -170,14 +170,14 @@ impl Reason {
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html>
 fn body(to: &To, request: &Request) -> Vec<u8> {
     // Most bodies are JSON, whose quotes are escaped.
-    let bytes: usize = request.iter().map(|waiting| waiting.bytes + waiting.bytes / 4 + 256).sum();
+    let bytes: usize = request.iter().map(|pending| pending.bytes + pending.bytes / 4 + 256).sum();
     let mut body = Vec::with_capacity(bytes);
     body.extend_from_slice(b"{\"QueueUrl\":");
     push_string(&to.url, &mut body);
     let mut separator: &[u8] = b",\"Entries\":[";
-    for (index, waiting) in request.iter().enumerate() {
+    for (index, pending) in request.iter().enumerate() {
         body.extend_from_slice(std::mem::replace(&mut separator, b","));
-        waiting.item.write_entry(index, to.fifo, to.packing, &mut body);
+        pending.item.write_entry(index, to.fifo, to.packing, &mut body);
     }
     body.extend_from_slice(b"]}");
     body
@@ -261,7 +261,7 @@ mod tests {
         let message = |body: &str| Message { body: body.into(), ..Message::default() };
         let request: Request = ["accepted", "rejected", "refused", "forgotten", "encrypted", "doubtful"]
             .into_iter()
-            .map(|body| Waiting { group: None, bytes: 1, item: Outgoing::new(message(body), &ack()) })
+            .map(|body| Pending { group: None, bytes: 1, item: Outgoing::new(message(body), &ack()) })
             .collect();
         let output = r#"{
             "Successful": [{"Id": "0", "MessageId": "m", "MD5OfMessageBody": "d", "SequenceNumber": "18"}],
@@ -276,8 +276,8 @@ mod tests {
         let output = serde_json::from_str(output).expect("as SQS writes it");
         let mut answer = Answer::default();
         answer.take(request, Said::Entries(output));
-        let body = |waiting: &Waiting<Outgoing>| waiting.item.message().body.plain().into_owned();
-        let bodies = |request: &[Waiting<Outgoing>]| -> Vec<String> { request.iter().map(body).collect() };
+        let body = |pending: &Pending<Outgoing>| pending.item.message().body.plain().into_owned();
+        let bodies = |request: &[Pending<Outgoing>]| -> Vec<String> { request.iter().map(body).collect() };
         assert_eq!(bodies(&answer.accepted), ["accepted"]);
         assert_eq!(bodies(&answer.refused), ["refused", "forgotten", "encrypted"]);
         assert_eq!(answer.outcome(), Outcome::Throttled);

@@ -1,6 +1,6 @@
 //! An SQS queue, standard or FIFO.
 //!
-//! Messages wait in [`Lanes`], leave by `SendMessageBatch`, ten a request and several requests at a
+//! Messages wait in [`OrderedQueue`], leave by `SendMessageBatch`, ten a request and several requests at a
 //! time, and go again until they are accepted: an outage of any length loses nothing, it stops the
 //! reading. On a FIFO queue each message group has one message in flight, so its order survives
 //! retries.
@@ -14,7 +14,7 @@ use aws_sdk_sqs::error::ProvideErrorMetadata;
 use aws_sdk_sqs::types::QueueAttributeName;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use rowmill_core::lanes::{Lanes, Waiting};
+use rowmill_pipeline::ordered_queue::{OrderedQueue, Pending};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
@@ -110,11 +110,11 @@ impl Sqs {
 
     /// Takes a message in: packed with the last of its group, where that is wanted and there is room. One that the
     /// queue will never take is given back, with why. `ack` is of its batch.
-    fn take_in(&self, message: Message, ack: &Ack, lanes: &mut Lanes<Outgoing>) -> Option<(Outgoing, String)> {
+    fn take_in(&self, message: Message, ack: &Ack, queue: &mut OrderedQueue<Outgoing>) -> Option<(Outgoing, String)> {
         let group = self.fifo.then(|| message.group.clone());
         let mut alone = Some(message);
         if let Some(packing) = self.packing {
-            lanes.join_last(group.as_deref(), |last| {
+            queue.join_last(group.as_deref(), |last| {
                 let joins = |row: &mut Message| {
                     last.bytes + Outgoing::longer_by(row) <= packing.bytes && last.item.may_take(row)
                 };
@@ -148,7 +148,7 @@ impl Sqs {
         if let Some(fault) = fault {
             return Some((item, fault));
         }
-        lanes.push(Waiting { group, bytes, item });
+        queue.push(Pending { group, bytes, item });
         None
     }
 
@@ -171,7 +171,7 @@ impl Sqs {
     async fn deliver(self, mut deliveries: Inlet, dead_letters: Option<DeadLetters>) -> anyhow::Result<()> {
         let dead_letters = dead_letters.filter(|_| self.on_error == OnError::DeadLetter);
         let mut delivering = Delivering {
-            lanes: Lanes::new(LIMITS),
+            queue: OrderedQueue::new(LIMITS),
             requests: JoinSet::new(),
             flow: Flow::new(self.jitter_seed),
             is_alive: false,
@@ -210,7 +210,7 @@ impl Sqs {
 struct Delivering {
     sink: Sqs,
     dead_letters: Option<DeadLetters>,
-    lanes: Lanes<Outgoing>,
+    queue: OrderedQueue<Outgoing>,
     requests: JoinSet<(Sent, Answer)>,
     flow: Flow,
     /// Whether something was accepted since a message was refused for a reason that isn't known.
@@ -221,17 +221,17 @@ struct Delivering {
 
 impl Delivering {
     fn is_done(&self) -> bool {
-        self.lanes.is_empty() && self.requests.is_empty()
+        self.queue.is_empty() && self.requests.is_empty()
     }
 
     /// Whether more may wait here. A group of which many messages wait takes no room from others until there are very
     /// many.
     fn has_room(&mut self) -> bool {
-        if self.lanes.bytes() >= WAITING_BYTES_MAX {
+        if self.queue.bytes() >= WAITING_BYTES_MAX {
             self.say_held_up();
             return false;
         }
-        self.lanes.sendable() < SENDABLE_MAX && self.lanes.sendable_bytes() < SENDABLE_BYTES_MAX
+        self.queue.sendable() < SENDABLE_MAX && self.queue.sendable_bytes() < SENDABLE_BYTES_MAX
     }
 
     fn say_held_up(&mut self) {
@@ -239,7 +239,7 @@ impl Delivering {
         if self.flow.is_probing() || self.held_up_said.is_some_and(|said| now - said < HELD_UP_INTERVAL) {
             return;
         }
-        if let Some((group, messages)) = self.lanes.longest_group() {
+        if let Some((group, messages)) = self.queue.longest_group() {
             self.held_up_said = Some(now);
             warn!(
                 sink = self.sink.name,
@@ -253,7 +253,7 @@ impl Delivering {
 
     /// When to look again, though nothing came.
     fn wakes_at(&self) -> Option<Instant> {
-        let has_requests = self.lanes.sendable() > 0;
+        let has_requests = self.queue.sendable() > 0;
         self.flow.wakes_at(has_requests, self.sink.store.is_none())
     }
 
@@ -269,20 +269,20 @@ impl Delivering {
             self.sink.transport.reconnect();
         }
         while self.flow.is_open(now)
-            && (self.flow.in_flight() < REQUESTS_UNFULL_MAX || self.flow.is_probing() || self.lanes.has_full_request())
+            && (self.flow.in_flight() < REQUESTS_UNFULL_MAX || self.flow.is_probing() || self.queue.has_full_request())
         {
-            let mut request = self.lanes.next_request();
+            let mut request = self.queue.next_request();
             if request.is_empty() {
                 break;
             }
-            if request.iter().any(|waiting| waiting.item.is_stopped()) {
-                request = without_stopped(request, &mut self.lanes);
+            if request.iter().any(|pending| pending.item.is_stopped()) {
+                request = without_stopped(request, &mut self.queue);
                 if request.is_empty() {
                     continue;
                 }
             }
-            request.iter_mut().for_each(|waiting| waiting.item.seal());
-            let sent = self.flow.sent(request.iter().map(|waiting| waiting.bytes).sum(), now);
+            request.iter_mut().for_each(|pending| pending.item.seal());
+            let sent = self.flow.sent(request.iter().map(|pending| pending.bytes).sum(), now);
             let Sqs { transport, queue_url, fifo, packing, store, .. } = &self.sink;
             let to = To {
                 transport: Arc::clone(transport),
@@ -307,27 +307,27 @@ impl Delivering {
             failpoint::reached(Step::Accepted);
             self.is_alive = true;
         }
-        for Waiting { group, item, .. } in accepted {
-            self.lanes.accepted(group.as_deref());
+        for Pending { group, item, .. } in accepted {
+            self.queue.accepted(group.as_deref());
             item.acknowledge();
             failpoint::reached(Step::Settled);
         }
-        for (waiting, fault) in rejected {
-            self.rejected(waiting, &fault).await?;
+        for (pending, fault) in rejected {
+            self.rejected(pending, &fault).await?;
         }
         let failed = refused.len() + doubtful.len();
         let doubt = doubtful.last().map(|(_, text)| text.clone());
         let is_alive = self.is_alive;
         self.is_alive &= doubtful.is_empty();
-        for (mut waiting, fault) in doubtful.into_iter().rev() {
-            let is_the_messages = is_alive && (waiting.item.has_several() || waiting.item.doubt() >= DOUBTS_MAX);
+        for (mut pending, fault) in doubtful.into_iter().rev() {
+            let is_the_messages = is_alive && (pending.item.has_several() || pending.item.doubt() >= DOUBTS_MAX);
             if is_the_messages {
-                self.rejected(waiting, &fault).await?;
+                self.rejected(pending, &fault).await?;
             } else {
-                self.lanes.refused(waiting);
+                self.queue.refused(pending);
             }
         }
-        refused.into_iter().rev().for_each(|message| self.lanes.refused(message));
+        refused.into_iter().rev().for_each(|message| self.queue.refused(message));
         let pause = self.flow.answered(sent, outcome, Instant::now());
         match reason.map(|Reason { text, .. }| text).or(doubt) {
             Some(reason) => {
@@ -353,24 +353,24 @@ impl Delivering {
     }
 
     /// Handles a message that is refused for what it is, or for one of its rows.
-    async fn rejected(&mut self, waiting: Waiting<Outgoing>, fault: &str) -> anyhow::Result<()> {
-        let Waiting { group, mut item, bytes } = waiting;
+    async fn rejected(&mut self, pending: Pending<Outgoing>, fault: &str) -> anyhow::Result<()> {
+        let Pending { group, mut item, bytes } = pending;
         let packing = self.sink.packing;
         if item.has_several() {
             // One of its rows is to blame: each goes again by itself.
-            let single = |item: Outgoing| Waiting { group: group.clone(), bytes: item.bytes(packing), item };
-            self.lanes.divided(group.as_deref(), item.into_single().map(single).collect());
+            let single = |item: Outgoing| Pending { group: group.clone(), bytes: item.bytes(packing), item };
+            self.queue.divided(group.as_deref(), item.into_single().map(single).collect());
             return Ok(());
         }
         if item.message().is_dead_letter && bytes > LETTER_BYTES_MIN {
             error!(sink = self.sink.name, bytes, fault, "a dead letter is refused, it is shortened");
             item.shorten(bytes / 2);
             let bytes = item.bytes(packing);
-            self.lanes.divided(group.as_deref(), vec![Waiting { group: group.clone(), bytes, item }]);
+            self.queue.divided(group.as_deref(), vec![Pending { group: group.clone(), bytes, item }]);
             return Ok(());
         }
         self.sink.reject(item, fault, self.dead_letters.as_ref()).await?;
-        self.lanes.accepted(group.as_deref());
+        self.queue.accepted(group.as_deref());
         Ok(())
     }
 
@@ -381,7 +381,7 @@ impl Delivering {
                 drop(ack.part(message.row));
                 break;
             }
-            if let Some((outgoing, fault)) = self.sink.take_in(message, &ack, &mut self.lanes) {
+            if let Some((outgoing, fault)) = self.sink.take_in(message, &ack, &mut self.queue) {
                 self.sink.reject(outgoing, &fault, self.dead_letters.as_ref()).await?;
             }
         }
@@ -392,12 +392,12 @@ impl Delivering {
 }
 
 /// Leaves of a request what may still be delivered, once something stopped the pipeline. Groups go on without the rest.
-fn without_stopped(request: Request, lanes: &mut Lanes<Outgoing>) -> Request {
+fn without_stopped(request: Request, queue: &mut OrderedQueue<Outgoing>) -> Request {
     let mut left = Request::with_capacity(request.len());
-    for Waiting { group, bytes, item } in request {
+    for Pending { group, bytes, item } in request {
         match item.without_stopped() {
-            Some(item) => left.push(Waiting { group, bytes, item }),
-            None => lanes.accepted(group.as_deref()),
+            Some(item) => left.push(Pending { group, bytes, item }),
+            None => queue.accepted(group.as_deref()),
         }
     }
     left
@@ -485,7 +485,7 @@ mod tests {
     use std::sync::Mutex;
 
     use bytes::Bytes;
-    use rowmill_core::position::Resume;
+    use rowmill_core::position::ResumePoint;
     use rowmill_pipeline::ack::{Cost, tracker};
     use serde_json::{Value, json};
 
@@ -576,7 +576,7 @@ mod tests {
             };
             edit(&mut sqs);
             let (outlet, inlet) = outlet(2, Overflow::new(0));
-            let (acks, _, observer) = tracker::<Resume, BatchOrigin>(Cost { rows: 1 << 20, bytes: 1 << 30 });
+            let (acks, _, observer) = tracker::<ResumePoint, BatchOrigin>(Cost { rows: 1 << 20, bytes: 1 << 30 });
             Self { outlet, acks, observer, arrived, sink: tokio::spawn(Box::new(sqs).run(inlet, None)), next: 1 }
         }
 

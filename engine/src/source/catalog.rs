@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use mysql_async::params;
-use rowmill_core::binlog::{Altered, CatalogColumn, Decoder, Missing, Next, Select, append_unlisted};
-use rowmill_core::position::{BinlogPosition, Resume};
+use rowmill_core::binlog::{Altered, CatalogColumn, Decoder, Missing, Next, TableSelector, append_unlisted};
+use rowmill_core::position::{BinlogPosition, ResumePoint};
 use tracing::{debug, info};
 
 use super::preflight::{ConnectError, Flavor, Server};
@@ -78,7 +78,7 @@ pub(super) struct Asked<'a> {
     /// Where the rows come.
     pub rows: &'a BinlogPosition,
     /// A place between two transactions before them.
-    pub before: &'a Resume,
+    pub before: &'a ResumePoint,
 }
 
 /// Looks columns up, and knows how far the binlog was looked through for changes of them.
@@ -181,7 +181,7 @@ async fn look_up(server: &mut Server, schema: &str, table: &str) -> mysql_async:
 /// No rows of any table.
 struct Nothing;
 
-impl Select for Nothing {
+impl TableSelector for Nothing {
     fn table(&self, _: &str, _: &str) -> bool {
         false
     }
@@ -196,7 +196,7 @@ impl Select for Nothing {
 struct LookAhead {
     from: BinlogPosition,
     /// Between two transactions.
-    end: Resume,
+    end: ResumePoint,
     /// In the order of the binlog.
     changes: Vec<Change>,
     bytes: usize,
@@ -231,13 +231,13 @@ impl Change {
 
 impl LookAhead {
     /// Nothing was looked at yet.
-    fn from(Resume { server, position, .. }: &Resume) -> Self {
-        let end = Resume { server: server.clone(), ..Resume::at("", position.clone()) };
+    fn from(ResumePoint { server, position, .. }: &ResumePoint) -> Self {
+        let end = ResumePoint { server: server.clone(), ..ResumePoint::at("", position.clone()) };
         Self { from: position.clone(), end, changes: Vec::new(), bytes: 0 }
     }
 
     /// Whether the pass can be continued for rows after a place.
-    fn reaches(&self, before: &Resume) -> bool {
+    fn reaches(&self, before: &ResumePoint) -> bool {
         !before.position.is_before(&self.from) && !self.end.position.is_before(&before.position)
     }
 
@@ -284,7 +284,7 @@ impl LookAhead {
         let mut scan = Decoder::new(self.end.clone(), Box::new(Nothing)).with_alterations(true).with_skips(true);
         let looked = self.scan(&mut wire, &mut scan, to, asked).await;
         while scan.flush().is_some() {}
-        self.end = Resume { past: None, gtids: None, fingerprint: None, ..scan.resume_before().clone() };
+        self.end = ResumePoint { partial: None, gtids: None, fingerprint: None, ..scan.resume_before().clone() };
         looked
     }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 use rowmill_core::binlog::{Finding, FingerprintCheck, GtidScan, file_fingerprint};
 use rowmill_core::gtid::{Gtid, GtidSet, Newest};
-use rowmill_core::position::{BinlogPosition, Fingerprint, Resume, file_number};
+use rowmill_core::position::{BinlogPosition, Fingerprint, ResumePoint, file_number};
 use tokio::time::timeout;
 use tracing::debug;
 
@@ -184,7 +184,7 @@ pub(super) async fn all_servers(
 
 /// What shows that a server's binlog isn't the one any more that was read up to `resume`: a server that is reset may end its
 /// stream with an error that says nothing of it. `None` if nothing shows it.
-pub(super) async fn difference(config: &config::Source, resume: &Resume) -> Option<anyhow::Error> {
+pub(super) async fn difference(config: &config::Source, resume: &ResumePoint) -> Option<anyhow::Error> {
     let ask = async {
         let mut server = Server::connect(config).await.ok().filter(|server| server.identity == *resume.server)?;
         match server.still_has(resume, None).await {
@@ -212,7 +212,7 @@ pub(super) struct History {
 struct Now {
     config: config::Source,
     /// All before it was read.
-    resume: Resume,
+    resume: ResumePoint,
     /// The file that is being read: a server purges none that it still sends.
     file: String,
 }
@@ -234,13 +234,13 @@ impl Signs {
 }
 
 impl History {
-    pub(super) fn new(config: config::Source, resume: Resume) -> Self {
+    pub(super) fn new(config: config::Source, resume: ResumePoint) -> Self {
         let file = resume.position.file.clone();
         Self { now: Mutex::new(Now { config, resume, file }), is_wanted: AtomicBool::new(false) }
     }
 
     /// Another connection reads on, maybe another server.
-    pub(super) fn reads(&self, config: &config::Source, resume: &Resume) {
+    pub(super) fn reads(&self, config: &config::Source, resume: &ResumePoint) {
         let file = resume.position.file.clone();
         *self.now.lock().unwrap_or_else(PoisonError::into_inner) =
             Now { config: config.clone(), resume: resume.clone(), file };
@@ -248,7 +248,7 @@ impl History {
 
     /// All before `resume` was read, and some behind it: up to `position`.
     #[inline]
-    pub(super) fn read_to(&self, resume: &Resume, position: &BinlogPosition) {
+    pub(super) fn read_to(&self, resume: &ResumePoint, position: &BinlogPosition) {
         if self.is_wanted.load(Ordering::Relaxed) && self.is_wanted.swap(false, Ordering::Relaxed) {
             let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
             now.resume.clone_from(resume);
@@ -325,7 +325,7 @@ impl Server {
 
     /// Whether a place that was read is still one of the binlog, or was purged of it. Something was reset where the file that
     /// is being read is given: were the place purged alone, that one would still be there.
-    async fn still_has(&mut self, resume: &Resume, reading: Option<&String>) -> Result<(), LocateError> {
+    async fn still_has(&mut self, resume: &ResumePoint, reading: Option<&String>) -> Result<(), LocateError> {
         let Some(fingerprint) = resume.fingerprint else { return Ok(()) };
         let position = &resume.position;
         let logs = self.binary_logs().await.map_err(LocateError::Behind)?;

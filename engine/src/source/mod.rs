@@ -19,9 +19,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
-use rowmill_core::binlog::{CatalogColumn, DecodeError, Decoder, EndFinder, Next, RowBatch, Select, TransactionEnd};
+use rowmill_core::binlog::{
+    CatalogColumn, DecodeError, Decoder, EndFinder, Next, RowBatch, TableSelector, TransactionEnd,
+};
 use rowmill_core::envelope::Connector;
-use rowmill_core::position::{BinlogPosition, Resume};
+use rowmill_core::position::{BinlogPosition, ResumePoint};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -120,7 +122,7 @@ impl Source {
         mut server: Server,
         config: config::Source,
         place: Place,
-        select: Box<dyn Select>,
+        select: Box<dyn TableSelector>,
         schemas: Arc<SchemaHistory>,
     ) -> anyhow::Result<Self> {
         let wire = stream(&config, server.flavor, &place)
@@ -196,7 +198,7 @@ impl Source {
     }
 
     /// Tries again, and where there are several servers each in turn, until one reads on at `resume`.
-    async fn reconnect(&mut self, resume: Resume) -> anyhow::Result<()> {
+    async fn reconnect(&mut self, resume: ResumePoint) -> anyhow::Result<()> {
         let mut delays = Delays::new(RECONNECT_DELAY_MIN, RECONNECT_DELAY_MAX, None);
         let mut failures = FailureLog::default();
         loop {
@@ -346,7 +348,7 @@ struct Reconnected {
 ///
 /// # Errors
 /// If there is none yet, or if the server can't be read on.
-async fn reconnect_to(config: &config::Source, resume: &Resume) -> Result<Reconnected, ConnectError> {
+async fn reconnect_to(config: &config::Source, resume: &ResumePoint) -> Result<Reconnected, ConnectError> {
     let mut server = Server::connect(config).await?;
     if let Some(problem) = server.problems().into_iter().next() {
         return Err(ConnectError::Refused(problem.into()));
@@ -457,7 +459,7 @@ async fn open_stream(
         ))
         .await?;
     }
-    let Place { resume: Resume { gtids, .. }, by, from } = place;
+    let Place { resume: ResumePoint { gtids, .. }, by, from } = place;
     let server_id = config.server_id;
     // MariaDB leaves annotations out unless they're asked for, though their bytes count.
     let annotations = flavor == Flavor::MariaDb;
@@ -478,7 +480,7 @@ async fn open_stream(
 
 /// A stream that ends where the binlog does, from a position on, beside the one of an engine that runs.
 async fn short_stream(config: &config::Source, flavor: Flavor, from: BinlogPosition) -> Result<Wire, WireError> {
-    open_stream(&beside(config), flavor, &Place::at(Resume::at("", from)), Ending::Ends).await
+    open_stream(&beside(config), flavor, &Place::at(ResumePoint::at("", from)), Ending::Ends).await
 }
 
 /// With another server ID: the server ends a connection with the ID of a new one, and that of the engine is to stay.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use mysql_async::Row;
 use rowmill_core::gtid::{GtidSet, Newest};
-use rowmill_core::position::{BinlogPosition, Past, Progress, Resume, file_number};
+use rowmill_core::position::{BinlogPosition, EventOffset, PartialTransaction, ResumePoint, file_number};
 use tracing::debug;
 
 use super::history::{self, WAY_OUT, other_history};
@@ -21,7 +21,7 @@ const COMMITTED_DELAY: Duration = Duration::from_millis(300);
 #[derive(Debug, Clone)]
 pub struct Place {
     /// From where to read on.
-    pub resume: Resume,
+    pub resume: ResumePoint,
     /// How.
     pub by: By,
     /// Where the server begins if it is asked for a position; what it sends from there and is past is passed over.
@@ -41,7 +41,7 @@ pub enum By {
 
 impl Place {
     /// To be asked for by its position.
-    pub(super) fn at(resume: Resume) -> Self {
+    pub(super) fn at(resume: ResumePoint) -> Self {
         Self { from: resume.position.clone(), resume, by: By::Position }
     }
 }
@@ -79,7 +79,7 @@ impl Server {
     /// # Errors
     /// If the server doesn't say what it has, or hasn't got the place any more, if its binlog isn't the checkpoint's, or if
     /// it is another server and GTIDs don't help.
-    pub async fn locate(&mut self, start: &Start, checkpoint: Option<Resume>) -> Result<Place, LocateError> {
+    pub async fn locate(&mut self, start: &Start, checkpoint: Option<ResumePoint>) -> Result<Place, LocateError> {
         let Some(resume) = checkpoint else { return self.first_place(start).await };
         let is_same_server = *resume.server == *self.identity;
         if is_same_server && !resume.position.file.is_empty() {
@@ -104,14 +104,14 @@ impl Server {
             }
         };
         let mut place = self.locate_by_gtids(gtids, &why).await?;
-        place.resume.past = resume.past.filter(|_| is_same_server);
+        place.resume.partial = resume.partial.filter(|_| is_same_server);
         Ok(place)
     }
 
     /// Where to begin without a checkpoint.
     async fn first_place(&mut self, start: &Start) -> Result<Place, LocateError> {
         let identity: Arc<str> = self.identity.as_str().into();
-        let at = |position: BinlogPosition| Resume::at(Arc::clone(&identity), position);
+        let at = |position: BinlogPosition| ResumePoint::at(Arc::clone(&identity), position);
         let resume = match start {
             Start::Gtids(gtids) => {
                 const WHY: &str = "`source.start` says by GTIDs where to begin";
@@ -138,7 +138,7 @@ impl Server {
                         None
                     }),
                 };
-                Resume { gtids: gtids.map(Arc::new), ..resume }
+                ResumePoint { gtids: gtids.map(Arc::new), ..resume }
             }
         };
         let mut resume = within_reach(resume);
@@ -147,7 +147,7 @@ impl Server {
     }
 
     /// At the position of a checkpoint of this server, if its binlog is still the one that it was.
-    async fn read_on(&mut self, resume: Resume) -> Result<Place, LocateError> {
+    async fn read_on(&mut self, resume: ResumePoint) -> Result<Place, LocateError> {
         self.has_place("the checkpoint", &resume.position).await?;
         let Some(fingerprint) = resume.fingerprint else {
             return Err(LocateError::Gone(anyhow!(
@@ -166,7 +166,7 @@ impl Server {
     }
 
     /// Whether the GTIDs of a checkpoint fit the server's, and its place.
-    async fn has_gtids(&mut self, gtids: &GtidSet, resume: &Resume) -> Result<(), LocateError> {
+    async fn has_gtids(&mut self, gtids: &GtidSet, resume: &ResumePoint) -> Result<(), LocateError> {
         let position = &resume.position;
         match self.flavor {
             Flavor::MySql => {
@@ -222,7 +222,10 @@ impl Server {
             ))
         };
         let mut position = BinlogPosition::new("", BinlogPosition::FIRST_EVENT);
-        let resume = Resume { gtids: Some(Arc::clone(&gtids)), ..Resume::at(self.identity.as_str(), position.clone()) };
+        let resume = ResumePoint {
+            gtids: Some(Arc::clone(&gtids)),
+            ..ResumePoint::at(self.identity.as_str(), position.clone())
+        };
         match self.flavor {
             Flavor::MySql => {
                 const PURGED: &str = "SELECT @@GLOBAL.gtid_purged";
@@ -407,7 +410,7 @@ impl Server {
     }
 
     /// Where the binlog ends, and what was executed before.
-    pub(super) async fn end_of_binlog(&mut self) -> anyhow::Result<Resume> {
+    pub(super) async fn end_of_binlog(&mut self) -> anyhow::Result<ResumePoint> {
         // Asked before the place: what isn't past mustn't count as past.
         let state = match self.flavor {
             Flavor::MySql => None,
@@ -423,7 +426,7 @@ impl Server {
                 Some(state).filter(|state| !state.is_empty())
             }
         };
-        Ok(Resume { gtids: gtids.map(Arc::new), ..Resume::at(self.identity.as_str(), position) })
+        Ok(ResumePoint { gtids: gtids.map(Arc::new), ..ResumePoint::at(self.identity.as_str(), position) })
     }
 }
 
@@ -440,19 +443,24 @@ pub(super) fn is_within_reach(position: &BinlogPosition) -> bool {
 
 /// The same place, so that a server can be asked for it: a dump begins at most 4 GiB into a file. Beyond that the file is
 /// read from its head, and what is before the place is passed over.
-fn within_reach(resume: Resume) -> Resume {
+fn within_reach(resume: ResumePoint) -> ResumePoint {
     if is_within_reach(&resume.position) {
         return resume;
     }
     let BinlogPosition { file, offset } = &resume.position;
-    let past = Past { file: file.clone(), progress: Progress { event: *offset, rows: 0 } };
+    let partial = PartialTransaction { file: file.clone(), progress: EventOffset { event: *offset, rows: 0 } };
     let head = BinlogPosition::new(file.clone(), BinlogPosition::FIRST_EVENT);
     // The head of the file says which transactions are before it, and counting them gives those before the place.
-    let at_head =
-        Resume { position: head, past: None, gtids: None, fingerprint: None, server: Arc::clone(&resume.server) };
-    let further = resume.past;
-    let at_head = at_head.past_to(past);
-    further.into_iter().fold(at_head, Resume::past_to)
+    let at_head = ResumePoint {
+        position: head,
+        partial: None,
+        gtids: None,
+        fingerprint: None,
+        server: Arc::clone(&resume.server),
+    };
+    let further = resume.partial;
+    let at_head = at_head.advanced_to(partial);
+    further.into_iter().fold(at_head, ResumePoint::advanced_to)
 }
 
 #[cfg(test)]
@@ -461,14 +469,17 @@ mod tests {
 
     #[test]
     fn beyond_4_gib_the_file_is_read_from_its_head() {
-        let near = Resume::at("server", BinlogPosition::new("binlog.000007", u64::from(u32::MAX)));
+        let near = ResumePoint::at("server", BinlogPosition::new("binlog.000007", u64::from(u32::MAX)));
         assert_eq!(within_reach(near.clone()), near);
-        let far = Resume::at("server", BinlogPosition::new("binlog.000007", 5 << 30));
-        let head = Resume::at("server", BinlogPosition::new("binlog.000007", 4));
-        let past = |event, rows| Past { file: "binlog.000007".to_owned(), progress: Progress { event, rows } };
-        assert_eq!(within_reach(far.clone()), Resume { past: Some(past(5 << 30, 0)), ..head.clone() });
-        let further = Resume { past: Some(past(6 << 30, 7)), ..far };
-        assert_eq!(within_reach(further), Resume { past: Some(past(6 << 30, 7)), ..head });
+        let far = ResumePoint::at("server", BinlogPosition::new("binlog.000007", 5 << 30));
+        let head = ResumePoint::at("server", BinlogPosition::new("binlog.000007", 4));
+        let partial = |event, rows| PartialTransaction {
+            file: "binlog.000007".to_owned(),
+            progress: EventOffset { event, rows },
+        };
+        assert_eq!(within_reach(far.clone()), ResumePoint { partial: Some(partial(5 << 30, 0)), ..head.clone() });
+        let further = ResumePoint { partial: Some(partial(6 << 30, 7)), ..far };
+        assert_eq!(within_reach(further), ResumePoint { partial: Some(partial(6 << 30, 7)), ..head });
     }
 
     #[test]

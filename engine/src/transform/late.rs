@@ -4,43 +4,43 @@
 use std::sync::Arc;
 
 use rowmill_core::batch::{Batch, Builder, RowIndex, Table};
-use rowmill_core::binlog::{Needs, RowBatch, RowError};
+use rowmill_core::binlog::{RowBatch, RowError, TableProjection};
 
 use super::want;
 use super::{Chain, Stop, Transformed};
 
 impl Chain {
-    /// What of a table's rows is needed to decide on them. Where that can't be found out it's everything, and
+    /// What of a table's rows is projection to decide on them. Where that can't be found out it's everything, and
     /// why shows when the first row passes.
-    pub fn needs(&self, table: &Table) -> Needs {
+    pub fn projection(&self, table: &Table) -> TableProjection {
         let interests: Result<Vec<_>, _> = self.transforms.iter().map(|transform| transform.interest(table)).collect();
-        interests.map_or_else(|_| Needs::default(), |interests| want::needs(table, &interests))
+        interests.map_or_else(|_| TableProjection::default(), |interests| want::table_projection(table, &interests))
     }
 
     /// Passes a batch through the transforms. What is left of it is decoded whole; where a row can't be, everything stops
     /// before it. Batches are numbered in their order, and every one must pass. `None` if everything stops because of an
     /// earlier one.
     pub async fn transform(&self, number: u64, batch: &RowBatch, tables: &Arc<[Arc<Table>]>) -> Option<Transformed> {
-        let RowBatch { bytes, rows, undecoded, skips, .. } = batch;
+        let RowBatch { bytes, rows, deferred, skips, .. } = batch;
         let count = *rows as u32;
-        let Some(undecoded) = undecoded else { return self.run(number, Arc::clone(bytes), count, tables).await };
+        let Some(deferred) = deferred else { return self.run(number, Arc::clone(bytes), count, tables).await };
         let decoded = parse(bytes);
         let leave_out = |transformed: &mut Transformed, errors: Vec<RowError>| {
             for error in errors {
                 if *skips {
-                    transformed.skip(error.row.0, undecoded.skipped(&decoded, error));
+                    transformed.skip(error.row.0, deferred.skipped(&decoded, error));
                 } else {
                     transformed.stop_at(Stop { origin: error.row.0, error: error.error.into() });
                 }
             }
         };
-        if undecoded.version() == self.version {
+        if deferred.version() == self.version {
             let transformed = self.run(number, Arc::clone(bytes), count, tables).await?;
-            let whole = |rows: &[RowIndex]| undecoded.whole(&decoded, rows.iter().copied());
+            let whole = |rows: &[RowIndex]| deferred.decode_rows(&decoded, rows.iter().copied());
             return Some(transformed.completed(bytes, whole, leave_out));
         }
         // It was decoded for other transforms: they get whole rows.
-        let (whole, errors) = undecoded.whole(&decoded, (0..count).map(RowIndex));
+        let (whole, errors) = deferred.decode_rows(&decoded, (0..count).map(RowIndex));
         if errors.is_empty() {
             return self.run(number, Arc::new(whole), count, tables).await;
         }
@@ -49,7 +49,7 @@ impl Chain {
             false => errors[0].row.0 <= *row,
         };
         let origins: Vec<u32> = (0..count).filter(|row| !is_left_out(row)).collect();
-        let (whole, _) = undecoded.whole(&decoded, origins.iter().copied().map(RowIndex));
+        let (whole, _) = deferred.decode_rows(&decoded, origins.iter().copied().map(RowIndex));
         let mut transformed = self.run(number, Arc::new(whole), origins.len() as u32, tables).await?;
         transformed.set_origins(&origins);
         leave_out(&mut transformed, errors);
@@ -65,15 +65,15 @@ impl Chain {
         tables: &Arc<[Arc<Table>]>,
     ) -> Option<Transformed> {
         let batch = parse(bytes);
-        let needs: Vec<Needs> = tables.iter().map(|table| self.needs(table)).collect();
+        let projection: Vec<TableProjection> = tables.iter().map(|table| self.projection(table)).collect();
         let mut out = Builder::with_capacity(bytes.len());
         for (index, row) in (0..).map(RowIndex).zip(batch.rows()) {
-            let Some(needed) = needs[row.table().0 as usize].of(row.operation()) else {
+            let Some(projection) = projection[row.table().0 as usize].for_operation(row.operation()) else {
                 out.copy_row(&batch, index);
                 continue;
             };
             out.copy_row_edited(&batch, index, |image, column, out| {
-                let is_needed = needed.image(image).contains(column);
+                let is_needed = projection.image(image).contains(column);
                 if !is_needed {
                     out.absent();
                 }

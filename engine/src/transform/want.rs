@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rowmill_core::ByTable;
 use rowmill_core::batch::{ColumnIndex, ImageKind, Operation, Table};
-use rowmill_core::binlog::{ColumnSet, Needed, Needs};
+use rowmill_core::binlog::{ColumnSet, RowProjection, TableProjection};
 
 use super::instance::types;
 
@@ -96,34 +96,34 @@ impl Want {
 }
 
 /// What a table's plugins, in their order, need of its rows to decide on them.
-pub(super) fn needs(table: &Table, interests: &[Interest]) -> Needs {
-    let of = |operation| needed(table, interests, operation);
-    Needs { inserts: of(Operation::Insert), updates: of(Operation::Update), deletes: of(Operation::Delete) }
+pub(super) fn table_projection(table: &Table, interests: &[Interest]) -> TableProjection {
+    let of = |operation| row_projection(table, interests, operation);
+    TableProjection { inserts: of(Operation::Insert), updates: of(Operation::Update), deletes: of(Operation::Delete) }
 }
 
 /// `None`: everything.
-fn needed(table: &Table, interests: &[Interest], operation: Operation) -> Option<Needed> {
+fn row_projection(table: &Table, interests: &[Interest], operation: Operation) -> Option<RowProjection> {
     // The message group is made of the key, for messages as well that are made of rows that don't stay.
     let key: ColumnSet = table.key.iter().copied().collect();
-    let mut needed = Needed { before: key.clone(), after: key };
+    let mut row_projection = RowProjection { before: key.clone(), after: key };
     let mut is_decided = false;
     for interest in interests {
         match (interest.fate(operation), interest.want()) {
             (Fate::Keep, _) => {}
-            (Fate::Drop, _) => return Some(needed),
+            (Fate::Drop, _) => return Some(row_projection),
             (Fate::Ask, None) => return None,
             (Fate::Ask, Some(want)) => {
                 is_decided = true;
                 let wanted = (0..table.columns.len() as u32).map(ColumnIndex).filter(|&column| want.has(column));
-                needed.after.extend(wanted.clone());
+                row_projection.after.extend(wanted.clone());
                 if want.before || operation != Operation::Update {
-                    needed.before.extend(wanted);
+                    row_projection.before.extend(wanted);
                 }
             }
         }
     }
     // Rows that nobody decides on are kept.
-    is_decided.then_some(needed)
+    is_decided.then_some(row_projection)
 }
 
 /// What a plugin wants of each table, as far as it was asked.
@@ -219,20 +219,20 @@ mod tests {
 
     #[test]
     fn what_is_needed_follows_from_what_is_wanted() {
-        let needs = |interests: &[Interest]| super::needs(&table(), interests);
-        assert_eq!(needs(&[]), Needs::default());
-        assert_eq!(needs(&[Interest::Pass]), Needs::default());
-        assert_eq!(needs(&[want(&[1], true, true), Interest::All]), Needs::default());
+        let table_projection = |interests: &[Interest]| super::table_projection(&table(), interests);
+        assert_eq!(table_projection(&[]), TableProjection::default());
+        assert_eq!(table_projection(&[Interest::Pass]), TableProjection::default());
+        assert_eq!(table_projection(&[want(&[1], true, true), Interest::All]), TableProjection::default());
 
-        let Needs { inserts, updates, deletes } =
-            needs(&[want(&[1], false, true), Interest::Pass, want(&[2], true, false)]);
-        assert_eq!(inserts.map(|needed| columns(&needed.after)), Some(vec![0, 1, 2]));
+        let TableProjection { inserts, updates, deletes } =
+            table_projection(&[want(&[1], false, true), Interest::Pass, want(&[2], true, false)]);
+        assert_eq!(inserts.map(|row_projection| columns(&row_projection.after)), Some(vec![0, 1, 2]));
         let updates = updates.expect("some");
         assert_eq!((columns(&updates.before), columns(&updates.after)), (vec![0], vec![0, 1]));
         assert_eq!(deletes, None, "they are kept");
 
-        let Needs { inserts, .. } = needs(&[Interest::Drop, Interest::All]);
-        assert_eq!(inserts.map(|needed| columns(&needed.after)), Some(vec![0]));
+        let TableProjection { inserts, .. } = table_projection(&[Interest::Drop, Interest::All]);
+        assert_eq!(inserts.map(|row_projection| columns(&row_projection.after)), Some(vec![0]));
     }
 
     #[test]

@@ -2,12 +2,12 @@
 #![no_main]
 use libfuzzer_sys::fuzz_target;
 use rowmill_core::batch::Batch;
-use rowmill_core::binlog::{Decoder, Next, Select};
-use rowmill_core::position::{BinlogPosition, Resume};
+use rowmill_core::binlog::{Decoder, Next, TableSelector};
+use rowmill_core::position::{BinlogPosition, ResumePoint};
 
 struct Everything;
 
-impl Select for Everything {
+impl TableSelector for Everything {
     fn table(&self, _schema: &str, _table: &str) -> bool {
         true
     }
@@ -18,7 +18,7 @@ impl Select for Everything {
 }
 
 fuzz_target!(|bytes: &[u8]| {
-    let resume = Resume::at("server", BinlogPosition::new("binlog.000001", BinlogPosition::FIRST_EVENT));
+    let resume = ResumePoint::at("server", BinlogPosition::new("binlog.000001", BinlogPosition::FIRST_EVENT));
     let mut decoder = Decoder::new(resume, Box::new(Everything));
     let mut rest = bytes.get(4..).unwrap_or_default();
     while let Some(size) = rest.get(9..13).and_then(|size| size.first_chunk()) {

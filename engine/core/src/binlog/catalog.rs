@@ -3,8 +3,8 @@
 //! it is compared with each table map: a name is never guessed.
 
 use super::charset::Charset;
-use super::error::Fault;
-use super::table_map::{ColumnType, code};
+use super::column_type::{ColumnType, code};
+use super::error::DecodeErrorKind;
 
 /// What MariaDB calls the hashes that it keeps of unique keys without a tree (of long texts, or `USING HASH`); a number
 /// follows.
@@ -98,10 +98,10 @@ impl CatalogColumn {
     ///
     /// # Errors
     /// If they can't be known from the column's type, which is text: bytes that aren't are question marks there.
-    pub(super) fn members(&self) -> Result<Vec<Box<str>>, Fault> {
+    pub(super) fn members(&self) -> Result<Vec<Box<str>>, DecodeErrorKind> {
         let members = self.members_shown();
         if self.charset() == Charset::Binary && members.iter().any(|member| member.contains('?')) {
-            return Err(Fault::HiddenMembers { column: self.name.clone() });
+            return Err(DecodeErrorKind::HiddenMembers { column: self.name.clone() });
         }
         Ok(members)
     }

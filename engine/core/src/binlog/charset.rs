@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::error::Fault;
+use super::error::DecodeErrorKind;
 use super::multi_byte::MultiByte;
 use super::single_byte::{self, SingleByte};
 
@@ -128,19 +128,19 @@ impl Charset {
     }
 
     /// Appends `bytes` as UTF-8.
-    pub fn decode(&self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), TextFault> {
+    pub fn decode(&self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), TextError> {
         match self {
             Self::Binary => out.extend_from_slice(bytes),
             Self::Utf8 => {
                 // Mostly it's ASCII, which is seen sooner.
                 if !bytes.is_ascii() && std::str::from_utf8(bytes).is_err() {
-                    return Err(TextFault::Invalid("utf8mb4"));
+                    return Err(TextError::Invalid("utf8mb4"));
                 }
                 out.extend_from_slice(bytes);
             }
             Self::Ascii => {
                 if !bytes.is_ascii() {
-                    return Err(TextFault::Invalid("ascii"));
+                    return Err(TextError::Invalid("ascii"));
                 }
                 out.extend_from_slice(bytes);
             }
@@ -148,23 +148,23 @@ impl Charset {
             Self::SingleByte { name, characters, .. } => {
                 for &byte in bytes {
                     match characters[usize::from(byte)] {
-                        char::REPLACEMENT_CHARACTER => return Err(TextFault::Invalid(name)),
+                        char::REPLACEMENT_CHARACTER => return Err(TextError::Invalid(name)),
                         character => push(character, out),
                     }
                 }
             }
-            Self::MultiByte(set) => set.decode(bytes, out).ok_or(TextFault::Invalid(set.name))?,
-            Self::Utf16 { name, big_endian } => utf16(bytes, *big_endian, out).ok_or(TextFault::Invalid(name))?,
+            Self::MultiByte(set) => set.decode(bytes, out).ok_or(TextError::Invalid(set.name))?,
+            Self::Utf16 { name, big_endian } => utf16(bytes, *big_endian, out).ok_or(TextError::Invalid(name))?,
             // Characters beyond U+FFFF don't fit; what would pair up to one is refused by the server.
-            Self::Ucs2 => utf16(bytes, true, out).ok_or(TextFault::Invalid("ucs2"))?,
+            Self::Ucs2 => utf16(bytes, true, out).ok_or(TextError::Invalid("ucs2"))?,
             Self::Utf32 => {
-                let (units, []) = bytes.as_chunks::<4>() else { return Err(TextFault::Invalid("utf32")) };
+                let (units, []) = bytes.as_chunks::<4>() else { return Err(TextError::Invalid("utf32")) };
                 for unit in units {
-                    let character = char::from_u32(u32::from_be_bytes(*unit)).ok_or(TextFault::Invalid("utf32"))?;
+                    let character = char::from_u32(u32::from_be_bytes(*unit)).ok_or(TextError::Invalid("utf32"))?;
                     push(character, out);
                 }
             }
-            Self::Unknown(name) => return Err(TextFault::Unknown(name.clone())),
+            Self::Unknown(name) => return Err(TextError::Unknown(name.clone())),
         }
         Ok(())
     }
@@ -199,16 +199,16 @@ fn utf16(bytes: &[u8], big_endian: bool, out: &mut Vec<u8>) -> Option<()> {
 
 /// Text that can't be made UTF-8.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum TextFault {
+pub(super) enum TextError {
     Invalid(&'static str),
     Unknown(String),
 }
 
-impl TextFault {
-    pub fn in_column(self, column: &str) -> Fault {
+impl TextError {
+    pub fn in_column(self, column: &str) -> DecodeErrorKind {
         match self {
-            Self::Invalid(charset) => Fault::Text { column: column.to_owned(), charset },
-            Self::Unknown(name) => Fault::Unsupported {
+            Self::Invalid(charset) => DecodeErrorKind::Text { column: column.to_owned(), charset },
+            Self::Unknown(name) => DecodeErrorKind::Unsupported {
                 what: format!("the text of column `{column}` ({name})"),
                 mend: "convert the column to utf8mb4, or leave its table out by `source.tables`",
             },
@@ -220,7 +220,7 @@ impl TextFault {
 mod tests {
     use super::*;
 
-    fn decode(charset: &str, bytes: &[u8]) -> Result<String, TextFault> {
+    fn decode(charset: &str, bytes: &[u8]) -> Result<String, TextError> {
         let mut out = Vec::new();
         Charset::of_name(charset).decode(bytes, &mut out)?;
         Ok(String::from_utf8(out).expect("UTF-8"))
@@ -259,9 +259,9 @@ mod tests {
             ("sjis", b"\x81"),
             ("gb18030", b"\xff"),
         ] {
-            assert!(matches!(decode(charset, bytes), Err(TextFault::Invalid(_))), "{charset}");
+            assert!(matches!(decode(charset, bytes), Err(TextError::Invalid(_))), "{charset}");
         }
-        assert!(matches!(decode("klingon", b"a"), Err(TextFault::Unknown(_))));
+        assert!(matches!(decode("klingon", b"a"), Err(TextError::Unknown(_))));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! <https://dev.mysql.com/doc/dev/mysql-server/latest/group__DECIMAL.html> (`decimal2bin`)
 
 use super::bytes::Bytes;
-use super::error::Fault;
+use super::error::DecodeErrorKind;
 
 /// Digits that fit a group of this many bytes' index: 0 digits take 0 bytes, 9 take 4.
 const BYTES_OF_DIGITS: [usize; 10] = [0, 1, 1, 2, 2, 3, 3, 4, 4, 4];
@@ -12,17 +12,24 @@ const DIGITS_A_GROUP: usize = 9;
 const BYTES_MAX: usize = 9 * 4;
 
 /// Bytes that a value of `DECIMAL(precision, scale)` takes.
-pub(super) fn len(precision: u8, scale: u8) -> Result<usize, Fault> {
+pub(super) fn len(precision: u8, scale: u8) -> Result<usize, DecodeErrorKind> {
     let bytes = |digits: u8| {
         let digits = usize::from(digits);
         digits / DIGITS_A_GROUP * 4 + BYTES_OF_DIGITS[digits % DIGITS_A_GROUP]
     };
-    let Some(integer_digits) = precision.checked_sub(scale) else { return Err(Fault::Malformed("a decimal's scale")) };
+    let Some(integer_digits) = precision.checked_sub(scale) else {
+        return Err(DecodeErrorKind::Malformed("a decimal's scale"));
+    };
     Ok(bytes(integer_digits) + bytes(scale))
 }
 
 /// Appends a value of `DECIMAL(precision, scale)` as text: `-12.50`.
-pub(super) fn decode(bytes: &mut Bytes<'_>, precision: u8, scale: u8, out: &mut Vec<u8>) -> Result<(), Fault> {
+pub(super) fn decode(
+    bytes: &mut Bytes<'_>,
+    precision: u8,
+    scale: u8,
+    out: &mut Vec<u8>,
+) -> Result<(), DecodeErrorKind> {
     let len = len(precision, scale)?;
     let (precision, scale) = (usize::from(precision), usize::from(scale));
     let integer_digits = precision - scale;
@@ -30,10 +37,10 @@ pub(super) fn decode(bytes: &mut Bytes<'_>, precision: u8, scale: u8, out: &mut 
     let (fraction_groups, fraction_rest) = (scale / DIGITS_A_GROUP, scale % DIGITS_A_GROUP);
 
     let mut buffer = [0u8; BYTES_MAX];
-    let Some(number) = buffer.get_mut(..len) else { return Err(Fault::Malformed("a decimal's precision")) };
+    let Some(number) = buffer.get_mut(..len) else { return Err(DecodeErrorKind::Malformed("a decimal's precision")) };
     number.copy_from_slice(bytes.take(len)?);
     let Some(first) = number.first_mut() else {
-        return Err(Fault::Malformed("a decimal without digits"));
+        return Err(DecodeErrorKind::Malformed("a decimal without digits"));
     };
     // The first bit is the sign, inverted; a negative number has all others inverted too.
     let negative = *first & 0x80 == 0;
@@ -65,7 +72,7 @@ pub(super) fn decode(bytes: &mut Bytes<'_>, precision: u8, scale: u8, out: &mut 
 }
 
 /// Appends a group of at most nine digits, with its leading zeros.
-fn push_group(groups: &mut Bytes<'_>, digits: usize, out: &mut Vec<u8>) -> Result<(), Fault> {
+fn push_group(groups: &mut Bytes<'_>, digits: usize, out: &mut Vec<u8>) -> Result<(), DecodeErrorKind> {
     let mut group = groups.uint_be(BYTES_OF_DIGITS[digits])?;
     let at = out.len();
     out.resize(at + digits, b'0');
@@ -113,7 +120,7 @@ mod tests {
     #[test]
     fn nonsense_is_refused() {
         let mut out = Vec::new();
-        assert_eq!(decode(&mut Bytes(&[0x80]), 4, 2, &mut out), Err(Fault::Truncated));
+        assert_eq!(decode(&mut Bytes(&[0x80]), 4, 2, &mut out), Err(DecodeErrorKind::Truncated));
         assert!(decode(&mut Bytes(&[0x80; 200]), 255, 0, &mut out).is_err());
         assert!(decode(&mut Bytes(&[0x80]), 1, 2, &mut out).is_err());
         assert!(decode(&mut Bytes(&[]), 0, 0, &mut out).is_err());

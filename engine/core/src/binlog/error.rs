@@ -2,7 +2,7 @@
 
 use rowmill_batch::RowIndex;
 
-use super::event::EventKind;
+use super::event_kind::EventKind;
 use crate::position::BinlogPosition;
 
 /// An event that can't be decoded.
@@ -18,7 +18,7 @@ pub struct DecodeError {
     /// The table, where the event has one that is known.
     pub table: Option<String>,
     /// What is wrong.
-    pub fault: Fault,
+    pub fault: DecodeErrorKind,
 }
 
 /// A row whose deferred columns can't be decoded.
@@ -32,7 +32,7 @@ pub struct RowError {
 
 /// What is wrong with an event.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
+pub enum DecodeErrorKind {
     /// It ends too soon.
     #[error("it ends too soon; the binlog file or the connection is damaged")]
     Truncated,

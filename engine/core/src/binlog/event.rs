@@ -4,7 +4,8 @@
 use std::ops::Range;
 
 use super::bytes::Bytes;
-use super::error::Fault;
+use super::error::DecodeErrorKind;
+use super::event_kind::EventKind;
 
 /// An event's first 19 bytes.
 /// <https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_replication_binlog_event.html>
@@ -34,8 +35,8 @@ impl EventHeader {
     /// # Errors
     /// If there are fewer bytes than a header has.
     #[inline]
-    pub fn parse(event: &[u8]) -> Result<Self, Fault> {
-        let Some(header) = event.first_chunk::<{ Self::LEN }>() else { return Err(Fault::Truncated) };
+    pub fn parse(event: &[u8]) -> Result<Self, DecodeErrorKind> {
+        let Some(header) = event.first_chunk::<{ Self::LEN }>() else { return Err(DecodeErrorKind::Truncated) };
         let mut bytes = Bytes(header);
         Ok(Self {
             timestamp_s: bytes.u32()?,
@@ -102,15 +103,17 @@ const CRC32_LEN: usize = 4;
 impl Checksums {
     /// What follows an event's header, without its checksum, which is verified.
     #[inline(always)] // where most events are read; the other callers are rare
-    pub fn open<'a>(&mut self, header: &EventHeader, bytes: &'a [u8]) -> Result<&'a [u8], Fault> {
+    pub fn open<'a>(&mut self, header: &EventHeader, bytes: &'a [u8]) -> Result<&'a [u8], DecodeErrorKind> {
         if header.size as usize != bytes.len() {
-            return Err(Fault::Malformed("an event's size"));
+            return Err(DecodeErrorKind::Malformed("an event's size"));
         }
         if header.kind == EventKind::FORMAT_DESCRIPTION {
             *self = Self::of_format_description(bytes)?;
         }
         // Not `ok_or`: it would make, and drop, an error for each event.
-        let Some((covered, checksum)) = bytes.split_last_chunk::<CRC32_LEN>() else { return Err(Fault::Truncated) };
+        let Some((covered, checksum)) = bytes.split_last_chunk::<CRC32_LEN>() else {
+            return Err(DecodeErrorKind::Truncated);
+        };
         let expected = u32::from_le_bytes(*checksum);
         let end = match self {
             Self::None => bytes.len(),
@@ -125,22 +128,23 @@ impl Checksums {
             Self::Crc32 => {
                 let found = checksum_of(header.kind, covered);
                 if found != expected && !cfg!(fuzzing) {
-                    return Err(Fault::Checksum { found, expected });
+                    return Err(DecodeErrorKind::Checksum { found, expected });
                 }
                 covered.len()
             }
         };
-        let Some(body) = bytes.get(EventHeader::LEN..end) else { return Err(Fault::Truncated) };
+        let Some(body) = bytes.get(EventHeader::LEN..end) else { return Err(DecodeErrorKind::Truncated) };
         Ok(body)
     }
 
     /// A format description always ends with the algorithm's number and room for a checksum.
-    fn of_format_description(bytes: &[u8]) -> Result<Self, Fault> {
-        let algorithm = bytes.len().checked_sub(CRC32_LEN + 1).and_then(|at| bytes.get(at)).ok_or(Fault::Truncated)?;
+    fn of_format_description(bytes: &[u8]) -> Result<Self, DecodeErrorKind> {
+        let algorithm =
+            bytes.len().checked_sub(CRC32_LEN + 1).and_then(|at| bytes.get(at)).ok_or(DecodeErrorKind::Truncated)?;
         match algorithm {
             0 => Ok(Self::None),
             1 => Ok(Self::Crc32),
-            _ => Err(Fault::Malformed("an unknown checksum algorithm; the server is too old or too new")),
+            _ => Err(DecodeErrorKind::Malformed("an unknown checksum algorithm; the server is too old or too new")),
         }
     }
 }
@@ -165,57 +169,6 @@ fn checksum_of_head(covered: &[u8]) -> u32 {
     crc.sum()
 }
 
-/// An event's type code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct EventKind(pub u8);
-
-#[allow(missing_docs)] // the names of the format's own documentation
-impl EventKind {
-    pub const QUERY: Self = Self(2);
-    pub const STOP: Self = Self(3);
-    pub const ROTATE: Self = Self(4);
-    pub const INTVAR: Self = Self(5);
-    pub const RAND: Self = Self(13);
-    pub const USER_VAR: Self = Self(14);
-    pub const FORMAT_DESCRIPTION: Self = Self(15);
-    pub const XID: Self = Self(16);
-    pub const BEGIN_LOAD_QUERY: Self = Self(17);
-    pub const EXECUTE_LOAD_QUERY: Self = Self(18);
-    pub const TABLE_MAP: Self = Self(19);
-    pub const WRITE_ROWS_V1: Self = Self(23);
-    pub const UPDATE_ROWS_V1: Self = Self(24);
-    pub const DELETE_ROWS_V1: Self = Self(25);
-    pub const INCIDENT: Self = Self(26);
-    pub const HEARTBEAT: Self = Self(27);
-    pub const IGNORABLE: Self = Self(28);
-    pub const ROWS_QUERY: Self = Self(29);
-    pub const WRITE_ROWS: Self = Self(30);
-    pub const UPDATE_ROWS: Self = Self(31);
-    pub const DELETE_ROWS: Self = Self(32);
-    pub const GTID: Self = Self(33);
-    pub const ANONYMOUS_GTID: Self = Self(34);
-    pub const PREVIOUS_GTIDS: Self = Self(35);
-    pub const TRANSACTION_CONTEXT: Self = Self(36);
-    pub const VIEW_CHANGE: Self = Self(37);
-    pub const XA_PREPARE: Self = Self(38);
-    pub const PARTIAL_UPDATE_ROWS: Self = Self(39);
-    pub const TRANSACTION_PAYLOAD: Self = Self(40);
-    pub const HEARTBEAT_V2: Self = Self(41);
-    pub const GTID_TAGGED: Self = Self(42);
-    pub const MARIADB_ANNOTATE_ROWS: Self = Self(160);
-    pub const MARIADB_BINLOG_CHECKPOINT: Self = Self(161);
-    pub const MARIADB_GTID: Self = Self(162);
-    pub const MARIADB_GTID_LIST: Self = Self(163);
-    pub const MARIADB_START_ENCRYPTION: Self = Self(164);
-    pub const MARIADB_QUERY_COMPRESSED: Self = Self(165);
-    pub const MARIADB_WRITE_ROWS_COMPRESSED_V1: Self = Self(166);
-    pub const MARIADB_UPDATE_ROWS_COMPRESSED_V1: Self = Self(167);
-    pub const MARIADB_DELETE_ROWS_COMPRESSED_V1: Self = Self(168);
-    pub const MARIADB_WRITE_ROWS_COMPRESSED: Self = Self(169);
-    pub const MARIADB_UPDATE_ROWS_COMPRESSED: Self = Self(170);
-    pub const MARIADB_DELETE_ROWS_COMPRESSED: Self = Self(171);
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::writer::{BinlogWriter, Event, Server, Statement};
@@ -230,7 +183,7 @@ mod tests {
         (dump[1].to_vec(), dump[3].to_vec())
     }
 
-    fn open(checksums: &mut Checksums, event: &[u8]) -> Result<Vec<u8>, Fault> {
+    fn open(checksums: &mut Checksums, event: &[u8]) -> Result<Vec<u8>, DecodeErrorKind> {
         checksums.open(&EventHeader::parse(event)?, event).map(<[u8]>::to_vec)
     }
 
@@ -242,7 +195,7 @@ mod tests {
         assert!(!header.is_artificial() && !header.is_ignorable());
         assert!(EventHeader { flags: 0x20, ..header }.is_artificial());
         assert!(EventHeader { flags: 0x80, ..header }.is_ignorable());
-        assert_eq!(EventHeader::parse(&event[..18]), Err(Fault::Truncated));
+        assert_eq!(EventHeader::parse(&event[..18]), Err(DecodeErrorKind::Truncated));
     }
 
     #[test]
@@ -275,7 +228,7 @@ mod tests {
             changed[at] ^= 0x10;
             assert!(open(&mut state, &changed).is_err(), "byte {at}");
         }
-        assert_eq!(open(&mut state, &event[..event.len() - 1]), Err(Fault::Malformed("an event's size")));
+        assert_eq!(open(&mut state, &event[..event.len() - 1]), Err(DecodeErrorKind::Malformed("an event's size")));
     }
 
     #[test]
@@ -285,7 +238,7 @@ mod tests {
         description[FLAGS_AT] |= 1;
         assert!(open(&mut Checksums::Unknown, &description).is_ok());
         description[FLAGS_AT] |= 2;
-        assert!(matches!(open(&mut Checksums::Unknown, &description), Err(Fault::Checksum { .. })));
+        assert!(matches!(open(&mut Checksums::Unknown, &description), Err(DecodeErrorKind::Checksum { .. })));
     }
 
     #[test]
@@ -293,6 +246,6 @@ mod tests {
         let (mut description, _) = events(true);
         let at = description.len() - 5;
         description[at] = 9;
-        assert!(matches!(open(&mut Checksums::Unknown, &description), Err(Fault::Malformed(_))));
+        assert!(matches!(open(&mut Checksums::Unknown, &description), Err(DecodeErrorKind::Malformed(_))));
     }
 }

@@ -3,10 +3,11 @@
 use rowmill_batch::{Batch, Builder, Cell, ColumnIndex, RowHeader, TableId, TransactionHeader};
 
 use super::bytes::Bytes;
-use super::late::Needed;
+use super::columns::Family;
+use super::plan::RowPlan;
+use super::projection::RowProjection;
 use super::rows::{RowsEvent, RowsKind};
-use super::sparse::SparseRow;
-use super::table_map::{Family, TableName};
+use super::table_map::TableName;
 use super::{EventKind, decimal, json, mariadb, temporal};
 
 /// A table map and, behind a length of two bytes, rows of it. What is decoded whole can be decoded in part.
@@ -25,8 +26,8 @@ pub fn rows(bytes: &[u8]) {
         let columns = (0..table.columns.len() as u32).map(ColumnIndex);
         columns.filter(|column| u32::from(low).rotate_left(column.0 + salt) & 1 == 0).collect()
     };
-    let needed = Needed { before: some(0), after: some(1) };
-    let sparse = SparseRow::new(needed.clone(), &table);
+    let projection = RowProjection { before: some(0), after: some(1) };
+    let plan = RowPlan::new(projection.clone(), &table);
     let builder = || {
         let mut builder = Builder::with_capacity(0);
         builder.transaction(&TransactionHeader {
@@ -57,18 +58,19 @@ pub fn rows(bytes: &[u8]) {
         }
         whole.end_row();
         part.begin_row(&header);
-        again.next_row(&table, Some(&sparse), &mut part).expect("it can be decoded");
+        again.next_row(&table, Some(&plan), &mut part).expect("it can be decoded");
         part.end_row();
         assert_eq!(rows.rest().len(), again.rest().len(), "both end at the same place");
     }
     let (whole, part) = (whole.finish(), part.finish());
     let (whole, part) = (Batch::parse(&whole).expect("a batch"), Batch::parse(&part).expect("a batch"));
     for (whole, part) in whole.rows().zip(part.rows()) {
-        let images = [(whole.before(), part.before(), &needed.before), (whole.after(), part.after(), &needed.after)];
-        for (whole, part, needed) in images {
+        let images =
+            [(whole.before(), part.before(), &projection.before), (whole.after(), part.after(), &projection.after)];
+        for (whole, part, projection) in images {
             let (Some(whole), Some(part)) = (whole, part) else { continue };
             for column in (0..table.columns.len() as u32).map(ColumnIndex) {
-                let expected = if needed.contains(column) { whole.cell(column) } else { Cell::Absent };
+                let expected = if projection.contains(column) { whole.cell(column) } else { Cell::Absent };
                 assert_eq!(part.cell(column), expected);
             }
         }

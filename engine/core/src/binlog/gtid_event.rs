@@ -1,8 +1,9 @@
 //! Events about global transaction ids: a transaction's own, and the set of those before a file.
 
 use super::bytes::Bytes;
-use super::error::Fault;
-use super::event::{EventHeader, EventKind};
+use super::error::DecodeErrorKind;
+use super::event::EventHeader;
+use super::event_kind::EventKind;
 use crate::gtid::{Gtid, GtidSet, Interval, Source};
 
 /// The beginning of a transaction.
@@ -22,7 +23,7 @@ pub(super) struct Begin {
 }
 
 /// What an event says of a transaction that begins with it; `None` of an event that no transaction begins with.
-pub(super) fn begin(header: &EventHeader, body: &[u8]) -> Result<Option<Begin>, Fault> {
+pub(super) fn begin(header: &EventHeader, body: &[u8]) -> Result<Option<Begin>, DecodeErrorKind> {
     match header.kind {
         EventKind::GTID => mysql(body, false).map(Some),
         EventKind::ANONYMOUS_GTID => mysql(body, true).map(Some),
@@ -37,7 +38,7 @@ const COMMIT_TIME_MASK: u64 = (1 << 55) - 1;
 
 /// `GTID_LOG_EVENT` and `ANONYMOUS_GTID_LOG_EVENT`, of fixed layout.
 /// <https://dev.mysql.com/doc/dev/mysql-server/latest/classmysql_1_1binlog_1_1event_1_1Gtid__event.html>
-pub(super) fn mysql(body: &[u8], anonymous: bool) -> Result<Begin, Fault> {
+pub(super) fn mysql(body: &[u8], anonymous: bool) -> Result<Begin, DecodeErrorKind> {
     let mut bytes = Bytes(body);
     bytes.u8()?; // flags
     let source = Source::new(bytes.array()?, "");
@@ -51,11 +52,13 @@ pub(super) fn mysql(body: &[u8], anonymous: bool) -> Result<Begin, Fault> {
 /// `GTID_TAGGED_LOG_EVENT` (8.3 and later), in MySQL's serialization format: fields in ascending
 /// order of their numbers, each number and value of a varying length.
 /// <https://dev.mysql.com/doc/dev/mysql-server/latest/PageLibsMysqlSerialization.html>
-pub(super) fn mysql_tagged(body: &[u8]) -> Result<Begin, Fault> {
+pub(super) fn mysql_tagged(body: &[u8]) -> Result<Begin, DecodeErrorKind> {
     const VERSION: u64 = 2;
     let mut bytes = Bytes(body);
     if u64::from(bytes.u8()?) != VERSION {
-        return Err(Fault::Malformed("a tagged GTID of an unknown version; this server is newer than rowmill knows"));
+        return Err(DecodeErrorKind::Malformed(
+            "a tagged GTID of an unknown version; this server is newer than rowmill knows",
+        ));
     }
     bytes.serialized_uint()?; // the size
     bytes.serialized_uint()?; // the last field that may not be ignored
@@ -68,7 +71,7 @@ pub(super) fn mysql_tagged(body: &[u8]) -> Result<Begin, Fault> {
             1 => {
                 let mut bytes_of_uuid = [0; 16];
                 for byte in &mut bytes_of_uuid {
-                    *byte = u8::try_from(bytes.serialized_uint()?).map_err(|_| Fault::Malformed("a UUID"))?;
+                    *byte = u8::try_from(bytes.serialized_uint()?).map_err(|_| DecodeErrorKind::Malformed("a UUID"))?;
                 }
                 uuid = Some(bytes_of_uuid);
             }
@@ -76,7 +79,7 @@ pub(super) fn mysql_tagged(body: &[u8]) -> Result<Begin, Fault> {
             2 => number = Some(bytes.serialized_uint()? >> 1),
             3 => {
                 let len = bytes.serialized_uint()? as usize;
-                tag = std::str::from_utf8(bytes.take(len)?).map_err(|_| Fault::Malformed("a GTID's tag"))?;
+                tag = std::str::from_utf8(bytes.take(len)?).map_err(|_| DecodeErrorKind::Malformed("a GTID's tag"))?;
             }
             4 | 5 => {
                 bytes.serialized_uint()?; // the logical clock
@@ -88,13 +91,13 @@ pub(super) fn mysql_tagged(body: &[u8]) -> Result<Begin, Fault> {
             _ => break,
         }
     }
-    let (Some(uuid), Some(number)) = (uuid, number) else { return Err(Fault::Malformed("a tagged GTID")) };
+    let (Some(uuid), Some(number)) = (uuid, number) else { return Err(DecodeErrorKind::Malformed("a tagged GTID")) };
     let gtid = Gtid::MySql { source: Source::new(uuid, tag), number };
     Ok(Begin { gtid: Some(gtid), commit_time_us: commit_time_us as i64, ..Begin::default() })
 }
 
 /// MariaDB's `GTID_EVENT`. <https://mariadb.com/kb/en/gtid_event/>
-pub(super) fn mariadb(body: &[u8], server: u32) -> Result<Begin, Fault> {
+pub(super) fn mariadb(body: &[u8], server: u32) -> Result<Begin, DecodeErrorKind> {
     const STANDALONE: u8 = 1;
     const GROUP_COMMIT: u8 = 2;
     const PREPARED_XA: u8 = 64;
@@ -118,18 +121,18 @@ pub(super) fn mariadb(body: &[u8], server: u32) -> Result<Begin, Fault> {
 }
 
 /// An XA transaction's id, as `XA COMMIT` spells it in the binlog.
-fn xa_id(bytes: &mut Bytes<'_>) -> Result<String, Fault> {
+fn xa_id(bytes: &mut Bytes<'_>) -> Result<String, DecodeErrorKind> {
     let (format, global, branch) = (bytes.u32()?, usize::from(bytes.u8()?), usize::from(bytes.u8()?));
     let mut quoted = |len| {
         let hex: String = bytes.take(len)?.iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok::<_, Fault>(format!("x'{hex}'"))
+        Ok::<_, DecodeErrorKind>(format!("x'{hex}'"))
     };
     Ok(format!("{},{},{format}", quoted(global)?, quoted(branch)?))
 }
 
 /// `PREVIOUS_GTIDS_LOG_EVENT`: all transactions of earlier files.
 /// <https://dev.mysql.com/doc/dev/mysql-server/latest/classmysql_1_1binlog_1_1event_1_1Previous__gtids__event.html>
-pub(super) fn previous_mysql(body: &[u8]) -> Result<GtidSet, Fault> {
+pub(super) fn previous_mysql(body: &[u8]) -> Result<GtidSet, DecodeErrorKind> {
     let mut bytes = Bytes(body);
     let header = bytes.u64()?;
     let tagged = header >> 56 != 0;
@@ -138,13 +141,13 @@ pub(super) fn previous_mysql(body: &[u8]) -> Result<GtidSet, Fault> {
     for _ in 0..sources {
         let uuid = bytes.array()?;
         let len = if tagged { bytes.serialized_uint()? as usize } else { 0 };
-        let tag = std::str::from_utf8(bytes.take(len)?).map_err(|_| Fault::Malformed("a GTID's tag"))?;
+        let tag = std::str::from_utf8(bytes.take(len)?).map_err(|_| DecodeErrorKind::Malformed("a GTID's tag"))?;
         let source = Source::new(uuid, tag);
         for _ in 0..bytes.u64()? {
             // The end isn't part of the interval.
             let (first, end) = (bytes.u64()?, bytes.u64()?);
             if first == 0 || end <= first {
-                return Err(Fault::Malformed("an interval of GTIDs"));
+                return Err(DecodeErrorKind::Malformed("an interval of GTIDs"));
             }
             set.add_interval(source.clone(), Interval { first, last: end - 1 });
         }
@@ -154,7 +157,7 @@ pub(super) fn previous_mysql(body: &[u8]) -> Result<GtidSet, Fault> {
 
 /// MariaDB's `GTID_LIST_EVENT`: the last transaction of each domain in earlier files; of servers that
 /// take turns, one each, the last one last. <https://mariadb.com/kb/en/gtid_list_event/>
-pub(super) fn previous_mariadb(body: &[u8]) -> Result<GtidSet, Fault> {
+pub(super) fn previous_mariadb(body: &[u8]) -> Result<GtidSet, DecodeErrorKind> {
     let mut bytes = Bytes(body);
     let count = bytes.u32()? & 0x0fff_ffff; // the highest four bits are flags
     let mut set = GtidSet::mariadb();
@@ -191,7 +194,7 @@ mod tests {
             let bytes = serialized(number);
             let mut cursor = Bytes(&bytes);
             assert_eq!((cursor.serialized_uint(), cursor.is_empty()), (Ok(number), true), "{number}");
-            assert_eq!(Bytes(&bytes[..bytes.len() - 1]).serialized_uint(), Err(Fault::Truncated));
+            assert_eq!(Bytes(&bytes[..bytes.len() - 1]).serialized_uint(), Err(DecodeErrorKind::Truncated));
         }
     }
 

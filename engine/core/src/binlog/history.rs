@@ -4,8 +4,9 @@
 //! known by its format description, in which the server's version and the second of its beginning stand; a position in it by
 //! the transaction that ends there: its events' times, servers, sizes and checksums.
 
-use super::error::Fault;
-use super::event::{Checksums, EventHeader, EventKind};
+use super::error::DecodeErrorKind;
+use super::event::{Checksums, EventHeader};
+use super::event_kind::EventKind;
 use super::gtid_event;
 use super::savepoint::Collation;
 use crate::gtid::{Gtid, GtidSet};
@@ -42,13 +43,14 @@ impl FileFormat {
     ///
     /// # Errors
     /// If the file's events are laid out otherwise than this crate reads them.
-    pub fn parse(header: &EventHeader, event: &[u8]) -> Result<Self, Fault> {
+    pub fn parse(header: &EventHeader, event: &[u8]) -> Result<Self, DecodeErrorKind> {
         const CHECKSUM_LEN: usize = 4;
-        let body = event.get(EventHeader::LEN..event.len().saturating_sub(CHECKSUM_LEN)).ok_or(Fault::Truncated)?;
-        let version = body.get(format::SERVER_VERSION).ok_or(Fault::Truncated)?;
-        let header_len = *body.get(format::HEADER_LEN).ok_or(Fault::Truncated)?;
+        let body =
+            event.get(EventHeader::LEN..event.len().saturating_sub(CHECKSUM_LEN)).ok_or(DecodeErrorKind::Truncated)?;
+        let version = body.get(format::SERVER_VERSION).ok_or(DecodeErrorKind::Truncated)?;
+        let header_len = *body.get(format::HEADER_LEN).ok_or(DecodeErrorKind::Truncated)?;
         let lens_end = body.len().saturating_sub(format::ALGORITHM_LEN);
-        let post_header_lens = body.get(format::POST_HEADER_LENS..lens_end).ok_or(Fault::Truncated)?;
+        let post_header_lens = body.get(format::POST_HEADER_LENS..lens_end).ok_or(DecodeErrorKind::Truncated)?;
         let binlog_version = u16::from_le_bytes([body[0], body[1]]);
         if binlog_version != 4 || usize::from(header_len) != EventHeader::LEN {
             return Err(unreadable(format!(
@@ -89,8 +91,8 @@ const FIXED_PARTS: [(EventKind, u8); 9] = [
     (EventKind::DELETE_ROWS, 10),
 ];
 
-fn unreadable(what: String) -> Fault {
-    Fault::Unsupported { what, mend: "read a binlog of MySQL 5.7 or later, or of MariaDB 10.5 or later" }
+fn unreadable(what: String) -> DecodeErrorKind {
+    DecodeErrorKind::Unsupported { what, mend: "read a binlog of MySQL 5.7 or later, or of MariaDB 10.5 or later" }
 }
 
 /// The events since a transaction began.
@@ -155,7 +157,7 @@ impl Trail {
 ///
 /// # Errors
 /// If the file's events are laid out otherwise than this crate reads them.
-pub fn file_fingerprint(event: &[u8]) -> Result<Option<Fingerprint>, Fault> {
+pub fn file_fingerprint(event: &[u8]) -> Result<Option<Fingerprint>, DecodeErrorKind> {
     let header = EventHeader::parse(event)?;
     if header.kind != EventKind::FORMAT_DESCRIPTION {
         return Ok(None);
@@ -269,7 +271,7 @@ impl GtidScan {
     ///
     /// # Errors
     /// If the event can't be read.
-    pub fn next(&mut self, event: &[u8]) -> Result<Option<Met>, Fault> {
+    pub fn next(&mut self, event: &[u8]) -> Result<Option<Met>, DecodeErrorKind> {
         let header = EventHeader::parse(event)?;
         let body = self.checksums.open(&header, event)?;
         let begin = match header.kind {
@@ -307,14 +309,14 @@ mod tests {
     use std::collections::BTreeSet;
     use std::sync::Arc;
 
-    use super::super::{Decoder, Next, Select};
+    use super::super::{Decoder, Next, TableSelector};
     use super::*;
     use crate::gtid::GtidSet;
-    use crate::position::{Past, Progress, Resume};
+    use crate::position::{EventOffset, PartialTransaction, ResumePoint};
 
     struct Everything;
 
-    impl Select for Everything {
+    impl TableSelector for Everything {
         fn table(&self, _: &str, _: &str) -> bool {
             true
         }
@@ -391,15 +393,15 @@ mod tests {
     #[derive(Debug, Default)]
     struct Read {
         rows: Vec<(u64, u32)>,
-        resumes: Vec<(Resume, usize)>,
+        resumes: Vec<(ResumePoint, usize)>,
     }
 
-    fn read(resume: Resume, events: &[Vec<u8>]) -> Result<Read, String> {
+    fn read(resume: ResumePoint, events: &[Vec<u8>]) -> Result<Read, String> {
         let mut decoder = Decoder::new(resume, Box::new(Everything));
         let mut read = Read::default();
         let take = |batch: super::super::RowBatch, read: &mut Read| {
-            if let Some(undecoded) = &batch.undecoded {
-                assert!(undecoded.bytes() > 0, "rows stand in it");
+            if let Some(deferred) = &batch.deferred {
+                assert!(deferred.bytes() > 0, "rows stand in it");
             }
             let rows = rowmill_batch::Batch::parse(&batch.bytes).expect("a batch");
             read.rows.extend(rows.rows().map(|row| (row.header().event_position, row.header().index_in_event)));
@@ -431,8 +433,8 @@ mod tests {
         event
     }
 
-    fn at(offset: u64) -> Resume {
-        Resume::at("server", BinlogPosition::new(FILE, offset))
+    fn at(offset: u64) -> ResumePoint {
+        ResumePoint::at("server", BinlogPosition::new(FILE, offset))
     }
 
     #[test]
@@ -477,8 +479,10 @@ mod tests {
                 let done: BTreeSet<usize> = (0..first).map(|i| 2 * i).chain((0..second).map(|i| 2 * i + 1)).collect();
                 let set = format!("0-1-{},0-2-{}", numbers[2 * (first - 1)].1, numbers[2 * second - 1].1);
                 let gtids: Arc<GtidSet> = Arc::new(set.parse().expect("a set"));
-                let start =
-                    Resume { gtids: Some(Arc::clone(&gtids)), ..Resume::at("other", BinlogPosition::new("", 4)) };
+                let start = ResumePoint {
+                    gtids: Some(Arc::clone(&gtids)),
+                    ..ResumePoint::at("other", BinlogPosition::new("", 4))
+                };
                 let found = read(start, &events).expect("rows");
                 let transaction = |event: u64| ends.partition_point(|end| *end <= event);
                 let expected: Vec<_> =
@@ -507,7 +511,8 @@ mod tests {
         let gtids = events_of_kind(&file, GTID_EVENT);
         let behind = |file: &[u8], sequence: u64| {
             let set: GtidSet = format!("0-1-{sequence}").parse().expect("a set");
-            let start = Resume { gtids: Some(Arc::new(set)), ..Resume::at("other", BinlogPosition::new("", 4)) };
+            let start =
+                ResumePoint { gtids: Some(Arc::new(set)), ..ResumePoint::at("other", BinlogPosition::new("", 4)) };
             let mut events = vec![rotation(FILE)];
             events.extend(sent(file, 4));
             read(start, &events)
@@ -522,7 +527,7 @@ mod tests {
         assert!(error.contains(&format!("not 0-1-{third}")), "{error}");
     }
 
-    fn finding(resume: &Resume, file: &[u8]) -> Finding {
+    fn finding(resume: &ResumePoint, file: &[u8]) -> Finding {
         let mut check = FingerprintCheck::new(resume.fingerprint.expect("a fingerprint"));
         let from = check.from(&resume.position);
         for event in sent(file, from.offset as usize) {
@@ -604,13 +609,17 @@ mod tests {
         let all = read(at(4), &sent(&file, 4)).expect("rows");
         for (place, rows) in all.resumes.iter().filter(|(place, _)| place.position.offset > 4) {
             // As beyond 4 GiB: the reading begins at the head of the file, and passes over all that is before the place.
-            let past = Past { file: FILE.to_owned(), progress: Progress { event: place.position.offset, rows: 0 } };
-            let read_again = read(Resume { past: Some(past.clone()), ..at(4) }, &sent(&file, 4)).expect("rows");
+            let partial = PartialTransaction {
+                file: FILE.to_owned(),
+                progress: EventOffset { event: place.position.offset, rows: 0 },
+            };
+            let read_again =
+                read(ResumePoint { partial: Some(partial.clone()), ..at(4) }, &sent(&file, 4)).expect("rows");
             assert_eq!(read_again.rows, all.rows[*rows..]);
             for (resume, _) in
                 read_again.resumes.iter().filter(|(resume, _)| resume.position.offset < place.position.offset)
             {
-                assert_eq!(resume.past.as_ref(), Some(&past), "{resume}");
+                assert_eq!(resume.partial.as_ref(), Some(&partial), "{resume}");
             }
         }
     }

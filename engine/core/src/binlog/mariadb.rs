@@ -7,17 +7,17 @@ use std::borrow::Cow;
 use libdeflater::{DecompressionError, Decompressor};
 
 use super::bytes::Bytes;
-use super::error::Fault;
+use super::error::DecodeErrorKind;
 
 /// No unpacked part or value is larger: the server's limit for packets.
 const UNPACKED_BYTES_MAX: u64 = 1 << 30;
 /// Of a byte that is packed, at most so many are made. <https://zlib.net/zlib_tech.html>
 const RATIO_MAX: u64 = 1032;
 
-const DAMAGED: Fault = Fault::Malformed("a compressed event");
+const DAMAGED: DecodeErrorKind = DecodeErrorKind::Malformed("a compressed event");
 
 /// Unpacks a part.
-pub(super) fn unpack(packed: &[u8]) -> Result<Vec<u8>, Fault> {
+pub(super) fn unpack(packed: &[u8]) -> Result<Vec<u8>, DecodeErrorKind> {
     const COMPRESSED: u8 = 0x80;
     const ALGORITHM: u8 = 0x70;
     const LENGTH_BYTES: u8 = 0x07;
@@ -34,7 +34,7 @@ pub(super) fn unpack(packed: &[u8]) -> Result<Vec<u8>, Fault> {
 
 /// Unpacks the value of a compressed column (`VARCHAR(100) COMPRESSED`).
 /// <https://github.com/MariaDB/server/blob/main/sql/field_comp.cc>
-pub(super) fn unpack_column(packed: &[u8]) -> Result<Cow<'_, [u8]>, Fault> {
+pub(super) fn unpack_column(packed: &[u8]) -> Result<Cow<'_, [u8]>, DecodeErrorKind> {
     const ZLIB: u8 = 8;
     const HEADERLESS: u8 = 0x08;
     let Some((&header, rest)) = packed.split_first() else { return Ok(Cow::Borrowed(&[])) };
@@ -54,7 +54,7 @@ pub(super) fn unpack_column(packed: &[u8]) -> Result<Cow<'_, [u8]>, Fault> {
 type Format = fn(&mut Decompressor, &[u8], &mut [u8]) -> Result<usize, DecompressionError>;
 
 /// Unpacks what is announced to be `len` bytes.
-fn inflate(packed: &[u8], len: u64, format: Format) -> Result<Vec<u8>, Fault> {
+fn inflate(packed: &[u8], len: u64, format: Format) -> Result<Vec<u8>, DecodeErrorKind> {
     // No room is made for what can't be.
     if len > UNPACKED_BYTES_MAX.min(packed.len() as u64 * RATIO_MAX) {
         return Err(DAMAGED);
@@ -92,7 +92,7 @@ mod tests {
         assert_eq!(unpack(&packed(&text, u32::MAX)), Err(DAMAGED));
         assert_eq!(unpack(&packed(&text, 1800)[..40]), Err(DAMAGED));
         assert_eq!(unpack(b"\x00abc"), Err(DAMAGED));
-        assert_eq!(unpack(b""), Err(Fault::Truncated));
+        assert_eq!(unpack(b""), Err(DecodeErrorKind::Truncated));
     }
 
     #[test]

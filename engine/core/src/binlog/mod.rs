@@ -5,7 +5,7 @@
 //!     │            ├─▶ transaction (what is held back until it's committed)
 //!     │            └─▶ tables, table_map (columns, once per table version)
 //!     ├─▶ payload, mariadb (compressed ones, unpacked)
-//!     └─▶ late (columns that nobody needs yet)
+//!     └─▶ deferred (columns that nobody needs yet)
 //! ```
 //!
 //! Column names come from the binlog itself (`binlog_row_metadata=FULL`), else from
@@ -19,28 +19,34 @@ mod altered;
 mod bytes;
 mod catalog;
 mod charset;
+mod column_codec;
+mod column_type;
+mod columns;
 mod decimal;
 mod decoder;
+mod deferred;
 mod error;
 mod event;
+mod event_kind;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod gtid_event;
 mod history;
 mod json;
-mod late;
 mod mariadb;
 #[cfg(test)]
 mod model;
 mod multi_byte;
 mod number;
+mod optional_metadata;
 mod payload;
+mod projection;
+mod projection_plan;
 mod query;
 mod rows;
 mod savepoint;
 mod single_byte;
 mod skipped;
-mod sparse;
 mod sql;
 mod statement;
 mod statement_targets;
@@ -56,12 +62,13 @@ pub mod writer;
 pub use altered::Altered;
 pub use catalog::{CatalogColumn, append_unlisted};
 pub use decoder::{BATCH_BYTES_MAX, BATCH_ROWS_MAX, Decoder, Next, RowBatch};
-pub use error::{DecodeError, Fault, Missing, RowError};
-pub use event::{EventHeader, EventKind};
+pub use deferred::DeferredColumns;
+pub use error::{DecodeError, DecodeErrorKind, Missing, RowError};
+pub use event::EventHeader;
+pub use event_kind::EventKind;
 pub use history::{Finding, FingerprintCheck, GtidScan, Met, file_fingerprint};
-pub use late::{ColumnSet, Needed, Needs, Undecoded};
+pub use projection::{ColumnSet, RowProjection, TableProjection, TableSelector};
 pub use query::SchemaChange;
 pub use skipped::{SkippedChange, SkippedContent};
-pub use tables::Select;
 pub(crate) use temporal::civil_from_days;
 pub use transaction_end::{EndFinder, TransactionEnd};

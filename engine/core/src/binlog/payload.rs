@@ -5,7 +5,7 @@
 use zstd::stream::raw::{Decoder, Operation};
 
 use super::bytes::Bytes;
-use super::error::Fault;
+use super::error::DecodeErrorKind;
 use super::event::EventHeader;
 
 /// No event is larger: the server's limit for packets (1 GiB), and room for what frames them.
@@ -13,7 +13,7 @@ const EVENT_BYTES_MAX: usize = (1 << 30) + (1 << 20);
 /// Unpacked at a time.
 const STEP_BYTES: usize = 64 << 10;
 
-const DAMAGED: Fault = Fault::Malformed("a compressed transaction");
+const DAMAGED: DecodeErrorKind = DecodeErrorKind::Malformed("a compressed transaction");
 
 /// A payload that is being unpacked. Its compressed bytes stay where they are: each call gets them.
 pub(super) struct Payload {
@@ -42,7 +42,7 @@ impl std::fmt::Debug for Payload {
 
 impl Payload {
     /// Reads what stands before the compressed bytes.
-    pub fn begin(body: &[u8]) -> Result<Self, Fault> {
+    pub fn begin(body: &[u8]) -> Result<Self, DecodeErrorKind> {
         const END: u64 = 0;
         const PAYLOAD_SIZE: u64 = 1;
         const COMPRESSION_TYPE: u64 = 2;
@@ -69,10 +69,12 @@ impl Payload {
             return Err(DAMAGED);
         }
         let compression = match compression {
-            ZSTD => Compression::Zstd(Box::new(Decoder::new().map_err(|_| Fault::Malformed("no memory for zstd"))?)),
+            ZSTD => Compression::Zstd(Box::new(
+                Decoder::new().map_err(|_| DecodeErrorKind::Malformed("no memory for zstd"))?,
+            )),
             NONE => Compression::None,
             _ => {
-                return Err(Fault::Unsupported {
+                return Err(DecodeErrorKind::Unsupported {
                     what: "a transaction in an unknown compression".to_owned(),
                     mend: "run `SET PERSIST binlog_transaction_compression = OFF` and start from a position after it",
                 });
@@ -85,7 +87,7 @@ impl Payload {
 
     /// The next event in the payload: its header, and what follows that; `None` behind the last. The event stays the next
     /// one until [`Payload::take`]. `body` is the same as for [`Payload::begin`].
-    pub fn event(&mut self, body: &[u8]) -> Result<Option<(EventHeader, &[u8])>, Fault> {
+    pub fn event(&mut self, body: &[u8]) -> Result<Option<(EventHeader, &[u8])>, DecodeErrorKind> {
         if !self.fill(body, EventHeader::LEN)? {
             let rest = self.buffer.len() - self.taken;
             return if rest == 0 && self.left == 0 { Ok(None) } else { Err(DAMAGED) };
@@ -114,7 +116,7 @@ impl Payload {
     }
 
     /// Unpacks until `len` bytes are there. False if the payload ends before.
-    fn fill(&mut self, body: &[u8], len: usize) -> Result<bool, Fault> {
+    fn fill(&mut self, body: &[u8], len: usize) -> Result<bool, DecodeErrorKind> {
         while self.buffer.len() - self.taken < len {
             if self.left == 0 {
                 return Ok(false);
@@ -178,7 +180,7 @@ mod tests {
         body
     }
 
-    fn sizes(body: &[u8]) -> Result<Vec<(usize, u8)>, Fault> {
+    fn sizes(body: &[u8]) -> Result<Vec<(usize, u8)>, DecodeErrorKind> {
         let mut payload = Payload::begin(body)?;
         let mut sizes = Vec::new();
         while let Some((_, event)) = payload.event(body)? {

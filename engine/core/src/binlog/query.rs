@@ -3,7 +3,7 @@
 
 use super::bytes::Bytes;
 use super::charset::Charset;
-use super::error::Fault;
+use super::error::DecodeErrorKind;
 use super::sql::Dialect;
 use super::statement::{self, Statement};
 use super::statement_targets::{self, Targets};
@@ -54,18 +54,18 @@ pub struct SchemaChange {
 }
 
 impl<'a> Query<'a> {
-    pub fn parse(body: &'a [u8]) -> Result<Self, Fault> {
+    pub fn parse(body: &'a [u8]) -> Result<Self, DecodeErrorKind> {
         Self::parse_behind(0, body)
     }
 
     /// `LOAD DATA`: what it says of the file stands between the lengths and what they are of.
     /// <https://dev.mysql.com/doc/dev/mysql-server/latest/classmysql_1_1binlog_1_1event_1_1Execute__load__query__event.html>
-    pub fn parse_load(body: &'a [u8]) -> Result<Self, Fault> {
+    pub fn parse_load(body: &'a [u8]) -> Result<Self, DecodeErrorKind> {
         const OF_FILE: usize = 13;
         Self::parse_behind(OF_FILE, body)
     }
 
-    fn parse_behind(more_header: usize, body: &'a [u8]) -> Result<Self, Fault> {
+    fn parse_behind(more_header: usize, body: &'a [u8]) -> Result<Self, DecodeErrorKind> {
         let mut bytes = Bytes(body);
         let thread_id = bytes.u32()?;
         bytes.u32()?; // execution time

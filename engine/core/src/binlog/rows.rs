@@ -3,12 +3,12 @@
 use rowmill_batch::{Builder, Operation};
 
 use super::bytes::Bytes;
-use super::error::Fault;
-use super::event::EventKind;
+use super::columns::Columns;
+use super::error::DecodeErrorKind;
+use super::event_kind::EventKind;
 use super::json;
-use super::sparse::{SparseImage, SparseRow};
-use super::table_map::Columns;
-use super::value::{Codec, ValueFault};
+use super::projection_plan::{ImagePlan, RowPlan};
+use super::value::Codec;
 
 /// The number of a row event that belongs to no table: it only ends a statement.
 const NO_TABLE: u64 = 0xff_ffff;
@@ -85,24 +85,26 @@ struct Present<'a> {
 
 impl<'a> RowsEvent<'a> {
     /// The number of an event's table; `None` if it has none.
-    pub fn table_number(body: &[u8]) -> Result<Option<u64>, Fault> {
+    pub fn table_number(body: &[u8]) -> Result<Option<u64>, DecodeErrorKind> {
         let number = Bytes(body).uint(6)?;
         Ok((number != NO_TABLE).then_some(number))
     }
 
     /// Reads what stands before the rows, of an event that has a table.
     #[inline]
-    pub fn parse(kind: RowsKind, body: &'a [u8]) -> Result<Self, Fault> {
+    pub fn parse(kind: RowsKind, body: &'a [u8]) -> Result<Self, DecodeErrorKind> {
         let mut bytes = Bytes(body);
         let table_number = bytes.uint(6)?;
         bytes.u16()?; // flags
         if kind.version == Version::V2 {
             // The length counts its own two bytes.
-            let extra = usize::from(bytes.u16()?).checked_sub(2).ok_or(Fault::Malformed("a row event's extra data"))?;
+            let extra = usize::from(bytes.u16()?)
+                .checked_sub(2)
+                .ok_or(DecodeErrorKind::Malformed("a row event's extra data"))?;
             bytes.take(extra)?;
         }
         let columns = bytes.lenenc_usize()?;
-        let mut present = |is_there: bool| -> Result<Present<'a>, Fault> {
+        let mut present = |is_there: bool| -> Result<Present<'a>, DecodeErrorKind> {
             Ok(Present::new(if is_there { bytes.take(columns.div_ceil(8))? } else { &[] }, columns))
         };
         let before_present = present(kind.operation.has_before())?;
@@ -110,13 +112,13 @@ impl<'a> RowsEvent<'a> {
         // `INSERT INTO t () VALUES ()` with a minimal row image: a row that takes no bytes at all.
         let blank_row = before_present.count + after_present.count == 0;
         if blank_row && !bytes.is_empty() && !kind.compressed {
-            return Err(Fault::Malformed("rows without columns"));
+            return Err(DecodeErrorKind::Malformed("rows without columns"));
         }
         Ok(Self { kind, table_number, columns, before_present, after_present, rows: bytes, blank_row })
     }
 
     /// Rows that were read before, unpacked, and are to be read once more: with the columns of `table` that were present.
-    pub fn again(kind: RowsKind, table: &Columns, (before, after): (&'a [u8], &'a [u8]), rows: &'a [u8]) -> Self {
+    pub fn from_parts(kind: RowsKind, table: &Columns, (before, after): (&'a [u8], &'a [u8]), rows: &'a [u8]) -> Self {
         let columns = table.widths.len();
         let (before_present, after_present) = (Present::new(before, columns), Present::new(after, columns));
         let rows = Bytes(rows);
@@ -173,20 +175,20 @@ impl<'a> RowsEvent<'a> {
         self.rows.is_empty() && !self.blank_row
     }
 
-    /// Reads the next row's images into the row that was begun in `builder`. Columns that aren't `needed` are
+    /// Reads the next row's images into the row that was begun in `builder`. Columns that aren't `plan` are
     /// passed over, and are absent there.
     pub fn next_row(
         &mut self,
         table: &Columns,
-        needed: Option<&SparseRow>,
+        plan: Option<&RowPlan>,
         builder: &mut Builder,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), DecodeErrorKind> {
         if self.blank_row && !self.rows.is_empty() {
-            return Err(Fault::Malformed("rows without columns"));
+            return Err(DecodeErrorKind::Malformed("rows without columns"));
         }
         self.blank_row = false;
         let Self { kind, before_present, after_present, rows, .. } = self;
-        let (before, after) = (needed.map(|needed| &needed.before), needed.map(|needed| &needed.after));
+        let (before, after) = (plan.map(|plan| &plan.before), plan.map(|plan| &plan.after));
         let documents = *rows;
         if kind.operation.has_before() {
             image(rows, table, *before_present, before, builder)?;
@@ -234,8 +236,8 @@ fn walk<'a>(
     rows: &mut Bytes<'a>,
     table: &Columns,
     present: Present<'_>,
-    mut column: impl FnMut(usize, Stored, &mut Bytes<'a>) -> Result<(), Fault>,
-) -> Result<(), Fault> {
+    mut column: impl FnMut(usize, Stored, &mut Bytes<'a>) -> Result<(), DecodeErrorKind>,
+) -> Result<(), DecodeErrorKind> {
     let nulls = rows.take(present.count.div_ceil(8))?;
     let mut nth_present = 0;
     for index in 0..table.columns.len() {
@@ -270,30 +272,16 @@ fn image(
     rows: &mut Bytes<'_>,
     table: &Columns,
     present: Present<'_>,
-    needed: Option<&SparseImage>,
+    plan: Option<&ImagePlan>,
     builder: &mut Builder,
-) -> Result<(), Fault> {
-    if let Some(needed) = needed
-        && needed.image(rows, table, present.bits, builder)?
+) -> Result<(), DecodeErrorKind> {
+    if let Some(plan) = plan
+        && plan.image(rows, table, present.bits, builder)?
     {
         return Ok(());
     }
-    image_by(rows, table, present, needed, builder, |index, rows, builder| {
-        decode_value(index, table, rows, builder).map(|()| Decoded::Value)
-    })
-}
-
-/// Appends a column's value, which is not ended by that.
-#[inline]
-pub(super) fn decode_value(
-    index: usize,
-    table: &Columns,
-    rows: &mut Bytes<'_>,
-    builder: &mut Builder,
-) -> Result<(), Fault> {
-    table.codecs[index].decode(rows, builder.value()).map_err(|fault| match fault {
-        ValueFault::Fault(fault) => fault,
-        ValueFault::Text(fault) => fault.in_column(&table.columns[index].name),
+    image_by(rows, table, present, plan, builder, |index, rows, builder| {
+        table.decode_value(index, rows, builder).map(|()| Decoded::Value)
     })
 }
 
@@ -302,13 +290,13 @@ fn image_by<'a>(
     rows: &mut Bytes<'a>,
     table: &Columns,
     present: Present<'_>,
-    needed: Option<&SparseImage>,
+    plan: Option<&ImagePlan>,
     builder: &mut Builder,
-    mut decode: impl FnMut(usize, &mut Bytes<'a>, &mut Builder) -> Result<Decoded, Fault>,
-) -> Result<(), Fault> {
+    mut decode: impl FnMut(usize, &mut Bytes<'a>, &mut Builder) -> Result<Decoded, DecodeErrorKind>,
+) -> Result<(), DecodeErrorKind> {
     builder.begin_image(table.columns.len());
     walk(rows, table, present, |index, stored, rows| {
-        if needed.is_some_and(|needed| !needed.contains(index)) {
+        if plan.is_some_and(|plan| !plan.contains(index)) {
             builder.absent();
             return if let Stored::Value = stored { table.widths[index].skip(rows) } else { Ok(()) };
         }
@@ -342,11 +330,11 @@ impl<'a> PartialJson<'a> {
         table: &Columns,
         mut before: Bytes<'a>,
         before_present: Present<'_>,
-    ) -> Result<Option<Self>, Fault> {
+    ) -> Result<Option<Self>, DecodeErrorKind> {
         const PARTIAL_JSON: u64 = 1;
         let options = rows.lenenc()?;
         if options & !PARTIAL_JSON != 0 {
-            return Err(Fault::Malformed("row value options that aren't known"));
+            return Err(DecodeErrorKind::Malformed("row value options that aren't known"));
         }
         if options & PARTIAL_JSON == 0 {
             return Ok(None);
@@ -369,14 +357,14 @@ impl<'a> PartialJson<'a> {
         rows: &mut Bytes<'a>,
         table: &Columns,
         present: Present<'_>,
-        needed: Option<&SparseImage>,
+        plan: Option<&ImagePlan>,
         builder: &mut Builder,
-    ) -> Result<(), Fault> {
-        image_by(rows, table, present, needed, builder, |index, rows, builder| {
+    ) -> Result<(), DecodeErrorKind> {
+        image_by(rows, table, present, plan, builder, |index, rows, builder| {
             let nth_json = || table.codecs[..index].iter().filter(|codec| codec.is_json()).count();
             let len_bytes = match &table.codecs[index] {
                 Codec::Json { len_bytes } if bit(self.columns, nth_json()) => *len_bytes,
-                _ => return decode_value(index, table, rows, builder).map(|()| Decoded::Value),
+                _ => return table.decode_value(index, rows, builder).map(|()| Decoded::Value),
             };
             let diffs = document(rows, len_bytes)?;
             match self.documents[index] {
@@ -393,7 +381,7 @@ impl<'a> PartialJson<'a> {
     }
 }
 
-fn document<'a>(rows: &mut Bytes<'a>, len_bytes: usize) -> Result<&'a [u8], Fault> {
+fn document<'a>(rows: &mut Bytes<'a>, len_bytes: usize) -> Result<&'a [u8], DecodeErrorKind> {
     let len = rows.uint(len_bytes)? as usize;
     rows.take(len)
 }
@@ -401,8 +389,10 @@ fn document<'a>(rows: &mut Bytes<'a>, len_bytes: usize) -> Result<&'a [u8], Faul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::binlog::late::{ColumnSet, Needed};
-    use crate::binlog::table_map::{Family, TableName};
+    use crate::binlog::columns::Family;
+    use crate::binlog::projection::ColumnSet;
+    use crate::binlog::projection::RowProjection;
+    use crate::binlog::table_map::TableName;
     use rowmill_batch::{Batch, Cell, ColumnIndex, RowHeader, TableId, TransactionHeader};
 
     /// A table of so many columns `TINYINT NULL`, of which the last ones may be MariaDB's row hashes.
@@ -432,11 +422,11 @@ mod tests {
         table: &Columns,
         kind: EventKind,
         body: &[u8],
-        needed: Option<&[u32]>,
-    ) -> Result<Vec<Vec<Option<u64>>>, Fault> {
-        let needed = needed.map(|columns| {
+        plan: Option<&[u32]>,
+    ) -> Result<Vec<Vec<Option<u64>>>, DecodeErrorKind> {
+        let plan = plan.map(|columns| {
             let set: ColumnSet = columns.iter().map(|&column| ColumnIndex(column)).collect();
-            SparseRow::new(Needed { before: set.clone(), after: set }, table)
+            RowPlan::new(RowProjection { before: set.clone(), after: set }, table)
         });
         let mut builder = Builder::with_capacity(0);
         builder.transaction(&TransactionHeader {
@@ -459,7 +449,7 @@ mod tests {
                 event_position: 0,
                 time_us: 0,
             });
-            rows.next_row(table, needed.as_ref(), &mut builder)?;
+            rows.next_row(table, plan.as_ref(), &mut builder)?;
             builder.end_row();
             count += 1;
         }
@@ -484,11 +474,11 @@ mod tests {
         let insert = |bitmap: &[u8], row: &[u8]| [START, &[26], bitmap, row].concat();
         let row = [0xf8, 7, 8, 9];
         for bitmap in [[1, 1, 0x10, 0xfc], [1, 1, 0x10, 0]] {
-            for needed in [None, Some(&[0, 8][..])] {
-                let images = cells(&table, EventKind::WRITE_ROWS_V1, &insert(&bitmap, &row), needed).expect("a row");
+            for plan in [None, Some(&[0, 8][..])] {
+                let images = cells(&table, EventKind::WRITE_ROWS_V1, &insert(&bitmap, &row), plan).expect("a row");
                 let set: Vec<(usize, u64)> =
                     images[0].iter().enumerate().filter_map(|(index, cell)| Some((index, (*cell)?))).collect();
-                let expected: &[_] = if needed.is_none() { &[(0, 7), (8, 8), (20, 9)] } else { &[(0, 7), (8, 8)] };
+                let expected: &[_] = if plan.is_none() { &[(0, 7), (8, 8), (20, 9)] } else { &[(0, 7), (8, 8)] };
                 assert_eq!(set, expected);
             }
         }
@@ -527,8 +517,8 @@ mod tests {
             null[columns / 8] |= 1 << (columns % 8);
             null.extend([0xaa; 8]);
             let mut insert = [START, &[all as u8], &full, &hidden, &null].concat();
-            for needed in [None, Some(&[1][..])] {
-                let images = cells(&table, EventKind::WRITE_ROWS_V1, &insert, needed).expect("rows");
+            for plan in [None, Some(&[1][..])] {
+                let images = cells(&table, EventKind::WRITE_ROWS_V1, &insert, plan).expect("rows");
                 assert_eq!(images.len(), 2);
                 for image in images {
                     assert_eq!((image.len(), image[1]), (columns, Some(1)));
@@ -540,8 +530,8 @@ mod tests {
             values[0] = 0;
             values.drain(..all.div_ceil(8) - columns.div_ceil(8));
             insert = [START, &[all as u8], &full, &values].concat();
-            for needed in [None, Some(&[1][..])] {
-                let images = cells(&table, EventKind::WRITE_ROWS_V1, &insert, needed).expect("rows");
+            for plan in [None, Some(&[1][..])] {
+                let images = cells(&table, EventKind::WRITE_ROWS_V1, &insert, plan).expect("rows");
                 assert_eq!((images.len(), images[0].len(), images[0][1]), (1, columns, Some(1)));
             }
         }

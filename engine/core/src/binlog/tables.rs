@@ -14,12 +14,13 @@ use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 
 use super::altered::Altered;
 use super::catalog::CatalogColumn;
-use super::error::{Fault, Missing};
-use super::late::Needs;
-use super::table_map::{self, Columns, ColumnsFault, Family, TableName};
+use super::columns::{Columns, Family};
+use super::error::{DecodeErrorKind, Missing};
+use super::projection::TableSelector;
+use super::table_map::{self, ColumnsError, TableName};
 
 /// Table maps are repeated before every statement, so that forgetting old ones costs little.
-const NUMBERS_MAX: usize = 4096;
+const TABLE_MAP_CACHE_MAX: usize = 4096;
 
 /// A generation may have so many columns, each table counted as a few more.
 const SIZE_MAX: usize = if cfg!(test) { 1 << 5 } else { 1 << 15 };
@@ -27,28 +28,6 @@ const SIZE_MAX: usize = if cfg!(test) { 1 << 5 } else { 1 << 15 };
 const FORGOTTEN_MAX: usize = 1 << 16;
 /// What a table takes besides its columns, in columns.
 const SIZE_OF_TABLE: usize = 8;
-
-/// Which tables' rows are wanted, and what of them.
-pub trait Select: Send {
-    /// Whether this table's rows are.
-    fn table(&self, schema: &str, table: &str) -> bool;
-
-    /// Whether rows of any table of this schema may be.
-    fn schema(&self, schema: &str) -> bool;
-
-    /// Which columns of a table's rows are to be decoded at once; the rest is, where somebody wants it, by
-    /// [`Undecoded`](super::Undecoded). `None` while that isn't known: rows are decoded whole, and it is asked again before
-    /// the next batch. Must not block.
-    fn needs(&self, table: &Table) -> Option<Needs> {
-        let _ = table;
-        Some(Needs::default())
-    }
-
-    /// Another number than before if [`Select::needs`] may answer otherwise than it did.
-    fn version(&self) -> u64 {
-        0
-    }
-}
 
 #[derive(Debug, Default)]
 pub(super) struct Tables {
@@ -88,7 +67,7 @@ struct KnownTable {
 pub(super) struct Unreadable {
     /// The table's name, with its schema.
     pub table: String,
-    pub fault: Fault,
+    pub fault: DecodeErrorKind,
 }
 
 /// The versions of one generation, by their ids.
@@ -176,26 +155,32 @@ impl TableVersion {
 
 /// Why a table map can't be taken.
 #[derive(Debug)]
-pub(super) enum MapFault {
+pub(super) enum TableMapError {
     /// It doesn't say all of its columns: [`Tables::learn`] them.
     Missing {
         schema: String,
         table: String,
         missing: Missing,
     },
-    Fault(Fault),
+    Decode(DecodeErrorKind),
 }
 
-impl From<Fault> for MapFault {
-    fn from(fault: Fault) -> Self {
-        Self::Fault(fault)
+impl From<DecodeErrorKind> for TableMapError {
+    fn from(fault: DecodeErrorKind) -> Self {
+        Self::Decode(fault)
     }
 }
 
 impl Tables {
     /// Takes a table map. Where columns can't be known it is a fault, or the table is [`Tables::unreadable`] if its rows are
     /// passed over then.
-    pub fn map(&mut self, body: &[u8], family: Family, select: &dyn Select, skips: bool) -> Result<(), MapFault> {
+    pub fn map(
+        &mut self,
+        body: &[u8],
+        family: Family,
+        select: &dyn TableSelector,
+        skips: bool,
+    ) -> Result<(), TableMapError> {
         let number = table_map::table_number(body)?;
         if self.by_number.get(&number).is_some_and(|known| known.map == body) {
             return Ok(());
@@ -206,7 +191,7 @@ impl Tables {
             let key = (name.schema.to_owned(), name.table.to_owned());
             match self.version(name, family) {
                 Ok(known) => version = Some(known),
-                Err(MapFault::Fault(fault)) if skips => {
+                Err(TableMapError::Decode(fault)) if skips => {
                     let table = format!("{}.{}", key.0, key.1);
                     if let Some(learned) = self.catalog.get_mut(&key) {
                         *learned = Err(fault.to_string());
@@ -220,21 +205,23 @@ impl Tables {
         Ok(())
     }
 
-    fn version(&mut self, name: TableName<'_>, family: Family) -> Result<Arc<TableVersion>, MapFault> {
+    fn version(&mut self, name: TableName<'_>, family: Family) -> Result<Arc<TableVersion>, TableMapError> {
         let key = (name.schema.to_owned(), name.table.to_owned());
         let mut learned = self.catalog.get(&key);
         let known = learned.and_then(|learned| learned.as_ref().ok());
         let mut columns = name.columns(family, known.map(|(columns, _)| &columns[..]));
-        if let (Err(ColumnsFault::Fault(_)), Some((_, Certainty::Guess))) = (&columns, known) {
+        if let (Err(ColumnsError::Decode(_)), Some((_, Certainty::Guess))) = (&columns, known) {
             self.catalog.remove(&key);
             (columns, learned) = (name.columns(family, None), None);
         }
         let columns = columns.map_err(|fault| match (fault, learned) {
-            (ColumnsFault::Missing(_), Some(Err(why))) => MapFault::Fault(Fault::UnknownColumns(why.clone())),
-            (ColumnsFault::Missing(missing), _) => {
-                MapFault::Missing { schema: key.0.clone(), table: key.1.clone(), missing }
+            (ColumnsError::Missing(_), Some(Err(why))) => {
+                TableMapError::Decode(DecodeErrorKind::UnknownColumns(why.clone()))
             }
-            (ColumnsFault::Fault(fault), _) => MapFault::Fault(fault),
+            (ColumnsError::Missing(missing), _) => {
+                TableMapError::Missing { schema: key.0.clone(), table: key.1.clone(), missing }
+            }
+            (ColumnsError::Decode(fault), _) => TableMapError::Decode(fault),
         })?;
         if let Some(version) = self.versions.find(&key, &columns) {
             return Ok(version);
@@ -258,7 +245,7 @@ impl Tables {
     }
 
     /// The table of a number: `Some(None)` where it isn't selected, or unreadable.
-    pub fn of_number(&self, number: u64) -> Option<Option<&Arc<TableVersion>>> {
+    pub fn by_number(&self, number: u64) -> Option<Option<&Arc<TableVersion>>> {
         self.by_number.get(&number).map(|known| known.version.as_ref())
     }
 
@@ -310,7 +297,7 @@ impl Tables {
     }
 
     pub fn forget_numbers_if_many(&mut self) {
-        if self.by_number.len() > NUMBERS_MAX {
+        if self.by_number.len() > TABLE_MAP_CACHE_MAX {
             self.by_number.clear();
         }
     }
@@ -328,7 +315,7 @@ mod tests {
 
     struct Shop;
 
-    impl Select for Shop {
+    impl TableSelector for Shop {
         fn table(&self, schema: &str, _table: &str) -> bool {
             schema == "shop"
         }
@@ -338,7 +325,7 @@ mod tests {
         }
     }
 
-    fn map(tables: &mut Tables, number: u64, schema: &str, columns: &[&str], named: bool) -> Result<(), MapFault> {
+    fn map(tables: &mut Tables, number: u64, schema: &str, columns: &[&str], named: bool) -> Result<(), TableMapError> {
         let column =
             |name: &&str| ColumnDefinition { name: (*name).to_owned(), column_type: ColumnType::Int, nullable: false };
         let columns = columns.iter().map(column).collect();
@@ -347,7 +334,7 @@ mod tests {
     }
 
     fn id(tables: &Tables, number: u64) -> Option<u32> {
-        tables.of_number(number).expect("a number that was announced").map(|version| version.table.id.0)
+        tables.by_number(number).expect("a number that was announced").map(|version| version.table.id.0)
     }
 
     #[test]
@@ -371,7 +358,7 @@ mod tests {
             assert_eq!(tables.take_new().len(), 1);
             if tables.are_too_many() {
                 assert!(tables.versions.by_id.len() <= SIZE_MAX / SIZE_OF_TABLE + 1);
-                assert!(tables.begin_generation().is_empty() && tables.of_number(number).is_none());
+                assert!(tables.begin_generation().is_empty() && tables.by_number(number).is_none());
                 generations += 1;
             }
         }
@@ -414,7 +401,7 @@ mod tests {
         let mut tables = Tables::default();
         map(&mut tables, 1, "shop", &["a"], true).expect("taken");
         tables.forget_numbers();
-        assert!(tables.of_number(1).is_none());
+        assert!(tables.by_number(1).is_none());
         map(&mut tables, 9, "shop", &["a"], true).expect("taken");
         assert_eq!(id(&tables, 9), Some(0), "the version is the same");
     }
@@ -422,8 +409,7 @@ mod tests {
     #[test]
     fn names_are_learned_until_a_statement_may_have_changed_them() {
         let mut tables = Tables::default();
-        let is_unnamed =
-            |result| matches!(result, Err(MapFault::Missing { schema, table, .. }) if schema == "shop" && table == "t");
+        let is_unnamed = |result| matches!(result, Err(TableMapError::Missing { schema, table, .. }) if schema == "shop" && table == "t");
         let learn = |tables: &mut Tables, name: &str| {
             let (column_type, charset) = ("int".to_owned(), None);
             let column =
@@ -453,9 +439,9 @@ mod tests {
         let (schema, name) = (|| "shop".to_owned(), || "t".to_owned());
         tables.learn(schema(), name(), Vec::new(), Certainty::Guess);
         let asked = map(&mut tables, 1, "shop", &["x"], false);
-        assert!(matches!(asked, Err(MapFault::Missing { .. })), "asked once more: {asked:?}");
+        assert!(matches!(asked, Err(TableMapError::Missing { .. })), "asked once more: {asked:?}");
         tables.learn(schema(), name(), Vec::new(), Certainty::Certain);
         let refused = map(&mut tables, 1, "shop", &["x"], false);
-        assert!(matches!(refused, Err(MapFault::Fault(_))), "{refused:?}");
+        assert!(matches!(refused, Err(TableMapError::Decode(_))), "{refused:?}");
     }
 }

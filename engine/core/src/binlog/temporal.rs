@@ -2,7 +2,7 @@
 //! <https://dev.mysql.com/doc/dev/mysql-server/latest/field_8h.html> (`my_datetime_packed_from_binary`)
 
 use super::bytes::Bytes;
-use super::error::Fault;
+use super::error::DecodeErrorKind;
 
 /// Appends `number` with at least `width` digits.
 fn push_padded(mut number: u64, width: usize, out: &mut Vec<u8>) {
@@ -63,29 +63,29 @@ fn push_fraction(micros: u64, digits: u8, out: &mut Vec<u8>) {
 }
 
 /// Reads the fraction behind a time: hundredths in pairs of digits, to microseconds.
-fn fraction(bytes: &mut Bytes<'_>, digits: u8) -> Result<u64, Fault> {
+fn fraction(bytes: &mut Bytes<'_>, digits: u8) -> Result<u64, DecodeErrorKind> {
     let len = fraction_len(digits)?;
     Ok(bytes.uint_be(len)? * [0, 10_000, 100, 1][len])
 }
 
 /// Bytes of a fraction of a second.
-pub(super) fn fraction_len(digits: u8) -> Result<usize, Fault> {
+pub(super) fn fraction_len(digits: u8) -> Result<usize, DecodeErrorKind> {
     if digits > 6 {
-        Err(Fault::Malformed("more than 6 digits of a second"))
+        Err(DecodeErrorKind::Malformed("more than 6 digits of a second"))
     } else {
         Ok(usize::from(digits.div_ceil(2)))
     }
 }
 
 /// `DATE`: 3 bytes, 5 bits of day, 4 of month, the rest year.
-pub(super) fn date(bytes: &mut Bytes<'_>, out: &mut Vec<u8>) -> Result<(), Fault> {
+pub(super) fn date(bytes: &mut Bytes<'_>, out: &mut Vec<u8>) -> Result<(), DecodeErrorKind> {
     let packed = bytes.uint(3)?;
     push_date(packed >> 9, packed >> 5 & 15, packed & 31, out);
     Ok(())
 }
 
 /// `DATETIME(digits)`: 5 bytes big-endian (sign, year * 13 + month, day, hour, minute, second), then the fraction.
-pub(super) fn datetime2(bytes: &mut Bytes<'_>, digits: u8, out: &mut Vec<u8>) -> Result<(), Fault> {
+pub(super) fn datetime2(bytes: &mut Bytes<'_>, digits: u8, out: &mut Vec<u8>) -> Result<(), DecodeErrorKind> {
     let packed = bytes.uint_be(5)?.wrapping_sub(0x80_0000_0000);
     let micros = fraction(bytes, digits)?;
     push_packed_datetime(packed, micros, digits, out);
@@ -103,7 +103,7 @@ fn push_packed_datetime(packed: u64, micros: u64, digits: u8, out: &mut Vec<u8>)
 }
 
 /// `DATETIME` before MySQL 5.6: 8 bytes, the decimal digits YYYYMMDDhhmmss.
-pub(super) fn datetime_old(bytes: &mut Bytes<'_>, out: &mut Vec<u8>) -> Result<(), Fault> {
+pub(super) fn datetime_old(bytes: &mut Bytes<'_>, out: &mut Vec<u8>) -> Result<(), DecodeErrorKind> {
     let packed = bytes.u64()?;
     let (date, time) = (packed / 1_000_000, packed % 1_000_000);
     push_date(date / 10_000, date / 100 % 100, date % 100, out);
@@ -113,7 +113,7 @@ pub(super) fn datetime_old(bytes: &mut Bytes<'_>, out: &mut Vec<u8>) -> Result<(
 }
 
 /// `TIME(digits)`: a signed number of 3 bytes and the fraction's, big-endian, offset by its sign bit.
-pub(super) fn time2(bytes: &mut Bytes<'_>, digits: u8, out: &mut Vec<u8>) -> Result<(), Fault> {
+pub(super) fn time2(bytes: &mut Bytes<'_>, digits: u8, out: &mut Vec<u8>) -> Result<(), DecodeErrorKind> {
     let len = fraction_len(digits)?;
     let packed = bytes.uint_be(3 + len)? as i64 - (0x80_0000_i64 << (8 * len));
     if packed < 0 {
@@ -127,7 +127,7 @@ pub(super) fn time2(bytes: &mut Bytes<'_>, digits: u8, out: &mut Vec<u8>) -> Res
 }
 
 /// `TIME` before MySQL 5.6: 3 bytes, the decimal digits hhmmss, signed.
-pub(super) fn time_old(bytes: &mut Bytes<'_>, out: &mut Vec<u8>) -> Result<(), Fault> {
+pub(super) fn time_old(bytes: &mut Bytes<'_>, out: &mut Vec<u8>) -> Result<(), DecodeErrorKind> {
     let packed = (bytes.uint(3)? as i64) << 40 >> 40;
     if packed < 0 {
         out.push(b'-');
@@ -138,7 +138,7 @@ pub(super) fn time_old(bytes: &mut Bytes<'_>, out: &mut Vec<u8>) -> Result<(), F
 }
 
 /// `TIMESTAMP(digits)`: seconds since 1970 in 4 bytes, big-endian, then the fraction. In UTC.
-pub(super) fn timestamp2(bytes: &mut Bytes<'_>, digits: u8, out: &mut Vec<u8>) -> Result<(), Fault> {
+pub(super) fn timestamp2(bytes: &mut Bytes<'_>, digits: u8, out: &mut Vec<u8>) -> Result<(), DecodeErrorKind> {
     let seconds = bytes.uint_be(4)?;
     let micros = fraction(bytes, digits)?;
     push_timestamp(seconds, micros, digits, out);
@@ -146,7 +146,7 @@ pub(super) fn timestamp2(bytes: &mut Bytes<'_>, digits: u8, out: &mut Vec<u8>) -
 }
 
 /// `TIMESTAMP` before MySQL 5.6: seconds since 1970 in 4 bytes, little-endian.
-pub(super) fn timestamp_old(bytes: &mut Bytes<'_>, out: &mut Vec<u8>) -> Result<(), Fault> {
+pub(super) fn timestamp_old(bytes: &mut Bytes<'_>, out: &mut Vec<u8>) -> Result<(), DecodeErrorKind> {
     push_timestamp(u64::from(bytes.u32()?), 0, 0, out);
     Ok(())
 }
@@ -177,21 +177,21 @@ fn split_units(units: u64, digits: u8) -> (u64, u64) {
 }
 
 /// Bytes of MariaDB's `TIME(digits)` in its own format.
-pub(super) fn time_hires_len(digits: u8) -> Result<usize, Fault> {
+pub(super) fn time_hires_len(digits: u8) -> Result<usize, DecodeErrorKind> {
     const LENS: [usize; 7] = [3, 4, 4, 5, 5, 5, 6];
-    LENS.get(usize::from(digits)).copied().ok_or(Fault::Malformed("more than 6 digits of a second"))
+    LENS.get(usize::from(digits)).copied().ok_or(DecodeErrorKind::Malformed("more than 6 digits of a second"))
 }
 
 /// Bytes of MariaDB's `DATETIME(digits)` in its own format.
-pub(super) fn datetime_hires_len(digits: u8) -> Result<usize, Fault> {
+pub(super) fn datetime_hires_len(digits: u8) -> Result<usize, DecodeErrorKind> {
     const LENS: [usize; 7] = [5, 6, 6, 7, 7, 7, 8];
-    LENS.get(usize::from(digits)).copied().ok_or(Fault::Malformed("more than 6 digits of a second"))
+    LENS.get(usize::from(digits)).copied().ok_or(DecodeErrorKind::Malformed("more than 6 digits of a second"))
 }
 
 /// `TIME(digits)` as MariaDB had it before 10.1 and has it with `mysql56_temporal_format=OFF`: a big-endian number of
 /// units of the last digit, to which the time behind the largest one, 839 hours, is added.
 /// <https://github.com/MariaDB/server/blob/10.11/sql/field.cc> (`Field_time_hires`)
-pub(super) fn time_hires(bytes: &mut Bytes<'_>, digits: u8, out: &mut Vec<u8>) -> Result<(), Fault> {
+pub(super) fn time_hires(bytes: &mut Bytes<'_>, digits: u8, out: &mut Vec<u8>) -> Result<(), DecodeErrorKind> {
     const ZERO_SECONDS: i64 = 839 * 3_600;
     let zero = ZERO_SECONDS * units_per_second(digits) as i64;
     let units = bytes.uint_be(time_hires_len(digits)?)? as i64 - zero;
@@ -207,7 +207,7 @@ pub(super) fn time_hires(bytes: &mut Bytes<'_>, digits: u8, out: &mut Vec<u8>) -
 /// `DATETIME(digits)` in the same format: ((((year * 13 + month) * 32 + day) * 24 + hour) * 60 + minute) * 60 + second, in
 /// units of the last digit, big-endian.
 /// <https://github.com/MariaDB/server/blob/10.11/sql-common/my_time.c> (`pack_time`)
-pub(super) fn datetime_hires(bytes: &mut Bytes<'_>, digits: u8, out: &mut Vec<u8>) -> Result<(), Fault> {
+pub(super) fn datetime_hires(bytes: &mut Bytes<'_>, digits: u8, out: &mut Vec<u8>) -> Result<(), DecodeErrorKind> {
     let (packed, micros) = split_units(bytes.uint_be(datetime_hires_len(digits)?)?, digits);
     let (date, time) = (packed / 86_400, packed % 86_400);
     push_date(date / (13 * 32), date / 32 % 13, date % 32, out);
@@ -218,7 +218,7 @@ pub(super) fn datetime_hires(bytes: &mut Bytes<'_>, digits: u8, out: &mut Vec<u8
 }
 
 /// `TIMESTAMP(digits)` in the same format: seconds since 1970 in 4 bytes, then units of the last digit, both big-endian.
-pub(super) fn timestamp_hires(bytes: &mut Bytes<'_>, digits: u8, out: &mut Vec<u8>) -> Result<(), Fault> {
+pub(super) fn timestamp_hires(bytes: &mut Bytes<'_>, digits: u8, out: &mut Vec<u8>) -> Result<(), DecodeErrorKind> {
     let seconds = bytes.uint_be(4)?;
     let units = bytes.uint_be(fraction_len(digits)?)?;
     push_timestamp(seconds, units * (1_000_000 / units_per_second(digits)), digits, out);
@@ -263,7 +263,7 @@ pub(super) fn json_time(packed: i64, out: &mut Vec<u8>) {
 mod tests {
     use super::*;
 
-    fn text(decode: impl FnOnce(&mut Bytes<'_>, &mut Vec<u8>) -> Result<(), Fault>, bytes: &[u8]) -> String {
+    fn text(decode: impl FnOnce(&mut Bytes<'_>, &mut Vec<u8>) -> Result<(), DecodeErrorKind>, bytes: &[u8]) -> String {
         let mut out = Vec::new();
         let mut bytes = Bytes(bytes);
         decode(&mut bytes, &mut out).expect("a value");

@@ -8,9 +8,9 @@
 use std::collections::HashMap;
 
 use super::RowBatch;
-use super::late::Rows;
+use super::deferred::BatchAssembler;
 use crate::gtid::Gtid;
-use crate::position::Resume;
+use crate::position::ResumePoint;
 
 /// What is held back at most; a transaction that has more is handed on before its end is known.
 /// Tests get there.
@@ -25,7 +25,7 @@ pub(super) struct Transaction {
     pub commit_time_us: i64,
     pub server_id: u32,
     pub thread_id: u32,
-    /// Rows so far.
+    /// BatchAssembler so far.
     pub rows: u32,
     /// An earlier run was done with all of it.
     pub is_past: bool,
@@ -40,15 +40,15 @@ pub(super) struct Transaction {
     pub payload_offset: Option<u32>,
     /// The id of an XA transaction.
     pub xa: Option<String>,
-    pub hold: Hold,
+    pub hold: PendingTransaction,
 }
 
 /// What of a transaction is held back.
 #[derive(Debug)]
-pub(super) struct Hold {
+pub(super) struct PendingTransaction {
     /// Whether rows are held back at all.
     pub on: bool,
-    /// Rows of earlier transactions in the batch that is being filled.
+    /// BatchAssembler of earlier transactions in the batch that is being filled.
     pub earlier: usize,
     /// Full batches, of this transaction alone.
     pub batches: Vec<RowBatch>,
@@ -63,9 +63,9 @@ pub(super) struct Hold {
 struct Savepoint {
     /// Full batches at that time.
     batches: usize,
-    /// Rows in the batch that was being filled.
+    /// BatchAssembler in the batch that was being filled.
     batch_rows: usize,
-    /// Rows of the transaction.
+    /// BatchAssembler of the transaction.
     rows: u32,
     /// How often rows had been handed on.
     handed_on: u32,
@@ -74,12 +74,12 @@ struct Savepoint {
 /// What is left when a part of a transaction is taken back.
 #[derive(Debug)]
 pub(super) struct RolledBack {
-    /// Rows of the transaction.
+    /// BatchAssembler of the transaction.
     pub rows: u32,
-    /// Rows of the batch that is being filled.
+    /// BatchAssembler of the batch that is being filled.
     pub batch_rows: usize,
     /// Instead of that batch, one that was full.
-    pub batch: Option<Rows>,
+    pub batch: Option<BatchAssembler>,
 }
 
 /// Why a part of a transaction can't be taken back.
@@ -91,7 +91,7 @@ pub(super) enum NotRolledBack {
     Unknown,
 }
 
-impl Hold {
+impl PendingTransaction {
     pub fn new(earlier: usize) -> Self {
         Self { on: false, earlier, batches: Vec::new(), handed_on: 0, overflowed: false, savepoints: Vec::new() }
     }
@@ -127,7 +127,8 @@ impl Hold {
         }
         // The batch that was being filled then may be full now: of its rows some stay.
         let full = self.batches.get(savepoint.batches);
-        let batch = full.map(|full| Rows::of(&full.bytes, full.undecoded.as_deref(), 0, savepoint.batch_rows));
+        let batch =
+            full.map(|full| BatchAssembler::from_rows(&full.bytes, full.deferred.as_deref(), 0, savepoint.batch_rows));
         self.batches.truncate(savepoint.batches);
         Ok(RolledBack { rows: savepoint.rows, batch_rows: savepoint.batch_rows, batch })
     }
@@ -144,14 +145,14 @@ pub(super) struct PreparedXa {
 pub(super) struct Prepared {
     pub batches: Vec<RowBatch>,
     /// From where to read on to meet it again.
-    resume: Resume,
+    resume: ResumePoint,
     /// Orders them by age.
     sequence: u64,
 }
 
 impl PreparedXa {
     /// `resume` is the place before the transaction.
-    pub fn insert(&mut self, id: String, batches: Vec<RowBatch>, resume: Resume, sequence: u64) {
+    pub fn insert(&mut self, id: String, batches: Vec<RowBatch>, resume: ResumePoint, sequence: u64) {
         self.by_id.insert(id, Prepared { batches, resume, sequence });
     }
 
@@ -169,7 +170,7 @@ impl PreparedXa {
     }
 
     /// The place before the oldest.
-    pub fn oldest(&self) -> Option<&Resume> {
+    pub fn oldest(&self) -> Option<&ResumePoint> {
         self.by_id.values().min_by_key(|prepared| prepared.sequence).map(|prepared| &prepared.resume)
     }
 }
@@ -183,8 +184,8 @@ mod tests {
     use super::*;
     use crate::position::BinlogPosition;
 
-    fn resume(offset: u64) -> Resume {
-        Resume::at("server", BinlogPosition::new("binlog.000001", offset))
+    fn resume(offset: u64) -> ResumePoint {
+        ResumePoint::at("server", BinlogPosition::new("binlog.000001", offset))
     }
 
     /// A batch without rows, as full ones of a transaction are held back.
@@ -193,7 +194,7 @@ mod tests {
         let (rows, new_tables) = (0, Vec::new());
         RowBatch {
             bytes,
-            undecoded: None,
+            deferred: None,
             rows,
             schema_change: None,
             skipped: None,
@@ -205,13 +206,13 @@ mod tests {
     }
 
     /// What is left: rows of the transaction, and rows of the batch that is being filled.
-    fn roll_back_to(hold: &mut Hold, name: &str) -> Result<(u32, usize), NotRolledBack> {
+    fn roll_back_to(hold: &mut PendingTransaction, name: &str) -> Result<(u32, usize), NotRolledBack> {
         hold.roll_back_to(name).map(|left| (left.rows, left.batch_rows))
     }
 
     #[test]
     fn a_savepoint_keeps_what_came_before_it() {
-        let mut hold = Hold::new(10);
+        let mut hold = PendingTransaction::new(10);
         hold.savepoint("a".to_owned(), 11, 1);
         hold.savepoint("b".to_owned(), 13, 3);
         assert_eq!(roll_back_to(&mut hold, "b"), Ok((3, 13)));
@@ -221,7 +222,7 @@ mod tests {
 
     #[test]
     fn a_name_that_is_used_again_means_the_later_savepoint() {
-        let mut hold = Hold::new(0);
+        let mut hold = PendingTransaction::new(0);
         hold.savepoint("a".to_owned(), 1, 1);
         hold.savepoint("a".to_owned(), 2, 2);
         assert_eq!(roll_back_to(&mut hold, "a"), Ok((2, 2)));
@@ -229,7 +230,7 @@ mod tests {
 
     #[test]
     fn rows_are_counted_in_the_batch_that_has_the_transaction_alone() {
-        let mut hold = Hold::new(10);
+        let mut hold = PendingTransaction::new(10);
         hold.savepoint("a".to_owned(), 12, 2);
         assert_eq!(hold.divided(), 10);
         assert_eq!(roll_back_to(&mut hold, "a"), Ok((2, 2)));
@@ -238,7 +239,7 @@ mod tests {
 
     #[test]
     fn a_batch_that_became_full_after_the_savepoint_is_opened_again() {
-        let mut hold = Hold::new(0);
+        let mut hold = PendingTransaction::new(0);
         hold.batches.push(full());
         hold.savepoint("a".to_owned(), 0, 7);
         hold.batches.extend([full(), full()]);
@@ -248,7 +249,7 @@ mod tests {
 
     #[test]
     fn what_was_handed_on_is_not_taken_back() {
-        let mut hold = Hold::new(0);
+        let mut hold = PendingTransaction::new(0);
         hold.handed_on = 1;
         hold.savepoint("a".to_owned(), 5, 9);
         assert_eq!(roll_back_to(&mut hold, "a"), Ok((9, 5)), "what came before the savepoint may be handed on");

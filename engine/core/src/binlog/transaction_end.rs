@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::event::{Checksums, EventHeader, EventKind};
+use super::event::{Checksums, EventHeader};
+use super::event_kind::EventKind;
 use super::gtid_event;
 use super::query::Query;
 use super::statement::Statement;

@@ -2,8 +2,8 @@
 //! <https://dev.mysql.com/doc/dev/mysql-server/latest/classmysql_1_1binlog_1_1event_1_1Rows__event.html>
 
 use super::bytes::Bytes;
-use super::charset::{Charset, TextFault};
-use super::error::Fault;
+use super::charset::{Charset, TextError};
+use super::error::DecodeErrorKind;
 use super::{decimal, json, mariadb, temporal};
 
 /// How a column's values are encoded in row events.
@@ -80,19 +80,19 @@ pub(super) enum Codec {
 
 /// A value that can't be decoded.
 #[derive(Debug, PartialEq)]
-pub(super) enum ValueFault {
-    Fault(Fault),
-    Text(TextFault),
+pub(super) enum ValueError {
+    Decode(DecodeErrorKind),
+    Text(TextError),
 }
 
-impl From<Fault> for ValueFault {
-    fn from(fault: Fault) -> Self {
-        Self::Fault(fault)
+impl From<DecodeErrorKind> for ValueError {
+    fn from(fault: DecodeErrorKind) -> Self {
+        Self::Decode(fault)
     }
 }
 
-impl From<TextFault> for ValueFault {
-    fn from(fault: TextFault) -> Self {
+impl From<TextError> for ValueError {
+    fn from(fault: TextError) -> Self {
         Self::Text(fault)
     }
 }
@@ -108,7 +108,7 @@ pub(super) enum Width {
 impl Width {
     /// Passes over a value.
     #[inline]
-    pub fn skip(self, bytes: &mut Bytes<'_>) -> Result<(), Fault> {
+    pub fn skip(self, bytes: &mut Bytes<'_>) -> Result<(), DecodeErrorKind> {
         let len = match self {
             Self::Fixed(len) => len,
             Self::Prefixed(len_bytes) => bytes.uint(len_bytes)? as usize,
@@ -122,7 +122,7 @@ impl Codec {
     ///
     /// # Errors
     /// If no value can be decoded by it.
-    pub fn width(&self) -> Result<Width, Fault> {
+    pub fn width(&self) -> Result<Width, DecodeErrorKind> {
         Ok(match self {
             Self::Int { len }
             | Self::Uint { len }
@@ -146,7 +146,7 @@ impl Codec {
             | Self::Compressed { len_bytes, .. }
             | Self::Binary { len_bytes, .. } => match len_bytes {
                 1..=4 => Width::Prefixed(*len_bytes),
-                _ => return Err(Fault::Malformed("a column's length of more than 4 bytes")),
+                _ => return Err(DecodeErrorKind::Malformed("a column's length of more than 4 bytes")),
             },
         })
     }
@@ -157,7 +157,7 @@ impl Codec {
 
     /// Reads one value and appends it in its packed form.
     #[inline]
-    pub fn decode(&self, bytes: &mut Bytes<'_>, out: &mut Vec<u8>) -> Result<(), ValueFault> {
+    pub fn decode(&self, bytes: &mut Bytes<'_>, out: &mut Vec<u8>) -> Result<(), ValueError> {
         match self {
             Self::Int { len } => {
                 let unused_bits = 64 - 8 * *len as u32;
@@ -204,7 +204,7 @@ impl Codec {
                 let index = bytes.uint(*len)? as usize;
                 if let Some(index) = index.checked_sub(1) {
                     let Some(member) = members.get(index) else {
-                        return Err(Fault::Malformed("an ENUM's index").into());
+                        return Err(DecodeErrorKind::Malformed("an ENUM's index").into());
                     };
                     out.extend_from_slice(member);
                 }
@@ -212,7 +212,7 @@ impl Codec {
             Self::Set { len, members } => {
                 let bits = bytes.uint(*len)?;
                 if bits.checked_shr(members.len() as u32).unwrap_or(0) != 0 {
-                    return Err(Fault::Malformed("a SET's bits").into());
+                    return Err(DecodeErrorKind::Malformed("a SET's bits").into());
                 }
                 let at = out.len();
                 for (_, member) in members.iter().enumerate().filter(|(bit, _)| bits >> bit & 1 != 0) {

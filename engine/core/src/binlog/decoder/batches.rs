@@ -1,13 +1,14 @@
-//! Rows into batches: when a batch is full, and whether it is handed on or held back.
+//! BatchAssembler into batches: when a batch is full, and whether it is handed on or held back.
 
 use std::mem;
 use std::sync::Arc;
 
 use rowmill_batch::{Builder, RowHeader, TransactionHeader};
 
-use super::super::error::{DecodeError, Fault};
-use super::super::event::{EventHeader, EventKind};
-use super::super::late::Rows;
+use super::super::deferred::BatchAssembler;
+use super::super::error::{DecodeError, DecodeErrorKind};
+use super::super::event::EventHeader;
+use super::super::event_kind::EventKind;
 use super::super::mariadb;
 use super::super::query::SchemaChange;
 use super::super::rows::{RowsEvent, RowsKind};
@@ -15,7 +16,7 @@ use super::super::skipped::{SkippedChange, SkippedContent};
 use super::super::tables::Unreadable;
 use super::super::transaction::{HELD_BYTES_MAX, Transaction};
 use super::{Decoder, RowBatch, Span};
-use crate::position::{BinlogPosition, Past, Progress, Resume};
+use crate::position::{BinlogPosition, EventOffset, PartialTransaction, ResumePoint};
 
 /// What a batch without rows carries.
 pub(super) enum WithoutRows {
@@ -24,9 +25,15 @@ pub(super) enum WithoutRows {
 }
 
 impl Decoder {
-    pub(super) fn rows(&mut self, kind: RowsKind, header: &EventHeader, body: &[u8], span: Span) -> Result<(), Fault> {
+    pub(super) fn rows(
+        &mut self,
+        kind: RowsKind,
+        header: &EventHeader,
+        body: &[u8],
+        span: Span,
+    ) -> Result<(), DecodeErrorKind> {
         let Some(number) = RowsEvent::table_number(body)? else { return Ok(()) };
-        let Some(known) = self.tables.of_number(number) else { return Err(Fault::NoTableMap(number)) };
+        let Some(known) = self.tables.by_number(number) else { return Err(DecodeErrorKind::NoTableMap(number)) };
         let Some(version) = known else {
             return if self.skips { self.skip_unreadable(number, kind, header, body, span) } else { Ok(()) };
         };
@@ -37,10 +44,12 @@ impl Decoder {
             rows.unpacked(&unpacked);
         }
         if rows.columns() != version.columns.widths.len() {
-            return Err(Fault::Malformed("a row event with other columns than its table map"));
+            return Err(DecodeErrorKind::Malformed("a row event with other columns than its table map"));
         }
-        let Some(transaction) = &self.transaction else { return Err(Fault::Malformed("rows outside a transaction")) };
-        let mut place = Progress { event: span.begin, rows: transaction.payload_offset.unwrap_or(0) };
+        let Some(transaction) = &self.transaction else {
+            return Err(DecodeErrorKind::Malformed("rows outside a transaction"));
+        };
+        let mut place = EventOffset { event: span.begin, rows: transaction.payload_offset.unwrap_or(0) };
         while !rows.is_done() {
             if self.is_full() {
                 self.cut_within(place)?;
@@ -56,21 +65,26 @@ impl Decoder {
 
     /// Takes rows of an event, at least one, until there are no more or the batch is full. The first is at `place`, which
     /// moves with them. At a row that can't be decoded both stand before it.
-    fn fill(&mut self, rows: &mut RowsEvent<'_>, header: &EventHeader, place: &mut Progress) -> Result<(), Fault> {
+    fn fill(
+        &mut self,
+        rows: &mut RowsEvent<'_>,
+        header: &EventHeader,
+        place: &mut EventOffset,
+    ) -> Result<(), DecodeErrorKind> {
         if !self.batch_has_transaction {
             self.begin_in_batch();
         }
-        let Self { tables, needs, select, batch, position, skip, .. } = self;
-        let (Some(Some(version)), Some(transaction)) = (tables.of_number(rows.table_number), &mut self.transaction)
+        let Self { tables, projections, select, batch, position, skip, .. } = self;
+        let (Some(Some(version)), Some(transaction)) = (tables.by_number(rows.table_number), &mut self.transaction)
         else {
-            return Err(Fault::NoTableMap(rows.table_number));
+            return Err(DecodeErrorKind::NoTableMap(rows.table_number));
         };
         if batch.count() == 0 {
-            needs.renew(&**select);
+            projections.refresh(&**select);
         }
-        let needs_version = needs.version();
-        let needed = needs.of(version, &**select).of(rows.operation());
-        let form = needed.map(|_| batch.form(rows, version, needs_version));
+        let projection_version = projections.version();
+        let plan = projections.for_table(version, &**select).for_operation(rows.operation());
+        let layout = plan.map(|_| batch.layout(rows, version, projection_version));
         loop {
             let header = RowHeader {
                 table: version.table.id,
@@ -82,7 +96,7 @@ impl Decoder {
                 time_us: i64::from(header.timestamp_s) * 1_000_000,
             };
             let at = rows.rest();
-            let read = batch.begin_row(&header, rows, version, needed);
+            let read = batch.begin_row(&header, rows, version, plan);
             if let Err(fault) = read {
                 batch.abandon_row();
                 rows.rewind(at);
@@ -93,9 +107,9 @@ impl Decoder {
                 batch.abandon_row();
                 transaction.has_past_rows = true;
             } else {
-                match form {
+                match layout {
                     None => batch.end_row(),
-                    Some(form) => batch.end_row_in_part(form, &at[..at.len() - rows.rest().len()]),
+                    Some(layout) => batch.end_row_in_part(layout, &at[..at.len() - rows.rest().len()]),
                 }
                 self.moved = true;
             }
@@ -115,13 +129,13 @@ impl Decoder {
     #[cold]
     fn skip_row(
         &mut self,
-        fault: Fault,
+        fault: DecodeErrorKind,
         rows: &mut RowsEvent<'_>,
         header: &EventHeader,
         body: &[u8],
-        place: &mut Progress,
-    ) -> Result<(), Fault> {
-        let Some(Some(version)) = self.tables.of_number(rows.table_number).filter(|_| self.skips) else {
+        place: &mut EventOffset,
+    ) -> Result<(), DecodeErrorKind> {
+        let Some(Some(version)) = self.tables.by_number(rows.table_number).filter(|_| self.skips) else {
             return Err(fault);
         };
         let (version, kind) = (Arc::clone(version), rows.kind().event_kind());
@@ -149,10 +163,10 @@ impl Decoder {
         header: &EventHeader,
         body: &[u8],
         span: Span,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), DecodeErrorKind> {
         let Some(Unreadable { table, fault }) = self.tables.unreadable(number).cloned() else { return Ok(()) };
         let offset = self.transaction.as_ref().and_then(|transaction| transaction.payload_offset);
-        let place = Progress { event: span.begin, rows: offset.unwrap_or(0) };
+        let place = EventOffset { event: span.begin, rows: offset.unwrap_or(0) };
         self.skip(fault, kind.event_kind(), Some(table), header, place, SkippedContent::event(body))
     }
 
@@ -162,13 +176,13 @@ impl Decoder {
     /// The fault, if it isn't wanted.
     pub(super) fn skip(
         &mut self,
-        fault: Fault,
+        fault: DecodeErrorKind,
         kind: EventKind,
         table: Option<String>,
         header: &EventHeader,
-        place: Progress,
+        place: EventOffset,
         (content, bytes): (SkippedContent, usize),
-    ) -> Result<(), Fault> {
+    ) -> Result<(), DecodeErrorKind> {
         if !self.skips {
             return Err(fault);
         }
@@ -193,7 +207,7 @@ impl Decoder {
     }
 
     /// Whether an earlier run was done with the row at a place of the current file.
-    pub(super) fn is_past(&self, place: Progress) -> bool {
+    pub(super) fn is_past(&self, place: EventOffset) -> bool {
         is_past(self.skip.as_ref(), &self.position.file, place)
     }
 
@@ -212,20 +226,20 @@ impl Decoder {
 
     /// The batch is full within a transaction: it is handed on, or held back. `place` is that of the
     /// next row.
-    fn cut_within(&mut self, place: Progress) -> Result<(), Fault> {
-        let past = Some(Past { file: self.position.file.clone(), progress: place });
+    fn cut_within(&mut self, place: EventOffset) -> Result<(), DecodeErrorKind> {
+        let partial = Some(PartialTransaction { file: self.position.file.clone(), progress: place });
         let Some(Transaction { hold, .. }) = &mut self.transaction else { return Ok(()) };
         if !hold.on || hold.overflowed {
             hold.handed_on += 1;
             hold.divided();
-            self.resume.past = past;
+            self.resume.partial = partial;
             self.cut();
             return Ok(());
         }
         // What is before the transaction in the batch is committed.
         let earlier = hold.divided();
         if earlier > 0 {
-            let (committed, open) = mem::replace(&mut self.batch, Rows::with_capacity(0)).divide(earlier);
+            let (committed, open) = mem::replace(&mut self.batch, BatchAssembler::with_capacity(0)).divide(earlier);
             self.batch = committed;
             self.cut();
             self.batch_has_transaction = open.count() > 0;
@@ -234,13 +248,13 @@ impl Decoder {
                 return Ok(());
             }
         }
-        let resume = Resume { past: past.clone(), ..self.resume() };
+        let resume = ResumePoint { partial: partial.clone(), ..self.resume() };
         let batch = self.take_batch(resume);
         let Some(Transaction { hold, xa, .. }) = &mut self.transaction else { return Ok(()) };
         hold.batches.push(batch);
         if hold.bytes() + self.prepared.bytes() > HELD_BYTES_MAX {
             if xa.is_some() {
-                return Err(Fault::Unsupported {
+                return Err(DecodeErrorKind::Unsupported {
                     what: format!(
                         "XA transactions of more than {HELD_BYTES_MAX} bytes that are prepared and not committed"
                     ),
@@ -250,7 +264,7 @@ impl Decoder {
             hold.handed_on += 1;
             hold.overflowed = true;
             self.ready.extend(hold.batches.drain(..));
-            self.resume.past = past;
+            self.resume.partial = partial;
         }
         Ok(())
     }
@@ -283,7 +297,7 @@ impl Decoder {
         };
         self.ready.push_back(RowBatch {
             bytes,
-            undecoded: None,
+            deferred: None,
             rows: 0,
             schema_change,
             skipped,
@@ -294,15 +308,15 @@ impl Decoder {
         });
     }
 
-    pub(super) fn take_batch(&mut self, resume: Resume) -> RowBatch {
+    pub(super) fn take_batch(&mut self, resume: ResumePoint) -> RowBatch {
         let rows = self.batch.count();
         let next = self.batch.successor();
-        let (bytes, undecoded) = mem::replace(&mut self.batch, next).finish();
+        let (bytes, deferred) = mem::replace(&mut self.batch, next).finish();
         self.batch_has_transaction = false;
-        let (bytes, undecoded) = (Arc::new(bytes), undecoded.map(Arc::new));
+        let (bytes, deferred) = (Arc::new(bytes), deferred.map(Arc::new));
         RowBatch {
             bytes,
-            undecoded,
+            deferred,
             rows,
             schema_change: None,
             skipped: None,
@@ -336,20 +350,20 @@ impl Decoder {
 
     fn pop_ready(&mut self) -> Option<RowBatch> {
         let mut batch = self.ready.pop_front()?;
-        // Here and not before: a batch that is held back must not keep what an earlier one needs.
+        // Here and not before: a batch that is held back must not keep what an earlier one projections.
         batch.new_tables.append(&mut self.tables.take_new());
         batch.before = mem::replace(&mut self.handed_on, Arc::new(batch.resume.clone()));
         Some(batch)
     }
 
     /// From where to read on behind the last transaction, with the set of what was executed.
-    pub(super) fn resume(&self) -> Resume {
+    pub(super) fn resume(&self) -> ResumePoint {
         let gtids = self.resume.gtids.clone().or_else(|| self.gtids.clone());
-        Resume { gtids, ..self.resume.clone() }
+        ResumePoint { gtids, ..self.resume.clone() }
     }
 }
 
 /// Whether an earlier run, which got to `skip`, was done with the row at a place of a file.
-fn is_past(skip: Option<&Past>, file: &str, place: Progress) -> bool {
-    skip.is_some_and(|past| past.file != file || place < past.progress)
+fn is_past(skip: Option<&PartialTransaction>, file: &str, place: EventOffset) -> bool {
+    skip.is_some_and(|partial| partial.file != file || place < partial.progress)
 }

@@ -15,23 +15,26 @@ use rowmill_pipeline::ack::Cost;
 
 use super::altered::Altered;
 use super::catalog::CatalogColumn;
-use super::error::{DecodeError, Fault, Missing};
-use super::event::{Checksums, EventHeader, EventKind};
+use super::columns::Family;
+use super::deferred::{BatchAssembler, BatchLimits, DeferredColumns, ProjectionCache};
+use super::error::{DecodeError, DecodeErrorKind, Missing};
+use super::event::{Checksums, EventHeader};
+use super::event_kind::EventKind;
 use super::gtid_event;
 use super::history::{FileFormat, Trail};
-use super::late::{BatchMax, KnownNeeds, Rows, Undecoded};
 use super::mariadb;
 use super::payload::Payload;
+use super::projection::TableSelector;
 use super::query::{Query, SchemaChange};
 use super::rows::{RowsEvent, RowsKind};
 use super::savepoint::Collation;
 use super::skipped::SkippedChange;
-use super::table_map::{Family, TableName};
-use super::tables::{Certainty, MapFault, Select, Tables};
+use super::table_map::TableName;
+use super::tables::{Certainty, TableMapError, Tables};
 use super::transaction::{PreparedXa, Transaction};
 use crate::envelope::Connector;
 use crate::gtid::{GtidSet, GtidText, Newest};
-use crate::position::{BinlogPosition, Past, Progress, Resume};
+use crate::position::{BinlogPosition, EventOffset, PartialTransaction, ResumePoint};
 
 /// A batch is handed on when it has this many rows,
 pub const BATCH_ROWS_MAX: usize = 2048;
@@ -48,28 +51,28 @@ pub struct RowBatch {
     /// The rows, packed: what was decoded of them.
     pub bytes: Arc<Vec<u8>>,
     /// The rest, if there is one.
-    pub undecoded: Option<Arc<Undecoded>>,
+    pub deferred: Option<Arc<DeferredColumns>>,
     /// How many there are.
     pub rows: usize,
     /// A statement that changed tables or schemas behind the rows of earlier batches; this one has none.
     pub schema_change: Option<Box<SchemaChange>>,
     /// A change after the rows of earlier batches that couldn't be decoded; this batch has no rows.
     pub skipped: Option<Box<SkippedChange>>,
-    /// Whether a row of this batch that can't be decoded late is to be passed over ([`Decoder::with_skips`]).
+    /// Whether a row of this batch that can't be decoded is to be passed over ([`Decoder::with_skips`]).
     pub skips: bool,
     /// Table versions that no earlier batch had, in the order of their ids. They are all of one generation: where it isn't
     /// that of the tables before, the rows of this batch and of later ones name none of those any more.
     pub new_tables: Vec<Arc<Table>>,
     /// From where to read on before this batch: what the batch before it, or the place that the reading began at, says.
-    pub before: Arc<Resume>,
+    pub before: Arc<ResumePoint>,
     /// From where to read on once all rows of this batch (and of those before it) are done with.
-    pub resume: Resume,
+    pub resume: ResumePoint,
 }
 
 impl RowBatch {
     /// Bytes of its rows.
     pub(super) fn row_bytes(&self) -> usize {
-        self.bytes.len() + self.undecoded.as_ref().map_or(0, |undecoded| undecoded.bytes())
+        self.bytes.len() + self.deferred.as_ref().map_or(0, |deferred| deferred.bytes())
     }
 
     /// What the batch takes of the in-flight budget.
@@ -81,7 +84,7 @@ impl RowBatch {
     }
 }
 
-/// What the decoder has or needs next.
+/// What the decoder has or projections next.
 #[derive(Debug)]
 pub enum Next {
     /// A batch that is full.
@@ -101,13 +104,13 @@ pub enum Next {
 
 /// Decodes a binlog's events, in their order, into batches.
 pub struct Decoder {
-    select: Box<dyn Select>,
+    select: Box<dyn TableSelector>,
     /// Whether schema changes are wanted.
     schema_changes: bool,
     /// Whether changes that can't be decoded are passed over.
     skips: bool,
     tables: Tables,
-    needs: KnownNeeds,
+    projections: ProjectionCache,
     /// Whether statements that may change columns are collected in `alterations`.
     wants_alterations: bool,
     alterations: Vec<(BinlogPosition, Altered)>,
@@ -116,14 +119,14 @@ pub struct Decoder {
     /// How the server compares the names of savepoints.
     savepoints: Collation,
     /// How much of the event that is being read was done.
-    done: Done,
+    done: EventState,
     position: BinlogPosition,
     transaction: Option<Transaction>,
     prepared: PreparedXa,
     /// Counts transactions.
     sequence: u64,
-    /// Rows that an earlier run was done with.
-    skip: Option<Past>,
+    /// BatchAssembler that an earlier run was done with.
+    skip: Option<PartialTransaction>,
     /// All transactions that were committed, where that is known.
     gtids: Option<Arc<GtidSet>>,
     /// Read by MariaDB's GTIDs: of each domain and server the last transaction of an earlier run that wasn't met yet.
@@ -133,12 +136,12 @@ pub struct Decoder {
     /// What ends at the position.
     trail: Trail,
     /// From where to read on behind the last transaction.
-    resume: Resume,
+    resume: ResumePoint,
     /// That of the last batch that was handed on.
-    handed_on: Arc<Resume>,
-    batch: Rows,
+    handed_on: Arc<ResumePoint>,
+    batch: BatchAssembler,
     /// When it is full.
-    batch_max: BatchMax,
+    batch_max: BatchLimits,
     /// Whether the batch's newest transaction is the one that is open.
     batch_has_transaction: bool,
     /// Of that transaction.
@@ -154,7 +157,7 @@ pub struct Decoder {
 
 /// How much of an event was done.
 #[derive(Debug, Default)]
-enum Done {
+enum EventState {
     #[default]
     Nothing,
     All,
@@ -181,15 +184,15 @@ struct Span {
 /// Why an event can't be taken: a fault of an event, which may be one inside another, or columns that
 /// must be known first.
 #[derive(Debug)]
-enum Halt {
-    Fault { fault: Fault, kind: EventKind, table: Option<String> },
+enum EventOutcome {
+    Failed { fault: DecodeErrorKind, kind: EventKind, table: Option<String> },
     Columns { schema: String, table: String, missing: Missing },
 }
 
-impl Halt {
+impl EventOutcome {
     /// A fault of an event of this kind.
-    fn of(fault: Fault, kind: EventKind) -> Self {
-        Self::Fault { fault, kind, table: None }
+    fn of(fault: DecodeErrorKind, kind: EventKind) -> Self {
+        Self::Failed { fault, kind, table: None }
     }
 }
 
@@ -201,33 +204,33 @@ impl std::fmt::Debug for Decoder {
 
 impl Decoder {
     /// Reads on at `resume`: the first event must be one that the server sends for that position.
-    /// Rows of tables that `select` refuses are passed over.
-    pub fn new(resume: Resume, select: Box<dyn Select>) -> Self {
+    /// BatchAssembler of tables that `select` refuses are passed over.
+    pub fn new(resume: ResumePoint, select: Box<dyn TableSelector>) -> Self {
         Self {
             select,
             schema_changes: false,
             skips: false,
             tables: Tables::default(),
-            needs: KnownNeeds::default(),
+            projections: ProjectionCache::default(),
             wants_alterations: false,
             alterations: Vec::new(),
             checksums: Checksums::Unknown,
             family: Family::MySql,
             savepoints: Collation::default(),
-            done: Done::Nothing,
+            done: EventState::Nothing,
             position: resume.position.clone(),
             transaction: None,
             prepared: PreparedXa::default(),
             sequence: 0,
-            skip: resume.past.clone(),
+            skip: resume.partial.clone(),
             gtids: resume.gtids.clone().filter(|_| !is_by_mariadb_gtids(&resume)),
             awaited: awaited(&resume),
             file: None,
             trail: Trail::default(),
             handed_on: Arc::new(resume.clone()),
             resume,
-            batch: Rows::first(),
-            batch_max: BatchMax { rows: BATCH_ROWS_MAX, bytes: BATCH_BYTES_MAX },
+            batch: BatchAssembler::first(),
+            batch_max: BatchLimits { rows: BATCH_ROWS_MAX, bytes: BATCH_BYTES_MAX },
             batch_has_transaction: false,
             gtid_text: GtidText::default(),
             ready: VecDeque::new(),
@@ -258,7 +261,7 @@ impl Decoder {
     /// From now on a batch is full when it costs so much, if it isn't before.
     pub fn bound_batches(&mut self, Cost { rows, bytes }: Cost) {
         self.batch_max =
-            BatchMax { rows: BATCH_ROWS_MAX.min(rows as usize), bytes: BATCH_BYTES_MAX.min(bytes as usize) };
+            BatchLimits { rows: BATCH_ROWS_MAX.min(rows as usize), bytes: BATCH_BYTES_MAX.min(bytes as usize) };
     }
 
     /// Goes on with an event, from its header to its checksum. Called with the same bytes again and
@@ -279,14 +282,16 @@ impl Decoder {
                 return Err(error.clone());
             }
             let step = match mem::take(&mut self.done) {
-                Done::All => return Ok(Next::Event),
-                Done::Nothing => self.begin_event(event),
-                Done::Part(open) => self.go_on(event, open),
+                EventState::All => return Ok(Next::Event),
+                EventState::Nothing => self.begin_event(event),
+                EventState::Part(open) => self.go_on(event, open),
             };
             match step {
                 Ok(()) => {}
-                Err(Halt::Columns { schema, table, missing }) => return Ok(Next::Columns { schema, table, missing }),
-                Err(Halt::Fault { fault, kind, table }) => {
+                Err(EventOutcome::Columns { schema, table, missing }) => {
+                    return Ok(Next::Columns { schema, table, missing });
+                }
+                Err(EventOutcome::Failed { fault, kind, table }) => {
                     let transaction = self.transaction.as_ref().map(|transaction| transaction.begin);
                     self.cut_before_event();
                     self.failed = Some(Box::new(DecodeError {
@@ -327,10 +332,10 @@ impl Decoder {
                 self.batch.truncate(earlier);
             } else if transaction.rows > 0 {
                 let rows = self.rows_of_event.max(transaction.payload_offset.unwrap_or(0));
-                let progress = Progress { event: self.position.offset, rows };
+                let progress = EventOffset { event: self.position.offset, rows };
                 // The resume point doesn't go back to what an earlier run was done with.
                 if !self.is_past(progress) {
-                    self.resume.past = Some(Past { file: self.position.file.clone(), progress });
+                    self.resume.partial = Some(PartialTransaction { file: self.position.file.clone(), progress });
                 }
             }
         }
@@ -377,22 +382,22 @@ impl Decoder {
     }
 
     /// Forgets what wasn't handed on, because the connection was lost: gives from where to read on.
-    pub fn rewind(&mut self) -> Resume {
+    pub fn rewind(&mut self) -> ResumePoint {
         self.transaction = None;
         self.prepared = PreparedXa::default();
         self.ready.clear();
         self.tables.forget_numbers();
         self.alterations.clear();
         self.checksums = Checksums::Unknown;
-        self.done = Done::Nothing;
-        self.resume = Resume::clone(&self.handed_on);
+        self.done = EventState::Nothing;
+        self.resume = ResumePoint::clone(&self.handed_on);
         self.position = self.resume.position.clone();
-        self.skip = self.resume.past.clone();
+        self.skip = self.resume.partial.clone();
         self.gtids = self.resume.gtids.clone().filter(|_| !is_by_mariadb_gtids(&self.resume));
         self.awaited = awaited(&self.resume);
         self.file = None;
         self.trail = Trail::default();
-        self.batch = Rows::first();
+        self.batch = BatchAssembler::first();
         self.batch_has_transaction = false;
         self.moved = false;
         self.failed = None;
@@ -401,13 +406,13 @@ impl Decoder {
 
     /// What comes next is of another server, or from another place: from `resume` on. What wasn't
     /// handed on is forgotten.
-    pub fn relocate(&mut self, resume: Resume) {
+    pub fn relocate(&mut self, resume: ResumePoint) {
         self.handed_on = Arc::new(resume);
         self.rewind();
     }
 
     /// A place between two transactions, before all rows that weren't handed on yet.
-    pub fn resume_before(&self) -> &Resume {
+    pub fn resume_before(&self) -> &ResumePoint {
         &self.handed_on
     }
 
@@ -429,11 +434,11 @@ impl Decoder {
         self.gtids.as_ref()
     }
 
-    fn begin_event(&mut self, bytes: &[u8]) -> Result<(), Halt> {
+    fn begin_event(&mut self, bytes: &[u8]) -> Result<(), EventOutcome> {
         self.rows_of_event = 0;
-        let header = EventHeader::parse(bytes).map_err(|fault| Halt::of(fault, EventKind(0)))?;
+        let header = EventHeader::parse(bytes).map_err(|fault| EventOutcome::of(fault, EventKind(0)))?;
         let kind = header.kind;
-        let body = self.checksums.open(&header, bytes).map_err(|fault| Halt::of(fault, kind))?;
+        let body = self.checksums.open(&header, bytes).map_err(|fault| EventOutcome::of(fault, kind))?;
         let at = self.position.offset;
         let span = header
             .span_after(at)
@@ -447,12 +452,12 @@ impl Decoder {
             self.trail.push(&header, bytes);
         }
         if kind == EventKind::FORMAT_DESCRIPTION {
-            self.begin_file(&header, bytes).map_err(|fault| Halt::of(fault, kind))?;
+            self.begin_file(&header, bytes).map_err(|fault| EventOutcome::of(fault, kind))?;
         }
         if kind == EventKind::TRANSACTION_PAYLOAD {
-            let payload = Payload::begin(body).map_err(|fault| Halt::of(fault, kind))?;
+            let payload = Payload::begin(body).map_err(|fault| EventOutcome::of(fault, kind))?;
             let body = EventHeader::LEN..EventHeader::LEN + body.len();
-            self.done = Done::Part(Box::new(OpenPayload { payload, body, span }));
+            self.done = EventState::Part(Box::new(OpenPayload { payload, body, span }));
             return Ok(());
         }
         if let Err(halt) = self.dispatch(&header, body, span) {
@@ -462,43 +467,43 @@ impl Decoder {
         if kind != EventKind::ROTATE {
             self.position.offset = span.end;
         }
-        self.done = Done::All;
+        self.done = EventState::All;
         Ok(())
     }
 
     /// The next event of a compressed transaction.
-    fn go_on(&mut self, bytes: &[u8], mut open: Box<OpenPayload>) -> Result<(), Halt> {
+    fn go_on(&mut self, bytes: &[u8], mut open: Box<OpenPayload>) -> Result<(), EventOutcome> {
         let OpenPayload { payload, body, span } = &mut *open;
         let packed = bytes.get(body.clone()).unwrap_or_default();
-        // Rows are numbered from there by 32 bits.
+        // BatchAssembler are numbered from there by 32 bits.
         let Ok(offset) = u32::try_from(payload.offset() + MAX_EVENT_ROWS) else {
-            let fault = Fault::Unsupported {
+            let fault = DecodeErrorKind::Unsupported {
                 what: "a compressed transaction of more than 3 GiB".to_owned(),
                 mend: "turn `binlog_transaction_compression` off for such transactions",
             };
-            return Err(Halt::of(fault, EventKind::TRANSACTION_PAYLOAD));
+            return Err(EventOutcome::of(fault, EventKind::TRANSACTION_PAYLOAD));
         };
         let offset = offset - MAX_EVENT_ROWS as u32;
-        let event = payload.event(packed).map_err(|fault| Halt::of(fault, EventKind::TRANSACTION_PAYLOAD))?;
+        let event = payload.event(packed).map_err(|fault| EventOutcome::of(fault, EventKind::TRANSACTION_PAYLOAD))?;
         let Some((header, body)) = event else {
             self.position.offset = span.end;
-            self.done = Done::All;
+            self.done = EventState::All;
             return Ok(());
         };
         if let Some(transaction) = &mut self.transaction {
             transaction.payload_offset = Some(offset);
         }
         let outcome = self.dispatch(&header, body, *span);
-        // An event that needs a table's columns comes again.
+        // An event that projections a table's columns comes again.
         if outcome.is_ok() {
             payload.take();
         }
-        self.done = Done::Part(open);
+        self.done = EventState::Part(open);
         outcome
     }
 
     /// A format description: at the head of a file, and of each connection.
-    fn begin_file(&mut self, header: &EventHeader, event: &[u8]) -> Result<(), Fault> {
+    fn begin_file(&mut self, header: &EventHeader, event: &[u8]) -> Result<(), DecodeErrorKind> {
         let FileFormat { identity, is_mariadb, savepoints } = FileFormat::parse(header, event)?;
         self.family = if is_mariadb { Family::MariaDb } else { Family::MySql };
         self.file = Some(identity);
@@ -511,9 +516,9 @@ impl Decoder {
         Ok(())
     }
 
-    fn dispatch(&mut self, header: &EventHeader, body: &[u8], span: Span) -> Result<(), Halt> {
+    fn dispatch(&mut self, header: &EventHeader, body: &[u8], span: Span) -> Result<(), EventOutcome> {
         let kind = header.kind;
-        let halt = |fault, table| Halt::Fault { fault, kind, table };
+        let halt = |fault, table| EventOutcome::Failed { fault, kind, table };
         if let Some(rows_kind) = RowsKind::of(kind) {
             if self.is_done_with() {
                 return Ok(());
@@ -528,8 +533,8 @@ impl Decoder {
                 return Ok(());
             }
             return self.tables.map(body, self.family, &*self.select, self.skips).map_err(|fault| match fault {
-                MapFault::Missing { schema, table, missing } => Halt::Columns { schema, table, missing },
-                MapFault::Fault(fault) => {
+                TableMapError::Missing { schema, table, missing } => EventOutcome::Columns { schema, table, missing },
+                TableMapError::Decode(fault) => {
                     let name = TableName::parse(body).ok();
                     halt(fault, name.map(|name| format!("{}.{}", name.schema, name.table)))
                 }
@@ -539,7 +544,7 @@ impl Decoder {
     }
 
     /// Events that aren't rows.
-    fn control(&mut self, header: &EventHeader, body: &[u8], span: Span) -> Result<(), Fault> {
+    fn control(&mut self, header: &EventHeader, body: &[u8], span: Span) -> Result<(), DecodeErrorKind> {
         match header.kind {
             EventKind::GTID => self.begin(header, span, gtid_event::mysql(body, false)?),
             EventKind::ANONYMOUS_GTID => self.begin(header, span, gtid_event::mysql(body, true)?),
@@ -573,7 +578,7 @@ impl Decoder {
             EventKind::ROTATE => self.rotate(header, body),
             EventKind::INCIDENT => {
                 let text = body.get(3..).unwrap_or_default();
-                Err(Fault::Incident(String::from_utf8_lossy(text).into_owned()))
+                Err(DecodeErrorKind::Incident(String::from_utf8_lossy(text).into_owned()))
             }
             EventKind::FORMAT_DESCRIPTION // see `begin_file`
             | EventKind::STOP
@@ -591,23 +596,23 @@ impl Decoder {
             // What a server sends is decrypted: it marks the event as ignorable then. In the encrypted file it isn't marked,
             // and what follows can't be read.
             EventKind::MARIADB_START_ENCRYPTION if header.is_ignorable() => Ok(()),
-            EventKind::MARIADB_START_ENCRYPTION => Err(Fault::Unsupported {
+            EventKind::MARIADB_START_ENCRYPTION => Err(DecodeErrorKind::Unsupported {
                 what: "an encrypted binlog file".to_owned(),
                 mend: "read it from its server, which decrypts it",
             }),
             _ if header.is_ignorable() => Ok(()),
-            _ => Err(Fault::UnknownEvent),
+            _ => Err(DecodeErrorKind::UnknownEvent),
         }
     }
 }
 
 /// Whether a place is said by MariaDB's GTIDs alone: then the reading begins with a file that has them, and passes over
 /// what they cover.
-fn is_by_mariadb_gtids(resume: &Resume) -> bool {
+fn is_by_mariadb_gtids(resume: &ResumePoint) -> bool {
     resume.position.file.is_empty() && matches!(resume.gtids.as_deref(), Some(GtidSet::MariaDb(_)))
 }
 
-fn awaited(resume: &Resume) -> Vec<(u32, Newest)> {
+fn awaited(resume: &ResumePoint) -> Vec<(u32, Newest)> {
     let gtids = resume.gtids.as_deref().filter(|_| is_by_mariadb_gtids(resume));
     gtids.into_iter().flat_map(GtidSet::newest_of_servers).collect()
 }

@@ -7,7 +7,7 @@ use super::super::writer::{
     BinlogWriter, Change, ColumnDefinition, ColumnType, Event, Rows, RowsLayout, Server, Statement, TableDefinition,
     Value, XaId,
 };
-use super::super::{CatalogColumn, Select, SkippedChange, SkippedContent};
+use super::super::{CatalogColumn, SkippedChange, SkippedContent, TableSelector};
 use super::*;
 use crate::gtid::{Gtid, Source};
 
@@ -16,7 +16,7 @@ const FILE: &str = "binlog.000001";
 /// Every table but those of `hidden`.
 struct NotHidden;
 
-impl Select for NotHidden {
+impl TableSelector for NotHidden {
     fn table(&self, schema: &str, _table: &str) -> bool {
         schema != "hidden"
     }
@@ -98,11 +98,11 @@ fn xa_id() -> XaId {
     XaId { format: 1, global: b"x1".to_vec(), branch: Vec::new() }
 }
 
-fn begin_of(file: &str) -> Resume {
-    Resume::at("server", BinlogPosition::new(file, BinlogPosition::FIRST_EVENT))
+fn begin_of(file: &str) -> ResumePoint {
+    ResumePoint::at("server", BinlogPosition::new(file, BinlogPosition::FIRST_EVENT))
 }
 
-fn decoder(resume: Resume, rows_max: u32) -> Decoder {
+fn decoder(resume: ResumePoint, rows_max: u32) -> Decoder {
     let mut decoder = Decoder::new(resume, Box::new(NotHidden));
     decoder.bound_batches(Cost { rows: rows_max, bytes: u32::MAX });
     decoder
@@ -157,7 +157,7 @@ fn all_ids(batches: &[RowBatch]) -> Vec<i64> {
     batches.iter().flat_map(ids).collect()
 }
 
-fn fault(log: &Log, rows_max: u32) -> Fault {
+fn fault(log: &Log, rows_max: u32) -> DecodeErrorKind {
     read(&mut decoder(begin_of(FILE), rows_max), log).expect_err("a fault").fault
 }
 
@@ -171,9 +171,9 @@ fn small_transactions_share_a_batch_and_a_large_one_is_cut() {
     log.commit();
     let batches = read_all(&log, 3);
     assert_eq!(batches.iter().map(ids).collect::<Vec<_>>(), [vec![1, 2, 3], vec![4, 5]]);
-    let past = Past { file: FILE.to_owned(), progress: Progress { event, rows: 1 } };
-    assert_eq!((batches[0].resume.position.offset, &batches[0].resume.past), (begin, &Some(past)));
-    assert_eq!((&batches[1].resume.position, &batches[1].resume.past), (&log.writer.position(), &None));
+    let partial = PartialTransaction { file: FILE.to_owned(), progress: EventOffset { event, rows: 1 } };
+    assert_eq!((batches[0].resume.position.offset, &batches[0].resume.partial), (begin, &Some(partial)));
+    assert_eq!((&batches[1].resume.position, &batches[1].resume.partial), (&log.writer.position(), &None));
     assert_eq!((batches[0].new_tables.len(), batches[1].new_tables.len()), (1, 0), "a table is new once");
 }
 
@@ -205,7 +205,7 @@ fn a_position_past_4_gib_is_what_is_past_behind_one_that_a_server_can_be_asked_f
     let resume = &batches.last().expect("a batch").resume;
     assert!(resume.position.offset > last.offset && resume.position.offset <= u64::from(u32::MAX));
     let end = log.writer.position().offset;
-    assert_eq!(resume.past.as_ref().map(|past| past.progress), Some(Progress { event: end, rows: 0 }));
+    assert_eq!(resume.partial.as_ref().map(|partial| partial.progress), Some(EventOffset { event: end, rows: 0 }));
 }
 
 #[test]
@@ -238,8 +238,9 @@ fn rows_of_a_compressed_transaction_are_numbered_from_where_their_event_begins_i
     let begin = Event::Query(Statement::new("BEGIN"));
     let (payload, offsets) = compressed(&mut log, vec![begin, map, first, second, Event::Xid(1)]);
     let batches = read_all(&log, 3);
-    let past = Past { file: FILE.to_owned(), progress: Progress { event: payload, rows: offsets[3] + 1 } };
-    assert_eq!(batches[0].resume.past, Some(past));
+    let partial =
+        PartialTransaction { file: FILE.to_owned(), progress: EventOffset { event: payload, rows: offsets[3] + 1 } };
+    assert_eq!(batches[0].resume.partial, Some(partial));
     let rest = read(&mut decoder(batches[0].resume.clone(), 3), &log).expect("decoded");
     assert_eq!((all_ids(&batches), all_ids(&rest)), (vec![1, 2, 3, 4], vec![4]));
 }
@@ -247,7 +248,7 @@ fn rows_of_a_compressed_transaction_are_numbered_from_where_their_event_begins_i
 #[test]
 fn other_table_patterns_do_not_shift_the_rows_of_a_compressed_transaction() {
     struct All;
-    impl Select for All {
+    impl TableSelector for All {
         fn table(&self, _schema: &str, _table: &str) -> bool {
             true
         }
@@ -277,7 +278,7 @@ fn a_transaction_that_is_in_the_set_of_gtids_is_past() {
     log.transaction(&[1]);
     let executed = log.writer.executed().clone();
     log.transaction(&[2]);
-    let resume = Resume { gtids: Some(Arc::new(executed)), ..begin_of(FILE) };
+    let resume = ResumePoint { gtids: Some(Arc::new(executed)), ..begin_of(FILE) };
     assert_eq!(all_ids(&read(&mut decoder(resume, 10), &log).expect("decoded")), [2]);
 }
 
@@ -307,7 +308,7 @@ fn a_rollback_takes_back_what_was_not_handed_on_and_stops_otherwise() {
     log.query("ROLLBACK");
     log.transaction(&[4]);
     assert_eq!(all_ids(&read_all(&log, 3)), [1, 4]);
-    assert!(matches!(fault(&log, 2), Fault::RolledBack { since: found, .. } if found == since));
+    assert!(matches!(fault(&log, 2), DecodeErrorKind::RolledBack { since: found, .. } if found == since));
 }
 
 #[test]
@@ -322,7 +323,7 @@ fn what_a_crash_cut_off_never_happened() {
     let mut log = Log::new();
     log.begin();
     log.writer.rotate();
-    assert_eq!(fault(&log, 10), Fault::Malformed("a transaction that the file's end cuts off"));
+    assert_eq!(fault(&log, 10), DecodeErrorKind::Malformed("a transaction that the file's end cuts off"));
 }
 
 #[test]
@@ -339,7 +340,7 @@ fn a_prepared_transaction_comes_when_it_is_committed() {
     assert_eq!(all_ids(&batches), [0, 4, 1, 2, 3]);
     let [.., first, last] = &batches[..] else { panic!("two batches of it") };
     assert_eq!((&first.resume.position, &last.resume.position), (&before, &log.writer.position()));
-    assert_eq!(last.resume.past, None, "once all of it is handed on it doesn't come again");
+    assert_eq!(last.resume.partial, None, "once all of it is handed on it doesn't come again");
     let again = read(&mut decoder(first.resume.clone(), 2), &log).expect("decoded");
     assert_eq!(all_ids(&again), [1, 2, 3], "it comes whole or not at all, and nothing else comes again");
 }
@@ -353,9 +354,12 @@ fn a_prepared_transaction_may_be_rolled_back_or_unknown() {
     let batches = read_all(&log, 2);
     assert_eq!((all_ids(&batches), &batches[0].resume.position), (vec![], &log.writer.position()));
     log.query(&format!("XA COMMIT {id}"));
-    assert_eq!(fault(&log, 2), Fault::UnknownXa("x'7831',x'',1".to_owned()));
-    let past = Past { file: FILE.to_owned(), progress: Progress { event: log.writer.position().offset, rows: 0 } };
-    let resume = Resume { past: Some(past), ..Resume::at("server", after) };
+    assert_eq!(fault(&log, 2), DecodeErrorKind::UnknownXa("x'7831',x'',1".to_owned()));
+    let partial = PartialTransaction {
+        file: FILE.to_owned(),
+        progress: EventOffset { event: log.writer.position().offset, rows: 0 },
+    };
+    let resume = ResumePoint { partial: Some(partial), ..ResumePoint::at("server", after) };
     assert!(read(&mut decoder(resume, 2), &log).is_ok(), "an earlier run was done with it");
 }
 
@@ -363,7 +367,7 @@ fn a_prepared_transaction_may_be_rolled_back_or_unknown() {
 fn a_prepared_transaction_is_not_past_though_the_next_file_lists_it() {
     let (mut log, id) = (Log::new(), xa_id());
     log.transaction(&[1]);
-    let start = Resume::at("server", log.writer.position());
+    let start = ResumePoint::at("server", log.writer.position());
     log.prepare(&id, &[2]);
     log.writer.rotate();
     log.transaction(&[3]);
@@ -424,7 +428,7 @@ fn columns_are_learned_anew_after_statements_and_lost_connections() {
     let mut decoder = decoder(begin_of(FILE), 1);
     let found = names(&read(&mut decoder, &log).expect("decoded"));
     assert_eq!((found.len(), found[0] == found[1]), (2, false));
-    decoder.relocate(Resume::at("server", BinlogPosition::new(FILE, first)));
+    decoder.relocate(ResumePoint::at("server", BinlogPosition::new(FILE, first)));
     let batches = read(&mut decoder, &log).expect("decoded");
     let tables: Vec<u32> = batches
         .iter()
@@ -444,10 +448,10 @@ fn what_is_unknown_stops_unless_it_may_be_passed_over() {
     log.writer.write(&other(true));
     assert_eq!(all_ids(&read_all(&log, 10)), [1]);
     log.writer.write(&other(false));
-    assert_eq!(fault(&log, 10), Fault::UnknownEvent);
+    assert_eq!(fault(&log, 10), DecodeErrorKind::UnknownEvent);
     let mut log = Log::new();
     log.writer.write(&Event::Incident("lost".to_owned()));
-    assert_eq!(fault(&log, 10), Fault::Incident("lost".to_owned()));
+    assert_eq!(fault(&log, 10), DecodeErrorKind::Incident("lost".to_owned()));
 }
 
 #[test]
@@ -461,7 +465,7 @@ fn a_change_that_is_logged_as_a_statement_stops_where_it_may_be_wanted() {
     log.transaction(&[1]);
     assert_eq!(all_ids(&read_all(&log, 10)), [1]);
     log.writer.write(&statement("shop"));
-    assert!(matches!(fault(&log, 10), Fault::Statement(_)));
+    assert!(matches!(fault(&log, 10), DecodeErrorKind::Statement(_)));
 }
 
 #[test]
@@ -473,9 +477,9 @@ fn a_bad_event_in_an_open_transaction_stands_directly_after_what_came() {
     let bad = log.writer.write(&Event::Other { kind: EventKind(200), ignorable: false, body: vec![] }).begin;
     let (batches, error) = read_to_fault(&mut decoder(begin_of(FILE), 10), &log);
     assert_eq!((all_ids(&batches), error.position.offset, error.transaction), (vec![1, 2, 3], bad, Some(begin)));
-    let past = Past { file: FILE.to_owned(), progress: Progress { event: bad, rows: 0 } };
+    let partial = PartialTransaction { file: FILE.to_owned(), progress: EventOffset { event: bad, rows: 0 } };
     let resume = &batches.last().expect("a batch").resume;
-    assert_eq!((resume.position.offset, &resume.past), (begin, &Some(past)));
+    assert_eq!((resume.position.offset, &resume.partial), (begin, &Some(partial)));
 }
 
 #[test]
@@ -521,7 +525,7 @@ fn log_of_texts(transactions: &[&[(i32, &[u8])]]) -> Log {
     log
 }
 
-fn skipping(resume: Resume, rows_max: u32) -> Decoder {
+fn skipping(resume: ResumePoint, rows_max: u32) -> Decoder {
     decoder(resume, rows_max).with_skips(true)
 }
 
@@ -553,10 +557,10 @@ fn a_row_that_cannot_be_decoded_is_passed_over_alone() {
             assert_eq!([before, all_ids(&rest)].concat(), [1, 3, 6], "from {}", batch.resume);
             let (before, after) = (skipped(&all[..index]), skipped(&rest));
             assert!(bad.iter().all(|bad| before.contains(bad) || after.contains(bad)), "from {}", batch.resume);
-            let place = |it: &SkippedChange| Progress { event: it.error.position.offset, rows: it.row };
+            let place = |it: &SkippedChange| EventOffset { event: it.error.position.offset, rows: it.row };
             let mut places = rest.iter().filter_map(|batch| batch.skipped.as_deref()).map(place);
-            let past = batch.resume.past.as_ref().map(|past| past.progress);
-            assert!(places.all(|place| past.is_none_or(|past| place >= past)), "from {}", batch.resume);
+            let partial = batch.resume.partial.as_ref().map(|partial| partial.progress);
+            assert!(places.all(|place| partial.is_none_or(|partial| place >= partial)), "from {}", batch.resume);
         }
         let whole = read(&mut skipping(all.last().expect("one").resume.clone(), 2), &log).expect("decoded");
         assert_eq!((all_ids(&whole), skipped(&whole)), (vec![], vec![]), "all is done with");
@@ -565,10 +569,10 @@ fn a_row_that_cannot_be_decoded_is_passed_over_alone() {
     let SkippedChange { error, gtid, bytes, .. } = &**first.skipped.as_ref().expect("it comes before the open rows");
     assert!(gtid.ends_with(":1") && *bytes == 7 && error.transaction.is_some() && error.position.offset > 200);
     assert_eq!((error.kind, error.table.as_deref()), (EventKind::WRITE_ROWS, Some("shop.texts")));
-    assert!(matches!(&error.fault, Fault::Text { column, .. } if column == "v"), "{error}");
+    assert!(matches!(&error.fault, DecodeErrorKind::Text { column, .. } if column == "v"), "{error}");
     // It is an error otherwise.
     let (batches, error) = read_to_fault(&mut decoder(begin_of(FILE), 9), &log);
-    assert_eq!((all_ids(&batches), matches!(error.fault, Fault::Text { .. })), (vec![1], true));
+    assert_eq!((all_ids(&batches), matches!(error.fault, DecodeErrorKind::Text { .. })), (vec![1], true));
 }
 
 #[test]

@@ -5,23 +5,23 @@ use std::sync::Arc;
 
 use super::super::altered::Altered;
 use super::super::bytes::Bytes;
-use super::super::error::Fault;
+use super::super::deferred::BatchAssembler;
+use super::super::error::DecodeErrorKind;
 use super::super::event::EventHeader;
 use super::super::gtid_event::Begin;
-use super::super::late::Rows;
 use super::super::query::{Query, SchemaChange};
 use super::super::skipped::SkippedContent;
 use super::super::statement::Statement;
-use super::super::transaction::{HELD_BYTES_MAX, Hold, NotRolledBack, RolledBack, Transaction};
+use super::super::transaction::{HELD_BYTES_MAX, NotRolledBack, PendingTransaction, RolledBack, Transaction};
 use super::batches::WithoutRows;
 use super::{Decoder, RowBatch, Span};
 use crate::gtid::{Gtid, GtidSet, Newest};
-use crate::position::{BinlogPosition, Fingerprint, Past, Progress, Resume, file_number};
+use crate::position::{BinlogPosition, EventOffset, Fingerprint, PartialTransaction, ResumePoint, file_number};
 
 impl Decoder {
-    pub(super) fn begin(&mut self, header: &EventHeader, span: Span, begin: Begin) -> Result<(), Fault> {
+    pub(super) fn begin(&mut self, header: &EventHeader, span: Span, begin: Begin) -> Result<(), DecodeErrorKind> {
         if self.transaction.is_some() {
-            return Err(Fault::Malformed("a transaction that begins within another"));
+            return Err(DecodeErrorKind::Malformed("a transaction that begins within another"));
         }
         self.tables.forget_numbers_if_many();
         if self.tables.are_too_many() {
@@ -47,14 +47,14 @@ impl Decoder {
             is_void: begin.is_void,
             payload_offset: None,
             xa: None,
-            hold: Hold::new(self.batch.count()),
+            hold: PendingTransaction::new(self.batch.count()),
         });
         Ok(())
     }
 
     /// Whether a transaction of MariaDB's was done with by an earlier run. Sequences tell that of each domain and server up
     /// to the last one that the run had, and not after: they may step down (`gtid_strict_mode = OFF`).
-    fn is_before_start(&mut self, gtid: &Gtid) -> Result<bool, Fault> {
+    fn is_before_start(&mut self, gtid: &Gtid) -> Result<bool, DecodeErrorKind> {
         let Gtid::MariaDb { domain, server, sequence } = *gtid else { return Ok(false) };
         let is_same = |(of, newest): &(u32, Newest)| (*of, newest.server) == (domain, server);
         let Some(done) = self.awaited.iter().find(|of| is_same(of)).map(|(_, newest)| newest.sequence) else {
@@ -63,12 +63,12 @@ impl Decoder {
         // The next number shows that nothing is missing as well as the same one does.
         if sequence > done.saturating_add(1) {
             let done = Gtid::MariaDb { domain, server, sequence: done };
-            return Err(Fault::MissingGtid { done: done.to_string(), found: gtid.to_string() });
+            return Err(DecodeErrorKind::MissingGtid { done: done.to_string(), found: gtid.to_string() });
         }
         Ok(sequence <= done)
     }
 
-    pub(super) fn query(&mut self, header: &EventHeader, query: Query<'_>, span: Span) -> Result<(), Fault> {
+    pub(super) fn query(&mut self, header: &EventHeader, query: Query<'_>, span: Span) -> Result<(), DecodeErrorKind> {
         if self.transaction.is_none() {
             // Servers without GTID events: a statement begins its own transaction.
             self.begin(header, span, Begin::default())?;
@@ -130,22 +130,22 @@ impl Decoder {
 
     /// A change that is logged as a statement: of a schema of which no tables are selected it doesn't matter, nor does one
     /// that an earlier run was done with.
-    fn change(&mut self, header: &EventHeader, query: &Query<'_>, span: Span) -> Result<(), Fault> {
-        let place = Progress { event: span.begin, rows: 0 };
+    fn change(&mut self, header: &EventHeader, query: &Query<'_>, span: Span) -> Result<(), DecodeErrorKind> {
+        let place = EventOffset { event: span.begin, rows: 0 };
         if !self.is_done_at(place) && query.may_change(|schema| self.select.schema(schema)) {
             let content = SkippedContent::statement(query.readable());
-            self.skip(Fault::Statement(query.shown()), header.kind, None, header, place, content)?;
+            self.skip(DecodeErrorKind::Statement(query.shown()), header.kind, None, header, place, content)?;
         }
         let begun = self.transaction.as_ref().is_some_and(|transaction| transaction.begun);
         if begun { Ok(()) } else { self.commit(span.end) }
     }
 
     /// Forgets the open transaction's rows since a savepoint.
-    fn roll_back_to(&mut self, name: String) -> Result<(), Fault> {
+    fn roll_back_to(&mut self, name: String) -> Result<(), DecodeErrorKind> {
         let Some(transaction) = &mut self.transaction else { return Ok(()) };
         match transaction.hold.roll_back_to(&self.savepoints.key(&name)) {
             Err(NotRolledBack::HandedOn) => Err(self.rolled_back_too_late()),
-            Err(NotRolledBack::Unknown) => Err(Fault::UnknownSavepoint(name)),
+            Err(NotRolledBack::Unknown) => Err(DecodeErrorKind::UnknownSavepoint(name)),
             Ok(RolledBack { rows, batch_rows, batch }) => {
                 transaction.rows = rows;
                 match batch {
@@ -160,7 +160,7 @@ impl Decoder {
         }
     }
 
-    /// Whether an earlier run was done with the open transaction, whatever is in it. Rows of a prepared one count: its commit
+    /// Whether an earlier run was done with the open transaction, whatever is in it. BatchAssembler of a prepared one count: its commit
     /// decides.
     pub(super) fn is_done_with(&self) -> bool {
         self.transaction.as_ref().is_some_and(|transaction| transaction.is_past && transaction.xa.is_none())
@@ -188,7 +188,7 @@ impl Decoder {
     /// Hands on what a statement changed, if that is wanted and wasn't done by an earlier run.
     fn schema_change(&mut self, header: &EventHeader, query: &Query<'_>, span: Span) {
         let Some(transaction) = &self.transaction else { return };
-        let is_past = self.is_done_at(Progress { event: span.begin, rows: 0 });
+        let is_past = self.is_done_at(EventOffset { event: span.begin, rows: 0 });
         if !self.schema_changes || is_past || !self.may_be_wanted(query) {
             return;
         }
@@ -208,9 +208,9 @@ impl Decoder {
     }
 
     /// The open transaction ends at `end`, committed.
-    pub(super) fn commit(&mut self, end: u64) -> Result<(), Fault> {
+    pub(super) fn commit(&mut self, end: u64) -> Result<(), DecodeErrorKind> {
         let Some(transaction) = self.transaction.take() else {
-            return Err(Fault::Malformed("a commit without a transaction"));
+            return Err(DecodeErrorKind::Malformed("a commit without a transaction"));
         };
         if self.batch_has_transaction {
             self.batch.mark_last_in_transaction();
@@ -222,7 +222,7 @@ impl Decoder {
     }
 
     /// The open transaction ends at `end`; none of its rows ever happened.
-    pub(super) fn roll_back(&mut self, end: u64) -> Result<(), Fault> {
+    pub(super) fn roll_back(&mut self, end: u64) -> Result<(), DecodeErrorKind> {
         let gtid = self.transaction.as_ref().and_then(|transaction| transaction.gtid.clone());
         self.discard_transaction()?;
         self.end_transaction(gtid, end);
@@ -230,10 +230,10 @@ impl Decoder {
     }
 
     /// Forgets the rows of the open transaction.
-    pub(super) fn discard_transaction(&mut self) -> Result<(), Fault> {
+    pub(super) fn discard_transaction(&mut self) -> Result<(), DecodeErrorKind> {
         // An earlier run may have emitted rows of it, and wasn't told that they never happened.
         let offset = self.transaction.as_ref().and_then(|transaction| transaction.payload_offset);
-        let is_known = self.is_past(Progress { event: self.position.offset, rows: offset.unwrap_or(0) });
+        let is_known = self.is_past(EventOffset { event: self.position.offset, rows: offset.unwrap_or(0) });
         let is_discarded =
             |of: &mut Transaction| of.hold.handed_on == 0 && (!of.has_past_rows || of.is_past || is_known);
         let Some(Transaction { hold, .. }) = self.transaction.take_if(is_discarded) else {
@@ -260,7 +260,7 @@ impl Decoder {
     }
 
     /// An XA transaction is prepared here, or committed in one phase.
-    pub(super) fn prepare_xa(&mut self, body: &[u8], span: Span) -> Result<(), Fault> {
+    pub(super) fn prepare_xa(&mut self, body: &[u8], span: Span) -> Result<(), DecodeErrorKind> {
         let one_phase = Bytes(body).u8()? != 0;
         if one_phase && self.is_past_commit(span) {
             return self.roll_back(span.end); // an earlier run was done with it
@@ -269,15 +269,17 @@ impl Decoder {
             return self.commit(span.end);
         }
         let Some(mut transaction) = self.transaction.take() else {
-            return Err(Fault::Malformed("an XA PREPARE without a transaction"));
+            return Err(DecodeErrorKind::Malformed("an XA PREPARE without a transaction"));
         };
-        let Some(id) = transaction.xa.take() else { return Err(Fault::Malformed("an XA PREPARE without an XA START")) };
-        let Hold { earlier, mut batches, .. } = transaction.hold;
+        let Some(id) = transaction.xa.take() else {
+            return Err(DecodeErrorKind::Malformed("an XA PREPARE without an XA START"));
+        };
+        let PendingTransaction { earlier, mut batches, .. } = transaction.hold;
         if self.batch_has_transaction {
             self.batch.mark_last_in_transaction();
         }
         // What stands in the batch before it is committed.
-        let (committed, open) = mem::replace(&mut self.batch, Rows::with_capacity(0)).divide(earlier);
+        let (committed, open) = mem::replace(&mut self.batch, BatchAssembler::with_capacity(0)).divide(earlier);
         self.batch = open;
         if self.batch.count() > 0 {
             let resume = self.resume();
@@ -285,13 +287,13 @@ impl Decoder {
         }
         self.batch = committed;
         self.batch_has_transaction = false;
-        let before = Resume { past: None, ..self.resume() };
+        let before = ResumePoint { partial: None, ..self.resume() };
         self.prepared.insert(id, batches, before, self.sequence);
         self.end_transaction(transaction.gtid, span.end);
         Ok(())
     }
 
-    pub(super) fn commit_xa(&mut self, id: &str, span: Span) -> Result<(), Fault> {
+    pub(super) fn commit_xa(&mut self, id: &str, span: Span) -> Result<(), DecodeErrorKind> {
         let is_past = self.is_past_commit(span);
         match self.prepared.remove(id) {
             Some(_) if is_past => {}
@@ -313,45 +315,47 @@ impl Decoder {
                 return Ok(());
             }
             None if is_past => {}
-            None => return Err(Fault::UnknownXa(id.to_owned())),
+            None => return Err(DecodeErrorKind::UnknownXa(id.to_owned())),
         }
         self.commit(span.end)
     }
 
     /// Whether an earlier run was done with the open transaction, or with what is at a place in it.
-    pub(super) fn is_done_at(&self, place: Progress) -> bool {
+    pub(super) fn is_done_at(&self, place: EventOffset) -> bool {
         self.transaction.as_ref().is_some_and(|transaction| transaction.is_past) || self.is_past(place)
     }
 
     /// Whether an earlier run was done with the transaction that the event commits.
     fn is_past_commit(&self, span: Span) -> bool {
-        self.is_done_at(Progress { event: span.begin, rows: 0 })
+        self.is_done_at(EventOffset { event: span.begin, rows: 0 })
     }
 
-    pub(super) fn rolled_back_too_late(&self) -> Fault {
+    pub(super) fn rolled_back_too_late(&self) -> DecodeErrorKind {
         let begin = self.transaction.as_ref().map_or(self.position.offset, |transaction| transaction.begin);
         let since = BinlogPosition::new(self.position.file.clone(), begin);
-        Fault::RolledBack { held_bytes: HELD_BYTES_MAX, since }
+        DecodeErrorKind::RolledBack { held_bytes: HELD_BYTES_MAX, since }
     }
 
-    pub(super) fn rotate(&mut self, header: &EventHeader, body: &[u8]) -> Result<(), Fault> {
+    pub(super) fn rotate(&mut self, header: &EventHeader, body: &[u8]) -> Result<(), DecodeErrorKind> {
         let mut bytes = Bytes(body);
         let offset = bytes.u64()?;
-        let file = std::str::from_utf8(bytes.0).map_err(|_| Fault::Malformed("a binlog file's name"))?;
+        let file = std::str::from_utf8(bytes.0).map_err(|_| DecodeErrorKind::Malformed("a binlog file's name"))?;
         // The first rotation of a connection repeats where it was asked to begin.
         if self.position.file == file && self.position.offset == offset {
             return Ok(());
         }
         if self.transaction.is_some() {
             if !header.is_artificial() {
-                return Err(Fault::Malformed("a transaction that the file's end cuts off"));
+                return Err(DecodeErrorKind::Malformed("a transaction that the file's end cuts off"));
             }
             // The server crashed while it wrote it: it never was committed.
             self.discard_transaction()?;
         }
         if self.position.file != file {
-            let is_behind = |past: &Past| file_number(&past.file).zip(file_number(file)).is_none_or(|(a, b)| b > a);
-            self.skip.take_if(|past| past.file != file && is_behind(past));
+            let is_before_file = |partial: &PartialTransaction| {
+                file_number(&partial.file).zip(file_number(file)).is_none_or(|(a, b)| b > a)
+            };
+            self.skip.take_if(|partial| partial.file != file && is_before_file(partial));
         }
         // Its format description, which follows, makes it a place to read on from.
         self.position = BinlogPosition::new(file, offset);
@@ -360,7 +364,7 @@ impl Decoder {
     }
 
     /// What the head of a file says was executed before it.
-    pub(super) fn previous_gtids(&mut self, set: GtidSet) -> Result<(), Fault> {
+    pub(super) fn previous_gtids(&mut self, set: GtidSet) -> Result<(), DecodeErrorKind> {
         let is_met = |domain: u32, done: Newest| {
             let met = set.newest(domain, done.server);
             met.is_some_and(|met| met >= done.sequence)
@@ -379,7 +383,7 @@ impl Decoder {
     pub(super) fn boundary(&mut self) {
         self.moved = true;
         let BinlogPosition { file, offset } = &self.position;
-        let here = Progress { event: *offset, rows: 0 };
+        let here = EventOffset { event: *offset, rows: 0 };
         // An earlier run may have been further.
         let further = if self.is_past(here) { self.skip.clone() } else { None };
         // A dump can't be asked to begin past 4 GiB of a file, nor may a prepared transaction be missed, and before all
@@ -390,11 +394,12 @@ impl Decoder {
         match stays {
             Some(earlier) => {
                 self.resume = earlier;
-                self.resume.past = further.or_else(|| Some(Past { file: file.clone(), progress: here }));
+                self.resume.partial =
+                    further.or_else(|| Some(PartialTransaction { file: file.clone(), progress: here }));
             }
             None => {
                 self.resume.position.clone_from(&self.position);
-                self.resume.past = further;
+                self.resume.partial = further;
                 self.resume.gtids = None;
                 let end = self.trail.mark(*offset);
                 self.resume.fingerprint = self.file.map(|file| Fingerprint { file, end });

@@ -5,10 +5,10 @@
 use std::borrow::Cow;
 
 use super::super::bytes::Bytes;
-use super::super::error::Fault;
+use super::super::error::DecodeErrorKind;
 use super::{Budget, Container, DEPTH_MAX, MALFORMED, Width, push_string, value};
 
-const MALFORMED_DIFF: Fault = Fault::Malformed("a partial update of a JSON document");
+const MALFORMED_DIFF: DecodeErrorKind = DecodeErrorKind::Malformed("a partial update of a JSON document");
 
 /// One change of a document.
 struct Diff<'a> {
@@ -36,7 +36,7 @@ impl Operation {
 }
 
 impl<'a> Diff<'a> {
-    fn next(bytes: &mut Bytes<'a>) -> Result<Self, Fault> {
+    fn next(bytes: &mut Bytes<'a>) -> Result<Self, DecodeErrorKind> {
         let operation = match bytes.u8()? {
             0 => Operation::Replace,
             1 => Operation::Insert,
@@ -50,7 +50,7 @@ impl<'a> Diff<'a> {
 }
 
 /// Appends the document that `diffs` make of `document`, as text.
-pub(in super::super) fn apply(document: &[u8], diffs: &[u8], out: &mut Vec<u8>) -> Result<(), Fault> {
+pub(in super::super) fn apply(document: &[u8], diffs: &[u8], out: &mut Vec<u8>) -> Result<(), DecodeErrorKind> {
     let mut bytes = Bytes(diffs);
     if bytes.is_empty() {
         return super::decode(document, out);
@@ -65,7 +65,7 @@ pub(in super::super) fn apply(document: &[u8], diffs: &[u8], out: &mut Vec<u8>) 
 }
 
 /// Appends the changes themselves as text: an array of `{"op": ..., "path": ..., "value": ...}`.
-pub(in super::super) fn describe(diffs: &[u8], out: &mut Vec<u8>) -> Result<(), Fault> {
+pub(in super::super) fn describe(diffs: &[u8], out: &mut Vec<u8>) -> Result<(), DecodeErrorKind> {
     let mut bytes = Bytes(diffs);
     let mut separator: &[u8] = b"[";
     while !bytes.is_empty() {
@@ -109,7 +109,7 @@ impl<'a> Node<'a> {
     }
 
     /// Takes a container apart, its members not.
-    fn unpack(&mut self, budget: &mut Budget) -> Result<(), Fault> {
+    fn unpack(&mut self, budget: &mut Budget) -> Result<(), DecodeErrorKind> {
         let Self::Packed(kind, body) = *self else { return Ok(()) };
         let (object, width) = match kind {
             0x00 => (true, Width::Small),
@@ -131,7 +131,7 @@ impl<'a> Node<'a> {
         Ok(())
     }
 
-    fn write(&self, depth: usize, budget: &mut Budget, out: &mut Vec<u8>) -> Result<(), Fault> {
+    fn write(&self, depth: usize, budget: &mut Budget, out: &mut Vec<u8>) -> Result<(), DecodeErrorKind> {
         if depth > DEPTH_MAX {
             return Err(MALFORMED);
         }
@@ -164,7 +164,7 @@ impl<'a> Node<'a> {
     }
 
     /// The member that a path's leg names. The first and last cell of what isn't an array is itself.
-    fn member(&mut self, leg: &Leg, budget: &mut Budget) -> Result<&mut Self, Fault> {
+    fn member(&mut self, leg: &Leg, budget: &mut Budget) -> Result<&mut Self, DecodeErrorKind> {
         self.unpack(budget)?;
         let member = match (self, leg) {
             (Self::Object(members), Leg::Key(key)) => {
@@ -187,7 +187,7 @@ fn position(members: &[(Cow<'_, str>, Node<'_>)], key: &str) -> Result<usize, us
 ///
 /// # Errors
 /// If the document doesn't have what the change is about.
-fn change<'a>(root: &mut Node<'a>, diff: Diff<'a>, budget: &mut Budget) -> Result<(), Fault> {
+fn change<'a>(root: &mut Node<'a>, diff: Diff<'a>, budget: &mut Budget) -> Result<(), DecodeErrorKind> {
     let Diff { operation, path, value } = diff;
     let mut legs = legs(path).ok_or(MALFORMED_DIFF)?;
     let Some(last) = legs.pop() else {
@@ -406,7 +406,7 @@ mod tests {
         bytes
     }
 
-    fn applied(diffs: &[Vec<u8>]) -> Result<String, Fault> {
+    fn applied(diffs: &[Vec<u8>]) -> Result<String, DecodeErrorKind> {
         let mut out = Vec::new();
         apply(&document(), &diffs.concat(), &mut out)?;
         Ok(String::from_utf8(out).expect("text"))

@@ -5,7 +5,7 @@ mod diff;
 
 use super::bytes::Bytes;
 use super::decimal;
-use super::error::Fault;
+use super::error::DecodeErrorKind;
 use super::number::push_json_double;
 use super::temporal;
 
@@ -14,7 +14,7 @@ pub(super) use diff::{apply, describe};
 /// The server allows 100 levels.
 const DEPTH_MAX: usize = 110;
 
-const MALFORMED: Fault = Fault::Malformed("a JSON document");
+const MALFORMED: DecodeErrorKind = DecodeErrorKind::Malformed("a JSON document");
 
 /// The bytes of a document that may still be read.
 ///
@@ -29,7 +29,7 @@ impl Budget {
     }
 
     #[inline]
-    fn spend(&mut self, bytes: usize) -> Result<(), Fault> {
+    fn spend(&mut self, bytes: usize) -> Result<(), DecodeErrorKind> {
         // Not `ok_or`, here and below: it would make, and drop, an error for each value.
         let Some(left) = self.0.checked_sub(bytes) else { return Err(MALFORMED) };
         self.0 = left;
@@ -38,7 +38,7 @@ impl Budget {
 }
 
 /// Appends a document as text. No bytes at all are the document `null`.
-pub(super) fn decode(document: &[u8], out: &mut Vec<u8>) -> Result<(), Fault> {
+pub(super) fn decode(document: &[u8], out: &mut Vec<u8>) -> Result<(), DecodeErrorKind> {
     match document.split_first() {
         None => out.extend_from_slice(b"null"),
         Some((&kind, body)) => value(kind, body, 0, &mut Budget::of(document), out)?,
@@ -46,7 +46,7 @@ pub(super) fn decode(document: &[u8], out: &mut Vec<u8>) -> Result<(), Fault> {
     Ok(())
 }
 
-fn value(kind: u8, body: &[u8], depth: usize, budget: &mut Budget, out: &mut Vec<u8>) -> Result<(), Fault> {
+fn value(kind: u8, body: &[u8], depth: usize, budget: &mut Budget, out: &mut Vec<u8>) -> Result<(), DecodeErrorKind> {
     if depth > DEPTH_MAX {
         return Err(MALFORMED);
     }
@@ -117,7 +117,7 @@ struct Container<'a> {
 type Member<'a> = (Option<&'a str>, u8, &'a [u8]);
 
 impl<'a> Container<'a> {
-    fn parse(body: &'a [u8], object: bool, width: Width, budget: &mut Budget) -> Result<Self, Fault> {
+    fn parse(body: &'a [u8], object: bool, width: Width, budget: &mut Budget) -> Result<Self, DecodeErrorKind> {
         let len = width.len();
         let mut bytes = Bytes(body);
         let count = bytes.uint(len)? as usize;
@@ -134,7 +134,7 @@ impl<'a> Container<'a> {
         Ok(Self { body, width, keys: object.then_some(keys), entries, left: count })
     }
 
-    fn next(&mut self, budget: &mut Budget) -> Result<Option<Member<'a>>, Fault> {
+    fn next(&mut self, budget: &mut Budget) -> Result<Option<Member<'a>>, DecodeErrorKind> {
         let Some(left) = self.left.checked_sub(1) else { return Ok(None) };
         self.left = left;
         let len = self.width.len();
@@ -169,7 +169,7 @@ fn container(
     depth: usize,
     budget: &mut Budget,
     out: &mut Vec<u8>,
-) -> Result<(), Fault> {
+) -> Result<(), DecodeErrorKind> {
     let mut members = Container::parse(body, object, width, budget)?;
     out.push(if object { b'{' } else { b'[' });
     let mut first = true;
@@ -188,7 +188,7 @@ fn container(
     Ok(())
 }
 
-fn literal(code: u8, out: &mut Vec<u8>) -> Result<(), Fault> {
+fn literal(code: u8, out: &mut Vec<u8>) -> Result<(), DecodeErrorKind> {
     out.extend_from_slice(match code {
         0 => b"null",
         1 => b"true",
@@ -198,13 +198,13 @@ fn literal(code: u8, out: &mut Vec<u8>) -> Result<(), Fault> {
     Ok(())
 }
 
-fn push_int(number: impl itoa::Integer, out: &mut Vec<u8>) -> Result<(), Fault> {
+fn push_int(number: impl itoa::Integer, out: &mut Vec<u8>) -> Result<(), DecodeErrorKind> {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
     Ok(())
 }
 
 /// A length of 7 bits a byte, the lowest first.
-fn variable_len(bytes: &mut Bytes<'_>) -> Result<usize, Fault> {
+fn variable_len(bytes: &mut Bytes<'_>) -> Result<usize, DecodeErrorKind> {
     let mut len = 0u64;
     for shift in (0..35).step_by(7) {
         let byte = bytes.u8()?;
@@ -218,7 +218,7 @@ fn variable_len(bytes: &mut Bytes<'_>) -> Result<usize, Fault> {
 
 /// A value of a MySQL type that JSON has no word for.
 /// <https://github.com/mysql/mysql-server/blob/trunk/sql-common/json_dom.cc> (`wrapper_to_string`)
-fn opaque(mut bytes: Bytes<'_>, budget: &mut Budget, out: &mut Vec<u8>) -> Result<(), Fault> {
+fn opaque(mut bytes: Bytes<'_>, budget: &mut Budget, out: &mut Vec<u8>) -> Result<(), DecodeErrorKind> {
     /// Texts of subqueries are kept as values of this type.
     const VAR_STRING: u8 = 253;
     let column_type = bytes.u8()?;
@@ -250,7 +250,7 @@ fn opaque(mut bytes: Bytes<'_>, budget: &mut Budget, out: &mut Vec<u8>) -> Resul
 
 /// Appends bytes as the server shows them: in base64, in lines of 76 characters.
 /// <https://github.com/mysql/mysql-server/blob/trunk/mysys/base64.cc> (`base64_encode`)
-fn push_base64(column_type: u8, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Fault> {
+fn push_base64(column_type: u8, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), DecodeErrorKind> {
     const LINE_BYTES: usize = 76 / 4 * 3;
     out.extend_from_slice(b"\"base64:type");
     push_int(column_type, out)?;
@@ -367,7 +367,7 @@ mod tests {
         array
     }
 
-    fn decoded_len(document: &[u8]) -> Result<usize, Fault> {
+    fn decoded_len(document: &[u8]) -> Result<usize, DecodeErrorKind> {
         let mut out = Vec::new();
         decode(document, &mut out).map(|()| out.len())
     }

@@ -16,11 +16,11 @@ use self::history::{End, Flavor, Head, History, Item, Part, Row, Setup, Step, hi
 use self::server::{Boundary, Void, Written, is_selected};
 use super::writer::{Change, Event, EventBytes, Statement, Value};
 use super::{
-    ColumnSet, DecodeError, Decoder, EndFinder, EventHeader, EventKind, Fault, Needed, Needs, Next, RowBatch, Select,
-    SkippedContent, TransactionEnd,
+    ColumnSet, DecodeError, DecodeErrorKind, Decoder, EndFinder, EventHeader, EventKind, Next, RowBatch, RowProjection,
+    SkippedContent, TableProjection, TableSelector, TransactionEnd,
 };
 use crate::gtid::GtidSet;
-use crate::position::{BinlogPosition, Past, Progress, Resume, file_number};
+use crate::position::{BinlogPosition, EventOffset, PartialTransaction, ResumePoint, file_number};
 
 /// How a history is read.
 #[derive(Debug, Clone, Copy)]
@@ -29,7 +29,7 @@ struct Reading {
     bytes_max: u32,
     /// After which events there is a pause: their numbers' bits, of 64.
     pauses: u64,
-    /// Which columns are needed at once. `None`: all.
+    /// Which columns are projection at once. `None`: all.
     needs: Option<u64>,
     /// Whether the GTIDs before the beginning are known.
     knows_gtids: bool,
@@ -62,7 +62,7 @@ struct Columns {
     asked: std::cell::Cell<u64>,
 }
 
-impl Select for Columns {
+impl TableSelector for Columns {
     fn table(&self, schema: &str, _table: &str) -> bool {
         is_selected(schema)
     }
@@ -71,8 +71,8 @@ impl Select for Columns {
         is_selected(schema)
     }
 
-    fn needs(&self, table: &Table) -> Option<Needs> {
-        let Some(seed) = self.seed else { return Some(Needs::default()) };
+    fn projection(&self, table: &Table) -> Option<TableProjection> {
+        let Some(seed) = self.seed else { return Some(TableProjection::default()) };
         // Now and then it isn't known yet.
         if self.asked.get().is_multiple_of(5) {
             return None;
@@ -83,9 +83,9 @@ impl Select for Columns {
             });
             columns.map(|column| ColumnIndex(column as u32)).collect()
         };
-        let needed = |salt| Some(Needed { before: set(salt), after: set(salt + 1) });
-        let deletes = if seed % 2 == 0 { None } else { needed(9) };
-        Some(Needs { inserts: needed(self.version()), updates: needed(7), deletes })
+        let projection = |salt| Some(RowProjection { before: set(salt), after: set(salt + 1) });
+        let deletes = if seed % 2 == 0 { None } else { projection(9) };
+        Some(TableProjection { inserts: projection(self.version()), updates: projection(7), deletes })
     }
 
     fn version(&self) -> u64 {
@@ -123,7 +123,7 @@ struct Handed {
     rows: usize,
     /// How many statements were passed over so far.
     skipped: usize,
-    resume: Resume,
+    resume: ResumePoint,
 }
 
 enum Stop {
@@ -143,7 +143,7 @@ enum Outcome {
 }
 
 impl<'a> Reader<'a> {
-    fn new(written: &'a Written, resume: Resume, first: usize, reading: Reading) -> Self {
+    fn new(written: &'a Written, resume: ResumePoint, first: usize, reading: Reading) -> Self {
         let select = Columns { seed: reading.needs, asked: 0.into() };
         let mut decoder = Decoder::new(resume, Box::new(select)).with_schema_changes(true).with_skips(reading.skips);
         decoder.bound_batches(Cost { rows: reading.rows_max, bytes: reading.bytes_max });
@@ -164,7 +164,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Forgets what wasn't handed on, and gives from where to read on.
-    fn reconnect(&mut self) -> Resume {
+    fn reconnect(&mut self) -> ResumePoint {
         let resume = self.decoder.rewind();
         if let Some(handed) = self.batches.last() {
             assert_eq!(resume, handed.resume, "what was handed on counts");
@@ -233,10 +233,10 @@ impl<'a> Reader<'a> {
         }
         let decoded = Batch::parse(&batch.bytes).expect("a batch");
         assert_eq!((decoded.len(), batch.rows <= self.reading.rows_max as usize), (batch.rows, true));
-        let whole = match &batch.undecoded {
-            Some(undecoded) => {
+        let whole = match &batch.deferred {
+            Some(deferred) => {
                 let rows = (0..batch.rows as u32).map(RowIndex);
-                let (whole, errors) = undecoded.whole(&decoded, rows);
+                let (whole, errors) = deferred.decode_rows(&decoded, rows);
                 assert_eq!(errors, []);
                 whole
             }
@@ -294,7 +294,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A dump can be asked for the place, and the set of GTIDs is that of the place.
-    fn check_resume(&self, resume: &Resume) {
+    fn check_resume(&self, resume: &ResumePoint) {
         assert!(u32::try_from(resume.position.offset).is_ok(), "no server can be asked for {resume}");
         if resume.position.file.is_empty() {
             return; // GTIDs alone say where it is
@@ -308,9 +308,9 @@ impl<'a> Reader<'a> {
     }
 
     /// Whether a place is past 4 GiB of its file.
-    fn is_far(&self, resume: &Resume) -> bool {
-        let is_far = |past: &Past| u32::try_from(past.progress.event).is_err();
-        resume.past.as_ref().is_some_and(is_far)
+    fn is_far(&self, resume: &ResumePoint) -> bool {
+        let is_far = |partial: &PartialTransaction| u32::try_from(partial.progress.event).is_err();
+        resume.partial.as_ref().is_some_and(is_far)
     }
 }
 
@@ -328,11 +328,11 @@ fn values(table: &Table, image: Image<'_>) -> Vec<Value> {
 }
 
 /// Where a history's reading begins, and how many of its items come before.
-fn beginning(written: &Written, reading: Reading) -> (Resume, usize) {
+fn beginning(written: &Written, reading: Reading) -> (ResumePoint, usize) {
     let starts: Vec<&Boundary> = written.boundaries.iter().filter(|boundary| boundary.is_start()).collect();
     let Boundary { position, committed, executed, .. } = starts[reading.begin % starts.len()];
     let gtids = reading.knows_gtids.then(|| Arc::new(executed.clone()));
-    (Resume { gtids, ..Resume::at("server", position.clone()) }, *committed)
+    (ResumePoint { gtids, ..ResumePoint::at("server", position.clone()) }, *committed)
 }
 
 /// The index of the first item that comes after a restart at a batch's resume point; what was handed on before it doesn't
@@ -344,9 +344,11 @@ fn next_item(written: &Written, handed: &Handed) -> usize {
     let next = handed.next;
     let newest = next.checked_sub(1).and_then(|index| written.committed.get(index));
     if let (Some(Item::SchemaChange { file, event_position, .. }), true) = (newest, handed.rows == 0) {
-        let Resume { position, past, .. } = &handed.resume;
+        let ResumePoint { position, partial, .. } = &handed.resume;
         let change = (file_number(file), *event_position);
-        let place = past.as_ref().map_or((&position.file, position.offset), |past| (&past.file, past.progress.event));
+        let place = partial
+            .as_ref()
+            .map_or((&position.file, position.offset), |partial| (&partial.file, partial.progress.event));
         let is_done = (file_number(place.0), place.1) > change;
         return if is_done { next } else { next - 1 };
     }
@@ -365,7 +367,7 @@ fn check(history: &History, reading: Reading) -> Result<(), TestCaseError> {
     if read_on(&mut whole, &dump)? == Outcome::Whole {
         let end = whole.decoder.resume_before();
         let is_held_back = written.boundaries.last().is_some_and(|last| last.has_prepared) || whole.is_far(end);
-        prop_assert!(is_held_back || end.past.is_none(), "everything is done with, and yet it is {}", end);
+        prop_assert!(is_held_back || end.partial.is_none(), "everything is done with, and yet it is {}", end);
         reconnects(&written, reading, whole.calls)?;
         restarts(&written, reading, &whole)?;
         relocations(history, &written, reading, &whole)?;
@@ -414,7 +416,7 @@ fn read_on(reader: &mut Reader<'_>, dump: &[EventBytes]) -> Result<Outcome, Test
 /// A stop that is deserved: rows were void behind more than can be held back.
 fn check_stop(written: &Written, items: &[Item], first: usize, error: &DecodeError) -> Result<(), TestCaseError> {
     match &error.fault {
-        Fault::RolledBack { since, .. } => {
+        DecodeErrorKind::RolledBack { since, .. } => {
             let Some(Void { committed, rows, is_held }) = written.voids.get(since) else {
                 return Err(TestCaseError::fail(format!("no row is void since {since}: {error}")));
             };
@@ -426,7 +428,7 @@ fn check_stop(written: &Written, items: &[Item], first: usize, error: &DecodeErr
             prop_assert_eq!(within, &handed_on[..]);
             prop_assert!(!within.is_empty(), "nothing of it was handed on: {}", error);
         }
-        Fault::Unsupported { .. } if written.has_big_rows => {
+        DecodeErrorKind::Unsupported { .. } if written.has_big_rows => {
             prop_assert_eq!(items, &written.committed[first..][..items.len()]);
         }
         fault => prop_assert!(false, "{:?}: {}", fault, error),
@@ -452,8 +454,7 @@ fn reconnects(written: &Written, reading: Reading, calls: usize) -> Result<(), T
                 resume = reader.decoder.rewind();
                 reader.calls_left = None;
                 let stop = reader.read(&written.writer.dump(&resume.position));
-                let is_told =
-                    matches!(stop, Err(Stop::Error(error)) if matches!(error.fault, Fault::RolledBack { .. }));
+                let is_told = matches!(stop, Err(Stop::Error(error)) if matches!(error.fault, DecodeErrorKind::RolledBack { .. }));
                 prop_assert!(is_told, "rows came that never happened, and nobody is told: read on at {}", resume);
             }
             if outcome != Outcome::ConnectionLost {
@@ -555,14 +556,18 @@ fn relocations(
         reader.first = 0;
         reader.batches.clear();
         let position = BinlogPosition::new("", BinlogPosition::FIRST_EVENT);
-        reader.decoder.relocate(Resume { gtids: Some(Arc::clone(&gtids)), ..Resume::at("replica", position) });
+        reader
+            .decoder
+            .relocate(ResumePoint { gtids: Some(Arc::clone(&gtids)), ..ResumePoint::at("replica", position) });
         // Asked by a position, a server sends what is in the set as well; MariaDB is always asked so.
         let dump = match index % 2 {
             0 => dump_by_gtids(&replica, &gtids),
             _ => replica.writer.dump(&replica.boundaries[0].position),
         };
         match reader.read(&dump) {
-            Err(Stop::Error(error)) if matches!(error.fault, Fault::RolledBack { .. } | Fault::Unsupported { .. }) => {
+            Err(Stop::Error(error))
+                if matches!(error.fault, DecodeErrorKind::RolledBack { .. } | DecodeErrorKind::Unsupported { .. }) =>
+            {
                 continue;
             }
             Err(Stop::Error(error)) => prop_assert!(false, "after {}: {}", gtids, error),
@@ -591,14 +596,15 @@ fn dump_by_gtids(written: &Written, gtids: &GtidSet) -> Vec<EventBytes> {
 
 /// Another run begins at a resume point that is of the replica: by GTIDs alone, as long as those say more than a position.
 fn again_on_replica(replica: &Written, reading: Reading, items: &[Item], handed: &Handed) -> Result<(), TestCaseError> {
-    let Resume { position, gtids, .. } = &handed.resume;
+    let ResumePoint { position, gtids, .. } = &handed.resume;
     let dump = match gtids {
         Some(gtids) if position.file.is_empty() => dump_by_gtids(replica, gtids),
         _ => replica.writer.dump(position),
     };
     let mut reader = Reader::new(replica, handed.resume.clone(), 0, reading);
     if let Err(Stop::Error(error)) = reader.read(&dump) {
-        let is_deserved = matches!(error.fault, Fault::RolledBack { .. } | Fault::Unsupported { .. });
+        let is_deserved =
+            matches!(error.fault, DecodeErrorKind::RolledBack { .. } | DecodeErrorKind::Unsupported { .. });
         prop_assert!(is_deserved, "began at {}: {}", handed.resume, error);
         return Ok(());
     }
@@ -619,7 +625,7 @@ fn again_on_replica(replica: &Written, reading: Reading, items: &[Item], handed:
 }
 
 /// Each event in turn can't be decoded: all that was committed before it comes, and the resume point is directly before it.
-fn faults(written: &Written, reading: Reading, (start, first): &(Resume, usize)) -> Result<(), TestCaseError> {
+fn faults(written: &Written, reading: Reading, (start, first): &(ResumePoint, usize)) -> Result<(), TestCaseError> {
     let dump = written.writer.dump(&start.position);
     // The first is the rotation that no file has.
     for bad in 1..dump.len() {
@@ -634,7 +640,7 @@ fn faults(written: &Written, reading: Reading, (start, first): &(Resume, usize))
             }
             // Before the format description nobody knows whether there are checksums.
             // One that an earlier run was done with is passed over.
-            1 if start.past.is_some() => continue,
+            1 if start.partial.is_some() => continue,
             1 if bad > 1 => events.push(written.writer.loose(&statement)),
             _ if bad > 1 => {
                 let unknown = Event::Other { kind: EventKind(200), ignorable: false, body: vec![0; 9] };
@@ -654,7 +660,7 @@ fn faults(written: &Written, reading: Reading, (start, first): &(Resume, usize))
 fn fault(
     written: &Written,
     reading: Reading,
-    start: &Resume,
+    start: &ResumePoint,
     reader: &mut Reader<'_>,
     error: &DecodeError,
 ) -> Result<(), TestCaseError> {
@@ -680,9 +686,9 @@ fn fault(
         && row.transaction.position == begin.offset
         && !written.with_savepoints.contains(&begin)
     {
-        let progress = Progress { event: error.position.offset, rows: 0 };
-        let expected = Past { file: error.position.file.clone(), progress };
-        prop_assert_eq!(resume.past.as_ref(), Some(&expected), "the resume point isn't directly before the event");
+        let progress = EventOffset { event: error.position.offset, rows: 0 };
+        let expected = PartialTransaction { file: error.position.file.clone(), progress };
+        prop_assert_eq!(resume.partial.as_ref(), Some(&expected), "the resume point isn't directly before the event");
     }
     prop_assert_eq!(reader.decoder.next(&[]).err().map(|again| *again), Some(error.clone()), "the error stays");
     // What comes after it was mended.

@@ -4,7 +4,8 @@ use std::fmt;
 
 use libdeflater::{CompressionLvl, Compressor};
 
-use super::super::event::{EventHeader, EventKind};
+use super::super::event::EventHeader;
+use super::super::event_kind::EventKind;
 use crate::gtid::{Gtid, GtidSet, Newest};
 
 /// In an event's flags: readers that don't know it may pass over it.

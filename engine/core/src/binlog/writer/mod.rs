@@ -10,7 +10,8 @@
 
 mod event;
 
-use super::event::{EventHeader, EventKind};
+use super::event::EventHeader;
+use super::event_kind::EventKind;
 use crate::gtid::{Gtid, GtidSet};
 use crate::position::BinlogPosition;
 

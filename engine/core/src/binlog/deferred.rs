@@ -4,113 +4,33 @@
 
 use std::sync::Arc;
 
-use rowmill_batch::{Batch, Builder, ColumnIndex, ImageKind, Operation, RowHeader, RowIndex, Table, TransactionHeader};
+use rowmill_batch::{Batch, Builder, RowHeader, RowIndex, Table, TransactionHeader};
 
-use super::error::{DecodeError, Fault, RowError};
+use super::error::{DecodeError, DecodeErrorKind, RowError};
+use super::projection::{RowProjection, TableProjection, TableSelector};
+use super::projection_plan::RowPlan;
 use super::rows::{RowsEvent, RowsKind};
 use super::skipped::{SkippedChange, SkippedContent};
-use super::sparse::SparseRow;
-use super::tables::{Select, TableVersion};
+use super::tables::TableVersion;
 use crate::by_table::ByTable;
 use crate::position::BinlogPosition;
 
 /// Room for a batch when nothing is known of those before it.
 const FIRST_CAPACITY: usize = 128 << 10;
 
-/// Some of a table's columns.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ColumnSet(Vec<u64>);
-
-impl ColumnSet {
-    /// Whether a column is one of them.
-    #[inline]
-    pub fn contains(&self, ColumnIndex(column): ColumnIndex) -> bool {
-        self.0.get(column as usize / 64).is_some_and(|word| word >> (column % 64) & 1 != 0)
-    }
-
-    /// Makes a column one of them.
-    pub fn insert(&mut self, ColumnIndex(column): ColumnIndex) {
-        let word = column as usize / 64;
-        if self.0.len() <= word {
-            self.0.resize(word + 1, 0);
-        }
-        self.0[word] |= 1 << (column % 64);
-    }
-}
-
-impl Extend<ColumnIndex> for ColumnSet {
-    fn extend<T: IntoIterator<Item = ColumnIndex>>(&mut self, columns: T) {
-        columns.into_iter().for_each(|column| self.insert(column));
-    }
-}
-
-impl FromIterator<ColumnIndex> for ColumnSet {
-    fn from_iter<T: IntoIterator<Item = ColumnIndex>>(columns: T) -> Self {
-        let mut set = Self::default();
-        set.extend(columns);
-        set
-    }
-}
-
-/// Which columns of a row are decoded at once, in each of its images.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Needed {
-    /// In the row as it was.
-    pub before: ColumnSet,
-    /// In the row as it is now.
-    pub after: ColumnSet,
-}
-
-impl Needed {
-    /// In one of its images.
-    pub fn image(&self, kind: ImageKind) -> &ColumnSet {
-        match kind {
-            ImageKind::Before => &self.before,
-            ImageKind::After => &self.after,
-        }
-    }
-}
-
-/// What is needed of a table's rows at once, by what happened to them. `None`: everything.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Needs<T = Needed> {
-    /// Of inserted rows.
-    pub inserts: Option<T>,
-    /// Of updated rows.
-    pub updates: Option<T>,
-    /// Of deleted rows.
-    pub deletes: Option<T>,
-}
-
-impl<T> Needs<T> {
-    /// What is needed of a row to which this happened.
-    pub fn of(&self, operation: Operation) -> Option<&T> {
-        match operation {
-            Operation::Insert => self.inserts.as_ref(),
-            Operation::Update => self.updates.as_ref(),
-            Operation::Delete => self.deletes.as_ref(),
-        }
-    }
-
-    fn map<U>(self, map: impl Fn(T) -> U) -> Needs<U> {
-        let Self { inserts, updates, deletes } = self;
-        Needs { inserts: inserts.map(&map), updates: updates.map(&map), deletes: deletes.map(&map) }
-    }
-}
-
-/// What is needed of each table, as long as nothing else is.
+/// What is plan of each table, as long as nothing else is.
 #[derive(Debug, Default)]
-pub(super) struct KnownNeeds {
+pub(super) struct ProjectionCache {
     version: u64,
-    by_table: ByTable<Needs<SparseRow>>,
+    by_table: ByTable<TableProjection<RowPlan>>,
     /// Tables of which it isn't known yet, and all is decoded.
     unknown: Vec<Arc<Table>>,
 }
 
-impl KnownNeeds {
-    /// Forgets them if something else is needed by now, or may be known by now: done before a batch's first row, so that
-    /// what is needed stays the same within it.
-    pub fn renew(&mut self, select: &dyn Select) {
+impl ProjectionCache {
+    /// Forgets them if something else is plan by now, or may be known by now: done before a batch's first row, so that
+    /// what is plan stays the same within it.
+    pub fn refresh(&mut self, select: &dyn TableSelector) {
         let version = select.version();
         if self.version != version {
             *self = Self { version, ..Self::default() };
@@ -120,58 +40,62 @@ impl KnownNeeds {
         }
     }
 
-    /// What they are of: [`Select::version`].
+    /// What they are of: [`TableSelector::version`].
     pub fn version(&self) -> u64 {
         self.version
     }
 
-    /// What is needed of a table's rows.
-    pub fn of(&mut self, TableVersion { table, columns }: &TableVersion, select: &dyn Select) -> &Needs<SparseRow> {
+    /// What is plan of a table's rows.
+    pub fn for_table(
+        &mut self,
+        TableVersion { table, columns }: &TableVersion,
+        select: &dyn TableSelector,
+    ) -> &TableProjection<RowPlan> {
         let unknown = &mut self.unknown;
         self.by_table.entry(table).get_or_insert_with(|| {
-            let needs = select.needs(table).unwrap_or_else(|| {
+            let projection = select.projection(table).unwrap_or_else(|| {
                 unknown.push(Arc::clone(table));
-                Needs::default()
+                TableProjection::default()
             });
-            needs.map(|needed| SparseRow::new(needed, columns))
+            projection.map(|plan| RowPlan::new(plan, columns))
         })
     }
 }
 
 /// A batch's rows as the binlog has them: those of which not all columns were decoded.
 #[derive(Debug, Default)]
-pub struct Undecoded {
+pub struct DeferredColumns {
     images: Vec<u8>,
     /// By row.
-    rows: Vec<Left>,
-    forms: Vec<Arc<Form>>,
-    /// What was needed when the first of them was decoded: [`Select::version`].
+    rows: Vec<DeferredRow>,
+    layouts: Vec<Arc<ImageLayout>>,
+    /// What was plan when the first of them was decoded: [`TableSelector::version`].
     version: u64,
 }
 
-/// What is left of a row.
+/// What is deferred of a row.
 #[derive(Debug, Clone, Copy)]
-struct Left {
+struct DeferredRow {
     /// Where its images end; they begin where the last row's end. None: it was decoded whole.
     end: usize,
-    form: FormIndex,
+    layout: LayoutIndex,
 }
 
-/// Which of a batch's forms a row has.
+/// Which of a batch's layouts a row has.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct FormIndex(u32);
+pub(super) struct LayoutIndex(u32);
 
 /// How images are to be read.
 #[derive(Debug)]
-struct Form {
+struct ImageLayout {
     kind: RowsKind,
     table: Arc<TableVersion>,
     before_present: Box<[u8]>,
     after_present: Box<[u8]>,
 }
 
-impl Form {
-    fn is_of(&self, table: &Arc<TableVersion>, event: &RowsEvent<'_>) -> bool {
+impl ImageLayout {
+    fn matches_event(&self, table: &Arc<TableVersion>, event: &RowsEvent<'_>) -> bool {
         // One of them is mostly empty, and to compare empty slices as slices takes long: see `gtid::Source`.
         let is_same = |known: &[u8], present: &[u8]| known.iter().eq(present);
         let (before, after) = event.present();
@@ -182,8 +106,8 @@ impl Form {
     }
 }
 
-impl Undecoded {
-    /// What was needed when the batch was decoded. Where more is needed now, its rows are to be decoded whole
+impl DeferredColumns {
+    /// What was plan when the batch was decoded. Where more is plan now, its rows are to be decoded whole
     /// before anybody sees them.
     pub fn version(&self) -> u64 {
         self.version
@@ -194,36 +118,36 @@ impl Undecoded {
         self.images.len() + size_of_val(&*self.rows)
     }
 
-    fn add_row(&mut self, form: FormIndex, images: &[u8]) {
+    fn add_row(&mut self, layout: LayoutIndex, images: &[u8]) {
         self.images.extend_from_slice(images);
-        self.rows.push(Left { end: self.images.len(), form });
+        self.rows.push(DeferredRow { end: self.images.len(), layout });
     }
 
-    fn images_of(&self, RowIndex(row): RowIndex) -> Option<(&Arc<Form>, &[u8])> {
+    fn images_of(&self, RowIndex(row): RowIndex) -> Option<(&Arc<ImageLayout>, &[u8])> {
         let row = row as usize;
-        let Left { end, form } = self.rows[row];
+        let DeferredRow { end, layout } = self.rows[row];
         let start = row.checked_sub(1).map_or(0, |before| self.rows[before].end);
-        (start < end).then(|| (&self.forms[form.0 as usize], &self.images[start..end]))
+        (start < end).then(|| (&self.layouts[layout.0 as usize], &self.images[start..end]))
     }
 
-    /// Packs rows of the batch with all their columns. `batch` is what was decoded of it. Rows that can't be decoded with
+    /// Packs rows of the batch with all their columns. `batch` is what was decoded of it. BatchAssembler that can't be decoded with
     /// certainty are left out: why is given of each, in their order.
-    pub fn whole(&self, batch: &Batch<'_>, rows: impl IntoIterator<Item = RowIndex>) -> (Vec<u8>, Vec<RowError>) {
+    pub fn decode_rows(&self, batch: &Batch<'_>, rows: impl IntoIterator<Item = RowIndex>) -> (Vec<u8>, Vec<RowError>) {
         let mut errors = Vec::new();
         let mut out = Builder::with_capacity(self.images.len());
         for index in rows {
-            let Some((form, images)) = self.images_of(index) else {
+            let Some((layout, images)) = self.images_of(index) else {
                 out.copy_row(batch, index);
                 continue;
             };
             let row = batch.row(index);
             out.transaction_of(batch, &row);
-            let Form { kind, table, before_present, after_present } = &**form;
+            let ImageLayout { kind, table, before_present, after_present } = &**layout;
             let header = row.header();
-            let mut event = RowsEvent::again(*kind, &table.columns, (before_present, after_present), images);
+            let mut event = RowsEvent::from_parts(*kind, &table.columns, (before_present, after_present), images);
             out.begin_row(&header);
             let read = event.next_row(&table.columns, None, &mut out);
-            let read = read.and_then(|()| if out.is_too_large() { Err(Fault::RowTooLarge) } else { Ok(()) });
+            let read = read.and_then(|()| if out.is_too_large() { Err(DecodeErrorKind::RowTooLarge) } else { Ok(()) });
             if let Err(fault) = read {
                 out.abandon_row();
                 let TransactionHeader { file, position, .. } = batch.transaction(row.transaction()).header();
@@ -257,62 +181,65 @@ impl Undecoded {
 
 /// When a batch is full: if it has so much, and one row at least.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct BatchMax {
+pub(super) struct BatchLimits {
     pub rows: usize,
     pub bytes: usize,
 }
 
-/// A batch in the making: what was decoded, and what is left of it.
+/// A batch in the making: what was decoded, and what is deferred of it.
 #[derive(Debug)]
-pub(super) struct Rows {
+pub(super) struct BatchAssembler {
     decoded: Builder,
-    left: Undecoded,
+    deferred: DeferredColumns,
 }
 
-impl Rows {
+impl BatchAssembler {
     /// The first of many.
     pub fn first() -> Self {
-        let left = Undecoded { images: Vec::with_capacity(FIRST_CAPACITY), ..Undecoded::default() };
-        Self { decoded: Builder::with_capacity(FIRST_CAPACITY), left }
+        let deferred = DeferredColumns { images: Vec::with_capacity(FIRST_CAPACITY), ..DeferredColumns::default() };
+        Self { decoded: Builder::with_capacity(FIRST_CAPACITY), deferred }
     }
 
     pub fn with_capacity(capacity: usize) -> Self {
-        Self { decoded: Builder::with_capacity(capacity), left: Undecoded::default() }
+        Self { decoded: Builder::with_capacity(capacity), deferred: DeferredColumns::default() }
     }
 
     /// An empty one, with room for as much as this one has and a little more: batches are mostly like the last one.
     pub fn successor(&self) -> Self {
         let expected = |len: usize| len + len / 8;
-        let left = Undecoded { images: Vec::with_capacity(expected(self.left.images.len())), ..Undecoded::default() };
-        Self { decoded: Builder::with_capacity(expected(self.decoded.len())), left }
+        let deferred = DeferredColumns {
+            images: Vec::with_capacity(expected(self.deferred.images.len())),
+            ..DeferredColumns::default()
+        };
+        Self { decoded: Builder::with_capacity(expected(self.decoded.len())), deferred }
     }
 
-    /// Rows finished so far.
+    /// BatchAssembler finished so far.
     pub fn count(&self) -> usize {
         self.decoded.rows()
     }
 
-    pub fn is_full(&self, max: BatchMax) -> bool {
+    pub fn is_full(&self, max: BatchLimits) -> bool {
         let count = self.count();
-        count >= max.rows.max(1) || count > 0 && self.decoded.len() + self.left.images.len() >= max.bytes
+        count >= max.rows.max(1) || count > 0 && self.decoded.len() + self.deferred.images.len() >= max.bytes
     }
 
     pub fn transaction(&mut self, transaction: &TransactionHeader<'_>) {
         self.decoded.transaction(transaction);
     }
 
-    /// Reads a row of an event. It isn't one of the batch's before [`Rows::end_row`].
+    /// Reads a row of an event. It isn't one of the batch's before [`BatchAssembler::end_row`].
     #[inline(always)] // `pass_row` reads rows as well, seldom
     pub fn begin_row(
         &mut self,
         header: &RowHeader,
         event: &mut RowsEvent<'_>,
         table: &TableVersion,
-        needed: Option<&SparseRow>,
-    ) -> Result<(), Fault> {
+        plan: Option<&RowPlan>,
+    ) -> Result<(), DecodeErrorKind> {
         self.decoded.begin_row(header);
-        event.next_row(&table.columns, needed, &mut self.decoded)?;
-        if self.decoded.is_too_large() { Err(Fault::RowTooLarge) } else { Ok(()) }
+        event.next_row(&table.columns, plan, &mut self.decoded)?;
+        if self.decoded.is_too_large() { Err(DecodeErrorKind::RowTooLarge) } else { Ok(()) }
     }
 
     /// Goes to the end of an event's next row, which can't be decoded.
@@ -320,8 +247,8 @@ impl Rows {
     /// # Errors
     /// If it can't be told where that is: then the event is read to somewhere.
     #[cold]
-    pub fn pass_row(&mut self, event: &mut RowsEvent<'_>, table: &TableVersion) -> Result<(), Fault> {
-        let nothing = SparseRow::new(Needed::default(), &table.columns);
+    pub fn pass_row(&mut self, event: &mut RowsEvent<'_>, table: &TableVersion) -> Result<(), DecodeErrorKind> {
+        let nothing = RowPlan::new(RowProjection::default(), &table.columns);
         let header = RowHeader {
             table: table.table.id,
             operation: event.operation(),
@@ -344,32 +271,32 @@ impl Rows {
     /// The row begun last is complete: decoded whole.
     pub fn end_row(&mut self) {
         self.decoded.end_row();
-        self.left.add_row(FormIndex(0), &[]);
+        self.deferred.add_row(LayoutIndex(0), &[]);
     }
 
-    /// The form of an event's rows in this batch. `version` is that of what is needed of them.
-    pub fn form(&mut self, event: &RowsEvent<'_>, table: &Arc<TableVersion>, version: u64) -> FormIndex {
-        let left = &mut self.left;
-        if left.forms.is_empty() {
-            left.version = version;
+    /// The layout of an event's rows in this batch. `version` is that of what is plan of them.
+    pub fn layout(&mut self, event: &RowsEvent<'_>, table: &Arc<TableVersion>, version: u64) -> LayoutIndex {
+        let deferred = &mut self.deferred;
+        if deferred.layouts.is_empty() {
+            deferred.version = version;
         }
-        if !left.forms.last().is_some_and(|form| form.is_of(table, event)) {
+        if !deferred.layouts.last().is_some_and(|layout| layout.matches_event(table, event)) {
             let (before, after) = event.present();
             let (before_present, after_present) = (before.into(), after.into());
-            left.forms.push(Arc::new(Form {
+            deferred.layouts.push(Arc::new(ImageLayout {
                 kind: event.kind(),
                 table: Arc::clone(table),
                 before_present,
                 after_present,
             }));
         }
-        FormIndex(left.forms.len() as u32 - 1)
+        LayoutIndex(deferred.layouts.len() as u32 - 1)
     }
 
-    /// The row begun last is complete, as far as was needed. `images` are its images in the event.
-    pub fn end_row_in_part(&mut self, form: FormIndex, images: &[u8]) {
+    /// The row begun last is complete, as far as was plan. `images` are its images in the event.
+    pub fn end_row_in_part(&mut self, layout: LayoutIndex, images: &[u8]) {
         self.decoded.end_row();
-        self.left.add_row(form, images);
+        self.deferred.add_row(layout, images);
     }
 
     /// The newest row is the last of its transaction.
@@ -380,33 +307,34 @@ impl Rows {
     /// Takes back all rows but the first `count`.
     pub fn truncate(&mut self, count: usize) {
         self.decoded.truncate_rows(count);
-        self.left.rows.truncate(count);
-        let end = self.left.rows.last().map_or(0, |row| row.end);
-        self.left.images.truncate(end);
+        self.deferred.rows.truncate(count);
+        let end = self.deferred.rows.last().map_or(0, |row| row.end);
+        self.deferred.images.truncate(end);
     }
 
-    /// The batch: what was decoded, and what is left of it if anything is.
-    pub fn finish(self) -> (Vec<u8>, Option<Undecoded>) {
-        let left = (!self.left.images.is_empty()).then_some(self.left);
-        (self.decoded.finish(), left)
+    /// The batch: what was decoded, and what is deferred of it if anything is.
+    pub fn finish(self) -> (Vec<u8>, Option<DeferredColumns>) {
+        let deferred = (!self.deferred.images.is_empty()).then_some(self.deferred);
+        (self.decoded.finish(), deferred)
     }
 
     /// Some rows of a batch.
-    pub fn of(decoded: &[u8], left: Option<&Undecoded>, from: usize, to: usize) -> Self {
+    pub fn from_rows(decoded: &[u8], deferred: Option<&DeferredColumns>, from: usize, to: usize) -> Self {
         let batch = Batch::parse(decoded).expect("batches are written by the builder");
         let mut rows = Self::with_capacity(decoded.len());
-        if let Some(left) = left {
-            rows.left.version = left.version;
+        if let Some(deferred) = deferred {
+            rows.deferred.version = deferred.version;
         }
         for index in (from..to).map(|index| RowIndex(index as u32)) {
             rows.decoded.copy_row(&batch, index);
-            let (form, images) = left.and_then(|left| left.images_of(index)).unzip();
-            if let Some(form) = form.filter(|&form| !rows.left.forms.last().is_some_and(|last| Arc::ptr_eq(last, form)))
+            let (layout, images) = deferred.and_then(|deferred| deferred.images_of(index)).unzip();
+            if let Some(layout) =
+                layout.filter(|&layout| !rows.deferred.layouts.last().is_some_and(|last| Arc::ptr_eq(last, layout)))
             {
-                rows.left.forms.push(Arc::clone(form));
+                rows.deferred.layouts.push(Arc::clone(layout));
             }
-            let form = FormIndex(rows.left.forms.len().saturating_sub(1) as u32);
-            rows.left.add_row(form, images.unwrap_or_default());
+            let layout = LayoutIndex(rows.deferred.layouts.len().saturating_sub(1) as u32);
+            rows.deferred.add_row(layout, images.unwrap_or_default());
         }
         rows
     }
@@ -414,18 +342,19 @@ impl Rows {
     /// Divides the batch before the row at an index.
     pub fn divide(self, at: usize) -> (Self, Self) {
         let count = self.count();
-        let (decoded, left) = self.finish();
-        (Self::of(&decoded, left.as_ref(), 0, at), Self::of(&decoded, left.as_ref(), at, count))
+        let (decoded, deferred) = self.finish();
+        (Self::from_rows(&decoded, deferred.as_ref(), 0, at), Self::from_rows(&decoded, deferred.as_ref(), at, count))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::binlog::{Decoder, Next, RowBatch};
-    use crate::position::Resume;
-    use rowmill_batch::{Row, Table};
+    use rowmill_batch::{ColumnIndex, Row, Table};
     use rowmill_pipeline::ack::Cost;
+
+    use super::*;
+    use crate::binlog::{ColumnSet, Decoder, Next, RowBatch};
+    use crate::position::ResumePoint;
 
     /// Of each table some columns, others by each seed. Changes its mind now and then.
     struct Columns {
@@ -433,7 +362,7 @@ mod tests {
         asked: std::cell::Cell<u64>,
     }
 
-    impl Select for Columns {
+    impl TableSelector for Columns {
         fn table(&self, _schema: &str, _table: &str) -> bool {
             true
         }
@@ -442,8 +371,8 @@ mod tests {
             true
         }
 
-        fn needs(&self, table: &Table) -> Option<Needs> {
-            let Some(seed) = self.seed else { return Some(Needs::default()) };
+        fn projection(&self, table: &Table) -> Option<TableProjection> {
+            let Some(seed) = self.seed else { return Some(TableProjection::default()) };
             // Now and then it isn't known yet.
             if self.asked.get().is_multiple_of(5) {
                 return None;
@@ -454,11 +383,11 @@ mod tests {
                 });
                 columns.map(|column| ColumnIndex(column as u32)).collect()
             };
-            let needed = |salt| Some(Needed { before: set(salt), after: set(salt + 1) });
-            Some(Needs {
-                inserts: needed(self.version()),
-                updates: needed(7),
-                deletes: if seed % 2 == 0 { None } else { needed(9) },
+            let plan = |salt| Some(RowProjection { before: set(salt), after: set(salt + 1) });
+            Some(TableProjection {
+                inserts: plan(self.version()),
+                updates: plan(7),
+                deletes: if seed % 2 == 0 { None } else { plan(9) },
             })
         }
 
@@ -470,9 +399,9 @@ mod tests {
 
     fn decode(path: &std::path::Path, seed: Option<u64>, mut take: impl FnMut(RowBatch)) {
         let file = std::fs::read(path).expect("kept");
-        let resume = Resume::at("server", BinlogPosition::new("binlog.000001", BinlogPosition::FIRST_EVENT));
+        let resume = ResumePoint::at("server", BinlogPosition::new("binlog.000001", BinlogPosition::FIRST_EVENT));
         let mut decoder = Decoder::new(resume, Box::new(Columns { seed, asked: 0.into() }));
-        // Many batches, as what is needed may change between them.
+        // Many batches, as what is plan may change between them.
         decoder.bound_batches(Cost { rows: 25, bytes: u32::MAX });
         let mut rest = &file[4..];
         while let Some(size) = rest.get(9..13).and_then(|size| size.first_chunk()) {
@@ -507,7 +436,7 @@ mod tests {
             files += 1;
             let mut expected = Vec::new();
             decode(&path, None, |batch| {
-                assert!(batch.undecoded.is_none());
+                assert!(batch.deferred.is_none());
                 let parsed = Batch::parse(&batch.bytes).expect("a batch");
                 expected.extend(parsed.rows().map(|row| shown(&parsed, &row)));
             });
@@ -516,9 +445,9 @@ mod tests {
                 decode(&path, Some(seed), |batch| {
                     let parsed = Batch::parse(&batch.bytes).expect("a batch");
                     let indexes = (0..parsed.len() as u32).map(RowIndex);
-                    let whole = match &batch.undecoded {
-                        Some(undecoded) => {
-                            let (whole, errors) = undecoded.whole(&parsed, indexes);
+                    let whole = match &batch.deferred {
+                        Some(deferred) => {
+                            let (whole, errors) = deferred.decode_rows(&parsed, indexes);
                             assert_eq!(errors, []);
                             whole
                         }
@@ -529,7 +458,7 @@ mod tests {
                         assert_eq!(Some(&shown(&whole, &row)), expected.next(), "{}", path.display());
                         in_part += usize::from(!row.has_images_of(&decoded));
                     }
-                    less += usize::from(batch.undecoded.is_some());
+                    less += usize::from(batch.deferred.is_some());
                 });
                 assert_eq!(expected.next(), None);
             }
@@ -542,28 +471,31 @@ mod tests {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/mysql-9.7.binlog");
         let (mut refused, mut cut_off) = (0, 0);
         decode(&path, Some(2), |batch| {
-            let Some(undecoded) = batch.undecoded.and_then(Arc::into_inner) else { return };
+            let Some(deferred) = batch.deferred.and_then(Arc::into_inner) else { return };
             let parsed = Batch::parse(&batch.bytes).expect("a batch");
-            let mut undecoded = undecoded;
+            let mut deferred = deferred;
             for row in (0..parsed.len() as u32).map(RowIndex) {
-                let Some((_, images)) = undecoded.images_of(row) else { continue };
-                let range = images.as_ptr() as usize - undecoded.images.as_ptr() as usize;
+                let Some((_, images)) = deferred.images_of(row) else { continue };
+                let range = images.as_ptr() as usize - deferred.images.as_ptr() as usize;
                 let range = range..range + images.len();
-                let kept = undecoded.images[range.clone()].to_vec();
+                let kept = deferred.images[range.clone()].to_vec();
                 for at in (0..kept.len()).step_by(7) {
-                    undecoded.images[range.start + at] ^= 0xff;
-                    refused += undecoded.whole(&parsed, [row]).1.len();
-                    undecoded.images[range.clone()].copy_from_slice(&kept);
+                    deferred.images[range.start + at] ^= 0xff;
+                    refused += deferred.decode_rows(&parsed, [row]).1.len();
+                    deferred.images[range.clone()].copy_from_slice(&kept);
                 }
-                let end = undecoded.rows[row.0 as usize].end;
-                undecoded.rows[row.0 as usize].end = end - 1;
-                if let Some(RowError { error, .. }) = undecoded.whole(&parsed, [row]).1.pop() {
+                let end = deferred.rows[row.0 as usize].end;
+                deferred.rows[row.0 as usize].end = end - 1;
+                if let Some(RowError { error, .. }) = deferred.decode_rows(&parsed, [row]).1.pop() {
                     cut_off += 1;
                     let header = parsed.row(row).header();
-                    assert_eq!((error.position.offset, error.fault), (header.event_position, Fault::Truncated));
+                    assert_eq!(
+                        (error.position.offset, error.fault),
+                        (header.event_position, DecodeErrorKind::Truncated)
+                    );
                     assert!(error.table.is_some_and(|table| table.starts_with("kept.")));
                 }
-                undecoded.rows[row.0 as usize].end = end;
+                deferred.rows[row.0 as usize].end = end;
             }
         });
         assert!(refused > 100 && cut_off > 20, "{refused} refused, {cut_off} cut off");

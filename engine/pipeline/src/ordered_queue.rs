@@ -17,7 +17,7 @@ pub struct RequestLimits {
 
 /// A message that waits for its turn.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Waiting<T> {
+pub struct Pending<T> {
     /// Its group, where order counts.
     pub group: Option<String>,
     /// Its share of [`RequestLimits::bytes`].
@@ -27,18 +27,18 @@ pub struct Waiting<T> {
 }
 
 #[derive(Debug)]
-struct Lane<T> {
-    waiting: VecDeque<Waiting<T>>,
+struct GroupQueue<T> {
+    pending: VecDeque<Pending<T>>,
     in_flight: bool,
 }
 
 /// See the module's description.
 #[derive(Debug)]
-pub struct Lanes<T> {
+pub struct OrderedQueue<T> {
     limits: RequestLimits,
-    free: VecDeque<Waiting<T>>,
-    lanes: HashMap<String, Lane<T>>,
-    /// Groups that have a message waiting and none in flight, longest first.
+    ungrouped: VecDeque<Pending<T>>,
+    groups: HashMap<String, GroupQueue<T>>,
+    /// Groups that have a message pending and none in flight, longest first.
     ready: VecDeque<String>,
     len: usize,
     bytes: usize,
@@ -46,13 +46,13 @@ pub struct Lanes<T> {
     sendable_bytes: usize,
 }
 
-impl<T> Lanes<T> {
-    /// Empty lanes.
+impl<T> OrderedQueue<T> {
+    /// Empty groups.
     pub fn new(limits: RequestLimits) -> Self {
         Self {
             limits,
-            free: VecDeque::new(),
-            lanes: HashMap::new(),
+            ungrouped: VecDeque::new(),
+            groups: HashMap::new(),
             ready: VecDeque::new(),
             len: 0,
             bytes: 0,
@@ -72,7 +72,7 @@ impl<T> Lanes<T> {
 
     /// Messages that may go into a request now: none of their groups is in flight.
     pub fn sendable(&self) -> usize {
-        self.free.len() + self.ready.len()
+        self.ungrouped.len() + self.ready.len()
     }
 
     /// Their bytes.
@@ -82,8 +82,8 @@ impl<T> Lanes<T> {
 
     /// The group of which most messages wait, and how many. Looks at each group.
     pub fn longest_group(&self) -> Option<(&str, usize)> {
-        let longest = self.lanes.iter().max_by_key(|(_, lane)| lane.waiting.len());
-        longest.map(|(group, lane)| (group.as_str(), lane.waiting.len()))
+        let longest = self.groups.iter().max_by_key(|(_, group_queue)| group_queue.pending.len());
+        longest.map(|(group, group_queue)| (group.as_str(), group_queue.pending.len()))
     }
 
     /// Whether none waits.
@@ -92,34 +92,34 @@ impl<T> Lanes<T> {
     }
 
     /// Takes a message in, behind all of its group.
-    pub fn push(&mut self, message: Waiting<T>) {
+    pub fn push(&mut self, message: Pending<T>) {
         self.len += 1;
         self.bytes += message.bytes;
         let Some(group) = &message.group else {
             self.sendable_bytes += message.bytes;
-            self.free.push_back(message);
+            self.ungrouped.push_back(message);
             return;
         };
-        match self.lanes.get_mut(group) {
-            Some(lane) => lane.waiting.push_back(message),
+        match self.groups.get_mut(group) {
+            Some(group_queue) => group_queue.pending.push_back(message),
             None => {
                 let group = group.clone();
                 self.sendable_bytes += message.bytes;
                 self.ready.push_back(group.clone());
-                self.lanes.insert(group, Lane { waiting: VecDeque::from([message]), in_flight: false });
+                self.groups.insert(group, GroupQueue { pending: VecDeque::from([message]), in_flight: false });
             }
         }
     }
 
     /// Shows the last message that waits of a group, or of those without one, if there is one: `join` may put something
     /// into it, and make its `bytes` more.
-    pub fn join_last(&mut self, group: Option<&str>, join: impl FnOnce(&mut Waiting<T>)) {
+    pub fn join_last(&mut self, group: Option<&str>, join: impl FnOnce(&mut Pending<T>)) {
         let last = match group {
-            Some(group) => self.lanes.get_mut(group).and_then(|lane| {
-                let is_sendable = !lane.in_flight && lane.waiting.len() == 1;
-                Some((lane.waiting.back_mut()?, is_sendable))
+            Some(group) => self.groups.get_mut(group).and_then(|group_queue| {
+                let is_sendable = !group_queue.in_flight && group_queue.pending.len() == 1;
+                Some((group_queue.pending.back_mut()?, is_sendable))
             }),
-            None => self.free.back_mut().map(|last| (last, true)),
+            None => self.ungrouped.back_mut().map(|last| (last, true)),
         };
         if let Some((last, is_sendable)) = last {
             let before = last.bytes;
@@ -135,12 +135,12 @@ impl<T> Lanes<T> {
     }
 
     /// The messages of the next request: empty if none may go now. Each must come back by
-    /// [`Lanes::accepted`] or [`Lanes::refused`].
-    pub fn next_request(&mut self) -> Vec<Waiting<T>> {
-        let mut request: Vec<Waiting<T>> = Vec::new();
+    /// [`OrderedQueue::accepted`] or [`OrderedQueue::refused`].
+    pub fn next_request(&mut self) -> Vec<Pending<T>> {
+        let mut request: Vec<Pending<T>> = Vec::new();
         let mut bytes = 0;
         let RequestLimits { messages, bytes: bytes_max } = self.limits;
-        let mut fits = |request: &[Waiting<T>], next: &Waiting<T>| {
+        let mut fits = |request: &[Pending<T>], next: &Pending<T>| {
             // A message that is too large by itself goes alone: the queue's answer tells what's wrong.
             let fits = request.is_empty() || request.len() < messages && bytes + next.bytes <= bytes_max;
             if fits {
@@ -149,16 +149,16 @@ impl<T> Lanes<T> {
             fits
         };
         while let Some(group) = self.ready.pop_front() {
-            let lane = self.lanes.get_mut(&group).expect("a ready group has a lane");
-            let next = lane.waiting.pop_front_if(|next| fits(&request, next));
+            let group_queue = self.groups.get_mut(&group).expect("a ready group has a group_queue");
+            let next = group_queue.pending.pop_front_if(|next| fits(&request, next));
             let Some(next) = next else {
                 self.ready.push_front(group);
                 break;
             };
-            lane.in_flight = true;
+            group_queue.in_flight = true;
             request.push(next);
         }
-        while let Some(next) = self.free.pop_front_if(|next| fits(&request, next)) {
+        while let Some(next) = self.ungrouped.pop_front_if(|next| fits(&request, next)) {
             request.push(next);
         }
         self.len -= request.len();
@@ -170,52 +170,52 @@ impl<T> Lanes<T> {
     /// A message of this group was accepted: the next of its group may go.
     pub fn accepted(&mut self, group: Option<&str>) {
         let Some(group) = group else { return };
-        let lane = self.lanes.get_mut(group).expect("a message in flight keeps its lane");
-        debug_assert!(lane.in_flight, "one message of a group at a time");
-        lane.in_flight = false;
-        match lane.waiting.front() {
+        let group_queue = self.groups.get_mut(group).expect("a message in flight keeps its group_queue");
+        debug_assert!(group_queue.in_flight, "one message of a group at a time");
+        group_queue.in_flight = false;
+        match group_queue.pending.front() {
             Some(next) => {
                 self.sendable_bytes += next.bytes;
                 self.ready.push_back(group.to_owned());
             }
             None => {
-                self.lanes.remove(group);
+                self.groups.remove(group);
             }
         }
     }
 
     /// A message wasn't accepted: it goes again, before all others of its group.
-    pub fn refused(&mut self, message: Waiting<T>) {
+    pub fn refused(&mut self, message: Pending<T>) {
         self.len += 1;
         self.bytes += message.bytes;
         self.sendable_bytes += message.bytes;
         let Some(group) = &message.group else {
-            self.free.push_front(message);
+            self.ungrouped.push_front(message);
             return;
         };
         let group = group.clone();
-        let lane = self.lanes.get_mut(&group).expect("a message in flight keeps its lane");
-        debug_assert!(lane.in_flight, "one message of a group at a time");
-        lane.in_flight = false;
-        lane.waiting.push_front(message);
+        let group_queue = self.groups.get_mut(&group).expect("a message in flight keeps its group_queue");
+        debug_assert!(group_queue.in_flight, "one message of a group at a time");
+        group_queue.in_flight = false;
+        group_queue.pending.push_front(message);
         self.ready.push_front(group);
     }
 
     /// A message of a group goes again as several, one after the other, before all others of its group.
-    pub fn divided(&mut self, group: Option<&str>, messages: Vec<Waiting<T>>) {
+    pub fn divided(&mut self, group: Option<&str>, messages: Vec<Pending<T>>) {
         let bytes = messages.iter().map(|message| message.bytes).sum::<usize>();
         self.len += messages.len();
         self.bytes += bytes;
         self.sendable_bytes += if group.is_none() { bytes } else { messages.first().map_or(0, |first| first.bytes) };
         let messages = messages.into_iter().rev();
         let Some(group) = group else {
-            messages.for_each(|message| self.free.push_front(message));
+            messages.for_each(|message| self.ungrouped.push_front(message));
             return;
         };
-        let lane = self.lanes.get_mut(group).expect("a message in flight keeps its lane");
-        debug_assert!(lane.in_flight, "one message of a group at a time");
-        lane.in_flight = false;
-        messages.for_each(|message| lane.waiting.push_front(message));
+        let group_queue = self.groups.get_mut(group).expect("a message in flight keeps its group_queue");
+        debug_assert!(group_queue.in_flight, "one message of a group at a time");
+        group_queue.in_flight = false;
+        messages.for_each(|message| group_queue.pending.push_front(message));
         self.ready.push_front(group.to_owned());
     }
 }
@@ -227,24 +227,24 @@ mod tests {
 
     const LIMITS: RequestLimits = RequestLimits { messages: 10, bytes: 1000 };
 
-    fn message(group: Option<u8>, bytes: usize, item: usize) -> Waiting<usize> {
-        Waiting { group: group.map(|group| group.to_string()), bytes, item }
+    fn message(group: Option<u8>, bytes: usize, item: usize) -> Pending<usize> {
+        Pending { group: group.map(|group| group.to_string()), bytes, item }
     }
 
     #[test]
     fn a_message_may_go_again_as_several() {
         for group in [None, Some(1)] {
-            let mut lanes = Lanes::new(LIMITS);
-            lanes.push(message(group, 30, 1));
-            let sent = lanes.next_request().pop().expect("a message");
-            lanes.push(message(group, 10, 5));
+            let mut groups = OrderedQueue::new(LIMITS);
+            groups.push(message(group, 30, 1));
+            let sent = groups.next_request().pop().expect("a message");
+            groups.push(message(group, 10, 5));
             let parts = (2..5).map(|item| message(group, 10, item)).collect();
-            lanes.divided(sent.group.as_deref(), parts);
-            assert_eq!((lanes.len(), lanes.bytes()), (4, 40));
+            groups.divided(sent.group.as_deref(), parts);
+            assert_eq!((groups.len(), groups.bytes()), (4, 40));
             let mut items = Vec::new();
-            while !lanes.is_empty() {
-                for sent in lanes.next_request() {
-                    lanes.accepted(sent.group.as_deref());
+            while !groups.is_empty() {
+                for sent in groups.next_request() {
+                    groups.accepted(sent.group.as_deref());
                     items.push(sent.item);
                 }
             }
@@ -254,71 +254,71 @@ mod tests {
 
     #[test]
     fn requests_are_filled_by_count_and_by_bytes() {
-        let mut lanes = Lanes::new(LIMITS);
+        let mut groups = OrderedQueue::new(LIMITS);
         for item in 0..25 {
-            lanes.push(message(None, 10, item));
+            groups.push(message(None, 10, item));
         }
-        assert_eq!(lanes.next_request().len(), 10);
-        lanes.push(message(None, 900, 25));
-        assert_eq!(lanes.next_request().len(), 10);
-        assert_eq!(lanes.next_request().iter().map(|next| next.bytes).sum::<usize>(), 50 + 900);
-        lanes.push(message(None, 5000, 26));
-        assert_eq!(lanes.next_request().len(), 1, "too large by itself, it goes alone");
-        assert!(lanes.is_empty());
-        assert_eq!(lanes.bytes(), 0);
+        assert_eq!(groups.next_request().len(), 10);
+        groups.push(message(None, 900, 25));
+        assert_eq!(groups.next_request().len(), 10);
+        assert_eq!(groups.next_request().iter().map(|next| next.bytes).sum::<usize>(), 50 + 900);
+        groups.push(message(None, 5000, 26));
+        assert_eq!(groups.next_request().len(), 1, "too large by itself, it goes alone");
+        assert!(groups.is_empty());
+        assert_eq!(groups.bytes(), 0);
     }
 
     #[test]
     fn a_group_in_flight_takes_no_room_of_others() {
-        let mut lanes = Lanes::new(LIMITS);
+        let mut groups = OrderedQueue::new(LIMITS);
         for item in 0..50 {
-            lanes.push(message(Some(1), 10, item));
+            groups.push(message(Some(1), 10, item));
         }
-        lanes.push(message(Some(2), 10, 50));
-        assert_eq!((lanes.sendable(), lanes.sendable_bytes()), (2, 20));
-        let sent = lanes.next_request();
+        groups.push(message(Some(2), 10, 50));
+        assert_eq!((groups.sendable(), groups.sendable_bytes()), (2, 20));
+        let sent = groups.next_request();
         assert_eq!(sent.len(), 2);
-        assert_eq!((lanes.len(), lanes.sendable(), lanes.sendable_bytes()), (49, 0, 0));
-        assert_eq!(lanes.longest_group(), Some(("1", 49)));
-        lanes.accepted(Some("1"));
-        assert_eq!((lanes.sendable(), lanes.sendable_bytes()), (1, 10));
-        lanes.accepted(Some("2"));
-        assert_eq!(lanes.longest_group(), Some(("1", 49)));
+        assert_eq!((groups.len(), groups.sendable(), groups.sendable_bytes()), (49, 0, 0));
+        assert_eq!(groups.longest_group(), Some(("1", 49)));
+        groups.accepted(Some("1"));
+        assert_eq!((groups.sendable(), groups.sendable_bytes()), (1, 10));
+        groups.accepted(Some("2"));
+        assert_eq!(groups.longest_group(), Some(("1", 49)));
     }
 
     #[test]
     fn messages_join_the_last_of_their_group() {
-        let mut lanes = Lanes::new(LIMITS);
+        let mut groups = OrderedQueue::new(LIMITS);
         for (group, item) in [(1, 1), (2, 2), (1, 10), (1, 100)] {
             let mut next = Some(message(Some(group), 5, item));
-            lanes.join_last(Some(&group.to_string()), |last| {
+            groups.join_last(Some(&group.to_string()), |last| {
                 if let Some(next) = next.take_if(|next| last.bytes + next.bytes <= 10) {
                     last.bytes += next.bytes;
                     last.item += next.item;
                 }
             });
             if let Some(next) = next {
-                lanes.push(next);
+                groups.push(next);
             }
         }
-        assert_eq!((lanes.len(), lanes.bytes()), (3, 20));
-        assert_eq!(lanes.next_request(), [message(Some(1), 10, 11), message(Some(2), 5, 2)]);
-        assert_eq!((lanes.len(), lanes.bytes()), (1, 5));
+        assert_eq!((groups.len(), groups.bytes()), (3, 20));
+        assert_eq!(groups.next_request(), [message(Some(1), 10, 11), message(Some(2), 5, 2)]);
+        assert_eq!((groups.len(), groups.bytes()), (1, 5));
     }
 
     #[test]
     fn a_group_has_one_message_in_flight() {
-        let mut lanes = Lanes::new(LIMITS);
+        let mut groups = OrderedQueue::new(LIMITS);
         for item in 0..3 {
-            lanes.push(message(Some(1), 1, item));
+            groups.push(message(Some(1), 1, item));
         }
-        let first = lanes.next_request().remove(0);
+        let first = groups.next_request().remove(0);
         assert_eq!(first.item, 0);
-        assert!(lanes.next_request().is_empty());
-        lanes.refused(first);
-        assert_eq!(lanes.next_request().remove(0).item, 0, "again, before the others");
-        lanes.accepted(Some("1"));
-        assert_eq!(lanes.next_request().remove(0).item, 1);
+        assert!(groups.next_request().is_empty());
+        groups.refused(first);
+        assert_eq!(groups.next_request().remove(0).item, 0, "again, before the others");
+        groups.accepted(Some("1"));
+        assert_eq!(groups.next_request().remove(0).item, 1);
     }
 
     proptest! {
@@ -328,19 +328,19 @@ mod tests {
             messages in proptest::collection::vec((proptest::option::of(0u8..4), 1usize..400), 1..80),
             outcomes in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u16>()), 1..50),
         ) {
-            let mut lanes = Lanes::new(LIMITS);
+            let mut groups = OrderedQueue::new(LIMITS);
             for (item, (group, bytes)) in messages.iter().enumerate() {
-                lanes.push(message(*group, *bytes, item));
+                groups.push(message(*group, *bytes, item));
             }
-            let mut in_flight: Vec<Vec<Waiting<usize>>> = Vec::new();
+            let mut in_flight: Vec<Vec<Pending<usize>>> = Vec::new();
             let mut arrived = Vec::new();
             let mut outcomes = outcomes.into_iter();
             while arrived.len() < messages.len() {
                 loop {
-                    let heads = lanes.ready.iter().map(|group| &lanes.lanes[group].waiting[0]);
-                    let sendable: usize = heads.chain(&lanes.free).map(|message| message.bytes).sum();
-                    prop_assert_eq!(lanes.sendable_bytes(), sendable);
-                    let request = lanes.next_request();
+                    let heads = groups.ready.iter().map(|group| &groups.groups[group].pending[0]);
+                    let sendable: usize = heads.chain(&groups.ungrouped).map(|message| message.bytes).sum();
+                    prop_assert_eq!(groups.sendable_bytes(), sendable);
+                    let request = groups.next_request();
                     if request.is_empty() { break; }
                     prop_assert!(request.len() <= LIMITS.messages);
                     prop_assert!(request.len() == 1 || request.iter().map(|m| m.bytes).sum::<usize>() <= LIMITS.bytes);
@@ -350,15 +350,15 @@ mod tests {
                 let (which, failures) = outcomes.next().map_or((0, 0), |(index, bits)| (index.index(in_flight.len()), bits));
                 for (entry, message) in in_flight.swap_remove(which).into_iter().enumerate() {
                     if failures >> entry & 1 == 1 {
-                        lanes.refused(message);
+                        groups.refused(message);
                     } else {
-                        lanes.accepted(message.group.as_deref());
+                        groups.accepted(message.group.as_deref());
                         arrived.push((message.group, message.item));
                     }
                 }
             }
-            prop_assert!(lanes.is_empty());
-            prop_assert_eq!((lanes.bytes(), lanes.sendable_bytes(), lanes.sendable()), (0, 0, 0));
+            prop_assert!(groups.is_empty());
+            prop_assert_eq!((groups.bytes(), groups.sendable_bytes(), groups.sendable()), (0, 0, 0));
             for group in 0u8..4 {
                 let name = Some(group.to_string());
                 let items: Vec<usize> = arrived.iter().filter(|(g, _)| *g == name).map(|(_, item)| *item).collect();

@@ -1,0 +1,42 @@
+//! The columns of a table version, and how their values are read from a row image.
+
+use rowmill_batch::{Builder, Column, ColumnIndex};
+
+use super::bytes::Bytes;
+use super::error::DecodeErrorKind;
+use super::value::{Codec, ValueError, Width};
+
+/// The columns of a table, as a table map describes them.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Columns {
+    pub columns: Vec<Column>,
+    pub codecs: Vec<Codec>,
+    /// How many bytes their values take. Behind those of `columns` come those of columns that nobody can select: images
+    /// have them too.
+    pub widths: Vec<Width>,
+    /// The primary key's columns, in the order of the key.
+    pub key: Vec<ColumnIndex>,
+}
+
+/// Whose binlog it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Family {
+    MySql,
+    MariaDb,
+}
+
+impl Columns {
+    /// Appends a column's value to the image that `builder` writes; the caller ends the value.
+    #[inline]
+    pub fn decode_value(
+        &self,
+        index: usize,
+        image: &mut Bytes<'_>,
+        builder: &mut Builder,
+    ) -> Result<(), DecodeErrorKind> {
+        self.codecs[index].decode(image, builder.value()).map_err(|fault| match fault {
+            ValueError::Decode(fault) => fault,
+            ValueError::Text(fault) => fault.in_column(&self.columns[index].name),
+        })
+    }
+}
