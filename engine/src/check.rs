@@ -9,11 +9,11 @@ use rowmill_core::batch::Operation;
 
 use crate::checkpoint::Checkpoint;
 use crate::config::{self, Config, MySqlCheckpoint, Route, ServerOptions, Tls};
-use crate::dispatch::plural;
+use crate::mysql::{ConnectError, Server, shown_name};
 use crate::retry::told;
+use crate::router::plural;
 use crate::sink::{self, Connections};
 use crate::source;
-use crate::source::preflight::{ConnectError, Server, shown_name};
 use crate::transform::{Loader, Settings};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -123,7 +123,7 @@ async fn server(config: &Config, report: &mut Report<'_, impl Write>) -> std::io
     let source = &config.source;
     let mut server = match Server::connect(source).await {
         Ok(server) => server,
-        Err(ConnectError::Unreachable(error) | ConnectError::Refused(error)) => {
+        Err(ConnectError::Transient(error) | ConnectError::Definite(error)) => {
             return report.problem(format!("{error:#}"));
         }
     };

@@ -17,8 +17,8 @@ pub enum Step {
     Sending,
     /// In a request that is accepted, and nobody knows.
     Accepted,
-    /// Settled by its sinks, and past the watermark.
-    Settled,
+    /// Acknowledged by its sinks, and past the watermark.
+    Acknowledged,
     /// Not yet in the checkpoint, which is to be written now.
     Checkpointing,
     /// In the checkpoint.
@@ -33,7 +33,7 @@ impl Step {
         Self::HandedOn,
         Self::Sending,
         Self::Accepted,
-        Self::Settled,
+        Self::Acknowledged,
         Self::Checkpointing,
         Self::Checkpointed,
     ];

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Follow a row: [`source`] reads its event and decodes it into a batch, [`transform`] passes the
-//! batch through the plugins, [`dispatch`] makes a message of what is left (both on the threads of
+//! batch through the plugins, [`router`] makes a message of what is left (both on the threads of
 //! [`workers`]), [`sink`] sends it and acknowledges it ([`ack`]), and [`checkpoint`] records that it arrived.
 //! [`pipeline`] wires them together. What needs no socket, file or clock lives in the crate `rowmill-core`.
 
@@ -17,16 +17,19 @@ pub mod ack;
 pub mod check;
 pub mod checkpoint;
 pub mod config;
-pub mod dispatch;
 pub mod failpoint;
-mod pace;
+pub mod mysql;
 pub mod pipeline;
 pub mod plugin;
 pub mod printer;
+mod progress;
 pub mod replay;
 pub mod retry;
+pub mod router;
+pub mod run;
 pub mod schema_history;
 mod selection;
+pub mod signals;
 #[cfg(test)]
 mod simulation;
 pub mod sink;

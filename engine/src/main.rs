@@ -11,7 +11,7 @@ use rowmill::plugin::{self, Language, Tested};
 use rowmill::printer::Form;
 use rowmill::replay::{self, Wanted};
 use rowmill::retry::told;
-use rowmill::{check, checkpoint, pipeline, tail};
+use rowmill::{check, checkpoint, run, signals, tail};
 use tracing::error;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
@@ -197,7 +197,7 @@ fn main() -> ExitCode {
         Command::Plugin(command) => ended(plugin(command)),
         Command::Run { config, no_wait } => match Config::load(&config) {
             Err(error) => fail(&error.into(), BAD_CONFIG),
-            Ok(config) => match pipeline::run(config, !no_wait) {
+            Ok(config) => match run::run(config, !no_wait) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
                     // A line of the log, as all that it says while it runs.
@@ -207,7 +207,7 @@ fn main() -> ExitCode {
             },
         },
         Command::Check { config } => with_config(&config, |config| {
-            let problems = pipeline::runtime()?.block_on(check::run(&config, &mut std::io::stdout()))?;
+            let problems = run::runtime()?.block_on(check::run(&config, &mut std::io::stdout()))?;
             anyhow::ensure!(
                 problems == 0,
                 "{problems} {}: see above",
@@ -218,12 +218,12 @@ fn main() -> ExitCode {
         Command::Tail { config, from, record } => at_place("--from", &from, |start| {
             with_loaded(Config::load_without_sinks(&config), |config| tail(config, start, form(record)))
         }),
-        Command::Checkpoint(CheckpointCommand::Show { config }) => with_config(&config, |config| {
-            pipeline::runtime()?.block_on(checkpoint::show(&config, &mut std::io::stdout()))
-        }),
+        Command::Checkpoint(CheckpointCommand::Show { config }) => {
+            with_config(&config, |config| run::runtime()?.block_on(checkpoint::show(&config, &mut std::io::stdout())))
+        }
         Command::Checkpoint(CheckpointCommand::Set { config, place }) => at_place("PLACE", &place, |start| {
             with_config(&config, |config| {
-                pipeline::runtime()?.block_on(checkpoint::set(&config, &start, &mut std::io::stdout()))
+                run::runtime()?.block_on(checkpoint::set(&config, &start, &mut std::io::stdout()))
             })
         }),
         Command::Replay { tables, schema_changes, record, files } => match TablePatterns::parse(&tables) {
@@ -287,9 +287,9 @@ fn form(record: bool) -> Form {
 }
 
 fn tail(config: Config, start: Start, form: Form) -> anyhow::Result<()> {
-    let runtime = pipeline::runtime()?;
+    let runtime = run::runtime()?;
     let result = runtime.block_on(async {
-        let mut signals = pipeline::Signals::listen()?;
+        let mut signals = signals::Signals::listen()?;
         let mut out = BufWriter::new(std::io::stdout());
         let stop = async {
             signals.next().await;

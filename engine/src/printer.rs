@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use rowmill_core::batch::{Batch, Table};
 use rowmill_core::binlog::RowBatch;
-use rowmill_core::envelope::{Connector, Envelope, Escaping, Format, Part, SourceName};
+use rowmill_core::envelope::{Connector, Envelope, Escaping, Format, KeyChange, SourceName};
 
 use crate::plugin::{row_json, table_json};
 
@@ -26,7 +26,7 @@ pub struct Printer<'a, W> {
     out: &'a mut W,
     form: Form,
     envelope: Envelope,
-    /// By id, and whether their line was written.
+    /// ResumeBy id, and whether their line was written.
     tables: Vec<(Arc<Table>, bool)>,
     line: Vec<u8>,
 }
@@ -66,7 +66,7 @@ impl<'a, W: Write> Printer<'a, W> {
             let (table, is_written) = &mut self.tables[row.table().0 as usize];
             match self.form {
                 Form::Envelope => {
-                    for &part in Part::of(table, &row) {
+                    for &part in KeyChange::for_row(table, &row) {
                         self.envelope.write(table, &parsed, &row, part, now_us, &mut self.line);
                         self.line.push(b'\n');
                     }

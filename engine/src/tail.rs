@@ -8,9 +8,9 @@ use tokio::sync::{mpsc, watch};
 
 use crate::ack::{Cost, StopError};
 use crate::config::{self, InFlight, OnError, Start};
+use crate::mysql::Server;
 use crate::printer::{Form, Printer};
 use crate::schema_history::SchemaHistory;
-use crate::source::preflight::Server;
 use crate::source::{Outlet, Source};
 
 /// Batches that wait to be written.

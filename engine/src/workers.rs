@@ -12,9 +12,9 @@ use tokio::sync::mpsc;
 use tracing::warn;
 
 use crate::ack::{self, Ack, AckOpener, BatchOrigin, Cost, StopError};
-use crate::dispatch::{Dispatched, Dispatcher};
 use crate::failpoint::{self, Step};
-use crate::pace::is_logged;
+use crate::progress::is_logged;
+use crate::router::{RoutedBatch, Router};
 #[cfg(test)]
 use crate::simulation::Mutation;
 use crate::sink::{Delivery, Message, Outlet as SinkOutlet};
@@ -53,7 +53,7 @@ pub struct Task {
 #[derive(Debug)]
 pub struct Worker {
     tasks: mpsc::Receiver<Task>,
-    dispatcher: Dispatcher,
+    dispatcher: Router,
     /// The sinks' inlets; `None` of one that keeps nothing.
     outlets: Arc<[Option<SinkOutlet>]>,
     skips: Arc<SkipCounter>,
@@ -134,7 +134,7 @@ impl Worker {
     /// all workers.
     pub fn new(
         tasks: mpsc::Receiver<Task>,
-        dispatcher: Dispatcher,
+        dispatcher: Router,
         outlets: Arc<[Option<SinkOutlet>]>,
         skips: Arc<SkipCounter>,
     ) -> Self {
@@ -169,7 +169,7 @@ impl Worker {
         if let (Some(change), None) = (schema_change, &dispatched.stop) {
             self.dispatcher.schema_change(&change, &resume.server, now_us, &mut dispatched);
         }
-        let Dispatched { by_sink, mut places, stop } = dispatched;
+        let RoutedBatch { by_sink, mut places, stop } = dispatched;
         if let Some(Stop { origin, .. }) = stop {
             let batch = Batch::parse(&bytes).expect("batches are written by the builder");
             places.row(origin, &batch.row(RowIndex(origin)), &batch);
@@ -255,7 +255,7 @@ mod tests {
         let (mut acks, mut feed, observer) = tracker(LIMITS);
         let (outlet, mut inlet) = sink::outlet(1, sink::Overflow::new(0));
         let (_, tasks) = mpsc::channel(1);
-        let dispatcher = Dispatcher::new(Destinations::default(), Vec::new(), String::new(), Connector::MySql);
+        let dispatcher = Router::new(Destinations::default(), Vec::new(), String::new(), Connector::MySql);
         let worker = Worker::new(tasks, dispatcher, Arc::new([None, Some(outlet)]), Arc::default());
         let mut hand_on = |by_sink| {
             let ack = open(&mut acks, 4, 8);

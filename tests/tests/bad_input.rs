@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use mysql_async::prelude::Queryable;
 use rowmill::checkpoint::Checkpoint;
-use rowmill_core::position::{BinlogPosition, Resume};
+use rowmill_core::position::{BinlogPosition, ResumePoint};
 use rowmill_tests::{Engine, EngineConfig, MySql, Sqs, forbidding_endpoint, free_port, scratch, wait_for};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -228,8 +228,8 @@ async fn a_position_that_is_gone() -> anyhow::Result<()> {
 
     let file = rowmill::config::Checkpoint::File(config.checkpoint());
     let saved = Checkpoint::read(&file).await?.context("a checkpoint")?;
-    let save = async |resume: &Resume| Checkpoint::open(&file).await?.0.write(resume).await;
-    save(&Resume { position: BinlogPosition::new("binlog.000003", 99_999), ..saved.clone() }).await?;
+    let save = async |resume: &ResumePoint| Checkpoint::open(&file).await?.0.write(resume).await;
+    save(&ResumePoint { position: BinlogPosition::new("binlog.000003", 99_999), ..saved.clone() }).await?;
     refused(&config, 1, &["binlog.000003", "ends at"]).await?;
 
     // Another server's: without GTIDs its place means nothing here, and with some that aren't here neither.
@@ -238,7 +238,7 @@ async fn a_position_that_is_gone() -> anyhow::Result<()> {
         (Some("11111111-2222-3333-4444-555555555555:1-7"), "lacks transactions that are done with"),
     ] {
         let gtids = gtids.map(|text| text.parse().map(Arc::new)).transpose()?;
-        save(&Resume { server: "another".into(), gtids, ..saved.clone() }).await?;
+        save(&ResumePoint { server: "another".into(), gtids, ..saved.clone() }).await?;
         refused(&config, 1, &["checkpoint.json", "belongs to the server another", words]).await?;
     }
 

@@ -8,7 +8,7 @@ use anyhow::Context;
 use mysql_async::prelude::Queryable;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use rowmill::source::preflight::Server;
+use rowmill::mysql::Server;
 use rowmill_tests::{Build, Engine, EngineConfig, MySql, Proxy, Rig, Sqs, certify, scratch, wait_for};
 
 const SHOP: &str = "tables = [\"shop.*\"]";
@@ -513,7 +513,7 @@ async fn a_warning_before_the_server_purges() -> anyhow::Result<()> {
     let sqs = Sqs::start(&rig.directory).await?;
     let queue = sqs.create("changes").await?;
     let sink = format!(
-        "[sink.queue]\ntype = \"sqs\"\nqueue_url = \"{}\"\nendpoint_url = \"{}\"\n[in_flight]\nrows = 1\n",
+        "[sink.queue]\ntype = \"sqs\"\nqueue_url = \"{}\"\nendpoint_url = \"{}\"\n[in_flight]\nmax_rows = 1\n",
         queue.url,
         sqs.endpoint()
     );

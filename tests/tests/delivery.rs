@@ -382,10 +382,10 @@ async fn rows_that_wait_are_packed() -> anyhow::Result<()> {
         mysql.run(&format!("INSERT INTO shop.t VALUES {}", rows.join(","))).await?;
     }
     let ways = [
-        ("plain.fifo", "pack = \"array\"\npack_bytes = 20000\n"),
-        ("plain", "pack = \"ndjson\"\npack_bytes = 20000\n"),
-        ("zstd.fifo", "pack = \"array\"\npack_bytes = 100000\ncompress = \"zstd\"\n"),
-        ("gzip", "pack = \"ndjson\"\npack_bytes = 100000\ncompress = \"gzip\"\n"),
+        ("plain.fifo", "aggregate = \"array\"\npack_bytes = 20000\n"),
+        ("plain", "aggregate = \"ndjson\"\npack_bytes = 20000\n"),
+        ("zstd.fifo", "aggregate = \"array\"\npack_bytes = 100000\ncompress = \"zstd\"\n"),
+        ("gzip", "aggregate = \"ndjson\"\npack_bytes = 100000\ncompress = \"gzip\"\n"),
     ];
     for (name, pack) in ways {
         let queue = sqs.create(name).await?;

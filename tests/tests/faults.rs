@@ -190,7 +190,7 @@ async fn answers_that_get_lost_lose_nothing() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_about_packed_rows_that_get_lost_lose_nothing() -> anyhow::Result<()> {
     let packed = |config: EngineConfig, _: Around<'_>| {
-        let text = config.text.replace("type = \"sqs\"\n", "type = \"sqs\"\npack = \"array\"\n");
+        let text = config.text.replace("type = \"sqs\"\n", "type = \"sqs\"\naggregate = \"array\"\n");
         let text = text.replace("sink = \"orders\"\n", "sink = \"orders\"\ngroup = \"{table}\"\n");
         EngineConfig { text, ..config }
     };
@@ -402,7 +402,7 @@ async fn trial(
         format!("[sink.{name}]\ntype = \"sqs\"\nqueue_url = \"{}\"\nendpoint_url = \"{endpoint}\"\n", queue.url)
     };
     let more = format!(
-        "[in_flight]\nrows = {IN_FLIGHT_ROWS}\n[plugins]\ndir = \"{}\"\n{}{}\
+        "[in_flight]\nmax_rows = {IN_FLIGHT_ROWS}\n[plugins]\ndir = \"{}\"\n{}{}\
          [[route]]\ntables = [\"shop.orders\"]\nsink = \"orders\"\n[[route]]\ntables = [\"shop.*\"]\nsink = \"events\"\n",
         plugins.display(),
         sink("orders", &orders),

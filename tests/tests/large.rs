@@ -37,7 +37,7 @@ async fn wait_for_last(rig: &Rig, engine: &Engine, id: i64) -> anyhow::Result<()
 async fn a_file_beyond_4_gib(name: &str, build: Build, options: &[&str], wait: &str) -> anyhow::Result<()> {
     let options = [&["--max-allowed-packet=64M", "--binlog-format=ROW"], options].concat();
     let mut rig = Rig::start(name, build, &options, "tables = [\"shop.small\"]").await?;
-    rig.config.text.push_str("[in_flight]\nrows = 8\n");
+    rig.config.text.push_str("[in_flight]\nmax_rows = 8\n");
     rig.mysql
         .run(
             "CREATE DATABASE shop; CREATE TABLE shop.small (id INT PRIMARY KEY);

@@ -205,7 +205,7 @@ async fn a_stop_within_a_transaction_repeats_nothing() -> anyhow::Result<()> {
     let mysql = MySql::start(&directory, &[]).await?;
     mysql.run("CREATE DATABASE s; CREATE TABLE s.s (id INT PRIMARY KEY, pad VARCHAR(200))").await?;
     let out = directory.join("out.jsonl");
-    let more = format!("[in_flight]\nrows = 300\n[sink.out]\ntype = \"file\"\npath = \"{}\"\n", out.display());
+    let more = format!("[in_flight]\nmax_rows = 300\n[sink.out]\ntype = \"file\"\npath = \"{}\"\n", out.display());
     let config = EngineConfig::new(&directory, &mysql, "", &more);
     Engine::start_and_wait(&config).await?.stop().await?;
     let rows = 20_000;

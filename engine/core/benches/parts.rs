@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use rowmill_core::batch::{Batch, Builder, RowIndex, Table};
 use rowmill_core::binlog::{Decoder, Next, RowBatch, RowProjection, TableProjection, TableSelector};
-use rowmill_core::envelope::{Connector, Envelope, Escaping, Format, Part, SourceName};
+use rowmill_core::envelope::{Connector, Envelope, Escaping, Format, KeyChange, SourceName};
 use rowmill_core::position::{BinlogPosition, ResumePoint};
 use rowmill_core::route::{GroupTemplate, deduplication_id};
 use rowmill_pipeline::ack::{Ack, Cost, tracker};
@@ -157,7 +157,7 @@ fn envelope(rows: &Rows, format: Format, escaping: Escaping) {
     rows.for_each_batch(|tables, batch| {
         let mut bodies = Vec::with_capacity(batch.len() * 1024);
         for row in batch.rows() {
-            envelope.write(&tables[row.table().0 as usize], batch, &row, Part::Whole, 1_800_000_000, &mut bodies);
+            envelope.write(&tables[row.table().0 as usize], batch, &row, KeyChange::None, 1_800_000_000, &mut bodies);
         }
         black_box(bodies);
     });

@@ -6,7 +6,7 @@ use anyhow::Context;
 
 use super::{Checkpoint, parse, store};
 use crate::config::{Config, Start};
-use crate::source::preflight::Server;
+use crate::mysql::Server;
 use crate::source::probe;
 
 /// Writes the checkpoint's text to `out`, whoever holds it.

@@ -15,9 +15,8 @@ use tracing::{debug, warn};
 
 use super::{Epoch, Store, holder};
 use crate::config::MySqlCheckpoint;
+use crate::mysql::{Client, driver_connection};
 use crate::retry::{Delays, FailureLog, told};
-use crate::source::client::Client;
-use crate::source::preflight;
 
 /// A transaction of its own each time: where the server is the one that is read, it is read as well.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -47,7 +46,7 @@ impl MySqlStore {
         let MySqlCheckpoint { options, address, tls, .. } = &self.config;
         // A row that is updated counts, though it was as it is to be.
         let options = OptsBuilder::from_opts(mysql_async::Opts::clone(options)).client_found_rows(true).into();
-        let connected = preflight::driver_connection(&options, tls).await;
+        let connected = driver_connection(&options, tls).await;
         let mut conn = connected.with_context(|| {
             let hint = tls.hint(options.ip_or_hostname());
             format!("{address} can't be connected to; is `checkpoint.url` right? If it is TLS that fails: {hint}")

@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::secret::ServerOptions;
+use super::server_url::server;
 use super::text::Text;
-use super::{ServerOptions, Tls, TlsTable, server, tls_of};
+use super::tls::{self, Tls, TlsTable};
 
 /// Where the progress is kept.
 #[derive(Debug, Clone)]
@@ -103,7 +105,7 @@ pub(super) fn checkpoint(table: CheckpointTable) -> Result<Checkpoint, String> {
     if name.is_empty() || name.chars().count() > 64 {
         return Err(format!("checkpoint.name `{name}`: up to 64 characters"));
     }
-    let tls = tls_of("checkpoint.tls", tls.unwrap_or_default())?;
+    let tls = tls::tls("checkpoint.tls", tls.unwrap_or_default())?;
     Ok(Checkpoint::MySql(MySqlCheckpoint { options, address, tls, table, name }))
 }
 

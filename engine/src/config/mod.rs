@@ -5,18 +5,18 @@ mod checkpoint;
 mod error;
 mod quantity;
 mod secret;
+mod server_url;
 mod sinks;
+mod source;
 mod tables;
 mod text;
+mod tls;
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rowmill_core::gtid::GtidSet;
-use rowmill_core::position::BinlogPosition;
+use rowmill_pipeline::ack::Cost;
 use serde::Deserialize;
 
 pub use error::ConfigError;
@@ -24,14 +24,14 @@ pub(crate) use error::toml_fault;
 pub(crate) use quantity::Quantity;
 pub use secret::{Secret, ServerOptions};
 pub use sinks::{
-    Attribute, Compression, LargeMessages, OnError, PackForm, Packing, Queue, Role, Route, Sink, SinkKind,
+    AggregateForm, Aggregation, Attribute, Compression, LargeMessages, OnError, Queue, Role, Route, Sink, SinkKind,
 };
 pub use tables::{NameCase, TablePatterns};
+pub use tls::{Tls, TlsMode};
 
-use crate::ack::Cost;
-pub use crate::source::tls::Tls;
-use crate::source::tls::TlsMode;
 pub use checkpoint::{Checkpoint, MySqlCheckpoint};
+pub use source::{Source, Start, parse_start, random_server_id};
+use source::{SourceTable, source};
 use text::Text;
 
 /// A configuration that makes sense in itself.
@@ -77,44 +77,6 @@ pub struct Destinations {
     pub dead_letters: Option<usize>,
 }
 
-/// Where changes come from.
-#[derive(Debug, Clone)]
-pub struct Source {
-    /// The server, with user and password.
-    pub options: ServerOptions,
-    /// How the connections are secured.
-    pub tls: Tls,
-    /// The server as users may see it: without the password.
-    pub address: String,
-    /// Servers that take its place, as the two above.
-    pub failover: Vec<(ServerOptions, String)>,
-    /// What this replica calls itself to the server.
-    pub server_id: u32,
-    /// What the envelope calls the server.
-    pub name: String,
-    /// Which tables' changes are read.
-    pub tables: TablePatterns,
-    /// Whether schema changes are read as well.
-    pub schema_changes: bool,
-    /// What becomes of changes that can't be decoded.
-    pub on_error: OnError,
-    /// Where to begin without a checkpoint.
-    pub start: Start,
-}
-
-/// Where to begin without a checkpoint.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Start {
-    /// With the oldest change that the server still has.
-    Earliest,
-    /// With the next change.
-    Latest,
-    /// With the transaction that begins here.
-    Position(BinlogPosition),
-    /// With the first transaction that isn't in this set.
-    Gtids(GtidSet),
-}
-
 /// How much may be between the binlog and a durable checkpoint: full, the reading stops. It is also
 /// what may be delivered twice after a crash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,7 +88,7 @@ pub struct InFlight {
 }
 
 impl InFlight {
-    /// As batches cost it.
+    /// The in-flight budget.
     pub fn cost(self) -> Cost {
         Cost { rows: self.rows, bytes: self.bytes }
     }
@@ -154,31 +116,6 @@ struct File {
     in_flight: Option<InFlightTable>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SourceTable {
-    url: Text,
-    password: Option<Text>,
-    password_file: Option<Text>,
-    server_id: Option<u32>,
-    name: Option<Text>,
-    tables: Option<TablePatterns>,
-    on_error: Option<OnError>,
-    start: Option<Text>,
-    tls: Option<TlsTable>,
-    #[serde(default)]
-    failover: Vec<Text>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
-struct TlsTable {
-    mode: Option<TlsMode>,
-    ca: Option<Text>,
-    cert: Option<Text>,
-    key: Option<Text>,
-}
-
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 struct PluginsTable {
@@ -196,8 +133,8 @@ struct SinkNameTable {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct InFlightTable {
-    rows: Option<u32>,
-    bytes: Option<u32>,
+    max_rows: Option<u32>,
+    max_bytes: Option<Quantity>,
 }
 
 /// Less than what Docker waits for before it kills.
@@ -206,7 +143,6 @@ const PLUGINS_DEFAULT: &str = "plugins";
 /// Beside the checkpoint.
 const PLUGINS_CACHE_DEFAULT: &str = "plugins-cache";
 const PLUGINS_THREADS_DEFAULT_MAX: usize = 4;
-const PASSWORD_VARIABLE: &str = "ROWMILL_SOURCE_PASSWORD";
 
 impl Config {
     /// Reads a configuration file. Paths in it are relative to the working directory.
@@ -264,14 +200,7 @@ impl Config {
                 ));
             }
         }
-        let default = InFlight::default();
-        let in_flight = file.in_flight.map_or(default, |table| InFlight {
-            rows: table.rows.unwrap_or(default.rows),
-            bytes: table.bytes.unwrap_or(default.bytes),
-        });
-        if in_flight.rows == 0 || in_flight.bytes == 0 {
-            return Err("in_flight: `rows` and `bytes` must be more than 0, or nothing ever moves".to_owned());
-        }
+        let in_flight = in_flight(file.in_flight)?;
         let shutdown_timeout = match file.shutdown_timeout {
             None => SHUTDOWN_TIMEOUT_DEFAULT,
             Some(quantity) => quantity.duration().ok_or("shutdown_timeout: write a text as \"8s\"")?,
@@ -300,6 +229,22 @@ impl Config {
     }
 }
 
+fn in_flight(table: Option<InFlightTable>) -> Result<InFlight, String> {
+    let default = InFlight::default();
+    let Some(InFlightTable { max_rows, max_bytes }) = table else { return Ok(default) };
+    let rows = max_rows.unwrap_or(default.rows);
+    if rows == 0 {
+        return Err("in_flight: `max_rows` must be more than 0, or nothing ever moves".to_owned());
+    }
+    let bytes = match max_bytes {
+        None => default.bytes,
+        Some(quantity) => quantity.bytes().and_then(|bytes| u32::try_from(bytes).ok()).ok_or(
+            "in_flight: write `max_bytes` as a number of bytes or a text as \"64MiB\": more than 0, less than 4 GiB",
+        )?,
+    };
+    Ok(InFlight { rows, bytes })
+}
+
 fn plugins(table: PluginsTable, checkpoint: &Checkpoint) -> Result<Plugins, String> {
     let PluginsTable { dir, cache, threads } = table;
     if threads == Some(0) {
@@ -319,187 +264,9 @@ fn plugins(table: PluginsTable, checkpoint: &Checkpoint) -> Result<Plugins, Stri
     })
 }
 
-fn source(table: SourceTable, schema_changes: bool, notes: &mut Vec<String>) -> Result<Source, String> {
-    let SourceTable { url, password, password_file, server_id, name, tables, on_error, start, tls, failover } = table;
-    let password = match (password, password_file) {
-        (Some(_), Some(_)) => return Err("source: give `password` or `password_file`, not both".to_owned()),
-        (Some(Text(password)), None) => Some(password),
-        (None, Some(Text(path))) => Some(
-            std::fs::read_to_string(&path)
-                .map_err(|error| format!("source.password_file `{path}` can't be read: {error}"))?
-                .trim_end_matches(['\r', '\n'])
-                .to_owned(),
-        ),
-        (None, None) => {
-            let password = std::env::var(PASSWORD_VARIABLE).ok();
-            let of_url = server("source.url", &url.0, None)?.0.pass().map(str::to_owned);
-            if password.is_some() && of_url.is_some_and(|of_url| password != Some(of_url)) {
-                notes
-                    .push(format!("the password is {PASSWORD_VARIABLE}'s, and the other one in source.url isn't used"));
-            }
-            password
-        }
-    };
-    let (options, address) = server("source.url", &url.0, password.as_deref())?;
-    let failover = failover.iter().map(|url| server("source.failover", &url.0, password.as_deref()));
-    let failover = failover.collect::<Result<_, _>>()?;
-    if server_id == Some(0) {
-        return Err("source: `server_id` must be from 1 to 4294967295: to a server 0 is no replica".to_owned());
-    }
-    let start = start.map_or(Ok(Start::Latest), |Text(start)| parse_start(&start))?;
-    Ok(Source {
-        options,
-        tls: tls_of("source.tls", tls.unwrap_or_default())?,
-        address,
-        failover,
-        server_id: server_id.unwrap_or_else(random_server_id),
-        name: name.map_or_else(|| "rowmill".to_owned(), |name| name.0),
-        tables: tables.unwrap_or_default(),
-        schema_changes,
-        on_error: on_error.unwrap_or_default(),
-        start,
-    })
-}
-
-/// A replica's id must differ from every other's on the server: people choose small ones, this is a
-/// large one.
-pub fn random_server_id() -> u32 {
-    1 << 31 | RandomState::new().build_hasher().finish() as u32
-}
-
-/// A server by its URL, and as users may see it. The password in the URL counts only where there is no
-/// other.
-fn server(key: &str, url: &str, password: Option<&str>) -> Result<(ServerOptions, String), String> {
-    if has_raw_separator(url) {
-        return Err(format!(
-            "{key}: a `/`, `?` or `#` in the user's name or password is percent-encoded in a URL: `%2F`, `%3F`, `%23`; a password \
-             may also stand in `password_file`"
-        ));
-    }
-    let (url, zone) = without_zone(url);
-    // The driver's own messages may repeat the URL, and with it the password.
-    let options = mysql_async::Opts::from_url(&url).map_err(|_| {
-        format!(
-            "{key} isn't a MySQL URL: write `mysql://user@host:3306`, special characters percent-encoded, an IPv6 address \
-             within brackets"
-        )
-    })?;
-    // In a URL an IPv6 address has brackets, which are no part of it.
-    let host = options.ip_or_hostname().trim_start_matches('[').trim_end_matches(']').to_owned();
-    let host = zone.map_or_else(|| host.clone(), |zone| format!("{host}%{zone}"));
-    // A socket is used if it's asked for, never because the server has one.
-    let mut builder = mysql_async::OptsBuilder::from_opts(options).ip_or_hostname(host).prefer_socket(false);
-    if let Some(password) = password {
-        builder = builder.pass(Some(password));
-    }
-    let options = mysql_async::Opts::from(builder);
-    let user = options.user().unwrap_or_default();
-    let host = options.ip_or_hostname();
-    let host = if host.contains(':') { format!("[{}]", host.replace('%', "%25")) } else { host.to_owned() };
-    let address = format!("mysql://{user}@{host}:{}", options.tcp_port());
-    Ok((options.into(), address))
-}
-
-/// Whether what separates a URL's parts stands before the `@` that ends user and password: then the host would be a piece of
-/// the password.
-fn has_raw_separator(url: &str) -> bool {
-    let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let end = authority.find(['/', '?', '#']).unwrap_or(authority.len());
-    !authority[..end].contains('@') && authority[end..].contains('@')
-}
-
-/// Takes out the zone of an IPv6 address, which says by which network a link-local one is reached:
-/// `[fe80::1%25eth0]`, or as it is written elsewhere, `[fe80::1%eth0]`. What reads URLs doesn't know it.
-/// <https://www.rfc-editor.org/rfc/rfc6874>
-fn without_zone(url: &str) -> (Cow<'_, str>, Option<&str>) {
-    let zone = || {
-        let authority = url.find("://")? + 3;
-        let end = url[authority..].find(['/', '?', '#']).map_or(url.len(), |at| authority + at);
-        let host = url[authority..end].rfind('@').map_or(authority, |at| authority + at + 1);
-        let address = url[host..end].strip_prefix('[')?.split_once(']')?.0;
-        let percent = host + 1 + address.find('%')?;
-        Some((percent, host + 1 + address.len()))
-    };
-    let Some((percent, end)) = zone() else { return (url.into(), None) };
-    let name = &url[percent + 1..end];
-    let name = name.strip_prefix("25").unwrap_or(name);
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '~');
-    match !name.is_empty() && name.chars().all(is_plain) {
-        true => (format!("{}{}", &url[..percent], &url[end..]).into(), Some(name)),
-        false => (url.into(), None),
-    }
-}
-
-impl Source {
-    /// This server, then those that take its place, each as the first.
-    pub fn candidates(&self) -> Vec<Self> {
-        let servers = std::iter::once((self.options.clone(), self.address.clone())).chain(self.failover.clone());
-        let servers: Vec<_> = servers.collect();
-        (0..servers.len())
-            .map(|first| {
-                let mut servers = servers.clone();
-                servers.rotate_left(first);
-                let (options, address) = servers.remove(0);
-                Self { options, address, failover: servers, ..self.clone() }
-            })
-            .collect()
-    }
-}
-
-/// What a section says of TLS.
-fn tls_of(section: &'static str, table: TlsTable) -> Result<Tls, String> {
-    let TlsTable { mode, ca, cert, key } = table;
-    let path = |text: Text| PathBuf::from(text.0);
-    let ca = ca.map(path);
-    // Who names an authority wants it to be asked.
-    let mode = mode.or(ca.is_some().then_some(TlsMode::VerifyIdentity));
-    if ca.is_some() && mode < Some(TlsMode::VerifyIdentity) {
-        return Err(format!("{section}: `ca` is used only if `mode` is \"verify-identity\""));
-    }
-    let identity = match (cert, key) {
-        (None, None) => None,
-        (Some(cert), Some(key)) => Some((path(cert), path(key))),
-        _ => return Err(format!("{section}: `cert` and `key` go together")),
-    };
-    Ok(Tls { section, mode, ca, identity })
-}
-
-/// Reads a place to begin, as `source.start` has it.
-///
-/// # Errors
-/// If it isn't one.
-pub fn parse_start(start: &str) -> Result<Start, String> {
-    match start {
-        "earliest" => return Ok(Start::Earliest),
-        "latest" => return Ok(Start::Latest),
-        "snapshot" => {
-            return Err("source.start = \"snapshot\" isn't there yet: use \"latest\" or \"earliest\"".to_owned());
-        }
-        _ => {}
-    }
-    if let Some(gtids) = start.strip_prefix("gtid:") {
-        let set: GtidSet = gtids.parse().map_err(|error| format!("source.start = \"{start}\": {error}"))?;
-        if set.is_empty() {
-            return Err(
-                "source.start = \"gtid:\" names no transactions: use \"earliest\" to begin with the first".to_owned()
-            );
-        }
-        return Ok(Start::Gtids(set));
-    }
-    let position = start.rsplit_once(':').and_then(|(file, offset)| {
-        let offset = offset.parse().ok().filter(|&offset: &u64| offset >= BinlogPosition::FIRST_EVENT)?;
-        (!file.is_empty()).then(|| BinlogPosition::new(file, offset))
-    });
-    position.map(Start::Position).ok_or_else(|| {
-        format!(
-            "source.start = \"{start}\" isn't known: use \"earliest\", \"latest\", \"binlog.000042:1234\" or \"gtid:\" \
-             and the set of transactions to begin behind"
-        )
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use super::server_url::server;
     use super::*;
 
     const SMALL: &str = "[source]\nurl = \"mysql://me@127.0.0.1:3306\"\n[sink.out]\ntype = \"null\"\n";
@@ -583,7 +350,7 @@ mod tests {
         assert!(
             queue("queue_url = \"http://q/{tabel}\"").contains("`{tabel}` isn't known: here are {schema} and {table}")
         );
-        assert!(queue("queue_url = \"http://q/1\"\ncompress = \"zstd\"").contains("means nothing without `pack`"));
+        assert!(queue("queue_url = \"http://q/1\"\ncompress = \"zstd\"").contains("means nothing without `aggregate`"));
         let for_all = "queue_url = \"http://q/{table}\"\n[schema_changes]\nsink = \"out\"";
         assert!(queue(for_all).contains("has a queue for each table"), "{}", queue(for_all));
         let unknown = fault(&format!("{SMALL}format = \"avro\""));
@@ -592,7 +359,7 @@ mod tests {
         assert!(fault(&none).contains("nothing would take it"));
         let route = format!("{SMALL}[[route]]\ntables = [\"a.*\"]\nsink = \"uot\"");
         assert!(fault(&route).contains("did you mean `out`?"), "{}", fault(&route));
-        assert!(fault(&format!("{SMALL}[in_flight]\nrows = 0")).contains("more than 0"));
+        assert!(fault(&format!("{SMALL}[in_flight]\nmax_rows = 0")).contains("more than 0"));
     }
 
     #[test]
@@ -634,16 +401,6 @@ mod tests {
             assert!(fault.contains("needs another sink"), "{fault}");
         }
         parsed("[sink.dead]\ntype = \"null\"\n[dead_letter]\nsink = \"dead\"\n").expect("valid");
-    }
-
-    #[test]
-    fn positions_are_read() {
-        assert_eq!(parse_start("binlog.000042:1234"), Ok(Start::Position(BinlogPosition::new("binlog.000042", 1234))));
-        let mysql = "3e11fa47-71ca-11e1-9e33-c80aa9429562:1-9";
-        assert_eq!(parse_start(&format!("gtid:{mysql}")), Ok(Start::Gtids(mysql.parse().expect("a set"))));
-        assert!(matches!(parse_start("gtid:0-1-5"), Ok(Start::Gtids(_))));
-        assert!(parse_start("gtid:abc").is_err());
-        assert!(parse_start("gtid:").is_err());
     }
 
     #[test]

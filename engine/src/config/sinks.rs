@@ -8,6 +8,7 @@ use rowmill_core::route::{GroupTemplate, TableTemplate};
 use serde::Deserialize;
 
 use super::error;
+use super::quantity::Quantity;
 use super::tables::TablePatterns;
 use super::text::Text;
 
@@ -54,16 +55,16 @@ pub struct Queue {
     /// What its messages say beside their bodies.
     pub attributes: Vec<Attribute>,
     /// Whether rows that wait leave several in one message.
-    pub packing: Option<Packing>,
+    pub aggregation: Option<Aggregation>,
     /// Where the bodies of messages go that are larger than the queue takes.
     pub large_messages: Option<LargeMessages>,
 }
 
 /// Several rows in one message: of one table and one group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Packing {
+pub struct Aggregation {
     /// How they stand in it.
-    pub form: PackForm,
+    pub form: AggregateForm,
     /// Bytes of a message at most, before it is compressed. What the queue takes is less, maybe.
     pub bytes: usize,
     /// By what it is compressed.
@@ -94,7 +95,7 @@ pub struct LargeMessages {
 /// How rows stand in a message.
 #[derive(Debug, Deserialize, Clone, Copy, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
-pub enum PackForm {
+pub enum AggregateForm {
     /// A JSON array, of one row as well.
     Array,
     /// A row a line.
@@ -102,9 +103,9 @@ pub enum PackForm {
 }
 
 /// A request of 64 KiB or less costs as one; a larger one as several.
-const PACK_BYTES_DEFAULT: usize = 64 << 10;
+const AGGREGATE_BYTES_DEFAULT: usize = 64 << 10;
 /// What mostly is 64 KiB when it's compressed and base64.
-const PACK_BYTES_COMPRESSED_DEFAULT: usize = 512 << 10;
+const AGGREGATE_BYTES_COMPRESSED_DEFAULT: usize = 512 << 10;
 
 /// A role of IAM.
 #[derive(Debug, Clone)]
@@ -151,7 +152,7 @@ impl Sink {
     /// How its messages' bodies are kept: of what is compressed, as they are.
     pub fn escaping(&self) -> Escaping {
         match &self.kind {
-            SinkKind::Sqs(queue) if queue.packing.is_none_or(|packing| packing.compression.is_none()) => {
+            SinkKind::Sqs(queue) if queue.aggregation.is_none_or(|aggregation| aggregation.compression.is_none()) => {
                 Escaping::Escaped
             }
             _ => Escaping::Plain,
@@ -258,9 +259,9 @@ pub(super) struct SinkTable {
     external_id: Option<Text>,
     on_error: Option<OnError>,
     attributes: Option<Vec<Attribute>>,
-    pack: Option<PackForm>,
-    pack_bytes: Option<usize>,
-    compress: Option<Compression>,
+    aggregate: Option<AggregateForm>,
+    aggregate_max_bytes: Option<Quantity>,
+    compression: Option<Compression>,
     large_messages: Option<LargeMessagesTable>,
     path: Option<Text>,
 }
@@ -302,9 +303,9 @@ pub(super) fn sink(name: String, table: SinkTable) -> Result<Sink, String> {
         external_id,
         on_error,
         attributes,
-        pack,
-        pack_bytes,
-        compress,
+        aggregate,
+        aggregate_max_bytes,
+        compression,
         large_messages,
         path,
     } = table;
@@ -318,7 +319,7 @@ pub(super) fn sink(name: String, table: SinkTable) -> Result<Sink, String> {
         refuse(role_arn.is_some(), "role_arn")?;
         refuse(on_error.is_some(), "on_error")?;
         refuse(attributes.is_some(), "attributes")?;
-        refuse(pack.is_some(), "pack")?;
+        refuse(aggregate.is_some(), "aggregate")?;
         refuse(large_messages.is_some(), "large_messages")?;
     }
     if r#type != SinkType::File {
@@ -327,13 +328,20 @@ pub(super) fn sink(name: String, table: SinkTable) -> Result<Sink, String> {
     if external_id.is_some() && role_arn.is_none() {
         return Err(format!("sink.{name}: `external_id` is a role's: it needs a `role_arn`"));
     }
-    for (key, is_given) in [("pack_bytes", pack_bytes.is_some()), ("compress", compress.is_some())] {
-        if is_given && pack.is_none() {
-            return Err(format!("sink.{name}: `{key}` means nothing without `pack`"));
+    for (key, is_given) in
+        [("aggregate_max_bytes", aggregate_max_bytes.is_some()), ("compression", compression.is_some())]
+    {
+        if is_given && aggregate.is_none() {
+            return Err(format!("sink.{name}: `{key}` means nothing without `aggregate`"));
         }
     }
-    let bytes_default = compress.map_or(PACK_BYTES_DEFAULT, |_| PACK_BYTES_COMPRESSED_DEFAULT);
-    let packing = pack.map(|form| Packing { form, bytes: pack_bytes.unwrap_or(bytes_default), compression: compress });
+    let bytes = match aggregate_max_bytes {
+        None => compression.map_or(AGGREGATE_BYTES_DEFAULT, |_| AGGREGATE_BYTES_COMPRESSED_DEFAULT),
+        Some(quantity) => quantity.bytes().ok_or_else(|| {
+            format!("sink.{name}: write `aggregate_max_bytes` as a number of bytes or a text as \"64KiB\"")
+        })?,
+    };
+    let aggregation = aggregate.map(|form| Aggregation { form, bytes, compression });
     let kind = match r#type {
         SinkType::Sqs => SinkKind::Sqs(Box::new(Queue {
             url: {
@@ -345,7 +353,7 @@ pub(super) fn sink(name: String, table: SinkTable) -> Result<Sink, String> {
             role: role_arn.map(|Text(arn)| Role { arn, external_id: external_id.map(|text| text.0) }),
             on_error: on_error.unwrap_or_default(),
             attributes: attributes.unwrap_or_default(),
-            packing,
+            aggregation,
             large_messages: large_messages.map(LargeMessages::from),
         })),
         SinkType::Stdout => SinkKind::Stdout,

@@ -19,9 +19,9 @@ use super::world::{MessageId, Setup, Summary, World, first_decision};
 use super::{below, one_in};
 use crate::ack::StopError;
 use crate::checkpoint::Checkpoint;
-use crate::config::{Config, OnError, PackForm, Packing};
-use crate::dispatch::{Dispatcher, SinkNeeds};
+use crate::config::{AggregateForm, Aggregation, Config, OnError};
 use crate::pipeline::{CheckpointUnwritten, Ended, Stages, StoppedAtRow, Threads};
+use crate::router::{Router, SinkRequirements};
 use crate::sink::Sink;
 use crate::sink::fake::{Answers, FakeQueue};
 use crate::source::{Lag, Outlet};
@@ -164,7 +164,7 @@ pub(super) fn schedule() -> Result<Summary, String> {
         is_fifo: [true, !shares_dead_letters && one_in(2)],
         shares_dead_letters,
         has_dead_rows: one_in(3),
-        packs: one_in(3),
+        aggregates: one_in(3),
         has_dead_letters: one_in(3),
         is_ordered: one_in(3),
     };
@@ -358,12 +358,12 @@ async fn source(
 
 fn stages(fakes: &Fakes) -> Stages {
     let world = lock(&fakes.world);
-    let Setup { workers, rows_in_flight, is_fifo, packs, has_dead_letters, is_ordered, .. } = world.setup;
-    let packing = packs.then_some(Packing { form: PackForm::Array, bytes: 200, compression: None });
+    let Setup { workers, rows_in_flight, is_fifo, aggregates, has_dead_letters, is_ordered, .. } = world.setup;
+    let aggregation = aggregates.then_some(Aggregation { form: AggregateForm::Array, bytes: 200, compression: None });
     let queue = |index: usize, name: &'static str, is_fifo: bool| -> Box<dyn Sink> {
         let on_error = if has_dead_letters && index < 2 { OnError::DeadLetter } else { OnError::Halt };
-        let packing = packing.filter(|_| index < 2);
-        FakeQueue { name, is_fifo, on_error, packing, jitter_seed: below(u64::MAX), answers: answers(fakes, index) }
+        let aggregation = aggregation.filter(|_| index < 2);
+        FakeQueue { name, is_fifo, on_error, aggregation, jitter_seed: below(u64::MAX), answers: answers(fakes, index) }
             .sink()
     };
     let sinks = vec![queue(0, "a", is_fifo[0]), queue(1, "b", is_fifo[1]), queue(2, "dead", false)];
@@ -373,7 +373,7 @@ fn stages(fakes: &Fakes) -> Stages {
         CONFIG.to_owned()
     };
     let config = Config::parse(&text).expect("a configuration");
-    let needs = sinks.iter().zip(&config.sinks).map(|(sink, config)| SinkNeeds {
+    let needs = sinks.iter().zip(&config.sinks).map(|(sink, config)| SinkRequirements {
         ordered: sink.is_ordered(),
         format: config.format,
         escaping: config.escaping(),
@@ -392,7 +392,7 @@ fn stages(fakes: &Fakes) -> Stages {
         first_resume: world.checkpoint.clone(),
         chain: CurrentChain::of(Chain::of(vec![first, second])),
         workers,
-        dispatcher: Dispatcher::new(config.destinations, needs.collect(), "simulated".to_owned(), Connector::MySql),
+        dispatcher: Router::new(config.destinations, needs.collect(), "simulated".to_owned(), Connector::MySql),
         sinks,
         dead_letters: Some(2),
         checkpoint: Checkpoint::simulated(Duration::from_millis(below(1000)), writes),

@@ -27,7 +27,7 @@ pub(super) struct Setup {
     /// Whether a transform makes dead letters of some rows.
     pub has_dead_rows: bool,
     /// Whether queues pack rows.
-    pub packs: bool,
+    pub aggregates: bool,
     /// Whether what a queue refuses becomes a dead letter.
     pub has_dead_letters: bool,
     /// Whether transforms see batches in their order.

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use super::Sink;
-use super::client::{Failure, Transport};
+use super::aws::{Failure, Transport};
 use super::sqs::Sqs;
-use crate::config::{OnError, Packing};
+use crate::config::{Aggregation, OnError};
 
 /// Answers a request by its body: the answer's body, or none at all.
 pub(crate) type Answers = dyn Fn(Vec<u8>) -> BoxFuture<'static, Result<Vec<u8>, String>> + Send + Sync;
@@ -19,7 +19,7 @@ pub(crate) struct FakeQueue {
     pub name: &'static str,
     pub is_fifo: bool,
     pub on_error: OnError,
-    pub packing: Option<Packing>,
+    pub aggregation: Option<Aggregation>,
     pub jitter_seed: u64,
     pub answers: Arc<Answers>,
 }

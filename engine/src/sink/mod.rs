@@ -2,21 +2,13 @@
 
 mod aws;
 mod body;
-mod client;
-mod codes;
-mod credentials;
 #[cfg(test)]
 pub(crate) mod fake;
 mod flow;
-mod large;
-mod letter;
-mod lines;
+mod jsonl;
 mod null;
-mod outgoing;
 mod outlet;
-mod request;
 mod sqs;
-mod tables;
 
 use std::sync::Arc;
 
@@ -25,8 +17,8 @@ use rowmill_core::batch::TableId;
 use rowmill_core::envelope::push_string;
 use rowmill_core::route::sqs_id;
 
+pub use aws::Connections;
 pub use body::Body;
-pub use client::Connections;
 pub use outlet::{Inlet, Outlet, Overflow, outlet};
 
 use crate::ack::Ack;
@@ -136,7 +128,7 @@ pub trait Sink: Send {
     fn is_ordered(&self) -> bool;
 
     /// Whether it keeps nothing of what comes: then whoever makes its messages may acknowledge them, without waking it.
-    fn is_nowhere(&self) -> bool {
+    fn discards(&self) -> bool {
         false
     }
 
@@ -154,18 +146,18 @@ pub trait Sink: Send {
 /// Why a queue, or what it needs, can't be used.
 #[derive(Debug)]
 pub enum OpenError {
-    /// It isn't there, or may not be used.
-    Refused(anyhow::Error),
-    /// The operator must change something: keys, a clock, an endpoint.
-    Operator(anyhow::Error),
-    /// It can't be reached.
-    NotNow(anyhow::Error),
+    /// It does not exist, or access is denied.
+    Definite(anyhow::Error),
+    /// An operator must change something outside of the queue: credentials, a clock, an endpoint.
+    NeedsOperator(anyhow::Error),
+    /// A later attempt may succeed.
+    Transient(anyhow::Error),
 }
 
 impl From<OpenError> for anyhow::Error {
     fn from(error: OpenError) -> Self {
         match error {
-            OpenError::Refused(error) | OpenError::Operator(error) | OpenError::NotNow(error) => error,
+            OpenError::Definite(error) | OpenError::NeedsOperator(error) | OpenError::Transient(error) => error,
         }
     }
 }
@@ -181,19 +173,19 @@ pub async fn open(config: &config::Sink, connections: &Connections) -> Result<Bo
             let account = aws::Account::of(queue, connections.clone()).await;
             match queue.url.fixed() {
                 Some(url) => sqs::Sqs::open(name, url, queue, account).await.map(|sink| Box::new(sink) as _),
-                None => Ok(Box::new(tables::QueuesOfTables::new(name, queue, account))),
+                None => Ok(Box::new(sqs::QueuePerTable::new(name, queue, account))),
             }
         }
-        SinkKind::Stdout => Ok(Box::new(lines::Lines::stdout(name))),
+        SinkKind::Stdout => Ok(Box::new(jsonl::JsonLines::stdout(name))),
         SinkKind::File { path } => {
-            lines::Lines::file(name, path).map(|sink| Box::new(sink) as _).map_err(OpenError::Refused)
+            jsonl::JsonLines::file(name, path).map(|sink| Box::new(sink) as _).map_err(OpenError::Definite)
         }
         SinkKind::Null => Ok(Box::new(null::Null::new(name))),
     };
     let context = || format!("sink.{name}");
     sink.map_err(|error| match error {
-        OpenError::Refused(error) => OpenError::Refused(error.context(context())),
-        OpenError::Operator(error) => OpenError::Operator(error.context(context())),
-        OpenError::NotNow(error) => OpenError::NotNow(error.context(context())),
+        OpenError::Definite(error) => OpenError::Definite(error.context(context())),
+        OpenError::NeedsOperator(error) => OpenError::NeedsOperator(error.context(context())),
+        OpenError::Transient(error) => OpenError::Transient(error.context(context())),
     })
 }

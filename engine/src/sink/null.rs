@@ -26,7 +26,7 @@ impl Sink for Null {
         false
     }
 
-    fn is_nowhere(&self) -> bool {
+    fn discards(&self) -> bool {
         true
     }
 

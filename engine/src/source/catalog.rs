@@ -8,15 +8,15 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
-use mysql_async::params;
-use rowmill_core::binlog::{Altered, CatalogColumn, Decoder, Missing, Next, TableSelector, append_unlisted};
+use rowmill_core::binlog::{Altered, CatalogColumn, Decoder, Missing, Next, TableSelector};
 use rowmill_core::position::{BinlogPosition, ResumePoint};
 use tracing::{debug, info};
 
-use super::preflight::{ConnectError, Flavor, Server};
-use super::wire::WireError;
-use super::{Interruption, short_stream};
+use super::stream::{Interruption, short_stream};
 use crate::config;
+use crate::mysql::columns::list_columns;
+use crate::mysql::protocol::{ReplicationStream, StreamError};
+use crate::mysql::{ConnectError, Flavor, Server};
 
 /// The connection is closed when nothing was asked for so long.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,32 +27,6 @@ const WORD_INTERVAL: Duration = Duration::from_secs(10);
 const EVENTS_BETWEEN_CLOCKS: u32 = 1024;
 /// Statements that were found are kept for the next table, up to so many bytes.
 const CHANGES_BYTES_MAX: usize = 16 << 20;
-
-/// A row of the query: name, type, character set, position in the primary key.
-type CatalogRow = (String, String, Option<String>, Option<u32>);
-
-const COLUMNS: &str = "\
-    SELECT c.column_name, CAST(c.column_type AS CHAR), c.character_set_name, CAST(k.seq_in_index AS UNSIGNED) \
-    FROM information_schema.columns c \
-    LEFT JOIN information_schema.statistics k \
-    ON k.table_schema = c.table_schema AND k.table_name = c.table_name AND k.column_name = c.column_name \
-    AND k.index_name = 'PRIMARY' \
-    WHERE c.table_schema = :schema AND c.table_name = :table ORDER BY c.ordinal_position";
-
-/// What MariaDB keeps in rows besides: whether the table is system-versioned and doesn't declare the columns of that, and
-/// how many unique indexes it has that may be by hash.
-const UNLISTED: &str = "\
-    SELECT CAST(COALESCE(t.table_type, '') = 'SYSTEM VERSIONED' AND NOT EXISTS ( \
-    SELECT 1 FROM information_schema.columns c WHERE c.table_schema = :schema AND c.table_name = :table \
-    AND c.generation_expression = 'ROW START') AS UNSIGNED), ( \
-    SELECT COUNT(DISTINCT k.index_name) FROM information_schema.statistics k \
-    WHERE k.table_schema = :schema AND k.table_name = :table \
-    AND k.index_type = 'HASH' AND k.non_unique = 0 AND k.index_name <> 'PRIMARY') \
-    FROM information_schema.tables t WHERE t.table_schema = :schema AND t.table_name = :table";
-
-/// MySQL may be set to keep the primary key that it made itself from information_schema. Servers that don't know the setting
-/// don't make keys.
-const SHOW_GENERATED_KEYS: &str = "SET SESSION show_gipk_in_create_table_and_information_schema = ON";
 
 /// Why the columns of a table aren't known.
 pub(super) enum ColumnsError {
@@ -70,7 +44,7 @@ impl<E: Into<Interruption>> From<E> for ColumnsError {
 
 /// A table of which rows were met.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Asked<'a> {
+pub(super) struct ColumnRequest<'a> {
     pub schema: &'a str,
     pub table: &'a str,
     /// What its table map lacks.
@@ -97,9 +71,9 @@ impl Catalog {
     pub async fn columns(
         &mut self,
         config: &config::Source,
-        asked: Asked<'_>,
+        asked: ColumnRequest<'_>,
     ) -> Result<Vec<CatalogColumn>, ColumnsError> {
-        let Asked { schema, table, rows, before, .. } = asked;
+        let ColumnRequest { schema, table, rows, before, .. } = asked;
         let (columns, end, flavor) = match self.server.take() {
             Some((server, _)) => match self.look_up(server, schema, table).await {
                 Ok(found) => found,
@@ -125,15 +99,15 @@ impl Catalog {
         schema: &str,
         table: &str,
     ) -> Result<(Vec<CatalogColumn>, BinlogPosition, Flavor), ConnectError> {
-        let columns = look_up(&mut server, schema, table).await.map_err(|error| {
+        let columns = list_columns(&mut server, schema, table).await.map_err(|error| {
             let is_refusal = matches!(error, mysql_async::Error::Server(_));
             let error =
                 anyhow::Error::new(error).context(format!("the columns of {schema}.{table} can't be looked up"));
-            if is_refusal { ConnectError::Refused(error) } else { ConnectError::Unreachable(error) }
+            if is_refusal { ConnectError::Definite(error) } else { ConnectError::Transient(error) }
         })?;
         let (end, _) = server.binlog_end().await.map_err(|error| match super::is_lost_connection(&error) {
-            true => ConnectError::Unreachable(error),
-            false => ConnectError::Refused(error),
+            true => ConnectError::Transient(error),
+            false => ConnectError::Definite(error),
         })?;
         let flavor = server.flavor;
         self.server = Some((server, Instant::now()));
@@ -152,32 +126,6 @@ impl Catalog {
         }
     }
 }
-
-async fn look_up(server: &mut Server, schema: &str, table: &str) -> mysql_async::Result<Vec<CatalogColumn>> {
-    let names = || params! { "schema" => schema, "table" => table };
-    if server.flavor == Flavor::MySql
-        && let Err(error) = server.conn.query_drop(SHOW_GENERATED_KEYS).await
-        && !matches!(error, mysql_async::Error::Server(_))
-    {
-        return Err(error);
-    }
-    let columns: Vec<CatalogRow> = server.conn.exec(COLUMNS, names()).await?;
-    let column = |(name, column_type, charset, key_position): CatalogRow| CatalogColumn {
-        name,
-        column_type,
-        charset,
-        key_position,
-        is_hidden: false,
-    };
-    let mut columns: Vec<CatalogColumn> = columns.into_iter().map(column).collect();
-    if server.flavor == Flavor::MariaDb
-        && let Some((is_system_versioned, hash_indexes)) = server.conn.exec_first(UNLISTED, names()).await?
-    {
-        append_unlisted(&mut columns, is_system_versioned, hash_indexes);
-    }
-    Ok(columns)
-}
-
 /// No rows of any table.
 struct Nothing;
 
@@ -215,7 +163,7 @@ impl Change {
 
     /// # Errors
     /// If the change comes after the table's rows and may be one of its columns.
-    fn check(&self, Asked { schema, table, missing, rows, .. }: Asked<'_>) -> anyhow::Result<()> {
+    fn check(&self, ColumnRequest { schema, table, missing, rows, .. }: ColumnRequest<'_>) -> anyhow::Result<()> {
         if self.at.is_before(rows) || !self.altered.may_rename(schema, table) {
             return Ok(());
         }
@@ -272,17 +220,17 @@ impl LookAhead {
         config: &config::Source,
         flavor: Flavor,
         to: &BinlogPosition,
-        asked: Asked<'_>,
+        asked: ColumnRequest<'_>,
     ) -> Result<(), ColumnsError> {
         self.changes.iter().try_for_each(|change| change.check(asked)).map_err(ColumnsError::Unknown)?;
         if !self.end.position.is_before(to) {
             return Ok(());
         }
-        let mut wire =
-            short_stream(config, flavor, self.end.position.clone()).await.map_err(Interruption::Connection)?;
+        let mut stream =
+            short_stream(config, flavor, self.end.position.clone()).await.map_err(Interruption::Transient)?;
         // Changes of rows that are logged as statements don't matter here.
         let mut scan = Decoder::new(self.end.clone(), Box::new(Nothing)).with_alterations(true).with_skips(true);
-        let looked = self.scan(&mut wire, &mut scan, to, asked).await;
+        let looked = self.scan(&mut stream, &mut scan, to, asked).await;
         while scan.flush().is_some() {}
         self.end = ResumePoint { partial: None, gtids: None, fingerprint: None, ..scan.resume_before().clone() };
         looked
@@ -290,19 +238,19 @@ impl LookAhead {
 
     async fn scan(
         &mut self,
-        wire: &mut super::wire::Wire,
+        stream: &mut ReplicationStream,
         scan: &mut Decoder,
         to: &BinlogPosition,
-        asked: Asked<'_>,
+        asked: ColumnRequest<'_>,
     ) -> Result<(), ColumnsError> {
-        let Asked { schema, table, missing, .. } = asked;
+        let ColumnRequest { schema, table, missing, .. } = asked;
         let table_name = || format!("{schema}.{table}");
         debug!(table = table_name(), from = %scan.position(), %to, "looking ahead for changes");
         let (begin, mut said, mut events) = (Instant::now(), None::<Instant>, 0u32);
         loop {
-            let event = match wire.event().await {
-                Err(WireError::End) => break,
-                event => event.map_err(Interruption::Connection)?,
+            let event = match stream.event().await {
+                Err(StreamError::End) => break,
+                event => event.map_err(Interruption::Transient)?,
             };
             loop {
                 let next = scan.next(event);
@@ -313,9 +261,9 @@ impl LookAhead {
                     checked.map_err(ColumnsError::Unknown)?;
                 }
                 let next = next.with_context(|| format!("while looking ahead for changes of {schema}.{table}"));
-                match next.map_err(Interruption::Fatal)? {
+                match next.map_err(Interruption::Definite)? {
                     Next::Event => break,
-                    Next::Columns { .. } => return Err(Interruption::Fatal(anyhow!("columns of no table")).into()),
+                    Next::Columns { .. } => return Err(Interruption::Definite(anyhow!("columns of no table")).into()),
                     Next::Batch(_) => {}
                 }
             }

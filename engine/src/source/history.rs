@@ -16,11 +16,10 @@ use rowmill_core::position::{BinlogPosition, Fingerprint, ResumePoint, file_numb
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::place::LocateError;
-use super::preflight::{Flavor, Server};
-use super::wire::WireError;
-use super::{explained, is_final, is_lost_connection, short_stream};
+use super::stream::short_stream;
 use crate::config;
+use crate::mysql::protocol::StreamError;
+use crate::mysql::{ER_SOURCE_FATAL_ERROR_READING_BINLOG, Flavor, Server, explained, is_final, is_lost_connection};
 
 /// How often the server is asked whether its binlog is still the same.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -32,8 +31,29 @@ pub(super) const WAY_OUT: &str = "if `source.url` leads to another server now, p
      the binlog was reset, or the server was restored or replaced: take a new copy of the tables, and then go on with what \
      this server writes by `rowmill checkpoint set latest`, or with all that its binlog has by `rowmill checkpoint set earliest`";
 
-fn locate_error(error: WireError, config: &config::Source) -> LocateError {
-    if is_final(&error) { LocateError::Gone(explained(error, config)) } else { LocateError::Behind(error.into()) }
+/// Why there is no place to begin.
+#[derive(Debug, thiserror::Error)]
+pub enum LocateError {
+    /// The server may have the place later.
+    #[error("{0:#}")]
+    Transient(anyhow::Error),
+    /// The server does not have the place, or no longer.
+    #[error("{0:#}")]
+    Definite(anyhow::Error),
+}
+
+impl From<anyhow::Error> for LocateError {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Definite(error)
+    }
+}
+
+fn locate_error(error: StreamError, config: &config::Source) -> LocateError {
+    if is_final(&error) {
+        LocateError::Definite(explained(error, config))
+    } else {
+        LocateError::Transient(error.into())
+    }
 }
 
 /// Shows that a place belongs to the history of the server's binlog.
@@ -49,9 +69,9 @@ pub(super) async fn verify(
     let mut check = FingerprintCheck::new(expected);
     let from = check.from(position);
     let compare = async {
-        let mut wire = short_stream(config, flavor, from).await?;
+        let mut stream = short_stream(config, flavor, from).await?;
         loop {
-            match check.next(wire.event().await?) {
+            match check.next(stream.event().await?) {
                 Finding::Open => {}
                 finding => return Ok(finding),
             }
@@ -60,8 +80,8 @@ pub(super) async fn verify(
     let finding = match compare.await {
         Ok(finding) => finding,
         // The place isn't one between two events, or it is behind the end.
-        Err(WireError::End) => Finding::OtherEvents,
-        Err(WireError::Server { code: super::ER_SOURCE_FATAL_ERROR_READING_BINLOG, .. }) => Finding::OtherEvents,
+        Err(StreamError::End) => Finding::OtherEvents,
+        Err(StreamError::Server { code: ER_SOURCE_FATAL_ERROR_READING_BINLOG, .. }) => Finding::OtherEvents,
         Err(error) => return Err(locate_error(error, config)),
     };
     let what = match finding {
@@ -69,7 +89,7 @@ pub(super) async fn verify(
         Finding::OtherFile => format!("its {} is another file than the one that was read", position.file),
         Finding::OtherEvents => format!("other events than those that were read end at {position}"),
     };
-    Err(LocateError::Gone(other_history(&config.address, &what)))
+    Err(LocateError::Definite(other_history(&config.address, &what)))
 }
 
 /// The error of a place that doesn't belong to a server's history.
@@ -87,18 +107,18 @@ pub(super) async fn identify(
     position: &BinlogPosition,
 ) -> Result<Fingerprint, LocateError> {
     let read = async {
-        let mut wire = short_stream(config, flavor, position.clone()).await?;
+        let mut stream = short_stream(config, flavor, position.clone()).await?;
         loop {
-            let event = wire.event().await?;
-            if let Some(fingerprint) = file_fingerprint(event).map_err(|fault| WireError::Setup(fault.into()))? {
+            let event = stream.event().await?;
+            if let Some(fingerprint) = file_fingerprint(event).map_err(|fault| StreamError::Setup(fault.into()))? {
                 return Ok(fingerprint);
             }
         }
     };
     read.await.map_err(|error| match locate_error(error, config) {
-        LocateError::Gone(error) => {
-            LocateError::Gone(error.context(format!("the binlog of {} can't be read from {position}", config.address)))
-        }
+        LocateError::Definite(error) => LocateError::Definite(
+            error.context(format!("the binlog of {} can't be read from {position}", config.address)),
+        ),
         behind => behind,
     })
 }
@@ -113,11 +133,11 @@ pub(super) async fn gtids_before(
     position: &BinlogPosition,
 ) -> anyhow::Result<Option<GtidSet>> {
     let head = BinlogPosition { offset: BinlogPosition::FIRST_EVENT, ..position.clone() };
-    let mut wire = short_stream(config, flavor, head).await?;
+    let mut stream = short_stream(config, flavor, head).await?;
     let mut scan = GtidScan::default();
     loop {
-        let event = match wire.event().await {
-            Err(WireError::End) => break,
+        let event = match stream.event().await {
+            Err(StreamError::End) => break,
             event => event?,
         };
         let begins = scan.next(event)?;
@@ -147,13 +167,13 @@ pub(super) async fn all_servers(
     let mut complete = GtidSet::mariadb();
     let mut scan = GtidScan::default();
     let read = async {
-        let mut wire = short_stream(config, Flavor::MariaDb, head).await?;
+        let mut stream = short_stream(config, Flavor::MariaDb, head).await?;
         while !open.is_empty() {
-            let event = match wire.event().await {
-                Err(WireError::End) => break,
+            let event = match stream.event().await {
+                Err(StreamError::End) => break,
                 event => event?,
             };
-            let met = scan.next(event).map_err(|fault| WireError::Setup(fault.into()))?;
+            let met = scan.next(event).map_err(|fault| StreamError::Setup(fault.into()))?;
             if let Some(gtid) = met.and_then(|met| met.gtid) {
                 scan.add(&gtid);
             }
@@ -173,7 +193,7 @@ pub(super) async fn all_servers(
     };
     read.await.map_err(|error| locate_error(error, config))?;
     if let Some((domain, Newest { server, sequence })) = open.first() {
-        return Err(LocateError::Gone(anyhow!(
+        return Err(LocateError::Definite(anyhow!(
             "the binlog of {} has no transaction {domain}-{server}-{sequence} from which on it could be read; name one that it \
              has, as `SELECT @@GLOBAL.gtid_binlog_pos` or BINLOG_GTID_POS() say it, or a file and a position",
             config.address
@@ -188,11 +208,11 @@ pub(super) async fn difference(config: &config::Source, resume: &ResumePoint) ->
     let ask = async {
         let mut server = Server::connect(config).await.ok().filter(|server| server.identity == *resume.server)?;
         match server.still_has(resume, None).await {
-            Err(LocateError::Gone(error)) => Some(error),
-            Err(LocateError::Behind(_)) => None,
+            Err(LocateError::Definite(error)) => Some(error),
+            Err(LocateError::Transient(_)) => None,
             // It may be purged, or look so after a reset to a higher number.
             Ok(()) => match server.has_place("the stream", &resume.position).await {
-                Err(LocateError::Gone(error)) if !is_lost_connection(&error) => Some(error),
+                Err(LocateError::Definite(error)) if !is_lost_connection(&error) => Some(error),
                 Ok(()) | Err(_) => None,
             },
         }
@@ -299,8 +319,8 @@ impl History {
                 let is_reset = known.as_ref().is_some_and(|known| signs.resets != known.resets);
                 match timeout(ANSWER_TIMEOUT, server.still_has(&resume, is_reset.then_some(&file))).await {
                     Ok(Ok(())) => known = Some(signs),
-                    Ok(Err(LocateError::Gone(error))) => return error,
-                    Ok(Err(LocateError::Behind(error))) => {
+                    Ok(Err(LocateError::Definite(error))) => return error,
+                    Ok(Err(LocateError::Transient(error))) => {
                         debug!(
                             source = config.address,
                             error = format!("{error:#}"),
@@ -328,14 +348,14 @@ impl Server {
     async fn still_has(&mut self, resume: &ResumePoint, reading: Option<&String>) -> Result<(), LocateError> {
         let Some(fingerprint) = resume.fingerprint else { return Ok(()) };
         let position = &resume.position;
-        let logs = self.binary_logs().await.map_err(LocateError::Behind)?;
+        let logs = self.binary_logs().await.map_err(LocateError::Transient)?;
         match logs.iter().find(|(name, _)| *name == position.file) {
             Some((_, size)) if position.offset <= *size => {
                 verify(&self.config, self.flavor, position, fingerprint).await
             }
             Some((_, size)) => {
                 let what = format!("{} ends at {size} now, and was read up to {}", position.file, position.offset);
-                Err(LocateError::Gone(other_history(&self.address, &what)))
+                Err(LocateError::Definite(other_history(&self.address, &what)))
             }
             // Who is that slow is told so by the stream.
             None if logs.first().is_some_and(|(oldest, _)| file_number(&position.file) < file_number(oldest))
@@ -347,7 +367,7 @@ impl Server {
                 let newest = logs.last().map_or("none", |(name, _)| name);
                 let oldest = logs.first().map_or("none", |(name, _)| name);
                 let what = format!("it was read up to {position}, and it goes from {oldest} to {newest} now");
-                Err(LocateError::Gone(other_history(&self.address, &what)))
+                Err(LocateError::Definite(other_history(&self.address, &what)))
             }
         }
     }

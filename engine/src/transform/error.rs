@@ -6,7 +6,7 @@ use rowmill_core::batch::{Batch, Row, Table};
 
 /// What a transform did wrong on a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub(crate) enum PluginError {
     /// It trapped, ran out of time or memory, or can't be made: its instance can't be used any more.
     Trap(String),
     /// It says that it can't.
@@ -17,7 +17,7 @@ pub(crate) enum Fault {
     Malformed(String),
 }
 
-impl std::fmt::Display for Fault {
+impl std::fmt::Display for PluginError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Trap(message) | Self::Reject(message) | Self::Retry(message) => f.write_str(message),

@@ -7,10 +7,10 @@ use std::time::Duration;
 use rowmill_core::batch::{Batch, Row, RowIndex, Table};
 use rowmill_pipeline::sequencer::Sequencer;
 
-use super::error::Fault;
+use super::decision::Decision;
+use super::error::PluginError;
+use super::interest::{Disposition, Interest};
 use super::manifest::OnError;
-use super::verdict::Decision;
-use super::want::{Fate, Interest};
 use super::{Decided, Emitted, MessageText, Passed, Transform, TransformError, rewrite};
 
 /// What becomes of a row.
@@ -64,12 +64,12 @@ impl Transform for FakeTransform {
         self.name
     }
 
-    fn interest(&self, _table: &Table) -> Result<Interest, Fault> {
+    fn interest(&self, _table: &Table) -> Result<Interest, PluginError> {
         std::thread::sleep(self.asked_for);
         Ok(Interest::All)
     }
 
-    fn decide(&self, bytes: &Arc<Vec<u8>>, rows: &[Passed], _: &Arc<[Arc<Table>]>) -> Result<Decided, Fault> {
+    fn decide(&self, bytes: &Arc<Vec<u8>>, rows: &[Passed], _: &Arc<[Arc<Table>]>) -> Result<Decided, PluginError> {
         let batch = Batch::parse(bytes).expect("a batch");
         let bytes = Arc::new(rewrite(&batch, rows, None));
         let batch = Batch::parse(&bytes).expect("a batch");
@@ -92,11 +92,11 @@ impl Transform for FakeTransform {
                 }),
                 RowDecision::Fail(on_error) => fail(on_error),
                 RowDecision::FailBatch(on_error) if rows.len() == 1 => fail(on_error),
-                RowDecision::FailBatch(_) => return Err(Fault::Reject("a row of it".to_owned())),
+                RowDecision::FailBatch(_) => return Err(PluginError::Reject("a row of it".to_owned())),
                 RowDecision::Panic => panic!("simulated"),
             }
         }
-        Ok(Decided { fates: vec![Fate::Ask; rows.len()], decision: Some((bytes, decision)) })
+        Ok(Decided { dispositions: vec![Disposition::Ask; rows.len()], decision: Some((bytes, decision)) })
     }
 
     fn on_error(&self, error: &TransformError) -> OnError {

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use rowmill_core::batch::{RowIndex, Table};
 
-use super::error::Fault;
-use super::limits::LINES_MAX;
-use super::load::{Loader, Settings};
+use super::error::PluginError;
+use super::wasm::limits::LINES_MAX;
+use super::wasm::load::{Loader, Settings};
 use super::{Decided, Passed, Plugin, Transform};
 use crate::plugin::sample_rows;
 
@@ -49,7 +49,7 @@ fn load(bytes: &[u8], manifest: &str) -> anyhow::Result<Arc<Plugin>> {
     Loader::new(Settings::for_tests(Vec::new()))?.load(&path)
 }
 
-fn decide(plugin: &Plugin) -> Result<Decided, Fault> {
+fn decide(plugin: &Plugin) -> Result<Decided, PluginError> {
     let (bytes, tables) = sample_rows();
     let rows: Vec<Passed> = (0..256).map(|row| Passed { row: RowIndex(row), origin: row, reroute: None }).collect();
     plugin.decide(&bytes, &rows, &tables)
@@ -192,7 +192,7 @@ fn random_bytes_differ_from_call_to_call() {
     let plugin = load(&bytes, LIMITS).expect("loaded");
     let other = load(&bytes, LIMITS).expect("loaded");
     let said = |plugin: &Plugin| match decide(plugin) {
-        Err(Fault::Reject(message)) => message,
+        Err(PluginError::Reject(message)) => message,
         other => panic!("{other:?}"),
     };
     let all = [said(&plugin), said(&plugin), said(&other)];
@@ -268,5 +268,5 @@ fn a_guest_that_refuses_a_table_is_heard() {
     let plugin = load(&module(declarations, ""), LIMITS).expect("loaded");
     let (_, tables) = sample_rows();
     let table: &Table = &tables[0];
-    assert_eq!(plugin.interest(table).err(), Some(Fault::Reject("it refuses the table: no".to_owned())));
+    assert_eq!(plugin.interest(table).err(), Some(PluginError::Reject("it refuses the table: no".to_owned())));
 }

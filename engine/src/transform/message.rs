@@ -59,6 +59,15 @@ impl MessageText {
     }
 }
 
+/// Where a transform sends a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reroute {
+    /// The sink; `None`: as the routes say.
+    pub sink: Option<usize>,
+    /// The message group; `None`: as the routes say.
+    pub group: Option<ByteString>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,48 +1,43 @@
 //! The transforms: every `.wasm` file of the plugins directory, in file-name order. A batch passes
 //! through all of them; what each says is checked before it is used.
 
+mod decision;
+mod deferred;
 mod error;
 #[cfg(test)]
 pub(crate) mod fake;
+mod host_commands;
 #[cfg(test)]
 mod hostile;
-mod instance;
-mod late;
-mod limits;
-mod load;
+mod interest;
 mod manifest;
 mod message;
-mod module;
-mod orders;
 mod plugin;
 mod query;
 mod recipe;
 mod reload;
-mod ticker;
 mod value;
 mod verdict;
-mod want;
-mod wasi;
+mod wasm;
 
 use std::sync::Arc;
 
-use bytestring::ByteString;
 use rowmill_core::batch::{Batch, Builder, RowIndex, Table};
 use rowmill_core::binlog::SkippedChange;
 use rowmill_pipeline::sequencer::Sequencer;
 
 pub use error::TransformError;
-pub use load::{Loader, Settings};
-pub use message::{Emitted, MessageText};
+pub use message::{Emitted, MessageText, Reroute};
 pub use plugin::Plugin;
 pub use reload::{CurrentChain, Reloader};
+pub use wasm::load::{Loader, Settings};
 
-use error::Fault;
+use decision::{Decision, Edits};
+use error::PluginError;
+use interest::{Disposition, Interest};
 use manifest::OnError;
 #[cfg(test)]
 pub(crate) use manifest::OnError as OnTransformError;
-use verdict::{Decision, Edits};
-use want::{Fate, Interest};
 
 /// A transform of a chain: which columns of a table it needs, and what becomes of rows.
 pub(crate) trait Transform: std::fmt::Debug + Send + Sync {
@@ -50,10 +45,11 @@ pub(crate) trait Transform: std::fmt::Debug + Send + Sync {
     fn name(&self) -> &str;
 
     /// What of a table's rows it needs.
-    fn interest(&self, table: &Table) -> Result<Interest, Fault>;
+    fn interest(&self, table: &Table) -> Result<Interest, PluginError>;
 
     /// Decides on the `rows` of a batch.
-    fn decide(&self, bytes: &Arc<Vec<u8>>, rows: &[Passed], tables: &Arc<[Arc<Table>]>) -> Result<Decided, Fault>;
+    fn decide(&self, bytes: &Arc<Vec<u8>>, rows: &[Passed], tables: &Arc<[Arc<Table>]>)
+    -> Result<Decided, PluginError>;
 
     /// What becomes of a row that it failed on.
     fn on_error(&self, error: &TransformError) -> OnError;
@@ -69,7 +65,7 @@ pub(crate) trait Transform: std::fmt::Debug + Send + Sync {
 #[derive(Debug)]
 pub(crate) struct Decided {
     /// By row.
-    fates: Vec<Fate>,
+    dispositions: Vec<Disposition>,
     /// On those that it was asked about, which are rows of this batch. `None` if it was asked about none.
     decision: Option<(Arc<Vec<u8>>, Decision)>,
 }
@@ -124,15 +120,6 @@ pub struct Passed {
     pub origin: u32,
     /// Where a transform sends it instead of where the routes would.
     pub reroute: Option<Reroute>,
-}
-
-/// Where a transform sends a row.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reroute {
-    /// The sink; `None`: as the routes say.
-    pub sink: Option<usize>,
-    /// The message group; `None`: as the routes say.
-    pub group: Option<ByteString>,
 }
 
 /// All transforms, in their order. One version of them: what is replaced while the engine runs makes
@@ -260,13 +247,13 @@ fn run_one(transform: &dyn Transform, tables: &Arc<[Arc<Table>]>, state: &mut Tr
 }
 
 /// Lets a transform decide on a batch. If it fails, `state` is as it was.
-fn attempt(transform: &dyn Transform, tables: &Arc<[Arc<Table>]>, state: &mut Transformed) -> Result<(), Fault> {
-    let Decided { fates, decision } = transform.decide(&state.bytes, &state.rows, tables)?;
+fn attempt(transform: &dyn Transform, tables: &Arc<[Arc<Table>]>, state: &mut Transformed) -> Result<(), PluginError> {
+    let Decided { dispositions, decision } = transform.decide(&state.bytes, &state.rows, tables)?;
     match decision {
-        Some((bytes, decision)) => state.decide(transform, tables, bytes, &fates, decision),
+        Some((bytes, decision)) => state.decide(transform, tables, bytes, &dispositions, decision),
         None => {
-            let mut fates = fates.into_iter();
-            state.rows.retain(|_| fates.next() == Some(Fate::Keep));
+            let mut dispositions = dispositions.into_iter();
+            state.rows.retain(|_| dispositions.next() == Some(Disposition::Keep));
         }
     }
     Ok(())
@@ -299,7 +286,7 @@ impl Transformed {
         transform: &dyn Transform,
         tables: &[Arc<Table>],
         bytes: Arc<Vec<u8>>,
-        fates: &[Fate],
+        dispositions: &[Disposition],
         decision: Decision,
     ) {
         let Decision { keep, reroutes, edits, mut emitted, fails } = decision;
@@ -312,12 +299,12 @@ impl Transformed {
         }
         let failed: Vec<(RowIndex, u32, String)> =
             fails.into_iter().map(|(row, fault)| (row, self.rows[row.0 as usize].origin, fault)).collect();
-        let stays = |index: usize| match fates[index] {
-            Fate::Keep => true,
-            Fate::Drop => false,
-            Fate::Ask => keep[index],
+        let stays = |index: usize| match dispositions[index] {
+            Disposition::Keep => true,
+            Disposition::Drop => false,
+            Disposition::Ask => keep[index],
         };
-        if (0..fates.len()).any(stays) {
+        if (0..dispositions.len()).any(stays) {
             self.rows.retain(|passed| stays(passed.row.0 as usize));
         } else {
             self.rows.clear(); // mostly, where messages are made of them

@@ -9,22 +9,22 @@ use rowmill_core::batch::{Batch, Table};
 use rowmill_pipeline::sequencer::Sequencer;
 use tracing::{info, warn};
 
-use super::error::{Fault, TransformError};
-use super::instance::{Blueprint, Code, Instance};
-use super::limits::OUTPUT_A_ROW;
-use super::load::{INTERFACE, VERSION};
+use super::error::{PluginError, TransformError};
+use super::interest::{Disposition, Interest};
 use super::manifest::{Manifest, OnError};
 use super::verdict;
-use super::want::{Fate, Interest};
+use super::wasm::instance::{Code, Instance, InstanceTemplate};
+use super::wasm::limits::OUTPUT_A_ROW;
+use super::wasm::load::{INTERFACE, VERSION};
 use super::{Decided, Passed, Transform, rewrite};
-use crate::pace::is_logged;
+use crate::progress::is_logged;
 
 /// How often a batch is tried again that may succeed then, and how long after.
 const RETRY_DELAYS: [Duration; 3] = [Duration::from_millis(50), Duration::from_millis(250), Duration::from_secs(1)];
 
 /// A plugin that is loaded.
 pub struct Plugin {
-    blueprint: Blueprint,
+    blueprint: InstanceTemplate,
     /// What tells its content from another version's.
     pub(super) digest: [u8; 32],
     instances: Mutex<Instances>,
@@ -51,7 +51,7 @@ impl std::fmt::Debug for Plugin {
 
 impl Plugin {
     /// A plugin of which `first` is an instance.
-    pub(super) fn new(blueprint: Blueprint, digest: [u8; 32], first: Instance, threads: usize) -> Self {
+    pub(super) fn new(blueprint: InstanceTemplate, digest: [u8; 32], first: Instance, threads: usize) -> Self {
         let instances_max = blueprint.manifest.instances.unwrap_or(threads).min(threads).max(1);
         // With one thread everything is in order by itself.
         let in_order = (instances_max == 1 && threads > 1).then(Sequencer::default);
@@ -73,7 +73,7 @@ impl Plugin {
 
     /// What it is and may do, for people to read: names and values.
     pub fn describe(&self) -> Vec<(&'static str, String)> {
-        let Blueprint { engine, code, manifest, .. } = &self.blueprint;
+        let InstanceTemplate { engine, code, manifest, .. } = &self.blueprint;
         let (what, imports): (String, Vec<String>) = match code {
             Code::Component(transform) => {
                 let component_type = transform.instance_pre().component().component_type();
@@ -115,18 +115,21 @@ impl Plugin {
 
     /// Lends an instance for a piece of work, which is tried again, by the same instance, if the plugin says that this
     /// may help.
-    pub(super) fn with_instance<T>(&self, mut work: impl FnMut(&mut Instance) -> Result<T, Fault>) -> Result<T, Fault> {
+    pub(super) fn with_instance<T>(
+        &self,
+        mut work: impl FnMut(&mut Instance) -> Result<T, PluginError>,
+    ) -> Result<T, PluginError> {
         let mut instance = self.lend()?;
         let mut result = work(&mut instance);
         for delay in RETRY_DELAYS {
-            if !matches!(result, Err(Fault::Retry(_))) {
+            if !matches!(result, Err(PluginError::Retry(_))) {
                 break;
             }
             std::thread::sleep(delay);
             result = work(&mut instance);
         }
         match &result {
-            Err(Fault::Trap(_)) => self.discard(instance),
+            Err(PluginError::Trap(_)) => self.discard(instance),
             _ => self.give_back(instance),
         }
         result
@@ -136,7 +139,7 @@ impl Plugin {
         self.instances.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lend(&self) -> Result<Instance, Fault> {
+    fn lend(&self) -> Result<Instance, PluginError> {
         let mut instances = self.instances();
         loop {
             if let Some(instance) = instances.idle.pop() {
@@ -154,7 +157,7 @@ impl Plugin {
         Instance::new(&self.blueprint).map_err(|error| {
             self.instances().made -= 1;
             self.returned.notify_one();
-            Fault::Trap(format!("{error:#}"))
+            PluginError::Trap(format!("{error:#}"))
         })
     }
 
@@ -179,17 +182,22 @@ impl Transform for Plugin {
         self.name()
     }
 
-    fn interest(&self, table: &Table) -> Result<Interest, Fault> {
+    fn interest(&self, table: &Table) -> Result<Interest, PluginError> {
         self.with_instance(|instance| instance.interest(table, self.manifest()).cloned())
     }
 
-    fn decide(&self, bytes: &Arc<Vec<u8>>, rows: &[Passed], tables: &Arc<[Arc<Table>]>) -> Result<Decided, Fault> {
+    fn decide(
+        &self,
+        bytes: &Arc<Vec<u8>>,
+        rows: &[Passed],
+        tables: &Arc<[Arc<Table>]>,
+    ) -> Result<Decided, PluginError> {
         let manifest = self.manifest();
         self.with_instance(|instance| {
             let batch = Batch::parse(bytes).expect("batches are written by the builder");
-            let fates = fates(manifest, instance, &batch, rows, tables)?;
-            if !fates.contains(&Fate::Ask) {
-                return Ok(Decided { fates, decision: None });
+            let dispositions = dispositions(manifest, instance, &batch, rows, tables)?;
+            if !dispositions.contains(&Disposition::Ask) {
+                return Ok(Decided { dispositions, decision: None });
             }
             // The guest sees the rows that are left, and those only.
             let bytes = match rows.len() == batch.len() {
@@ -197,16 +205,20 @@ impl Transform for Plugin {
                 false => Arc::new(rewrite(&batch, rows, None)),
             };
             let batch = Batch::parse(&bytes).expect("batches are written by the builder");
-            let asked = (0..).zip(&fates).filter(|(_, fate)| **fate == Fate::Ask).map(|(index, _)| index).collect();
+            let asked = (0..)
+                .zip(&dispositions)
+                .filter(|(_, disposition)| **disposition == Disposition::Ask)
+                .map(|(index, _)| index)
+                .collect();
             let output_max = manifest.limits.output.saturating_add(batch.len() * OUTPUT_A_ROW);
             let answer = instance.process(&bytes, batch.len(), tables, asked, output_max)?;
             let decision = verdict::check(instance, answer, &batch, tables, output_max)?;
-            Ok(Decided { fates, decision: Some((bytes, decision)) })
+            Ok(Decided { dispositions, decision: Some((bytes, decision)) })
         })
     }
 
     fn on_error(&self, error: &TransformError) -> OnError {
-        let on_error = if self.blueprint.sets_aside { OnError::DeadLetter } else { self.manifest().on_error };
+        let on_error = if self.blueprint.force_dead_letter { OnError::DeadLetter } else { self.manifest().on_error };
         if on_error == OnError::Skip {
             let skipped = self.skipped.fetch_add(1, Ordering::Relaxed) + 1;
             if is_logged(skipped) {
@@ -231,22 +243,22 @@ impl Transform for Plugin {
 }
 
 /// What becomes of rows before the transform is asked.
-fn fates(
+fn dispositions(
     manifest: &Manifest,
     instance: &mut Instance,
     batch: &Batch<'_>,
     rows: &[Passed],
     tables: &[Arc<Table>],
-) -> Result<Vec<Fate>, Fault> {
+) -> Result<Vec<Disposition>, PluginError> {
     let mut last = None;
-    let fate = |passed: &Passed| {
+    let disposition = |passed: &Passed| {
         let row = batch.row(passed.row);
         let id = row.table();
         // Rows of one table mostly follow each other.
         if last.as_ref().is_none_or(|(known, _)| *known != id) {
             last = Some((id, instance.interest(&tables[id.0 as usize], manifest)?.clone()));
         }
-        Ok(last.as_ref().map_or(Fate::Ask, |(_, interest)| interest.fate(row.operation())))
+        Ok(last.as_ref().map_or(Disposition::Ask, |(_, interest)| interest.disposition(row.operation())))
     };
-    rows.iter().map(fate).collect()
+    rows.iter().map(disposition).collect()
 }

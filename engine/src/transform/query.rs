@@ -9,19 +9,19 @@ use rowmill_core::batch::{
 };
 use rowmill_core::envelope::{push_cell_text, push_image};
 
-use super::instance::query::{Condition, Test, View};
-use super::limits::CONDITIONS_MAX;
-use super::want::Interests;
+use super::interest::Interests;
+use super::wasm::bindings::query::{Condition, Test, View};
+use super::wasm::limits::CONDITIONS_MAX;
 
 /// The rows of a batch that a transform decides on.
-pub(super) struct Asked<'a> {
+pub(super) struct BatchQuery<'a> {
     pub batch: Batch<'a>,
     pub tables: &'a [Arc<Table>],
     pub rows: &'a [u32],
     pub interests: &'a Interests,
 }
 
-impl<'a> Asked<'a> {
+impl<'a> BatchQuery<'a> {
     fn rows(&self) -> impl Iterator<Item = Row<'a>> {
         self.rows.iter().map(|&row| self.batch.row(RowIndex(row)))
     }
@@ -43,7 +43,7 @@ impl<'a> Asked<'a> {
             };
             let mut of_table = OfTable::new(|table: &'a Table| {
                 let Some((index, column)) = self.column_of(table, column, image)? else { return Ok(None) };
-                Ok(Some((index, column, Probe::new(column.kind, test))))
+                Ok(Some((index, column, CompiledPredicate::new(column.kind, test))))
             });
             let mut rows = Vec::with_capacity(left.len());
             for index in left {
@@ -211,7 +211,7 @@ impl<'a, T, F: Fn(&'a Table) -> Result<Option<T>, String>> OfTable<T, F> {
 }
 
 /// A test, ready to be made on a column of one kind.
-enum Probe {
+enum CompiledPredicate {
     OneOf(Vec<Scalar<'static>>),
     Prefix(String),
     Between(Option<Scalar<'static>>, Option<Scalar<'static>>),
@@ -222,7 +222,7 @@ enum Probe {
     ChangedTo(Scalar<'static>),
 }
 
-impl Probe {
+impl CompiledPredicate {
     fn new(kind: Kind, test: &Test) -> Self {
         // What can't be a value of the column's is equal to none.
         let scalar = |text: &String| Scalar::parse(kind, text);
@@ -405,7 +405,7 @@ mod tests {
         let bytes = Builder::with_capacity(0).finish();
         let batch = Batch::parse(&bytes).expect("a batch");
         let interests = Interests::default();
-        let asked = Asked { batch, tables: &[], rows: &[], interests: &interests };
+        let asked = BatchQuery { batch, tables: &[], rows: &[], interests: &interests };
         let condition = |test| Condition { column: "id".to_owned(), view: View::After, test, negated: false };
         let of_nulls = |count: usize| (0..count).map(|_| condition(Test::Null)).collect::<Vec<_>>();
         let one_of = |count: usize| vec![condition(Test::OneOf(vec!["1".to_owned(); count]))];

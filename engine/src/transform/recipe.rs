@@ -8,18 +8,18 @@ use rowmill_core::batch::json::Literal;
 use rowmill_core::batch::{Batch, Cell, ColumnIndex, ImageKind, Operation, Row, RowIndex, Table};
 use rowmill_core::envelope::{push_cell, push_cell_text, push_image, push_int, push_string};
 
-use super::instance::types;
-use super::limits::{MESSAGE_BYTES, RECIPES_BYTES_MAX, RECIPES_MAX};
+use super::interest::Interests;
 use super::message::MessageText;
 use super::query::time_us;
-use super::want::Interests;
+use super::wasm::bindings::types;
+use super::wasm::limits::{MESSAGE_BYTES, RECIPES_BYTES_MAX, RECIPES_MAX};
 
 /// Bytes of a message that room is made for at once.
 const LENGTH_EXPECTED: usize = 192;
 
 /// Messages of rows.
 #[derive(Debug)]
-pub(super) struct Written {
+pub(super) struct RenderedMessages {
     /// Each one's group, empty if the recipe says none, and its body, one behind the other: one piece of memory.
     text: ByteString,
     /// Where each one begins, where its group ends, and where its body does.
@@ -28,7 +28,7 @@ pub(super) struct Written {
     pub fails: Vec<(RowIndex, String)>,
 }
 
-impl Written {
+impl RenderedMessages {
     /// What all of them take.
     pub fn bytes(&self) -> usize {
         self.text.len()
@@ -146,7 +146,7 @@ impl Recipe {
         tables: &[Arc<Table>],
         interests: &Interests,
         bytes_max: usize,
-    ) -> Option<Written> {
+    ) -> Option<RenderedMessages> {
         if rows.len().saturating_mul(MESSAGE_BYTES) > bytes_max {
             return None;
         }
@@ -175,7 +175,7 @@ impl Recipe {
             }
         }
         let text = String::from_utf8(text).expect("JSON is written as UTF-8").into();
-        Some(Written { text, places, fails })
+        Some(RenderedMessages { text, places, fails })
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
-use super::load::{Loader, Stamp};
+use super::wasm::load::{FileFingerprint, Loader};
 use super::{Chain, Plugin, Transform};
 
 /// How often the directory is looked at. A file counts when it is the same at two looks, so that none is
@@ -50,9 +50,9 @@ pub struct Reloader {
     /// What runs, by file.
     running: BTreeMap<PathBuf, Arc<Plugin>>,
     /// The files as they were when they were last tried.
-    tried: BTreeMap<PathBuf, Stamp>,
+    tried: BTreeMap<PathBuf, FileFingerprint>,
     /// The files at the last look.
-    seen: BTreeMap<PathBuf, Stamp>,
+    seen: BTreeMap<PathBuf, FileFingerprint>,
     gone_since: BTreeMap<PathBuf, Instant>,
 }
 
@@ -108,7 +108,7 @@ impl Reloader {
         });
     }
 
-    fn look(&mut self, files: BTreeMap<PathBuf, Stamp>, now: Instant) {
+    fn look(&mut self, files: BTreeMap<PathBuf, FileFingerprint>, now: Instant) {
         let mut is_changed = false;
         for (path, stamp) in &files {
             self.gone_since.remove(path);

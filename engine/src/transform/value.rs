@@ -128,7 +128,7 @@ mod tests {
     use rowmill_core::batch::{
         Batch, Builder, ColumnIndex, Operation, RowHeader, RowIndex, TableId, TransactionHeader,
     };
-    use rowmill_core::envelope::{Connector, Envelope, Escaping, Format, Part, SourceName};
+    use rowmill_core::envelope::{Connector, Envelope, Escaping, Format, KeyChange, SourceName};
     use serde_json::Value;
 
     use super::*;
@@ -288,7 +288,7 @@ mod tests {
                 let written = |escaping| {
                     let mut out = Vec::new();
                     let row = batch.row(RowIndex(0));
-                    Envelope::new(format, escaping, source()).write(&table, &batch, &row, Part::Whole, 0, &mut out);
+                    Envelope::new(format, escaping, source()).write(&table, &batch, &row, KeyChange::None, 0, &mut out);
                     out
                 };
                 let plain = written(Escaping::Plain);

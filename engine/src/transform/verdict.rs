@@ -5,85 +5,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use rowmill_core::batch::{Batch, Cell, ColumnIndex, ImageKind, Row, RowIndex, Table};
+use rowmill_core::batch::{Batch, ColumnIndex, ImageKind, Row, RowIndex, Table};
 
-use super::error::Fault;
-use super::instance::{Answer, Instance, Verdict, bulk, types};
-use super::limits::{ATTRIBUTE_BYTES, EDIT_BYTES, FAIL_BYTES, MESSAGE_BYTES, REROUTE_BYTES, ROW_BYTES};
-use super::orders::Write;
+use super::decision::{Decision, Edit, Edits, NewValue};
+use super::error::PluginError;
+use super::host_commands::Write;
+use super::interest::Interests;
+use super::message::{Emitted, MessageText, Reroute};
 use super::value;
-use super::want::Interests;
-use super::{Emitted, MessageText, Reroute};
-
-/// A verdict that makes sense.
-#[derive(Debug, Default)]
-pub(crate) struct Decision {
-    /// By row.
-    pub keep: Vec<bool>,
-    pub reroutes: Vec<(RowIndex, Reroute)>,
-    pub edits: Edits,
-    /// Of the one batch that the answer is about; their `origin` isn't known here.
-    pub emitted: Vec<Emitted>,
-    /// Rows that the plugin can't process, and why. They are neither kept nor were messages made of them.
-    pub fails: Vec<(RowIndex, String)>,
-}
-
-/// New values of columns, by row.
-#[derive(Debug, Default)]
-pub(crate) struct Edits(Vec<Edit>);
-
-/// A column's new value in one of a row's images.
-#[derive(Debug)]
-pub(super) struct Edit {
-    pub row: RowIndex,
-    pub image: ImageKind,
-    pub column: ColumnIndex,
-    pub value: NewValue,
-}
-
-#[derive(Debug, Clone)]
-pub(super) enum NewValue {
-    Absent,
-    Null,
-    Value(Bytes),
-}
-
-impl Edits {
-    /// Of several for one column the last counts.
-    fn new(mut edits: Vec<Edit>) -> Self {
-        edits.sort_by_key(|edit| edit.row);
-        Self(edits)
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    pub fn of_row(&self, row: RowIndex) -> EditsOfRow<'_> {
-        let from = self.0.partition_point(|edit| edit.row < row);
-        let count = self.0[from..].iter().take_while(|edit| edit.row == row).count();
-        EditsOfRow(&self.0[from..from + count])
-    }
-}
-
-/// The new values of one row.
-#[derive(Clone, Copy)]
-pub(crate) struct EditsOfRow<'a>(&'a [Edit]);
-
-impl<'a> EditsOfRow<'a> {
-    pub fn is_empty(self) -> bool {
-        self.0.is_empty()
-    }
-
-    pub fn get(self, image: ImageKind, column: ColumnIndex) -> Option<Cell<'a>> {
-        let edit = self.0.iter().rev().find(|edit| edit.column == column && edit.image == image)?;
-        Some(match &edit.value {
-            NewValue::Absent => Cell::Absent,
-            NewValue::Null => Cell::Null,
-            NewValue::Value(bytes) => Cell::Value(bytes),
-        })
-    }
-}
+use super::wasm::bindings::{Verdict, bulk, types};
+use super::wasm::instance::{Answer, Instance};
+use super::wasm::limits::{ATTRIBUTE_BYTES, EDIT_BYTES, FAIL_BYTES, MESSAGE_BYTES, REROUTE_BYTES, ROW_BYTES};
 
 /// Checks an answer about a batch, and writes the messages that it leaves to the host: all of it in `output_max` bytes of
 /// memory.
@@ -93,13 +25,13 @@ pub(super) fn check(
     batch: &Batch<'_>,
     tables: &[Arc<Table>],
     output_max: usize,
-) -> Result<Decision, Fault> {
-    let Answer { verdict, orders } = answer;
+) -> Result<Decision, PluginError> {
+    let Answer { verdict, commands } = answer;
     let Verdict { keep, reroutes, edits, emits, attributes, writes, fails, arena } = verdict;
-    let mut ordered = orders;
+    let mut ordered = commands;
     let refused = |output: usize| {
         let rows = batch.len();
-        Fault::Reject(format!(
+        PluginError::Reject(format!(
             "it returned {output} bytes or more for {rows} rows, and may return {output_max}; raise `output` in its .toml"
         ))
     };
@@ -116,11 +48,11 @@ pub(super) fn check(
     let mut arena = Arena { rest: arena.into() };
     let row_of = |index: u32| {
         let known = (index as usize) < batch.len();
-        if known { Ok(RowIndex(index)) } else { Err(Fault::Malformed(format!("row {index} of {}", batch.len()))) }
+        if known { Ok(RowIndex(index)) } else { Err(PluginError::Malformed(format!("row {index} of {}", batch.len()))) }
     };
     let sinks = instance.sinks();
     let sink_of = |sink: Option<u32>| match sink {
-        Some(sink) if sink as usize >= sinks => Err(Fault::Malformed(format!("sink {sink} of {sinks}"))),
+        Some(sink) if sink as usize >= sinks => Err(PluginError::Malformed(format!("sink {sink} of {sinks}"))),
         _ => Ok(sink.map(|sink| sink as usize)),
     };
     let reroute = |sink: Option<u32>, group: ByteString| {
@@ -149,7 +81,7 @@ pub(super) fn check(
         };
         let column = ColumnIndex(column);
         let value = new_value(&batch.row(row), tables, instance.interests(), image, column, state, value)
-            .map_err(Fault::Malformed)?;
+            .map_err(PluginError::Malformed)?;
         ordered.edits.push(Edit { row, image, column, value });
     }
     decision.edits = Edits::new(ordered.edits);
@@ -163,14 +95,14 @@ pub(super) fn check(
         let (name, value) = (arena.text(name_len)?, arena.text(value_len)?);
         let count = decision.emitted.len();
         let message = decision.emitted.get_mut(emit as usize);
-        let message = message.ok_or_else(|| Fault::Malformed(format!("message {emit} of {count}")))?;
+        let message = message.ok_or_else(|| PluginError::Malformed(format!("message {emit} of {count}")))?;
         message.attributes.push((name.into(), value.into()));
     }
     for types::RowFail { row, message_len } in fails {
         decision.fails.push((row_of(row)?, arena.text(message_len)?.into()));
     }
     if !arena.rest.is_empty() {
-        return Err(Fault::Malformed(format!("{} bytes too many in its arena", arena.rest.len())));
+        return Err(PluginError::Malformed(format!("{} bytes too many in its arena", arena.rest.len())));
     }
     for (row, message) in ordered.emits {
         let bulk::Message { sink, group, deduplication_id, body, attributes, .. } = message;
@@ -241,27 +173,29 @@ struct Arena {
 }
 
 impl Arena {
-    fn bytes(&mut self, len: u32) -> Result<Bytes, Fault> {
+    fn bytes(&mut self, len: u32) -> Result<Bytes, PluginError> {
         match len as usize {
             0 => Ok(Bytes::new()),
-            len if len > self.rest.len() => Err(Fault::Malformed("its arena is shorter than its items say".to_owned())),
+            len if len > self.rest.len() => {
+                Err(PluginError::Malformed("its arena is shorter than its items say".to_owned()))
+            }
             len => Ok(self.rest.split_to(len)),
         }
     }
 
-    fn text(&mut self, len: u32) -> Result<ByteString, Fault> {
+    fn text(&mut self, len: u32) -> Result<ByteString, PluginError> {
         let text = ByteString::try_from(self.bytes(len)?);
         text.map_err(|_| not_utf8())
     }
 
     /// A group, a deduplication id and a body.
-    fn message(&mut self, group_len: u32, id_len: u32, body_len: u32) -> Result<MessageText, Fault> {
+    fn message(&mut self, group_len: u32, id_len: u32, body_len: u32) -> Result<MessageText, PluginError> {
         let id_end = group_len.saturating_add(id_len);
         let text = self.text(id_end.saturating_add(body_len))?;
         MessageText::new(text, group_len as usize, id_end as usize).ok_or_else(not_utf8)
     }
 }
 
-fn not_utf8() -> Fault {
-    Fault::Malformed("text that isn't UTF-8".to_owned())
+fn not_utf8() -> PluginError {
+    PluginError::Malformed("text that isn't UTF-8".to_owned())
 }

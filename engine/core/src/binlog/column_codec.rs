@@ -5,8 +5,15 @@ use rowmill_batch::Kind;
 use super::charset::Charset;
 use super::column_type::{ColumnType, code};
 use super::error::DecodeErrorKind;
-use super::optional_metadata::Members;
 use super::value::Codec;
+
+/// The members of an `ENUM` or `SET`.
+#[derive(Debug, Clone)]
+pub(super) enum Members<'a> {
+    /// In the column's character set.
+    Encoded(Vec<&'a [u8]>),
+    Text(Vec<Box<str>>),
+}
 
 /// What a column's values are and how they're decoded.
 pub(super) fn column_codec(

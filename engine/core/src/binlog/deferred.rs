@@ -130,7 +130,7 @@ impl DeferredColumns {
         (start < end).then(|| (&self.layouts[layout.0 as usize], &self.images[start..end]))
     }
 
-    /// Packs rows of the batch with all their columns. `batch` is what was decoded of it. BatchAssembler that can't be decoded with
+    /// Packs rows of the batch with all their columns. `batch` is what was decoded of it. Rows that can't be decoded with
     /// certainty are left out: why is given of each, in their order.
     pub fn decode_rows(&self, batch: &Batch<'_>, rows: impl IntoIterator<Item = RowIndex>) -> (Vec<u8>, Vec<RowError>) {
         let mut errors = Vec::new();
@@ -214,7 +214,7 @@ impl BatchAssembler {
         Self { decoded: Builder::with_capacity(expected(self.decoded.len())), deferred }
     }
 
-    /// BatchAssembler finished so far.
+    /// Rows finished so far.
     pub fn count(&self) -> usize {
         self.decoded.rows()
     }

@@ -7,7 +7,7 @@ use rowmill_batch::{Column, ColumnIndex, Kind};
 use super::bytes::Bytes;
 use super::catalog::{self, CatalogColumn};
 use super::charset::Charset;
-use super::column_codec::{column_codec, geometry_name};
+use super::column_codec::{Members, column_codec, geometry_name};
 use super::column_type::{ColumnType, code};
 use super::columns::{Columns, Family};
 use super::error::{DecodeErrorKind, Missing};
@@ -28,14 +28,6 @@ pub(super) struct Metadata<'a> {
     key: Vec<ColumnIndex>,
     /// How many of the last columns nobody can select, where that is known.
     hidden: Option<usize>,
-}
-
-/// The members of an `ENUM` or `SET`.
-#[derive(Debug, Clone)]
-pub(super) enum Members<'a> {
-    /// In the column's character set.
-    Encoded(Vec<&'a [u8]>),
-    Text(Vec<Box<str>>),
 }
 
 impl<'a> Metadata<'a> {

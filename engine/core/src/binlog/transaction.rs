@@ -25,7 +25,7 @@ pub(super) struct Transaction {
     pub commit_time_us: i64,
     pub server_id: u32,
     pub thread_id: u32,
-    /// BatchAssembler so far.
+    /// Rows so far.
     pub rows: u32,
     /// An earlier run was done with all of it.
     pub is_past: bool,
@@ -48,7 +48,7 @@ pub(super) struct Transaction {
 pub(super) struct PendingTransaction {
     /// Whether rows are held back at all.
     pub on: bool,
-    /// BatchAssembler of earlier transactions in the batch that is being filled.
+    /// Rows of earlier transactions in the batch that is being filled.
     pub earlier: usize,
     /// Full batches, of this transaction alone.
     pub batches: Vec<RowBatch>,
@@ -63,9 +63,9 @@ pub(super) struct PendingTransaction {
 struct Savepoint {
     /// Full batches at that time.
     batches: usize,
-    /// BatchAssembler in the batch that was being filled.
+    /// Rows in the batch that was being filled.
     batch_rows: usize,
-    /// BatchAssembler of the transaction.
+    /// Rows of the transaction.
     rows: u32,
     /// How often rows had been handed on.
     handed_on: u32,
@@ -74,9 +74,9 @@ struct Savepoint {
 /// What is left when a part of a transaction is taken back.
 #[derive(Debug)]
 pub(super) struct RolledBack {
-    /// BatchAssembler of the transaction.
+    /// Rows of the transaction.
     pub rows: u32,
-    /// BatchAssembler of the batch that is being filled.
+    /// Rows of the batch that is being filled.
     pub batch_rows: usize,
     /// Instead of that batch, one that was full.
     pub batch: Option<BatchAssembler>,

@@ -38,26 +38,26 @@ impl Connector {
 
 /// Which event is made of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
+pub enum KeyChange {
     /// The one that it is.
-    Whole,
+    None,
     /// Of an update that changes the key: the old row is gone.
-    OldKey,
+    Delete,
     /// Of the same: the new row is there.
-    NewKey,
+    Insert,
 }
 
-impl Part {
+impl KeyChange {
     /// The events that are made of a row, in their order: an update that changes the primary key is
     /// two, as Debezium has it, so that each is of one key. Images may lack columns: those that didn't
     /// change, of the key as well, and generated ones. What the key was must be known, and what became of it.
-    pub fn of(table: &Table, row: &Row<'_>) -> &'static [Self] {
-        let (Some(before), Some(after)) = (row.before(), row.after()) else { return &[Self::Whole] };
+    pub fn for_row(table: &Table, row: &Row<'_>) -> &'static [Self] {
+        let (Some(before), Some(after)) = (row.before(), row.after()) else { return &[Self::None] };
         let changes = |column: &ColumnIndex| match (before.cell(*column), after.cell(*column)) {
             (Cell::Absent, _) | (_, Cell::Absent) => false,
             (old, new) => old != new,
         };
-        if table.key.iter().any(changes) { &[Self::OldKey, Self::NewKey] } else { &[Self::Whole] }
+        if table.key.iter().any(changes) { &[Self::Delete, Self::Insert] } else { &[Self::None] }
     }
 }
 
@@ -87,15 +87,15 @@ impl<'a> Change<'a> {
         (table, text): (&'a Table, &'a TableText),
         batch: &Batch<'a>,
         row: &Row<'a>,
-        part: Part,
+        part: KeyChange,
         now_us: i64,
     ) -> Self {
         let (before, after, unchanged, operation) = match part {
-            Part::Whole => (row.before(), row.after(), None, row.operation()),
-            Part::OldKey => (row.before(), None, None, Operation::Delete),
-            Part::NewKey => (None, row.after(), row.before(), Operation::Insert),
+            KeyChange::None => (row.before(), row.after(), None, row.operation()),
+            KeyChange::Delete => (row.before(), None, None, Operation::Delete),
+            KeyChange::Insert => (None, row.after(), row.before(), Operation::Insert),
         };
-        let is_last = row.is_last_in_transaction() && part != Part::OldKey;
+        let is_last = row.is_last_in_transaction() && part != KeyChange::Delete;
         let origin = row_origin(text, batch, row);
         Self { source, table, text, origin, operation, before, after, unchanged, is_last, now_us }
     }
@@ -374,7 +374,7 @@ mod tests {
         let (table, row) = (table(key), batch.row(rowmill_batch::RowIndex(0)));
         let source = SourceName { version: String::new(), name: String::new(), connector: Connector::MySql };
         let mut envelope = Envelope::new(format, Escaping::Plain, source);
-        let write = |part: &Part| {
+        let write = |part: &KeyChange| {
             let mut out = Vec::new();
             envelope.write(&table, &batch, &row, *part, 0, &mut out);
             let message: serde_json::Value = serde_json::from_slice(&out).expect("JSON");
@@ -385,7 +385,7 @@ mod tests {
                 Format::Row => format!("{} {} {}", message["a"], message["b"], message["n"]),
             }
         };
-        Part::of(&table, &row).iter().map(write).collect()
+        KeyChange::for_row(&table, &row).iter().map(write).collect()
     }
 
     fn debezium(key: &[u32], before: [i64; 4], after: [i64; 4]) -> Vec<String> {

@@ -11,7 +11,7 @@ mod wkt;
 
 use rowmill_batch::{Batch, Row, Table};
 
-pub use change::{Connector, Part, SourceName};
+pub use change::{Connector, KeyChange, SourceName};
 pub use json::{Escaping, plain, plain_len, push_int, push_string};
 pub use value::{push_cell, push_cell_text, push_image};
 
@@ -55,14 +55,14 @@ impl Envelope {
         self.source.connector = connector;
     }
 
-    /// Appends a row of `table`, or the part of it that [`Part::of`] says. `now_us` is the wall clock in
+    /// Appends a row of `table`, or the part of it that [`KeyChange::for_row`] says. `now_us` is the wall clock in
     /// microseconds since 1970.
     pub fn write(
         &mut self,
         table: &Table,
         batch: &Batch<'_>,
         row: &Row<'_>,
-        part: Part,
+        part: KeyChange,
         now_us: i64,
         out: &mut Vec<u8>,
     ) {
@@ -184,7 +184,7 @@ mod tests {
             let mut envelope = Envelope::new(format, Escaping::Plain, source.clone());
             let mut in_string = Envelope::new(format, Escaping::Escaped, source.clone());
             let mut written = String::new();
-            for part in [Part::Whole, Part::OldKey, Part::NewKey] {
+            for part in [KeyChange::None, KeyChange::Delete, KeyChange::Insert] {
                 let mut out = Vec::new();
                 envelope.write(&table, &batch, &row, part, 6_000_001, &mut out);
                 let text = String::from_utf8(out).expect("UTF-8");
@@ -255,7 +255,7 @@ mod tests {
                 &table,
                 &batch,
                 &row,
-                Part::Whole,
+                KeyChange::None,
                 6_000_001,
                 &mut out,
             );

@@ -36,9 +36,9 @@ const CASES: [Case; 6] = [
     ("Rowmill, a filter that keeps a tenth, to a null sink", FILTER, To::Null),
     ("Rowmill, every row in Debezium's envelope, to a null sink", &[], To::Null),
     ("Rowmill, the same, to the drain, a row a message", &[], To::Drain { more: "" }),
-    ("Rowmill, the same, packed", &[], To::Drain { more: "pack = \"array\"\n" }),
-    ("Rowmill, packed and compressed", &[], To::Drain { more: "pack = \"array\"\ncompress = \"zstd\"\n" }),
-    ("Rowmill, packed, `format = \"row\"`", &[], To::Drain { more: "pack = \"array\"\nformat = \"row\"\n" }),
+    ("Rowmill, the same, packed", &[], To::Drain { more: "aggregate = \"array\"\n" }),
+    ("Rowmill, packed and compressed", &[], To::Drain { more: "aggregate = \"array\"\ncompress = \"zstd\"\n" }),
+    ("Rowmill, packed, `format = \"row\"`", &[], To::Drain { more: "aggregate = \"array\"\nformat = \"row\"\n" }),
 ];
 
 const SECTIONS: [&str; 5] = ["first", "second", "latencies", "distance", "scaling"];

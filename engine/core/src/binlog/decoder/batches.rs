@@ -1,4 +1,4 @@
-//! BatchAssembler into batches: when a batch is full, and whether it is handed on or held back.
+//! Rows into batches: when a batch is full, and whether it is handed on or held back.
 
 use std::mem;
 use std::sync::Arc;

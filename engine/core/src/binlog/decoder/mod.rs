@@ -1,6 +1,9 @@
 //! The decoder: follows transactions and positions, and gathers rows into batches.
 
 mod batches;
+mod row_batch;
+#[cfg(test)]
+mod skip_tests;
 #[cfg(test)]
 mod tests;
 mod transactions;
@@ -10,13 +13,12 @@ use std::mem;
 use std::ops::Range;
 use std::sync::Arc;
 
-use rowmill_batch::Table;
 use rowmill_pipeline::ack::Cost;
 
 use super::altered::Altered;
 use super::catalog::CatalogColumn;
 use super::columns::Family;
-use super::deferred::{BatchAssembler, BatchLimits, DeferredColumns, ProjectionCache};
+use super::deferred::{BatchAssembler, BatchLimits, ProjectionCache};
 use super::error::{DecodeError, DecodeErrorKind, Missing};
 use super::event::{Checksums, EventHeader};
 use super::event_kind::EventKind;
@@ -25,82 +27,20 @@ use super::history::{FileFormat, Trail};
 use super::mariadb;
 use super::payload::Payload;
 use super::projection::TableSelector;
-use super::query::{Query, SchemaChange};
+use super::query::Query;
 use super::rows::{RowsEvent, RowsKind};
 use super::savepoint::Collation;
-use super::skipped::SkippedChange;
 use super::table_map::TableName;
 use super::tables::{Certainty, TableMapError, Tables};
 use super::transaction::{PreparedXa, Transaction};
 use crate::envelope::Connector;
+pub use row_batch::{BATCH_BYTES_MAX, BATCH_ROWS_MAX, Next, RowBatch};
+
 use crate::gtid::{GtidSet, GtidText, Newest};
 use crate::position::{BinlogPosition, EventOffset, PartialTransaction, ResumePoint};
 
-/// A batch is handed on when it has this many rows,
-pub const BATCH_ROWS_MAX: usize = 2048;
-/// or this many bytes. A single row may be larger.
-pub const BATCH_BYTES_MAX: usize = 512 << 10;
-
 /// More rows than an event has: each takes a byte, and an event at most 1 GiB.
 const MAX_EVENT_ROWS: u64 = 1 << 30;
-
-/// Decoded rows, in binlog order. May have no rows: then it says how far the binlog was read, and maybe
-/// that tables were changed.
-#[derive(Debug, Clone)]
-pub struct RowBatch {
-    /// The rows, packed: what was decoded of them.
-    pub bytes: Arc<Vec<u8>>,
-    /// The rest, if there is one.
-    pub deferred: Option<Arc<DeferredColumns>>,
-    /// How many there are.
-    pub rows: usize,
-    /// A statement that changed tables or schemas behind the rows of earlier batches; this one has none.
-    pub schema_change: Option<Box<SchemaChange>>,
-    /// A change after the rows of earlier batches that couldn't be decoded; this batch has no rows.
-    pub skipped: Option<Box<SkippedChange>>,
-    /// Whether a row of this batch that can't be decoded is to be passed over ([`Decoder::with_skips`]).
-    pub skips: bool,
-    /// Table versions that no earlier batch had, in the order of their ids. They are all of one generation: where it isn't
-    /// that of the tables before, the rows of this batch and of later ones name none of those any more.
-    pub new_tables: Vec<Arc<Table>>,
-    /// From where to read on before this batch: what the batch before it, or the place that the reading began at, says.
-    pub before: Arc<ResumePoint>,
-    /// From where to read on once all rows of this batch (and of those before it) are done with.
-    pub resume: ResumePoint,
-}
-
-impl RowBatch {
-    /// Bytes of its rows.
-    pub(super) fn row_bytes(&self) -> usize {
-        self.bytes.len() + self.deferred.as_ref().map_or(0, |deferred| deferred.bytes())
-    }
-
-    /// What the batch takes of the in-flight budget.
-    pub fn cost(&self) -> Cost {
-        let change = self.schema_change.as_ref().map_or((0, 0), |change| (1, change.statement.len()));
-        let skipped = self.skipped.as_ref().map_or((0, 0), |skipped| (1, skipped.content.kept()));
-        let bytes = u32::try_from(self.row_bytes() + change.1 + skipped.1).unwrap_or(u32::MAX);
-        Cost { rows: self.rows as u32 + change.0 + skipped.0, bytes }
-    }
-}
-
-/// What the decoder has or projections next.
-#[derive(Debug)]
-pub enum Next {
-    /// A batch that is full.
-    Batch(Box<RowBatch>),
-    /// This table's columns as information_schema has them: see [`Decoder::learn`].
-    Columns {
-        /// The table's schema.
-        schema: String,
-        /// Its name.
-        table: String,
-        /// What its table map lacks.
-        missing: Missing,
-    },
-    /// The event is done with: the next one may come.
-    Event,
-}
 
 /// Decodes a binlog's events, in their order, into batches.
 pub struct Decoder {
@@ -125,7 +65,7 @@ pub struct Decoder {
     prepared: PreparedXa,
     /// Counts transactions.
     sequence: u64,
-    /// BatchAssembler that an earlier run was done with.
+    /// Rows that an earlier run was done with.
     skip: Option<PartialTransaction>,
     /// All transactions that were committed, where that is known.
     gtids: Option<Arc<GtidSet>>,
@@ -204,7 +144,7 @@ impl std::fmt::Debug for Decoder {
 
 impl Decoder {
     /// Reads on at `resume`: the first event must be one that the server sends for that position.
-    /// BatchAssembler of tables that `select` refuses are passed over.
+    /// Rows of tables that `select` refuses are passed over.
     pub fn new(resume: ResumePoint, select: Box<dyn TableSelector>) -> Self {
         Self {
             select,
@@ -475,7 +415,7 @@ impl Decoder {
     fn go_on(&mut self, bytes: &[u8], mut open: Box<OpenPayload>) -> Result<(), EventOutcome> {
         let OpenPayload { payload, body, span } = &mut *open;
         let packed = bytes.get(body.clone()).unwrap_or_default();
-        // BatchAssembler are numbered from there by 32 bits.
+        // Rows are numbered from there by 32 bits.
         let Ok(offset) = u32::try_from(payload.offset() + MAX_EVENT_ROWS) else {
             let fault = DecodeErrorKind::Unsupported {
                 what: "a compressed transaction of more than 3 GiB".to_owned(),

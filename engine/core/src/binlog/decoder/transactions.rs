@@ -160,7 +160,7 @@ impl Decoder {
         }
     }
 
-    /// Whether an earlier run was done with the open transaction, whatever is in it. BatchAssembler of a prepared one count: its commit
+    /// Whether an earlier run was done with the open transaction, whatever is in it. Rows of a prepared one count: its commit
     /// decides.
     pub(super) fn is_done_with(&self) -> bool {
         self.transaction.as_ref().is_some_and(|transaction| transaction.is_past && transaction.xa.is_none())

@@ -2,57 +2,15 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::super::EventKind;
 use super::super::writer::{
     BinlogWriter, Change, ColumnDefinition, ColumnType, Event, Rows, RowsLayout, Server, Statement, TableDefinition,
     Value, XaId,
 };
-use super::super::{CatalogColumn, EventKind};
 use super::history::{End, Flavor, Head, History, Item, Part, Row, Setup, Step};
-use crate::gtid::{Gtid, GtidSet, Source};
-use crate::position::{BinlogPosition, file_number};
-
-/// A history as the server wrote it.
-#[derive(Debug)]
-pub struct Written {
-    pub writer: BinlogWriter,
-    /// All that was committed, in the order of the commits.
-    pub committed: Vec<Item>,
-    /// Of an item of an XA transaction, the index of that transaction's first.
-    pub xa_first: Vec<Option<usize>>,
-    /// Transactions of which something never happened, by where they begin.
-    pub voids: HashMap<BinlogPosition, Void>,
-    /// What the tables are, from a position on.
-    pub definitions: Vec<(BinlogPosition, Vec<TableDefinition>)>,
-    /// The places between two transactions.
-    pub boundaries: Vec<Boundary>,
-    /// Transactions with savepoints, by where they begin.
-    pub with_savepoints: HashSet<BinlogPosition>,
-    /// Whether some rows are so large that not all of them can be held back.
-    pub has_big_rows: bool,
-}
-
-/// A place between two transactions.
-#[derive(Debug, Clone)]
-pub struct Boundary {
-    pub position: BinlogPosition,
-    /// Whether an XA transaction is prepared and neither committed nor rolled back.
-    pub has_prepared: bool,
-    /// What was committed before.
-    pub committed: usize,
-    /// What was executed before.
-    pub executed: GtidSet,
-}
-
-/// A transaction of which something never happened.
-#[derive(Debug)]
-pub struct Void {
-    /// What was committed before.
-    pub committed: usize,
-    /// Its rows, those that were taken back included.
-    pub rows: Vec<Row>,
-    /// Whether its rows are known from the start to be void perhaps.
-    pub is_held: bool,
-}
+use super::written::{Boundary, Void, Written};
+use crate::gtid::{Gtid, Source};
+use crate::position::BinlogPosition;
 
 struct Scribe {
     setup: Setup,
@@ -182,53 +140,6 @@ fn shown(table: &TableDefinition) -> String {
 /// Which tables are read.
 pub fn is_selected(schema: &str) -> bool {
     schema == "shop"
-}
-
-impl Boundary {
-    /// Whether the reading may begin there: a dump can be asked for it, and it is known of no transaction that isn't.
-    pub fn is_start(&self) -> bool {
-        !self.has_prepared && u32::try_from(self.position.offset).is_ok()
-    }
-}
-
-impl Written {
-    /// The last place between two transactions before a position.
-    pub fn boundary_before(&self, at: &BinlogPosition) -> &Boundary {
-        let place = |position: &BinlogPosition| (file_number(&position.file), position.offset);
-        let before = self.boundaries.iter().rev().find(|boundary| place(&boundary.position) <= place(at));
-        before.expect("the first is the beginning")
-    }
-
-    /// Whether a file is larger than a dump's positions can say.
-    pub fn has_large_file(&self) -> bool {
-        self.boundaries.iter().any(|boundary| u32::try_from(boundary.position.offset).is_err())
-    }
-
-    /// A table's columns at a position, as information_schema has them there.
-    pub fn catalog(&self, at: &BinlogPosition, schema: &str, table: &str) -> Vec<CatalogColumn> {
-        let place = |position: &BinlogPosition| (file_number(&position.file), position.offset);
-        let known = self.definitions.iter().rev().find(|(from, _)| place(from) <= place(at));
-        let (_, tables) = known.expect("the first is from the beginning");
-        let is_it = |known: &&TableDefinition| known.schema == schema && known.name == table;
-        let table = tables.iter().find(is_it).expect("a table there is");
-        let column = |(index, column): (usize, &ColumnDefinition)| {
-            let (column_type, is_text) = match column.column_type {
-                ColumnType::Int => ("int".to_owned(), false),
-                ColumnType::BigintUnsigned => ("bigint unsigned".to_owned(), false),
-                ColumnType::Double => ("double".to_owned(), false),
-                ColumnType::Varchar { bytes_max } => (format!("varchar({})", bytes_max / 4), true),
-                ColumnType::Longtext => ("longtext".to_owned(), true),
-            };
-            CatalogColumn {
-                is_hidden: false,
-                name: column.name.clone(),
-                column_type,
-                charset: is_text.then(|| "utf8mb4".to_owned()),
-                key_position: table.key.contains(&index).then_some(1),
-            }
-        };
-        table.columns.iter().enumerate().map(column).collect()
-    }
 }
 
 impl Scribe {

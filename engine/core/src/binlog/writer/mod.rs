@@ -9,6 +9,7 @@
 #![allow(clippy::missing_panics_doc)]
 
 mod event;
+mod layout;
 
 use super::event::EventHeader;
 use super::event_kind::EventKind;
@@ -18,7 +19,7 @@ use crate::position::BinlogPosition;
 pub use event::{
     Change, ColumnDefinition, ColumnType, Event, Rows, RowsLayout, Statement, TableDefinition, Value, XaId,
 };
-use event::{Header, frame};
+use layout::{Header, frame};
 
 /// In an event's flags: made for one connection, not in the file.
 const ARTIFICIAL: u16 = 0x20;

@@ -1,0 +1,300 @@
+//! The connection that streams the binlog. The driver, which serves all other questions, unpacks
+//! compressed transactions whole and copies each event; here events are read in place.
+//! <https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_replication.html>
+
+mod login;
+mod packets;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+pub(crate) use login::{Login, clear_password, no_tls, unknown_plugin};
+use packets::{ReadBuffer, TooLarge, framed};
+
+use super::client::{CONNECT_TIMEOUT, timed_out};
+use super::tls::server_name;
+
+/// How often the server says that it is there when it has nothing else to say.
+pub(crate) const HEARTBEAT_PERIOD: Duration = Duration::from_secs(5);
+/// A connection that is silent for longer is taken for dead.
+const SILENCE_MAX: Duration = Duration::from_secs(20);
+
+/// How long the server may take to answer a statement.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a connection can't be used, or not any more.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StreamError {
+    /// It was cut, or never came about.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// The server sends nothing, not even heartbeats.
+    #[error("the server sent nothing for {SILENCE_MAX:?}, not even a heartbeat")]
+    Silence,
+    /// The server says that the stream ends here; a connection that is closed says nothing.
+    #[error("the server ended the stream")]
+    End,
+    /// What the server says against it.
+    #[error("{message} (error {code})")]
+    Server {
+        /// MySQL's number.
+        code: u16,
+        /// MySQL's words.
+        message: String,
+    },
+    /// Something that the protocol doesn't have.
+    #[error("the server sent something else than {0}")]
+    Protocol(&'static str),
+    /// What can't be done with the settings as they are.
+    #[error("{0:#}")]
+    Setup(#[from] anyhow::Error),
+}
+
+/// A connection.
+#[derive(Debug)]
+pub(crate) struct ReplicationStream {
+    stream: Stream,
+    buffer: ReadBuffer,
+    /// The number of the next packet that is sent.
+    sequence: u8,
+}
+
+#[derive(Debug)]
+enum Stream {
+    Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+    Unix(UnixStream),
+    /// While it is being secured.
+    None,
+}
+
+/// From where the server shall send.
+#[derive(Debug, Clone)]
+pub(crate) struct DumpRequest<'a> {
+    pub file: &'a str,
+    /// At most 4 GiB into the file.
+    pub offset: u32,
+    /// Unlike every other replica's.
+    pub server_id: u32,
+    /// MariaDB, which leaves out annotations unless they're asked for; their bytes count.
+    pub annotations: bool,
+    /// Whether the stream ends where the binlog does, instead of waiting there.
+    pub ends: bool,
+}
+
+impl ReplicationStream {
+    /// Connects and logs in.
+    pub async fn connect(login: &Login) -> Result<Self, StreamError> {
+        let connecting = async {
+            let stream = match &login.socket {
+                Some(path) => Stream::Unix(UnixStream::connect(path).await?),
+                None => {
+                    let stream = TcpStream::connect((login.host.as_str(), login.port)).await?;
+                    stream.set_nodelay(true)?;
+                    Stream::Tcp(stream)
+                }
+            };
+            let mut wire = Self { stream, buffer: ReadBuffer::default(), sequence: 0 };
+            wire.log_in(login).await?;
+            Ok(wire)
+        };
+        timeout(CONNECT_TIMEOUT, connecting).await.unwrap_or_else(|_| Err(timed_out(CONNECT_TIMEOUT).into()))
+    }
+
+    /// Runs a statement that gives no rows.
+    pub async fn run(&mut self, statement: &str) -> Result<(), StreamError> {
+        const COM_QUERY: u8 = 0x03;
+        const OK: u8 = 0x00;
+        self.command(COM_QUERY, statement.as_bytes()).await?;
+        let answer = timeout(ANSWER_TIMEOUT, self.packet()).await.map_err(|_| timed_out(ANSWER_TIMEOUT))??;
+        if answer.first() == Some(&OK) { Ok(()) } else { Err(StreamError::Protocol("an OK")) }
+    }
+
+    /// Asks for the binlog. From then on only events are to be taken.
+    pub async fn dump(&mut self, request: &DumpRequest<'_>) -> Result<(), StreamError> {
+        const COM_BINLOG_DUMP: u8 = 0x12;
+        const SEND_ANNOTATE_ROWS: u16 = 2;
+        const NON_BLOCK: u16 = 1;
+        let flag = |is_set: bool, flag: u16| if is_set { flag } else { 0 };
+        let flags = flag(request.annotations, SEND_ANNOTATE_ROWS) | flag(request.ends, NON_BLOCK);
+        let mut body = Vec::new();
+        body.extend_from_slice(&request.offset.to_le_bytes());
+        body.extend_from_slice(&flags.to_le_bytes());
+        body.extend_from_slice(&request.server_id.to_le_bytes());
+        body.extend_from_slice(request.file.as_bytes());
+        self.command(COM_BINLOG_DUMP, &body).await
+    }
+
+    /// Asks for the transactions that aren't in a set of GTIDs, as [`GtidSet::encode`] writes it. From
+    /// then on only events are to be taken.
+    ///
+    /// [`GtidSet::encode`]: rowmill_core::gtid::GtidSet::encode
+    pub async fn dump_by_gtids(&mut self, server_id: u32, gtids: &[u8]) -> Result<(), StreamError> {
+        const COM_BINLOG_DUMP_GTID: u8 = 0x1e;
+        const THROUGH_GTID: u16 = 4;
+        const FIRST_EVENT: u64 = 4;
+        let mut body = Vec::new();
+        body.extend_from_slice(&THROUGH_GTID.to_le_bytes());
+        body.extend_from_slice(&server_id.to_le_bytes());
+        body.extend_from_slice(&0u32.to_le_bytes()); // no file
+        body.extend_from_slice(&FIRST_EVENT.to_le_bytes());
+        body.extend_from_slice(&(gtids.len() as u32).to_le_bytes());
+        body.extend_from_slice(gtids);
+        self.command(COM_BINLOG_DUMP_GTID, &body).await
+    }
+
+    /// The next event, from its header to its checksum, valid until the next call; `None` if it isn't there yet.
+    #[inline]
+    pub fn try_next_event(&mut self) -> Result<Option<&[u8]>, StreamError> {
+        let extent = loop {
+            match self.buffer.extent()? {
+                Some(extent) => break extent,
+                None => match self.fill().now_or_never() {
+                    Some(filled) => filled?,
+                    None => return Ok(None),
+                },
+            }
+        };
+        event(self.buffer.take(extent)).map(Some)
+    }
+
+    /// Waits for the next event. Nothing is lost if this is cancelled.
+    pub async fn event(&mut self) -> Result<&[u8], StreamError> {
+        let extent = loop {
+            match self.buffer.extent()? {
+                Some(extent) => break extent,
+                None => self.receive().await?,
+            }
+        };
+        event(self.buffer.take(extent))
+    }
+
+    /// Waits until something comes. Nothing is lost if this is cancelled.
+    pub async fn receive(&mut self) -> Result<(), StreamError> {
+        Ok(timeout(SILENCE_MAX, self.fill()).await.map_err(|_| StreamError::Silence)??)
+    }
+
+    async fn fill(&mut self) -> io::Result<()> {
+        let room = self.buffer.room();
+        let len = match &mut self.stream {
+            Stream::Tcp(stream) => stream.read(room).await?,
+            Stream::Tls(stream) => stream.read(room).await?,
+            Stream::Unix(stream) => stream.read(room).await?,
+            Stream::None => 0,
+        };
+        if len == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection"));
+        }
+        self.buffer.filled(len);
+        Ok(())
+    }
+
+    /// A packet of the conversation; one that says an error is that error.
+    async fn packet(&mut self) -> Result<Vec<u8>, StreamError> {
+        let extent = loop {
+            match self.buffer.extent()? {
+                Some(extent) => break extent,
+                None => self.fill().await?,
+            }
+        };
+        let payload = self.buffer.take(extent).to_vec();
+        self.sequence = extent.sequence.wrapping_add(1);
+        match error_of(&payload) {
+            Some(error) => Err(error),
+            None => Ok(payload),
+        }
+    }
+
+    async fn command(&mut self, command: u8, body: &[u8]) -> Result<(), StreamError> {
+        self.sequence = 0;
+        let mut payload = vec![command];
+        payload.extend_from_slice(body);
+        self.send(&payload).await
+    }
+
+    async fn send(&mut self, payload: &[u8]) -> Result<(), StreamError> {
+        let bytes = framed(payload, self.sequence);
+        self.sequence = self.sequence.wrapping_add(1);
+        timeout(ANSWER_TIMEOUT, self.write(&bytes)).await.map_err(|_| timed_out(ANSWER_TIMEOUT))?
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> Result<(), StreamError> {
+        match &mut self.stream {
+            Stream::Tcp(stream) => stream.write_all(bytes).await?,
+            Stream::Tls(stream) => {
+                stream.write_all(bytes).await?;
+                stream.flush().await?;
+            }
+            Stream::Unix(stream) => stream.write_all(bytes).await?,
+            Stream::None => {}
+        }
+        Ok(())
+    }
+
+    async fn secure(&mut self, host: &str, config: Arc<rustls::ClientConfig>) -> Result<(), StreamError> {
+        let name = ServerName::try_from(server_name(host).to_owned())
+            .map_err(|_| StreamError::Setup(anyhow::anyhow!("`{host}` isn't a name that TLS can be made for")))?;
+        let Stream::Tcp(stream) = std::mem::replace(&mut self.stream, Stream::None) else { return Ok(()) };
+        let stream = TlsConnector::from(config).connect(name, stream).await?;
+        self.stream = Stream::Tls(Box::new(stream));
+        Ok(())
+    }
+}
+
+impl From<TooLarge> for StreamError {
+    fn from(error: TooLarge) -> Self {
+        Self::Io(io::Error::new(io::ErrorKind::InvalidData, error))
+    }
+}
+
+/// An event in its packet; an error or the stream's end otherwise.
+#[inline]
+fn event(packet: &[u8]) -> Result<&[u8], StreamError> {
+    const OK: u8 = 0x00;
+    const END: u8 = 0xfe;
+    match packet.split_first() {
+        Some((&OK, event)) => Ok(event),
+        Some((&END, rest)) if rest.len() < 8 => Err(StreamError::End),
+        _ => Err(error_of(packet).unwrap_or(StreamError::Protocol("a binlog event"))),
+    }
+}
+
+fn error_of(packet: &[u8]) -> Option<StreamError> {
+    const ERROR: u8 = 0xff;
+    if packet.first() != Some(&ERROR) {
+        return None;
+    }
+    let Some((&[low, high], message)) = packet[1..].split_first_chunk() else {
+        return Some(StreamError::Protocol("an error in words"));
+    };
+    // Before the greeting there is no SQL state.
+    let message = match message {
+        [b'#', _, _, _, _, _, message @ ..] => message,
+        message => message,
+    };
+    let message = String::from_utf8_lossy(message).into_owned();
+    Some(StreamError::Server { code: u16::from_le_bytes([low, high]), message })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_may_come_before_the_greeting() {
+        for packet in [&b"\xff\x10\x04Too many connections"[..], b"\xff\x10\x04#08004Too many connections"] {
+            let error = error_of(packet).expect("an error").to_string();
+            assert_eq!(error, "Too many connections (error 1040)");
+        }
+        assert!(error_of(b"\xff\x10").is_some() && error_of(b"\0").is_none());
+    }
+}

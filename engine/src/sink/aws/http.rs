@@ -1,0 +1,282 @@
+//! A client of SQS for requests that are written already.
+//!
+//! What the SDK does around a request costs several times what the request does. So a request is signed by the SDK's
+//! signer and sent by its HTTP connector, with its pool, its TLS and its proxies, and nothing is in between. Where to,
+//! the SDK has said when the queue was opened.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use aws_sdk_sqs::config::http::{HttpRequest, HttpResponse};
+use aws_sdk_sqs::primitives::{DateTime, DateTimeFormat};
+use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
+use aws_sigv4::sign::v4;
+use aws_smithy_async::rt::sleep::TokioSleep;
+use aws_smithy_http_client::Connector;
+use aws_smithy_http_client::proxy::ProxyConfig;
+use aws_smithy_http_client::tls::Provider;
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_runtime_api::client::http::{HttpConnector, HttpConnectorSettings};
+use aws_smithy_types::body::SdkBody;
+use aws_smithy_types::byte_stream::ByteStream;
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use serde::Deserialize;
+
+use super::credentials::Credentials;
+use super::error::describe;
+
+pub(in crate::sink) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+pub(in crate::sink) const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+
+const USER_AGENT: &str = concat!("rowmill/", env!("CARGO_PKG_VERSION"));
+/// AWS takes signatures of clocks that are wrong by up to five minutes.
+const SKEW_MIN: i64 = 4 * 60;
+/// What refuses the keys, and not what they may do. <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/CommonErrors.html>
+const WRONG_KEYS: [&str; 9] = [
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "InvalidAccessKeyId",
+    "InvalidClientTokenId",
+    "InvalidSecurity",
+    "InvalidSignatureException",
+    "RequestExpired",
+    "SignatureDoesNotMatch",
+    "UnrecognizedClientException",
+];
+
+/// Connections to queues, kept open for the next request of any sink. Where no sink is a queue, nothing is made.
+#[derive(Debug, Clone, Default)]
+pub struct Connections(Arc<Mutex<Option<Arc<Connector>>>>);
+
+impl Connections {
+    fn current(&self) -> Arc<Connector> {
+        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(current.get_or_insert_with(|| Arc::new(connector())))
+    }
+
+    /// One of them is dead. The others may be as dead, and would be waited for one by one: there will be new ones.
+    fn give_up(&self, dead: &Arc<Connector>) {
+        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        current.take_if(|current| Arc::ptr_eq(current, dead));
+    }
+}
+
+/// Sends requests of one account to one endpoint.
+#[derive(Debug, Clone)]
+pub(in crate::sink) struct Client {
+    connections: Connections,
+    to: Arc<Endpoint>,
+}
+
+#[derive(Debug)]
+struct Endpoint {
+    url: String,
+    region: String,
+    credentials: Credentials,
+    /// By how many seconds the server's clock is ahead of ours, where that is why it refused a signature.
+    skew: AtomicI64,
+}
+
+/// Why there is no answer to a request, or which one.
+#[derive(Debug)]
+pub(in crate::sink) enum Failure {
+    /// The service refuses the request.
+    Refused {
+        /// Its code for why, without what it belongs to. Of an answer that isn't the service's own: its HTTP status.
+        code: String,
+        /// Its own words.
+        message: String,
+        /// HTTP's status.
+        status: u16,
+    },
+    /// It wasn't sent, or there was no answer in time, or none that can be read.
+    Failed(String),
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Refused { code, message, .. } => write!(f, "{code}: {message}"),
+            Self::Failed(text) => f.write_str(text),
+        }
+    }
+}
+
+/// Sends requests to a queue's endpoint.
+pub(in crate::sink) trait Transport: std::fmt::Debug + Send + Sync {
+    /// Asks for an operation by what its request has as JSON, and gives what its answer has.
+    ///
+    /// # Errors
+    /// If there is no answer, or one that says no.
+    fn call(&self, operation: &'static str, body: Vec<u8>) -> BoxFuture<'_, Result<Bytes, Failure>>;
+
+    /// Connections may be dead: the next request gets a new one.
+    fn reconnect(&self) {}
+}
+
+impl Transport for Client {
+    /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-making-api-requests-json.html>
+    fn call(&self, operation: &'static str, body: Vec<u8>) -> BoxFuture<'_, Result<Bytes, Failure>> {
+        self.call_in_time(operation, body).boxed()
+    }
+
+    fn reconnect(&self) {
+        self.connections.give_up(&self.connections.current());
+    }
+}
+
+impl Client {
+    pub fn new(url: String, region: String, credentials: Credentials, connections: Connections) -> Self {
+        let to = Endpoint { url, region, credentials, skew: AtomicI64::new(0) };
+        Self { connections, to: Arc::new(to) }
+    }
+
+    async fn call_in_time(&self, operation: &str, body: Vec<u8>) -> Result<Bytes, Failure> {
+        let connector = self.connections.current();
+        // The credentials are another server's business.
+        let signed = tokio::time::timeout(REQUEST_TIMEOUT, self.signed(operation, body)).await;
+        let signed = signed.unwrap_or_else(|_| {
+            Err(format!("no credentials in {} seconds; they are still asked for", REQUEST_TIMEOUT.as_secs()))
+        });
+        let request = signed.map_err(Failure::Failed)?;
+        match tokio::time::timeout(REQUEST_TIMEOUT, self.call_by(&connector, request)).await {
+            Ok(result) => result,
+            Err(_) => {
+                self.connections.give_up(&connector);
+                Err(Failure::Failed(format!("no answer in {} seconds", REQUEST_TIMEOUT.as_secs())))
+            }
+        }
+    }
+
+    /// The same, for as long as it takes.
+    async fn call_by(&self, connector: &Connector, request: HttpRequest) -> Result<Bytes, Failure> {
+        let failed = |error: &(dyn std::error::Error + 'static)| Failure::Failed(describe(error));
+        let mut response = connector.call(request).await.map_err(|error| failed(&error))?;
+        let body = ByteStream::new(response.take_body()).collect().await.map_err(|error| failed(&error))?.into_bytes();
+        if response.status().is_success() {
+            return Ok(body);
+        }
+        let (code, message) = refusal(&response, &body);
+        if WRONG_KEYS.contains(&&*code) {
+            self.to.credentials.forget();
+            self.to.skew.store(skew(&response).unwrap_or_default(), Ordering::Relaxed);
+        }
+        Err(Failure::Refused { code, message, status: response.status().as_u16() })
+    }
+
+    async fn signed(&self, operation: &str, body: Vec<u8>) -> Result<HttpRequest, String> {
+        let Endpoint { url, region, credentials, skew } = &*self.to;
+        let skew = skew.load(Ordering::Relaxed);
+        let ahead = Duration::from_secs(skew.unsigned_abs());
+        let now = if skew < 0 { SystemTime::now() - ahead } else { SystemTime::now() + ahead };
+        let identity = credentials.get(now).await?;
+        let target = format!("AmazonSQS.{operation}");
+        // The last asks for the codes that clients know from before.
+        let headers =
+            [("content-type", "application/x-amz-json-1.0"), ("x-amz-target", &target), ("x-amzn-query-mode", "true")];
+        let parameters = v4::SigningParams::builder().identity(&identity).region(region).name("sqs").time(now);
+        let parameters = parameters.settings(SigningSettings::default()).build().expect("all are given").into();
+        let signable = SignableRequest::new("POST", url, headers.into_iter(), SignableBody::Bytes(&body));
+        let signed = signable.and_then(|signable| sign(signable, &parameters));
+        let signed = signed.map_err(|error| format!("it can't be signed: {}", describe(&error)))?;
+        let length = body.len().to_string();
+        let mut request = HttpRequest::new(SdkBody::from(body));
+        let addressed = request.set_method("POST").and_then(|()| request.set_uri(url.as_str()));
+        addressed.map_err(|error| format!("the endpoint {url}: {error}"))?;
+        let headers = headers.into_iter().chain([("content-length", &*length), ("user-agent", USER_AGENT)]);
+        let into = request.headers_mut();
+        for (name, value) in headers.chain(signed.output().headers()) {
+            into.try_insert(name.to_owned(), value.to_owned()).map_err(|error| format!("{name}: {error}"))?;
+        }
+        Ok(request)
+    }
+}
+
+/// As the SDK's own is by default.
+fn connector() -> Connector {
+    let settings = HttpConnectorSettings::builder().connect_timeout(CONNECT_TIMEOUT).build();
+    Connector::builder()
+        .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
+        .connector_settings(settings)
+        .sleep_impl(TokioSleep::new())
+        .proxy_config(ProxyConfig::from_env())
+        .build()
+}
+
+/// What a service says of a request that it refuses: code and message.
+/// <https://smithy.io/2.0/aws/protocols/aws-json-1_0-protocol.html>
+fn refusal(response: &HttpResponse, body: &[u8]) -> (String, String) {
+    #[derive(Deserialize)]
+    struct Refusal {
+        #[serde(rename = "__type", alias = "code")]
+        kind: Option<String>,
+        #[serde(alias = "Message")]
+        message: Option<String>,
+    }
+    let header = |name| response.headers().get(name);
+    let status = format!("HTTP {}", response.status().as_u16());
+    let Ok(Refusal { kind, message }) = serde_json::from_slice(body) else {
+        let text = String::from_utf8_lossy(body);
+        return (status, text.chars().take(200).collect::<String>().escape_debug().to_string());
+    };
+    let said = header("x-amzn-query-error").or(kind.as_deref()).or_else(|| header("x-amzn-errortype"));
+    let code = said.map_or(&*status, |said| {
+        let said = said.split([';', ':']).next().unwrap_or(said);
+        let said = said.rsplit('#').next().unwrap_or(said);
+        said.strip_prefix("AWS.SimpleQueueService.").unwrap_or(said)
+    });
+    (code.to_owned(), message.unwrap_or_default())
+}
+
+/// By how many seconds the server's clock is ahead, if it's by so many that it refuses signatures.
+fn skew(response: &HttpResponse) -> Option<i64> {
+    let theirs = DateTime::from_str(response.headers().get("date")?, DateTimeFormat::HttpDate).ok()?;
+    let ours = DateTime::from(SystemTime::now());
+    Some(theirs.secs() - ours.secs()).filter(|skew| skew.abs() >= SKEW_MIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(status: u16, headers: &[(&'static str, &'static str)]) -> HttpResponse {
+        let mut response = HttpResponse::new(status.try_into().expect("a status"), SdkBody::empty());
+        for (name, value) in headers {
+            response.headers_mut().insert(*name, *value);
+        }
+        response
+    }
+
+    #[test]
+    fn refusals_say_their_code_and_message() {
+        let why = |status, headers: &[_], body: &str| refusal(&answer(status, headers), body.as_bytes());
+        let both = |code: &str, message: &str| (code.to_owned(), message.to_owned());
+        let query = ("x-amzn-query-error", "AWS.SimpleQueueService.NonExistentQueue;Sender");
+        let json = r#"{"__type": "com.amazonaws.sqs#QueueDoesNotExist", "message": "no"}"#;
+        assert_eq!(why(400, &[query], json), both("NonExistentQueue", "no"));
+        assert_eq!(why(400, &[], json), both("QueueDoesNotExist", "no"));
+        assert_eq!(why(403, &[], r#"{"__type": "AccessDenied", "Message": "n"}"#), both("AccessDenied", "n"));
+        let kind = ("x-amzn-errortype", "Throttling:http://internal.amazon.com/coral/");
+        assert_eq!(why(400, &[kind], "{}"), both("Throttling", ""));
+        assert_eq!(why(500, &[], "{}"), both("HTTP 500", ""));
+        assert_eq!(why(503, &[], "<html>\n"), both("HTTP 503", "<html>\\n"));
+    }
+
+    #[test]
+    fn a_clock_is_wrong_where_it_is_by_minutes() {
+        let date = |unix: i64| {
+            let text = DateTime::from_secs(unix).fmt(DateTimeFormat::HttpDate).expect("a date");
+            let mut response = answer(403, &[]);
+            response.headers_mut().insert("date", text);
+            skew(&response)
+        };
+        let now = DateTime::from(SystemTime::now()).secs();
+        assert!(date(now + 3600).is_some_and(|skew| (3590..=3600).contains(&skew)));
+        assert!(date(now - 3600).is_some_and(|skew| (-3610..=-3600).contains(&skew)));
+        assert_eq!(date(now - 60), None);
+        assert_eq!(skew(&answer(403, &[("date", "yesterday")])), None);
+    }
+}

@@ -1,0 +1,289 @@
+//! A request to a queue, and what comes of it.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use rowmill_core::batch::json::push_string;
+use rowmill_pipeline::ordered_queue::{Pending, RequestLimits};
+use serde::Deserialize;
+
+use super::super::aws::{Failure, Transport};
+use super::super::flow::Outcome;
+use super::codes::{Class, class};
+use super::extended_client::Store;
+use super::queued_message::QueuedMessage;
+use crate::config::Aggregation;
+use crate::failpoint::{self, Step};
+
+/// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html>
+pub(super) const LIMITS: RequestLimits = RequestLimits { messages: 10, bytes: 1 << 20 };
+
+pub(super) type Request = Vec<Pending<QueuedMessage>>;
+
+/// Where requests go.
+pub(super) struct To {
+    pub transport: Arc<dyn Transport>,
+    pub url: String,
+    pub fifo: bool,
+    pub aggregation: Option<Aggregation>,
+    pub store: Option<Store>,
+}
+
+/// What came of a request.
+#[derive(Default)]
+pub(super) struct Answer {
+    pub accepted: Request,
+    /// To be sent again, in their order.
+    pub refused: Request,
+    /// Why, where some were refused.
+    pub reason: Option<Reason>,
+    /// Rejected accepted, for what they are, and why.
+    pub rejected: Vec<(Pending<QueuedMessage>, String)>,
+    /// Refused by themselves, and it isn't known whether for what they are: what was said.
+    pub doubtful: Vec<(Pending<QueuedMessage>, String)>,
+}
+
+/// Why something wasn't accepted that may be later.
+#[derive(Debug)]
+pub(super) struct Reason {
+    pub text: String,
+    pub is_throttled: bool,
+}
+
+/// What the queue said to a request.
+enum SendOutcome {
+    /// Something of each entry.
+    Entries(Output),
+    /// It was no use now: it can't be reached, is throttling, or fails.
+    Retry(Reason),
+    /// Nothing of it is accepted, because of what at least one message is.
+    Rejected(String),
+    /// Nothing of it is accepted, perhaps because of what a message is.
+    Unknown(String),
+}
+
+/// What became of a request's entries.
+/// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html>
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase")]
+struct Output {
+    #[serde(default)]
+    successful: Vec<Accepted>,
+    #[serde(default)]
+    failed: Vec<Refused>,
+}
+
+/// Beside what is of use, an entry has digests and numbers.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Accepted {
+    #[serde(deserialize_with = "index")]
+    id: Option<usize>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Refused {
+    #[serde(deserialize_with = "index")]
+    id: Option<usize>,
+    code: String,
+    sender_fault: bool,
+    #[serde(default)]
+    message: Option<String>,
+}
+
+/// Where an entry stands in its request; `None` of what we can't have sent.
+fn index<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
+    let id = Cow::<str>::deserialize(deserializer)?;
+    Ok(id.parse().ok().filter(|index| *index < LIMITS.messages))
+}
+
+/// Sends a request once. One that is refused as a whole, perhaps for what one of its messages is, is sent again message by
+/// message: the others aren't to blame.
+pub(super) async fn send(to: To, mut request: Request) -> Answer {
+    let mut answer = Answer::default();
+    if let Some(store) = &to.store {
+        let mut ready = Request::with_capacity(request.len());
+        for mut pending in request {
+            match pending.item.store(store).await {
+                Ok(()) => ready.push(pending),
+                Err(text) => answer.take(vec![pending], SendOutcome::Retry(Reason { text, is_throttled: false })),
+            }
+        }
+        request = ready;
+        if request.is_empty() {
+            return answer;
+        }
+    }
+    failpoint::reached(Step::Sending);
+    let said = ask(&to, &request).await;
+    if !matches!(said, SendOutcome::Rejected(_) | SendOutcome::Unknown(_)) || request.len() == 1 {
+        answer.take(request, said);
+        return answer;
+    }
+    let mut is_away = false;
+    for message in request {
+        if is_away {
+            answer.refused.push(message);
+            continue;
+        }
+        let alone = vec![message];
+        let said = ask(&to, &alone).await;
+        // The others would wait for the same.
+        is_away = matches!(said, SendOutcome::Retry(_));
+        answer.take(alone, said);
+    }
+    answer
+}
+
+async fn ask(to: &To, request: &Request) -> SendOutcome {
+    let not_now = |text: String| SendOutcome::Retry(Reason { text, is_throttled: false });
+    let failure = match to.transport.call("SendMessageBatch", body(to, request)).await {
+        Ok(answer) => match serde_json::from_slice(&answer) {
+            Ok(output) => return SendOutcome::Entries(output),
+            Err(error) => return not_now(format!("the answer can't be read: {error}")),
+        },
+        Err(failure) => failure,
+    };
+    let text = failure.to_string();
+    match failure {
+        Failure::Failed(_) => not_now(text),
+        Failure::Refused { code, status, .. } => match class(&code, (400..500).contains(&status)) {
+            Class::Definite => SendOutcome::Rejected(text),
+            Class::Unknown => SendOutcome::Unknown(text),
+            class => SendOutcome::Retry(Reason::of(class, text)),
+        },
+    }
+}
+
+impl Reason {
+    /// What may be accepted later, by its class.
+    fn of(class: Class, text: String) -> Self {
+        match class {
+            Class::Operator(fix) => Self { text: format!("{text}; {fix}"), is_throttled: false },
+            class => Self { text, is_throttled: class == Class::Throttled },
+        }
+    }
+}
+
+/// What is sent for a request.
+/// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html>
+fn body(to: &To, request: &Request) -> Vec<u8> {
+    // Most bodies are JSON, whose quotes are escaped.
+    let bytes: usize = request.iter().map(|pending| pending.bytes + pending.bytes / 4 + 256).sum();
+    let mut body = Vec::with_capacity(bytes);
+    body.extend_from_slice(b"{\"QueueUrl\":");
+    push_string(&to.url, &mut body);
+    let mut separator: &[u8] = b",\"Entries\":[";
+    for (index, pending) in request.iter().enumerate() {
+        body.extend_from_slice(std::mem::replace(&mut separator, b","));
+        pending.item.write_entry(index, to.fifo, to.aggregation, &mut body);
+    }
+    body.extend_from_slice(b"]}");
+    body
+}
+
+impl Answer {
+    /// What it says of the queue.
+    pub fn outcome(&self) -> Outcome {
+        let is_alive = !self.accepted.is_empty() || !self.rejected.is_empty();
+        match &self.reason {
+            Some(reason) if reason.is_throttled => Outcome::Throttled,
+            None if self.doubtful.is_empty() => Outcome::Accepted,
+            _ if is_alive => Outcome::Partly,
+            _ => Outcome::Refused,
+        }
+    }
+
+    /// Takes in what was said to a request.
+    fn take(&mut self, request: Request, said: SendOutcome) {
+        let output = match said {
+            SendOutcome::Entries(output) => output,
+            SendOutcome::Retry(reason) => {
+                self.refused.extend(request);
+                self.reason = Some(reason);
+                return;
+            }
+            SendOutcome::Rejected(text) => {
+                self.rejected.extend(request.into_iter().map(|message| (message, text.clone())));
+                return;
+            }
+            SendOutcome::Unknown(text) => {
+                self.doubtful.extend(request.into_iter().map(|message| (message, text.clone())));
+                return;
+            }
+        };
+        let mut accepted = [false; LIMITS.messages];
+        output.successful.iter().filter_map(|entry| entry.id).for_each(|index| accepted[index] = true);
+        let mut faults: [Option<(Class, String)>; LIMITS.messages] = Default::default();
+        for Refused { id, code, sender_fault, message } in output.failed {
+            let text = format!("{code}: {}", message.unwrap_or_default());
+            let class = class(&code, sender_fault);
+            match id {
+                Some(index) => faults[index] = Some((class, text)),
+                None => self.reason = Some(Reason::of(class, text)),
+            }
+        }
+        for (index, message) in request.into_iter().enumerate() {
+            match faults[index].take() {
+                _ if accepted[index] => self.accepted.push(message),
+                Some((Class::Definite, text)) => self.rejected.push((message, text)),
+                Some((Class::Unknown, text)) => self.doubtful.push((message, text)),
+                Some((class, text)) => {
+                    let is_throttled = self.reason.as_ref().is_some_and(|reason| reason.is_throttled);
+                    if !is_throttled {
+                        self.reason = Some(Reason::of(class, text));
+                    }
+                    self.refused.push(message);
+                }
+                // What the answer doesn't name wasn't accepted.
+                None => {
+                    self.reason.get_or_insert_with(|| Reason {
+                        text: "the answer doesn't say what became of them".to_owned(),
+                        is_throttled: false,
+                    });
+                    self.refused.push(message);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::Message;
+    use super::*;
+    use crate::ack::tests::ack;
+
+    /// Each kind of entry once, and one that isn't named.
+    #[test]
+    fn each_entry_has_its_own_fate() {
+        let message = |body: &str| Message { body: body.into(), ..Message::default() };
+        let request: Request = ["accepted", "rejected", "refused", "forgotten", "encrypted", "doubtful"]
+            .into_iter()
+            .map(|body| Pending { group: None, bytes: 1, item: QueuedMessage::new(message(body), &ack()) })
+            .collect();
+        let output = r#"{
+            "Successful": [{"Id": "0", "MessageId": "m", "MD5OfMessageBody": "d", "SequenceNumber": "18"}],
+            "Failed": [
+                {"Id": "1", "Code": "InvalidMessageContents", "SenderFault": true},
+                {"Id": "2", "Code": "InternalError", "SenderFault": false, "Message": "later"},
+                {"Id": "4", "Code": "KMS.ThrottlingException", "SenderFault": true},
+                {"Id": "5", "Code": "SomethingNew", "SenderFault": true},
+                {"Id": "99", "Code": "Nonsense", "SenderFault": true}
+            ]
+        }"#;
+        let output = serde_json::from_str(output).expect("as SQS writes it");
+        let mut answer = Answer::default();
+        answer.take(request, SendOutcome::Entries(output));
+        let body = |pending: &Pending<QueuedMessage>| pending.item.message().body.plain().into_owned();
+        let bodies = |request: &[Pending<QueuedMessage>]| -> Vec<String> { request.iter().map(body).collect() };
+        assert_eq!(bodies(&answer.accepted), ["accepted"]);
+        assert_eq!(bodies(&answer.refused), ["refused", "forgotten", "encrypted"]);
+        assert_eq!(answer.outcome(), Outcome::Throttled);
+        let [(rejected, why)] = &answer.rejected[..] else { panic!("{} rejected", answer.rejected.len()) };
+        assert_eq!((&*body(rejected), why.as_str()), ("rejected", "InvalidMessageContents: "));
+        let [(doubtful, why)] = &answer.doubtful[..] else { panic!("{} doubtful", answer.doubtful.len()) };
+        assert_eq!((&*body(doubtful), why.as_str()), ("doubtful", "SomethingNew: "));
+    }
+}

@@ -1,0 +1,230 @@
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rowmill_core::position::ResumePoint;
+use rowmill_pipeline::ack::{Cost, tracker};
+use serde_json::{Value, json};
+
+use super::super::aws::{Failure, Transport};
+use super::super::outlet::{Outlet, Overflow, outlet};
+use super::super::{Delivery, Message};
+use super::request::LIMITS;
+use super::*;
+use crate::ack::tests::resume;
+use crate::ack::{AckObserver, AckOpener, BatchOrigin, StopError};
+use crate::config::OnError;
+use tokio::time::Instant;
+
+type Answering = dyn Fn(&[Value]) -> Result<Value, Failure> + Send + Sync;
+
+/// Answers after a time what a closure says of the bodies.
+struct Scripted {
+    answer: Box<Answering>,
+    takes: Duration,
+    /// Bodies that were accepted.
+    arrived: Arc<Mutex<Vec<String>>>,
+}
+
+impl fmt::Debug for Scripted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Scripted")
+    }
+}
+
+impl Transport for Scripted {
+    fn call(&self, _: &'static str, body: Vec<u8>) -> BoxFuture<'_, Result<Bytes, Failure>> {
+        async move {
+            tokio::time::sleep(self.takes).await;
+            let request: Value = serde_json::from_slice(&body).expect("JSON");
+            let entries = request["Entries"].as_array().expect("entries");
+            let answer = (self.answer)(entries)?;
+            for id in answer["Successful"].as_array().into_iter().flatten() {
+                let index: usize = id["Id"].as_str().and_then(|id| id.parse().ok()).expect("an index");
+                let body = entries[index]["MessageBody"].as_str().expect("a body");
+                self.arrived.lock().expect("no panic").push(body.to_owned());
+            }
+            Ok(Bytes::from(answer.to_string()))
+        }
+        .boxed()
+    }
+}
+
+/// Accepts all but what `refuse` has a code for.
+fn each(entries: &[Value], refuse: impl Fn(&str) -> Option<&'static str>) -> Value {
+    let (mut successful, mut failed) = (Vec::new(), Vec::new());
+    for (index, entry) in entries.iter().enumerate() {
+        let id = index.to_string();
+        match refuse(entry["MessageBody"].as_str().expect("a body")) {
+            None => successful.push(json!({ "Id": id })),
+            Some(code) => failed.push(json!({ "Id": id, "Code": code, "SenderFault": true })),
+        }
+    }
+    json!({ "Successful": successful, "Failed": failed })
+}
+
+fn refused(code: &str) -> Failure {
+    Failure::Refused { code: code.to_owned(), message: String::new(), status: 400 }
+}
+
+struct Rig {
+    outlet: Outlet,
+    acks: AckOpener,
+    observer: AckObserver,
+    arrived: Arc<Mutex<Vec<String>>>,
+    sink: tokio::task::JoinHandle<anyhow::Result<()>>,
+    next: u64,
+}
+
+impl Rig {
+    fn start(
+        takes: Duration,
+        edit: impl FnOnce(&mut Sqs),
+        answer: impl Fn(&[Value]) -> Result<Value, Failure> + Send + Sync + 'static,
+    ) -> Self {
+        let arrived: Arc<Mutex<Vec<String>>> = Arc::default();
+        let transport = Scripted { answer: Box::new(answer), takes, arrived: Arc::clone(&arrived) };
+        let mut sqs = Sqs {
+            name: "queue".to_owned(),
+            transport: Arc::new(transport),
+            queue_url: "http://simulated/queue".to_owned(),
+            fifo: false,
+            on_error: OnError::Halt,
+            message_max: LIMITS.bytes,
+            aggregation: None,
+            store: None,
+            jitter_seed: Some(7),
+        };
+        edit(&mut sqs);
+        let (outlet, inlet) = outlet(2, Overflow::new(0));
+        let (acks, _, observer) = tracker::<ResumePoint, BatchOrigin>(Cost { rows: 1 << 20, bytes: 1 << 30 });
+        Self { outlet, acks, observer, arrived, sink: tokio::spawn(Box::new(sqs).run(inlet, None)), next: 1 }
+    }
+
+    async fn send(&mut self, messages: Vec<Message>) {
+        let origin = BatchOrigin::after(Arc::new(resume(self.next)));
+        self.next += 1;
+        let ack = self.acks.open(origin, resume(self.next), Cost { rows: 1, bytes: 1 }).await.expect("room");
+        self.outlet.send(Delivery { messages, ack }).await.expect("it runs");
+    }
+
+    fn arrived(&self) -> Vec<String> {
+        self.arrived.lock().expect("no panic").clone()
+    }
+
+    async fn end(self) -> (Vec<String>, Option<String>) {
+        drop(self.outlet);
+        self.sink.await.expect("no panic").expect("no error");
+        let stop = self.observer.stop().map(|stop| stop.cause.downcast::<StopError>().expect("ours").to_string());
+        (self.arrived.lock().expect("no panic").clone(), stop)
+    }
+}
+
+fn message(body: &str, group: &str) -> Message {
+    Message { body: body.into(), group: group.to_owned(), ..Message::default() }
+}
+
+fn messages(bodies: &[&str]) -> Vec<Message> {
+    bodies.iter().map(|body| message(body, "")).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_throttled_key_ends_nothing() {
+    let start = Instant::now();
+    let mut rig = Rig::start(
+        Duration::from_millis(5),
+        |_| {},
+        move |entries| {
+            let is_throttled = start.elapsed() < Duration::from_secs(20);
+            Ok(each(entries, |_| is_throttled.then_some("KMS.ThrottlingException")))
+        },
+    );
+    rig.send(messages(&["a", "b"])).await;
+    assert_eq!(rig.end().await, (vec!["a".to_owned(), "b".to_owned()], None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_cant_be_read_is_split_until_the_bad_message_stands_alone() {
+    for code in ["SerializationException", "SomethingNew"] {
+        let answer = move |entries: &[Value]| match entries.iter().any(|entry| entry["MessageBody"] == "bad") {
+            true => Err(refused(code)),
+            false => Ok(each(entries, |_| None)),
+        };
+        let mut rig = Rig::start(Duration::from_millis(5), |_| {}, answer);
+        rig.send(messages(&["a", "b", "bad", "c"])).await;
+        // Others show that the queue works.
+        let mut more = 0;
+        while rig.observer.stopped().now_or_never().is_none() && more < 200 {
+            rig.send(messages(&["more"])).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            more += 1;
+        }
+        assert!(more < 100, "{code}: nothing came of it");
+        let (arrived, stop) = rig.end().await;
+        let stop = stop.expect("it stops there");
+        assert!(stop.contains(code) && stop.contains("beginning bad"), "{stop}");
+        let before: Vec<&String> = arrived.iter().filter(|body| *body != "more").collect();
+        assert!(before.starts_with(&[&"a".to_owned(), &"b".to_owned()]), "{before:?}");
+    }
+}
+
+/// A reason that isn't known, for everything: it's the queue, and no message.
+#[tokio::test(start_paused = true)]
+async fn a_queue_that_refuses_everything_is_waited_for() {
+    let start = Instant::now();
+    let back = Duration::from_secs(300);
+    let mut rig = Rig::start(
+        Duration::from_millis(5),
+        |_| {},
+        move |entries| match start.elapsed() < back {
+            true => Err(refused("SomethingNew")),
+            false => Ok(each(entries, |_| None)),
+        },
+    );
+    rig.send(messages(&["a", "b"])).await;
+    let (arrived, stop) = rig.end().await;
+    assert_eq!((arrived.len(), stop), (2, None));
+    assert!(start.elapsed() < back + Duration::from_secs(2), "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hot_group_takes_no_room_from_others() {
+    let mut rig = Rig::start(Duration::from_millis(10), |sqs| sqs.fifo = true, |entries| Ok(each(entries, |_| None)));
+    let start = Instant::now();
+    // Far more than could leave at once.
+    for batch in 0..100 {
+        let rows = (0..200).map(|row| match row % 5 {
+            0 => message("hot", "hot"),
+            _ => message("cold", &format!("{batch}-{row}")),
+        });
+        rig.send(rows.collect()).await;
+    }
+    let cold = |rig: &Rig| rig.arrived().iter().filter(|body| *body == "cold").count();
+    while cold(&rig) < 16_000 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    let hot = rig.arrived().len() - 16_000;
+    assert!(hot < 300, "{hot} of the hot group");
+    let (arrived, _) = rig.end().await;
+    assert_eq!(arrived.len(), 20_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_letter_fits() {
+    // The queue takes less than it said.
+    let takes: VecDeque<usize> = [5_000, 1_500].into();
+    for (max, most) in takes.into_iter().zip([20_000, 20_000]) {
+        let answer =
+            move |entries: &[Value]| Ok(each(entries, |body| (body.len() > max).then_some("InvalidParameterValue")));
+        let mut rig = Rig::start(Duration::from_millis(5), |sqs| sqs.message_max = most, answer);
+        let body = json!({ "error": "why", "body": "x".repeat(1 << 20) }).to_string();
+        rig.send(vec![Message { is_dead_letter: true, ..message(&body, "") }]).await;
+        let (arrived, stop) = rig.end().await;
+        assert_eq!(stop, None);
+        let letter: Value = serde_json::from_str(&arrived[0]).expect("JSON");
+        assert_eq!((&letter["error"], &letter["shortened"]["body"]), (&"why".into(), &(1 << 20).into()));
+    }
+}

@@ -1,0 +1,171 @@
+//! Batches of which transforms see a part, and get the rest for what they leave: only rows that stay are decoded
+//! whole.
+
+use std::sync::Arc;
+
+use rowmill_core::batch::{Batch, Builder, RowIndex, Table};
+use rowmill_core::binlog::{RowBatch, RowError, TableProjection};
+
+use super::interest;
+use super::{Chain, Stop, Transformed};
+
+impl Chain {
+    /// What of a table's rows is projection to decide on them. Where that can't be found out it's everything, and
+    /// why shows when the first row passes.
+    pub fn projection(&self, table: &Table) -> TableProjection {
+        let interests: Result<Vec<_>, _> = self.transforms.iter().map(|transform| transform.interest(table)).collect();
+        interests.map_or_else(|_| TableProjection::default(), |interests| interest::table_projection(table, &interests))
+    }
+
+    /// Passes a batch through the transforms. What is left of it is decoded whole; where a row can't be, everything stops
+    /// before it. Batches are numbered in their order, and every one must pass. `None` if everything stops because of an
+    /// earlier one.
+    pub async fn transform(&self, number: u64, batch: &RowBatch, tables: &Arc<[Arc<Table>]>) -> Option<Transformed> {
+        let RowBatch { bytes, rows, deferred, skips, .. } = batch;
+        let count = *rows as u32;
+        let Some(deferred) = deferred else { return self.run(number, Arc::clone(bytes), count, tables).await };
+        let decoded = parse(bytes);
+        let leave_out = |transformed: &mut Transformed, errors: Vec<RowError>| {
+            for error in errors {
+                if *skips {
+                    transformed.skip(error.row.0, deferred.skipped(&decoded, error));
+                } else {
+                    transformed.stop_at(Stop { origin: error.row.0, error: error.error.into() });
+                }
+            }
+        };
+        if deferred.version() == self.version {
+            let transformed = self.run(number, Arc::clone(bytes), count, tables).await?;
+            let whole = |rows: &[RowIndex]| deferred.decode_rows(&decoded, rows.iter().copied());
+            return Some(transformed.completed(bytes, whole, leave_out));
+        }
+        // It was decoded for other transforms: they get whole rows.
+        let (whole, errors) = deferred.decode_rows(&decoded, (0..count).map(RowIndex));
+        if errors.is_empty() {
+            return self.run(number, Arc::new(whole), count, tables).await;
+        }
+        let is_left_out = |row: &u32| match *skips {
+            true => errors.iter().any(|error| error.row.0 == *row),
+            false => errors[0].row.0 <= *row,
+        };
+        let origins: Vec<u32> = (0..count).filter(|row| !is_left_out(row)).collect();
+        let (whole, _) = deferred.decode_rows(&decoded, origins.iter().copied().map(RowIndex));
+        let mut transformed = self.run(number, Arc::new(whole), origins.len() as u32, tables).await?;
+        transformed.set_origins(&origins);
+        leave_out(&mut transformed, errors);
+        Some(transformed)
+    }
+
+    /// Passes a batch that is whole through the transforms as it would be were it decoded for them: columns that none of
+    /// them wants are absent. For their tests.
+    pub async fn transform_in_part(
+        &self,
+        number: u64,
+        bytes: &Arc<Vec<u8>>,
+        tables: &Arc<[Arc<Table>]>,
+    ) -> Option<Transformed> {
+        let batch = parse(bytes);
+        let projection: Vec<TableProjection> = tables.iter().map(|table| self.projection(table)).collect();
+        let mut out = Builder::with_capacity(bytes.len());
+        for (index, row) in (0..).map(RowIndex).zip(batch.rows()) {
+            let Some(projection) = projection[row.table().0 as usize].for_operation(row.operation()) else {
+                out.copy_row(&batch, index);
+                continue;
+            };
+            out.copy_row_edited(&batch, index, |image, column, out| {
+                let is_needed = projection.image(image).contains(column);
+                if !is_needed {
+                    out.absent();
+                }
+                !is_needed
+            });
+        }
+        let part = Arc::new(out.finish());
+        let transformed = self.run(number, Arc::clone(&part), batch.len() as u32, tables).await?;
+        let whole = |rows: &[RowIndex]| {
+            let mut out = Builder::with_capacity(bytes.len());
+            rows.iter().for_each(|&row| out.copy_row(&batch, row));
+            (out.finish(), Vec::new())
+        };
+        Some(transformed.completed(&part, whole, |_, _| {}))
+    }
+}
+
+impl Transformed {
+    /// With `whole` rows in place of what is left: what transforms changed in them stays changed. `decoded` is what they
+    /// were given first. `leave_out` leaves out rows that can't be decoded.
+    fn completed(
+        mut self,
+        decoded: &Arc<Vec<u8>>,
+        whole: impl Fn(&[RowIndex]) -> (Vec<u8>, Vec<RowError>),
+        leave_out: impl Fn(&mut Self, Vec<RowError>),
+    ) -> Self {
+        // Each time there are fewer rows.
+        while let Err(errors) = self.complete(decoded, &whole) {
+            leave_out(&mut self, errors);
+        }
+        self
+    }
+
+    /// # Errors
+    /// If rows can't be decoded: then nothing is changed.
+    fn complete(
+        &mut self,
+        decoded: &Arc<Vec<u8>>,
+        whole: &impl Fn(&[RowIndex]) -> (Vec<u8>, Vec<RowError>),
+    ) -> Result<(), Vec<RowError>> {
+        let batch = parse(decoded);
+        let mut errors = Vec::new();
+        let mut complete = |seen: &Arc<Vec<u8>>, rows: &[(RowIndex, u32)]| {
+            let origins: Vec<RowIndex> = rows.iter().map(|&(_, origin)| RowIndex(origin)).collect();
+            let (whole, faults) = whole(&origins);
+            if !faults.is_empty() {
+                errors.extend(faults);
+                return Arc::default();
+            }
+            Arc::new(if Arc::ptr_eq(seen, decoded) { whole } else { changed(&whole, seen, &batch, rows) })
+        };
+        let rows: Vec<(RowIndex, u32)> = self.rows.iter().map(|passed| (passed.row, passed.origin)).collect();
+        let bytes = complete(&self.bytes, &rows);
+        let dead_batches: Vec<_> =
+            self.dead.iter().map(|dead| complete(&dead.batch, &[(dead.row, dead.origin)])).collect();
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        self.bytes = bytes;
+        (0..).zip(&mut self.rows).for_each(|(index, passed)| passed.row = RowIndex(index));
+        for (dead, batch) in self.dead.iter_mut().zip(dead_batches) {
+            (dead.batch, dead.row) = (batch, RowIndex(0));
+        }
+        Ok(())
+    }
+}
+
+/// Rows that were decoded whole, in the order of `rows`, with what was changed since `decoded` in what is `seen` of
+/// them now: of each row its index there, and where it was.
+fn changed(whole: &[u8], seen: &[u8], decoded: &Batch<'_>, rows: &[(RowIndex, u32)]) -> Vec<u8> {
+    let (whole, seen) = (parse(whole), parse(seen));
+    let mut out = Builder::with_capacity(whole.bytes_of(whole.len()));
+    for (row, &(now, origin)) in (0..).map(RowIndex).zip(rows) {
+        let (now, was) = (seen.row(now), decoded.row(RowIndex(origin)));
+        if now.has_images_of(&was) {
+            out.copy_row(&whole, row);
+            continue;
+        }
+        out.copy_row_edited(&whole, row, |image, column, out| {
+            let (Some(now), Some(was)) = (now.image(image), was.image(image)) else { return false };
+            let is_changed = now.cell(column) != was.cell(column);
+            if is_changed {
+                out.cell(now.cell(column));
+            }
+            is_changed
+        });
+    }
+    out.finish()
+}
+
+/// # Panics
+/// If it isn't a batch.
+fn parse(bytes: &[u8]) -> Batch<'_> {
+    Batch::parse(bytes).expect("batches are written by the builder")
+}

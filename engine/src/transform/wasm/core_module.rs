@@ -1,0 +1,375 @@
+//! Plain core modules: the same rows and verdicts as components have, over linear memory. Specified in
+//! `wit/core-module.md`.
+
+use rowmill_core::batch::{Kind, Table};
+use wasmtime::{Caller, Engine, InstancePre, Linker, Memory, Store, TypedFunc, bail, format_err};
+
+use super::bindings::{Failure, Verdict, types};
+use super::limits::{LINE_BYTES_MAX, NAME_BYTES_MAX};
+use super::memory::memory;
+use super::state::PluginState;
+
+/// What a module must export to be one.
+pub(in crate::transform) const PROCESS: &str = "rowmill_process";
+const IMPORTS: &str = "rowmill";
+
+/// What an answer begins with.
+const DONE: u32 = 0;
+const REJECTED: u32 = 1;
+const RETRY: u32 = 2;
+
+type Call = TypedFunc<(u32, u32), u64>;
+
+/// A module's functions.
+pub(in crate::transform) struct ModuleGuest {
+    memory: Memory,
+    alloc: TypedFunc<u32, u32>,
+    configure: Option<Call>,
+    describe: Option<Call>,
+    process: Call,
+}
+
+impl ModuleGuest {
+    pub fn new(store: &mut Store<PluginState>, module: &InstancePre<PluginState>) -> wasmtime::Result<Self> {
+        let instance = module.instantiate(&mut *store)?;
+        // What a reactor's runtime needs before anything else.
+        if instance.get_func(&mut *store, "_initialize").is_some() {
+            instance.get_typed_func::<(), ()>(&mut *store, "_initialize")?.call(&mut *store, ())?;
+        }
+        let memory = instance.get_memory(&mut *store, "memory");
+        let memory = memory.ok_or_else(|| format_err!("it doesn't export its memory as `memory`"))?;
+        let optional = |store: &mut Store<PluginState>, name: &str| {
+            let is_there = instance.get_func(&mut *store, name).is_some();
+            is_there.then(|| instance.get_typed_func(&mut *store, name)).transpose()
+        };
+        Ok(Self {
+            memory,
+            alloc: instance.get_typed_func(&mut *store, "rowmill_alloc")?,
+            configure: optional(store, "rowmill_configure")?,
+            describe: optional(store, "rowmill_describe")?,
+            process: instance.get_typed_func(&mut *store, PROCESS)?,
+        })
+    }
+
+    pub fn configure(&self, store: &mut Store<PluginState>, settings: &str) -> wasmtime::Result<Result<(), String>> {
+        let Some(configure) = &self.configure else { return Ok(Ok(())) };
+        let answer = self.call(store, configure, settings.as_bytes())?;
+        Ok(match self.answer(store, answer)? {
+            Answer::Done(_) => Ok(()),
+            Answer::Rejected(message) | Answer::Retry(message) => Err(message),
+        })
+    }
+
+    pub fn describe(
+        &self,
+        store: &mut Store<PluginState>,
+        table: &Table,
+    ) -> wasmtime::Result<Result<types::Interest, String>> {
+        let Some(describe) = &self.describe else { return Ok(Ok(types::Interest::All)) };
+        let answer = self.call(store, describe, &packed_table(table))?;
+        let mut words = match self.answer(store, answer)? {
+            Answer::Done(words) => words,
+            Answer::Rejected(message) | Answer::Retry(message) => return Ok(Err(message)),
+        };
+        Ok(Ok(match words.u32()? {
+            0 => types::Interest::Pass,
+            1 => types::Interest::Drop,
+            2 => types::Interest::All,
+            3 => {
+                let flags = words.u32()?;
+                let count = words.u32()?;
+                let columns = (0..count).map(|_| words.u32()).collect::<Result<_, _>>()?;
+                let has = |flag: u32| flags & flag != 0;
+                types::Interest::Want(types::Want {
+                    columns,
+                    before: has(1),
+                    inserts: has(2),
+                    updates: has(4),
+                    deletes: has(8),
+                })
+            }
+            other => bail!("it returned a malformed interest: {other}"),
+        }))
+    }
+
+    pub fn process(&self, store: &mut Store<PluginState>, rows: &[u8]) -> wasmtime::Result<Result<Verdict, Failure>> {
+        let answer = self.call(store, &self.process, rows)?;
+        Ok(match self.answer(store, answer)? {
+            Answer::Done(words) => Ok(words.verdict()?),
+            Answer::Rejected(message) => Err(Failure::Reject(message)),
+            Answer::Retry(message) => Err(Failure::Retry(message)),
+        })
+    }
+
+    /// Gives where the answer is: its address, and its length.
+    fn call(&self, store: &mut Store<PluginState>, function: &Call, input: &[u8]) -> wasmtime::Result<(usize, usize)> {
+        let len = u32::try_from(input.len())?;
+        let at = self.alloc.call(&mut *store, len)?;
+        self.memory
+            .write(&mut *store, at as usize, input)
+            .map_err(|_| format_err!("`rowmill_alloc` gave {at}, and there are no {len} bytes"))?;
+        let answer = function.call(&mut *store, (at, len))?;
+        Ok(((answer >> 32) as usize, answer as u32 as usize))
+    }
+
+    fn answer<'s>(&self, store: &'s Store<PluginState>, (at, len): (usize, usize)) -> wasmtime::Result<Answer<'s>> {
+        let len_max = store.data().answer_max();
+        if len > len_max {
+            bail!("its answer has {len} bytes, and may have {len_max}; raise `output` in its .toml");
+        }
+        let bytes = self.memory.data(store).get(at..).and_then(|rest| rest.get(..len));
+        let mut words =
+            Words(bytes.ok_or_else(|| format_err!("its answer of {len} bytes at {at} isn't in its memory"))?);
+        let status = words.u32()?;
+        let message = || String::from_utf8_lossy(words.0).into_owned();
+        Ok(match status {
+            DONE => Answer::Done(words),
+            REJECTED => Answer::Rejected(message()),
+            RETRY => Answer::Retry(message()),
+            other => bail!("it returned a malformed answer: status {other}"),
+        })
+    }
+}
+
+/// A sink's number; `None` for the one that the routes give.
+fn given(sink: u32) -> Option<u32> {
+    Some(sink).filter(|&sink| sink != u32::MAX)
+}
+
+/// What a module says.
+enum Answer<'a> {
+    Done(Words<'a>),
+    Rejected(String),
+    Retry(String),
+}
+
+/// Little-endian words, read one after another.
+struct Words<'a>(&'a [u8]);
+
+impl<'a> Words<'a> {
+    /// All of them are a verdict.
+    fn verdict(mut self) -> wasmtime::Result<Verdict> {
+        let mut counts = [0; 7];
+        for count in &mut counts {
+            *count = self.u32()? as usize;
+        }
+        let [keep, reroutes, edits, emits, attributes, fails, arena] = counts;
+        let verdict = Verdict {
+            keep: self.list(keep, |[row]| Ok(row))?,
+            reroutes: self
+                .list(reroutes, |[row, sink, group_len]| Ok(types::Reroute { row, sink: given(sink), group_len }))?,
+            edits: self.list(edits, |[row, image, column, state, value_len]| {
+                let image = match image {
+                    0 => types::Image::Before,
+                    1 => types::Image::After,
+                    other => bail!("it returned a malformed verdict: image {other}"),
+                };
+                let state = u8::try_from(state).unwrap_or(u8::MAX);
+                Ok(types::Edit { row, image, column, state, value_len })
+            })?,
+            emits: self.list(emits, |[row, sink, group_len, dedup_len, body_len]| {
+                Ok(types::Emit { row, sink: given(sink), group_len, dedup_len, body_len })
+            })?,
+            attributes: self
+                .list(attributes, |[emit, name_len, value_len]| Ok(types::Attribute { emit, name_len, value_len }))?,
+            writes: Vec::new(),
+            fails: self.list(fails, |[row, message_len]| Ok(types::RowFail { row, message_len }))?,
+            arena: self.bytes(arena)?.to_vec(),
+        };
+        if !self.0.is_empty() {
+            bail!("it returned a malformed verdict: {} bytes too many", self.0.len());
+        }
+        Ok(verdict)
+    }
+
+    fn u32(&mut self) -> wasmtime::Result<u32> {
+        let word = self.bytes(4)?.first_chunk().map_or([0; 4], |word| *word);
+        Ok(u32::from_le_bytes(word))
+    }
+
+    fn bytes(&mut self, len: usize) -> wasmtime::Result<&'a [u8]> {
+        let split = self.0.split_at_checked(len);
+        let (taken, rest) = split.ok_or_else(|| format_err!("it returned a malformed answer: it ends too soon"))?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn words<const N: usize>(&mut self, count: usize) -> wasmtime::Result<Vec<[u32; N]>> {
+        let len =
+            count.checked_mul(4 * N).ok_or_else(|| format_err!("it returned a malformed answer: {count} items"))?;
+        let bytes = self.bytes(len)?;
+        let word = |bytes: &[u8]| bytes.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
+        let item = |item: &[u8]| std::array::from_fn(|index| word(&item[4 * index..]));
+        Ok(bytes.chunks_exact(4 * N).map(item).collect())
+    }
+
+    fn list<const N: usize, T>(
+        &mut self,
+        count: usize,
+        make: impl FnMut([u32; N]) -> wasmtime::Result<T>,
+    ) -> wasmtime::Result<Vec<T>> {
+        self.words(count)?.into_iter().map(make).collect()
+    }
+}
+
+fn packed_table(table: &Table) -> Vec<u8> {
+    let mut out = Vec::with_capacity(64 + 32 * table.columns.len());
+    out.extend_from_slice(&table.id.0.to_le_bytes());
+    out.extend_from_slice(&(table.columns.len() as u32).to_le_bytes());
+    let text = |text: &str, out: &mut Vec<u8>| {
+        out.extend_from_slice(&(text.len() as u32).to_le_bytes());
+        out.extend_from_slice(text.as_bytes());
+    };
+    text(&table.schema, &mut out);
+    text(&table.name, &mut out);
+    for column in &table.columns {
+        let flags = u32::from(column.nullable) | u32::from(column.key) << 1;
+        out.extend_from_slice(&kind_number(column.kind).to_le_bytes());
+        out.extend_from_slice(&flags.to_le_bytes());
+        text(&column.name, &mut out);
+        text(&column.mysql_type, &mut out);
+    }
+    out
+}
+
+/// In the order of the world's `kind`.
+fn kind_number(kind: Kind) -> u32 {
+    match kind {
+        Kind::Int => 0,
+        Kind::Uint => 1,
+        Kind::Float => 2,
+        Kind::Decimal => 3,
+        Kind::Text => 4,
+        Kind::Bytes => 5,
+        Kind::Json => 6,
+        Kind::Date => 7,
+        Kind::Time => 8,
+        Kind::Datetime => 9,
+        Kind::Timestamp => 10,
+        Kind::Year => 11,
+        Kind::Bit => 12,
+        Kind::Enum => 13,
+        Kind::Set => 14,
+        Kind::Geometry => 15,
+        Kind::Vector => 16,
+    }
+}
+
+/// Offers modules what they may import.
+pub(in crate::transform) fn linker(engine: &Engine) -> wasmtime::Result<Linker<PluginState>> {
+    let mut linker = Linker::new(engine);
+    linker.func_wrap(IMPORTS, "sink", |mut caller: Caller<'_, PluginState>, at: u32, len: u32| {
+        let name = name(&mut caller, at, len)?;
+        Ok(caller.data().sink_number(&name).unwrap_or(u32::MAX))
+    })?;
+    linker.func_wrap(IMPORTS, "log", |mut caller: Caller<'_, PluginState>, level: u32, at: u32, len: u32| {
+        // The rest of a longer one is cut off.
+        let message = text(&mut caller, at, len.min(LINE_BYTES_MAX as u32 + 1))?;
+        caller.data_mut().write_log(level, message);
+        Ok(())
+    })?;
+    linker.func_wrap(IMPORTS, "count", |mut caller: Caller<'_, PluginState>, at: u32, len: u32, n: u64| {
+        let counter = name(&mut caller, at, len)?;
+        caller.data_mut().add_to_counter(counter, n);
+        Ok(())
+    })?;
+    linker.func_wrap(IMPORTS, "now", |caller: Caller<'_, PluginState>| caller.data().granted_time().unwrap_or(0))?;
+    linker.func_wrap(
+        IMPORTS,
+        "env",
+        |mut caller: Caller<'_, PluginState>, at: u32, len: u32, to: u32, room: u32| -> wasmtime::Result<u32> {
+            let name = name(&mut caller, at, len)?;
+            let Some(value) = caller.data().granted_variable(&name) else { return Ok(u32::MAX) };
+            if value.len() <= room as usize {
+                memory(&mut caller)?.write(&mut caller, to as usize, value.as_bytes())?;
+            }
+            Ok(value.len() as u32)
+        },
+    )?;
+    super::wasi::add_to_linker(&mut linker)?;
+    Ok(linker)
+}
+
+/// A text that can't be long.
+fn name(caller: &mut Caller<'_, PluginState>, at: u32, len: u32) -> wasmtime::Result<String> {
+    if len as usize > NAME_BYTES_MAX {
+        bail!("a name of {len} bytes; names may have {NAME_BYTES_MAX}");
+    }
+    text(caller, at, len)
+}
+
+fn text(caller: &mut Caller<'_, PluginState>, at: u32, len: u32) -> wasmtime::Result<String> {
+    let memory = memory(caller)?;
+    let bytes = memory.data(&caller).get(at as usize..).and_then(|rest| rest.get(..len as usize));
+    let bytes = bytes.ok_or_else(|| format_err!("a text of {len} bytes at {at} isn't in its memory"))?;
+    Ok(String::from_utf8_lossy(bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugin::Rows;
+    use std::path::Path;
+
+    /// Compares with a file of hexadecimal bytes, sixteen a line. `ROWMILL_WRITE_VECTORS` writes it anew.
+    fn compare(name: &str, bytes: &[u8]) {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit/vectors").join(name);
+        let line = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ") + "\n";
+        let text: String = bytes.chunks(16).map(line).collect();
+        if std::env::var_os("ROWMILL_WRITE_VECTORS").is_some() {
+            std::fs::write(&path, &text).expect("written");
+        }
+        assert_eq!(std::fs::read_to_string(&path).expect("kept"), text, "{name}");
+    }
+
+    #[test]
+    fn the_vectors_are_what_the_engine_does() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit/vectors");
+        let rows = std::fs::read_to_string(directory.join("batch.rows.jsonl")).expect("kept");
+        let rows = Rows::parse(&rows).expect("rows");
+        compare("batch.hex", &rows.bytes);
+        compare("table.hex", &packed_table(&rows.tables[0]));
+
+        // The verdict that wit/vectors/README.md tells of.
+        let words: Vec<u32> = [
+            &[0, 2, 1, 1, 1, 1, 1, 30][..],
+            &[0, 1],
+            &[0, 3, 2],
+            &[1, 1, 1, 2, 4],
+            &[1, u32::MAX, 0, 3, 8],
+            &[0, 3, 5],
+            &[2, 5],
+        ]
+        .concat();
+        let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        bytes.extend_from_slice(b"DEpaiddd1{\"a\":1} keyvaluebroke");
+        compare("verdict.hex", &bytes);
+        let mut words = Words(&bytes);
+        assert_eq!(words.u32().expect("a status"), DONE);
+        let verdict = words.verdict().expect("a verdict");
+        assert_eq!(verdict.keep, [0, 1]);
+        let types::Reroute { row, sink, group_len } = verdict.reroutes[0];
+        assert_eq!((row, sink, group_len), (0, Some(3), 2));
+        let types::Edit { row, column, state, value_len, .. } = verdict.edits[0];
+        assert_eq!((row, column, state, value_len), (1, 1, 2, 4));
+        let types::Emit { row, sink, group_len, dedup_len, body_len } = verdict.emits[0];
+        assert_eq!((row, sink, group_len, dedup_len, body_len), (1, None, 0, 3, 8));
+        let types::Attribute { emit, name_len, value_len } = verdict.attributes[0];
+        assert_eq!((emit, name_len, value_len), (0, 3, 5));
+        let types::RowFail { row, message_len } = verdict.fails[0];
+        assert_eq!((row, message_len), (2, 5));
+        assert_eq!(verdict.arena.len(), 30);
+    }
+
+    #[test]
+    fn any_answer_is_read_or_refused() {
+        let whole: Vec<u8> = [0u32, 1, 0, 0, 0, 0, 0, 0].iter().flat_map(|word| word.to_le_bytes()).collect();
+        for len in 0..whole.len() {
+            assert!(Words(&whole[..len]).verdict().is_err(), "{len}");
+        }
+        for count in [u32::MAX, 1 << 30] {
+            let bytes: Vec<u8> = [count; 7].iter().flat_map(|word| word.to_le_bytes()).collect();
+            assert!(Words(&bytes).verdict().is_err());
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! One instance of a plugin: with [`core_module`](super::core_module), the only place that calls into WebAssembly.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{anyhow, bail};
+use rowmill_core::batch::{Batch, RowIndex, Table};
+use wasmtime::{Engine, InstancePre, Store};
+
+use super::super::error::PluginError;
+use super::super::host_commands::HostCommands;
+use super::super::interest::{Interest, Interests};
+use super::super::manifest::Manifest;
+use super::super::recipe::RenderedMessages;
+use super::bindings::{Failure, Transform, TransformPre, Verdict, wit_table};
+use super::core_module::ModuleGuest;
+use super::limits::Resources;
+use super::state::{ANSWER_BYTES_MAX, Counters, Current, PluginState};
+use super::ticker::{EPOCH, Ticker};
+
+/// What a plugin said of a batch.
+pub(in crate::transform) struct Answer {
+    pub verdict: Verdict,
+    pub commands: HostCommands,
+}
+
+/// What there is to call.
+enum Guest {
+    Component(Transform),
+    Module(Box<ModuleGuest>),
+}
+
+/// An instance of a plugin, ready to be called.
+pub(in crate::transform) struct Instance {
+    store: Store<PluginState>,
+    guest: Guest,
+    agreed_interests: Arc<Mutex<Interests>>,
+    ticker: Arc<Ticker>,
+    deadline_epochs: u64,
+}
+
+/// Compiled code, its imports given.
+pub(in crate::transform) enum Code {
+    Component(TransformPre<PluginState>),
+    Module(InstancePre<PluginState>),
+}
+
+/// What an instance is made of.
+pub(in crate::transform) struct InstanceTemplate {
+    pub engine: Engine,
+    /// Of the engine's deadlines.
+    pub ticker: Arc<Ticker>,
+    pub code: Code,
+    pub name: Arc<str>,
+    pub manifest: Manifest,
+    pub sinks: Arc<[String]>,
+    pub counters: Counters,
+    /// What the first instance that was asked said of each table: what rows are decoded for.
+    pub agreed_interests: Arc<Mutex<Interests>>,
+    /// Whether rows that it fails on are dead letters, whatever its manifest says.
+    pub force_dead_letter: bool,
+}
+
+impl Instance {
+    /// Makes an instance, and hands it its settings.
+    ///
+    /// # Errors
+    /// If it traps at its start, or refuses its settings.
+    pub fn new(template: &InstanceTemplate) -> anyhow::Result<Self> {
+        let Manifest { limits, grants, settings, .. } = &template.manifest;
+        let state = PluginState::new(
+            Arc::clone(&template.name),
+            Arc::clone(&template.sinks),
+            grants.clone(),
+            Arc::clone(&template.counters),
+            Resources::new(limits.memory),
+        );
+        let ticker = Arc::clone(&template.ticker);
+        let _running = ticker.run();
+        let mut store = Store::new(&template.engine, state);
+        store.limiter(PluginState::resources);
+        store.set_hostcall_fuel(ANSWER_BYTES_MAX);
+        let deadline_epochs = (limits.deadline.as_millis().div_ceil(EPOCH.as_millis()) + 1) as u64;
+        store.set_epoch_deadline(deadline_epochs);
+        let guest = match &template.code {
+            Code::Component(transform) => transform.instantiate(&mut store).map(Guest::Component),
+            Code::Module(module) => ModuleGuest::new(&mut store, module).map(|guest| Guest::Module(Box::new(guest))),
+        };
+        let guest = guest.map_err(|error| anyhow!("it isn't a transform, or it fails when it starts: {error:#}"))?;
+        store.set_epoch_deadline(deadline_epochs);
+        let configured = match &guest {
+            Guest::Component(transform) => transform.call_configure(&mut store, settings),
+            Guest::Module(module) => module.configure(&mut store, settings),
+        };
+        match configured {
+            Ok(Ok(())) => {}
+            Ok(Err(message)) => bail!("it refuses its settings: {message}"),
+            Err(trap) => bail!("it failed when it was given its settings: {trap:#}"),
+        }
+        match store.data_mut().take_fault() {
+            Some(fault) => bail!("{fault}"),
+            None => Ok(Self {
+                store,
+                guest,
+                agreed_interests: Arc::clone(&template.agreed_interests),
+                deadline_epochs,
+                ticker: Arc::clone(&ticker),
+            }),
+        }
+    }
+
+    /// What the plugin wants of a table's rows: asks it if it wasn't asked before.
+    pub fn interest(&mut self, table: &Table, manifest: &Manifest) -> Result<&Interest, PluginError> {
+        if self.interests().get(table).is_none() {
+            let is_meant = manifest.tables.as_ref().is_none_or(|tables| tables.matches(&table.schema, &table.name));
+            let interest = if is_meant { self.describe(table)? } else { Interest::Pass };
+            let mut first = self.agreed_interests.lock().unwrap_or_else(PoisonError::into_inner);
+            first.agree(table, &interest).map_err(PluginError::Reject)?;
+            drop(first);
+            self.store.data_mut().interests_mut().insert(table, interest);
+        }
+        Ok(self.interests().get(table).expect("it was asked"))
+    }
+
+    /// What the plugin wants of tables, as far as it was asked.
+    pub fn interests(&self) -> &Interests {
+        self.store.data().interests()
+    }
+
+    fn describe(&mut self, table: &Table) -> Result<Interest, PluginError> {
+        let _running = self.ticker.run();
+        self.store.set_epoch_deadline(self.deadline_epochs);
+        let answer = match &self.guest {
+            Guest::Component(transform) => transform.call_describe(&mut self.store, &wit_table(table)),
+            Guest::Module(module) => module.describe(&mut self.store, table),
+        };
+        let interest = match answer {
+            Ok(Ok(interest)) => interest,
+            Ok(Err(message)) => return Err(PluginError::Reject(format!("it refuses the table: {message}"))),
+            Err(trap) => return Err(self.trap(&trap)),
+        };
+        self.faults()?;
+        Interest::new(interest, table).map_err(PluginError::Malformed)
+    }
+
+    /// Lets the plugin decide on the `asked` rows of a batch; it may see the others. It may have the host hold `output_max` bytes
+    /// for it, and answer as many.
+    pub fn process(
+        &mut self,
+        rows: &Arc<Vec<u8>>,
+        count: usize,
+        tables: &Arc<[Arc<Table>]>,
+        asked: Vec<u32>,
+        output_max: usize,
+    ) -> Result<Answer, PluginError> {
+        let batch = Current { rows: Arc::clone(rows), tables: Arc::clone(tables), asked };
+        self.store.data_mut().begin_call(batch, output_max);
+        self.store.set_hostcall_fuel(output_max);
+        let running = self.ticker.run();
+        self.store.set_epoch_deadline(self.deadline_epochs);
+        let answer = match &self.guest {
+            Guest::Component(transform) => transform.call_process(&mut self.store, count as u32),
+            Guest::Module(module) => module.process(&mut self.store, rows),
+        };
+        drop(running);
+        let commands = self.store.data_mut().end_call();
+        let verdict = match answer {
+            Ok(Ok(verdict)) => verdict,
+            Ok(Err(Failure::Retry(message))) => return Err(PluginError::Retry(message)),
+            Ok(Err(Failure::Reject(message))) => return Err(PluginError::Reject(message)),
+            Err(trap) => return Err(self.trap(&trap)),
+        };
+        self.faults()?;
+        Ok(Answer { verdict, commands })
+    }
+
+    /// How many sinks it may name.
+    pub fn sinks(&self) -> usize {
+        self.store.data().sink_count()
+    }
+
+    /// The messages of rows by one of the plugin's recipes; `None` if they have more than `bytes_max`.
+    pub fn messages(
+        &mut self,
+        recipe: u32,
+        batch: &Batch<'_>,
+        rows: &[RowIndex],
+        tables: &[Arc<Table>],
+        bytes_max: usize,
+    ) -> Result<Option<RenderedMessages>, PluginError> {
+        let (recipes, interests) = self.store.data_mut().recipes();
+        let recipe = recipes.by_number(recipe).map_err(PluginError::Malformed)?;
+        Ok(recipe.messages(batch, rows, tables, interests, bytes_max))
+    }
+
+    /// A trap, with what the guest said before it.
+    fn trap(&mut self, trap: &wasmtime::Error) -> PluginError {
+        const TOO_MUCH: &str = "fuel allocated for hostcalls has been exhausted";
+        let state = self.store.data_mut();
+        let mut text = format!("{trap:#}");
+        if text.contains(TOO_MUCH) {
+            text = format!(
+                "it gives the host more than {} bytes in one call; raise `output` in its .toml",
+                state.answer_max()
+            );
+        }
+        PluginError::Trap(match state.take_last_error() {
+            Some(message) => format!("{message}: {text}"),
+            None => text,
+        })
+    }
+
+    fn faults(&mut self) -> Result<(), PluginError> {
+        self.store.data_mut().take_fault().map_or(Ok(()), |fault| Err(PluginError::Reject(fault)))
+    }
+}

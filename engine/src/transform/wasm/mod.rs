@@ -1,0 +1,11 @@
+//! The WebAssembly host: loads plugins, makes instances of them, and calls them within limits.
+
+pub(super) mod bindings;
+mod core_module;
+pub(super) mod instance;
+pub(super) mod limits;
+pub(super) mod load;
+mod memory;
+mod state;
+mod ticker;
+mod wasi;
