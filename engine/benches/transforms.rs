@@ -1,7 +1,7 @@
-//! What a row costs in a transform, by language: the examples of all SDKs. Prints a table for docs/transforms.md, or,
-//! for a profiler, measures one of them: `cargo bench --bench transforms -- rust/reshape`.
+//! Measures the cost of a row in a transform, by language, with the examples of all SDKs. Prints a table for docs/transforms.md
+//! or, for a profiler, measures a single example: `cargo bench --bench transforms -- rust/reshape`.
 //!
-//! TableProjection the examples: `tests/tools/guests` and `tests/tools/languages` build them.
+//! Needs the examples, which `tests/tools/guests` and `tests/tools/languages` build.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use rowmill_core::batch::{Batch, Cell, Image, Kind, RowIndex, Table};
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Config, Engine, Store};
 
-/// Directory, what the examples' names end with, and what the table says.
+/// By language: directory, ending of the examples' names, and name in the table.
 const LANGUAGES: [(&str, &str, &str); 10] = [
     ("rust", "", "Rust, messages by a recipe"),
     ("rust", "_rows", "Rust, messages of its own"),
@@ -26,7 +26,7 @@ const LANGUAGES: [(&str, &str, &str); 10] = [
 ];
 const EXAMPLES: [&str; 3] = ["filter", "reshape", "route"];
 
-/// How often each is measured: what counts is its best, as others share the machine.
+/// Measurements of each example. The best one counts, since other processes share the machine.
 const ROUNDS: usize = 6;
 
 fn main() {
@@ -63,7 +63,7 @@ mod bindings {
 }
 use bindings::{Change, Records, Value};
 
-/// What a row costs where rows cross as typed records, made of the same batch.
+/// Returns the cost of a row, in nanoseconds, where rows cross as typed records, made of the same batch.
 fn records(module: &Path) -> f64 {
     let bytes = std::fs::read(module).expect("tests/tools/guests builds it");
     let encoder = wit_component::ComponentEncoder::default().module(&bytes).expect("a module");

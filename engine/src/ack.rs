@@ -1,7 +1,7 @@
-//! Acknowledgements of batches of the binlog: progress is a place to resume at, and each row knows its own.
+//! Acknowledgements of binlog batches: progress is a [`ResumePoint`], and each row has a position in the binlog.
 //!
-//! In: batches, as they are read. Out: how far all is delivered, for the checkpoint writer, and where the pipeline
-//! stopped. What guards the checkpoint is in [`rowmill_pipeline::ack`].
+//! Batches come in as they are read. Out go the watermark, for the checkpoint writer, and the row at which the pipeline
+//! stopped. The rules that protect the checkpoint are in [`rowmill_pipeline::ack`].
 
 use std::sync::{Arc, OnceLock};
 
@@ -11,18 +11,18 @@ use rowmill_pipeline::ack;
 pub use rowmill_pipeline::ack::{Cost, Stopped};
 use tracing::error;
 
-/// The duty to acknowledge a part of a batch.
+/// The acknowledgement of a part of a batch.
 pub type Ack = ack::Ack<ResumePoint, BatchOrigin>;
-/// Opens batches, in their order.
+/// Opens batches, in binlog order.
 pub type AckOpener = ack::AckOpener<ResumePoint, BatchOrigin>;
-/// How far all is acknowledged.
+/// The checkpoint writer's end: the watermark.
 pub type CheckpointFeed = ack::CheckpointFeed<ResumePoint>;
-/// Whether something stopped the pipeline.
+/// The supervisor's end: whether the pipeline was stopped.
 pub type AckObserver = ack::AckObserver<ResumePoint>;
-/// How far the watermark moved.
+/// An advance of the watermark.
 pub type Advance = ack::Advance<ResumePoint>;
 
-/// Where a batch begins, and where its rows are.
+/// The origin of a batch: its start in the binlog, and the positions of its rows.
 #[derive(Debug)]
 pub struct BatchOrigin {
     /// The resume point before the batch.
@@ -30,57 +30,57 @@ pub struct BatchOrigin {
     places: OnceLock<Places>,
 }
 
-/// Where rows of a batch are in the binlog, by their index in the batch: those of which there are messages. What stops the
-/// pipeline is looked up.
+/// The binlog positions of the rows of a batch that have messages, by row index in the batch. They are looked up when a row
+/// stops the pipeline.
 #[derive(Debug, Default)]
 pub struct Places {
-    /// The binlog files, mostly one.
+    /// The binlog files, usually one.
     files: Vec<String>,
-    /// In the order of their first rows.
+    /// Ordered by the first row.
     runs: Vec<Run>,
 }
 
-/// Rows of an event.
+/// Consecutive rows of an event.
 #[derive(Debug, Clone, Copy)]
 struct Run {
-    /// The first one's index in the batch.
+    /// The first row's index in the batch.
     row: u32,
-    /// And in the event.
+    /// The first row's index in the event.
     index: u32,
-    /// Where the event begins.
+    /// Where the event begins, in bytes from the file's start.
     event: u64,
-    /// Where its transaction begins.
+    /// Where the transaction begins, in bytes from the file's start.
     transaction: u64,
     file: u32,
     /// The transaction's index in the batch.
     nth_transaction: usize,
 }
 
-/// Why a row or an event must not be passed.
+/// Why the pipeline stops before a row or an event.
 #[derive(Debug, thiserror::Error)]
 #[error("{error:#}")]
 pub struct StopError {
-    /// Where its transaction begins.
+    /// Where the transaction of the row or event begins.
     pub transaction: BinlogPosition,
-    /// What is wrong.
+    /// The cause.
     pub error: anyhow::Error,
 }
 
 impl BatchOrigin {
-    /// A batch that follows a resume point.
+    /// Makes the origin of a batch that follows a resume point.
     pub fn after(before: Arc<ResumePoint>) -> Self {
         Self { before, places: OnceLock::new() }
     }
 
-    /// Where its rows are. The first call counts.
+    /// Sets the positions of the batch's rows. Only the first call has an effect.
     pub fn set_places(&self, places: Places) {
         let _ = self.places.set(places);
     }
 }
 
 impl Places {
-    /// Adds a row, which has an index in the batch that was decoded, and is in this batch now. Rows come in their order, or
-    /// [`Places::sort`] is called after the last one.
+    /// Adds a row of `batch`; `index` is the row's index in the batch as decoded. Rows are added in order, or [`Places::sort`]
+    /// is called after the last one.
     #[inline]
     pub fn row(&mut self, index: u32, row: &Row<'_>, batch: &Batch<'_>) {
         let header = row.header();
@@ -103,8 +103,8 @@ impl Places {
         });
     }
 
-    /// Adds what has this index in the batch and isn't one of the rows that messages are made of: it is in an event, where
-    /// `index_in_event` says.
+    /// Adds a message that is not made of a row of the batch: a dead letter of a change that cannot be decoded, or a schema
+    /// change. `index` is its index in the batch, `event` where its event begins, in bytes from the file's start.
     pub fn other(&mut self, index: u32, transaction: &BinlogPosition, event: u64, index_in_event: u32) {
         let file = self.file(&transaction.file);
         let transaction = transaction.offset;
@@ -118,12 +118,12 @@ impl Places {
         });
     }
 
-    /// Puts rows in their order.
+    /// Sorts the rows by their index.
     pub fn sort(&mut self) {
         self.runs.sort_by_key(|run| run.row);
     }
 
-    /// Where a row's transaction begins, and where the row is in its file.
+    /// Returns where a row's transaction begins, and the row's offset in the file.
     fn find(&self, row: u32) -> Option<(BinlogPosition, EventOffset)> {
         let run = self.runs[..self.runs.partition_point(|run| run.row <= row)].last()?;
         let transaction = BinlogPosition::new(self.files[run.file as usize].clone(), run.transaction);
@@ -131,7 +131,7 @@ impl Places {
     }
 
     fn file(&mut self, name: &str) -> u32 {
-        // Rows of a file follow each other.
+        // Rows of a file are consecutive.
         if self.files.last().is_none_or(|last| last != name) {
             self.files.push(name.to_owned());
         }
@@ -139,12 +139,12 @@ impl Places {
     }
 }
 
-/// Stops the pipeline at the row of an ack: neither it nor what is after it is to be delivered, and the checkpoint gets
+/// Stops the pipeline at the row of an ack: neither this row nor a later one is to be delivered, and the checkpoint ends up
 /// directly before it.
 pub fn stop(ack: Ack, error: anyhow::Error) {
     let BatchOrigin { before, places } = ack.batch();
     let place = places.get().and_then(|places| places.find(ack.row()));
-    // Rows that may stop the pipeline have places; without one the whole batch comes again.
+    // Every row that may stop the pipeline has a position; otherwise the whole batch would be delivered again.
     let (transaction, before) = match place {
         Some((transaction, progress)) => {
             let partial = PartialTransaction { file: transaction.file.clone(), progress };
@@ -152,14 +152,14 @@ pub fn stop(ack: Ack, error: anyhow::Error) {
         }
         None => (before.position.clone(), ResumePoint::clone(before)),
     };
-    error!(error = format!("{error:#}"), %transaction, "stopping: what is before this row is delivered first");
+    error!(error = format!("{error:#}"), %transaction, "stopping: rows before this row are delivered first");
     ack.stop(before, StopError { transaction, error }.into());
 }
 
-/// Stops the pipeline after the last batch: what follows can't be read.
+/// Stops the pipeline after the last batch, as the next event cannot be read.
 pub fn stop_reading(acks: &mut AckOpener, error: StopError) {
     let StopError { transaction, error: why } = &error;
-    error!(error = format!("{why:#}"), %transaction, "stopping: what is before this event is delivered first");
+    error!(error = format!("{why:#}"), %transaction, "stopping: rows before this event are delivered first");
     acks.stop(error.into());
 }
 
@@ -176,13 +176,13 @@ pub(crate) mod tests {
         ResumePoint::at("server", BinlogPosition::new("binlog.000001", offset))
     }
 
-    /// Opens a batch of a row that follows `before`.
+    /// Opens a batch with one row that follows `before`.
     pub(crate) fn open(acks: &mut AckOpener, before: u64, after: u64) -> Ack {
         let opened = acks.open(BatchOrigin::after(Arc::new(resume(before))), resume(after), Cost { rows: 1, bytes: 1 });
         opened.now_or_never().expect("room").expect("nothing stopped it")
     }
 
-    /// One that nobody waits for.
+    /// Returns an ack of a tracker that is not used otherwise.
     pub(crate) fn ack() -> Ack {
         open(&mut ack::tracker(LIMITS).0, 4, 8)
     }

@@ -1,5 +1,5 @@
-//! Before the first run: everything that the engine needs, asked for one by one; what is wrong comes
-//! with the statement or setting that mends it. Nothing is changed or sent.
+//! `rowmill check`: checks everything that a configuration names, one part after another, and reports each problem with the
+//! statement or setting that fixes it. Nothing is changed or sent.
 
 use std::fmt::Display;
 use std::io::Write;
@@ -10,7 +10,7 @@ use rowmill_core::batch::Operation;
 use crate::checkpoint::Checkpoint;
 use crate::config::{self, Config, MySqlCheckpoint, Route, ServerOptions, Tls};
 use crate::mysql::{ConnectError, Server, shown_name};
-use crate::retry::told;
+use crate::retry::error_text;
 use crate::router::plural;
 use crate::sink::{self, Connections};
 use crate::source;
@@ -18,7 +18,7 @@ use crate::transform::{Loader, Settings};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// Findings, written as they come.
+/// A report, whose findings are written as they are found.
 struct Report<'a, W> {
     out: &'a mut W,
     problems: usize,
@@ -44,10 +44,10 @@ impl<W: Write> Report<'_, W> {
     }
 }
 
-/// Checks everything that a configuration names. Gives the number of problems.
+/// Checks everything that a configuration names, and returns the number of problems.
 ///
 /// # Errors
-/// If `out` can't be written.
+/// If `out` cannot be written.
 pub async fn run(config: &Config, out: &mut impl Write) -> std::io::Result<usize> {
     let mut report = Report { out, problems: 0 };
     for note in &config.notes {
@@ -56,21 +56,21 @@ pub async fn run(config: &Config, out: &mut impl Write) -> std::io::Result<usize
     server(config, &mut report).await?;
     let connections = Connections::default();
     for config in &config.sinks {
-        match sink::open(config, &connections).await {
+        match sink::check(config, &connections).await {
             Ok(_) => report.ok(format!("sink.{}: {}", config.name, config.kind))?,
             Err(error) => report.problem(format!("{:#}", anyhow::Error::from(error)))?,
         }
     }
     let directory = &config.plugins.directory;
-    // Compiled code isn't kept: nothing is changed.
+    // Without a cache of compiled code: a check changes nothing.
     let settings = Settings { cache: None, ..Settings::of(config) };
     match Loader::new(settings).and_then(|loader| loader.load_all()) {
         Ok(chain) => {
             let names = chain.names();
             match (directory, names.as_slice()) {
-                (None, _) => report.note("no plugins directory: rows pass as they are")?,
+                (None, _) => report.note("no plugins directory: rows pass unchanged")?,
                 (Some(directory), []) => {
-                    report.note(format!("{} has no plugins: rows pass as they are", directory.display()))?
+                    report.note(format!("{} has no plugins: rows pass unchanged", directory.display()))?
                 }
                 (Some(_), names) => report.ok(format!("plugins: {}", names.join(", ")))?,
             }
@@ -78,12 +78,12 @@ pub async fn run(config: &Config, out: &mut impl Write) -> std::io::Result<usize
         Err(error) => report.problem(format!("{error:#}"))?,
     }
     if report.problems == 0 {
-        report.line("ready", "`rowmill run` finds all that it needs")?;
+        report.line("ready", "`rowmill run` has everything that it needs")?;
     }
     Ok(report.problems)
 }
 
-/// What may happen to rows of tables and has no route: `deletes of shop.orders`.
+/// Returns the operations that have no route, by table: `deletes of shop.orders`.
 fn unrouted(tables: &[(String, String)], routes: &[Route]) -> Vec<String> {
     let of_table = |(schema, table): &(String, String)| {
         let has_none = |operation: Operation| !routes.iter().any(|route| route.is_for(schema, table, operation));
@@ -94,7 +94,7 @@ fn unrouted(tables: &[(String, String)], routes: &[Route]) -> Vec<String> {
     tables.iter().filter_map(of_table).collect()
 }
 
-/// The first of many.
+/// Joins the first of many texts, and adds the number of the others.
 fn listed(all: &[String]) -> String {
     const SHOWN_MAX: usize = 10;
     let more = all.len().saturating_sub(SHOWN_MAX);
@@ -102,7 +102,7 @@ fn listed(all: &[String]) -> String {
     if more == 0 { shown } else { format!("{shown}; and {more} more") }
 }
 
-/// A server that isn't verified is told of.
+/// Reports a server whose certificate is not verified.
 fn unverified(options: &ServerOptions, tls: &Tls, report: &mut Report<'_, impl Write>) -> std::io::Result<()> {
     match tls.warning(options) {
         Some(warning) => report.note(warning),
@@ -134,14 +134,14 @@ async fn server(config: &Config, report: &mut Report<'_, impl Write>) -> std::io
         report.problem(problem)?;
     }
     if !problems.is_empty() {
-        return Ok(()); // what follows depends on them
+        return Ok(()); // the other checks depend on these settings
     }
-    report.ok("it writes a binlog of rows")?;
+    report.ok("the server writes a row-based binlog")?;
     if server.names_columns() {
         report.ok("the binlog names the columns (binlog_row_metadata = FULL)")?;
     } else {
         report.note(format!(
-            "the binlog doesn't name the columns: they are looked up in information_schema, for which the user needs \
+            "the binlog does not name the columns: they are looked up in information_schema, for which the user needs \
              SELECT on the tables; run `{} binlog_row_metadata = 'FULL'` to be safe when tables change",
             server.set_statement()
         ))?;
@@ -152,29 +152,29 @@ async fn server(config: &Config, report: &mut Report<'_, impl Write>) -> std::io
     };
     if let Some(kept) = kept.filter(|&kept| kept < DAY) {
         report.note(format!(
-            "the server keeps its binlog for {kept:?}: an engine that is down for longer loses its place; raise \
+            "the server keeps its binlog for {kept:?}: an engine that is down for longer cannot resume; raise \
              binlog_expire_logs_seconds"
         ))?;
     }
     match server.tables_without_key(&source.tables).await {
         Ok(tables) if tables.is_empty() => {}
         Ok(tables) => report.note(format!(
-            "without a primary key all changes of a table are one message group: {}",
+            "all changes of a table without a primary key are in one message group: {}",
             tables.join(", ")
         ))?,
         Err(error) => report.problem(format!("{error:#}"))?,
     }
     match server.tables(&source.tables).await {
         Ok(tables) if tables.is_empty() => report.note(
-            "no table is selected of those that the user may see: do `source.tables`, and the case of its letters, fit the \
-             tables' names? Is the user granted SELECT on them?",
+            "no table is selected of those that the user can see; check that `source.tables` matches the tables' names, \
+             their case included, and that the user has SELECT on the tables",
         )?,
         Ok(tables) => {
             let unrouted = unrouted(&tables, &config.destinations.routes);
             if !unrouted.is_empty() {
                 report.note(format!(
-                    "a row for which there is no route stops the engine, unless a transform drops it or sends it to a sink: {}; \
-                     add a [[route]], or leave the tables out by `source.tables`",
+                    "a row without a route stops the engine, unless a transform drops it or sends it to a sink: {}; \
+                     add a [[route]], or exclude the tables in `source.tables`",
                     listed(&unrouted)
                 ))?;
             }
@@ -186,7 +186,7 @@ async fn server(config: &Config, report: &mut Report<'_, impl Write>) -> std::io
     }
     match Checkpoint::probe(&config.checkpoint).await {
         Ok(name) => report.ok(format!("{name} can be written"))?,
-        Err(error) => return report.problem(told(&error)),
+        Err(error) => return report.problem(error_text(&error)),
     }
     let saved = match Checkpoint::read(&config.checkpoint).await {
         Ok(saved) => saved,
@@ -200,12 +200,12 @@ async fn server(config: &Config, report: &mut Report<'_, impl Write>) -> std::io
     match source::probe(source, server.flavor, &start).await {
         Ok(age) => {
             report.ok(match has_checkpoint {
-                true => format!("the binlog can be read on from the checkpoint, {start}"),
+                true => format!("the binlog can be read from the checkpoint, {start}"),
                 false => format!("there is no checkpoint yet; the binlog can be read from {start}"),
             })?;
             if let Some((age, kept)) = age.zip(kept).filter(|(age, kept)| *age > *kept / 2) {
                 report.note(format!(
-                    "the next change there is {age:?} old, and the server keeps its binlog for {kept:?}: run the engine \
+                    "the next change to read is {age:?} old, and the server keeps its binlog for {kept:?}; run the engine \
                      soon, or raise binlog_expire_logs_seconds"
                 ))?;
             }

@@ -1,32 +1,32 @@
-//! Steps between reading and the checkpoint, at each of which a test ends the process:
-//! `ROWMILL_ABORT_AT=accepted:3` does so when the third request is accepted. Without the variable nothing happens.
+//! Fail points: steps between reading and the checkpoint at which tests abort the process. `ROWMILL_ABORT_AT=accepted:3`
+//! aborts the process when the third request is accepted. Without the variable nothing happens.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Where a batch, or what became of it, has got to.
+/// A step of a batch, or of its messages, in the pipeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// Decoded.
+    /// The batch is decoded.
     Decoded,
-    /// Through the transforms.
+    /// The transforms have run.
     Transformed,
-    /// In its sinks' hands.
+    /// The messages are handed to the sinks.
     HandedOn,
-    /// In a request that isn't sent yet.
+    /// A request is ready, and not yet sent.
     Sending,
-    /// In a request that is accepted, and nobody knows.
+    /// A request is accepted, and not yet acknowledged.
     Accepted,
-    /// Acknowledged by its sinks, and past the watermark.
+    /// The sinks have acknowledged the batch, and the watermark has passed it.
     Acknowledged,
-    /// Not yet in the checkpoint, which is to be written now.
+    /// The checkpoint is about to be written.
     Checkpointing,
-    /// In the checkpoint.
+    /// The checkpoint is written.
     Checkpointed,
 }
 
 impl Step {
-    /// All, in their order.
+    /// All steps, in order.
     pub const ALL: [Self; 8] = [
         Self::Decoded,
         Self::Transformed,
@@ -38,43 +38,43 @@ impl Step {
         Self::Checkpointed,
     ];
 
-    /// As the variable has it.
+    /// Returns the name that the variable uses.
     pub fn name(self) -> String {
         format!("{self:?}").to_lowercase()
     }
 }
 
-/// The step at which the process ends, and how often it is reached until then.
+/// The step at which the process aborts, and how many times it is still to be reached.
 struct Abort {
     at: Step,
     left: AtomicU64,
 }
 
-/// The variable's value. What can't be read means nothing.
+/// Parses the variable's value. An invalid value is ignored.
 fn parse(text: &str) -> Option<Abort> {
     let (name, count) = text.split_once(':')?;
     let at = Step::ALL.into_iter().find(|step| step.name() == name)?;
     Some(Abort { at, left: AtomicU64::new(count.parse().ok().filter(|count| *count > 0)?) })
 }
 
-/// A step is reached that takes a while: in the simulation, time passes here.
+/// Lets time pass at a step, in the simulation.
 #[cfg(test)]
 pub async fn delay(_: Step) {
     crate::simulation::delay().await;
 }
 
-/// A step is reached that takes a while. Here it takes none.
+/// Does nothing: only the simulation lets time pass at a step.
 #[cfg(not(test))]
 #[inline]
 pub async fn delay(_: Step) {}
 
-/// A step is reached: the process ends here if it is told to.
+/// Reports that a step is reached. Aborts the process if the variable asks for it.
 pub(crate) fn reached(step: Step) {
     static ABORT: OnceLock<Option<Abort>> = OnceLock::new();
     let abort = ABORT.get_or_init(|| parse(&std::env::var("ROWMILL_ABORT_AT").ok()?));
     let Some(Abort { at, left }) = abort else { return };
     if *at == step && left.fetch_sub(1, Ordering::Relaxed) == 1 {
-        // Like a kill: nothing is tidied up.
+        // Like a kill: no clean-up.
         std::process::abort();
     }
 }

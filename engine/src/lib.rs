@@ -1,17 +1,28 @@
-//! Rowmill tails a MySQL binlog, passes each row change through WebAssembly transforms, and
-//! delivers to AWS SQS: at least once, in order per key.
+//! Rowmill tails a MySQL or MariaDB binlog, passes each row change through WebAssembly transforms, and delivers messages
+//! to AWS SQS: at least once, in order per key.
 //!
 //! ```text
-//!   MySQL ──▶ source ──▶ (core: binlog, batch) ──▶ transform ──▶ dispatch ──▶ sink ──▶ SQS
-//!               ▲          opens an ack                           (core: route,   │ acknowledges
-//!               │                                                  envelope)      ▼
-//!               └──────────────── checkpoint ◀────────────────────── (pipeline: ack)
+//!   MySQL ──▶ source ────────▶ Intake ─────▶ Worker ────────────────▶ sink ──▶ SQS
+//!               ▲ (mysql,         (workers:     (workers: transform,     │ acknowledges
+//!               │  core::binlog:   opens an      then router)            ▼
+//!               │  decodes)        ack)                                 ack
+//!               └───────────────── checkpoint ◀──── watermark ◀──────────┘
 //! ```
 //!
-//! Follow a row: [`source`] reads its event and decodes it into a batch, [`transform`] passes the
-//! batch through the plugins, [`router`] makes a message of what is left (both on the threads of
-//! [`workers`]), [`sink`] sends it and acknowledges it ([`ack`]), and [`checkpoint`] records that it arrived.
-//! [`pipeline`] wires them together. What needs no socket, file or clock lives in the crate `rowmill-core`.
+//! One row, in the order in which it flows:
+//!
+//! 1. [`source`] streams the binlog through [`mysql`], decodes events (`rowmill_core::binlog`) and hands on packed
+//!    batches of rows (`rowmill_core::batch`).
+//! 2. [`workers::Intake`] opens an [`ack`] for each batch, in binlog order, and hands the batch to a [`workers::Worker`].
+//! 3. The worker passes the batch through the [`transform`] chain, and [`router`] makes messages of the rows that are
+//!    kept (`rowmill_core::route`, `rowmill_core::envelope`). Workers run concurrently; a sequencer
+//!    (`rowmill_pipeline::sequencer`) lets their messages pass in binlog order.
+//! 4. [`sink`] delivers each message, and acknowledges it once it is durable.
+//! 5. [`ack`] (`rowmill_pipeline::ack`) moves the watermark, and the checkpoint writer of [`pipeline`] stores it as a
+//!    [`checkpoint`], at which the next start resumes.
+//!
+//! [`run`] opens all of these by the [`config`], and [`pipeline`] supervises them. The crates `rowmill-core` and
+//! `rowmill-pipeline` use no socket, file or clock.
 
 pub mod ack;
 pub mod check;

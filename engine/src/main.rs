@@ -10,21 +10,22 @@ use rowmill::config::{Config, ConfigError, Start, TablePatterns, parse_start};
 use rowmill::plugin::{self, Language, Tested};
 use rowmill::printer::Form;
 use rowmill::replay::{self, Wanted};
-use rowmill::retry::told;
+use rowmill::retry::error_text;
 use rowmill::{check, checkpoint, run, signals, tail};
 use tracing::error;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
-/// Batches are made by one thread and freed by others. The system's allocator keeps more and more of what they had; this one
-/// gives it back within seconds.
+/// One thread allocates batches and others free them. The system's allocator then retains more and more memory; jemalloc
+/// returns freed memory to the system within seconds.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// What went well ends with 0; what failed while running with 1; what never could run with 2.
+/// The exit code of a failure at run time; 0 is success.
 const FAILED: u8 = 1;
+/// The exit code of bad usage or configuration, with which a command could never run.
 const BAD_CONFIG: u8 = 2;
-/// Lines of the log that wait to be written.
+/// Log lines that may wait to be written; further lines are dropped.
 const LINES_WAITING_MAX: usize = 10_000;
 
 #[derive(Parser)]
@@ -32,10 +33,14 @@ const LINES_WAITING_MAX: usize = 10_000;
     name = "rowmill",
     version,
     about = "Change data capture from MySQL, through WebAssembly transforms, to AWS SQS",
-    after_help = "Examples:\n  rowmill check --config rowmill.toml\n  rowmill run --config rowmill.toml\n  rowmill replay /var/lib/mysql/binlog.000042\n\nLogs go to stderr; ROWMILL_LOG sets the level (error, warn, info, debug, trace)."
+    after_help = "Examples:\
+                  \n  rowmill check --config rowmill.toml\
+                  \n  rowmill run --config rowmill.toml\
+                  \n  rowmill replay /var/lib/mysql/binlog.000042\
+                  \n\nLogs go to standard error; ROWMILL_LOG sets the level (error, warn, info, debug, trace, off)."
 )]
 struct Cli {
-    /// How log lines are written
+    /// Format of log lines
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t, global = true)]
     log_format: LogFormat,
     #[command(subcommand)]
@@ -44,142 +49,159 @@ struct Cli {
 
 #[derive(Clone, Copy, Default, PartialEq, ValueEnum)]
 enum LogFormat {
-    /// For people
+    /// Text, for people
     #[default]
     Text,
-    /// An object a line, for programs
+    /// One JSON object per line, for programs
     Json,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Read the binlog and deliver its row changes until stopped
-    #[command(
-        after_help = "Examples:\n  rowmill run --config rowmill.toml\n  ROWMILL_SOURCE_PASSWORD=... rowmill run -c /etc/rowmill/rowmill.toml\n\nA server or a queue that can't be reached yet is waited for.\nSIGTERM and Ctrl-C deliver what is in flight within `shutdown_timeout` (8 s), write the checkpoint and exit 0; a second one doesn't wait.\nExit codes: 0 stopped as asked, 1 failed, 2 bad usage or configuration."
-    )]
+    /// Reads the binlog and delivers its row changes until stopped
+    #[command(after_help = "Examples:\
+                      \n  rowmill run --config rowmill.toml\
+                      \n  ROWMILL_SOURCE_PASSWORD=... rowmill run -c /etc/rowmill/rowmill.toml\
+                      \n\nThe start is retried while a server or a queue cannot be reached.\
+                      \nSIGTERM and Ctrl-C stop the engine: it delivers what is in flight within `shutdown_timeout` (8 s),\
+                      \nwrites the checkpoint and exits with 0. A second signal ends the delivery at once.\
+                      \nExit codes: 0 stopped as asked, 1 failed, 2 bad usage or configuration.")]
     Run {
-        /// The configuration file
+        /// Configuration file
         #[arg(short, long, value_name = "FILE", default_value = "rowmill.toml")]
         config: PathBuf,
-        /// Fail where a server or a queue can't be reached at the start, instead of waiting for it
+        /// Fails if a server or a queue cannot be reached at the start, instead of retrying
         #[arg(long)]
         no_wait: bool,
     },
-    /// Check everything that a run needs: the server, its settings and grants, queues, plugins
-    #[command(
-        after_help = "Example:\n  rowmill check --config rowmill.toml\n\nEach problem comes with what mends it. Nothing is changed or sent.\nExit codes: 0 no problem, 1 problems, 2 bad usage or configuration."
-    )]
+    /// Checks everything that a run needs: the server, its settings and grants, the checkpoint, sinks, plugins
+    #[command(after_help = "Example:\
+                      \n  rowmill check --config rowmill.toml\
+                      \n\nEach problem is printed with its fix. Nothing is changed or sent.\
+                      \nExit codes: 0 no problem, 1 problems, 2 bad usage or configuration.")]
     Check {
-        /// The configuration file
+        /// Configuration file
         #[arg(short, long, value_name = "FILE", default_value = "rowmill.toml")]
         config: PathBuf,
     },
-    /// Decode binlog files without a server, and write their rows as lines of JSON
-    #[command(
-        after_help = "Examples:\n  rowmill replay binlog.000042\n  rowmill replay --tables 'shop.*' --tables '!shop.audit' binlog.000042 binlog.000043 | jq .after\n\nThe files must have been written with binlog_row_metadata = FULL.\nExit codes: 0 done, 1 a file can't be read or decoded (the rows before are written), 2 bad usage."
-    )]
+    /// Decodes binlog files without a server and writes their rows as JSON lines
+    #[command(after_help = "Examples:\
+                      \n  rowmill replay binlog.000042\
+                      \n  rowmill replay --tables 'shop.*' --tables '!shop.audit' binlog.000042 binlog.000043 | jq .after\
+                      \n\nThe files must have been written with binlog_row_metadata = FULL.\
+                      \nExit codes: 0 done, 1 a file cannot be read or decoded (earlier rows are written), 2 bad usage.")]
     Replay {
-        /// Which tables, in order, later wins; all but the system schemas by default
+        /// Patterns of tables, in order: the last match decides; by default all tables but those of system schemas
         #[arg(short, long, value_name = "PATTERN")]
         tables: Vec<String>,
-        /// Write the statements that change tables as well
+        /// Also writes schema changes
         #[arg(short, long)]
         schema_changes: bool,
-        /// Write rows as `rowmill plugin test` reads them
+        /// Writes rows in the format that `rowmill plugin test` reads
         #[arg(long, conflicts_with = "schema_changes")]
         record: bool,
-        /// The files, in their order
+        /// Binlog files, in order
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
-    /// Write changes to standard output as they happen
-    #[command(
-        after_help = "Examples:\n  rowmill tail --config rowmill.toml | jq .after\n  rowmill tail --record >tests/mine.rows.jsonl\n\nNothing is delivered, and no checkpoint is read or written. Ctrl-C stops it.\nExit codes: 0 stopped, 1 failed, 2 bad usage or configuration."
-    )]
+    /// Writes changes to standard output as they happen
+    #[command(after_help = "Examples:\
+                      \n  rowmill tail --config rowmill.toml | jq .after\
+                      \n  rowmill tail --record >tests/mine.rows.jsonl\
+                      \n\nNothing is delivered, and no checkpoint is read or written. Ctrl-C stops the command.\
+                      \nExit codes: 0 stopped, 1 failed, 2 bad usage or configuration.")]
     Tail {
-        /// The configuration file; its sinks and plugins aren't used
+        /// Configuration file; its sinks and plugins are not used
         #[arg(short, long, value_name = "FILE", default_value = "rowmill.toml")]
         config: PathBuf,
-        /// Where to begin: earliest, latest, FILE:POSITION or gtid:SET
-        #[arg(long, value_name = "PLACE", default_value = "latest")]
+        /// Where to start: earliest, latest, FILE:POSITION or gtid:SET
+        #[arg(long, value_name = "POSITION", default_value = "latest")]
         from: String,
-        /// Write rows as `rowmill plugin test` reads them
+        /// Writes rows in the format that `rowmill plugin test` reads
         #[arg(long)]
         record: bool,
     },
-    /// Look at the checkpoint, or put it elsewhere
+    /// Shows the checkpoint or moves it
     #[command(subcommand)]
     Checkpoint(CheckpointCommand),
-    /// Make, build, test and inspect transforms
+    /// Creates, builds, tests and inspects transforms
     #[command(subcommand)]
     Plugin(PluginCommand),
 }
 
 #[derive(Subcommand)]
 enum CheckpointCommand {
-    /// Write it to standard output, as JSON
-    #[command(
-        after_help = "Example:\n  rowmill checkpoint show --config rowmill.toml | jq .gtids\n\nA rowmill may be running meanwhile.\nExit codes: 0 shown, 1 there is none, or it is damaged, 2 bad usage or configuration."
-    )]
+    /// Writes the checkpoint to standard output, as JSON
+    #[command(after_help = "Example:\
+                      \n  rowmill checkpoint show --config rowmill.toml | jq .gtids\
+                      \n\nAn engine may be running on the checkpoint.\
+                      \nExit codes: 0 shown, 1 no checkpoint, or a damaged one, 2 bad usage or configuration.")]
     Show {
-        /// The configuration file
+        /// Configuration file
         #[arg(short, long, value_name = "FILE", default_value = "rowmill.toml")]
         config: PathBuf,
     },
-    /// Put it to a place: changes before it won't be read, those behind it will, again if need be
-    #[command(
-        after_help = "Examples:\n  rowmill checkpoint set binlog.000042:1234\n  rowmill checkpoint set --config rowmill.toml latest\n\nThe server is asked whether it has the place; no rowmill may be running by this checkpoint. The one before stays beside it.\nExit codes: 0 done, 1 it stays as it was, 2 bad usage or configuration."
-    )]
+    /// Moves the checkpoint: changes before the position are skipped, later ones are delivered, possibly again
+    #[command(after_help = "Examples:\
+                      \n  rowmill checkpoint set binlog.000042:1234\
+                      \n  rowmill checkpoint set --config rowmill.toml latest\
+                      \n\nThe server must have the position, and no engine may be running on the checkpoint.\
+                      \nThe previous checkpoint is kept beside the new one.\
+                      \nExit codes: 0 moved, 1 not moved, 2 bad usage or configuration.")]
     Set {
-        /// The configuration file
+        /// Configuration file
         #[arg(short, long, value_name = "FILE", default_value = "rowmill.toml")]
         config: PathBuf,
-        /// Where to: earliest, latest, FILE:POSITION or gtid:SET
+        /// Where to move the checkpoint: earliest, latest, FILE:POSITION or gtid:SET
+        #[arg(value_name = "POSITION")]
         place: String,
     },
 }
 
 #[derive(Subcommand)]
 enum PluginCommand {
-    /// Make a project that builds with one command and has a test
-    #[command(
-        after_help = "Example:\n  rowmill plugin new paid-orders --lang zig\n  rowmill plugin build paid-orders && rowmill plugin test paid-orders"
-    )]
+    /// Creates a project that builds with one command and has a test
+    #[command(after_help = "Example:\
+                      \n  rowmill plugin new paid-orders --lang zig\
+                      \n  rowmill plugin build paid-orders && rowmill plugin test paid-orders")]
     New {
-        /// The plugin's name, and the directory's
+        /// Name of the plugin and of its directory
         name: String,
-        /// The language
+        /// Language of the plugin
         #[arg(short, long)]
         lang: Language,
     },
-    /// Build a project: runs its script `build`
+    /// Builds a project by running its script `build`
     Build {
-        /// The project's directory
+        /// Directory of the project
         #[arg(default_value = ".")]
         directory: PathBuf,
     },
-    /// Run a module on rows written as JSON, and compare what it makes of them with what is expected
-    #[command(
-        after_help = "Examples:\n  rowmill plugin test paid-orders\n  rowmill plugin test plugins/paid-orders.wasm --cases tests/paid-orders --accept\n\nA case is NAME.rows.jsonl (sinks, tables, row changes) and NAME.expected.jsonl (what becomes of them) in `tests` beside the module.\nExit codes: 0 all as expected, 1 not, or the module can't be loaded."
-    )]
+    /// Runs a plugin on rows written as JSON and compares its output with the expected output
+    #[command(after_help = "Examples:\
+                      \n  rowmill plugin test paid-orders\
+                      \n  rowmill plugin test plugins/paid-orders.wasm --cases tests/paid-orders --accept\
+                      \n\nA case is NAME.rows.jsonl (sinks, tables, row changes) and NAME.expected.jsonl (the expected output),\
+                      \nin the directory `tests` beside the plugin.\
+                      \nExit codes: 0 all as expected, 1 another output, or a plugin that cannot be loaded, 2 bad usage.")]
     Test {
-        /// The module, or the directory that it is in
+        /// The plugin's `.wasm` file, or its directory
         #[arg(default_value = ".")]
         path: PathBuf,
-        /// Where the cases are
+        /// Directory of the cases
         #[arg(long, value_name = "DIR")]
         cases: Option<PathBuf>,
-        /// Write what it makes as what is expected
+        /// Writes the output as the expected output
         #[arg(long)]
         accept: bool,
     },
-    /// Say what a module is, what it may do, and what a row costs in it
+    /// Shows what a plugin is, what it may do, and the cost of a row in it
     #[command(after_help = "Example:\n  rowmill plugin inspect plugins/paid-orders.wasm")]
     Inspect {
-        /// The module, or the directory that it is in
+        /// The plugin's `.wasm` file, or its directory
         #[arg(default_value = ".")]
         path: PathBuf,
-        /// Rows to measure with, as lines of JSON; by default of a table with ten columns
+        /// File with rows to measure with, as JSON lines; by default rows of a table with ten columns
         #[arg(long, value_name = "FILE")]
         rows: Option<PathBuf>,
     },
@@ -187,7 +209,7 @@ enum PluginCommand {
 
 fn main() -> ExitCode {
     let Cli { log_format, command } = Cli::parse();
-    // Dropped at the end, it writes what is still to be written, for a second at most.
+    // Dropped at the end, the guard writes the lines that still wait, for a second at most.
     let _writing = match log(log_format) {
         Ok(writing) => writing,
         Err(fault) => return fail(&fault, BAD_CONFIG),
@@ -200,8 +222,8 @@ fn main() -> ExitCode {
             Ok(config) => match run::run(config, !no_wait) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
-                    // A line of the log, as all that it says while it runs.
-                    error!("{}", told(&error));
+                    // Logged like every other event of a run, so that JSON logs include the error.
+                    error!("{}", error_text(&error));
                     ExitCode::from(FAILED)
                 }
             },
@@ -221,7 +243,7 @@ fn main() -> ExitCode {
         Command::Checkpoint(CheckpointCommand::Show { config }) => {
             with_config(&config, |config| run::runtime()?.block_on(checkpoint::show(&config, &mut std::io::stdout())))
         }
-        Command::Checkpoint(CheckpointCommand::Set { config, place }) => at_place("PLACE", &place, |start| {
+        Command::Checkpoint(CheckpointCommand::Set { config, place }) => at_place("POSITION", &place, |start| {
             with_config(&config, |config| {
                 run::runtime()?.block_on(checkpoint::set(&config, &start, &mut std::io::stdout()))
             })
@@ -232,7 +254,7 @@ fn main() -> ExitCode {
                 let mut out = BufWriter::new(std::io::stdout().lock());
                 let result = replay::run(&files, Wanted { tables, schema_changes, form: form(record) }, &mut out);
                 ended(result.and_then(|()| match out.flush() {
-                    // Whoever read has seen enough.
+                    // The reader closed the pipe, which is no failure.
                     Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
                     flushed => Ok(flushed?),
                 }))
@@ -241,24 +263,24 @@ fn main() -> ExitCode {
     }
 }
 
-/// Sets up the log. A thread of its own writes it, and drops lines while the reader is stuck: nothing waits for it.
+/// Sets up the log. A separate thread writes it, and lines are dropped while its reader is stuck: nothing waits for the log.
 fn log(format: LogFormat) -> anyhow::Result<WorkerGuard> {
-    // The driver logs errors that are handled, and logged, here.
+    // The driver is off: it logs errors that Rowmill handles and logs itself.
     let level = match std::env::var("ROWMILL_LOG") {
         Err(_) => EnvFilter::new("warn,rowmill=info,mysql_async=off"),
         Ok(level) => EnvFilter::try_new(&level)
             .ok()
             .filter(|_| is_level(&level))
-            .with_context(|| format!("ROWMILL_LOG = \"{level}\": it is error, warn, info, debug, trace or off"))?,
+            .with_context(|| format!("invalid ROWMILL_LOG \"{level}\"; use error, warn, info, debug, trace or off"))?,
     };
     let (writer, writing) =
         NonBlockingBuilder::default().buffered_lines_limit(LINES_WAITING_MAX).finish(std::io::stderr());
     let log = tracing_subscriber::fmt().with_env_filter(level).with_writer(writer).with_target(false);
-    // It would say that a line can't be written where that can't be written either, and panic.
+    // A line that cannot be written would be reported to standard error, which fails as well, and panics.
     let log = log.log_internal_errors(false);
     match format {
         LogFormat::Json => log.json().flatten_event(true).with_ansi(false).init(),
-        // Colours are for people, not for files.
+        // Colours are for terminals, not for files.
         LogFormat::Text => {
             log.with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()).init();
         }
@@ -266,7 +288,8 @@ fn log(format: LogFormat) -> anyhow::Result<WorkerGuard> {
     Ok(writing)
 }
 
-/// Whether each part of a filter names a level: `infos` would be taken for a module, of which all is wanted.
+/// Returns whether each part of a filter names a level: `EnvFilter` takes `infos` for a module's name, and enables all levels
+/// of that module.
 fn is_level(filter: &str) -> bool {
     filter.split(',').all(|part| {
         let level = part.rsplit('=').next().unwrap_or(part).trim();
@@ -274,7 +297,7 @@ fn is_level(filter: &str) -> bool {
     })
 }
 
-/// With a place of the binlog that an argument says.
+/// Runs a command with the start point that an argument names.
 fn at_place(argument: &str, place: &str, run: impl FnOnce(Start) -> ExitCode) -> ExitCode {
     match parse_start(place) {
         Ok(start) => run(start),
@@ -343,7 +366,7 @@ fn ended(result: anyhow::Result<()>) -> ExitCode {
 }
 
 fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
-    // Where nobody hears it the exit code says it.
-    let _ = writeln!(std::io::stderr(), "error: {}", told(error));
+    // Where standard error cannot be written, the exit code alone reports the failure.
+    let _ = writeln!(std::io::stderr(), "error: {}", error_text(error));
     ExitCode::from(code)
 }

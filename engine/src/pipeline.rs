@@ -1,8 +1,9 @@
-//! The stages of the pipeline: starts each, bounds what is in flight, and shuts down in order.
+//! Supervises the pipeline: starts the stages, bounds the rows and bytes in flight, and shuts down in order.
 //!
-//! Stages are joined by channels and end when their input does. To stop, the source is stopped: the rest drains. A stage
-//! that fails closes its channels, which ends the others; the first cause is the one that is reported. An error at a row
-//! stops the pipeline there: all before it is delivered and checkpointed first. A panic ends everything at once.
+//! Stages are connected by channels, and each ends when its input ends. A shutdown stops the source, and the other stages
+//! drain. A stage that fails closes its channels, which ends the other stages; the first error is reported. An error at a
+//! row stops the pipeline there: everything before the row is delivered and checkpointed first. A panic ends all stages at
+//! once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use anyhow::{Context, anyhow, bail};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use rowmill_core::position::ResumePoint;
-use rowmill_pipeline::ack::{Left, StopReport, tracker};
+use rowmill_pipeline::ack::{StopReport, Undelivered, tracker};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
@@ -20,6 +21,7 @@ use tracing::{debug, info, warn};
 
 use crate::ack::{AckObserver, CheckpointFeed, Cost, StopError};
 use crate::checkpoint::Checkpoint;
+use crate::config::SinkId;
 use crate::failpoint::{self, Step};
 use crate::progress::ProgressReporter;
 use crate::router::Router;
@@ -28,32 +30,32 @@ use crate::source::Lag;
 use crate::transform::CurrentChain;
 use crate::workers::{BATCHES_WAITING_MAX, Intake, Worker};
 
-/// Of the time that a stop may take: for the last checkpoint, an eighth, but no more than this.
+/// The most time that is reserved for the last checkpoint: an eighth of the shutdown time-out, up to this.
 const LAST_CHECKPOINT_TIME_MAX: Duration = Duration::from_secs(1);
-/// Signals that come so soon after another one are the same: they are sent to a process group, say, and to its leader.
+/// Signals this soon after the first one count as the same, such as one sent to a process group and to its leader.
 const SAME_SIGNAL_WITHIN: Duration = Duration::from_secs(1);
-/// How often a checkpoint is kept alive while nothing is written.
+/// How often the hold on the checkpoint is renewed while no checkpoint is written.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
-/// How all stages ended.
+/// How the pipeline ended, where no error ended it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ended {
-    /// Everything that was read is delivered, and the checkpoint after it.
+    /// Everything that was read is delivered, and the checkpoint is after it.
     Delivered,
-    /// The checkpoint has what is delivered; so many rows aren't.
-    Left {
-        /// As they were read.
+    /// The checkpoint covers the rows that are delivered; others are not delivered.
+    Undelivered {
+        /// The rows that are not delivered, as read from the binlog.
         rows: u64,
     },
 }
 
-/// A row or an event stopped the pipeline.
+/// The error of a row or an event that stopped the pipeline.
 #[derive(Debug)]
 pub(crate) struct StoppedAtRow {
-    /// Why.
+    /// The cause, with the row's position.
     pub stop: StopError,
-    /// Whether all before it is delivered, and the checkpoint directly before it.
+    /// Whether everything before the row is delivered, and the checkpoint is directly before the row.
     pub is_reached: bool,
-    /// What kept the rest from being delivered, if something did.
+    /// The error that kept rows before it from being delivered, if there was one.
     pub hindrance: Option<anyhow::Error>,
 }
 
@@ -61,48 +63,48 @@ impl std::fmt::Display for StoppedAtRow {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}", self.stop)?;
         if self.is_reached {
-            return f.write_str("; all before it is delivered");
+            return f.write_str("; everything before it is delivered");
         }
-        f.write_str("; not all before it is delivered: the next start goes on with that")?;
+        f.write_str("; not everything before it is delivered: the next start continues there")?;
         self.hindrance.as_ref().map_or(Ok(()), |hindrance| write!(f, " ({hindrance:#})"))
     }
 }
 
 impl std::error::Error for StoppedAtRow {}
 
-/// All stages but the source, ready to run.
+/// All stages except the source, ready to run.
 pub(crate) struct Stages {
-    /// From where the source begins.
+    /// The resume point at which the source begins.
     pub first_resume: ResumePoint,
     pub chain: CurrentChain,
-    /// How many workers there are.
+    /// The number of workers.
     pub workers: usize,
     pub dispatcher: Router,
     pub sinks: Vec<Box<dyn Sink>>,
-    /// Which of them is for dead letters.
-    pub dead_letters: Option<usize>,
+    /// The sink of dead letters.
+    pub dead_letters: Option<SinkId>,
     pub checkpoint: Checkpoint,
     pub in_flight: Cost,
-    /// How old what is read is.
+    /// The age of the newest event that was read.
     pub lag: Arc<Lag>,
-    /// How long a stop may take.
+    /// The longest time that a shutdown takes.
     pub shutdown_timeout: Duration,
 }
 
-/// What the source and the workers run on.
+/// The threads of the source and the workers.
 pub(crate) trait Threads {
-    /// Runs the source.
+    /// Spawns the source.
     fn spawn_source(
         &self,
         stages: &mut JoinSet<anyhow::Result<()>>,
         source: BoxFuture<'static, anyhow::Result<()>>,
     ) -> AbortHandle;
 
-    /// Runs a worker, whose transforms block its thread.
+    /// Spawns a worker, whose transforms block its thread.
     fn spawn_worker(&self, stages: &mut JoinSet<anyhow::Result<()>>, worker: Worker) -> AbortHandle;
 }
 
-/// A thread for the source, and one for each worker.
+/// One thread for the source, and one for each worker.
 pub(crate) struct OwnThreads<'a> {
     pub reading: &'a Handle,
 }
@@ -126,7 +128,7 @@ impl Threads for OwnThreads<'_> {
 }
 
 impl Stages {
-    /// Runs what `source` gives, until `next_signal` says to stop, or until something stops the pipeline.
+    /// Runs the stages with the `source`, until `next_signal` returns, a stage fails, or a row stops the pipeline.
     pub(crate) async fn run<S: Future<Output = anyhow::Result<()>> + Send + 'static>(
         self,
         source: impl FnOnce(Intake, watch::Receiver<bool>) -> S,
@@ -149,18 +151,18 @@ impl Stages {
         let (acks, feed, observer) = tracker(in_flight);
 
         let mut stages = JoinSet::new();
-        // All but the checkpoint's.
+        // All stages except the checkpoint writer.
         let mut deliverers = Vec::new();
         let discards: Vec<bool> = sinks.iter().map(|sink| sink.discards()).collect();
-        // With one sink there are no others whose rows could pass a stalled one.
+        // Where a single sink keeps messages, there are no others that could pass it while it is stalled.
         let has_others = discards.iter().filter(|discards| !**discards).count() > 1;
         let overflow = Overflow::new(if has_others { in_flight.bytes } else { 0 });
         let queue = |_| sink::outlet(BATCHES_WAITING_MAX, overflow.clone());
         let (outlets, inlets): (Vec<_>, Vec<_>) = sinks.iter().map(queue).unzip();
         for (index, (sink, deliveries)) in sinks.into_iter().zip(inlets).enumerate() {
-            // Its own inlet would never close.
-            let dead_letters = dead_letters.filter(|&dead_letters| dead_letters != index);
-            let dead_letters = dead_letters.map(|sink| DeadLetters { outlet: outlets[sink].clone() });
+            // With an outlet to itself, the sink would never see its inlet close.
+            let dead_letters = dead_letters.filter(|&dead_letters| dead_letters != SinkId(index));
+            let dead_letters = dead_letters.map(|sink| DeadLetters { outlet: outlets[sink.0].clone() });
             let name = sink.name().to_owned();
             let run = async move { sink.run(deliveries, dead_letters).await.with_context(|| format!("sink.{name}")) };
             deliverers.push(stages.spawn(run));
@@ -175,7 +177,7 @@ impl Stages {
             let worker = Worker::new(tasks, dispatcher.clone(), Arc::clone(&outlets), Arc::clone(&skips));
             deliverers.push(threads.spawn_worker(&mut stages, worker));
         }
-        drop(outlets); // sinks end when the last worker does
+        drop(outlets); // each sink ends when the last worker has ended
         stages.spawn(async move {
             tokio::select! {
                 biased;
@@ -194,10 +196,10 @@ impl Stages {
     }
 }
 
-/// Stages that run.
+/// The running stages.
 struct Supervised<'a> {
     stages: JoinSet<anyhow::Result<()>>,
-    /// All of them but the checkpoint's.
+    /// All stages except the checkpoint writer.
     deliverers: Vec<AbortHandle>,
     observer: &'a AckObserver,
     /// Stops the source.
@@ -206,12 +208,12 @@ struct Supervised<'a> {
 }
 
 impl Supervised<'_> {
-    /// Waits for the end of all stages, and stops them when a signal says so, one fails, or a row stops the pipeline.
+    /// Waits until all stages have ended. Stops the source at a signal, when a stage fails, or when a row stops the pipeline.
     async fn run(mut self, mut next_signal: impl AsyncFnMut() -> &'static str) -> anyhow::Result<Ended> {
-        // Which stage failed first is why the others ended.
+        // The first stage that fails is the reason why the others end.
         let mut first_error = None;
         let mut deadline: Option<Instant> = None;
-        let mut told: Option<Instant> = None;
+        let mut signalled_at: Option<Instant> = None;
         loop {
             let ended = tokio::select! {
                 biased;
@@ -222,16 +224,16 @@ impl Supervised<'_> {
                 }
                 name = next_signal() => {
                     let now = Instant::now();
-                    match told {
-                        // What drains already because something stopped it goes on draining.
+                    match signalled_at {
+                        // A pipeline that already drains, because an error stopped it, keeps its deadline.
                         None => {
-                            info!(signal = name, "stopping: delivering what is in flight");
-                            told = Some(now);
+                            info!(signal = name, "stopping: delivering the rows in flight");
+                            signalled_at = Some(now);
                             self.drain(&mut deadline);
                         }
-                        Some(told) if now - told < SAME_SIGNAL_WITHIN => {}
+                        Some(signalled_at) if now - signalled_at < SAME_SIGNAL_WITHIN => {}
                         Some(_) => {
-                            warn!(signal = name, "a second signal: what is in flight isn't waited for");
+                            warn!(signal = name, "second signal: not waiting for the rows in flight");
                             deadline = Some(now);
                         }
                     }
@@ -242,7 +244,7 @@ impl Supervised<'_> {
                 }
             };
             let Some(ended) = ended else { break };
-            // A panic ends all at once.
+            // A panic ends all stages at once.
             if let Err(error) = ended.map_err(|panic| anyhow!("a stage panicked: {panic}"))? {
                 debug!(error = format!("{error:#}"), "a stage failed");
                 first_error.get_or_insert(error);
@@ -252,21 +254,21 @@ impl Supervised<'_> {
         if let Some(error) = first_error {
             return Err(error);
         }
-        let lost = self.observer.lost();
+        let lost = self.observer.lost_batches();
         if lost > 0 {
-            bail!("{lost} batches were given up by their sink; they are sent again at the next start");
+            bail!("sinks dropped {lost} batches without acknowledging them; the next start sends them again");
         }
         Ok(Ended::Delivered)
     }
 
-    /// Nothing more is read, and what is in flight has its time.
+    /// Stops the source, and sets the deadline for the rows in flight unless it is set.
     fn drain(&self, deadline: &mut Option<Instant>) {
         self.stop.send_replace(true);
         let last_checkpoint = last_checkpoint_time(self.shutdown_timeout);
         deadline.get_or_insert_with(|| Instant::now() + self.shutdown_timeout - last_checkpoint);
     }
 
-    /// What is in flight isn't waited for any more: the last checkpoint is written, and all ends.
+    /// Drops the rows in flight, waits until the last checkpoint is written, and ends all stages.
     async fn give_up(mut self, first_error: Option<anyhow::Error>) -> anyhow::Result<Ended> {
         self.deliverers.iter().for_each(AbortHandle::abort);
         let mut error = first_error;
@@ -281,10 +283,10 @@ impl Supervised<'_> {
         if let Some(error) = error {
             return Err(error);
         }
-        match self.observer.left() {
-            Left { rows, is_durable: true } => Ok(Ended::Left { rows }),
-            Left { is_durable: false, .. } => {
-                debug!(is_in_time, "the last checkpoint isn't written");
+        match self.observer.undelivered() {
+            Undelivered { rows, is_durable: true } => Ok(Ended::Undelivered { rows }),
+            Undelivered { is_durable: false, .. } => {
+                debug!(is_in_time, "the last checkpoint is not written");
                 Err(CheckpointUnwritten(self.shutdown_timeout).into())
             }
         }
@@ -295,14 +297,14 @@ fn last_checkpoint_time(shutdown_timeout: Duration) -> Duration {
     (shutdown_timeout / 8).min(LAST_CHECKPOINT_TIME_MAX)
 }
 
-/// What was delivered isn't in the checkpoint.
+/// The error of a shutdown that could not write the last checkpoint.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the last checkpoint couldn't be written within {0:?}; what was delivered since the one before is sent again at the next start"
+    "cannot write the last checkpoint within {0:?}; the next start sends again what was delivered since the previous one"
 )]
 pub(crate) struct CheckpointUnwritten(Duration);
 
-/// Makes durable up to where all is delivered; what that takes of the in-flight budget is given back after.
+/// Writes the watermark as the checkpoint, and releases the in-flight budget of the batches before it.
 async fn write_checkpoints(
     mut checkpoint: Checkpoint,
     mut feed: CheckpointFeed,
@@ -312,7 +314,7 @@ async fn write_checkpoints(
     loop {
         let moved = tokio::select! {
             biased;
-            moved = feed.moved() => moved,
+            moved = feed.wait_for_advance() => moved,
             () = tokio::time::sleep(KEEP_ALIVE_INTERVAL) => {
                 checkpoint.keep_alive().await;
                 continue;
@@ -324,7 +326,7 @@ async fn write_checkpoints(
         }
         tokio::select! {
             biased;
-            () = feed.urgent() => {}
+            () = feed.wait_until_urgent() => {}
             () = tokio::time::sleep_until(due) => {}
         }
         let Some(advance) = feed.take() else { continue };

@@ -1,4 +1,4 @@
-//! Row changes as lines, for people and for tests.
+//! Writes row changes as lines of JSON, for people and for tests.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -11,28 +11,28 @@ use rowmill_core::envelope::{Connector, Envelope, Escaping, Format, KeyChange, S
 
 use crate::plugin::{row_json, table_json};
 
-/// How a change is written.
+/// The form of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// In Debezium's envelope.
+    /// Debezium's envelope.
     Envelope,
-    /// As `rowmill plugin test` reads it: each table's line before its first row.
+    /// The format that `rowmill plugin test` reads: each table's line precedes its first row.
     Record,
 }
 
-/// Writes rows as lines.
+/// A writer of rows as lines.
 #[derive(Debug)]
 pub struct Printer<'a, W> {
     out: &'a mut W,
     form: Form,
     envelope: Envelope,
-    /// ResumeBy id, and whether their line was written.
+    /// The tables by ID, and whether the line of each was written.
     tables: Vec<(Arc<Table>, bool)>,
     line: Vec<u8>,
 }
 
 impl<'a, W: Write> Printer<'a, W> {
-    /// Writes to `out`.
+    /// Makes a printer that writes to `out`.
     pub fn new(out: &'a mut W, form: Form) -> Self {
         let (version, name) = (env!("CARGO_PKG_VERSION").to_owned(), "rowmill".to_owned());
         let source = SourceName { version, name, connector: Connector::MySql };
@@ -45,15 +45,15 @@ impl<'a, W: Write> Printer<'a, W> {
         }
     }
 
-    /// From now on batches are of a server of this family: at first they are of MySQL.
+    /// Sets the server family of the batches that follow; MySQL by default.
     pub fn set_connector(&mut self, connector: Connector) {
         self.envelope.set_connector(connector);
     }
 
-    /// Writes a batch's rows, and the schema change that it has. False if nobody reads any more.
+    /// Writes a batch's rows and its schema change. Returns false if the reader closed the output.
     ///
     /// # Errors
-    /// If it can't be written.
+    /// If the output cannot be written.
     pub fn print(&mut self, batch: &RowBatch) -> anyhow::Result<bool> {
         if let Some(new) = batch.new_tables.first() {
             self.tables.retain(|(table, _)| table.generation == new.generation);
@@ -91,10 +91,10 @@ impl<'a, W: Write> Printer<'a, W> {
         self.write_line()
     }
 
-    /// Makes what was written visible. False if nobody reads any more.
+    /// Flushes the output. Returns false if the reader closed it.
     ///
     /// # Errors
-    /// If it can't be written.
+    /// If the output cannot be written.
     pub fn flush(&mut self) -> anyhow::Result<bool> {
         taken(self.out.flush())
     }
@@ -108,6 +108,6 @@ fn taken(result: std::io::Result<()>) -> anyhow::Result<bool> {
     match result {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(error).context("standard output can't be written"),
+        Err(error) => Err(error).context("cannot write to standard output"),
     }
 }

@@ -1,4 +1,4 @@
-//! How far everything is delivered and how fast, as lines of the log: often while the engine is behind, seldom otherwise.
+//! Progress lines in the log: how far everything is delivered, and how fast. Frequent while the engine lags, else rare.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -10,67 +10,67 @@ use tracing::info;
 use crate::ack::Advance;
 use crate::source::Lag;
 
-/// How often it is said while what is read is as old as that.
-const INTERVAL_BEHIND: Duration = Duration::from_secs(10);
-/// How often otherwise, if there was anything to deliver.
+/// The interval of the lines while the lag is at least as long.
+const INTERVAL_LAGGING: Duration = Duration::from_secs(10);
+/// The interval of the lines otherwise, if anything was delivered.
 const INTERVAL: Duration = Duration::from_secs(60);
 
-/// Of what may happen to every row the first ones are logged each, later ones only now and then.
+/// Of events that may occur for every row, this many are logged one by one, and then the 16th, the 32nd and so on.
 const LOGGED_EACH: u64 = 10;
 
-/// Whether the nth of many alike is logged.
+/// Whether the `nth` of many similar events is logged.
 pub fn is_logged(nth: u64) -> bool {
     nth <= LOGGED_EACH || nth.is_power_of_two()
 }
 
-/// What was delivered, and said of it.
+/// Logs progress lines about the rows that are delivered.
 #[derive(Debug)]
 pub struct ProgressReporter(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
     resume: ResumePoint,
-    /// Delivered since it was last said.
+    /// Rows delivered since the last line.
     rows: u64,
     said: Instant,
 }
 
 impl ProgressReporter {
-    /// Nothing is delivered behind `start` yet.
+    /// Creates a reporter of deliveries after `start`.
     pub fn new(start: ResumePoint) -> Self {
         Self(Mutex::new(State { resume: start, rows: 0, said: Instant::now() }))
     }
 
-    /// All is delivered up to there.
+    /// Records that everything is delivered up to a resume point.
     pub fn delivered(&self, Advance { progress, rows, .. }: Advance) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.resume = progress;
         state.rows += rows;
     }
 
-    /// Says it, again and again.
-    pub async fn report(&self, lag: &Lag) {
+    /// Logs the lines that are due, without end.
+    pub async fn report(&self, source_lag: &Lag) {
         loop {
-            tokio::time::sleep(INTERVAL_BEHIND).await;
+            tokio::time::sleep(INTERVAL_LAGGING).await;
             let now = Instant::now();
-            if let Some(Line { rows, rows_per_s, position, behind }) = self.line(now, lag.age()) {
-                info!(rows, rows_per_s, %position, behind = behind.map(tracing::field::debug), "progress");
+            if let Some(Line { rows, rows_per_s, position, lag }) = self.line(now, source_lag.age()) {
+                info!(rows, rows_per_s, %position, lag = lag.map(tracing::field::debug), "progress");
             }
         }
     }
 
-    /// What is to be said now of changes that are so old.
+    /// Returns the line that is due, if one is. `age` is the age of the newest event that was read.
     fn line(&self, now: Instant, age: Option<Duration>) -> Option<Line> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let passed = now - state.said;
-        let behind = age.filter(|age| *age >= INTERVAL_BEHIND);
-        if behind.is_none() && (passed < INTERVAL || state.rows == 0) {
+        let lag = age.filter(|age| *age >= INTERVAL_LAGGING);
+        if lag.is_none() && (passed < INTERVAL || state.rows == 0) {
             return None;
         }
         state.said = now;
         let rows = std::mem::take(&mut state.rows);
         let rows_per_s = (rows as f64 / passed.as_secs_f64()).round() as u64;
-        Some(Line { rows, rows_per_s, position: state.resume.to_string(), behind })
+        Some(Line { rows, rows_per_s, position: state.resume.to_string(), lag })
     }
 }
 
@@ -79,7 +79,7 @@ struct Line {
     rows: u64,
     rows_per_s: u64,
     position: String,
-    behind: Option<Duration>,
+    lag: Option<Duration>,
 }
 
 #[cfg(test)]
@@ -92,13 +92,13 @@ mod tests {
         ResumePoint::at("", position)
     }
 
-    fn line(rows: u64, rows_per_s: u64, offset: u64, behind_s: Option<u64>) -> Option<Line> {
+    fn line(rows: u64, rows_per_s: u64, offset: u64, lag_s: Option<u64>) -> Option<Line> {
         let position = format!("binlog.000001:{offset}");
-        Some(Line { rows, rows_per_s, position, behind: behind_s.map(Duration::from_secs) })
+        Some(Line { rows, rows_per_s, position, lag: lag_s.map(Duration::from_secs) })
     }
 
     #[test]
-    fn it_says_more_while_it_is_behind() {
+    fn it_reports_more_often_while_it_lags() {
         let pace = ProgressReporter::new(resume(4));
         let start = Instant::now();
         pace.0.lock().expect("a lock").said = start;
@@ -107,8 +107,8 @@ mod tests {
         let advance = |offset, rows| Advance { progress: resume(offset), rows, bytes: 1 };
 
         assert_eq!(pace.line(after(10), None), None, "nothing to read");
-        assert_eq!(pace.line(after(10), age(3)), None, "nearly now");
-        assert_eq!(pace.line(after(10), age(300)), line(0, 0, 4, Some(300)), "behind, and nothing delivered");
+        assert_eq!(pace.line(after(10), age(3)), None, "a lag below the interval");
+        assert_eq!(pace.line(after(10), age(300)), line(0, 0, 4, Some(300)), "a lag, and nothing delivered");
         pace.delivered(advance(500, 110));
         pace.delivered(advance(900, 10));
         assert_eq!(pace.line(after(20), age(100)), line(120, 12, 900, Some(100)));

@@ -1,4 +1,5 @@
-//! Binlog files, without a server: the same decoder and envelope, to standard output.
+//! `rowmill replay`: decodes binlog files without a server and writes their rows to standard output, with the engine's decoder
+//! and envelope.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -11,30 +12,30 @@ use rowmill_core::position::{BinlogPosition, ResumePoint};
 use crate::config::TablePatterns;
 use crate::printer::{Form, Printer};
 
-/// What a binlog file begins with, and an encrypted one.
+/// The first bytes of a binlog file, and of an encrypted one.
 /// <https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_replication_binlog_event.html>
 const MAGIC: [u8; 4] = *b"\xfebin";
 const MAGIC_ENCRYPTED: [u8; 4] = *b"\xfdbin";
-/// An event's size stands here in its header.
+/// The offset of an event's size in its header, in bytes.
 const SIZE_AT: usize = 9;
 const HEADER_LEN: usize = 19;
 
-/// What of the files is written.
+/// The selection of what is written, and its form.
 #[derive(Debug)]
 pub struct Wanted {
-    /// The rows of these tables,
+    /// The tables whose rows are written.
     pub tables: TablePatterns,
-    /// and the statements that change tables, if this is set,
+    /// Whether schema changes are written, too.
     pub schema_changes: bool,
-    /// in this form.
+    /// The form of a line.
     pub form: Form,
 }
 
-/// Writes what files have, in their order, as lines of JSON.
+/// Writes the rows of binlog files, in order, as lines of JSON.
 ///
 /// # Errors
-/// If a file can't be read or decoded: the error names it and the position. The rows before it are
-/// written. If `out` is closed, that's the end and no error.
+/// If a file cannot be read or decoded: the error names the file and the position, and earlier rows are written. A
+/// reader that closes `out` ends the run without an error.
 pub fn run(files: &[PathBuf], wanted: Wanted, out: &mut impl Write) -> anyhow::Result<()> {
     let Wanted { tables, schema_changes, form } = wanted;
     let name = |path: &Path| path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
@@ -44,7 +45,7 @@ pub fn run(files: &[PathBuf], wanted: Wanted, out: &mut impl Write) -> anyhow::R
     let mut decoder = Decoder::new(begin_first, Box::new(tables)).with_schema_changes(schema_changes);
     let mut printer = Printer::new(out, form);
     for path in files {
-        // A file's last event names the next one: where the files don't follow each other, start anew.
+        // A file's last event names the next file. If another file follows, the decoder starts anew.
         if *decoder.position() != begin(path) {
             decoder.relocate(ResumePoint::at("replay", begin(path)));
         }
@@ -56,20 +57,20 @@ pub fn run(files: &[PathBuf], wanted: Wanted, out: &mut impl Write) -> anyhow::R
     Ok(())
 }
 
-/// False if nobody reads what is written any more.
+/// Writes the rows of a file. Returns false if the reader of the output closed it.
 fn file(path: &Path, decoder: &mut Decoder, printer: &mut Printer<'_, impl Write>) -> anyhow::Result<bool> {
-    let mut file = BufReader::with_capacity(1 << 20, File::open(path).context("the file can't be read")?);
+    let mut file = BufReader::with_capacity(1 << 20, File::open(path).context("cannot read the file")?);
     let mut magic = [0; 4];
     match file.read_exact(&mut magic) {
         Ok(()) if magic == MAGIC => {}
         Ok(()) if magic == MAGIC_ENCRYPTED => {
             bail!("the file is encrypted; read it from its server, which decrypts it")
         }
-        _ => bail!("the file isn't a binlog"),
+        _ => bail!("the file is not a binlog"),
     }
     match events(&mut file, decoder, printer) {
         Err(error) => {
-            // What is before it is written all the same.
+            // Rows before the error are written all the same.
             while let Some(batch) = decoder.give_up() {
                 printer.print(&batch)?;
             }
@@ -116,7 +117,7 @@ fn events(
     Ok(true)
 }
 
-/// Reads an event. False behind the last.
+/// Reads the next event. Returns false after the last one.
 fn next_event(file: &mut impl BufRead, event: &mut Vec<u8>) -> anyhow::Result<bool> {
     if file.fill_buf()?.is_empty() {
         return Ok(false);
@@ -124,12 +125,12 @@ fn next_event(file: &mut impl BufRead, event: &mut Vec<u8>) -> anyhow::Result<bo
     event.clear();
     file.by_ref().take(HEADER_LEN as u64).read_to_end(event)?;
     let size =
-        event.get(SIZE_AT..SIZE_AT + 4).and_then(|size| size.first_chunk::<4>()).context("its header is cut off")?;
+        event.get(SIZE_AT..SIZE_AT + 4).and_then(|size| size.first_chunk::<4>()).context("its header is truncated")?;
     let size = u32::from_le_bytes(*size) as usize;
-    let rest = size.checked_sub(HEADER_LEN).context("its size is too small")?;
+    let rest = size.checked_sub(HEADER_LEN).context("the event's size is less than that of its header")?;
     file.by_ref().take(rest as u64).read_to_end(event)?;
     if event.len() < size {
-        bail!("{} of its {size} bytes are there", event.len());
+        bail!("only {} of the event's {size} bytes are there", event.len());
     }
     Ok(true)
 }

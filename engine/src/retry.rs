@@ -1,20 +1,21 @@
-//! Trying again: how long to wait between tries, and which of many failures the log says.
+//! Retries: the pauses between attempts, and which of repeated failures are logged.
 
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio::time::Instant;
 
-/// While something keeps failing, each of so many reasons is said when it is new, and one of them so often.
+/// While an operation keeps failing, each new reason is logged, up to this number of reasons, and after that one reason in
+/// every interval.
 const REASONS_MAX: usize = 8;
 const REASON_INTERVAL: Duration = Duration::from_secs(10);
 
-/// An error with its causes, each once: some repeat what theirs say.
-pub fn told(error: &anyhow::Error) -> String {
+/// Formats an error with its causes, each once: the text of some errors includes that of their causes.
+pub fn error_text(error: &anyhow::Error) -> String {
     let mut said: Vec<String> = Vec::new();
     for cause in error.chain() {
         let text = cause.to_string();
-        let text = text.trim_start_matches("Input/output error: "); // the driver's, of each
+        let text = text.trim_start_matches("Input/output error: "); // the driver's prefix of each I/O error
         if !said.iter().any(|earlier| earlier.contains(text)) {
             said.push(text.to_owned());
         }
@@ -22,7 +23,7 @@ pub fn told(error: &anyhow::Error) -> String {
     said.join(": ")
 }
 
-/// Pauses between tries: each about twice as long as the one before it, with jitter.
+/// Pauses between attempts: each about twice as long as the one before, with jitter.
 #[derive(Debug)]
 pub struct Delays {
     delays: ExponentialBackoff,
@@ -30,7 +31,7 @@ pub struct Delays {
 }
 
 impl Delays {
-    /// From `min` to `max` and, with the jitter, up to twice as long. The jitter follows from the seed, if there is one.
+    /// Makes pauses from `min` to `max`, and with jitter up to twice as long. A seed makes the jitter deterministic.
     pub fn new(min: Duration, max: Duration, jitter_seed: Option<u64>) -> Self {
         let mut delays =
             ExponentialBuilder::new().with_min_delay(min).with_max_delay(max).with_jitter().without_max_times();
@@ -40,13 +41,13 @@ impl Delays {
         Self { delays: delays.build(), max }
     }
 
-    /// The next pause.
+    /// Returns the next pause.
     pub fn next_delay(&mut self) -> Duration {
         self.delays.next().unwrap_or(self.max)
     }
 }
 
-/// What the log says of something that fails again and again.
+/// Decides which failures of a retried operation are logged.
 #[derive(Debug, Default)]
 pub struct FailureLog(Option<Failing>);
 
@@ -58,7 +59,7 @@ struct Failing {
 }
 
 impl FailureLog {
-    /// It failed. Gives since when it does, if that is to be said now.
+    /// Records a failure. Returns how long the operation has been failing, if the failure is to be logged.
     pub fn failed(&mut self, reason: &str) -> Option<Duration> {
         let now = Instant::now();
         let is_first = self.0.is_none();
@@ -74,7 +75,7 @@ impl FailureLog {
         is_due.then(|| now - failing.since)
     }
 
-    /// It worked. Gives for how long it had failed, if it had.
+    /// Records a success. Returns how long the operation had been failing, if it had.
     pub fn worked(&mut self) -> Option<Duration> {
         self.0.take().map(|failing| failing.since.elapsed())
     }
@@ -87,8 +88,8 @@ mod tests {
     #[test]
     fn causes_are_said_once() {
         let error = std::io::Error::from_raw_os_error(111);
-        let error = anyhow::Error::new(mysql_async::Error::from(error)).context("it can't be reached");
-        assert_eq!(told(&error), "it can't be reached: Connection refused (os error 111)");
+        let error = anyhow::Error::new(mysql_async::Error::from(error)).context("cannot reach the server");
+        assert_eq!(error_text(&error), "cannot reach the server: Connection refused (os error 111)");
     }
 
     #[tokio::test(start_paused = true)]

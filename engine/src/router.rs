@@ -1,4 +1,6 @@
-//! From rows to messages: which sink, which group, which body. No I/O.
+//! Makes messages of rows: chooses the sink and the message group, and writes the body.
+//!
+//! In: a batch after the transforms. Out: messages by sink, in binlog order. No I/O.
 
 use std::sync::{Arc, LazyLock};
 
@@ -13,25 +15,25 @@ use rowmill_core::position::BinlogPosition;
 use rowmill_core::route::{GroupTemplate, TableTemplate, deduplication_id, schema_change_id, skipped_id, sqs_id};
 
 use crate::ack::Places;
-use crate::config::{self, Attribute, Destinations};
+use crate::config::{self, Attribute, Destinations, SinkId};
 use crate::sink::{Body, Message};
 use crate::transform::{DeadRow, Emitted, Passed, Stop, TransformError, Transformed};
 
-/// Bytes of a body that room is made for at once, before there was one.
+/// The bytes that are reserved for a body before the first batch.
 const BODY_EXPECTED: usize = 512;
 
-/// What is known of a sink here.
+/// The requirements of a sink for its messages.
 #[derive(Debug, Clone)]
 pub struct SinkRequirements {
-    /// Whether messages need a group and a deduplication id.
+    /// Whether messages need a message group and a deduplication ID.
     pub ordered: bool,
-    /// How its messages are written.
+    /// The format of the bodies.
     pub format: Format,
-    /// What for.
+    /// The escaping of the bodies.
     pub escaping: Escaping,
-    /// What they say beside their bodies.
+    /// The message attributes to add.
     pub attributes: Vec<Attribute>,
-    /// Of what its queue's URL is made, where it has several.
+    /// The template of the queue URL, where the sink has a queue for each table.
     pub queue: Option<TableTemplate>,
 }
 
@@ -39,50 +41,50 @@ pub struct SinkRequirements {
 #[derive(Debug, Clone)]
 pub struct Router {
     routes: Arc<[config::Route]>,
-    /// ResumeBy table id and operation: the index in `routes`.
+    /// The index in `routes`, by table ID and operation.
     route_of: ByTable<[Option<usize>; 3]>,
     sinks: Vec<SinkRequirements>,
-    schema_change_sink: Option<usize>,
-    dead_letter_sink: Option<usize>,
-    /// Whose binlog the current batch is of.
+    schema_change_sink: Option<SinkId>,
+    dead_letter_sink: Option<SinkId>,
+    /// The identity of the server whose binlog the current batch is from.
     server: Arc<str>,
-    /// ResumeBy sink.
+    /// By sink.
     envelopes: Vec<Envelope>,
-    /// ResumeBy sink and table id, of sinks with several.
+    /// Queue URLs by sink and table ID, where the sink has a queue for each table.
     queues: Vec<ByTable<Arc<str>>>,
-    /// Bytes of a body in the last batch.
+    /// The average bytes of a body in the last batch.
     body_bytes: usize,
 }
 
-/// What became of a batch.
+/// The messages of a batch.
 #[derive(Debug)]
 pub struct RoutedBatch {
     /// Messages by sink, each in binlog order.
     pub by_sink: Vec<Vec<Message>>,
-    /// Where their rows are.
+    /// The binlog positions of the messages' rows.
     pub places: Places,
-    /// Where everything stops: no message is of this row or one after it.
+    /// The row that stops the pipeline: there are no messages of this row or of later ones.
     pub stop: Option<Stop>,
 }
 
-/// A transform's part of a decision.
+/// A transform's choices, which take precedence over the route's.
 #[derive(Clone, Copy)]
 struct Override<'a> {
-    sink: Option<usize>,
+    sink: Option<SinkId>,
     group: Option<&'a str>,
     deduplication_id: Option<&'a str>,
 }
 
-/// A route's part of a decision.
+/// A route's choices.
 struct RouteMatch<'a> {
-    sink: Option<usize>,
-    /// If it says one.
+    sink: Option<SinkId>,
+    /// The message group, if the route has one.
     group: Option<&'a GroupTemplate>,
 }
 
 impl Router {
-    /// Sends what `config` says where it says, to sinks that need what `sinks` say. Changes are of the source of this name, a
-    /// server of `connector`'s family.
+    /// Creates a router to the destinations of `config`; `sinks` has the requirements of each sink. Envelopes have `name`
+    /// as the name of the source, a server of `connector`'s family.
     pub fn new(config: Destinations, sinks: Vec<SinkRequirements>, name: String, connector: Connector) -> Self {
         let Destinations { routes, schema_changes, dead_letters } = config;
         let source = SourceName { version: env!("CARGO_PKG_VERSION").to_owned(), name, connector };
@@ -100,8 +102,9 @@ impl Router {
         }
     }
 
-    /// A batch's messages. `server` is whose binlog it is of, `tables` are by their ids, `now_us` is the wall clock in
-    /// microseconds since 1970. A row without a route stops everything: nothing is dropped in silence.
+    /// Returns a batch's messages. `server` is the identity of the server whose binlog the batch is from, `tables` are
+    /// indexed by table ID, `now_us` is the wall clock in microseconds since 1970. A row without a route stops the pipeline:
+    /// no row is dropped silently.
     pub fn messages(
         &mut self,
         transformed: Transformed,
@@ -121,7 +124,7 @@ impl Router {
         let bodies = Bytes::from(bodies);
         let mut start = 0;
         for (sink, message, end) in ends {
-            by_sink[sink][message].body = Body::new(bodies.slice(start..end), self.sinks[sink].escaping);
+            by_sink[sink.0][message].body = Body::new(bodies.slice(start..end), self.sinks[sink.0].escaping);
             start = end;
         }
         if let Err(unrouted) = unrouted {
@@ -136,16 +139,16 @@ impl Router {
             self.skipped(skipped, *origin, &mut places, &mut by_sink);
         }
         if let Some(sink) = self.dead_letter_sink {
-            // It may have rows as well.
-            by_sink[sink].sort_by_key(|message| message.row);
+            // The sink of dead letters may have rows, too.
+            by_sink[sink.0].sort_by_key(|message| message.row);
         }
         RoutedBatch { by_sink, places, stop }
     }
 
-    /// Writes the messages of rows, and of those that transforms made of rows, in the order of the rows.
+    /// Writes the messages of rows, and adds those that transforms made, in the order of the rows.
     ///
     /// # Errors
-    /// At the first row without a route; it may have messages already.
+    /// At the first row without a route; some of its messages may be in `out` already.
     #[expect(clippy::too_many_arguments)]
     fn write_rows(
         &mut self,
@@ -171,10 +174,10 @@ impl Router {
                 let output = OutputSlot { part, number: out.outputs.next(origin) };
                 let address = self.address(table, batch, &row, overrides, output);
                 let (sink, group, deduplication_id) = address.map_err(|error| Stop { origin, error })?;
-                self.envelopes[sink].write(table, batch, &row, part, now_us, &mut out.bodies);
-                out.ends.push((sink, out.by_sink[sink].len(), out.bodies.len()));
+                self.envelopes[sink.0].write(table, batch, &row, part, now_us, &mut out.bodies);
+                out.ends.push((sink, out.by_sink[sink.0].len(), out.bodies.len()));
                 let mut attributes = Vec::new();
-                add_attributes(&self.sinks[sink].attributes, table, batch, &row, &mut attributes);
+                add_attributes(&self.sinks[sink.0].attributes, table, batch, &row, &mut attributes);
                 let (queue, table) = (self.queue(sink, table), Some((table.generation, table.id)));
                 let body = Body::default();
                 let message = Message {
@@ -187,7 +190,7 @@ impl Router {
                     row: origin,
                     is_dead_letter: false,
                 };
-                out.by_sink[sink].push(message);
+                out.by_sink[sink.0].push(message);
             }
         }
         for message in emitted {
@@ -196,7 +199,7 @@ impl Router {
         Ok(())
     }
 
-    /// A row that a transform failed on, with why: in the group that its table's rows are in by default.
+    /// Adds the dead letter of a row that a transform failed on, with the error, in the row's default message group.
     fn dead_letter(
         &mut self,
         dead: &DeadRow,
@@ -205,7 +208,7 @@ impl Router {
         places: &mut Places,
         by_sink: &mut [Vec<Message>],
     ) {
-        let sink = self.dead_letter_sink.expect("plugins that make dead letters are loaded only where a sink is");
+        let sink = self.dead_letter_sink.expect("plugins that make dead letters are loaded only with a sink for them");
         let batch = Batch::parse(&dead.batch).expect("batches are written by the builder");
         let row = batch.row(dead.row);
         let table = &tables[row.table().0 as usize];
@@ -224,14 +227,14 @@ impl Router {
         push_int(*row_index, &mut body);
         body.extend_from_slice(b",\"change\":");
         let mut change = Vec::new();
-        self.envelopes[sink].write(table, &batch, &row, KeyChange::None, now_us, &mut change);
-        body.extend_from_slice(Body::new(change.into(), self.sinks[sink].escaping).plain().as_bytes());
+        self.envelopes[sink.0].write(table, &batch, &row, KeyChange::None, now_us, &mut change);
+        body.extend_from_slice(Body::new(change.into(), self.sinks[sink.0].escaping).plain().as_bytes());
         body.push(b'}');
         let group = GroupTemplate::default().group(table, &row);
         let deduplication_id = deduplication_id(&self.server, &batch, &row, u32::MAX);
         let body = Body::new(body.into(), Escaping::Plain);
         places.row(dead.origin, &row, &batch);
-        by_sink[sink].push(Message {
+        by_sink[sink.0].push(Message {
             body,
             group,
             deduplication_id,
@@ -241,9 +244,9 @@ impl Router {
         });
     }
 
-    /// A change that can't be decoded, as a dead letter. All of a table are one group.
+    /// Adds the dead letter of a change that cannot be decoded. Each table has one message group.
     fn skipped(&self, skipped: &SkippedChange, origin: u32, places: &mut Places, by_sink: &mut [Vec<Message>]) {
-        let sink = self.dead_letter_sink.expect("changes are passed over where a sink for dead letters is");
+        let sink = self.dead_letter_sink.expect("undecodable changes are skipped only with a sink for dead letters");
         let SkippedChange { error, row, gtid, time_us, content, bytes } = skipped;
         let DecodeError { position: BinlogPosition { file, offset }, transaction, table, fault, .. } = &**error;
         let mut body = Vec::with_capacity(1024);
@@ -274,7 +277,7 @@ impl Router {
         body.push(b'}');
         let transaction = BinlogPosition::new(file.as_str(), transaction.unwrap_or(*offset));
         places.other(origin, &transaction, *offset, *row);
-        by_sink[sink].push(Message {
+        by_sink[sink.0].push(Message {
             body: Body::new(body.into(), Escaping::Plain),
             group: sqs_id(table.clone().unwrap_or_else(|| "statements".to_owned())),
             deduplication_id: skipped_id(&self.server, skipped),
@@ -284,22 +287,26 @@ impl Router {
         });
     }
 
-    /// Adds a schema change's message after those of the rows. All of a schema are one group.
+    /// Adds a schema change's message after those of the rows. Each schema has one message group.
     ///
     /// # Panics
-    /// If no sink was configured for them: then none may be decoded either.
+    /// If no sink for schema changes is configured; the decoder emits none then.
     pub fn schema_change(&self, change: &SchemaChange, server: &str, now_us: i64, dispatched: &mut RoutedBatch) {
-        let sink = self.schema_change_sink.expect("schema changes are decoded where a sink is configured");
+        let sink = self.schema_change_sink.expect("schema changes are decoded only with a sink for them");
         let mut body = Vec::with_capacity(1024);
-        self.envelopes[sink].write_schema_change(change, now_us, &mut body);
-        let body = Body::new(body.into(), self.sinks[sink].escaping);
+        self.envelopes[sink.0].write_schema_change(change, now_us, &mut body);
+        let body = Body::new(body.into(), self.sinks[sink.0].escaping);
         let group = sqs_id(change.schema.clone().unwrap_or_default());
         let deduplication_id = schema_change_id(server, change);
         let transaction = BinlogPosition::new(change.file.as_str(), change.transaction_position);
         dispatched.places.other(0, &transaction, change.event_position, 0);
-        dispatched.by_sink[sink].push(Message { body, group, deduplication_id, ..Message::default() });
+        dispatched.by_sink[sink.0].push(Message { body, group, deduplication_id, ..Message::default() });
     }
 
+    /// Adds a message that a transform made.
+    ///
+    /// # Errors
+    /// If the transform names no sink, and the row has no route.
     fn emitted(
         &mut self,
         message: Emitted,
@@ -315,24 +322,27 @@ impl Router {
         let overrides = Override { sink, group: text.group(), deduplication_id: text.deduplication_id() };
         let address = self.address(table, batch, &row, overrides, output);
         let (sink, group, deduplication_id) = address.map_err(|error| Stop { origin, error })?;
-        add_attributes(&self.sinks[sink].attributes, table, batch, &row, &mut attributes);
+        add_attributes(&self.sinks[sink.0].attributes, table, batch, &row, &mut attributes);
         let (body, queue) = (text.body().into(), self.queue(sink, table));
         out.places.row(origin, &row, batch);
-        let table = None; // it isn't packed with others
+        let table = None; // never aggregated
         let message =
             Message { body, group, deduplication_id, attributes, table, queue, row: origin, is_dead_letter: false };
-        out.by_sink[sink].push(message);
+        out.by_sink[sink.0].push(message);
         Ok(())
     }
 
-    /// A table's queue, where a sink has several.
-    fn queue(&mut self, sink: usize, table: &Table) -> Option<Arc<str>> {
-        let template = self.sinks[sink].queue.as_ref()?;
-        let queue = self.queues[sink].entry(table).get_or_insert_with(|| template.of(table).into());
+    /// Returns the URL of a table's queue, where the sink has a queue for each table.
+    fn queue(&mut self, sink: SinkId, table: &Table) -> Option<Arc<str>> {
+        let template = self.sinks[sink.0].queue.as_ref()?;
+        let queue = self.queues[sink.0].entry(table).get_or_insert_with(|| template.of(table).into());
         Some(Arc::clone(queue))
     }
 
-    /// The sink, the group and the deduplication id of a row's output.
+    /// Returns the sink, the message group and the deduplication ID of one of a row's messages.
+    ///
+    /// # Errors
+    /// If the row has no route, and the transform names no sink.
     fn address(
         &mut self,
         table: &Table,
@@ -340,19 +350,19 @@ impl Router {
         row: &Row<'_>,
         overrides: Override<'_>,
         output: OutputSlot,
-    ) -> anyhow::Result<(usize, String, String)> {
+    ) -> anyhow::Result<(SinkId, String, String)> {
         let RouteMatch { sink, group } = route(&self.routes, &mut self.route_of, table, row.operation());
         let Some(sink) = overrides.sink.or(sink) else {
             bail!(
-                "no route for {} of table {table}, one of which at {}:{} passed the transforms; add a [[route]] for them, or \
-                 leave the table out by `source.tables`",
+                "no route for {} of table {table}: a row at {}:{} passed the transforms; add a [[route]], or exclude the \
+                 table by `source.tables`",
                 plural(row.operation()),
                 batch.transaction(row.transaction()).header().file,
                 row.header().event_position
             );
         };
         static DEFAULT: LazyLock<GroupTemplate> = LazyLock::new(GroupTemplate::default);
-        let is_ordered = self.sinks[sink].ordered;
+        let is_ordered = self.sinks[sink.0].ordered;
         let template = group.or(is_ordered.then_some(&DEFAULT));
         let group = match (overrides.group, output.part) {
             (Some(group), _) => sqs_id(group.to_owned()),
@@ -384,7 +394,7 @@ fn route<'r>(
     RouteMatch { sink: route.map(|route| route.sink), group: route.and_then(|route| route.group.as_ref()) }
 }
 
-/// Adds what a sink's messages say beside their bodies, but what is said already.
+/// Adds the attributes `wanted` by a sink, except those that the message already has.
 fn add_attributes(
     wanted: &[Attribute],
     table: &Table,
@@ -412,7 +422,7 @@ fn add_attributes(
     }
 }
 
-/// The trace that a row says it is of: the text in its column `traceparent`.
+/// Returns a row's trace context: the text in its column `traceparent`, if it is valid.
 /// <https://www.w3.org/TR/trace-context/#traceparent-header>
 fn traceparent(table: &Table, row: &Row<'_>) -> Option<String> {
     let column = table.column("traceparent")?;
@@ -421,7 +431,7 @@ fn traceparent(table: &Table, row: &Row<'_>) -> Option<String> {
     Some(text.to_owned())
 }
 
-/// Several of an operation, as messages name them.
+/// Returns the plural of an operation's name.
 pub fn plural(operation: Operation) -> &'static str {
     match operation {
         Operation::Insert => "inserts",
@@ -430,13 +440,13 @@ pub fn plural(operation: Operation) -> &'static str {
     }
 }
 
-/// Whether a text is a trace's: no other is worth an attribute, which a queue may refuse, and the row with it.
+/// Whether a text is a `traceparent`. A queue may reject an attribute with another text, and the row with it.
 fn is_traceparent(text: &str) -> bool {
     const LENGTHS: [usize; 4] = [2, 32, 16, 2];
     let mut parts = text.split('-');
     let is_hex = |part: &str| part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     let has_parts = LENGTHS.iter().all(|&len| parts.next().is_some_and(|part| part.len() == len && is_hex(part)));
-    // Later versions may say more.
+    // Later versions may append more fields.
     has_parts && text.len() <= 256 && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
@@ -445,16 +455,16 @@ struct Out {
     by_sink: Vec<Vec<Message>>,
     places: Places,
     outputs: OutputCounter,
-    /// The rows' bodies, one after the other: one piece of memory for all of them.
+    /// The bodies one after another, in one allocation.
     bodies: Vec<u8>,
-    /// Where each ends: its sink, its index among the sink's messages, and the end.
-    ends: Vec<(usize, usize, usize)>,
+    /// For each body: the sink, the index among the sink's messages, and the offset of the body's end.
+    ends: Vec<(SinkId, usize, usize)>,
 }
 
 impl Out {
-    /// Room for the messages of `rows` rows.
+    /// Reserves memory for the messages of `rows` rows.
     fn new(sinks: usize, rows: usize, body_bytes: usize) -> Self {
-        // All rows go to it where there is but one.
+        // A single sink takes all rows.
         let expected = if sinks == 1 { rows } else { 0 };
         Self {
             by_sink: (0..sinks).map(|_| Vec::with_capacity(expected)).collect(),
@@ -466,15 +476,15 @@ impl Out {
     }
 }
 
-/// What of a row a message has.
+/// One of a row's messages.
 #[derive(Debug, Clone, Copy)]
 struct OutputSlot {
     part: KeyChange,
-    /// Its place among the row's messages.
+    /// The number of the message among the row's messages.
     number: u32,
 }
 
-/// Numbers the outputs of each row.
+/// Numbers the messages of each row.
 #[derive(Default)]
 struct OutputCounter {
     origin: Option<u32>,

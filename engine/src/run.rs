@@ -1,4 +1,7 @@
-//! Runs the engine: makes everything ready that the pipeline needs, starts it, and reports how it ended.
+//! Runs the engine: opens everything that the pipeline needs, starts the pipeline, and reports how it ended.
+//!
+//! In: the configuration. Out: success, or the error that ended the engine; after a row that stopped the engine, with the
+//! command that continues after the row's transaction.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -12,7 +15,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::{self, Config, MySqlCheckpoint};
 use crate::mysql::{ConnectError, Server, is_lost_connection};
 use crate::pipeline::{Ended, OwnThreads, Stages, StoppedAtRow};
-use crate::retry::{Delays, FailureLog, told};
+use crate::retry::{Delays, FailureLog, error_text};
 use crate::router::{Router, SinkRequirements};
 use crate::selection::Selection;
 use crate::signals::Signals;
@@ -20,21 +23,21 @@ use crate::sink::{self, Connections, OpenError};
 use crate::source::{self, LocateError, Source};
 use crate::transform::{Loader, Reloader, Settings};
 
-/// Between two tries to reach what is needed for the start.
+/// The shortest and the longest pause between attempts to start.
 const START_DELAY_MIN: Duration = Duration::from_millis(100);
 const START_DELAY_MAX: Duration = Duration::from_secs(5);
 
-/// Runs until a signal says to stop. `waits` for what can't be reached yet at the start, or fails.
+/// Runs the engine until a signal stops it. Servers and queues that cannot be reached at the start are retried if `waits`,
+/// and are an error otherwise.
 ///
 /// # Errors
-/// If it can't start, or if a stage fails. The checkpoint is then before everything that wasn't
-/// delivered.
+/// If the engine cannot start, or if a stage fails. The checkpoint is then before everything that is not delivered.
 pub fn run(config: Config, waits: bool) -> anyhow::Result<()> {
     let runtime = runtime()?;
-    // The source has a thread of its own: were it one of several, each piece that arrives while it is busy would wake
-    // another for nothing.
+    // The source's runtime has one thread: with several, each packet that arrives while the source is busy would wake
+    // another thread for nothing.
     let reading = Builder::new_multi_thread().worker_threads(1).thread_name("source").enable_all().build();
-    let reading = reading.context("no runtime")?;
+    let reading = reading.context("cannot start the runtime's threads")?;
     let result = runtime.block_on(async {
         let mut signals = Signals::listen()?;
         let prepared = tokio::select! {
@@ -47,23 +50,23 @@ pub fn run(config: Config, waits: bool) -> anyhow::Result<()> {
         };
         prepared.run(reading.handle(), signals).await
     });
-    runtime.shutdown_background(); // a sink may still wait for a queue that is out of reach
+    runtime.shutdown_background(); // a sink may still be waiting for an unreachable queue
     reading.shutdown_background();
     result
 }
 
-/// What tasks run on.
+/// Creates the runtime for asynchronous tasks.
 ///
 /// # Errors
-/// If the system has no threads to give.
+/// If the system cannot start the threads.
 pub fn runtime() -> anyhow::Result<Runtime> {
-    Builder::new_multi_thread().enable_all().build().context("no runtime")
+    Builder::new_multi_thread().enable_all().build().context("cannot start the runtime's threads")
 }
 
-/// Why something that is needed for the start isn't there.
+/// The error of an attempt to start.
 struct StartError {
     error: anyhow::Error,
-    /// Whether it may be there later.
+    /// Whether a later attempt may succeed.
     may_pass: bool,
 }
 
@@ -81,7 +84,7 @@ impl StartError {
     }
 }
 
-/// Tries until it works, or fails for good; where nothing is waited for, once.
+/// Repeats `attempt` until it succeeds or fails for good. Without `waits`, the first failure is final.
 async fn until_there<T>(waits: bool, mut attempt: impl AsyncFnMut() -> Result<T, StartError>) -> anyhow::Result<T> {
     let mut delays = Delays::new(START_DELAY_MIN, START_DELAY_MAX, None);
     let mut failures = FailureLog::default();
@@ -90,9 +93,9 @@ async fn until_there<T>(waits: bool, mut attempt: impl AsyncFnMut() -> Result<T,
             Ok(done) => return Ok(done),
             Err(StartError { error, may_pass }) if !(waits && may_pass) => return Err(error),
             Err(StartError { error, .. }) => {
-                let error = told(&error);
+                let error = error_text(&error);
                 if let Some(since) = failures.failed(&error) {
-                    warn!(?since, error, "can't start yet, trying again");
+                    warn!(?since, error, "cannot start yet; retrying");
                 }
                 tokio::time::sleep(delays.next_delay()).await;
             }
@@ -100,7 +103,7 @@ async fn until_there<T>(waits: bool, mut attempt: impl AsyncFnMut() -> Result<T,
     }
 }
 
-/// All that runs, ready to.
+/// The opened parts of the engine, ready to run.
 struct Prepared {
     source: Source,
     source_config: config::Source,
@@ -108,7 +111,7 @@ struct Prepared {
     plugins: Reloader,
 }
 
-/// Makes everything ready: what it needs is there then, and may be used.
+/// Opens the plugins, the sinks, the checkpoint and the source: all of them exist and may be used then.
 async fn prepare(config: Config, waits: bool, reading: &Handle) -> anyhow::Result<Prepared> {
     let settings = Settings::of(&config);
     let Config {
@@ -122,9 +125,9 @@ async fn prepare(config: Config, waits: bool, reading: &Handle) -> anyhow::Resul
         notes,
     } = config;
     notes.iter().for_each(|note| warn!("{note}"));
-    // To compile takes its time.
+    // Compiling plugins is slow, and would block the runtime.
     let loading = tokio::task::spawn_blocking(move || Reloader::load(Loader::new(settings)?));
-    let plugins_running = loading.await.map_err(|panic| anyhow!("the plugins can't be loaded: {panic}"))??;
+    let plugins_running = loading.await.map_err(|panic| anyhow!("cannot load the plugins: {panic}"))??;
     let connections = Connections::default();
     let mut sinks = Vec::with_capacity(sink_configs.len());
     for config in &sink_configs {
@@ -144,7 +147,7 @@ async fn prepare(config: Config, waits: bool, reading: &Handle) -> anyhow::Resul
         until_there(waits, async || Ok(Checkpoint::open(&checkpoint_config).await?)).await?;
     let chain = plugins_running.chain();
     let connect = async || {
-        // It may have been waited for long.
+        // Earlier attempts may have taken long: the checkpoint must stay held meanwhile.
         checkpoint.keep_alive().await;
         let is_first_run = saved.is_none();
         let (mut server, source) = match Server::connect_first(&source).await {
@@ -162,15 +165,15 @@ async fn prepare(config: Config, waits: bool, reading: &Handle) -> anyhow::Resul
             };
             let may_pass = is_behind || is_lost_connection(&error);
             let whose = match is_first_run {
-                true => "no place to begin".to_owned(),
+                true => "cannot find the start point".to_owned(),
                 false => format!("checkpoint {}", checkpoint.describe()),
             };
             StartError { error: error.context(whose), may_pass }
         })?;
         if is_first_run {
-            // Were it written only with the first change, a restart before it would begin elsewhere.
+            // Written before the first change: a restart until then would begin at another position otherwise.
             checkpoint.write(&start.resume).await?;
-            // A later try begins there as well.
+            // Later attempts begin there, too.
             saved = Some(start.resume.clone());
         }
         let (version, names_columns) = (server.version.clone(), server.names_columns());
@@ -187,8 +190,8 @@ async fn prepare(config: Config, waits: bool, reading: &Handle) -> anyhow::Resul
     }
     if !names_columns {
         warn!(
-            "binlog_row_metadata isn't FULL: columns are looked up in information_schema, which stops the stream when a \
-             table was changed meanwhile; FULL is safer"
+            "binlog_row_metadata is not FULL: columns are looked up in information_schema, and the stream stops when a \
+             table was changed meanwhile; set binlog_row_metadata=FULL"
         );
     }
     let needs = sinks.iter().zip(&sink_configs);
@@ -224,7 +227,7 @@ async fn prepare(config: Config, waits: bool, reading: &Handle) -> anyhow::Resul
     Ok(Prepared { source, source_config, stages, plugins: plugins_running })
 }
 
-/// A server that isn't verified is told of.
+/// Logs a warning if TLS does not verify the server.
 fn warn_unverified(options: &mysql_async::Opts, tls: &config::Tls) {
     if let Some(warning) = tls.warning(options) {
         warn!("{warning}");
@@ -245,11 +248,10 @@ impl Prepared {
         let ended = stages.run(run_source, &OwnThreads { reading }, next_signal).await;
         match ended {
             Ok(Ended::Delivered) => info!("stopped: everything that was read is delivered"),
-            Ok(Ended::Left { rows }) => warn!(
-                rows,
-                "stopped: so many rows that were read weren't delivered in time; they are sent again at the next start"
-            ),
-            // A signal came: the process must end in time.
+            Ok(Ended::Undelivered { rows }) => {
+                warn!(rows, "stopped before all rows that were read were delivered; the next start sends them again")
+            }
+            // After a signal the process must end in time: the server is not asked for the end of the transaction.
             Err(error) if was_told.get() => return Err(error),
             Err(error) => {
                 let way_on = tokio::select! {
@@ -266,8 +268,8 @@ impl Prepared {
     }
 }
 
-/// If an error stopped the pipeline at a row, and all before the row is delivered: the command that goes on after the row's
-/// transaction, if the server says where that ends.
+/// Returns the command that continues after the transaction of the row that stopped the pipeline. `None` if no row stopped
+/// it, if not everything before the row is delivered, or if the server does not tell where the transaction ends.
 async fn way_on(error: &anyhow::Error, source: &config::Source) -> Option<String> {
     let stopped: &StoppedAtRow = error.downcast_ref()?;
     if !stopped.is_reached {
@@ -277,11 +279,11 @@ async fn way_on(error: &anyhow::Error, source: &config::Source) -> Option<String
         Ok(end) => end.map(|TransactionEnd { position, gtid }| {
             let gtid = gtid.map_or_else(String::new, |gtid| format!(" (GTID {gtid})"));
             format!(
-                "To go on after its transaction{gtid}, without what is left of it: rowmill checkpoint set {position}"
+                "To continue after its transaction{gtid}, without the rest of it: rowmill checkpoint set {position}"
             )
         }),
         Err(unknown) => {
-            debug!(error = format!("{unknown:#}"), "the end of the transaction isn't known");
+            debug!(error = format!("{unknown:#}"), "the end of the transaction is unknown");
             None
         }
     }

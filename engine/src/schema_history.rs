@@ -1,8 +1,8 @@
-//! Columns of tables whose maps in the binlog don't say all of them: what was looked up, and from where to where in the
-//! binlog it holds.
+//! The schema history: columns that were looked up because table maps do not describe them fully, and the positions between
+//! which they hold.
 //!
-//! It is kept beside the checkpoint, so that a restart doesn't look them up again: by then a table may have been changed,
-//! and what its columns were is not to be found out any more.
+//! The schema history is stored beside the checkpoint, so that a restart need not look the columns up again: by then a table
+//! may have been changed, and its old columns cannot be found out any more.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,39 +14,39 @@ use rowmill_core::position::{BinlogPosition, ResumePoint};
 use serde::{Deserialize, Serialize};
 
 const VERSION: u32 = 1;
-/// A long text is written no more often than this.
+/// The minimum interval between writes of a long text, which has `LONG_TEXT` bytes or more.
 const WRITE_INTERVAL: Duration = Duration::from_secs(5);
 const LONG_TEXT: usize = 256 << 10;
 
-/// What is known of columns. Shared by the source, which learns them, and the checkpoint's writer.
+/// Known columns of tables. Shared by the source, which adds them, and the checkpoint writer.
 #[derive(Debug)]
 pub struct SchemaHistory(Mutex<Known>);
 
-/// Which history a checkpoint needs, and how much of it at least.
+/// The schema history that a checkpoint needs, and the minimum sequence number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mark {
-    /// Each process's own, and random.
+    /// A random ID of the process's history.
     pub history: u64,
-    /// Counts changes.
+    /// Number of changes of the history.
     pub sequence: u64,
 }
 
 #[derive(Debug)]
 struct Known {
     id: u64,
-    /// The server whose binlog's positions these are.
+    /// The identity of the server that the positions belong to.
     server: String,
     tables: HashMap<(String, String), Vec<Version>>,
-    /// Counts what was learned and what ended.
+    /// Number of changes: versions that were added or ended.
     sequence: u64,
-    /// The sequence when a version ended last.
+    /// The sequence number at which a version last ended.
     ended: u64,
-    /// What was written.
+    /// The last write.
     written: Option<Written>,
 }
 
-/// What was written last, and when.
+/// The last write of the schema history.
 #[derive(Debug)]
 struct Written {
     sequence: u64,
@@ -54,26 +54,26 @@ struct Written {
     at: Instant,
 }
 
-/// Columns of a table, for the rows from one position to another.
+/// The columns of a table, for rows between two positions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Version {
     from: BinlogPosition,
-    /// `None`: it holds still.
+    /// `None` while the version still holds.
     until: Option<BinlogPosition>,
     columns: Vec<CatalogColumn>,
 }
 
-/// What is to be written before a checkpoint.
+/// A text that is to be written before a checkpoint.
 #[derive(Debug)]
 pub struct HistoryText {
-    /// What it has.
+    /// Identifies the text's content.
     pub mark: Mark,
     /// The text.
     pub text: String,
 }
 
 impl SchemaHistory {
-    /// Nothing is known of a server's tables.
+    /// Makes an empty history of a server's tables.
     pub fn new(server: &str) -> Self {
         Self(Mutex::new(Known::new(server, HashMap::new(), 0)))
     }
@@ -82,11 +82,11 @@ impl SchemaHistory {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A server's tables, as far as a text says. `needed` is what the checkpoint says; `is_selected` whether a table's rows are
-    /// still read.
+    /// Parses a history of a server's tables. `needed` is the mark in the checkpoint; `is_selected` tells whether a table's
+    /// rows are still read.
     ///
     /// # Errors
-    /// If the text isn't whole, or isn't what was written before the checkpoint.
+    /// If the text is damaged, or does not belong to the checkpoint or the server.
     pub fn read(
         text: &str,
         needed: Mark,
@@ -100,26 +100,26 @@ impl SchemaHistory {
         let said = std::mem::take(&mut document.checksum);
         let found = checksum(&document);
         if said != found {
-            bail!("it is damaged: its checksum is `{said}`, its content's {found}");
+            bail!("it is damaged: its checksum is `{said}`, that of its content {found}");
         }
         let Document { mark, previous, .. } = &document;
         let is_of_checkpoint = mark.history == needed.history && mark.sequence >= needed.sequence
             || previous.is_some_and(|previous| previous == needed);
         if !is_of_checkpoint {
-            bail!("it doesn't belong to the checkpoint");
+            bail!("it does not belong to the checkpoint");
         }
         if document.server != server {
-            bail!("it is of another server");
+            bail!("it belongs to another server");
         }
         let tables = document.tables.into_iter().filter(|table| is_selected(&table.schema, &table.table));
         let tables = tables.map(|TableDocument { schema, table, versions }| {
             ((schema, table), versions.into_iter().map(VersionDocument::read).collect())
         });
-        // It is written as this process's own before a checkpoint is.
+        // This process writes the history under its own ID before it writes a checkpoint.
         Ok(Self(Mutex::new(Known::new(server, tables.collect(), 1))))
     }
 
-    /// The columns of a table that has rows at a position.
+    /// Returns the known columns of a table for rows at a position.
     pub fn columns(&self, schema: &str, table: &str, rows: &BinlogPosition) -> Option<Vec<CatalogColumn>> {
         let known = self.lock();
         let versions = known.tables.get(&(schema.to_owned(), table.to_owned()))?;
@@ -129,18 +129,18 @@ impl SchemaHistory {
         Some(versions.iter().find(holds)?.columns.clone())
     }
 
-    /// A table with rows at a position has these columns, until a statement changes them.
+    /// Adds the columns of a table for rows from a position on, until a statement changes them.
     pub fn learn(&self, schema: &str, table: &str, rows: BinlogPosition, columns: Vec<CatalogColumn>) {
         let mut known = self.lock();
         known.sequence += 1;
         let version = Version { from: rows, until: None, columns };
         let versions = known.tables.entry((schema.to_owned(), table.to_owned())).or_default();
-        // One from further on, of a reading that went ahead and was begun again, is this one.
+        // An open version from a later position, read before a rewind, is the same as this one.
         versions.retain(|known| known.until.is_some());
         versions.push(version);
     }
 
-    /// What is known of a table isn't so.
+    /// Removes the columns of a table, which proved to be wrong.
     pub fn forget(&self, schema: &str, table: &str) {
         let mut known = self.lock();
         if known.tables.remove(&(schema.to_owned(), table.to_owned())).is_some() {
@@ -149,8 +149,8 @@ impl SchemaHistory {
         }
     }
 
-    /// A statement at a position may have changed columns. A change that shows in table maps ends no version: columns that do
-    /// not fit a table map are looked up again.
+    /// Ends the versions whose columns a statement at a position may have renamed. Other changes end no version: columns that
+    /// do not fit a table map are looked up again.
     pub fn alter(&self, at: &BinlogPosition, altered: &Altered) {
         let mut known = self.lock();
         let mut has_ended = false;
@@ -168,7 +168,7 @@ impl SchemaHistory {
         }
     }
 
-    /// The stream goes on at a server. The positions of another one than before mean nothing there.
+    /// Sets the server that is being read. If it is another server than before, the history is cleared, as positions differ.
     pub fn reads(&self, server: &str) {
         let mut known = self.lock();
         if known.server != server {
@@ -179,7 +179,7 @@ impl SchemaHistory {
         }
     }
 
-    /// Forgets what holds for no row from a place on.
+    /// Removes versions that hold for no row after a resume point.
     pub fn forget_before(&self, ResumePoint { server, position, .. }: &ResumePoint) {
         let mut known = self.lock();
         if known.server != **server {
@@ -191,8 +191,8 @@ impl SchemaHistory {
         });
     }
 
-    /// What is to be written before the next checkpoint is, if that is due; a long text may wait, unless it is `urgent`.
-    /// `previous` is what the newest checkpoint needs, if another process wrote it.
+    /// Returns the text to write before the next checkpoint, if a write is due; a long text may wait, unless `urgent`.
+    /// `previous` is the mark that the newest checkpoint needs, if another process wrote that checkpoint.
     pub fn text(&self, previous: Option<Mark>, urgent: bool) -> Option<HistoryText> {
         let known = self.lock();
         let is_due = known.sequence > 0
@@ -203,12 +203,12 @@ impl SchemaHistory {
         is_due.then(|| HistoryText { mark, text: known.document(mark, previous) })
     }
 
-    /// What [`SchemaHistory::text`] gave, of so many bytes, is written.
+    /// Records that a text of [`SchemaHistory::text`] was written; `bytes` is its length.
     pub fn is_written(&self, Mark { sequence, .. }: Mark, bytes: usize) {
         self.lock().written = Some(Written { sequence, bytes, at: Instant::now() });
     }
 
-    /// What a checkpoint may say that it needs: what is written, unless some of that doesn't hold any more.
+    /// Returns the mark for the next checkpoint: that of the last write, unless a version has ended since.
     pub fn needed(&self) -> Option<Mark> {
         let known = self.lock();
         let written = known.written.as_ref().filter(|written| written.sequence >= known.ended)?;
@@ -244,9 +244,9 @@ impl Known {
 #[serde(deny_unknown_fields)]
 struct Document {
     version: u32,
-    /// What checkpoints say that need it.
+    /// The mark in checkpoints that need this history.
     mark: Mark,
-    /// What the checkpoint says that this process went on from, until it wrote one itself.
+    /// The mark in the checkpoint that this process resumed from, until it has written one itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     previous: Option<Mark>,
     server: String,
@@ -286,7 +286,7 @@ struct ColumnDocument {
     hidden: bool,
 }
 
-/// CRC-32 of a document's compact JSON, in hex; its own checksum must be empty.
+/// Returns the CRC-32 of a document's compact JSON, in hex. The document's own checksum must be empty.
 pub(crate) fn checksum(document: &impl Serialize) -> String {
     let text = serde_json::to_vec(document).expect("numbers and texts are JSON");
     format!("{:08x}", libdeflater::crc32(&text))
@@ -352,7 +352,7 @@ mod tests {
         let t = [99, 100, 199, 200, 299, 300].map(|offset| name(&history, "t", offset));
         assert_eq!(t.map(Option::unwrap_or_default), ["", "a", "a", "", "", "b"]);
         assert_eq!(name(&history, "u", 9999).as_deref(), Some("c"), "the statement names another table");
-        // Read once more, the statement says nothing new.
+        // Reading the statement once more changes nothing.
         history.alter(&at(200), &altered("ALTER TABLE t RENAME COLUMN a TO b"));
         assert_eq!(name(&history, "t", 300).as_deref(), Some("b"));
         history.forget_before(&resume("another", 250));
@@ -375,13 +375,13 @@ mod tests {
         let first = text(false).expect("due").mark;
         assert_eq!(history.needed(), None, "it isn't written yet");
         history.is_written(first, LONG_TEXT);
-        // What is new may wait, where it takes long; the checkpoint needs what is written already.
+        // A long text with new versions may wait; the checkpoint needs the one that is already written.
         history.learn("shop", "u", at(150), columns("c"));
         assert_eq!((text(false).is_some(), text(true).is_some(), history.needed()), (false, true, Some(first)));
         history.is_written(first, LONG_TEXT - 1);
         assert!(text(false).is_some(), "a short text is written each time");
         history.is_written(first, LONG_TEXT);
-        // What ended may wait as well, but is needed by no checkpoint then.
+        // A long text with ended versions may wait, too, but then no checkpoint refers to the history.
         history.alter(&at(200), &altered("DROP TABLE t"));
         assert_eq!((text(false).is_some(), history.needed()), (false, None));
         let second = text(true).expect("it ended").mark;

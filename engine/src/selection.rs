@@ -1,5 +1,5 @@
-//! What the source decodes: the rows of the tables that its user selected, and of these the columns by which
-//! the transforms decide on them.
+//! Selects what the source decodes: the rows of the selected tables, and of these rows the columns of the projection,
+//! which the transforms need to decide on them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,7 +10,7 @@ use rowmill_core::binlog::{TableProjection, TableSelector};
 use crate::config::TablePatterns;
 use crate::transform::CurrentChain;
 
-/// The tables that are read, and the transforms that their rows pass through.
+/// The selected tables, and the transforms that their rows pass through.
 #[derive(Debug)]
 pub struct Selection {
     tables: TablePatterns,
@@ -18,17 +18,17 @@ pub struct Selection {
     answers: Arc<Mutex<Answers>>,
 }
 
-/// What the transforms of a chain need of tables, as far as they have answered.
+/// The projections that the transforms of a chain need of tables, as far as the transforms were asked.
 #[derive(Debug, Default)]
 struct Answers {
     /// The chain's version.
     version: u64,
-    /// `None` while they are asked.
+    /// `None` while the transforms are asked.
     by_table: ByTable<Option<TableProjection>>,
 }
 
 impl Selection {
-    /// Of these tables, for these transforms.
+    /// Selects tables for the transforms of a chain.
     pub fn new(tables: TablePatterns, chain: CurrentChain) -> Self {
         Self { tables, chain, answers: Arc::default() }
     }
@@ -43,7 +43,8 @@ impl TableSelector for Selection {
         self.tables.schema(schema)
     }
 
-    /// Transforms are asked on a thread of their own: they may take their time, and the source's thread must go on reading.
+    /// Returns a table's projection; `None` while the transforms are asked. They are asked on another thread, since they may
+    /// take long, and the source must go on reading.
     fn projection(&self, table: &Table) -> Option<TableProjection> {
         let chain = self.chain.newest();
         if chain.is_empty() {
@@ -83,7 +84,7 @@ mod tests {
     use crate::transform::Chain;
     use crate::transform::fake::FakeTransform;
 
-    /// The thread that reads isn't kept, whatever a transform does when it is asked.
+    /// A transform that takes long to answer does not block the thread that reads.
     #[tokio::test]
     async fn transforms_are_asked_on_another_thread() {
         let slow = FakeTransform::slow(Duration::from_millis(300));
@@ -93,7 +94,7 @@ mod tests {
             Table { id: TableId(3), generation: 0, schema: "s".into(), name: "t".into(), columns: vec![], key: vec![] };
         let asked = std::time::Instant::now();
         assert!(selection.projection(&table).is_none() && selection.projection(&table).is_none());
-        assert!(asked.elapsed() < Duration::from_millis(200), "it waited");
+        assert!(asked.elapsed() < Duration::from_millis(200), "the caller was blocked");
         tokio::time::sleep(Duration::from_millis(600)).await;
         assert!(selection.projection(&table).is_some());
     }

@@ -1,9 +1,9 @@
-//! The signals that stop the process.
+//! The signals that ask the process to stop.
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// The signals that mean stop.
+/// Listens to SIGTERM and SIGINT.
 #[derive(Debug)]
 pub struct Signals {
     terminate: tokio::signal::unix::Signal,
@@ -11,16 +11,16 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// From now on they don't end the process.
+    /// Starts listening. From now on these signals do not end the process.
     ///
     /// # Errors
-    /// If the system refuses.
+    /// If the signal handlers cannot be installed.
     pub fn listen() -> anyhow::Result<Self> {
-        let listen = |kind| signal(kind).context("signals can't be listened to");
+        let listen = |kind| signal(kind).context("cannot install signal handlers");
         Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
     }
 
-    /// Waits for one. Gives its name.
+    /// Waits for a signal. Returns its name.
     pub async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",

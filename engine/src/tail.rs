@@ -1,4 +1,5 @@
-//! Changes as they happen, on standard output: nothing is delivered, no checkpoint read or written.
+//! `rowmill tail`: writes changes to standard output as they happen. Nothing is delivered, and no checkpoint is read or
+//! written.
 
 use std::io::Write;
 use std::sync::{Arc, OnceLock};
@@ -13,13 +14,13 @@ use crate::printer::{Form, Printer};
 use crate::schema_history::SchemaHistory;
 use crate::source::{Outlet, Source};
 
-/// Batches that wait to be written.
+/// Batches that may wait to be written.
 const BATCHES_WAITING_MAX: usize = 8;
 
-/// Batches for whoever writes them.
+/// The outlet of the source: passes batches to the printer.
 struct Batches {
     batches: mpsc::Sender<RowBatch>,
-    /// Why nothing follows.
+    /// The error that stops the source.
     stop: Arc<OnceLock<StopError>>,
 }
 
@@ -37,10 +38,10 @@ impl Outlet for Batches {
     }
 }
 
-/// Writes changes from `start` on until `stop` is done, or until nobody reads `out` any more.
+/// Writes changes from `start` on, until `stop` completes or the reader of `out` closes it.
 ///
 /// # Errors
-/// If the server can't be read, or `out` can't be written.
+/// If the server cannot be read, or `out` cannot be written.
 pub async fn run(
     source: config::Source,
     start: Start,
@@ -48,7 +49,7 @@ pub async fn run(
     out: &mut impl Write,
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    // There is nowhere for dead letters.
+    // There is no sink for dead letters.
     let source = config::Source { server_id: config::random_server_id(), on_error: OnError::Halt, ..source };
     let mut stop = std::pin::pin!(stop);
     let open = async {
@@ -76,7 +77,7 @@ pub async fn run(
         tokio::select! {
             biased;
             () = &mut stop => return Ok(()),
-            // Before the reading's end: what was read before an event that can't be decoded is written.
+            // Polled before the source: rows read before an event that cannot be decoded are written.
             Some(batch) = batches_out.recv() => {
                 if !printer.print(&batch)? || !printer.flush()? {
                     return Ok(());

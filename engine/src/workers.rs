@@ -1,5 +1,7 @@
-//! The stage between source and sinks: transforms and envelopes, on several threads. Batches are taken in binlog order,
-//! worked on in parallel, and handed to the sinks in binlog order again.
+//! The stage between source and sinks: transforms and routing, on several threads.
+//!
+//! In: batches in binlog order. Out: messages, handed to the sinks in binlog order. In between, workers process batches
+//! concurrently.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,11 +23,11 @@ use crate::sink::{Delivery, Message, Outlet as SinkOutlet};
 use crate::source::Outlet;
 use crate::transform::{Chain, CurrentChain, Stop};
 
-/// Batches that wait between two stages.
+/// The number of batches that may wait between two stages.
 pub const BATCHES_WAITING_MAX: usize = 2;
 
-/// Opens an ack for each batch, in their order, and hands batches to workers, to each in turn: their output is ordered,
-/// so another assignment would not add parallelism.
+/// Opens an ack for each batch, in binlog order, and hands batches to the workers round-robin: their output is ordered, so
+/// another assignment would not add parallelism.
 #[derive(Debug)]
 pub struct Intake {
     acks: AckOpener,
@@ -37,11 +39,11 @@ pub struct Intake {
     chain: Arc<Chain>,
 }
 
-/// A batch, and what it is to be worked on with.
+/// A batch and the work to be done on it.
 #[derive(Debug)]
 pub struct Task {
     number: u64,
-    /// Its place in the order of output.
+    /// The batch's place in the order of output.
     turn: Turn,
     batch: RowBatch,
     ack: Ack,
@@ -49,17 +51,17 @@ pub struct Task {
     chain: Arc<Chain>,
 }
 
-/// Takes tasks, one after another, and hands their messages to the sinks. Several do so at once.
+/// Processes tasks one after another, and hands their messages to the sinks. Several workers run concurrently.
 #[derive(Debug)]
 pub struct Worker {
     tasks: mpsc::Receiver<Task>,
     dispatcher: Router,
-    /// The sinks' inlets; `None` of one that keeps nothing.
+    /// One for each sink; `None` for a sink that discards messages.
     outlets: Arc<[Option<SinkOutlet>]>,
     skips: Arc<SkipCounter>,
 }
 
-/// Counts changes that can't be decoded and are dead letters, for the log.
+/// Counts and logs changes that cannot be decoded and become dead letters.
 #[derive(Debug, Default)]
 pub struct SkipCounter(AtomicU64);
 
@@ -67,13 +69,13 @@ impl SkipCounter {
     fn count(&self, skipped: &SkippedChange) {
         let skipped_so_far = self.0.fetch_add(1, Ordering::Relaxed) + 1;
         if is_logged(skipped_so_far) {
-            warn!(skipped_so_far, row = skipped.row, error = %skipped.error, "a change can't be decoded, a dead letter now");
+            warn!(skipped_so_far, row = skipped.row, error = %skipped.error, "undecodable change sent as a dead letter");
         }
     }
 }
 
 impl Intake {
-    /// Opens batches by `acks`. Gives what each of the `workers` takes.
+    /// Returns an intake that opens acks with `acks`, and the tasks of each of the `workers`.
     pub fn new(acks: AckOpener, chain: CurrentChain, workers: usize) -> (Self, Vec<mpsc::Receiver<Task>>) {
         let (tasks, tasks_out) = (0..workers).map(|_| mpsc::channel(BATCHES_WAITING_MAX.div_ceil(workers))).unzip();
         let newest = chain.newest();
@@ -114,7 +116,7 @@ impl Outlet for Intake {
     async fn hand_on(&mut self, batch: RowBatch) -> bool {
         failpoint::delay(Step::Decoded).await;
         let worker = self.next_number as usize % self.tasks.len();
-        // The place comes first: an ack that is opened is never dropped because the reading is stopped.
+        // The place in the channel is reserved first, so that no ack is opened and then dropped because the source stops.
         let tasks = self.tasks[worker].clone();
         let Ok(place) = tasks.reserve().await else { return false };
         let origin = BatchOrigin::after(Arc::clone(&batch.before));
@@ -130,8 +132,8 @@ impl Outlet for Intake {
 }
 
 impl Worker {
-    /// Takes `tasks` and hands messages to `outlets`, which are the sinks'; `None` of one that keeps nothing. `skips` is of
-    /// all workers.
+    /// Creates a worker that processes `tasks` and hands messages to `outlets`, one for each sink; `None` for a sink that
+    /// discards messages. All workers share `skips`.
     pub fn new(
         tasks: mpsc::Receiver<Task>,
         dispatcher: Router,
@@ -141,21 +143,22 @@ impl Worker {
         Self { tasks, dispatcher, outlets, skips }
     }
 
-    /// Works until there are no more tasks, or until something stops the pipeline: a row that a transform fails on, that has
-    /// no route or that can't be decoded, once what is before it is with the sinks. Blocks its thread while it transforms.
+    /// Processes tasks until there are no more, or until a row stops the pipeline: one that a transform fails on, that has
+    /// no route, or that cannot be decoded. All messages before that row are handed to the sinks first. Blocks its thread
+    /// while transforms run.
     pub async fn run(mut self) {
         while let Some(task) = self.tasks.recv().await {
             let chain = Arc::clone(&task.chain);
             let goes_on = self.task(task).await;
             if !goes_on {
-                // Whoever waits for this batch's turn must not wait for ever.
+                // Workers that wait for this batch's turn must not wait for ever.
                 chain.close();
                 return;
             }
         }
     }
 
-    /// False if the pipeline is stopping.
+    /// Processes a task. Returns false if the pipeline is stopping.
     async fn task(&mut self, task: Task) -> bool {
         let Task { number, mut turn, batch, ack, tables, chain } = task;
         let Some(mut transformed) = chain.transform(number, &batch, &tables).await else { return false };
@@ -195,7 +198,7 @@ impl Worker {
             crate::simulation::acknowledge_forgotten();
         }
         if let Some(Stop { origin, error }) = stop {
-            // Before the next batch passes: it is not to be delivered.
+            // Stopped before the next batch may pass, as that batch must not be delivered.
             ack::stop(ack.part(origin), error);
             if is_taken {
                 ack.acknowledge();
@@ -209,7 +212,7 @@ impl Worker {
         is_taken
     }
 
-    /// False if a sink takes no messages any more: it says why.
+    /// Hands messages to the sinks. Returns false if a sink has ended; the sink reports the error.
     async fn hand_on(&self, by_sink: Vec<Vec<Message>>, ack: &Ack) -> bool {
         for (messages, outlet) in by_sink.into_iter().zip(&*self.outlets) {
             let (Some(first), Some(outlet)) = (messages.first(), outlet) else { continue };
@@ -225,7 +228,7 @@ impl Worker {
     }
 }
 
-/// Acknowledges early what the simulation says: another ack takes its place.
+/// Acknowledges early and returns another ack instead, where the simulation asks for this bug.
 #[cfg(test)]
 fn mutated(ack: Ack) -> Ack {
     if !crate::simulation::is_mutated(Mutation::EarlyAck) {
@@ -267,13 +270,13 @@ mod tests {
         };
 
         assert!(hand_on(vec![vec![message()], vec![]]));
-        assert!(feed.take().is_some(), "a sink that keeps nothing has it at once");
+        assert!(feed.take().is_some(), "a discarding sink needs no delivery");
         assert!(hand_on(vec![vec![message()], vec![message()]]));
-        assert!(feed.take().is_none(), "a sink has a message that it didn't deliver yet");
+        assert!(feed.take().is_none(), "a sink has a message that is not delivered yet");
         inlet.try_recv().expect("a delivery").ack.acknowledge();
         assert!(feed.take().is_some());
         drop(inlet);
-        assert!(!hand_on(vec![vec![], vec![message()]]), "nobody takes it");
-        assert_eq!(observer.lost(), 1);
+        assert!(!hand_on(vec![vec![], vec![message()]]), "the sink has ended");
+        assert_eq!(observer.lost_batches(), 1);
     }
 }

@@ -67,7 +67,7 @@ class Found<T> {
   }
 }
 
-/** Copies without a call of the host; up to 7 bytes behind both pieces of memory may be touched. */
+/** Copies without a call of the host; up to 7 bytes after both pieces of memory may be touched. */
 @inline function copy(to: usize, from: usize, len: u32): void {
   for (let i: u32 = 0; i < len; i += 8) store<u64>(to + i, load<u64>(from + i));
 }

@@ -339,7 +339,7 @@ static inline rm_text rm_next_text(const uint8_t **at) {
     *at = text.at + text.len;
     return text;
 }
-/* Input is used again for the next call: what stays is copied to `to`, which moves behind it. */
+/* Input is used again for the next call: what stays is copied to `to`, which moves past it. */
 static inline rm_text rm_kept(rm_text text, uint8_t **to) {
     rm_text out = {*to, text.len};
     if (text.len) __builtin_memcpy(*to, text.at, text.len);

@@ -1,6 +1,6 @@
-// Debezium's embedded engine, counting change events, for the benchmark: from a place in the binlog on, as JSON.
-// Arguments: port, user, password, schema, binlog file, events to count, GTIDs of earlier files. Prints seconds from the start to the first event,
-// and from there to the last.
+// Counts change events, as JSON, by Debezium's embedded engine, from the start of a binlog file, for the benchmark.
+// Arguments: port, user, password, schema, binlog file, events to count, GTIDs of earlier files.
+// Prints the seconds from the start to the first event, and from the first event to the last.
 import io.debezium.engine.ChangeEvent;
 import io.debezium.engine.DebeziumEngine;
 import io.debezium.engine.format.Json;

@@ -1,6 +1,7 @@
-"""python-mysql-replication, counting rows, for the benchmark.
+"""Counts rows by python-mysql-replication, for the benchmark.
 
-Arguments: port (of root, without a password), binlog file, rows to count. Prints seconds from the start to the first row, and from there to the last.
+Arguments: port (the user is root, without a password), binlog file, rows to count. Prints the seconds from the start to
+the first row, and from the first row to the last.
 """
 
 import sys

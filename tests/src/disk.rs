@@ -1,31 +1,31 @@
-//! A disk that gets full, or can't be written any more.
+//! A disk that is full or read-only.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A small file system in memory, mounted as long as this lives.
+/// A small file system in memory, mounted for as long as the value lives.
 #[derive(Debug)]
 pub struct Disk {
     path: PathBuf,
 }
 
 impl Disk {
-    /// Mounts it at a directory; `None` if this process may not.
+    /// Mounts it at a directory; `None` if this process lacks the privilege.
     pub fn new(path: PathBuf) -> Option<Self> {
         let mounted = mount(|command| command.args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"]).arg(&path));
         mounted.is_ok().then_some(Self { path })
     }
 
-    /// Where it is mounted.
+    /// The path at which it is mounted.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Leaves no room, without the checkpoint's previous one either, whose room the next one would have.
+    /// Fills the disk, and removes the previous checkpoint, whose space the next one would use.
     ///
     /// # Errors
-    /// If there is no previous one.
+    /// If there is no previous checkpoint.
     pub fn fill(&self) -> anyhow::Result<()> {
         std::fs::remove_file(self.path.join("checkpoint.json.previous"))?;
         let mut file = std::fs::File::create(self.path.join("filler"))?;
@@ -33,27 +33,27 @@ impl Disk {
         Ok(())
     }
 
-    /// Makes room again.
+    /// Frees the space.
     ///
     /// # Errors
-    /// If it wasn't filled.
+    /// If the disk was not filled.
     pub fn empty(&self) -> anyhow::Result<()> {
         Ok(std::fs::remove_file(self.path.join("filler"))?)
     }
 
-    /// Lets nothing be written: under another mount of itself, as the engine holds its lock's file open for writing.
+    /// Makes the disk read-only, by another mount of itself, as the engine holds its lock file open for writing.
     ///
     /// # Errors
-    /// If this process may not.
+    /// If this process lacks the privilege.
     pub fn write_protect(&self) -> anyhow::Result<()> {
         mount(|command| command.arg("--bind").args([&self.path, &self.path]))?;
         mount(|command| command.args(["-o", "remount,bind,ro"]).arg(&self.path))
     }
 
-    /// Lets it be written again.
+    /// Makes the disk writable again.
     ///
     /// # Errors
-    /// If it wasn't protected.
+    /// If the disk was not write-protected.
     pub fn unprotect(&self) -> anyhow::Result<()> {
         let status = Command::new("umount").arg(&self.path).status()?;
         anyhow::ensure!(status.success(), "it can't be unmounted");
@@ -68,6 +68,6 @@ fn mount(with: impl Fn(&mut Command) -> &mut Command) -> anyhow::Result<()> {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.path).status(); // the directory is removed with the next run
+        let _ = Command::new("umount").arg("-l").arg(&self.path).status(); // the next run removes the directory
     }
 }

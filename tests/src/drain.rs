@@ -1,4 +1,5 @@
-//! An SQS endpoint that accepts everything at once and keeps nothing: what an engine delivers at most, and how soon.
+//! An SQS endpoint that accepts every message at once and stores nothing, to measure the engine's maximum throughput and
+//! latency.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -6,10 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Counts what it is sent.
+/// An endpoint that counts the requests that it receives.
 #[derive(Debug)]
 pub struct Drain {
-    /// Where it listens on loopback.
+    /// The port on loopback.
     pub port: u16,
     counts: Arc<Counts>,
 }
@@ -22,21 +23,22 @@ struct Counts {
     chunks: AtomicU64,
 }
 
-/// What a drain was sent so far.
+/// The requests that a drain has received so far.
 #[derive(Debug, Clone, Copy)]
 pub struct Drained {
     /// Requests with messages.
     pub requests: u64,
-    /// Their messages.
+    /// Messages in these requests.
     pub messages: u64,
     /// Bytes of their HTTP bodies.
     pub bytes: u64,
-    /// What AWS would count as requests: 64 KiB each, or what is left.
+    /// Requests as AWS bills them: one for each started 64 KiB.
     pub chunks: u64,
 }
 
 impl Drained {
-    /// What AWS would ask for it on a standard queue, by its list price of 2026.
+    /// Returns the price of these requests on a standard queue, by AWS's list price of 2026.
+    ///
     /// <https://aws.amazon.com/sqs/pricing/>
     pub fn dollars(&self) -> f64 {
         self.chunks as f64 * 0.40 / 1e6
@@ -44,18 +46,18 @@ impl Drained {
 }
 
 impl Drain {
-    /// Starts one; `look` sees each request's body before it is answered.
+    /// Starts a drain; `look` gets each request's body before it is answered.
     ///
     /// # Errors
-    /// If it can't listen.
+    /// If it cannot listen.
     pub fn start(look: impl Fn(&str) + Send + Sync + 'static) -> anyhow::Result<Self> {
         Self::start_at(Duration::ZERO, look)
     }
 
-    /// The same, so far away: each answer comes so late.
+    /// Starts a drain whose answers are delayed by `distance`.
     ///
     /// # Errors
-    /// If it can't listen.
+    /// If it cannot listen.
     pub fn start_at(distance: Duration, look: impl Fn(&str) + Send + Sync + 'static) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let this = Self { port: listener.local_addr()?.port(), counts: Arc::default() };
@@ -63,14 +65,14 @@ impl Drain {
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let (counts, look) = (Arc::clone(&counts), Arc::clone(&look));
-                // A client that is gone has nothing to be told.
+                // A client that has disconnected gets no answer.
                 std::thread::spawn(move || serve(client, distance, &counts, &*look));
             }
         });
         Ok(this)
     }
 
-    /// What it was sent so far.
+    /// Returns the counts so far.
     pub fn drained(&self) -> Drained {
         let Counts { requests, messages, bytes, chunks } = &*self.counts;
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
@@ -108,7 +110,7 @@ fn serve(client: TcpStream, distance: Duration, counts: &Counts, look: &dyn Fn(&
         if sends {
             let text = std::str::from_utf8(&body).unwrap_or_default();
             look(text);
-            // Within a body, which is a JSON string, it would be escaped.
+            // Within a body, which is a JSON string, the quotes would be escaped.
             let messages = text.matches("\"MessageBody\":\"").count();
             counts.requests.fetch_add(1, Ordering::Relaxed);
             counts.messages.fetch_add(messages as u64, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! The engine itself, as a child process.
+//! The engine as a child process.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -10,21 +10,21 @@ use serde_json::Value;
 use crate::mysql::MySql;
 use crate::process::{self, Process, wait_for};
 
-/// What the engine is told.
+/// The engine's configuration and environment.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
-    /// Where its configuration, checkpoint and log are.
+    /// The directory of the configuration, the checkpoint and the log.
     pub directory: PathBuf,
     /// The configuration file's text.
     pub text: String,
-    /// ROWMILL_SOURCE_PASSWORD.
+    /// The value of `ROWMILL_SOURCE_PASSWORD`.
     pub password: String,
     /// Other environment variables.
     pub variables: Vec<(&'static str, String)>,
 }
 
 impl EngineConfig {
-    /// A configuration that reads `mysql`, with `more` behind its `[source]` and `[checkpoint]`.
+    /// Makes a configuration that reads `mysql`, with `more` after its `[source]` and `[checkpoint]`.
     pub fn new(directory: &Path, mysql: &MySql, source: &str, more: &str) -> Self {
         let text = format!(
             "[source]\nurl = \"{}\"\n{source}\n[checkpoint]\npath = \"{}\"\n{more}\n",
@@ -34,15 +34,15 @@ impl EngineConfig {
         Self { directory: directory.to_owned(), text, password: mysql.password().to_owned(), variables: Vec::new() }
     }
 
-    /// Whether the checkpoint is at a position: file and offset.
+    /// Returns whether the checkpoint is at a position: file and offset.
     ///
     /// # Errors
-    /// If there is none.
+    /// If there is no checkpoint.
     pub fn has_reached(&self, (file, offset): &(String, u64)) -> anyhow::Result<bool> {
         Ok(self.position_in(file)? == Some(*offset))
     }
 
-    /// The checkpoint's position, if it is in this file of the binlog.
+    /// Returns the checkpoint's position, if the checkpoint is in this binlog file.
     ///
     /// # Errors
     /// If there is no checkpoint.
@@ -51,10 +51,10 @@ impl EngineConfig {
         Ok(checkpoint["position"].as_u64().filter(|_| checkpoint["file"] == file))
     }
 
-    /// A command of the engine's with this configuration.
+    /// Makes a command of the engine with this configuration.
     ///
     /// # Errors
-    /// If the configuration can't be written.
+    /// If the configuration cannot be written.
     pub fn command(&self, arguments: &[&str]) -> anyhow::Result<Command> {
         std::fs::write(self.directory.join("rowmill.toml"), &self.text)?;
         let mut command = Command::new(binary()?);
@@ -66,7 +66,7 @@ impl EngineConfig {
         Ok(command)
     }
 
-    /// Where the checkpoint is.
+    /// The checkpoint's path.
     pub fn checkpoint(&self) -> PathBuf {
         self.directory.join("checkpoint.json")
     }
@@ -83,7 +83,7 @@ impl Engine {
     /// Starts `rowmill run`.
     ///
     /// # Errors
-    /// If it can't be started.
+    /// If the engine cannot be started.
     pub fn start(config: &EngineConfig) -> anyhow::Result<Self> {
         Self::start_with(config, &[])
     }
@@ -91,7 +91,7 @@ impl Engine {
     /// Starts `rowmill run` with more arguments.
     ///
     /// # Errors
-    /// If it can't be started.
+    /// If the engine cannot be started.
     pub fn start_with(config: &EngineConfig, arguments: &[&str]) -> anyhow::Result<Self> {
         let file = config.directory.join("rowmill.toml");
         std::fs::write(&file, &config.text)?;
@@ -111,10 +111,10 @@ impl Engine {
         Ok(Self { process: Process::start(&mut command, &log)?, log })
     }
 
-    /// Starts one that waits for nothing, and fails within a minute. Gives what it said last.
+    /// Starts an engine with `--no-wait` that must fail within a minute; returns the last error of its log.
     ///
     /// # Errors
-    /// If it doesn't, or not with exit code 1.
+    /// If the engine does not fail, or not with exit code 1.
     pub async fn failed(config: &EngineConfig) -> anyhow::Result<String> {
         let mut engine = Self::start_with(config, &["--no-wait"])?;
         let status = engine.end(Duration::from_secs(60)).await?;
@@ -124,10 +124,10 @@ impl Engine {
         Ok(last.split_once(" ERROR ").map_or(last, |(_, error)| error).to_owned())
     }
 
-    /// Starts it, and waits until it reads the binlog.
+    /// Starts the engine, and waits until it reads the binlog.
     ///
     /// # Errors
-    /// If it ends before.
+    /// If the engine ends before that.
     pub async fn start_and_wait(config: &EngineConfig) -> anyhow::Result<Self> {
         let before = std::fs::read_to_string(config.directory.join("rowmill.log")).unwrap_or_default().len();
         let mut engine = Self::start(config)?;
@@ -144,25 +144,25 @@ impl Engine {
         Ok(engine)
     }
 
-    /// All that it said so far, in this and earlier runs.
+    /// Returns the log of this run and of earlier ones.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    /// Kills it.
+    /// Kills the engine.
     pub fn kill(mut self) {
         self.process.kill();
     }
 
-    /// The process, for signals and figures.
+    /// The process, to send it signals and to measure it.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
     }
 
-    /// Waits for its end.
+    /// Waits until the engine ends.
     ///
     /// # Errors
-    /// If it doesn't end within `deadline`.
+    /// If the engine does not end within `deadline`.
     pub async fn end(&mut self, deadline: Duration) -> anyhow::Result<ExitStatus> {
         wait_for("the engine ends", deadline, || {
             let ended = self.process.ended();
@@ -171,10 +171,10 @@ impl Engine {
         .await
     }
 
-    /// Stops it by SIGTERM; it must end well.
+    /// Stops the engine by SIGTERM; it must exit with success.
     ///
     /// # Errors
-    /// If it doesn't.
+    /// If the engine fails, or does not end within 30 seconds.
     pub async fn stop(mut self) -> anyhow::Result<()> {
         self.process.terminate()?;
         let status = self.end(Duration::from_secs(30)).await?;
@@ -185,10 +185,10 @@ impl Engine {
     }
 }
 
-/// The engine's binary: beside the running program, or beside its directory.
+/// Returns the path of the engine's binary: beside the running program, or beside that program's directory.
 ///
 /// # Errors
-/// If it was not built.
+/// If the binary has not been built.
 pub fn binary() -> anyhow::Result<PathBuf> {
     let program = std::env::current_exe()?;
     let places = program.ancestors().skip(1).take(2).map(|directory| directory.join("rowmill"));
@@ -196,10 +196,10 @@ pub fn binary() -> anyhow::Result<PathBuf> {
     found.context("there is no rowmill binary beside this program; run `cargo build --release` first")
 }
 
-/// What `rowmill replay` makes of a binlog file, without the times at which it does.
+/// Returns the output of `rowmill replay` for a binlog file, without `ts_ms`, the time of the run.
 ///
 /// # Errors
-/// If it fails.
+/// If the command fails.
 pub fn replay(file: &Path) -> anyhow::Result<String> {
     let output = std::process::Command::new(binary()?).arg("replay").arg(file).output()?;
     if !output.status.success() {

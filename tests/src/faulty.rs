@@ -1,4 +1,4 @@
-//! An SQS endpoint that fails now and then: before another one, which it passes most requests on to.
+//! SQS endpoints that fail: at random, in front of another endpoint, or by a script.
 
 use std::net::TcpListener as StdListener;
 use std::sync::Arc;
@@ -12,28 +12,28 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// How an endpoint may fail.
+/// A way in which the endpoint fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     /// HTTP 500.
     Internal,
-    /// HTTP 503 by somebody in between, without anything that SQS would say.
+    /// HTTP 503 from an intermediary, without an SQS error.
     Unavailable,
-    /// Too many requests.
+    /// Throttling: too many requests.
     Throttled,
-    /// The credentials have expired.
+    /// Expired credentials.
     Expired,
-    /// What isn't HTTP.
+    /// An answer that is not HTTP.
     Garbage,
-    /// HTTP, but nothing that makes sense.
+    /// An HTTP answer without meaning.
     Nonsense,
-    /// The request is passed on a second late.
+    /// The request is forwarded a second late.
     Slow,
-    /// It is passed on twice.
+    /// The request is forwarded twice.
     Twice,
-    /// Some of its entries are refused.
+    /// Some of the request's entries are rejected.
     Partial,
-    /// The connection ends without an answer, though the request was passed on.
+    /// The request is forwarded, and the connection ends without an answer.
     Silence,
 }
 
@@ -56,11 +56,12 @@ struct Http {
     body: Vec<u8>,
 }
 
-/// Starts such an endpoint on loopback before that of another port. Half of the requests that send messages fail, as long
-/// as `fails` says so. Gives its port.
+/// Starts an endpoint on loopback in front of the endpoint at `port`, and returns its port.
+///
+/// Half of the requests that send messages fail while `fails` is set.
 ///
 /// # Errors
-/// If it can't listen.
+/// If it cannot listen.
 pub fn faulty_endpoint(port: u16, seed: u64, fails: Arc<AtomicBool>) -> anyhow::Result<u16> {
     let listener = StdListener::bind("127.0.0.1:0")?;
     listener.set_nonblocking(true)?;
@@ -71,18 +72,20 @@ pub fn faulty_endpoint(port: u16, seed: u64, fails: Arc<AtomicBool>) -> anyhow::
         while let Ok((client, _)) = listener.accept().await {
             let fault = random.random_bool(0.5).then(|| FAULTS[random.random_range(0..FAULTS.len())]);
             let fault = fault.filter(|_| fails.load(Ordering::Relaxed));
-            // A client that is gone has nothing to be told.
+            // A client that has disconnected gets no answer.
             tokio::spawn(async move { serve(client, port, fault).await });
         }
     });
     Ok(own_port)
 }
 
-/// Starts an endpoint that answers `GetQueueAttributes` as SQS does, and of messages what `answer` makes of the request's
-/// head and body: the status and the answer's body. Gives its port.
+/// Starts an endpoint whose answers to messages are scripted, and returns its port.
+///
+/// It answers `GetQueueAttributes` as SQS does, and requests with messages by what `answer` makes of the request's head and
+/// body: the status and the body.
 ///
 /// # Errors
-/// If it can't listen.
+/// If it cannot listen.
 pub async fn scripted_endpoint(
     answer: impl Fn(&str, &Value) -> (&'static str, Value) + Send + Sync + 'static,
 ) -> anyhow::Result<u16> {
@@ -106,17 +109,17 @@ pub async fn scripted_endpoint(
     Ok(port)
 }
 
-/// What SQS answers where it accepts all messages of a request.
+/// Returns SQS's answer that accepts all messages of a request.
 pub fn accepted(request: &Value) -> (&'static str, Value) {
     let entries = request["Entries"].as_array().into_iter().flatten();
     let successful: Vec<Value> = entries.map(|entry| json!({ "Id": entry["Id"] })).collect();
     ("200 OK", json!({ "Successful": successful }))
 }
 
-/// Starts an endpoint that refuses whatever it is asked, as SQS does where a user lacks a permission. Gives its port.
+/// Starts an endpoint that rejects every request as SQS does for a user without the permission, and returns its port.
 ///
 /// # Errors
-/// If it can't listen.
+/// If it cannot listen.
 pub async fn forbidding_endpoint() -> anyhow::Result<u16> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let port = listener.local_addr()?.port();
@@ -124,7 +127,7 @@ pub async fn forbidding_endpoint() -> anyhow::Result<u16> {
         while let Ok((mut client, _)) = listener.accept().await {
             if Http::read(&mut client).await.is_ok() {
                 let answer = Http::error("403 Forbidden", "AccessDeniedException");
-                let _ = client.write_all(&answer).await; // it may be gone
+                let _ = client.write_all(&answer).await; // it may have disconnected
             }
         }
     });
@@ -164,7 +167,7 @@ async fn serve(mut client: TcpStream, port: u16, fault: Option<Fault>) -> anyhow
     Ok(())
 }
 
-/// Passes every other entry on, and says of the rest that they weren't accepted.
+/// Forwards every other entry, and answers that the rest was not accepted.
 async fn partly(request: &mut Http, port: u16) -> anyhow::Result<Vec<u8>> {
     let mut body: Value = serde_json::from_slice(&request.body)?;
     let entries = body["Entries"].as_array_mut().context("entries")?;
@@ -193,7 +196,7 @@ impl Http {
         [head.as_bytes(), body].concat()
     }
 
-    /// Reads one whose head says how long its body is.
+    /// Reads a request or an answer with a `Content-Length`.
     async fn read(from: &mut (impl AsyncReadExt + Unpin)) -> anyhow::Result<Self> {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -209,7 +212,7 @@ impl Http {
         Ok(Self { head, body })
     }
 
-    /// Sends it to a port on loopback. Gives the answer's bytes.
+    /// Sends the request to a port on loopback, and returns the answer's bytes.
     async fn pass_on(&self, port: u16) -> anyhow::Result<Vec<u8>> {
         let is_kept = |line: &&str| {
             let name = line.split(':').next().unwrap_or_default().to_ascii_lowercase();

@@ -1,5 +1,5 @@
-//! Random tables and random changes of them, the same for the same seed, and what the server itself
-//! says of each value: for comparing what arrives with what `SELECT` returns.
+//! Random tables and random changes to them, reproducible by seed, and the server's own text of each value, to compare
+//! delivered values with the results of `SELECT`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::mysql::Build;
 
-/// How a value in the envelope is compared with what the server says.
+/// How a value in the envelope is compared with the server's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Compare {
     /// The same text; a number's digits.
@@ -28,13 +28,13 @@ enum Compare {
     Datetime,
     /// A boolean.
     Bit1,
-    /// So many bits as bytes, the lowest first.
+    /// A number of bits as bytes, the lowest first.
     Bits(usize),
-    /// Bytes in base64, which the server gives in hex.
+    /// Bytes in base64; the server returns them in hexadecimal.
     Bytes,
     /// Well-known binary and SRID.
     Geometry,
-    /// Floats, which the server gives as bytes in hex.
+    /// Floats; the server returns their bytes in hexadecimal.
     Vector,
 }
 
@@ -66,20 +66,20 @@ enum Family {
     Vector,
 }
 
-/// A table in the making.
+/// A generated table.
 #[derive(Debug)]
 pub struct Table {
     name: String,
     columns: Vec<(String, ColumnType)>,
-    /// Columns that the server computes, and the expressions that give them.
+    /// Generated columns and their expressions.
     computed: &'static [(&'static str, &'static str)],
-    /// Keys of the rows that it has.
+    /// Keys of the table's rows.
     ids: Vec<i64>,
     next_id: i64,
     has_key: bool,
 }
 
-/// Tables and changes.
+/// Generates tables and changes.
 #[derive(Debug)]
 pub struct Generator {
     random: SmallRng,
@@ -89,32 +89,32 @@ pub struct Generator {
     columns_made: usize,
 }
 
-/// Columns that the server computes, as they are declared. MariaDB 11.8 leaves them out of the images of updates.
+/// Generated columns, as they are declared. MariaDB 11.8 leaves them out of the row images of updates.
 const COMPUTED: &[(&str, &str)] = &[
     ("computed_virtual", "touched + id VIRTUAL"),
     ("computed_stored", "touched * 2 STORED"),
     ("computed_text", "CONCAT('é', touched) STORED"),
 ];
 
-/// Rows by table and id, and what is known of each column.
+/// Rows by table and ID, with the last known value of each column.
 #[derive(Debug, Default)]
 pub struct State(BTreeMap<(String, i64), KnownRow>);
 
 #[derive(Debug, Default)]
 struct KnownRow {
     columns: BTreeMap<String, Value>,
-    /// The columns that its newest message had.
+    /// The columns of its newest message.
     newest: BTreeSet<String>,
 }
 
 impl State {
-    /// The rows that messages make, one line after the other.
+    /// Applies messages, one a line, and returns the rows that result.
     ///
     /// # Panics
-    /// If a line isn't a message in Debezium's envelope.
+    /// If a line is not a message in Debezium's envelope.
     pub fn of_messages(lines: &str) -> Self {
         let mut rows = BTreeMap::new();
-        // The row deleted last, and by which row of the binlog.
+        // The row deleted last, and the position of the binlog row that deleted it.
         let mut deleted = (Value::Null, KnownRow::default());
         for line in lines.lines() {
             let message: Value = serde_json::from_str(line).expect("JSON");
@@ -128,8 +128,8 @@ impl State {
                 deleted = (place, old.unwrap_or_default());
                 continue;
             };
-            // An image that isn't full leaves out what didn't change: also that of a row whose key was changed, which is
-            // two messages of one place.
+            // A partial row image leaves out unchanged columns, also for a row whose key changed, which makes two messages with
+            // one position.
             let mut row = match old {
                 Some(row) => row,
                 None if deleted.0 == place => std::mem::take(&mut deleted.1),
@@ -153,7 +153,7 @@ impl Generator {
     /// Makes tables in a new schema.
     ///
     /// # Errors
-    /// If the server refuses.
+    /// If the server rejects a statement.
     pub async fn create(conn: &mut Conn, build: Build, schema: &str, seed: u64) -> anyhow::Result<Self> {
         let mut this = Self {
             random: SmallRng::seed_from_u64(seed),
@@ -193,7 +193,7 @@ impl Generator {
         Ok(this)
     }
 
-    /// What makes a table's rows have columns that `SELECT *` doesn't show.
+    /// Statement parts by which a table's rows have columns that `SELECT *` does not show.
     fn hidden(&self, number: usize) -> &'static [&'static str] {
         match (self.build, number) {
             (Build::MariaDb(_), 1 | 4) => {
@@ -218,7 +218,7 @@ impl Generator {
         types.choose(&mut self.random).expect("there are types").clone()
     }
 
-    /// Every type of the server.
+    /// All column types of the server.
     fn types(&self) -> Vec<ColumnType> {
         use Compare as C;
         use Family as F;
@@ -297,10 +297,10 @@ impl Generator {
         types
     }
 
-    /// Makes one transaction's changes.
+    /// Commits one transaction of random changes.
     ///
     /// # Errors
-    /// If the server refuses.
+    /// If the server rejects a statement.
     pub async fn step(&mut self, conn: &mut Conn) -> anyhow::Result<()> {
         let statements: Vec<String> = (0..self.random.random_range(1..4)).map(|_| self.change()).collect();
         conn.query_drop("BEGIN").await?;
@@ -311,10 +311,10 @@ impl Generator {
         Ok(())
     }
 
-    /// A table gets other columns, and every row a change behind it.
+    /// Changes a table's columns, and then changes each of its rows.
     ///
     /// # Errors
-    /// If the server refuses.
+    /// If the server rejects a statement.
     pub async fn alter(&mut self, conn: &mut Conn) -> anyhow::Result<()> {
         let index = self.random.random_range(1..self.tables.len());
         let (name, new_type) = (self.column_name(), self.any_type());
@@ -329,7 +329,7 @@ impl Generator {
                 format!("ADD COLUMN `{name}` {} AFTER id", new_type.declared)
             }
             2 => {
-                // The old column goes and one of its name but another type comes.
+                // The column is replaced by one of the same name and another type.
                 let last = table.columns.len() - 1;
                 let kept = table.columns[last].0.clone();
                 table.columns[last].1 = new_type.clone();
@@ -412,7 +412,7 @@ impl Generator {
         }
     }
 
-    /// A value as an SQL expression. The session's SQL mode must forgive what doesn't fit.
+    /// Returns a value as an SQL expression. The session's SQL mode must allow values that do not fit.
     fn value(&mut self, column_type: &ColumnType) -> String {
         let random = &mut self.random;
         if random.random_range(0..8) == 0 {
@@ -497,7 +497,7 @@ impl Generator {
                 let years = if is_timestamp { 1970..2038 } else { 0..10_000 };
                 match random.random_range(0..7) {
                     0 => "'0000-00-00 00:00:00'".to_owned(),
-                    // MariaDB has values in the first second, MySQL makes them the zero date.
+                    // MariaDB has values in the first second of 1970; MySQL makes them the zero date.
                     1 if is_timestamp => format!("'1970-01-01 00:00:00.{:06}'", random.random_range(0..1_000_000)),
                     1 => format!("'{:04}-00-00 10:11:12'", random.random_range(1..10_000)),
                     _ => format!(
@@ -556,17 +556,17 @@ impl Generator {
         }
     }
 
-    /// The type of a table's column.
+    /// Returns the declared type of a table's column.
     pub fn declared(&self, table: &str, column: &str) -> Option<&str> {
         let table = self.tables.iter().find(|known| known.name == table)?;
         let (_, column_type) = table.columns.iter().find(|(name, _)| name == column)?;
         Some(&column_type.declared)
     }
 
-    /// Compares what arrived with what the server has.
+    /// Compares the delivered rows with the server's rows, and returns the number of values compared.
     ///
     /// # Errors
-    /// If a row is missing, is too many, or has another value: the first differences.
+    /// If a row is missing, superfluous or has another value; the error lists the first differences.
     pub async fn compare(&self, conn: &mut Conn, state: &State) -> anyhow::Result<usize> {
         let mut differences = Vec::new();
         let mut compared = 0;
@@ -590,7 +590,7 @@ impl Generator {
                     differences.push(format!("{} {id} has `{name}`, which nobody can select", table.name));
                 }
                 for (index, (name, column_type)) in columns.iter().enumerate() {
-                    // What is computed changes without being in an image.
+                    // Generated columns change without being in a row image.
                     if index >= table.columns.len() && !arrived.newest.contains(name) {
                         continue;
                     }
@@ -618,7 +618,7 @@ impl Generator {
 }
 
 impl Compare {
-    /// What to ask the server for.
+    /// Returns the SELECT expression for the value.
     fn select(self, name: &str) -> String {
         match self {
             Self::Text | Self::Temporal | Self::Datetime => format!("CONVERT(CAST(`{name}` AS CHAR) USING utf8mb4)"),

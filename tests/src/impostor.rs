@@ -1,4 +1,4 @@
-//! Who a server is: an authority that says so, and one that lies.
+//! Server identity: a certificate authority, and an impostor of a server.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,25 +7,25 @@ use std::time::Duration;
 use crate::process::{Process, command, wait_for};
 use crate::top;
 
-/// A server that isn't one, and tries to get the password: see `tests/tests/impostor.py`.
+/// A process that impersonates a MySQL server to learn the password: see `tests/tests/impostor.py`.
 #[derive(Debug)]
 pub struct Impostor {
     _process: Process,
     log: PathBuf,
-    /// Where it listens, on all addresses.
+    /// The port, on all addresses.
     pub port: u16,
 }
 
 impl Impostor {
-    /// Starts one that plays so.
+    /// Starts an impostor in one of the modes of `impostor.py`.
     ///
     /// # Errors
-    /// If it doesn't start.
+    /// If the impostor does not start.
     pub async fn start(directory: &Path, mode: &str) -> anyhow::Result<Self> {
         let log = directory.join(format!("impostor-{mode}.log"));
         let mut python = command(top().join("target/tools/moto/bin/python"));
         let _process = Process::start(python.arg(top().join("tests/tests/impostor.py")).arg(mode), &log)?;
-        // Its log begins with its port.
+        // The log's first line is the port.
         let port = wait_for("the impostor", Duration::from_secs(60), || async {
             let text = std::fs::read_to_string(&log)?;
             Ok(text.split_once('\n').map(|(port, _)| port.parse()).transpose()?)
@@ -33,17 +33,18 @@ impl Impostor {
         Ok(Self { port: port.await?, _process, log })
     }
 
-    /// What happened, and what it learned.
+    /// Returns the log: what happened, and what the impostor learned.
     ///
     /// # Errors
-    /// If its log can't be read.
+    /// If the log cannot be read.
     pub fn said(&self) -> anyhow::Result<String> {
         Ok(std::fs::read_to_string(&self.log)?)
     }
 }
 
-/// Makes an authority, and a certificate of it for loopback's addresses, in a directory: `ca.pem`, which is given back,
-/// `server.pem` and `server-key.pem`.
+/// Makes a certificate authority and a server certificate for loopback's addresses, and returns the path of `ca.pem`.
+///
+/// `server.pem` and `server-key.pem` are in the same directory.
 ///
 /// # Errors
 /// If openssl fails.

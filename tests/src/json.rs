@@ -1,11 +1,11 @@
-//! Random JSON documents and random changes of them, the same for the same seed, as SQL.
+//! Random JSON documents and random changes to them, reproducible by seed, as SQL.
 
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use serde_json::Value;
 
-/// Keys that paths must quote or escape, and some that they need not.
+/// Keys that paths must quote or escape, and some that need neither.
 const KEYS: [&str; 24] = [
     "a",
     "b",
@@ -36,19 +36,19 @@ const KEYS: [&str; 24] = [
 const TEXTS: [&str; 8] =
     ["", "x", "it's \"quoted\" \\ and\u{0}\u{1}\u{1f}\u{7f}", "tab\tnew\nline\r\u{8}\u{c}", "é", "日本語", "😀👍🏽", "/"];
 
-/// Makes documents, values and changes.
+/// Generates documents, values and changes.
 #[derive(Debug)]
 pub struct JsonGenerator {
     random: SmallRng,
 }
 
 impl JsonGenerator {
-    /// A generator that makes the same of the same seed.
+    /// Makes a generator; the same seed generates the same documents.
     pub fn new(seed: u64) -> Self {
         Self { random: SmallRng::seed_from_u64(seed) }
     }
 
-    /// A double of any magnitude, many of them where the form of its text changes.
+    /// Returns a double of any magnitude, often one near a change of its text's form.
     pub fn double(&mut self) -> f64 {
         let random = &mut self.random;
         let number = match random.random_range(0..12) {
@@ -75,7 +75,7 @@ impl JsonGenerator {
         if random.random_bool(0.5) { -number } else { number }
     }
 
-    /// The SQL of a value of a type that JSON has no word for.
+    /// Returns the SQL of a value whose type JSON does not have.
     pub fn opaque(&mut self) -> String {
         let len = match self.random.random_range(0..8) {
             0 => *[0, 1, 2, 3, 56, 57, 58, 113, 114, 115, 171, 172].choose(&mut self.random).expect("some"),
@@ -123,7 +123,7 @@ impl JsonGenerator {
         (0..count).map(|_| char::from(b'0' + self.random.random_range(0..10u8))).collect()
     }
 
-    /// The SQL of any value.
+    /// Returns the SQL of any value.
     fn value(&mut self) -> String {
         match self.random.random_range(0..9) {
             0 => "NULL".to_owned(),
@@ -140,7 +140,7 @@ impl JsonGenerator {
         }
     }
 
-    /// A document of at most so many levels.
+    /// Returns a document with at most `levels` levels.
     pub fn document(&mut self, levels: usize) -> Value {
         let members = self.random.random_range(0..7);
         match self.random.random_range(0..10) {
@@ -164,7 +164,7 @@ impl JsonGenerator {
         (*KEYS.choose(&mut self.random).expect("some")).to_owned()
     }
 
-    /// The SQL of a change of the document in column `j`, which the server logs in part if it may.
+    /// Returns the SQL of a change of the document in column `j`, which the server logs as a partial update where it can.
     pub fn change(&mut self, document: &Value) -> String {
         let mut sql = "j".to_owned();
         for _ in 0..self.random.random_range(1..3) {
@@ -183,7 +183,7 @@ impl JsonGenerator {
         sql
     }
 
-    /// A path into a document, to what is there and what isn't.
+    /// Returns a path into a document, to a member that exists or to one that does not.
     fn path(&mut self, document: &Value) -> String {
         let mut path = "$".to_owned();
         let mut at = document;
@@ -223,7 +223,7 @@ impl JsonGenerator {
                     _ => (format!("[ last - {index} ]"), from_end.map(|index| &members[index])),
                 }
             }
-            // A value alone is an array's only cell.
+            // A scalar acts as an array of one cell.
             _ => {
                 ((*["[0]", "[last]", "[1]", "[last-1]", ".a"].choose(&mut self.random).expect("some")).to_owned(), None)
             }
@@ -231,7 +231,7 @@ impl JsonGenerator {
     }
 }
 
-/// A text as SQL.
+/// Quotes a text as SQL.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\\', "\\\\").replace('\'', "''").replace('\0', "\\0"))
 }

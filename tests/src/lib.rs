@@ -1,5 +1,5 @@
-//! What end-to-end tests and the examples stand on: a real MySQL, an SQS-compatible server and the
-//! engine itself, each a child process that ends with its parent.
+//! The environment of end-to-end tests and examples: a real MySQL or MariaDB server, an SQS-compatible server and the engine,
+//! each a child process that ends with its parent.
 //!
 //! `tests/tools/*` install what is needed; the engine's binary is the one beside the running program.
 
@@ -35,16 +35,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-/// The repository's top.
+/// The repository's root directory.
 pub fn top() -> PathBuf {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
     tests.parent().unwrap_or(tests).to_owned()
 }
 
-/// A new empty directory under `target/run`, which keeps logs and what arrived for a look at them.
+/// Makes a new, empty directory under `target/run`, where logs and delivered messages stay for inspection.
 ///
 /// # Panics
-/// If it can't be made.
+/// If the directory cannot be made.
 pub fn scratch(name: &str) -> PathBuf {
     let directory = top().join("target/run").join(name);
     if directory.exists() {
@@ -54,10 +54,10 @@ pub fn scratch(name: &str) -> PathBuf {
     directory
 }
 
-/// The lines of a file that are whole: whoever writes it may be in the middle of another. None where there's no file yet.
+/// Returns a file's complete lines, without a last line that is still being written; nothing if the file does not exist.
 ///
 /// # Errors
-/// If they aren't UTF-8.
+/// If the lines are not UTF-8.
 pub fn whole_lines(path: &Path) -> anyhow::Result<String> {
     let mut bytes = std::fs::read(path).unwrap_or_default();
     bytes.truncate(bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1));

@@ -1,4 +1,4 @@
-//! A real MySQL server.
+//! A real MySQL or MariaDB server.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -17,17 +17,17 @@ use crate::top;
 const USER: &str = "rowmill";
 const PASSWORD: &str = "a password with ünïcode & /slashes";
 
-/// Which server.
+/// The kind and version of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Build {
     /// MySQL, as `tests/tools/mysql` finds it.
     MySql,
-    /// MariaDB of a version, as `tests/tools/mariadb` unpacks it.
+    /// A MariaDB version, as `tests/tools/mariadb` unpacks it.
     MariaDb(&'static str),
 }
 
 impl Build {
-    /// Where it was unpacked.
+    /// The directory that the server was unpacked into.
     fn tools(self) -> PathBuf {
         match self {
             Self::MySql => top().join("target/tools/mysql"),
@@ -42,15 +42,15 @@ impl Build {
         })
     }
 
-    /// What the program must be told because it isn't where its package puts it.
+    /// Options for a program that is not where its package installs it.
     fn located(self) -> Vec<String> {
         let options = std::fs::read_to_string(self.tools().join("mysqld.options")).unwrap_or_default();
         options.lines().map(str::to_owned).collect()
     }
 }
 
-/// A server with a data directory of its own, on loopback. Dropped, it ends and takes its data with
-/// it, hundreds of megabytes, unless a test panics or `ROWMILL_KEEP_DATA` is set: its log stays.
+/// A server with its own data directory, on loopback. Dropping it stops the server and removes its data, hundreds of megabytes,
+/// unless a test panics or `ROWMILL_KEEP_DATA` is set; its log stays.
 #[derive(Debug)]
 pub struct MySql {
     process: Process,
@@ -62,19 +62,20 @@ pub struct MySql {
 }
 
 impl MySql {
-    /// Starts a MySQL with its data in `directory`, and the settings that Rowmill needs besides
-    /// `options`. A directory that a server used before keeps its data.
+    /// Starts a MySQL with its data in `directory`, with the settings that Rowmill needs and `options`.
+    ///
+    /// A directory that a server has used keeps its data.
     ///
     /// # Errors
-    /// If it doesn't start: its log is in the directory.
+    /// If the server does not start; its log is in the directory.
     pub async fn start(directory: &Path, options: &[&str]) -> anyhow::Result<Self> {
         Self::start_build(Build::MySql, directory, options).await
     }
 
-    /// Starts a server of any build in the same way.
+    /// Starts a server of any build, as [`MySql::start`] does.
     ///
     /// # Errors
-    /// If it doesn't start: its log is in the directory.
+    /// If the server does not start; its log is in the directory.
     pub async fn start_build(build: Build, directory: &Path, options: &[&str]) -> anyhow::Result<Self> {
         std::fs::create_dir_all(directory)?;
         let data = directory.join("data");
@@ -116,10 +117,10 @@ impl MySql {
         .await
     }
 
-    /// Kills it, and starts it again on the same port and data.
+    /// Kills the server, and starts it again on the same port and data.
     ///
     /// # Errors
-    /// If it doesn't start again.
+    /// If the server does not start again.
     pub async fn kill_and_restart(&mut self) -> anyhow::Result<()> {
         self.process.kill();
         self.process = launch(self.build, &self.directory, &self.options, self.port)?;
@@ -130,10 +131,10 @@ impl MySql {
         OptsBuilder::default().ip_or_hostname("127.0.0.1").tcp_port(self.port).user(Some("root")).prefer_socket(false)
     }
 
-    /// A connection that may do everything.
+    /// Opens a connection with all privileges.
     ///
     /// # Errors
-    /// If the server doesn't answer.
+    /// If the server does not answer.
     pub async fn connect(&self) -> anyhow::Result<Conn> {
         Conn::new(self.root()).await.context("MySQL doesn't answer")
     }
@@ -141,7 +142,7 @@ impl MySql {
     /// Runs statements, separated by semicolons at the ends of lines or by `; `.
     ///
     /// # Errors
-    /// If one fails.
+    /// If a statement fails.
     pub async fn run(&self, statements: &str) -> anyhow::Result<()> {
         let mut conn = self.connect().await?;
         for statement in statements.split("; ").flat_map(|line| line.split(";\n")) {
@@ -153,10 +154,10 @@ impl MySql {
         Ok(())
     }
 
-    /// Where the binlog ends: file and position.
+    /// Returns the binlog's end: file and position.
     ///
     /// # Errors
-    /// If the server doesn't say.
+    /// If the server does not answer.
     pub async fn binlog_end(&self) -> anyhow::Result<(String, u64)> {
         let mut conn = self.connect().await?;
         let row: Option<mysql_async::Row> = match conn.query_first("SHOW BINARY LOG STATUS").await {
@@ -169,11 +170,13 @@ impl MySql {
         Ok(end)
     }
 
-    /// Whether nothing but MariaDB's binlog checkpoints follows a position. A thread of the server writes them at some
-    /// time after a rotation, so one may be the last event, and no checkpoint of the engine is ever behind it.
+    /// Returns whether only MariaDB's binlog checkpoint events follow a position.
+    ///
+    /// A thread of the server writes them some time after a rotation, so one may be the last event, and the engine's checkpoint
+    /// never passes it.
     ///
     /// # Errors
-    /// If the server doesn't answer.
+    /// If the server does not answer.
     pub async fn has_only_checkpoints_after(&self, file: &str, position: u64) -> anyhow::Result<bool> {
         let mut conn = self.connect().await?;
         let events: Vec<mysql_async::Row> =
@@ -183,17 +186,17 @@ impl MySql {
         Ok((1..8).contains(&events.len()) && kinds.into_iter().all(|kind| kind.as_deref() == Some("Binlog_checkpoint")))
     }
 
-    /// Kills it.
+    /// Kills the server.
     pub fn kill(&mut self) {
         self.process.kill();
     }
 
-    /// Lets its data stay, for another server to go on with.
+    /// Keeps the data when the server is dropped, for another server to continue with.
     pub fn keep_data(&mut self) {
         self.keeps_data = true;
     }
 
-    /// Its data directory.
+    /// The server's data directory.
     pub fn data(&self) -> PathBuf {
         self.directory.join("data")
     }
@@ -203,12 +206,12 @@ impl MySql {
         &self.process
     }
 
-    /// The port on 127.0.0.1.
+    /// The server's port on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// One of MySQL's own clients, connected as root, without TLS.
+    /// Makes a command of one of MySQL's clients, connected as root, without TLS.
     pub fn client(&self, program: &str) -> Command {
         let mut command = Command::new(top().join("target/tools/mysql/bin").join(program));
         command.args(["--protocol=TCP", "--host=127.0.0.1", "--user=root", "--ssl-mode=DISABLED"]);
@@ -216,12 +219,12 @@ impl MySql {
         command
     }
 
-    /// The engine's URL, without the password.
+    /// The URL by which the engine connects, without the password.
     pub fn url(&self) -> String {
         format!("mysql://{USER}@127.0.0.1:{}", self.port)
     }
 
-    /// The engine's password.
+    /// The password by which the engine connects.
     pub fn password(&self) -> &'static str {
         PASSWORD
     }
@@ -231,7 +234,7 @@ impl Drop for MySql {
     fn drop(&mut self) {
         self.process.kill();
         if !self.keeps_data && !std::thread::panicking() {
-            let _ = std::fs::remove_dir_all(self.data()); // what can't be removed now is before the next run
+            let _ = std::fs::remove_dir_all(self.data()); // the next run removes what cannot be removed now
         }
     }
 }
@@ -241,7 +244,7 @@ fn launch(build: Build, directory: &Path, options: &[String], port: u16) -> anyh
     if !program.exists() {
         bail!("there is no {}; run tests/run, which installs it", program.display());
     }
-    // MariaDB removes what others have in a directory that they share.
+    // MariaDB removes other servers' files from a temporary directory that they share.
     let temporary = directory.join("tmp");
     std::fs::create_dir_all(&temporary)?;
     let mut command = process::command(&program);
@@ -261,10 +264,10 @@ fn launch(build: Build, directory: &Path, options: &[String], port: u16) -> anyh
     Process::start(&mut command, &directory.join("mysqld.log"))
 }
 
-/// An initialised data directory, made once: copying it is faster than making another.
+/// Returns an initialized data directory, which is made once: copying it is faster than making another.
 fn template(build: Build) -> anyhow::Result<PathBuf> {
-    // Tests of one program run at the same time, and so do programs: within one the first makes it
-    // while the others wait; of several programs each makes its own, and the first to be done names it.
+    // Tests of one program run concurrently, and so do programs: within a program the first test makes the directory while the
+    // others wait; each program makes its own, and the first that is done names it.
     static MAKING: Mutex<()> = Mutex::new(());
     let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
     let template = build.tools().join("template");
@@ -273,7 +276,7 @@ fn template(build: Build) -> anyhow::Result<PathBuf> {
     }
     let new = build.tools().join(format!("template.{}", std::process::id()));
     if new.exists() {
-        std::fs::remove_dir_all(&new)?; // a program of the same number was cut off
+        std::fs::remove_dir_all(&new)?; // a killed program with the same process ID left it
     }
     let temporary = build.tools().join(format!("template.{}.tmp", std::process::id()));
     std::fs::create_dir_all(&temporary)?;
@@ -293,7 +296,7 @@ fn template(build: Build) -> anyhow::Result<PathBuf> {
         bail!("a data directory can't be made: {}", String::from_utf8_lossy(&output.stderr));
     }
     std::fs::remove_dir_all(&temporary)?;
-    // Each copy must be a server of its own.
+    // Each copy must have its own server UUID.
     std::fs::remove_file(new.join("auto.cnf"))
         .or_else(|error| if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) })?;
     match std::fs::rename(&new, &template) {

@@ -1,4 +1,4 @@
-//! Child processes that don't outlive their parent.
+//! Child processes that do not outlive their parent.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -11,14 +11,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-/// A child that is killed when this is dropped, and by the kernel when its parent dies.
+/// A child process that is killed on drop, and by the kernel when its parent dies.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
 }
 
-/// A command whose process ends with this one. It must be spawned by a thread that stays. A Ctrl-C
-/// in the terminal is for this process alone: it stops its children in order.
+/// Makes a command whose process ends with this one.
+///
+/// It must be spawned by a thread that outlives the child. A Ctrl-C in the terminal reaches this process alone, which stops its
+/// children in order.
 pub fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]).arg(program).process_group(0);
@@ -48,12 +50,12 @@ impl Process {
         self.signal("INT")
     }
 
-    /// It stands still until it is told to go on.
+    /// Suspends the process.
     pub fn pause(&self) -> anyhow::Result<()> {
         self.signal("STOP")
     }
 
-    /// It goes on.
+    /// Resumes the process.
     pub fn go_on(&self) -> anyhow::Result<()> {
         self.signal("CONT")
     }
@@ -66,29 +68,29 @@ impl Process {
         Ok(())
     }
 
-    /// Sends SIGKILL, and waits until it's gone.
+    /// Sends SIGKILL, and waits until the process has ended.
     pub fn kill(&mut self) {
-        let _ = self.child.kill(); // it may be gone already
+        let _ = self.child.kill(); // it may have ended already
         let _ = self.child.wait();
     }
 
-    /// How it ended, if it did.
+    /// Returns the exit status, if the process has ended.
     pub fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
         Ok(self.child.try_wait()?)
     }
 
-    /// The most memory that it ever had, in bytes.
+    /// Returns the process's peak memory, in bytes.
     ///
     /// # Errors
-    /// If it doesn't run any more.
+    /// If the process no longer runs.
     pub fn peak_memory(&self) -> anyhow::Result<u64> {
         self.status("VmHWM:")
     }
 
-    /// The memory that it has, in bytes.
+    /// Returns the process's current memory, in bytes.
     ///
     /// # Errors
-    /// If it doesn't run any more.
+    /// If the process no longer runs.
     pub fn memory(&self) -> anyhow::Result<u64> {
         self.status("VmRSS:")
     }
@@ -99,10 +101,10 @@ impl Process {
         Ok(kilobytes.context("the kernel says how much")?.parse::<u64>()? << 10)
     }
 
-    /// The time for which it had a processor, in seconds.
+    /// Returns the process's CPU time, in seconds.
     ///
     /// # Errors
-    /// If it doesn't run any more.
+    /// If the process no longer runs.
     pub fn cpu_seconds(&self) -> anyhow::Result<f64> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id()))?;
         // Fields 14 and 15, in hundredths of a second; the second field may have spaces.
@@ -111,7 +113,7 @@ impl Process {
         Ok(ticks.sum::<f64>() / 100.0)
     }
 
-    /// The process's number.
+    /// The process ID.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
@@ -123,20 +125,19 @@ impl Drop for Process {
     }
 }
 
-/// A TCP port on loopback that nobody uses now, and that the system gives to no outgoing connection:
-/// below the range those are taken from.
+/// Returns an unused TCP port on loopback, from below the range of ports for outgoing connections.
 ///
 /// # Panics
-/// If there is none.
+/// If no port is free.
 pub fn free_port() -> u16 {
     let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
     std::iter::repeat_with(|| rand::random_range(15_000..32_000)).take(1_000).find(is_free).expect("a port is free")
 }
 
-/// Asks again until the answer is `Some`, at most for `deadline`.
+/// Polls until the result is `Some`, for at most `deadline`.
 ///
 /// # Errors
-/// If the time is over or asking failed.
+/// If the deadline passes, or polling fails.
 pub async fn wait_for<T, F: Future<Output = anyhow::Result<Option<T>>>>(
     what: &str,
     deadline: Duration,

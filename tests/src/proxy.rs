@@ -1,4 +1,4 @@
-//! A network in between that fails when it is told to.
+//! A TCP proxy that fails on demand.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,10 +9,10 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::broadcast;
 
-/// Passes bytes on between clients and a port on loopback.
+/// Forwards bytes between clients and a port on loopback.
 #[derive(Debug)]
 pub struct Proxy {
-    /// Where clients connect.
+    /// The port to which clients connect.
     pub port: u16,
     shared: Arc<Shared>,
 }
@@ -22,9 +22,9 @@ struct Shared {
     stalled: AtomicBool,
     refuses: AtomicBool,
     is_mute: AtomicBool,
-    /// After so many connections, others lead to another port.
+    /// The number of connections after which others lead to another port, and that port.
     redirection: Mutex<Option<(usize, u16)>>,
-    /// Bytes that the server may still send before all connections are cut; `u64::MAX`: any number.
+    /// Bytes that the server may still send before all connections are cut; `u64::MAX` is no limit.
     allowance: AtomicU64,
     cut: broadcast::Sender<()>,
 }
@@ -33,7 +33,7 @@ impl Proxy {
     /// Listens on loopback for connections to `port`.
     ///
     /// # Errors
-    /// If it can't listen.
+    /// If it cannot listen.
     pub async fn start(port: u16) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let (cut, _) = broadcast::channel(1);
@@ -67,12 +67,12 @@ impl Proxy {
         Ok(this)
     }
 
-    /// Cuts all connections that there are.
+    /// Cuts all current connections.
     pub fn cut(&self) {
         let _ = self.shared.cut.send(()); // there may be none
     }
 
-    /// Cuts all connections, and ends new ones at once, until it is told otherwise.
+    /// Cuts all connections, and ends new ones at once while `refuses` is set.
     pub fn refuse(&self, refuses: bool) {
         self.shared.refuses.store(refuses, Ordering::SeqCst);
         if refuses {
@@ -80,7 +80,7 @@ impl Proxy {
         }
     }
 
-    /// Cuts all connections, and leaves new ones open without a word, until it is told otherwise: those stay as they are.
+    /// Cuts all connections; while `is_mute` is set, new ones are accepted and stay silent, also after it is unset.
     pub fn mute(&self, is_mute: bool) {
         self.shared.is_mute.store(is_mute, Ordering::SeqCst);
         if is_mute {
@@ -88,26 +88,24 @@ impl Proxy {
         }
     }
 
-    /// After so many connections more, others lead to another port of loopback.
+    /// Redirects connections to another port of loopback, after the given number of further connections.
     pub fn redirect(&self, after: usize, port: u16) {
         *self.shared.redirection.lock().unwrap_or_else(PoisonError::into_inner) = Some((after, port));
     }
 
-    /// Cuts all connections once the server has sent so many bytes more: in the middle of whatever
-    /// it is sending.
+    /// Cuts all connections once the server has sent the given number of further bytes, which may be in the middle of a packet.
     pub fn cut_after(&self, bytes: u64) {
         self.shared.allowance.store(bytes, Ordering::SeqCst);
     }
 
-    /// Whether bytes of connections that there are go nowhere, though they stay open. New ones are
-    /// not concerned.
+    /// Discards the bytes of all current connections, which stay open. New connections work.
     pub fn stall(&self) {
         self.shared.stalled.store(true, Ordering::SeqCst);
     }
 }
 
 impl Shared {
-    /// Where the next connection leads to, if it is another port.
+    /// Returns the port to which the next connection leads, if it is another one.
     fn port(&self) -> Option<u16> {
         let mut redirection = self.redirection.lock().unwrap_or_else(PoisonError::into_inner);
         let (left, port) = redirection.as_mut()?;

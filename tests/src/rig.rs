@@ -1,4 +1,4 @@
-//! A server, the engine's configuration and a file for what arrives: what most tests need.
+//! The set-up of most tests: a server, the engine's configuration and a file for delivered messages.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,23 +13,23 @@ use crate::{scratch, whole_lines};
 
 const SOON: Duration = Duration::from_secs(60);
 
-/// See the module's description.
+/// A server, and an engine's configuration that delivers to a file.
 #[derive(Debug)]
 pub struct Rig {
-    /// Where everything is.
+    /// The directory of all files.
     pub directory: PathBuf,
     /// The server.
     pub mysql: MySql,
-    /// The engine's configuration: everything to a file.
+    /// The engine's configuration, with one file sink.
     pub config: EngineConfig,
     out: PathBuf,
 }
 
 impl Rig {
-    /// Starts a server. `source` stands in the configuration's `[source]`.
+    /// Starts a server. `source` is appended to the configuration's `[source]`.
     ///
     /// # Errors
-    /// If the server doesn't start.
+    /// If the server does not start.
     pub async fn start(name: &str, build: Build, options: &[&str], source: &str) -> anyhow::Result<Self> {
         let directory = scratch(name);
         let mysql = MySql::start_build(build, &directory, options).await?;
@@ -39,10 +39,10 @@ impl Rig {
         Ok(Self { directory, mysql, config, out })
     }
 
-    /// What arrived so far, in its order.
+    /// Returns the messages delivered so far, in order.
     ///
     /// # Errors
-    /// If it isn't JSON.
+    /// If a message is not JSON.
     pub fn arrived(&self) -> anyhow::Result<Vec<Value>> {
         whole_lines(&self.out)?
             .lines()
@@ -50,10 +50,10 @@ impl Rig {
             .collect()
     }
 
-    /// What arrived, in short: operation, table and the `id` column, as `c orders 7`.
+    /// Returns the messages in short form: operation, table and the `id` column, such as `c orders 7`.
     ///
     /// # Errors
-    /// If it isn't JSON.
+    /// If a message is not JSON.
     pub fn changes(&self) -> anyhow::Result<Vec<String>> {
         let short = |message: &Value| {
             let image = if message["after"].is_null() { &message["before"] } else { &message["after"] };
@@ -63,10 +63,10 @@ impl Rig {
         Ok(self.arrived()?.iter().map(short).collect())
     }
 
-    /// Waits until the engine's checkpoint is where the binlog ends.
+    /// Waits until the engine's checkpoint is at the binlog's end.
     ///
     /// # Errors
-    /// If that takes too long.
+    /// If the checkpoint is not there within the deadline.
     pub async fn read_to_the_end(&self, engine: &Engine) -> anyhow::Result<()> {
         wait_for("everything is read", SOON, || async {
             let (file, end) = self.mysql.binlog_end().await?;

@@ -1,5 +1,5 @@
-//! A small shop's traffic, the same for the same seed: customers, orders and payments, in
-//! transactions of one and of many rows. It keeps a ledger of what was committed.
+//! The traffic of a small shop, reproducible by seed: customers, orders and payments, in transactions of one and of many rows,
+//! with a record of what was committed.
 
 use anyhow::Context;
 use mysql_async::prelude::Queryable;
@@ -9,7 +9,7 @@ use rand::{RngExt, SeedableRng};
 
 use crate::mysql::MySql;
 
-/// Every row has a version, which each change counts up.
+/// Each row has a version, which each change increments.
 const SCHEMA: &str = "\
 CREATE DATABASE shop;
 CREATE TABLE shop.customers (id INT PRIMARY KEY, version INT NOT NULL, name VARCHAR(80) NOT NULL, email VARCHAR(120) NOT NULL);
@@ -28,20 +28,20 @@ pub struct Change {
     pub id: i64,
     /// `c`, `u` or `d`, as in the envelope.
     pub operation: char,
-    /// The row's version: the last one, for a delete.
+    /// The row's version; for a delete the last one.
     pub version: i64,
 }
 
-/// What one transaction did.
+/// The changes of one transaction.
 #[derive(Debug, Clone)]
 pub struct Committed {
-    /// Its changes, in order.
+    /// The changes, in order.
     pub changes: Vec<Change>,
-    /// In words.
+    /// The transaction in words.
     pub story: String,
 }
 
-/// A shop, open for business.
+/// A generator of the shop's transactions.
 #[derive(Debug)]
 pub struct Shop {
     conn: Conn,
@@ -61,10 +61,10 @@ struct Order {
 }
 
 impl Shop {
-    /// Makes the tables.
+    /// Creates the tables.
     ///
     /// # Errors
-    /// If the server refuses.
+    /// If the server rejects a statement.
     pub async fn create(mysql: &MySql) -> anyhow::Result<()> {
         mysql.run(SCHEMA).await
     }
@@ -72,7 +72,7 @@ impl Shop {
     /// Opens an empty shop.
     ///
     /// # Errors
-    /// If the server doesn't answer.
+    /// If the server does not answer.
     pub async fn open(mysql: &MySql, seed: u64) -> anyhow::Result<Self> {
         let conn = mysql.connect().await?;
         let random = SmallRng::seed_from_u64(seed);
@@ -82,7 +82,7 @@ impl Shop {
     /// Commits the next transaction.
     ///
     /// # Errors
-    /// If the server refuses.
+    /// If the server rejects a statement.
     pub async fn step(&mut self) -> anyhow::Result<Committed> {
         let dice = self.random.random_range(0..100);
         let (statements, committed) = match dice {
@@ -119,7 +119,7 @@ impl Shop {
         (vec![format!("INSERT INTO shop.customers VALUES {}", values.join(", "))], Committed { changes, story })
     }
 
-    /// Two changes of one row in one transaction.
+    /// Makes two changes of one row in one transaction.
     fn change_address(&mut self) -> (Vec<String>, Committed) {
         self.customers += 1;
         let id = self.customers;
@@ -147,7 +147,7 @@ impl Shop {
         (vec![statement], Committed { changes, story })
     }
 
-    /// An open order is paid, or cancelled; a paid one is shipped, and forgotten later.
+    /// Advances an order: an open one is paid or cancelled; a paid one is shipped, and deleted later.
     fn advance(&mut self) -> (Vec<String>, Committed) {
         let index = self.random.random_range(0..self.open.len());
         let cancelled = self.random.random_range(0..10) == 0;

@@ -1,4 +1,4 @@
-//! A local SQS-compatible server, and its queues.
+//! A local SQS-compatible server and its queues.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -29,32 +29,32 @@ pub struct Queue {
     pub url: String,
 }
 
-/// A message as it was received.
+/// A received message.
 #[derive(Debug, Clone)]
 pub struct Received {
     /// The body.
     pub body: String,
     /// The message group; may be empty on standard queues.
     pub group: String,
-    /// The deduplication id; empty on standard queues.
+    /// The deduplication ID; empty on standard queues.
     pub deduplication_id: String,
-    /// What it says beside its body.
+    /// The message attributes.
     pub attributes: BTreeMap<String, String>,
 }
 
 impl Sqs {
-    /// Starts a server that logs to `directory`.
+    /// Starts a server that writes its log to `directory`.
     ///
     /// # Errors
-    /// If it doesn't start.
+    /// If the server does not start.
     pub async fn start(directory: &Path) -> anyhow::Result<Self> {
         Self::start_by(directory, "sqs/bin/fauxqs", |program, port| program.arg(port.to_string())).await
     }
 
-    /// Starts another server, which has nothing in common with the first. It is slow.
+    /// Starts an independent implementation (moto), which is slow.
     ///
     /// # Errors
-    /// If it doesn't start.
+    /// If the server does not start.
     pub async fn start_another(directory: &Path) -> anyhow::Result<Self> {
         Self::start_by(directory, "moto/bin/moto_server", |program, port| {
             program.args(["-H", "127.0.0.1", "-p", &port.to_string()])
@@ -74,7 +74,7 @@ impl Sqs {
         let port = free_port();
         let log = directory.join("sqs.log");
         let mut process = Process::start(listening(&mut process::command(&program), port), &log)?;
-        // No server looks at them, but one finds out by the signature which service is asked.
+        // No server verifies them, but moto finds the service by the signature.
         let credentials =
             Credentials::builder().access_key_id("test").secret_access_key("test").provider_name("tests").build();
         let config = aws_sdk_sqs::Config::builder()
@@ -109,19 +109,20 @@ impl Sqs {
         self.port
     }
 
-    /// Makes a queue; a FIFO queue if its name says so. A message that isn't deleted within 30
-    /// seconds comes again.
+    /// Creates a queue; a FIFO queue if its name says so.
+    ///
+    /// A message that is not deleted within 30 seconds is received again.
     ///
     /// # Errors
-    /// If the server refuses.
+    /// If the server rejects the request.
     pub async fn create(&self, name: &str) -> anyhow::Result<Queue> {
         self.create_for(name, 1 << 20).await
     }
 
-    /// The same, for messages of so many bytes at most.
+    /// Creates a queue with a maximum message size, in bytes.
     ///
     /// # Errors
-    /// If the server refuses.
+    /// If the server rejects the request.
     pub async fn create_for(&self, name: &str, bytes: usize) -> anyhow::Result<Queue> {
         let mut request = self.client.create_queue().queue_name(name);
         request = request.attributes(QueueAttributeName::MaximumMessageSize, bytes.to_string());
@@ -135,10 +136,10 @@ impl Sqs {
 }
 
 impl Queue {
-    /// Takes what is there: waits up to `wait` for a first message, and deletes what it returns.
+    /// Waits up to `wait` for a first message, and returns and deletes all messages that are available.
     ///
     /// # Errors
-    /// If the server refuses.
+    /// If the server rejects the request.
     pub async fn receive(&self, wait: Duration) -> anyhow::Result<Vec<Received>> {
         let output = self
             .client
@@ -178,10 +179,10 @@ impl Queue {
         Ok(received)
     }
 
-    /// Receives until at least `count` messages came, and then until none comes for a second.
+    /// Receives at least `count` messages, and then until none comes for a second.
     ///
     /// # Errors
-    /// If they don't come within `deadline`.
+    /// If fewer messages come within `deadline`.
     pub async fn receive_all(&self, count: usize, deadline: Duration) -> anyhow::Result<Vec<Received>> {
         let started = std::time::Instant::now();
         let mut all = Vec::new();

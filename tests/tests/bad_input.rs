@@ -1,5 +1,5 @@
-//! What users get wrong, or meet: one clear error each (what, where, how to mend it), the right exit
-//! code, and a checkpoint that stays as it was.
+//! Bad input and failures that users meet: each gives one clear error (what, where, how to fix it) and the right exit code, and
+//! leaves the checkpoint unchanged.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 const NULL_SINK: &str = "[sink.out]\ntype = \"null\"\n";
 
-/// The engine must end with `code` and one error line that has all of `words`.
+/// Asserts that the engine ends with `code` and one error line that contains all of `words`.
 async fn refused(config: &EngineConfig, code: i32, words: &[&str]) -> anyhow::Result<()> {
     let checkpoint = std::fs::read(config.checkpoint()).ok();
     let said_before = std::fs::read_to_string(config.directory.join("rowmill.log")).unwrap_or_default().len();
@@ -36,7 +36,7 @@ async fn refused(config: &EngineConfig, code: i32, words: &[&str]) -> anyhow::Re
     Ok(())
 }
 
-/// The engine must run, and leave a checkpoint.
+/// Asserts that the engine runs, and leaves a checkpoint.
 async fn accepted(config: &EngineConfig) -> anyhow::Result<()> {
     Engine::start_and_wait(config).await?.stop().await?;
     std::fs::metadata(config.checkpoint()).context("a checkpoint")?;
@@ -56,7 +56,7 @@ async fn a_server_that_cannot_be_read() -> anyhow::Result<()> {
     let port = free_port();
     let text = config.text.replace(&mysql.port().to_string(), &port.to_string());
     let unreachable = EngineConfig { text, ..config.clone() };
-    refused(&unreachable, 1, &[&port.to_string(), "can't be reached"]).await?;
+    refused(&unreachable, 1, &[&port.to_string(), "cannot reach"]).await?;
 
     mysql.run("SET GLOBAL binlog_format = 'STATEMENT'").await?;
     refused(&config, 1, &["binlog_format = STATEMENT", "SET PERSIST binlog_format = 'ROW'"]).await?;
@@ -78,7 +78,7 @@ async fn a_server_without_a_binlog() -> anyhow::Result<()> {
     refused(&config, 1, &["writes no binlog", "skip-log-bin"]).await
 }
 
-/// Of two engines with one checkpoint the second is refused, and the first goes on; after a kill nothing is held.
+/// The second of two engines with one checkpoint is refused, and the first continues; after a kill the lock is free.
 #[tokio::test]
 async fn a_checkpoint_that_is_held_or_damaged() -> anyhow::Result<()> {
     let directory = scratch("a_checkpoint_that_is_held_or_damaged");
@@ -104,14 +104,14 @@ async fn a_checkpoint_that_is_held_or_damaged() -> anyhow::Result<()> {
     let changed = whole.replace(&format!("\"position\": {}", end.1), "\"position\": 4");
     assert_ne!(changed, whole);
     std::fs::write(config.checkpoint(), &changed)?;
-    let previous = format!("{checkpoint}.previous is the one before it");
+    let previous = format!("{checkpoint}.previous is the previous checkpoint");
     refused(&config, 1, &[&checkpoint, "changed by hand", "checksum", &previous]).await?;
     std::fs::rename(directory.join("checkpoint.json.previous"), config.checkpoint())?;
     accepted(&config).await
 }
 
-/// An operator looks at a checkpoint and puts it elsewhere: what is before that place isn't read, what is behind it is; not
-/// while it is held, and not to a place that the server hasn't got.
+/// `checkpoint show` shows a checkpoint, and `checkpoint set` moves it: changes before the position are not read, later ones
+/// are. A checkpoint in use cannot be moved, nor can one be moved to a position that the server does not have.
 #[tokio::test]
 async fn a_checkpoint_is_shown_and_set() -> anyhow::Result<()> {
     let directory = scratch("a_checkpoint_is_shown_and_set");
@@ -128,7 +128,7 @@ async fn a_checkpoint_is_shown_and_set() -> anyhow::Result<()> {
         Ok((output.status.code(), String::from_utf8_lossy(&said).into_owned()))
     };
     let (code, said) = checkpoint(&["show"])?;
-    assert!(code == Some(1) && said.contains("there is none yet"), "{said}");
+    assert!(code == Some(1) && said.contains("does not exist yet"), "{said}");
 
     mysql.run("CREATE SCHEMA shop; CREATE TABLE shop.t (id INT PRIMARY KEY); INSERT INTO shop.t VALUES (1)").await?;
     let (file, position) = mysql.binlog_end().await?;
@@ -142,7 +142,7 @@ async fn a_checkpoint_is_shown_and_set() -> anyhow::Result<()> {
     let (code, said) = checkpoint(&["set", "binlog.000777:4"])?;
     assert!(code == Some(1) && said.contains("binlog.000777"), "{said}");
     let (code, said) = checkpoint(&["set", "nowhere"])?;
-    assert!(code == Some(2) && said.contains("PLACE: \"nowhere\" isn't known"), "{said}");
+    assert!(code == Some(2) && said.contains("POSITION: \"nowhere\" is not a start point"), "{said}");
     let (code, said) = checkpoint(&["set", &place])?;
     assert!(code == Some(0) && said.contains(&place), "{said}");
     let (code, said) = checkpoint(&["show"])?;
@@ -161,8 +161,8 @@ async fn a_checkpoint_is_shown_and_set() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A checkpoint in a database: held by one, found again after the server was killed, and lost to one who has a higher
-/// epoch.
+/// A checkpoint in a database is held by one engine, reacquired after the server was killed, and lost to an engine with a
+/// higher epoch.
 #[tokio::test]
 async fn a_checkpoint_in_a_database() -> anyhow::Result<()> {
     let directory = scratch("a_checkpoint_in_a_database");
@@ -174,7 +174,7 @@ async fn a_checkpoint_in_a_database() -> anyhow::Result<()> {
     let text = in_file.text.replace(&format!("path = \"{}\"", in_file.checkpoint().display()), &store);
     let config = EngineConfig { text, ..in_file };
     let checkpoint = format!("checkpoint {url}, table rowmill_checkpoints, name rowmill");
-    refused(&config, 1, &[&checkpoint, "can't be connected to"]).await?;
+    refused(&config, 1, &[&checkpoint, "cannot connect to"]).await?;
     mysql.run("GRANT ALL ON rowmill.* TO rowmill@'%'").await?;
 
     let first = Engine::start_and_wait(&config).await?;
@@ -199,13 +199,13 @@ async fn a_checkpoint_in_a_database() -> anyhow::Result<()> {
     let mut first = Engine::start_and_wait(&config).await?;
     mysql.run("UPDATE rowmill.rowmill_checkpoints SET epoch = epoch + 1, holder = 'someone'").await?;
     let status = first.end(Duration::from_secs(20)).await?;
-    assert!(!status.success() && first.log().contains("another rowmill took hold of it (someone)"), "{}", first.log());
+    assert!(!status.success() && first.log().contains("another rowmill acquired it (someone)"), "{}", first.log());
 
     let mut first = Engine::start_and_wait(&config).await?;
     mysql.run("RENAME TABLE rowmill.rowmill_checkpoints TO rowmill.away; INSERT INTO shop.items VALUES (77)").await?;
     let status = first.end(Duration::from_secs(20)).await?;
     let log = first.log();
-    assert!(!status.success() && log.contains("can't be written") && log.contains("doesn't exist"), "{log}");
+    assert!(!status.success() && log.contains("cannot write checkpoint") && log.contains("doesn't exist"), "{log}");
     mysql.run("RENAME TABLE rowmill.away TO rowmill.rowmill_checkpoints").await?;
 
     mysql.run("UPDATE rowmill.rowmill_checkpoints SET document = REPLACE(document, 'position', 'positron')").await?;
@@ -224,7 +224,7 @@ async fn a_position_that_is_gone() -> anyhow::Result<()> {
     accepted(&config).await?;
     mysql.run("PURGE BINARY LOGS TO 'binlog.000003'").await?;
     std::fs::write(config.checkpoint(), &checkpoint)?;
-    refused(&config, 1, &["the checkpoint says binlog.000001", "purged", "binlog.000003"]).await?;
+    refused(&config, 1, &["cannot read from binlog.000001", "purged", "binlog.000003"]).await?;
 
     let file = rowmill::config::Checkpoint::File(config.checkpoint());
     let saved = Checkpoint::read(&file).await?.context("a checkpoint")?;
@@ -232,10 +232,11 @@ async fn a_position_that_is_gone() -> anyhow::Result<()> {
     save(&ResumePoint { position: BinlogPosition::new("binlog.000003", 99_999), ..saved.clone() }).await?;
     refused(&config, 1, &["binlog.000003", "ends at"]).await?;
 
-    // Another server's: without GTIDs its place means nothing here, and with some that aren't here neither.
+    // Another server's checkpoint: without GTIDs its position has no meaning here, nor has it with GTIDs that this server
+    // lacks.
     for (gtids, words) in [
-        (None, "there are no GTIDs to go on by"),
-        (Some("11111111-2222-3333-4444-555555555555:1-7"), "lacks transactions that are done with"),
+        (None, "has no GTIDs to continue by"),
+        (Some("11111111-2222-3333-4444-555555555555:1-7"), "lacks transactions that are already done"),
     ] {
         let gtids = gtids.map(|text| text.parse().map(Arc::new)).transpose()?;
         save(&ResumePoint { server: "another".into(), gtids, ..saved.clone() }).await?;
@@ -247,7 +248,7 @@ async fn a_position_that_is_gone() -> anyhow::Result<()> {
 
     std::fs::remove_file(config.checkpoint())?;
     let start = EngineConfig::new(&directory, &mysql, "start = \"binlog.000001:4\"", NULL_SINK);
-    refused(&start, 1, &["`source.start` says binlog.000001:4", "purged"]).await
+    refused(&start, 1, &["cannot read from binlog.000001:4, the position of `source.start`", "purged"]).await
 }
 
 #[tokio::test]
@@ -284,15 +285,15 @@ async fn plugins_and_queues_that_are_not_there() -> anyhow::Result<()> {
         std::fs::write(plugins.join("bad.wasm"), bytes)?;
         refused(&config, 1, &[&["plugin ", "bad.wasm"], words].concat()).await
     };
-    with(b"not WebAssembly at all", &["isn't WebAssembly"]).await?;
-    with(b"", &["isn't WebAssembly"]).await?;
-    with(b"\0asm\x01\0\0\0\xff\xff", &["isn't"]).await?;
-    // An empty core module, and an empty component: valid, but neither is a transform.
-    with(b"\0asm\x01\0\0\0", &["doesn't export `configure`", "rowmill:transform"]).await?;
-    with(b"\0asm\x0d\0\x01\0", &["doesn't export `configure`", "rowmill:transform"]).await?;
+    with(b"not WebAssembly at all", &["is not WebAssembly"]).await?;
+    with(b"", &["is not WebAssembly"]).await?;
+    with(b"\0asm\x01\0\0\0\xff\xff", &["is not valid WebAssembly"]).await?;
+    // An empty core module and an empty component: both are valid, and neither is a transform.
+    with(b"\0asm\x01\0\0\0", &["missing export `configure`", "rowmill:transform"]).await?;
+    with(b"\0asm\x0d\0\x01\0", &["missing export `configure`", "rowmill:transform"]).await?;
 
     let text = config.text.replace(plugins.to_str().context("UTF-8")?, "/no/such/directory");
-    refused(&EngineConfig { text, ..config.clone() }, 1, &["/no/such/directory", "can't be read"]).await
+    refused(&EngineConfig { text, ..config.clone() }, 1, &["/no/such/directory", "cannot read"]).await
 }
 
 #[tokio::test]
@@ -308,7 +309,7 @@ async fn a_configuration_that_cannot_be_meant() -> anyhow::Result<()> {
     refused(&config, 2, &["rowmill.toml", "line 3", "`strat`", "did you mean `start`?"]).await?;
 
     let with = |from: &str, to: &str| EngineConfig { text: text.replace(from, to), ..config.clone() };
-    refused(&with("strat = \"latest\"", "start = \"snapshot\""), 2, &["snapshot", "isn't there yet"]).await?;
+    refused(&with("strat = \"latest\"", "start = \"snapshot\""), 2, &["snapshot", "is not supported yet"]).await?;
     refused(&with("strat = \"latest\"", "= 7"), 2, &["line 3"]).await?;
     refused(&with("strat = \"latest\"", "password = \"${NO_SUCH_VARIABLE}\""), 2, &["NO_SUCH_VARIABLE", "line 3"])
         .await?;
@@ -321,19 +322,19 @@ async fn a_configuration_that_cannot_be_meant() -> anyhow::Result<()> {
         .arg(Path::new("/no/such/rowmill.toml"))
         .output()?;
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("/no/such/rowmill.toml") && said.contains("can't be read"), "{said}");
+    assert!(said.contains("/no/such/rowmill.toml") && said.contains("cannot read"), "{said}");
     assert_eq!(output.status.code(), Some(2));
     Ok(())
 }
 
-/// A server without TLS that answers each packet of a login with the next of `answers`.
+/// Starts a server without TLS that answers each packet of a login with the next of `answers`.
 async fn asking_server(answers: &[Vec<u8>]) -> anyhow::Result<u16> {
     async fn send(client: &mut TcpStream, sequence: u8, payload: &[u8]) -> std::io::Result<()> {
         let header = [payload.len() as u8, (payload.len() >> 8) as u8, 0, sequence];
         client.write_all(&[&header[..], payload].concat()).await
     }
     async fn serve(client: &mut TcpStream, answers: &[Vec<u8>]) -> std::io::Result<()> {
-        // Protocol 4.1, long and secure passwords, transactions, a schema, authentication by plugins, attributes.
+        // Protocol 4.1, long and secure passwords, transactions, a schema, authentication plugins, connection attributes.
         let capabilities: u32 = 0x0038_a209;
         let [a, b, c, d] = capabilities.to_le_bytes();
         let greeting = [
@@ -365,10 +366,10 @@ async fn asking_server(answers: &[Vec<u8>]) -> anyhow::Result<u16> {
     Ok(port)
 }
 
-/// Of 512 bits: too few for the password.
+/// A key of 512 bits, which is too short to encrypt the password.
 const SMALL_KEY: &str = "-----BEGIN PUBLIC KEY-----\nMFwwDQYJKoZIhvcNAQEBBQADSwAwSAJBAJiBu0aUDBztYGR80vKz5sDZPkDnIJIF\nM+SnQtzWy7sS0LcAuUDkmXDXlOtaY144ynDFW7mdkamO+tjBb589WLECAwEAAQ==\n-----END PUBLIC KEY-----";
 
-/// Whatever a server asks for, there is an error that names it, and no panic.
+/// Each authentication that the server asks for and the engine cannot do gives an error that names it, and no panic.
 #[tokio::test]
 async fn a_server_that_asks_for_another_authentication() -> anyhow::Result<()> {
     const PASSWORD: &str = "a password that is longer than the key";
@@ -385,8 +386,8 @@ async fn a_server_that_asks_for_another_authentication() -> anyhow::Result<()> {
         (vec![switch(b"dialog", b"\x02Password:")], PASSWORD, "`dialog`"),
         (vec![switch(b"sha256_password", &nonce)], PASSWORD, "`sha256_password`"),
         (vec![switch(b"authentication_webauthn_client", b"")], "", "`authentication_webauthn_client`"),
-        (vec![switch(b"h\xff\xfeh", b"")], PASSWORD, "isn't known here"),
-        (vec![switch(b"", b"")], PASSWORD, "isn't known here"),
+        (vec![switch(b"h\xff\xfeh", b"")], PASSWORD, "is not supported"),
+        (vec![switch(b"", b"")], PASSWORD, "is not supported"),
         (vec![switch(b"mysql_old_password", b"12345678")], PASSWORD, "`mysql_old_password`"),
         (vec![b"\xfe".to_vec()], PASSWORD, "`mysql_old_password`"),
         (vec![switch(b"mysql_clear_password", b"")], PASSWORD, "enable_cleartext_plugin=true"),
@@ -421,7 +422,7 @@ async fn a_server_that_asks_for_another_authentication() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// MySQL's encrypted files have a beginning of their own.
+/// MySQL's encrypted binlog files begin with another magic number.
 #[tokio::test]
 async fn a_file_that_is_encrypted_is_not_replayed() -> anyhow::Result<()> {
     let file = scratch("a_file_that_is_encrypted_is_not_replayed").join("binlog.000001");

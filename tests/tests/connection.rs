@@ -1,4 +1,4 @@
-//! The connection to the server: what is lost is made again and goes on exactly where it was.
+//! The connection to the server: a lost one is made again, and continues at the same position.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -13,8 +13,7 @@ use rowmill_tests::{Build, Engine, EngineConfig, MySql, Proxy, Rig, Sqs, certify
 
 const SHOP: &str = "tables = [\"shop.*\"]";
 
-/// Writes rows in transactions of random size, while `disturb` disturbs; then all rows must have
-/// arrived, each once and in order.
+/// Writes rows in transactions of random size while `disturb` runs; then asserts that each row arrived once, in order.
 async fn each_row_once(
     rig: &mut Rig,
     config: &EngineConfig,
@@ -66,11 +65,11 @@ async fn the_server_is_killed_and_comes_back() -> anyhow::Result<()> {
     })
     .await?;
     let log = std::fs::read_to_string(rig.directory.join("rowmill.log"))?;
-    assert!(log.contains("connection lost, reconnecting") && log.contains("reading on"), "{log}");
+    assert!(log.contains("connection lost, reconnecting") && log.contains("reconnected"), "{log}");
     Ok(())
 }
 
-/// Over TLS and without, of MySQL and MariaDB: connections are cut in the middle of whatever is sent.
+/// Cuts connections in the middle of packets, with and without TLS, on MySQL and MariaDB.
 async fn cut(name: &str, build: Build, tls: &str) -> anyhow::Result<()> {
     let mut rig = Rig::start(name, build, &[], SHOP).await?;
     let proxy = Proxy::start(rig.mysql.port()).await?;
@@ -85,18 +84,18 @@ async fn cut(name: &str, build: Build, tls: &str) -> anyhow::Result<()> {
         match round % 8 {
             0 => proxy.cut_after(random.borrow_mut().random_range(1..60_000)),
             4 => proxy.cut(),
-            // The next one cuts what reads again.
+            // The next cut hits the reconnected stream.
             7 => {
                 rowmill_tests::wait_for("it reads on", Duration::from_secs(60), || {
                     let log = std::fs::read_to_string(&log).unwrap_or_default();
-                    // Of this run: an earlier one may have been stopped while it reconnected.
+                    // The log of this run: an earlier run may have been stopped while it reconnected.
                     let log = log.rsplit(" running ").next().unwrap_or_default();
-                    let is_reading = log.matches("reading on").count() == log.matches("connection lost").count();
+                    let is_reading = log.matches("reconnected").count() == log.matches("connection lost").count();
                     std::future::ready(Ok(is_reading.then_some(())))
                 })
                 .await?;
             }
-            _ => tokio::time::sleep(Duration::from_millis(80)).await, // to come back
+            _ => tokio::time::sleep(Duration::from_millis(80)).await, // time to reconnect
         }
         Ok(())
     })
@@ -115,7 +114,7 @@ async fn connections_are_cut() -> anyhow::Result<()> {
     cut("connections_are_cut_mariadb", Build::MariaDb("11.8"), "preferred").await
 }
 
-/// A connection that stays open and says nothing is found out by its missing heartbeats.
+/// A silent connection is detected by its missing heartbeats.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_connection_is_replaced() -> anyhow::Result<()> {
     let rig = Rig::start("a_silent_connection_is_replaced", Build::MySql, &[], SHOP).await?;
@@ -124,7 +123,7 @@ async fn a_silent_connection_is_replaced() -> anyhow::Result<()> {
     config.text = config.text.replace(&format!(":{}\"", rig.mysql.port()), &format!(":{}\"", proxy.port));
     rig.mysql.run("CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY)").await?;
     let engine = Engine::start_and_wait(&config).await?;
-    // Quiet for longer than heartbeats come: nothing is lost by that.
+    // Longer than the heartbeat interval without events: the connection is not replaced.
     tokio::time::sleep(Duration::from_secs(12)).await;
     assert!(!engine.log().contains("connection lost"), "{}", engine.log());
     proxy.stall();
@@ -138,7 +137,7 @@ async fn a_silent_connection_is_replaced() -> anyhow::Result<()> {
     engine.stop().await
 }
 
-/// Rows of a kilobyte, ten thousand a transaction.
+/// Writes rows of a kilobyte, ten thousand per transaction.
 async fn backlog(mysql: &MySql, transactions: usize) -> anyhow::Result<()> {
     for _ in 0..transactions {
         mysql
@@ -154,8 +153,8 @@ async fn backlog(mysql: &MySql, transactions: usize) -> anyhow::Result<()> {
 const PADDED: &str = "CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY AUTO_INCREMENT, pad VARCHAR(1000)); \
      SET SESSION cte_max_recursion_depth = 20000; SET GLOBAL cte_max_recursion_depth = 20000";
 
-/// The engine stands still for longer than the server waits for others, while more comes than the network holds: the
-/// server keeps its connection, and nothing is lost.
+/// The engine is suspended for longer than the server's `net_write_timeout`, while more comes than the network buffers: the
+/// server keeps the connection, and nothing is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stall_longer_than_the_server_waits() -> anyhow::Result<()> {
     let rig =
@@ -174,8 +173,8 @@ async fn a_stall_longer_than_the_server_waits() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The binlog is rotated and purged up to where the engine is: it reads on. Purged before it has been read, it can't be:
-/// the engine says what is gone, and its checkpoint stays.
+/// A binlog that is rotated and purged up to the engine's position is read on. If unread files are purged, the engine stops
+/// with an error that names what is missing, and its checkpoint stays before the gap.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_binlog_is_purged_meanwhile() -> anyhow::Result<()> {
     let rig = Rig::start("the_binlog_is_purged_meanwhile", Build::MySql, &[], SHOP).await?;
@@ -185,7 +184,7 @@ async fn the_binlog_is_purged_meanwhile() -> anyhow::Result<()> {
         backlog(&rig.mysql, 1).await?;
         rig.read_to_the_end(&engine).await?;
         rig.mysql.run("FLUSH BINARY LOGS").await?;
-        // An idle server's checkpoint follows, too, or its file would be purged one day.
+        // The checkpoint of an idle engine follows rotations, too; otherwise its file would be purged some day.
         let start_of_newest = (rig.mysql.binlog_end().await?.0, 4);
         wait_for("it follows", Duration::from_secs(10), || async {
             Ok(rig.config.has_reached(&start_of_newest)?.then_some(()))
@@ -219,7 +218,7 @@ async fn the_binlog_is_purged_meanwhile() -> anyhow::Result<()> {
     let log = engine.log();
     assert_eq!(status.code(), Some(1), "{log}");
     assert!(log.contains("purged"), "{log}");
-    // What was in the network is delivered, and nothing behind the gap.
+    // Events that were in the network are delivered, and none after the gap.
     let changes = rig.changes()?;
     assert!((30_000..70_000).contains(&changes.len()), "{}", changes.len());
     let checkpoint: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(rig.config.checkpoint())?)?;
@@ -227,7 +226,7 @@ async fn the_binlog_is_purged_meanwhile() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A server dies and its replica takes its place: what comes next is known by GTIDs.
+/// A server dies and its replica takes its place: the engine continues there by GTIDs.
 async fn failover(name: &str, build: Build) -> anyhow::Result<()> {
     let options: &[&str] = match build {
         Build::MySql => &["--gtid-mode=ON", "--enforce-gtid-consistency=ON"],
@@ -292,7 +291,7 @@ async fn failover(name: &str, build: Build) -> anyhow::Result<()> {
     .with_context(|| engine.log())?;
     engine.stop().await?;
 
-    // The checkpoint is the replica's now.
+    // The checkpoint is on the replica now.
     let engine = Engine::start_and_wait(&config).await?;
     replica.run(&insert(120)).await?;
     wait_for("rows arrive", Duration::from_secs(60), || async { Ok((rig.changes()?.len() >= 122).then_some(())) })
@@ -310,7 +309,7 @@ async fn a_replica_takes_its_sources_place() -> anyhow::Result<()> {
     failover("a_replica_takes_its_sources_place_mariadb", Build::MariaDb("11.8")).await
 }
 
-/// What `source.tls` asks for is what the server sees, and what is refused says why.
+/// `source.tls` decides what the server sees, and a refused connection's error says why.
 #[tokio::test]
 async fn tls_is_as_asked_for() -> anyhow::Result<()> {
     let rig = Rig::start("tls_is_as_asked_for", Build::MySql, &[], SHOP).await?;
@@ -334,7 +333,7 @@ async fn tls_is_as_asked_for() -> anyhow::Result<()> {
     };
 
     rig.mysql.run("ALTER USER rowmill@'%' REQUIRE SSL").await?;
-    runs(&rig.config).await?; // preferred
+    runs(&rig.config).await?; // `preferred`, the default
     runs(&with("mode = \"required\"")).await?;
     refused(&with("mode = \"disabled\""), &["refuses the user or the password"]).await?;
     // The server's own certificate is signed by its own authority, and names no host.
@@ -355,18 +354,19 @@ async fn tls_is_as_asked_for() -> anyhow::Result<()> {
         .await?;
     runs(&with(&format!("ca = \"{}\"", certificate.display()))).await?;
 
-    // Without TLS a caching_sha2_password is sent encrypted by the server's key; then from its cache.
+    // Without TLS, the password of caching_sha2_password is sent encrypted by the server's key; later logins use the server's
+    // cache.
     rig.mysql.run("ALTER USER rowmill@'%' REQUIRE NONE; FLUSH PRIVILEGES").await?;
     runs(&with("mode = \"disabled\"")).await?;
     runs(&with("mode = \"disabled\"")).await?;
-    // Over the server's socket.
+    // By the server's Unix socket.
     let socket = data.join("mysql.sock").display().to_string().replace('/', "%2F");
     let url = rig.mysql.url();
     let text = rig.config.text.replace(&url, &format!("{url}/?socket={socket}"));
     runs(&EngineConfig { text, ..rig.config.clone() }).await
 }
 
-/// Another replica with the same id ends ours, and the error says how to tell them apart.
+/// Another replica with the same server ID ends the engine, and the error says how to choose another ID.
 #[tokio::test]
 async fn two_replicas_of_one_id() -> anyhow::Result<()> {
     let rig = Rig::start("two_replicas_of_one_id", Build::MySql, &[], "server_id = 4711").await?;
@@ -374,7 +374,7 @@ async fn two_replicas_of_one_id() -> anyhow::Result<()> {
     let directory = rig.directory.join("second");
     std::fs::create_dir(&directory)?;
     let other = EngineConfig::new(&directory, &rig.mysql, "server_id = 4711", "[sink.out]\ntype = \"null\"\n");
-    // A check with its id doesn't disturb it.
+    // A check with the same server ID does not disturb the engine.
     let (code, said) = check(&other)?;
     assert_eq!(code, Some(0), "{said}");
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -388,7 +388,7 @@ async fn two_replicas_of_one_id() -> anyhow::Result<()> {
     second.stop().await
 }
 
-/// Runs `rowmill check`. Gives its exit code, and what it says.
+/// Runs `rowmill check`, and returns its exit code and output.
 fn check(config: &EngineConfig) -> anyhow::Result<(Option<i32>, String)> {
     let file = config.directory.join("rowmill.toml");
     std::fs::write(&file, &config.text)?;
@@ -400,7 +400,7 @@ fn check(config: &EngineConfig) -> anyhow::Result<(Option<i32>, String)> {
     Ok((output.status.code(), String::from_utf8(output.stdout)?))
 }
 
-/// `rowmill check` finds each problem, with what mends it, and `rowmill replay` reads the files.
+/// `rowmill check` names each problem and its fix, and `rowmill replay` reads the files.
 #[tokio::test]
 async fn checks_and_replays() -> anyhow::Result<()> {
     let rig = Rig::start("checks_and_replays", Build::MySql, &[], SHOP).await?;
@@ -410,7 +410,7 @@ async fn checks_and_replays() -> anyhow::Result<()> {
     rig.mysql.run("GRANT SELECT ON shop.* TO rowmill@'%'").await?;
     let (code, said) = check(&rig.config)?;
     assert_eq!(code, Some(0), "{said}");
-    for words in ["answers: 9.", "binlog of rows", "names the columns", "no checkpoint yet", "sink.out", "shop.n"] {
+    for words in ["answers: 9.", "row-based binlog", "names the columns", "no checkpoint yet", "sink.out", "shop.n"] {
         assert!(said.contains(words), "`{words}` isn't in: {said}");
     }
     assert!(!rig.config.checkpoint().exists(), "it changes nothing");
@@ -440,7 +440,7 @@ async fn checks_and_replays() -> anyhow::Result<()> {
     assert_eq!(rows.len(), 2, "{lines}");
     assert_eq!((&rows[1]["before"]["a"], &rows[1]["after"]["a"]), (&"x".into(), &"y".into()));
 
-    // A file that is cut off, and one that is damaged: the position, and no row of it.
+    // A truncated file, and a damaged one: the error gives the position, and no row of the damaged event is written.
     let bytes = std::fs::read(binlog(1))?;
     let damaged = rig.directory.join("binlog.000001");
     std::fs::write(&damaged, &bytes[..bytes.len() - 60])?;
@@ -455,11 +455,11 @@ async fn checks_and_replays() -> anyhow::Result<()> {
     let said = String::from_utf8(output.stderr)?;
     assert!(output.status.code() == Some(1) && said.contains("binlog.000001:"), "{said}");
     let output = replay(&[], &[rig.directory.join("rowmill.toml")])?;
-    assert!(String::from_utf8(output.stderr)?.contains("isn't a binlog"));
+    assert!(String::from_utf8(output.stderr)?.contains("is not a binlog"));
     Ok(())
 }
 
-/// A start behind a set of GTIDs, of MySQL's and of MariaDB's.
+/// Starts after a set of GTIDs, of MySQL and of MariaDB.
 #[tokio::test]
 async fn a_start_by_gtids() -> anyhow::Result<()> {
     const GTIDS: [&str; 2] = ["--gtid-mode=ON", "--enforce-gtid-consistency=ON"];
@@ -479,7 +479,7 @@ async fn a_start_by_gtids() -> anyhow::Result<()> {
         let mut config = rig.config.clone();
         let start = |set: &str| rig.config.text.replace("tables =", &format!("start = \"gtid:{set}\"\ntables ="));
 
-        // One that the server doesn't have yet isn't begun at.
+        // A GTID that the server does not have yet is refused.
         let ahead = match build {
             Build::MySql => executed.replace(":1-", ":1-9"),
             Build::MariaDb(_) => format!("{executed}9"),
@@ -491,7 +491,7 @@ async fn a_start_by_gtids() -> anyhow::Result<()> {
         assert!(!config.checkpoint().exists());
 
         config.text = start(&executed);
-        // Killed before it has read anything, it begins there again.
+        // After a kill before anything was read, the engine starts at the same point.
         Engine::start(&config)?.kill();
         let engine = Engine::start_and_wait(&config).await?;
         engine.kill();
@@ -504,7 +504,7 @@ async fn a_start_by_gtids() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// While what is read nears what the server purges, the engine says so.
+/// The engine warns when its lag approaches the server's binlog retention.
 #[tokio::test]
 async fn a_warning_before_the_server_purges() -> anyhow::Result<()> {
     let options = ["--binlog-expire-logs-seconds=20"];
@@ -521,17 +521,17 @@ async fn a_warning_before_the_server_purges() -> anyhow::Result<()> {
     let engine = Engine::start_and_wait(&config).await?;
     rig.mysql.run("INSERT INTO shop.t VALUES (1)").await?;
     assert_eq!(queue.receive_all(1, Duration::from_secs(20)).await?.len(), 1);
-    const WARNING: &str = "older than half of what the server keeps";
+    const WARNING: &str = "the lag exceeds half of the server's binlog retention";
     tokio::time::sleep(Duration::from_secs(15)).await;
     assert!(!engine.log().contains(WARNING), "nothing waits: {}", engine.log());
-    drop(sqs); // a queue that takes nothing any more
+    drop(sqs); // the queue accepts nothing from now on
     for id in 2..6 {
         rig.mysql.run(&format!("INSERT INTO shop.t VALUES ({id})")).await?;
     }
     wait_for("a warning", Duration::from_secs(30), || async { Ok(engine.log().contains(WARNING).then_some(())) })
         .await
         .with_context(|| engine.log())?;
-    // And how far it is: one row was delivered.
+    // The progress line shows the lag: one row was delivered.
     let says_how_far =
         |log: String| log.lines().any(|line| line.contains("progress rows=1 ") && line.contains(" behind="));
     wait_for("how far it is", Duration::from_secs(20), || async { Ok(says_how_far(engine.log()).then_some(())) })
@@ -541,7 +541,7 @@ async fn a_warning_before_the_server_purges() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// MariaDB's ed25519: the password never goes over the wire.
+/// MariaDB's ed25519: the password is never sent.
 #[tokio::test]
 async fn mariadb_logs_in_by_ed25519() -> anyhow::Result<()> {
     let rig = Rig::start("mariadb_logs_in_by_ed25519", Build::MariaDb("11.8"), &[], SHOP).await?;
@@ -567,7 +567,7 @@ async fn mariadb_logs_in_by_ed25519() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// MariaDB's PARSEC, of which a nonce may end with a zero byte: one in 256.
+/// MariaDB's PARSEC, whose nonce ends with a zero byte once in 256 times.
 #[tokio::test]
 async fn mariadb_logs_in_by_parsec() -> anyhow::Result<()> {
     let rig = Rig::start("mariadb_logs_in_by_parsec", Build::MariaDb("11.8"), &[], SHOP).await?;
@@ -592,7 +592,7 @@ async fn mariadb_logs_in_by_parsec() -> anyhow::Result<()> {
         engine.stop().await?;
     }
     assert_eq!(rig.changes()?, ["c t 1", "c t 2"]);
-    // The checkpoint's connection as well.
+    // The checkpoint's connection uses it as well.
     let text = config.text.replace(&path, &store);
     Engine::start_and_wait(&EngineConfig { text, ..config.clone() }).await?.stop().await?;
 
@@ -613,7 +613,7 @@ async fn mariadb_logs_in_by_parsec() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A server whose binlog is encrypted sends it decrypted, from wherever it is read; its files can't be read.
+/// A server sends an encrypted binlog decrypted, from any position; the encrypted files themselves cannot be replayed.
 #[tokio::test]
 async fn mariadb_encrypts_its_binlog() -> anyhow::Result<()> {
     for version in ["10.5", "10.11", "11.8"] {
@@ -630,7 +630,7 @@ async fn mariadb_encrypts_its_binlog() -> anyhow::Result<()> {
             let first = rig.mysql.binlog_end().await?;
             let mut config = rig.config.clone();
             config.text = config.text.replace("tables =", "start = \"earliest\"\ntables =");
-            // The server may write more behind a row, which no checkpoint is about.
+            // The server may write more events after a row, which no checkpoint reaches.
             let arrives = async |engine: &Engine, id: u32, count: usize| -> anyhow::Result<()> {
                 rig.mysql.run(&format!("INSERT INTO shop.t VALUES ({id})")).await?;
                 wait_for("the row arrives", Duration::from_secs(20), || async {
@@ -639,7 +639,7 @@ async fn mariadb_encrypts_its_binlog() -> anyhow::Result<()> {
                 .await
                 .with_context(|| engine.log())
             };
-            // From the head of a file, on into another one, and again from the middle of that.
+            // From the start of a file into another one, and again from the middle of the second.
             let engine = Engine::start_and_wait(&config).await?;
             arrives(&engine, 1, 1).await?;
             rig.mysql.run("FLUSH BINARY LOGS").await?;
@@ -653,7 +653,7 @@ async fn mariadb_encrypts_its_binlog() -> anyhow::Result<()> {
             };
             let before = position(checkpoint()?)?;
             let engine = Engine::start_and_wait(&config).await?;
-            tokio::time::sleep(Duration::from_secs(1)).await; // the head of the file comes once more
+            tokio::time::sleep(Duration::from_secs(1)).await; // the file's first events are sent again
             engine.stop().await?;
             assert_eq!(position(checkpoint()?)?, before, "it stays where it is");
             let engine = Engine::start_and_wait(&config).await?;
@@ -678,7 +678,7 @@ async fn mariadb_encrypts_its_binlog() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Addresses of IPv6: of the source, its failover and the checkpoint, on both connections, with TLS and with a zone.
+/// IPv6 addresses of the source, its failover server and the checkpoint's database, with TLS and with a zone.
 #[tokio::test]
 async fn servers_are_reached_over_ipv6() -> anyhow::Result<()> {
     if std::net::TcpListener::bind("[::1]:0").is_err() {
@@ -716,19 +716,19 @@ async fn servers_are_reached_over_ipv6() -> anyhow::Result<()> {
     }
     let log = std::fs::read_to_string(rig.directory.join("rowmill.log"))?;
     assert!(log.contains(&format!("mysql://rowmill@[::1]:{}", rig.mysql.port())), "{log}");
-    // Another that takes its place.
+    // Failover to an IPv6 address.
     let dead = rowmill_tests::free_port();
     let failover = format!("failover = [\"{}\"]\n[checkpoint]", rig.mysql.url().replace("127.0.0.1", "[::1]"));
     let text = rig.config.text.replace(&format!(":{}\"", rig.mysql.port()), &format!(":{dead}\""));
     reads(text.replace("[checkpoint]", &failover)).await?;
-    // The checkpoint's.
+    // The checkpoint's database at an IPv6 address.
     let store = format!(
         "type = \"mysql\"\nurl = \"{}/shop\"\npassword = \"{}\"",
         rig.mysql.url().replace("127.0.0.1", "[::1]"),
         rig.config.password
     );
     reads(rig.config.text.replace(&format!("path = \"{}\"", rig.config.checkpoint().display()), &store)).await?;
-    // By an address that means something on one network alone.
+    // A link-local address, which needs a zone.
     let addresses = std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
     let link_local = addresses.lines().find_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();

@@ -1,4 +1,4 @@
-//! What a queue says to messages, and what becomes of them then.
+//! Queues' answers to messages, and what the engine does then.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(30);
 
-/// More than SQS takes.
+/// A byte more than SQS's maximum message size.
 const TOO_LARGE: usize = (1 << 20) + 1;
 
-/// Rows around one that makes too large a message; ids of what arrives in the queue.
+/// Inserts nine rows; the message of the fifth is too large.
 async fn insert(mysql: &MySql) -> anyhow::Result<()> {
     mysql.run("CREATE SCHEMA shop; CREATE TABLE shop.notes (id INT PRIMARY KEY, note LONGTEXT)").await?;
     let mut conn = mysql.connect().await?;
@@ -62,7 +62,7 @@ async fn deliver_all(mysql: &MySql, config: &EngineConfig) -> anyhow::Result<()>
     engine.stop().await
 }
 
-/// Connections that stay open and say nothing are found out once: what one sink waits for, the others needn't.
+/// Silent connections are detected once: what one sink has waited for, others need not wait for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dead_connections_are_found_out_once() -> anyhow::Result<()> {
     let directory = scratch("dead_connections_are_found_out_once");
@@ -95,7 +95,7 @@ async fn dead_connections_are_found_out_once() -> anyhow::Result<()> {
     engine.stop().await
 }
 
-/// What a queue refuses for ever is a dead letter; the others of its group aren't held up by it.
+/// A rejected message becomes a dead letter, and does not block later messages of its group.
 #[tokio::test]
 async fn a_refused_message_is_a_dead_letter() -> anyhow::Result<()> {
     let directory = scratch("a_refused_message_is_a_dead_letter");
@@ -131,7 +131,7 @@ async fn a_refused_message_is_a_dead_letter() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Without a place for it the engine stops before it, and says what it is.
+/// Without a dead-letter sink the engine stops before the rejected message, and names it.
 #[tokio::test]
 async fn a_refused_message_stops_the_engine() -> anyhow::Result<()> {
     let directory = scratch("a_refused_message_stops_the_engine");
@@ -151,7 +151,7 @@ async fn a_refused_message_stops_the_engine() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Routes by what happened, each queue with its own form, attributes and groups, and its own greatest size.
+/// Routes by operation; each queue has its own format, attributes, message groups and maximum message size.
 #[tokio::test]
 async fn queues_get_what_they_are_for() -> anyhow::Result<()> {
     let directory = scratch("queues_get_what_they_are_for");
@@ -192,7 +192,7 @@ async fn queues_get_what_they_are_for() -> anyhow::Result<()> {
         assert!(message.attributes["position"].matches(':').count() == 2, "{:?}", message.attributes);
         rows.push((message.group, json!([body["id"], body["note"]]), message.attributes["operation"].clone()));
     }
-    rows.sort_by(|a, b| a.0.cmp(&b.0)); // groups have no order among them
+    rows.sort_by(|a, b| a.0.cmp(&b.0)); // there is no order between groups
     let expected = [(1, "a", "insert"), (1, "b", "update"), (3, "c", "insert")];
     let expected =
         expected.map(|(id, note, operation)| (format!("notes:{id}"), json!([id, note]), operation.to_owned()));
@@ -210,7 +210,7 @@ async fn queues_get_what_they_are_for() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Where the checkpoint can't be written any more the engine stops and says so; the next start goes on where it was.
+/// The engine stops with an error when the checkpoint cannot be written; the next start continues at the last checkpoint.
 #[tokio::test]
 async fn a_checkpoint_that_cannot_be_written() -> anyhow::Result<()> {
     let directory = scratch("a_checkpoint_that_cannot_be_written");
@@ -248,8 +248,7 @@ async fn a_checkpoint_that_cannot_be_written() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A disk that is full, or can't be written any more, where the checkpoint is: the engine stops and says so, the checkpoint
-/// stays whole, and the next start goes on there.
+/// On a full or read-only disk the engine stops with an error; the checkpoint stays whole, and the next start continues there.
 #[tokio::test]
 async fn a_full_disk_and_a_read_only_one() -> anyhow::Result<()> {
     let directory = scratch("a_full_disk_and_a_read_only_one");
@@ -293,7 +292,7 @@ async fn a_full_disk_and_a_read_only_one() -> anyhow::Result<()> {
         let log = engine.log();
         assert_eq!(status.code(), Some(1), "{log}");
         let why = if is_full { "No space left on device" } else { "Read-only file system" };
-        assert!(log.contains("checkpoint.json can't be written") && log.contains(why), "{log}");
+        assert!(log.contains("cannot write checkpoint") && log.contains(why), "{log}");
         assert_eq!(checkpoint()?, before);
         if is_full { disk.empty()? } else { disk.unprotect()? }
     }
@@ -316,7 +315,7 @@ async fn a_full_disk_and_a_read_only_one() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Another implementation of SQS, which has nothing in common with the one that the other tests use, and knows roles.
+/// An independent SQS implementation (moto), which also supports roles.
 #[tokio::test]
 async fn another_server_takes_all_in_order() -> anyhow::Result<()> {
     const ROWS: usize = 40;
@@ -360,7 +359,7 @@ async fn another_server_takes_all_in_order() -> anyhow::Result<()> {
             assert_eq!(versions, (0..CHANGES as i64).collect::<Vec<_>>(), "{name}, row {id}");
         }
     }
-    // By a role of another account the queue isn't there.
+    // In the account of another role the queue does not exist.
     let config = config(&mysql, &directory, &sqs, &sqs.create("t").await?, &role("222222222222"));
     let mut engine = Engine::start(&config)?;
     let status = engine.end(SOON).await?;
@@ -368,8 +367,8 @@ async fn another_server_takes_all_in_order() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Rows of a table that wait in one group leave in one message: a backlog in few requests, in order, and once; compressed
-/// where that is wanted.
+/// Queued rows of one table and message group are aggregated: a backlog needs few requests, in order and without duplicates,
+/// and is compressed if configured.
 #[tokio::test]
 async fn rows_that_wait_are_packed() -> anyhow::Result<()> {
     const ROWS: i64 = 20_000;
@@ -382,10 +381,10 @@ async fn rows_that_wait_are_packed() -> anyhow::Result<()> {
         mysql.run(&format!("INSERT INTO shop.t VALUES {}", rows.join(","))).await?;
     }
     let ways = [
-        ("plain.fifo", "aggregate = \"array\"\npack_bytes = 20000\n"),
-        ("plain", "aggregate = \"ndjson\"\npack_bytes = 20000\n"),
-        ("zstd.fifo", "aggregate = \"array\"\npack_bytes = 100000\ncompress = \"zstd\"\n"),
-        ("gzip", "aggregate = \"ndjson\"\npack_bytes = 100000\ncompress = \"gzip\"\n"),
+        ("plain.fifo", "aggregate = \"array\"\naggregate_max_bytes = 20000\n"),
+        ("plain", "aggregate = \"ndjson\"\naggregate_max_bytes = 20000\n"),
+        ("zstd.fifo", "aggregate = \"array\"\naggregate_max_bytes = 100000\ncompression = \"zstd\"\n"),
+        ("gzip", "aggregate = \"ndjson\"\naggregate_max_bytes = 100000\ncompression = \"gzip\"\n"),
     ];
     for (name, pack) in ways {
         let queue = sqs.create(name).await?;
@@ -420,7 +419,7 @@ async fn rows_that_wait_are_packed() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A body as it was before it was compressed.
+/// Returns a body without its compression.
 fn unpacked(message: &Received) -> anyhow::Result<String> {
     let Some(encoding) = message.attributes.get("content-encoding") else { return Ok(message.body.clone()) };
     let bytes = base64_simd::STANDARD.decode_to_vec(message.body.as_bytes())?;
@@ -431,7 +430,7 @@ fn unpacked(message: &Received) -> anyhow::Result<String> {
     })
 }
 
-/// What is larger than the queue takes goes to S3, where consumers of AWS's extended client library find it.
+/// A message larger than the queue's maximum goes to S3, where consumers with AWS's extended client library find it.
 #[tokio::test]
 async fn large_messages_go_to_a_bucket() -> anyhow::Result<()> {
     let directory = scratch("large_messages_go_to_a_bucket");
@@ -470,7 +469,7 @@ async fn large_messages_go_to_a_bucket() -> anyhow::Result<()> {
         deliver_all(&mysql, &config).await?;
         let said = consumer(&["queue", &queue.url, &lengths.len().to_string()])?;
         let mut lines: Vec<&str> = said.lines().collect();
-        // The library removes what it has read.
+        // The library deletes the objects that it has read.
         assert_eq!(lines.pop(), Some("objects 0"), "{said}");
         if name == "notes" {
             lines.sort_unstable(); // a standard queue has no order
@@ -481,7 +480,7 @@ async fn large_messages_go_to_a_bucket() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A queue for each table, opened with its first row; a table's that hasn't one halts the engine, or its rows are dead
+/// Each table has its own queue, opened at its first row; a table without a queue halts the engine, or its rows become dead
 /// letters.
 #[tokio::test]
 async fn each_table_has_its_queue() -> anyhow::Result<()> {
@@ -507,7 +506,7 @@ async fn each_table_has_its_queue() -> anyhow::Result<()> {
         mysql.run(&format!("CREATE TABLE shop.{table} (id INT PRIMARY KEY, traceparent VARCHAR(55))")).await?;
     }
     for id in 0..200 {
-        // What is no trace is no attribute, and stops nothing.
+        // An invalid trace context makes no attribute, and stops nothing.
         let trace = match id % 4 {
             0 | 2 => format!("'{TRACE}'"),
             1 => "NULL".to_owned(),
@@ -528,7 +527,7 @@ async fn each_table_has_its_queue() -> anyhow::Result<()> {
     let config = EngineConfig::new(&directory, &mysql, source, &sink("dead-letter"));
     deliver_all(&mysql, &config).await?;
     for queue in [&orders, &payments] {
-        // The FIFO queue knows those that came twice.
+        // The FIFO queue drops duplicates.
         let arrived = queue.receive_all(200, SOON).await?;
         let mut ids = Vec::new();
         for message in arrived {
@@ -538,7 +537,7 @@ async fn each_table_has_its_queue() -> anyhow::Result<()> {
             assert_eq!(trace, (id % 2 == 0).then_some(TRACE), "{id}");
             ids.push(id);
         }
-        ids.sort_unstable(); // groups have no order among them
+        ids.sort_unstable(); // there is no order between groups
         assert_eq!(ids, (0..200).collect::<Vec<_>>(), "{}", queue.url);
     }
     let letter: Value = serde_json::from_str(std::fs::read_to_string(&letters)?.trim_end())?;
@@ -548,7 +547,7 @@ async fn each_table_has_its_queue() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// By another signer, whose clock differs: the engine finds out by how much.
+/// Requests verified by another implementation of the signature, whose clock differs: the engine corrects for the difference.
 #[tokio::test]
 async fn requests_are_signed_as_others_sign_them() -> anyhow::Result<()> {
     let directory = scratch("requests_are_signed_as_others_sign_them");

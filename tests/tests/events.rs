@@ -1,5 +1,5 @@
-//! What a binlog may hold beside plain rows: rows that never happened, transactions that wait,
-//! tables that change, statements, and things of great size.
+//! Binlog contents other than plain rows: rolled-back rows, prepared transactions, changed tables, statements, and very large
+//! rows and transactions.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use serde_json::json;
 
 const SHOP: &str = "tables = [\"shop.*\"]";
 
-/// Runs statements one by one, each in the same session.
+/// Runs statements one by one, in one session.
 async fn session(rig: &Rig, statements: &[&str]) -> anyhow::Result<()> {
     let mut conn = rig.mysql.connect().await?;
     for statement in statements {
@@ -25,7 +25,7 @@ async fn session(rig: &Rig, statements: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Savepoints, rollbacks, and tables of engines that can't roll back.
+/// Savepoints, rollbacks, and tables of engines without transactions.
 async fn rows_that_never_happened(name: &str, build: Build, options: &[&str]) -> anyhow::Result<()> {
     let rig = Rig::start(name, build, options, SHOP).await?;
     rig.mysql
@@ -44,36 +44,36 @@ async fn rows_that_never_happened(name: &str, build: Build, options: &[&str]) ->
         &[
             "BEGIN",
             "INSERT INTO shop.i VALUES (1)",
-            "INSERT INTO shop.m VALUES (1)", // stays
+            "INSERT INTO shop.m VALUES (1)", // is not rolled back
             "INSERT INTO shop.i VALUES (2)",
             "ROLLBACK",
             "BEGIN",
             "INSERT INTO shop.i VALUES (3)",
             "SAVEPOINT a",
             "INSERT INTO shop.i VALUES (4)",
-            "INSERT INTO shop.m VALUES (4)", // stays
+            "INSERT INTO shop.m VALUES (4)", // is not rolled back
             "SAVEPOINT b",
             "INSERT INTO shop.i VALUES (5)",
             "ROLLBACK TO a",
             "INSERT INTO shop.i VALUES (6)",
             "COMMIT",
-            // MariaDB writes such a transaction with a ROLLBACK behind it.
+            // MariaDB ends such a transaction with a ROLLBACK.
             "BEGIN",
             "INSERT INTO shop.i VALUES (7)",
             "CREATE TEMPORARY TABLE shop.tt (id INT)",
             "INSERT INTO shop.tt VALUES (1)",
             "INSERT INTO shop.i VALUES (8)",
             "ROLLBACK",
-            // More rows than several batches have, before and behind a savepoint.
+            // More rows than several batches hold, before and after a savepoint.
             "BEGIN",
             &many(10_000),
             "SAVEPOINT c",
             &many(20_000),
-            "INSERT INTO shop.m VALUES (9)", // stays
+            "INSERT INTO shop.m VALUES (9)", // is not rolled back
             "ROLLBACK TO c",
             "INSERT INTO shop.i VALUES (30000)",
             "COMMIT",
-            // It fails in its middle, and the row before stays.
+            // The statement fails at its second row, and the first row stays.
             "INSERT INTO shop.m VALUES (10), (1), (11) /* fails */",
             "INSERT INTO shop.i VALUES (12)",
         ],
@@ -87,7 +87,7 @@ async fn rows_that_never_happened(name: &str, build: Build, options: &[&str]) ->
 
 #[tokio::test]
 async fn rows_that_never_happened_in_mysql() -> anyhow::Result<()> {
-    // With GTIDs the server doesn't allow such transactions.
+    // With GTIDs the server does not allow such transactions.
     let options = ["--gtid-mode=OFF", "--enforce-gtid-consistency=OFF"];
     rows_that_never_happened("rows_that_never_happened_in_mysql", Build::MySql, &options).await
 }
@@ -98,10 +98,10 @@ async fn rows_that_never_happened_in_mariadb() -> anyhow::Result<()> {
     rows_that_never_happened("rows_that_never_happened_in_mariadb_11_8", Build::MariaDb("11.8"), &[]).await
 }
 
-/// Names of savepoints: equal ones and others by case, accents, quotes and spaces.
+/// Names of savepoints, which are equal or differ by case, accents, quotes and spaces.
 const SAVEPOINTS: [&str; 14] = ["a", "A", "a`", "a\"", "a\\", " a", "e", "é", "É", "s", "ß", "select", "Σ", "ς"];
 
-/// A random statement of a transaction with savepoints; a name is quoted as `sql_mode` is.
+/// Returns a random statement of a transaction with savepoints; names are quoted according to `sql_mode`.
 fn random_step(random: &mut SmallRng, next_id: &mut i64, is_ansi: bool) -> String {
     let savepoint = SAVEPOINTS.choose(random).expect("a name");
     let name = if is_ansi {
@@ -125,7 +125,7 @@ fn random_step(random: &mut SmallRng, next_id: &mut i64, is_ansi: bool) -> Strin
     }
 }
 
-/// Random transactions with savepoints: what arrives is what the tables have.
+/// After random transactions with savepoints, the delivered rows are those of the tables.
 async fn savepoints(name: &str, build: Build, options: &[&str]) -> anyhow::Result<()> {
     let rig = Rig::start(name, build, options, SHOP).await?;
     rig.mysql
@@ -155,7 +155,7 @@ async fn savepoints(name: &str, build: Build, options: &[&str]) -> anyhow::Resul
     arrived_is_there(&rig, name).await
 }
 
-/// Whether what arrived of the tables `i` and `m` is what they have.
+/// Asserts that the delivered rows of the tables `i` and `m` are those of the tables.
 async fn arrived_is_there(rig: &Rig, name: &str) -> anyhow::Result<()> {
     let mut conn = rig.mysql.connect().await?;
     for table in ["i", "m"] {
@@ -178,8 +178,8 @@ async fn savepoints_are_what_the_server_makes_of_them() -> anyhow::Result<()> {
     savepoints("savepoints_of_mariadb_11_8", Build::MariaDb("11.8"), &[]).await
 }
 
-/// A prepared transaction's rows arrive when it is committed, once, and the engine may be restarted
-/// in between; those of one that is rolled back never do.
+/// The rows of a prepared transaction arrive once, at its commit, also over a restart of the engine; those of a rolled back one
+/// never do.
 async fn xa_transactions(name: &str, build: Build) -> anyhow::Result<()> {
     let rig = Rig::start(name, build, &[], SHOP).await?;
     rig.mysql.run("CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY)").await?;
@@ -199,7 +199,7 @@ async fn xa_transactions(name: &str, build: Build) -> anyhow::Result<()> {
     engine.stop().await?;
     assert_eq!(rig.changes()?, ["c t 3", "c t 4"]);
 
-    // From here on it begins before what was prepared, and repeats nothing.
+    // From here on, a start begins before the prepared transaction, and repeats nothing.
     rig.mysql.run("FLUSH BINARY LOGS").await?;
     let engine = Engine::start_and_wait(&rig.config).await?;
     session(&rig, &["XA COMMIT 'one'", &insert(5), "XA ROLLBACK 'two'", &insert(6)]).await?;
@@ -222,7 +222,7 @@ async fn xa_transactions_wait_for_their_commit() -> anyhow::Result<()> {
     xa_transactions("xa_transactions_of_mariadb_11_8", Build::MariaDb("11.8")).await
 }
 
-/// Tables come, change, change places as online schema changes do, and go.
+/// Tables are created, altered, swapped as online schema-change tools do it, and dropped.
 async fn tables_change(name: &str, build: Build) -> anyhow::Result<()> {
     let rig = Rig::start(name, build, &[], SHOP).await?;
     rig.mysql.run("CREATE DATABASE shop; CREATE TABLE shop.o (id INT PRIMARY KEY, a INT)").await?;
@@ -234,7 +234,7 @@ async fn tables_change(name: &str, build: Build) -> anyhow::Result<()> {
             "CREATE TABLE shop.copied SELECT * FROM shop.o",
             "ALTER TABLE shop.o ADD COLUMN b VARCHAR(10) FIRST",
             "INSERT INTO shop.o VALUES ('b', 2, 20)",
-            // gh-ost: rows are copied into a ghost table, which takes the table's place.
+            // gh-ost copies rows into a ghost table, which then takes the table's place.
             "CREATE TABLE shop._o_gho (id BIGINT PRIMARY KEY, a INT, c DATE)",
             "INSERT INTO shop._o_gho (id, a) SELECT id, a FROM shop.o",
             "CREATE TABLE shop._o_ghc (id INT PRIMARY KEY)",
@@ -273,7 +273,7 @@ async fn tables_change_in_mid_stream() -> anyhow::Result<()> {
     tables_change("tables_change_in_mariadb_11_8", Build::MariaDb("11.8")).await
 }
 
-/// Statements that change tables are passed on where they're asked for, in their place among the rows.
+/// Schema changes are delivered where they are configured, in order with the rows.
 async fn schema_changes(name: &str, build: Build) -> anyhow::Result<()> {
     let mut rig = Rig::start(name, build, &[], SHOP).await?;
     rig.config.text.push_str("[schema_changes]\nsink = \"out\"\n");
@@ -285,7 +285,7 @@ async fn schema_changes(name: &str, build: Build) -> anyhow::Result<()> {
         "INSERT INTO o VALUES (1, 1)",
         "BEGIN",
         "INSERT INTO o VALUES (2, 1)",
-        "/* by hand */ ALTER TABLE o ADD COLUMN b INT", // commits what was begun
+        "/* by hand */ ALTER TABLE o ADD COLUMN b INT", // commits the open transaction
         "CREATE TEMPORARY TABLE t (id INT)",
         "INSERT INTO o VALUES (3, 1, 1)",
         "CREATE TABLE copied SELECT * FROM o WHERE id = 3",
@@ -303,12 +303,12 @@ async fn schema_changes(name: &str, build: Build) -> anyhow::Result<()> {
     engine.stop().await?;
     let arrived = rig.arrived()?;
     let short = |message: &serde_json::Value| match message["ddl"].as_str() {
-        // The server says with which columns a table was made of a SELECT.
+        // The server logs the columns of a table that is created from a SELECT.
         Some(ddl) if ddl.contains("copied") => "CREATE copied".to_owned(),
         Some(ddl) => ddl.to_owned(),
         None => format!("{} {}", message["source"]["table"], message["after"]["id"]),
     };
-    // MariaDB doesn't say which schema a statement is about: then all are passed on.
+    // MariaDB does not log which schema a statement is about: all statements are delivered.
     let elsewhere: &[&str] = if build == Build::MySql { &[] } else { &[statements[15]] };
     let expected = [
         statements[1],
@@ -337,8 +337,7 @@ async fn schema_changes_are_passed_on() -> anyhow::Result<()> {
     schema_changes("schema_changes_of_mariadb_11_8", Build::MariaDb("11.8")).await
 }
 
-/// A change that is logged as a statement stops the stream before it, unless it is of a schema that
-/// nobody wants.
+/// A change that is logged as a statement stops the stream before it, unless it is in a schema of which nothing is selected.
 #[tokio::test]
 async fn statements_are_never_passed_over() -> anyhow::Result<()> {
     let rig = Rig::start("statements_are_never_passed_over", Build::MySql, &[], SHOP).await?;
@@ -370,7 +369,7 @@ async fn statements_are_never_passed_over() -> anyhow::Result<()> {
     assert_eq!(rig.changes()?, ["c t 1"]);
     assert_eq!(std::fs::read_to_string(rig.config.checkpoint())?, before, "the checkpoint stays");
 
-    // Rows that come into a new table with it are changes as well.
+    // Rows inserted by CREATE TABLE ... SELECT are changes as well.
     let created = Rig::start("statements_that_create", Build::MySql, &[], SHOP).await?;
     created.mysql.run("CREATE DATABASE shop").await?;
     let mut engine = Engine::start_and_wait(&created.config).await?;
@@ -380,7 +379,7 @@ async fn statements_are_never_passed_over() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Statements of sessions of every kind that make tables, which are no changes of rows whatever words are in them.
+/// Table definitions from sessions of every kind are not taken for row changes, whatever words they contain.
 async fn tables_of_any_session(name: &str, build: Build) -> anyhow::Result<()> {
     const ANSI_QUOTES: &str = "ANSI_QUOTES";
     const NO_ESCAPES: &str = "NO_BACKSLASH_ESCAPES";
@@ -406,16 +405,16 @@ async fn tables_of_any_session(name: &str, build: Build) -> anyhow::Result<()> {
     let mut expected = Vec::new();
     for (id, (charset, sql_mode, statement)) in sessions.iter().enumerate() {
         if *charset == "gb18030" && build != Build::MySql {
-            continue; // MariaDB hasn't got it
+            continue; // MariaDB does not have it
         }
         let mut conn = rig.mysql.connect().await?;
         conn.query_drop("USE shop").await?;
         conn.query_drop(format!("SET NAMES {charset}, sql_mode = '{sql_mode}'")).await?;
         conn.query_drop(*statement).await.with_context(|| statement.escape_ascii().to_string())?;
         conn.query_drop(format!("INSERT INTO t (id) VALUES ({id})")).await?;
-        // Its rows follow.
+        // The rows of the SELECT follow.
         conn.query_drop("CREATE TABLE u SELECT id + 100 AS id FROM t").await?;
-        // The server writes these itself.
+        // The server writes these statements itself.
         conn.query_drop("CREATE TEMPORARY TABLE v (id INT COMMENT ' select ')").await?;
         conn.query_drop("CREATE TABLE w LIKE v").await?;
         conn.query_drop("DROP TABLE t, u, v, w").await?;
@@ -426,7 +425,7 @@ async fn tables_of_any_session(name: &str, build: Build) -> anyhow::Result<()> {
     engine.stop().await?;
     assert_eq!(rig.changes()?, expected, "{name}");
 
-    // A table that makes its rows itself is found all the same.
+    // A table that is filled by its own definition is detected all the same.
     for (charset, sql_mode, statement) in [
         ("cp932", "", &b"CREATE TABLE t (id INT COMMENT '\x95\x5c') SELECT 'x' AS id"[..]),
         ("utf8mb4", NO_ESCAPES, b"CREATE TABLE t (id VARCHAR(9) DEFAULT '\\') SELECT 'x' AS id"),
@@ -452,7 +451,7 @@ async fn tables_are_made_by_any_session() -> anyhow::Result<()> {
     tables_of_any_session("tables_of_any_session_of_mariadb_11_8", Build::MariaDb("11.8")).await
 }
 
-/// MariaDB's `ALTER TABLE` in two parts is one schema change; one that fails is none.
+/// MariaDB's two-phase `ALTER TABLE` is one schema change; a failed one is none.
 #[tokio::test]
 async fn an_alter_in_two_phases_is_one_change() -> anyhow::Result<()> {
     for (name, version) in [("two_phases_10_11", "10.11"), ("two_phases_11_8", "11.8")] {
@@ -484,7 +483,7 @@ async fn an_alter_in_two_phases_is_one_change() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// MariaDB doesn't say which schema a change is of that it logs as a statement: its text does.
+/// MariaDB does not log the schema of a change that is logged as a statement; it is taken from the statement's text.
 #[tokio::test]
 async fn statements_of_other_schemas_are_passed_over_in_mariadb() -> anyhow::Result<()> {
     for (name, version) in [("other_schemas_10_5", "10.5"), ("other_schemas_11_8", "11.8")] {
@@ -517,7 +516,7 @@ async fn statements_of_other_schemas_are_passed_over_in_mariadb() -> anyhow::Res
         .await?;
         rig.read_to_the_end(&engine).await?;
         assert_eq!(rig.changes()?, ["c t 1"], "{name}");
-        // What may be of a selected one stops the stream.
+        // A statement that may concern a selected table stops the stream.
         for statement in [
             "INSERT INTO shop.t VALUES (2)",
             "ANALYZE DELETE FROM shop.t",
@@ -535,8 +534,7 @@ async fn statements_of_other_schemas_are_passed_over_in_mariadb() -> anyhow::Res
     Ok(())
 }
 
-/// A table in memory is empty once its server was started again, which the server logs as a statement: that is a schema
-/// change, as TRUNCATE is.
+/// A MEMORY table is empty after a server restart, which the server logs as a statement: it is a schema change, as TRUNCATE is.
 #[tokio::test]
 async fn a_table_in_memory_is_emptied_by_a_restart() -> anyhow::Result<()> {
     for (name, build) in [
@@ -563,7 +561,7 @@ async fn a_table_in_memory_is_emptied_by_a_restart() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The checkpoint has the set of all transactions, tags included.
+/// The checkpoint's GTID set has all transactions, including tagged ones.
 #[tokio::test]
 async fn gtids_are_followed() -> anyhow::Result<()> {
     let options = ["--gtid-mode=ON", "--enforce-gtid-consistency=ON"];
@@ -601,7 +599,7 @@ async fn gtids_are_followed() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// An update of a primary key is two events, each of one key, as Debezium has it, whatever the row image has.
+/// An update of a primary key is two events, each of one key, as in Debezium, with every row image.
 #[tokio::test]
 async fn an_update_of_the_key_is_two_events() -> anyhow::Result<()> {
     let rig = Rig::start("an_update_of_the_key_is_two_events", Build::MySql, &[], SHOP).await?;
@@ -627,7 +625,7 @@ async fn an_update_of_the_key_is_two_events() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Tables of a thousand columns and more, a row of 100 MB, and columns that the server computes.
+/// Tables of more than a thousand columns, a row of 100 MB, and generated columns.
 #[tokio::test]
 async fn great_rows_and_computed_columns() -> anyhow::Result<()> {
     let options = ["--max-allowed-packet=1G", "--innodb-log-buffer-size=64M", "--innodb-redo-log-capacity=2G"];
@@ -675,7 +673,7 @@ async fn great_rows_and_computed_columns() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A compressed transaction of several hundred megabytes is unpacked bit by bit.
+/// A compressed transaction of several hundred megabytes is decompressed as a stream.
 #[tokio::test]
 async fn a_compressed_transaction_is_streamed() -> anyhow::Result<()> {
     let options = ["--max-allowed-packet=1G", "--innodb-redo-log-capacity=2G"];
@@ -707,8 +705,7 @@ async fn a_compressed_transaction_is_streamed() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A server that says as little as it can still names its columns, by information_schema: as long as
-/// they're what the binlog has.
+/// Without column names in the binlog, they are looked up in information_schema, and only used if they match the binlog.
 #[tokio::test]
 async fn columns_are_looked_up_and_never_guessed() -> anyhow::Result<()> {
     for (name, build) in [("lookup_mysql", Build::MySql), ("lookup_mariadb", Build::MariaDb("10.11"))] {
@@ -723,8 +720,8 @@ async fn columns_are_looked_up_and_never_guessed() -> anyhow::Result<()> {
         engine.stop().await?;
         assert_eq!(rig.arrived()?[1]["after"], json!({"id": 2, "a": "y", "b": 7}));
 
-        // Rows of the old table, read when the new one is there: other columns, or the same under
-        // another name. A statement that changes another table doesn't matter.
+        // Rows of the old table that are read after the change: its columns differ, or have other names. A statement that
+        // changes another table does not matter.
         for (change, is_refused) in [
             ("CREATE TABLE shop.u (id INT)", false),
             ("CREATE INDEX i ON shop.t (a)", false),
@@ -753,17 +750,17 @@ async fn columns_are_looked_up_and_never_guessed() -> anyhow::Result<()> {
                 assert!(log.contains(words), "`{words}` isn't in: {log}");
             }
             assert!(log.contains("rowmill checkpoint set "), "{log}");
-            // What is before the row is done with, and the row isn't.
+            // The event before the row is done, and the row is not.
             assert_ne!(std::fs::read_to_string(rig.config.checkpoint())?, before, "the statement before it");
             assert!(!rig.config.has_reached(&rig.mysql.binlog_end().await?)?);
             assert_eq!(rig.arrived()?.len(), arrived, "{log}");
             assert!(log.contains("the schema history of checkpoint") && log.contains("is gone"), "{log}");
-            // What was known of the table before the change is enough.
+            // The columns that were known before the change suffice.
             std::fs::write(&checkpoint, before)?;
             std::fs::write(&history, known)?;
             let engine = Engine::start(&rig.config)?;
             rig.read_to_the_end(&engine).await?;
-            // Of the table as it is now, too.
+            // So do those of the table as it is now.
             rig.mysql.run("INSERT INTO shop.t (id) VALUES (9)").await?;
             rig.read_to_the_end(&engine).await?;
             engine.stop().await?;

@@ -1,6 +1,8 @@
-//! Faults at random moments under load: the engine is killed while its transforms are replaced, or ends at a step of its
-//! own; a transform stops it; answers of the queues get lost; the clock jumps. Nothing is lost, order is kept per key, and
-//! only that comes twice which must: see [`Bound`]. How soon something new arrives after a fault is printed.
+//! Faults at random moments under load: the engine is killed while its transforms are replaced, or ends at a step of its own; a
+//! transform halts it; the queues' answers get lost; the clock jumps.
+//!
+//! Nothing is lost, order is kept per key, and duplicates stay within [`Bound`]. The time from each fault to the next new
+//! message is printed.
 //!
 //! `ROWMILL_TEST_SEED` repeats a run, `ROWMILL_TEST_FAULTS` makes a longer one.
 
@@ -21,25 +23,25 @@ use rowmill_tests::{
 };
 use serde_json::Value;
 
-/// What may be in flight.
+/// The in-flight budget, in rows.
 const IN_FLIGHT_ROWS: usize = 256;
 const FAULTS: usize = 24;
-/// For what is left when the killing is over.
+/// The time for delivering the rest when the faults are over.
 const DRAIN: Duration = Duration::from_secs(90);
 
 fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// Now, in milliseconds since 1970.
+/// Returns the current time, in milliseconds since 1970.
 fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
 }
 
-/// A message, and when it arrived.
+/// A message, and the time of its arrival in milliseconds since 1970.
 type Arrived = (Received, u64);
 
-/// Receives from a queue until told to stop and nothing more comes.
+/// Receives from a queue until `stop` is set and no more messages come.
 async fn collect(queue: Queue, stop: Arc<AtomicBool>) -> anyhow::Result<Vec<Arrived>> {
     let mut all = Vec::new();
     loop {
@@ -52,7 +54,7 @@ async fn collect(queue: Queue, stop: Arc<AtomicBool>) -> anyhow::Result<Vec<Arri
     }
 }
 
-/// The milliseconds between each fault and the arrival of something that the engine took up after it.
+/// Returns the milliseconds from each fault to the next arrival of a message that the engine read after the fault.
 fn recoveries(faults: &[u64], arrived: &[&Arrived]) -> Vec<u64> {
     let mut times: Vec<(u64, u64)> = Vec::new();
     for (message, at) in arrived {
@@ -69,22 +71,22 @@ fn recoveries(faults: &[u64], arrived: &[&Arrived]) -> Vec<u64> {
     all
 }
 
-/// Where a row is in the binlog: file, event, and its index in the event.
+/// A row's position in the binlog: file, event, and its index in the event.
 type Place = (String, u64, u64);
 
-/// What may come twice.
+/// The duplicates that a fault may cause.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Bound {
-    /// Nothing.
+    /// None.
     Nothing,
-    /// What the engine may have delivered when it ended, and its checkpoint did not have: each such change once more for
-    /// each time.
+    /// Each change in a window, once for each window: the engine may have delivered it before it ended, without a checkpoint
+    /// past it.
     Windows,
-    /// So much for each fault: what was in requests whose answers got lost.
+    /// At most this many for each fault: those in requests whose answers got lost.
     EachFault(usize),
 }
 
-/// The places between the checkpoint that a fault left and the binlog's end at that time.
+/// The positions between the checkpoint that a fault left and the binlog's end at that time.
 #[derive(Debug)]
 struct Window {
     checkpoint: Value,
@@ -92,14 +94,14 @@ struct Window {
 }
 
 impl Window {
-    /// That of a fault that just was.
+    /// Returns the window of a fault that has just occurred.
     async fn of(config: &EngineConfig, mysql: &MySql) -> anyhow::Result<Self> {
         let end = mysql.binlog_end().await?;
         let document = match std::fs::read_to_string(config.checkpoint()) {
             Ok(document) => Some(document),
             Err(_) => {
                 let mut conn = mysql.connect().await?;
-                // Before the first start there is no table.
+                // Before the first start the table does not exist.
                 conn.query_first("SELECT document FROM rowmill.rowmill_checkpoints").await.unwrap_or_default()
             }
         };
@@ -118,7 +120,7 @@ impl Window {
     }
 }
 
-/// The rows of a message: one, or several packed.
+/// Returns the rows of a message: one, or several where they are aggregated.
 fn rows(message: &Received) -> Vec<Value> {
     match serde_json::from_str(&message.body).expect("bodies are JSON") {
         Value::Array(rows) => rows,
@@ -126,7 +128,7 @@ fn rows(message: &Received) -> Vec<Value> {
     }
 }
 
-/// The changes of a message.
+/// Returns the changes of a message.
 fn changes(message: &Received) -> Vec<Change> {
     rows(message).iter().map(change).collect()
 }
@@ -153,7 +155,7 @@ fn change(body: &Value) -> Change {
     }
 }
 
-/// Changes by key, in their order.
+/// Groups changes by key, in their order.
 fn by_key(changes: impl Iterator<Item = Change>) -> BTreeMap<(&'static str, i64), Vec<(char, i64)>> {
     let mut keys = BTreeMap::<_, Vec<_>>::new();
     for Change { table, id, operation, version } in changes {
@@ -167,7 +169,7 @@ async fn kills_lose_nothing() -> anyhow::Result<()> {
     trial("kills_lose_nothing", Bound::Windows, |config, _| config, kills).await.map(|_| ())
 }
 
-/// The same with the checkpoint in the database that is read.
+/// The same as `kills_lose_nothing`, with the checkpoint in the database that is read.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kills_lose_nothing_with_the_checkpoint_in_a_database() -> anyhow::Result<()> {
     let in_database = |config: EngineConfig, Around { mysql, .. }: Around<'_>| {
@@ -185,8 +187,8 @@ async fn answers_that_get_lost_lose_nothing() -> anyhow::Result<()> {
         .map(|_| ())
 }
 
-/// The same with many rows a message: what was accepted is sent again as it was, or the FIFO queue would drop what
-/// joined it since.
+/// The same with aggregated rows: a retry must send the same rows as before, or the FIFO queue would drop rows that were added
+/// since.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_about_packed_rows_that_get_lost_lose_nothing() -> anyhow::Result<()> {
     let packed = |config: EngineConfig, _: Around<'_>| {
@@ -199,7 +201,7 @@ async fn answers_about_packed_rows_that_get_lost_lose_nothing() -> anyhow::Resul
         .map(|_| ())
 }
 
-/// The queues' endpoint answers half of the requests with errors, garbage or nonsense, late, twice, in part or not at all.
+/// The queues' endpoint answers half of the requests with errors, garbage, late, twice, in part or not at all.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_faulty_endpoint_loses_nothing() -> anyhow::Result<()> {
     let fails = Arc::new(AtomicBool::new(true));
@@ -223,13 +225,13 @@ async fn a_faulty_endpoint_loses_nothing() -> anyhow::Result<()> {
         .map(|_| ())
 }
 
-/// At each step between reading and the checkpoint the engine ends by itself, now and then.
+/// The engine ends by itself now and then, at each step between reading and the checkpoint.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_step_may_be_the_last() -> anyhow::Result<()> {
     trial("each_step_may_be_the_last", Bound::Windows, |config, _| config, ends_at_steps).await.map(|_| ())
 }
 
-/// A transform stops the engine at a row, and it goes on after that by the command that it says.
+/// A transform halts the engine at a row, and the engine continues after it by the command that its error names.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn halts_lose_nothing() -> anyhow::Result<()> {
     trial("halts_lose_nothing", Bound::Nothing, |config, _| config, halts).await.map(|_| ())
@@ -255,7 +257,7 @@ async fn clock_jumps_lose_nothing() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What an engine is configured for.
+/// The environment that an engine is configured for.
 struct Around<'a> {
     mysql: &'a MySql,
     /// Between the engine and the queues.
@@ -263,24 +265,24 @@ struct Around<'a> {
     seed: u64,
 }
 
-/// What faults are made with.
+/// The environment and the record of faults.
 struct Ground<'a> {
     config: &'a EngineConfig,
     mysql: &'a MySql,
-    /// Where the transforms are.
+    /// The directory of the transforms.
     plugins: &'a Path,
     /// Between the engine and the queues.
     proxy: &'a Proxy,
     random: &'a mut SmallRng,
     faults: usize,
-    /// When there was one, in milliseconds since 1970.
+    /// The time of each fault, in milliseconds since 1970.
     times: &'a mut Vec<u64>,
-    /// What each that ended the engine left.
+    /// The window that each end of the engine left.
     windows: &'a mut Vec<Window>,
 }
 
-/// Connections to the queues are cut behind any byte of any answer: what was accepted is sent again. In the end they
-/// don't answer at all.
+/// Cuts connections to the queues after a random number of answer bytes, so that accepted messages are sent again; in the end
+/// they are silent.
 async fn lost_answers(ground: Ground<'_>) -> anyhow::Result<Engine> {
     let Ground { config, proxy, random, faults, times, .. } = ground;
     let engine = Engine::start_and_wait(config).await?;
@@ -295,7 +297,7 @@ async fn lost_answers(ground: Ground<'_>) -> anyhow::Result<Engine> {
     Ok(engine)
 }
 
-/// Rows that a transform rejects come in between, each in a transaction of its own, which is skipped then.
+/// Inserts rows that a transform fails on, each in a transaction of its own, which is skipped after the engine has stopped.
 async fn halts(ground: Ground<'_>) -> anyhow::Result<Engine> {
     let Ground { config, mysql, plugins, random, faults, times, .. } = ground;
     std::fs::copy(top().join("target/guests/unruly.wasm"), plugins.join("unruly.wasm"))?;
@@ -339,7 +341,7 @@ async fn clock_jumps(ground: Ground<'_>) -> anyhow::Result<Engine> {
     set(0)?;
     let engine = Engine::start_and_wait(config).await?;
     for _ in 0..faults {
-        // Never back to the day that it is: the engine's log has to show the last jump.
+        // Never back to the current day: the engine's log has to show the last jump.
         let days = random.random_range(1..=30);
         set(if random.random() { days } else { -days })?;
         tokio::time::sleep(Duration::from_millis(random.random_range(20..300))).await;
@@ -347,8 +349,8 @@ async fn clock_jumps(ground: Ground<'_>) -> anyhow::Result<Engine> {
     Ok(engine)
 }
 
-/// The engine is killed and started again, now and then with another transform: one that has all rows decoded late, one
-/// that has none.
+/// Kills and restarts the engine, now and then with another transform: one for which all columns are deferred, and one for
+/// which none are.
 async fn kills(ground: Ground<'_>) -> anyhow::Result<Engine> {
     let Ground { config, mysql, plugins, random, faults, times, windows, .. } = ground;
     for fault in 0..faults {
@@ -365,19 +367,19 @@ async fn kills(ground: Ground<'_>) -> anyhow::Result<Engine> {
     Engine::start_and_wait(config).await
 }
 
-/// Whether everything before a place in the binlog is delivered, by what the checkpoint says.
+/// Returns whether everything before a binlog position is delivered, by the checkpoint.
 async fn has_reached(config: &EngineConfig, mysql: &MySql, (file, position): &(String, u64)) -> anyhow::Result<bool> {
     if config.checkpoint().exists() {
         return config.has_reached(&(file.clone(), *position));
     }
-    // Each write of it is a transaction in the same binlog.
+    // Each write of the checkpoint is a transaction in the same binlog.
     let reached = format!(
         "SELECT document->>'$.file' = '{file}' AND document->'$.position' >= {position} FROM rowmill.rowmill_checkpoints"
     );
     Ok(mysql.connect().await?.query_first(reached).await? == Some(true))
 }
 
-/// Makes faults while shops sell, and compares what arrived with what was committed. Gives what the engine said.
+/// Makes faults while shops write, compares delivered with committed changes, and returns the engine's log.
 async fn trial(
     name: &str,
     bound: Bound,
@@ -439,7 +441,7 @@ async fn trial(
     let engine = make_faults(ground).await?;
     stop_writing.store(true, Ordering::Relaxed);
     let ledger = writing.await??;
-    // The engine is done when its checkpoint is where the binlog ends.
+    // The engine is done when its checkpoint is at the binlog's end.
     let end = mysql.binlog_end().await?;
     rowmill_tests::wait_for("the rest is delivered", DRAIN, || async {
         Ok(has_reached(&config, &mysql, &end).await?.then_some(()))

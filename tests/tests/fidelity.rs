@@ -1,6 +1,5 @@
-//! No value is ever wrong: random tables of every type, random changes, and in the end every row is
-//! what the server's own `SELECT` says. On MySQL and MariaDB, with every row image, compressed and
-//! not, and with every kind of metadata.
+//! Value fidelity: after random changes to random tables of every type, each delivered row equals the server's own `SELECT`. On
+//! MySQL and MariaDB, with every row image, with and without compression, and with every kind of row metadata.
 //!
 //! `ROWMILL_TEST_SEED` repeats a run, `ROWMILL_TEST_STEPS` makes longer ones.
 
@@ -16,14 +15,14 @@ fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// What a phase of the test sets.
+/// The settings of one phase of the test.
 #[derive(Clone, Copy)]
 struct Phase {
     name: &'static str,
     global: &'static [&'static str],
     session: &'static [&'static str],
-    /// Whether tables change in mid-stream. They don't where that can't be seen in each row: with row
-    /// images that aren't full, and where columns are looked up.
+    /// Whether tables are altered while they are read. Not where a row does not show it: with partial row images, and where
+    /// columns are looked up.
     alters: bool,
 }
 
@@ -62,7 +61,7 @@ const MARIADB: &[Phase] = &[
     phase("without_checksums", &["log_bin_compress = OFF", "binlog_checksum = 'NONE'"], &[]),
     Phase { alters: false, ..phase("minimal_metadata", &["binlog_row_metadata = 'MINIMAL'"], &[]) },
     Phase { alters: false, ..phase("no_metadata", &["binlog_row_metadata = 'NO_LOG'"], &[]) },
-    // The binlog doesn't say how many digits of a second these columns have.
+    // The binlog does not have the fractional digits of these columns.
     Phase {
         alters: false,
         ..phase("old_temporals", &["binlog_row_metadata = 'FULL'", "mysql56_temporal_format = OFF"], &[])
@@ -77,7 +76,7 @@ const MARIADB: &[Phase] = &[
     },
 ];
 
-/// What MariaDB 11.4 and later have besides.
+/// Further settings of MariaDB 11.4 and later.
 const MARIADB_NEW: &[Phase] = &[Phase {
     alters: false,
     ..phase(
@@ -109,7 +108,7 @@ async fn every_value(build: Build, name: &str, phases: &[Phase]) -> anyhow::Resu
         let directory = scratch(&format!("{name}/{}", phase.name));
         let out = directory.join("out.jsonl");
         let mut more = format!("[sink.out]\ntype = \"file\"\npath = \"{}\"\n", out.display());
-        // Half of the phases through a transform that wants next to nothing: the rest is decoded late.
+        // Half of the phases have a transform that wants almost no columns, so that the others are deferred.
         let is_late = (seed ^ index) & 1 == 0;
         if is_late {
             let plugins = directory.join("plugins");
@@ -162,7 +161,7 @@ async fn every_value_of_mariadb_11_8() -> anyhow::Result<()> {
     every_value(Build::MariaDb("11.8"), "every_value_of_mariadb_11_8", &phases).await
 }
 
-/// Binlog files of each server that tests keep are what they were, without a server.
+/// The kept binlog files of each server decode to the kept output, without a server.
 #[test]
 fn kept_files_are_decoded_as_ever() -> anyhow::Result<()> {
     let mut files = 0;
@@ -178,7 +177,7 @@ fn kept_files_are_decoded_as_ever() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Every character of every character set is what the server's own conversion says.
+/// Every character of every character set is delivered as the server converts it.
 async fn every_character(name: &str, build: Build) -> anyhow::Result<()> {
     let rig = Rig::start(name, build, &[], "tables = [\"characters.*\"]").await?;
     let mut conn = rig.mysql.connect().await?;
@@ -186,7 +185,7 @@ async fn every_character(name: &str, build: Build) -> anyhow::Result<()> {
     rig.mysql
         .run("CREATE DATABASE characters; CREATE DATABASE codes; CREATE TABLE codes.c (code VARBINARY(4))")
         .await?;
-    // One byte, two bytes, and three as EUC has them.
+    // Codes of one byte, of two bytes, and of three as in EUC.
     let ones: Vec<String> = (0..=255).map(|a: u32| format!("(x'{a:02x}')")).collect();
     conn.query_drop(format!("INSERT INTO codes.c VALUES {}", ones.join(","))).await?;
     for (lead, prefix) in (0x81..=0xfe).map(|a: u32| (a, "")).chain((0xa1..=0xfe).map(|a| (a, "8f"))) {
@@ -202,13 +201,13 @@ async fn every_character(name: &str, build: Build) -> anyhow::Result<()> {
             "CREATE TABLE characters.`{set}` (id INT PRIMARY KEY AUTO_INCREMENT, c VARCHAR(4) CHARACTER SET {set})"
         ))
         .await?;
-        // What stands for one character, and for nothing else than it.
+        // Only codes that are one character, and no other character's code.
         conn.query_drop(format!(
             "INSERT INTO characters.`{set}` (c) SELECT CONVERT(code USING {set}) FROM codes.c \
              WHERE CONVERT(code USING {set}) IS NOT NULL AND CHAR_LENGTH(CONVERT(code USING {set})) = 1 \
              AND HEX(CAST(CONVERT(code USING {set}) AS BINARY)) = HEX(code) \
              AND CONVERT(CONVERT(code USING {set}) USING utf8mb4) NOT IN ('?', CONVERT(x'efbfbd' USING utf8mb4)) \
-             AND NOT ('{set}' = 'ucs2' AND HEX(code) BETWEEN 'D800' AND 'DFFF')" // halves of a character
+             AND NOT ('{set}' = 'ucs2' AND HEX(code) BETWEEN 'D800' AND 'DFFF')" // surrogates
         ))
         .await?;
     }
@@ -241,7 +240,7 @@ async fn every_character_of_every_set() -> anyhow::Result<()> {
     every_character("every_character_of_mariadb", Build::MariaDb("11.8")).await
 }
 
-/// The text of a value as the server selects it.
+/// Returns the text of a value as the server selects it.
 async fn selected(rig: &Rig, expression: &str, of: &str) -> anyhow::Result<Vec<Option<String>>> {
     let mut conn = rig.mysql.connect().await?;
     conn.query_drop("SET time_zone = '+00:00'").await?;
@@ -251,8 +250,8 @@ async fn selected(rig: &Rig, expression: &str, of: &str) -> anyhow::Result<Vec<O
 
 const MARIADB_VERSIONS: [&str; 3] = ["10.5", "10.11", "11.8"];
 
-/// Columns that are in MariaDB's rows and not in information_schema: hashes of unique keys, and when a row of a
-/// system-versioned table begins and ends. With every kind of metadata the rows are the same.
+/// MariaDB's rows have columns that information_schema lacks: hashes of unique keys, and the period of system-versioned rows.
+/// With every kind of metadata the delivered rows are the same.
 #[tokio::test]
 async fn hidden_columns_are_no_change_of_the_table() -> anyhow::Result<()> {
     for version in MARIADB_VERSIONS {
@@ -307,7 +306,8 @@ async fn hidden_columns_are_no_change_of_the_table() -> anyhow::Result<()> {
             );
             of_metadata.push((name, short));
         }
-        // A deleted row of a versioned table stays as one of the past: its end, a part of its key, is another.
+        // A deleted row of a versioned table stays as a historical row, with another end of its period, which is part of its
+        // key.
         let (_, full) = &of_metadata[0];
         let versioned: Vec<&String> = full.iter().filter(|line| line.contains("\"v\"")).collect();
         assert_eq!(versioned.len(), 5, "{versioned:#?}");
@@ -317,7 +317,7 @@ async fn hidden_columns_are_no_change_of_the_table() -> anyhow::Result<()> {
             assert_eq!(changes, full, "{name}");
         }
     }
-    // MySQL hides the keys that it makes itself if it is told to.
+    // MySQL hides generated invisible primary keys where it is configured to.
     let options = [
         "--binlog-row-metadata=MINIMAL",
         "--sql-generate-invisible-primary-key=ON",
@@ -333,8 +333,8 @@ async fn hidden_columns_are_no_change_of_the_table() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A table that was made with `mysql56_temporal_format=OFF`: the digits of a second come from information_schema, and
-/// where they may be others by now the engine stops, and says what helps.
+/// The fractional digits of a table made with `mysql56_temporal_format=OFF` come from information_schema; where they may have
+/// changed since, the engine stops, and its error names the fix.
 #[tokio::test]
 async fn old_temporals_are_what_they_are_or_stop() -> anyhow::Result<()> {
     for version in MARIADB_VERSIONS {
@@ -348,7 +348,7 @@ async fn old_temporals_are_what_they_are_or_stop() -> anyhow::Result<()> {
             columns.push(format!("d{digits} DATETIME({digits})"));
         }
         rig.mysql.run(&format!("CREATE TABLE shop.t (id INT PRIMARY KEY, {})", columns.join(", "))).await?;
-        // Without the right to see the table.
+        // Without the privilege to see the table.
         let mut engine = Engine::start_and_wait(&rig.config).await?;
         let row = |id: usize, timestamp: &str, time: &str, datetime: &str| {
             let values = vec![format!("'{timestamp}', '{time}', '{datetime}'"); 7];
@@ -369,7 +369,7 @@ async fn old_temporals_are_what_they_are_or_stop() -> anyhow::Result<()> {
         for words in ["shop.t", "digits of a second", "lacks SELECT on it", "ALTER TABLE ... FORCE"] {
             assert!(log.contains(words), "`{words}` isn't in: {log}");
         }
-        // With it.
+        // With that privilege.
         rig.mysql.run("GRANT SELECT ON shop.* TO rowmill@'%'").await?;
         let mut engine = Engine::start_and_wait(&rig.config).await?;
         rig.read_to_the_end(&engine).await?;
@@ -385,7 +385,7 @@ async fn old_temporals_are_what_they_are_or_stop() -> anyhow::Result<()> {
                 }
             }
         }
-        // What helps, helps. Rows of before it can't be told any more.
+        // The fix of the error message works. Earlier rows can no longer be decoded.
         let force = "SET GLOBAL mysql56_temporal_format = ON; ALTER TABLE shop.t FORCE";
         rig.mysql
             .run(&format!("{force}; {}", "INSERT INTO shop.t (id, d3) VALUES (4, '2026-01-01 00:00:00.125')"))
@@ -410,8 +410,8 @@ async fn old_temporals_are_what_they_are_or_stop() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// An update of the key is a delete and a create on each server and with each row image, where generated columns aren't
-/// in it as well.
+/// An update of the key is a delete and a create on each server and with each row image, also where the image lacks generated
+/// columns.
 #[tokio::test]
 async fn an_update_of_the_key_is_two_events_in_every_image() -> anyhow::Result<()> {
     let builds = MARIADB_VERSIONS.map(Build::MariaDb).into_iter().chain([Build::MySql]);
@@ -465,7 +465,7 @@ async fn an_update_of_the_key_is_two_events_in_every_image() -> anyhow::Result<(
     Ok(())
 }
 
-/// An `ENUM` or `SET` in the character set `binary` may have members that aren't text.
+/// Members of an `ENUM` or `SET` in the character set `binary` may be bytes that are not text.
 #[tokio::test]
 async fn members_may_be_bytes() -> anyhow::Result<()> {
     for version in MARIADB_VERSIONS {
@@ -492,7 +492,7 @@ async fn members_may_be_bytes() -> anyhow::Result<()> {
             ]
         );
         assert_eq!(selected(&rig, "HEX(s)", "shop.e ORDER BY id").await?[0].as_deref(), Some("FF012C62"));
-        // information_schema has question marks for them.
+        // information_schema has question marks in place of these bytes.
         rig.mysql.run("SET GLOBAL binlog_row_metadata = 'MINIMAL'").await?;
         rig.mysql.run("INSERT INTO shop.e VALUES (4, x'ff01', 3, 'é')").await?;
         let status = engine.end(SOON).await?;

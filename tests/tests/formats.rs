@@ -1,10 +1,10 @@
-//! Rows in the formats that others defined, from a real server.
+//! Rows in the formats of other systems, from a real server.
 
 use mysql_async::prelude::Queryable;
 use rowmill_tests::{Build, Engine, Rig};
 use serde_json::{Value, json};
 
-/// The messages that statements make in a format.
+/// Returns the messages of statements in a format.
 async fn messages(name: &str, build: Build, format: &str, statements: &[&str]) -> anyhow::Result<Vec<Value>> {
     let mut rig = Rig::start(name, build, &[], "tables = [\"formats.*\"]").await?;
     rig.config.text = rig.config.text.replace("type = \"file\"", &format!("type = \"file\"\nformat = \"{format}\""));

@@ -1,5 +1,5 @@
-//! A place is read on from where it belongs to the server's history, and nowhere else: numbers that step down are new rows,
-//! and a binlog that was reset, copied or replaced is noticed, at the start and while it is read.
+//! Reading continues only where the position belongs to the server's history: decreasing GTID numbers are new transactions, and
+//! a binlog that was reset, copied or replaced is detected, at the start and while it is read.
 
 use std::process::Command;
 use std::time::Duration;
@@ -13,7 +13,7 @@ const MARIADB: Build = Build::MariaDb("11.8");
 const GTIDS: &[&str] = &["--gtid-mode=ON", "--enforce-gtid-consistency=ON"];
 const TABLE: &str = "CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY)";
 
-/// Runs statements one by one in a session.
+/// Runs statements one by one, in one session.
 async fn session(mysql: &MySql, statements: &[String]) -> anyhow::Result<()> {
     let mut conn = mysql.connect().await?;
     for statement in statements {
@@ -27,7 +27,7 @@ async fn insert(mysql: &MySql, ids: std::ops::Range<i64>) -> anyhow::Result<()> 
     session(mysql, &ids.map(|id| format!("INSERT INTO shop.t VALUES ({id})")).collect::<Vec<_>>()).await
 }
 
-/// The ids that arrived, in their order.
+/// Returns the delivered IDs, in order.
 fn ids(rig: &Rig) -> anyhow::Result<Vec<i64>> {
     rig.changes()?.iter().map(|change| Ok(change.rsplit(' ').next().unwrap_or_default().parse()?)).collect()
 }
@@ -38,7 +38,7 @@ async fn arrived(rig: &Rig, count: usize, engine: &Engine) -> anyhow::Result<()>
         .with_context(|| engine.log())
 }
 
-/// The engine ends by itself, and says so and so.
+/// Asserts that the engine ends with exit code 1, and that its log after `before` contains `words`.
 async fn ends(mut engine: Engine, deadline: Duration, before: usize, words: &[&str]) -> anyhow::Result<()> {
     let ended = engine.end(deadline).await;
     let log = engine.log();
@@ -50,13 +50,13 @@ async fn ends(mut engine: Engine, deadline: Duration, before: usize, words: &[&s
     Ok(())
 }
 
-/// The engine doesn't start, and nothing arrives.
+/// Asserts that the engine does not start, and delivers nothing.
 async fn refused(rig: &Rig, config: &EngineConfig, words: &[&str]) -> anyhow::Result<()> {
     let before = std::fs::read_to_string(config.directory.join("rowmill.log")).unwrap_or_default().len();
     let (rows, checkpoint) = (ids(rig)?, std::fs::read(config.checkpoint())?);
     ends(Engine::start(config)?, Duration::from_secs(30), before, words).await?;
     ensure!(ids(rig)? == rows, "nothing is delivered");
-    // Whoever takes hold of it counts up its epoch.
+    // Each acquisition of the checkpoint increments its epoch.
     let content = |text: &[u8]| -> anyhow::Result<_> {
         let mut content: serde_json::Value = serde_json::from_slice(text)?;
         for changes in ["epoch", "checksum"] {
@@ -68,7 +68,7 @@ async fn refused(rig: &Rig, config: &EngineConfig, words: &[&str]) -> anyhow::Re
     Ok(())
 }
 
-/// `rowmill checkpoint set`.
+/// Runs `rowmill checkpoint set`.
 fn set(config: &EngineConfig, place: &str) -> anyhow::Result<()> {
     let file = config.directory.join("rowmill.toml");
     std::fs::write(&file, &config.text)?;
@@ -87,7 +87,7 @@ fn gtids(config: &EngineConfig) -> anyhow::Result<String> {
     Ok(checkpoint["gtids"].as_str().unwrap_or_default().to_owned())
 }
 
-/// MariaDB: writes a row as another server, in another domain, with another number.
+/// Returns MariaDB's statements that write a row with another server ID, domain and sequence number.
 fn as_server(server: u32, domain: u32, number: u64, id: i64) -> Vec<String> {
     vec![
         format!("SET SESSION server_id = {server}, gtid_domain_id = {domain}, gtid_seq_no = {number}"),
@@ -114,7 +114,7 @@ async fn numbers_that_step_down_are_new_rows() -> anyhow::Result<()> {
     arrived(&rig, rows.len(), &engine).await?;
     rig.read_to_the_end(&engine).await?;
     engine.stop().await?;
-    // While it doesn't run, after a start, and over a restart of the server and another file.
+    // While the engine is stopped, after a start, and over a restart of the server with a new binlog file.
     write(&rig.mysql).await?;
     let engine = Engine::start_and_wait(&rig.config).await?;
     write(&rig.mysql).await?;
@@ -129,7 +129,7 @@ async fn numbers_that_step_down_are_new_rows() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// From GTIDs on, where the last one of each domain is named: what other servers of a domain wrote before it is past.
+/// A start after GTIDs, one of each domain: earlier transactions of a domain's other servers are not read.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_start_by_gtids_of_several_domains_and_servers() -> anyhow::Result<()> {
     let name = "a_start_by_gtids_of_several_domains_and_servers";
@@ -154,7 +154,7 @@ async fn a_start_by_gtids_of_several_domains_and_servers() -> anyhow::Result<()>
     Ok(())
 }
 
-/// One server replicates another.
+/// Makes one server replicate another.
 async fn replicate(from: &MySql, to: &MySql) -> anyhow::Result<()> {
     from.run("CREATE USER IF NOT EXISTS repl@'%' IDENTIFIED BY 'r'; GRANT REPLICATION SLAVE ON *.* TO repl@'%'")
         .await?;
@@ -166,7 +166,7 @@ async fn replicate(from: &MySql, to: &MySql) -> anyhow::Result<()> {
     .await
 }
 
-/// Two primaries of one domain replicate each other: their numbers interleave, in another order in each one's binlog.
+/// Two primaries of one domain replicate each other: their sequence numbers interleave, differently in each one's binlog.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_primaries() -> anyhow::Result<()> {
     let options = ["--log-slave-updates", "--gtid-strict-mode=OFF"];
@@ -207,7 +207,7 @@ async fn two_primaries() -> anyhow::Result<()> {
     let engine = Engine::start_and_wait(&config).await?;
     arrived(&rig, 400, &engine).await?;
 
-    // One dies; it never had the last rows of the other.
+    // The first primary dies without the other's last rows.
     rig.mysql.run("STOP SLAVE").await?;
     insert(&rig.mysql, 300..310).await?;
     wait_for("the other has them", Duration::from_secs(30), || has(&other, 410)).await?;
@@ -240,7 +240,7 @@ const RESET_MYSQL: &str = "RESET BINARY LOGS AND GTIDS";
 const RESET_MARIADB: &str = "RESET MASTER";
 const FLUSHES: &str = "FLUSH BINARY LOGS; FLUSH BINARY LOGS; FLUSH BINARY LOGS";
 
-/// The binlog is reset while the engine is down, and has more files, transactions and bytes than before when it comes back.
+/// The binlog is reset while the engine is down, and then grows past its earlier files, transactions and bytes.
 async fn reset_before_the_start(name: &str, build: Build, options: &[&str], reset: &str) -> anyhow::Result<()> {
     for flushes in ["DO 1", FLUSHES] {
         let rig = Rig::start(name, build, options, SHOP).await?;
@@ -249,7 +249,7 @@ async fn reset_before_the_start(name: &str, build: Build, options: &[&str], rese
         insert(&rig.mysql, 0..20).await?;
         rig.mysql.run(flushes).await?;
         arrived(&rig, 20, &engine).await?;
-        tokio::time::sleep(Duration::from_secs(1)).await; // a checkpoint of all that
+        tokio::time::sleep(Duration::from_secs(1)).await; // a checkpoint of all rows
         engine.stop().await?;
 
         rig.mysql.run(&format!("{reset}; INSERT INTO shop.t VALUES (100); {flushes}")).await?;
@@ -259,7 +259,7 @@ async fn reset_before_the_start(name: &str, build: Build, options: &[&str], rese
         rig.mysql.run(FLUSHES).await?;
         refused(&rig, &rig.config, &["rowmill checkpoint set", "reset"]).await?;
 
-        // What the message says helps.
+        // The fix of the error message works.
         set(&rig.config, "earliest")?;
         let engine = Engine::start_and_wait(&rig.config).await?;
         arrived(&rig, 70, &engine).await?;
@@ -276,8 +276,8 @@ async fn a_reset_before_the_start() -> anyhow::Result<()> {
     reset_before_the_start("a_reset_before_the_start_mariadb", MARIADB, &[], RESET_MARIADB).await
 }
 
-/// The binlog is reset under the engine: it ends within seconds, though the server's dump says nothing, and however much is
-/// written since.
+/// The binlog is reset while the engine reads it: the engine ends within seconds, although the server's dump stays silent, and
+/// however much is written afterwards.
 async fn reset_while_it_runs(name: &str, build: Build, options: &[&str], reset: &str, rows: i64) -> anyhow::Result<()> {
     let rig = Rig::start(name, build, options, SHOP).await?;
     rig.mysql.run(TABLE).await?;
@@ -285,7 +285,7 @@ async fn reset_while_it_runs(name: &str, build: Build, options: &[&str], reset: 
     insert(&rig.mysql, 0..20).await?;
     arrived(&rig, 20, &engine).await?;
     tokio::time::sleep(Duration::from_secs(5)).await;
-    // Other resets change nothing.
+    // Other RESET statements have no effect.
     let other = if build == Build::MySql { "RESET REPLICA" } else { "RESET QUERY CACHE" };
     rig.mysql.run(other).await?;
     insert(&rig.mysql, 20..30).await?;
@@ -294,7 +294,7 @@ async fn reset_while_it_runs(name: &str, build: Build, options: &[&str], reset: 
     assert!(!engine.log().contains("reconnecting"), "{}", engine.log());
     rig.mysql.run(reset).await?;
     insert(&rig.mysql, 100..100 + rows).await?;
-    // A reset to a higher number may look as if all before it was purged.
+    // After a reset to a higher file number, earlier files may seem to be purged.
     let words: &[&str] = if reset.contains("TO ") { &["new copy"] } else { &["rowmill checkpoint set", "reset"] };
     ends(engine, Duration::from_secs(10), 0, words).await?;
     refused(&rig, &rig.config, words).await?;
@@ -305,7 +305,7 @@ async fn reset_while_it_runs(name: &str, build: Build, options: &[&str], reset: 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reset_while_it_runs() -> anyhow::Result<()> {
-    // To a number that looks as if all before it was purged.
+    // To a file number after which earlier files seem to be purged.
     let ahead = |reset: &str| format!("{reset} TO 4711");
     let (mysql, mariadb) = (ahead(RESET_MYSQL), ahead(RESET_MARIADB));
     reset_while_it_runs("a_reset_while_it_runs_ahead", Build::MySql, GTIDS, &mysql, 50).await?;
@@ -318,7 +318,7 @@ async fn a_reset_while_it_runs() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A copy of the data directory has the server's identity, and a history of its own since it was made.
+/// A copy of the data directory has the server's identity, and its own history since the copy.
 async fn copied(name: &str, build: Build, options: &[&str]) -> anyhow::Result<()> {
     let mut rig = Rig::start(name, build, options, SHOP).await?;
     rig.mysql.run(TABLE).await?;
@@ -327,7 +327,7 @@ async fn copied(name: &str, build: Build, options: &[&str]) -> anyhow::Result<()
     arrived(&rig, 20, &engine).await?;
     rig.read_to_the_end(&engine).await?;
     engine.stop().await?;
-    // MySQL kills its processes first: both begin where the copy was made.
+    // MySQL's processes are killed first: both servers begin at the copy.
     rig.mysql.kill();
     let directory = rig.directory.join("copy");
     std::fs::create_dir(&directory)?;
@@ -338,7 +338,7 @@ async fn copied(name: &str, build: Build, options: &[&str]) -> anyhow::Result<()
     let text = rig.config.text.replace(&rig.mysql.url(), &copy.url());
     let of_copy = EngineConfig { text, ..rig.config.clone() };
 
-    // What both have is the same history.
+    // The history before the copy is common to both.
     let engine = Engine::start_and_wait(&of_copy).await?;
     engine.stop().await?;
     set(&rig.config, "latest")?;
@@ -364,7 +364,7 @@ async fn a_copied_server() -> anyhow::Result<()> {
     copied("a_copied_server_mariadb", MARIADB, &[]).await
 }
 
-/// A server that was set up anew, by the same script, is another one: MariaDB's have the same identity.
+/// A server that is set up again by the same script is another one; on MariaDB it has the same identity.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rebuilt_server() -> anyhow::Result<()> {
     let rig = Rig::start("a_rebuilt_server", MARIADB, &[], SHOP).await?;

@@ -1,13 +1,15 @@
-"""A MySQL server that is none: it tries to learn the passwords of those who connect. Takes a mode, and the files of a
-certificate and its key, else makes its own. Prints its port, then for each connection what happened, a line each:
-`connected`; `tls` or `tls refused`; `password` or `password by rsa`, with what it learned; `encrypted` if that was by
-another key; `proof` if it got no more than a scramble; `gone`. The modes:
+"""An impostor of a MySQL server, which tries to learn its clients' passwords.
 
-tls: has TLS, and asks for the password behind it, by caching_sha2_password's full authentication
-plain: has no TLS, and gives a public key of its own to who asks for one
+Arguments: a mode, and optionally the files of a certificate and its key; else it makes its own. Prints its port, then a
+line for each step of each connection: `connected`; `tls` or `tls refused`; `password` or `password by rsa`, with the
+password; `encrypted` if another key encrypted the password; `proof` if it got only a scramble; `gone`. The modes:
+
+tls: offers TLS, and asks for the password within it, by caching_sha2_password's full authentication
+plain: offers no TLS, and gives its own public key to a client that asks for one
 clear-tls, clear-plain: with and without TLS, switches to mysql_clear_password
-silent: never says a word
-busy: has too many connections"""
+silent: never sends anything
+busy: refuses each connection with the error "Too many connections"
+"""
 
 import datetime
 import itertools
@@ -40,11 +42,11 @@ MODES = ("tls", "plain", "clear-tls", "clear-plain", "silent", "busy")
 
 
 def say(line):
-    print(f"{line}\n", end="", flush=True)  # in one piece: connections have threads
+    print(f"{line}\n", end="", flush=True)  # one write, as each connection has a thread
 
 
 def made_certificate(key):
-    """A certificate that nobody but its own key signed, as PEM."""
+    """Returns a self-signed certificate, as PEM."""
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "MySQL_Server")])
     now, day = datetime.datetime.now(datetime.timezone.utc), datetime.timedelta(days=1)
     builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
@@ -57,7 +59,7 @@ def tls_context(files):
     if files:
         context.load_cert_chain(*files)
         return context
-    # The key goes first: what ssl loads must be a file.
+    # The key comes first: ssl loads from files only.
     form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     with tempfile.TemporaryDirectory() as directory:
         both = os.path.join(directory, "both.pem")
@@ -80,7 +82,7 @@ class Connection(socketserver.BaseRequestHandler):
             while self.request.recv(4096):
                 pass
         except OSError:
-            pass  # so it's gone, too
+            pass  # the client is gone
         if self.has_proof and not self.has_password:
             say("proof")
         say("gone")
@@ -105,7 +107,7 @@ class Connection(socketserver.BaseRequestHandler):
         if plugin == CLEAR:
             self.learn("password", answer)
         elif MODE.startswith("clear"):
-            self.has_proof = len(answer) > 1  # no password is nothing, or a zero
+            self.has_proof = len(answer) > 1  # no password is empty, or a zero byte
             self.send(b"\xfe" + CLEAR + b"\0")
             self.learn("password", self.receive())
         else:
@@ -118,9 +120,9 @@ class Connection(socketserver.BaseRequestHandler):
         self.fail(1045, b"#28000", b"Access denied")
 
     def parse(self, response):
-        """The plugin that a client took, and what it answers by it."""
+        """Returns the authentication plugin that a client chose, and its answer."""
         (capabilities,) = struct.unpack_from("<I", response)
-        rest = response[32:].split(b"\0", 1)[1]  # behind the user
+        rest = response[32:].split(b"\0", 1)[1]  # after the user
         length, rest = rest[0], rest[1:]
         if length == 0xFC and capabilities & LENENC_DATA:
             length, rest = int.from_bytes(rest[:2], "little"), rest[2:]
@@ -167,7 +169,7 @@ class Connection(socketserver.BaseRequestHandler):
         return self.exactly(int.from_bytes(header[:3], "little"))
 
     def exactly(self, count):
-        """So many bytes, and none behind them: those may be TLS."""
+        """Reads exactly `count` bytes, as those after them may be TLS."""
         got = b""
         while len(got) < count:
             part = self.request.recv(count - len(got))

@@ -1,4 +1,4 @@
-//! JSON documents arrive as the server's own `SELECT` shows them, whatever is in them and however they were changed.
+//! JSON documents are delivered as the server's `SELECT` shows them, with any content and after any change.
 //!
 //! `ROWMILL_TEST_SEED` repeats a run, `ROWMILL_TEST_STEPS` makes longer ones.
 
@@ -11,7 +11,7 @@ fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// A table of documents, and what the server said of each change of it.
+/// A table of documents, and the server's text of each document after each change.
 struct Documents {
     conn: Conn,
     expected: Vec<(i64, String)>,
@@ -36,7 +36,7 @@ impl Documents {
         Ok(id)
     }
 
-    /// Changes a document. `n` changes too, so that the row does.
+    /// Changes a document, and `n` as well, so that the row always changes.
     async fn update(&mut self, id: i64, document: &str) -> anyhow::Result<()> {
         let statement = format!("UPDATE docs.d SET n = n + 1, j = {document} WHERE id = {id}");
         self.conn.query_drop(&statement).await.with_context(|| statement.clone())?;
@@ -95,12 +95,12 @@ async fn every_double() -> anyhow::Result<()> {
         let doubles: Vec<f64> = (0..A_DOCUMENT).map(|_| generator.double()).collect();
         let places = vec!["?"; A_DOCUMENT].join(",");
         let id = documents.insert(&format!("JSON_ARRAY({places})"), doubles.clone()).await?;
-        // The server itself gives back what it was given.
+        // The server returns the numbers that it was given.
         let shown: Vec<f64> = serde_json::from_str(&documents.text(id).await?)?;
         for (given, shown) in doubles.iter().zip(&shown) {
             ensure!(given.to_bits() == shown.to_bits(), "{given:e} became {shown:e}");
         }
-        // As JSON text, and integers with a point.
+        // As JSON text, and integers with a decimal point.
         let texts: Vec<String> = doubles.iter().map(|double| format!("{double:?}")).collect();
         documents.insert(&format!("CAST('[{}]' AS JSON)", texts.join(",")), ()).await?;
     }
@@ -118,7 +118,7 @@ async fn every_opaque_value() -> anyhow::Result<()> {
         let values: Vec<String> = (0..5).map(|_| generator.opaque()).collect();
         documents.insert(&format!("JSON_ARRAY({})", values.join(", ")), ()).await?;
     }
-    // Of each column type.
+    // A value of each column type.
     let types = [
         "BIT(1)",
         "BIT(64)",
@@ -167,7 +167,7 @@ async fn every_opaque_value() -> anyhow::Result<()> {
             "JSON_ARRAY(MAX(c))",
             "JSON_ARRAY((SELECT c))",
         ] {
-            // The server has no aggregates of geometries.
+            // The server has no such aggregates of geometries.
             if *declared == "GEOMETRY" && (of.contains("AGG") || of.contains("MAX")) {
                 continue;
             }
@@ -184,7 +184,7 @@ async fn every_opaque_value() -> anyhow::Result<()> {
 #[tokio::test]
 async fn every_change() -> anyhow::Result<()> {
     let (rig, engine, mut documents, mut generator) = start("json_every_change").await?;
-    // A text that stays makes changes shorter than documents, so that they are what is logged.
+    // A constant text makes changes smaller than documents, so that the server logs partial updates.
     let padding = "p".repeat(20_000);
     let mut ids = Vec::new();
     for _ in 0..20 {
@@ -193,14 +193,14 @@ async fn every_change() -> anyhow::Result<()> {
             format!("{{\"pad\": \"{padding}\", \"a\": [{}], \"o\": {{\"a.b\": {}}}}}", members.join(","), members[0]);
         ids.push(documents.insert("CAST(? AS JSON)", (document,)).await?);
     }
-    // As deep as the server allows.
+    // The maximum depth that the server allows.
     let deep = format!("JSON_ARRAY('{padding}', CAST('{}{}' AS JSON))", "[".repeat(98), "]".repeat(98));
     let id = documents.insert(&deep, ()).await?;
     documents.conn.query_drop("SET SESSION binlog_row_value_options = 'PARTIAL_JSON'").await?;
     documents.update(id, &format!("JSON_SET(j, '$[1]{}', 7)", "[0]".repeat(98))).await?;
     documents.update(id, &format!("JSON_SET(j, '$[last]{}', JSON_ARRAY(8))", "[last]".repeat(97))).await?;
     for step in 0..setting("ROWMILL_TEST_STEPS").unwrap_or(600) {
-        // Documents that were changed in place are logged whole as well.
+        // Documents that were changed in place are also logged whole.
         let options = if step % 5 == 4 { "" } else { "PARTIAL_JSON" };
         documents.conn.query_drop(format!("SET SESSION binlog_row_value_options = '{options}'")).await?;
         let compression = if step % 7 == 0 { "ON" } else { "OFF" };

@@ -1,5 +1,5 @@
-//! Transforms in every language: the same three examples, on the same rows, with the same results; and
-//! through the engine, from MySQL to a file.
+//! Transforms in every language: the same three examples give the same results on the same rows, and run in the engine, from
+//! MySQL to a file.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,14 +16,14 @@ fn module(language: &str, example: &str) -> PathBuf {
     top().join(format!("target/guests/{language}/{example}.wasm"))
 }
 
-/// Runs `rowmill plugin`. Gives its exit code, and what it says.
+/// Runs `rowmill plugin`, and returns its exit code and output.
 fn plugin(arguments: &[&str]) -> anyhow::Result<(Option<i32>, String)> {
     let output = Command::new(rowmill_tests::binary()?).arg("plugin").args(arguments).output()?;
     let said = [output.stdout, output.stderr].concat();
     Ok((output.status.code(), String::from_utf8_lossy(&said).into_owned()))
 }
 
-/// Each example makes of each case what is expected, in one batch and row by row.
+/// Each example gives the expected result of each case, in one batch and row by row.
 #[test]
 fn examples_of_all_languages_agree() -> anyhow::Result<()> {
     let by_row = ["js", "python"].map(|language| (language, "filter_rows")).into_iter();
@@ -38,7 +38,7 @@ fn examples_of_all_languages_agree() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A case that isn't met says where; a module says what it is.
+/// A failed case names the place; `plugin inspect` describes a module.
 #[test]
 fn tests_fail_where_they_should() -> anyhow::Result<()> {
     let directory = scratch("tests_fail_where_they_should");
@@ -65,7 +65,9 @@ fn tests_fail_where_they_should() -> anyhow::Result<()> {
 
     let (code, said) = plugin(&["inspect", &path])?;
     assert_eq!(code, Some(0), "{said}");
-    for words in ["core module", "memory 268435456 bytes, deadline 1s", "ns, in batches of 256 of which it keeps 26"] {
+    for words in
+        ["core module", "memory 268435456 bytes, deadline 1s", "ns, in batches of 256 rows of which 26 are kept"]
+    {
         assert!(said.contains(words), "`{words}` isn't in: {said}");
     }
     let (code, said) = plugin(&["inspect", &self::module("python", "filter").to_string_lossy()])?;
@@ -77,7 +79,7 @@ fn module_of_c() -> PathBuf {
     module("c", "filter")
 }
 
-/// A new project builds with one command and passes its test. The compilers are those that built the examples.
+/// A new project builds with one command and passes its test, with the compilers that built the examples.
 #[test]
 fn new_projects_build_and_pass_their_test() -> anyhow::Result<()> {
     let directory = scratch("new_projects_build_and_pass_their_test");
@@ -96,8 +98,8 @@ fn new_projects_build_and_pass_their_test() -> anyhow::Result<()> {
         let (code, said) = plugin(&["new", &path, "--lang", language])?;
         ensure!(code == Some(0) && said.contains("rowmill plugin build"), "{said}");
         let (code, said) = plugin(&["new", &path, "--lang", language])?;
-        ensure!(code == Some(1) && said.contains("is there already"), "{said}");
-        // npm would fetch these again.
+        ensure!(code == Some(1) && said.contains("already exists"), "{said}");
+        // npm would download these again.
         std::os::unix::fs::symlink(tools.join("guests-node/node_modules"), project.join("node_modules"))?;
         let output = Command::new(rowmill_tests::binary()?)
             .args(["plugin", "build", &path])
@@ -109,14 +111,14 @@ fn new_projects_build_and_pass_their_test() -> anyhow::Result<()> {
         ensure!(code == Some(0) && said.contains("ok       example"), "{language}: {said}");
     }
     let (code, said) = plugin(&["new", "Bad Name", "--lang", "c"])?;
-    assert!(code == Some(1) && said.contains("small letters"), "{said}");
+    assert!(code == Some(1) && said.contains("lower-case letters"), "{said}");
     let (code, said) = plugin(&["build", &directory.to_string_lossy()])?;
     assert!(code == Some(1) && said.contains("no script `build`"), "{said}");
     Ok(())
 }
 
-/// Modules that were built for earlier versions of the world load and do what they did. Those of a version that isn't
-/// known are refused, with those that are.
+/// Modules built for earlier versions of the WIT world load, and give the same results. One of an unknown version is refused,
+/// with the known versions in the error.
 #[test]
 fn kept_modules_of_each_version() -> anyhow::Result<()> {
     let directory = scratch("kept_modules_of_each_version");
@@ -146,7 +148,7 @@ fn kept_modules_of_each_version() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Rows that `rowmill tail --record` writes are a case for `rowmill plugin test`.
+/// Rows written by `rowmill tail --record` are a case for `rowmill plugin test`.
 #[tokio::test]
 async fn recorded_rows_are_cases() -> anyhow::Result<()> {
     let rig = Rig::start("recorded_rows_are_cases", Build::MySql, &[], "tables = [\"shop.*\"]").await?;
@@ -192,7 +194,7 @@ fn put(from: &Path, plugins: &Path, name: &str) -> anyhow::Result<()> {
     Ok(std::fs::rename(hidden, plugins.join(format!("{name}.wasm")))?)
 }
 
-/// Every language's routing example in turn, through one running engine: each takes the place of the one before.
+/// Every language's routing example runs in one engine in turn, each as the replacement of the one before.
 #[tokio::test]
 async fn every_language_through_the_engine() -> anyhow::Result<()> {
     let mut rig = Rig::start("every_language_through_the_engine", Build::MySql, &[], "tables = [\"shop.*\"]").await?;

@@ -1,6 +1,8 @@
-//! A binlog file of more than 4 GiB, which a transaction makes that is as large: positions in it have more bits than events
-//! and the protocol have for them. It takes a minute and 10 GB of disk, so it is run when asked for:
-//! `cargo test --release -p rowmill-tests --test large -- --ignored`.
+//! A binlog file of more than 4 GiB, made by one large transaction: positions in it need more bits than the fields of events
+//! and of the protocol have.
+//!
+//! The test takes a minute and 10 GB of disk, so it runs only on request: `cargo test --release -p rowmill-tests --test large
+//! -- --ignored`.
 
 use std::time::Duration;
 
@@ -10,10 +12,10 @@ use rowmill_tests::{Build, Engine, Rig, wait_for};
 
 const LONG: Duration = Duration::from_secs(300);
 const GIB_4: u64 = 1 << 32;
-/// Of them, each row is logged as it was and as it is.
+/// The number of updates; each logs a row's before and after image.
 const UPDATES: usize = 160;
 
-/// The file and the place of each row that came, and its ID.
+/// Returns the file, position and ID of each delivered row.
 fn arrived(rig: &Rig) -> anyhow::Result<Vec<(String, u64, i64)>> {
     let rows = rig.arrived()?;
     let row = |row: &serde_json::Value| {
@@ -33,7 +35,7 @@ async fn wait_for_last(rig: &Rig, engine: &Engine, id: i64) -> anyhow::Result<()
         .with_context(|| engine.log())
 }
 
-/// `wait` makes the first of transactions that are committed together wait for the others.
+/// `wait` makes the first of the transactions in one group commit wait for the others.
 async fn a_file_beyond_4_gib(name: &str, build: Build, options: &[&str], wait: &str) -> anyhow::Result<()> {
     let options = [&["--max-allowed-packet=64M", "--binlog-format=ROW"], options].concat();
     let mut rig = Rig::start(name, build, &options, "tables = [\"shop.small\"]").await?;
@@ -62,7 +64,7 @@ async fn a_file_beyond_4_gib(name: &str, build: Build, options: &[&str], wait: &
         big.query_drop("UPDATE shop.big SET n = n + 1").await?;
         big.query_drop(format!("INSERT INTO shop.small VALUES ({}), ({})", nth * 2, nth * 2 + 1)).await?;
     }
-    // Others are committed with it, and are written before the file is ended for being too large.
+    // Transactions in the same group commit are written before the file is rotated for its size.
     rig.mysql.run(wait).await?;
     let commit = tokio::spawn(async move { big.query_drop("COMMIT").await });
     let mut others = Vec::new();
@@ -80,7 +82,7 @@ async fn a_file_beyond_4_gib(name: &str, build: Build, options: &[&str], wait: &
     }
     rig.mysql.run("INSERT INTO shop.small VALUES (2000)").await?;
 
-    // Killed among rows beyond 4 GiB, it goes on there. MariaDB's come when all is committed.
+    // After kills among rows beyond 4 GiB, the engine continues there. MariaDB's rows are delivered after the commit.
     for kill in if build == Build::MySql { 1..4 } else { 0..0 } {
         let engine = Engine::start_and_wait(&rig.config).await?;
         let beyond = |rows: &[(String, u64, i64)]| rows.iter().filter(|(_, pos, _)| *pos > GIB_4).count();
@@ -102,7 +104,7 @@ async fn a_file_beyond_4_gib(name: &str, build: Build, options: &[&str], wait: &
     ensure!(came == expected, "{} of {} rows came", came.len(), expected.len());
     ensure!(all <= expected.len() + 3 * 8, "{} came twice", all - expected.len());
 
-    // The command that goes on names a place beyond 4 GiB.
+    // The command that continues has a position beyond 4 GiB.
     let place = error.rsplit_once("rowmill checkpoint set ").with_context(|| error.to_owned())?.1.to_owned();
     let offset: u64 = place.rsplit_once(':').context("a place")?.1.parse()?;
     ensure!(place.starts_with(&file) && offset > GIB_4, "{place}");
@@ -117,7 +119,7 @@ async fn a_file_beyond_4_gib(name: &str, build: Build, options: &[&str], wait: &
         "it is in that file"
     );
 
-    // A start there without a checkpoint; and beyond its end.
+    // A start at that position without a checkpoint; and at one beyond the file's end.
     std::fs::remove_file(rig.config.checkpoint())?;
     std::fs::remove_file(rig.directory.join("out.jsonl"))?;
     begin(&mut rig, &place);
@@ -144,7 +146,7 @@ async fn a_file_beyond_4_gib_mysql() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes a minute and 10 GB"]
 async fn a_file_beyond_4_gib_mariadb_11_8() -> anyhow::Result<()> {
-    // It would give a large transaction a file of its own.
+    // This feature would give a large transaction a file of its own.
     let options = ["--binlog-large-commit-threshold=18446744073709551615"];
     let wait = "SET GLOBAL binlog_commit_wait_usec = 10000000; SET GLOBAL binlog_commit_wait_count = 6";
     a_file_beyond_4_gib("a_file_beyond_4_gib_mariadb_11_8", Build::MariaDb("11.8"), &options, wait).await

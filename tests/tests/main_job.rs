@@ -1,4 +1,4 @@
-//! The main job, end to end: real MySQL, real WebAssembly, real queues.
+//! The main job, end to end: a real MySQL, WebAssembly transforms and SQS queues.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,7 +17,7 @@ fn body(received: &Received) -> Value {
     serde_json::from_str(&received.body).expect("bodies are JSON")
 }
 
-/// Rows through both example transforms, to a FIFO and a standard queue.
+/// Rows pass both example transforms, to a FIFO and to a standard queue.
 #[tokio::test]
 async fn rows_are_filtered_masked_and_routed() -> anyhow::Result<()> {
     let directory = scratch("rows_are_filtered_masked_and_routed");
@@ -71,7 +71,7 @@ async fn rows_are_filtered_masked_and_routed() -> anyhow::Result<()> {
     engine.stop().await
 }
 
-/// By the system's own tool: another implementation than the plugin's.
+/// Hashes a text by the system's own tool, which is independent of the plugin.
 fn sha256(text: &str) -> String {
     use std::io::Write;
     use std::process::{Command, Stdio};
@@ -81,7 +81,7 @@ fn sha256(text: &str) -> String {
     String::from_utf8_lossy(&output.stdout)[..64].to_owned()
 }
 
-/// Every value is what SELECT says it is.
+/// Every delivered value equals the result of SELECT.
 #[tokio::test]
 async fn values_are_what_select_says() -> anyhow::Result<()> {
     let directory = scratch("values_are_what_select_says");
@@ -97,7 +97,7 @@ async fn values_are_what_select_says() -> anyhow::Result<()> {
         ("bi", "BIGINT", "-9223372036854775808"),
         ("bu", "BIGINT UNSIGNED", "18446744073709551615"),
         ("y", "YEAR", "2026"),
-        ("yu", "INT UNSIGNED", "4000000000"), // behind a YEAR: it counts among the signed
+        ("yu", "INT UNSIGNED", "4000000000"), // after a YEAR, which counts as a signed column
         ("f", "FLOAT", "0.1"),
         ("d", "DOUBLE", "1.5e-300"),
         ("d1", "DECIMAL(12,2)", "-12.50"),
@@ -149,7 +149,7 @@ async fn values_are_what_select_says() -> anyhow::Result<()> {
     let config = EngineConfig::new(&directory, &mysql, "tables = [\"v.*\"]", &more);
     let engine = Engine::start_and_wait(&config).await?;
     conn.query_drop(format!("INSERT INTO v.v VALUES (1, {})", values.join(", "))).await?;
-    // Compressed in the binlog, and a row of NULLs.
+    // In a compressed transaction, and a row of NULLs.
     conn.query_drop("SET SESSION binlog_transaction_compression = ON").await?;
     conn.query_drop("INSERT INTO v.v (id) VALUES (2), (3)").await?;
     conn.query_drop("DELETE FROM v.v WHERE id = 3").await?;
@@ -164,7 +164,7 @@ async fn values_are_what_select_says() -> anyhow::Result<()> {
 
     for (name, kind, _) in columns {
         let got = &after[name];
-        // What the client sees as text, in the envelope's form.
+        // The client's text of the value, in the envelope's form.
         let expression = match kind.split(['(', ' ']).next().unwrap_or(kind) {
             "BIT" => format!("`{name}` + 0"),
             "VARBINARY" | "BINARY" | "BLOB" => format!("TO_BASE64(`{name}`)"),
@@ -198,7 +198,7 @@ async fn values_are_what_select_says() -> anyhow::Result<()> {
     engine.stop().await
 }
 
-/// A transaction much larger than a batch, stopped in its middle, goes on where it was.
+/// A stop in the middle of a transaction much larger than a batch: the engine continues at that row.
 #[tokio::test]
 async fn a_stop_within_a_transaction_repeats_nothing() -> anyhow::Result<()> {
     let directory = scratch("a_stop_within_a_transaction_repeats_nothing");

@@ -1,4 +1,4 @@
-//! The memory of an engine that runs for long. `ROWMILL_TEST_MINUTES` says for how long.
+//! Memory of an engine that runs for long. `ROWMILL_TEST_MINUTES` sets the duration.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use rowmill_tests::{Build, Drain, Engine, Rig, Shop, top};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Small and large transactions, long and short rows, many keys, tables that are altered, pauses: memory doesn't creep.
+/// Memory does not grow under mixed load: small and large transactions, short and long rows, many keys, altered tables, pauses.
 #[tokio::test]
 async fn mixed_load_for_long() -> anyhow::Result<()> {
     let minutes: u32 = std::env::var("ROWMILL_TEST_MINUTES").map_or(Ok(1), |minutes| minutes.parse())?;

@@ -1,5 +1,5 @@
-//! Schemas, tables and columns may be called almost anything: a dot in a name is a character of it wherever names are
-//! matched, joined or written.
+//! Schemas, tables and columns with almost any name: a dot in a name is a plain character wherever names are matched, joined or
+//! written.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 const SOON: Duration = Duration::from_secs(60);
 const SERVERS: [(&str, Build); 2] = [("mysql", Build::MySql), ("mariadb", Build::MariaDb("11.8"))];
 
-/// Schemas and tables that differ by where the dot is, and others that mean something in SQL, patterns, URLs or JSON.
+/// Schemas and tables that differ only in the dot's place, and others with a meaning in SQL, patterns, URLs or JSON.
 const NAMES: [(&str, &str); 10] = [
     ("my", "db.t"),
     ("my.db", "t"),
@@ -35,7 +35,7 @@ fn full_name((schema, table): (&str, &str)) -> String {
     format!("{}.{}", quoted(schema), quoted(table))
 }
 
-/// In a TOML text of one line.
+/// Quotes a pattern as a TOML string in one line.
 fn toml(pattern: &str) -> String {
     format!("\"{}\"", pattern.replace('\\', "\\\\").replace('"', "\\\""))
 }
@@ -52,7 +52,7 @@ async fn create(mysql: &MySql) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A row in each table: its key is the table's place among all.
+/// Inserts a row into each table; its key is the table's index.
 async fn insert(mysql: &MySql) -> anyhow::Result<()> {
     let mut conn = mysql.connect().await?;
     for (index, name) in NAMES.into_iter().enumerate() {
@@ -67,7 +67,7 @@ fn row(index: usize) -> Value {
     Value::Object(COLUMNS.iter().map(|name| (*name).to_owned()).zip(values.map(|value| json!(value))).collect())
 }
 
-/// Of a Debezium message: schema and table, and the row.
+/// Returns schema, table and row of a Debezium message.
 fn change(message: &Value) -> (String, String, Value) {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     (text(&message["source"]["db"]), text(&message["source"]["table"]), message["after"].clone())
@@ -77,7 +77,7 @@ fn expected(indexes: &[usize]) -> Vec<(String, String, Value)> {
     indexes.iter().map(|&index| (NAMES[index].0.to_owned(), NAMES[index].1.to_owned(), row(index))).collect()
 }
 
-/// Each pattern selects its tables alone: as the binlog names the columns, and where they are looked up.
+/// Each pattern selects only its tables, with column names from the binlog and with looked-up ones.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn patterns_match_schema_and_table_separately() -> anyhow::Result<()> {
     let lookups: &[&str] = &["--binlog-row-metadata=MINIMAL"];
@@ -101,7 +101,7 @@ async fn patterns_match_schema_and_table_separately() -> anyhow::Result<()> {
             (of(&["*.*"]), all.clone()),
         ];
         cases.extend(all.iter().map(|&index| (exact(index), vec![index])));
-        // Each engine by itself, all at once.
+        // One engine for each pattern, all at once.
         let mut engines = Vec::new();
         for (number, (patterns, _)) in cases.iter().enumerate() {
             let directory = rig.directory.join(number.to_string());
@@ -112,7 +112,7 @@ async fn patterns_match_schema_and_table_separately() -> anyhow::Result<()> {
             engines.push((Engine::start_and_wait(&config).await?, config));
         }
         insert(&rig.mysql).await?;
-        // Columns that are looked up must be those of the rows still.
+        // Looked-up columns must still be those of the rows.
         let rows_end = rig.mysql.binlog_end().await?;
         for (engine, config) in &engines {
             wait_for("the rows are read", SOON, || async { Ok(config.has_reached(&rows_end)?.then_some(())) })
@@ -134,12 +134,12 @@ async fn patterns_match_schema_and_table_separately() -> anyhow::Result<()> {
                 messages.iter().partition(|message| message["ddl"].is_string());
             let rows: Vec<_> = rows.into_iter().map(change).collect();
             assert_eq!(rows, expected(indexes), "{server} {options:?} {patterns:?}");
-            // Statements are told of schemas of which tables are selected: of no other one.
+            // Schema changes are delivered for the schemas of selected tables, and for no others.
             let told = |index: &usize| {
                 let (schema, table) = NAMES[*index];
                 let names_it = format!("{}.{}", quoted(schema), quoted(table));
                 let is_it = |change: &&&Value| {
-                    // MariaDB's event says the session's schema alone, and there is none.
+                    // MariaDB's event has only the session's schema, and the session has none.
                     let is_of_schema = change["databaseName"] == schema || server == "mariadb";
                     is_of_schema && change["ddl"].as_str().unwrap_or_default().contains(&names_it)
                 };
@@ -157,7 +157,7 @@ async fn patterns_match_schema_and_table_separately() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// On a server that doesn't tell names apart by case, patterns don't either: those that select, route, and of transforms.
+/// On a server with case-insensitive names, patterns are case-insensitive, too: selections, routes and those of transforms.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn case_counts_as_on_the_server() -> anyhow::Result<()> {
     let build = Build::MariaDb("11.8");
@@ -190,7 +190,7 @@ async fn case_counts_as_on_the_server() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Routes, attributes, groups and queues of tables that are called like each other, with other dots.
+/// Routes, attributes, message groups and queues of tables whose names differ only in dots.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_go_where_their_table_is_meant() -> anyhow::Result<()> {
     let directory = scratch("messages_go_where_their_table_is_meant");
@@ -234,7 +234,7 @@ async fn messages_go_where_their_table_is_meant() -> anyhow::Result<()> {
     let [message] = &of_table.receive_all(1, SOON).await?[..] else { panic!("one message") };
     assert_eq!(change(&serde_json::from_str(&message.body)?), expected(&[2])[0]);
 
-    // Each table has a name of its own, whatever dots it has.
+    // Each table's name is unique, whatever dots it has.
     let mut subjects = BTreeMap::new();
     for message in others.receive_all(6, SOON).await? {
         let body: Value = serde_json::from_str(&message.body)?;
@@ -251,7 +251,7 @@ async fn messages_go_where_their_table_is_meant() -> anyhow::Result<()> {
     ];
     assert_eq!(subjects, BTreeMap::from(names.map(|(id, name)| (id, name.to_owned()))));
 
-    // Queues that there can't be: each row is a dead letter that says so.
+    // For names that no queue can have, each row becomes a dead letter with that reason.
     let letters = whole_lines(&letters)?;
     let letters: Vec<Value> = letters.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     assert_eq!(letters.len(), 2, "{letters:?}");

@@ -1,4 +1,4 @@
-//! What whoever runs the engine meets: logs that can't be written, links, readers that go away, checks before the first run.
+//! Operation: logs that cannot be written, symbolic links, readers that exit, checks before the first run.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -11,7 +11,7 @@ use rowmill_tests::{Build, Engine, Rig, binary, scratch, top, wait_for};
 const SOON: Duration = Duration::from_secs(60);
 const SHOP: &str = "tables = [\"shop.*\"]\nstart = \"earliest\"";
 
-/// The log goes to a device that is full: that ends nothing.
+/// A log on a full device does not end the engine.
 #[tokio::test]
 async fn a_log_that_cannot_be_written() -> anyhow::Result<()> {
     let rig = Rig::start("a_log_that_cannot_be_written", Build::MySql, &[], SHOP).await?;
@@ -26,13 +26,13 @@ async fn a_log_that_cannot_be_written() -> anyhow::Result<()> {
     ensure!(Command::new("kill").arg(engine.id().to_string()).status()?.success());
     let status = engine.wait()?;
     ensure!(status.code() == Some(0), "{status}");
-    // An error can't be told either: the exit code says it.
+    // The error cannot be written either: only the exit code tells of it.
     let status = rig.config.command(&["checkpoint", "set", "nowhere"])?.stderr(full()?).status()?;
     ensure!(status.code() == Some(2), "{status}");
     Ok(())
 }
 
-/// The checkpoint's path is a link, to a file that isn't there yet: the file is written, and the link stays.
+/// The checkpoint's path is a symbolic link to a file that does not exist yet: the file is written, and the link stays.
 #[tokio::test]
 async fn a_checkpoint_may_be_a_link() -> anyhow::Result<()> {
     let rig = Rig::start("a_checkpoint_may_be_a_link", Build::MySql, &[], SHOP).await?;
@@ -54,7 +54,7 @@ async fn a_checkpoint_may_be_a_link() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `rowmill replay ... | head -1`.
+/// `rowmill replay ... | head -1` ends without an error.
 #[test]
 fn a_reader_may_have_enough() -> anyhow::Result<()> {
     let directory = scratch("a_reader_may_have_enough");
@@ -77,7 +77,7 @@ fn a_reader_may_have_enough() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Rows without a route stop the engine: `check` says so before. And that nothing is selected.
+/// `check` warns of rows without a route, which would stop the engine, and of an empty selection.
 #[tokio::test]
 async fn a_check_names_what_has_no_route() -> anyhow::Result<()> {
     let mut rig = Rig::start("a_check_names_what_has_no_route", Build::MySql, &[], "tables = [\"shop.*\"]").await?;
@@ -93,12 +93,12 @@ async fn a_check_names_what_has_no_route() -> anyhow::Result<()> {
         ensure!(output.status.success(), "{said}");
         Ok(said)
     };
-    ensure!(!check(&rig)?.contains("no route"), "one sink takes all: {}", check(&rig)?);
+    ensure!(!check(&rig)?.contains("without a route"), "one sink takes all: {}", check(&rig)?);
     rig.config
         .text
         .push_str("[[route]]\ntables = [\"shop.orders\"]\noperations = [\"insert\", \"update\"]\nsink = \"out\"\n");
     let said = check(&rig)?;
-    ensure!(said.contains("there is no route stops the engine"), "{said}");
+    ensure!(said.contains("without a route stops the engine"), "{said}");
     ensure!(said.contains("inserts, updates, deletes of shop.lines; deletes of shop.orders"), "{said}");
     rig.config.text = rig.config.text.replace("shop.*", "Shop.*");
     let said = check(&rig)?;
@@ -106,7 +106,7 @@ async fn a_check_names_what_has_no_route() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The plugins directory goes away for a while: what runs goes on, and that is said once.
+/// While the plugins directory is missing, the running transforms stay, and the log says so once.
 #[tokio::test]
 async fn a_plugins_directory_that_is_away() -> anyhow::Result<()> {
     let mut rig = Rig::start("a_plugins_directory_that_is_away", Build::MySql, &[], SHOP).await?;
@@ -123,14 +123,14 @@ async fn a_plugins_directory_that_is_away() -> anyhow::Result<()> {
     std::fs::rename(&aside, &plugins)?;
     wait_for("it is there again", SOON, || async { Ok(engine.log().contains("can be read again").then_some(())) })
         .await?;
-    ensure!(engine.log().matches("plugins stay as they are").count() == 1, "{}", engine.log());
+    ensure!(engine.log().matches("running plugins stay in use").count() == 1, "{}", engine.log());
     ensure!(!engine.log().contains("plugin removed"), "{}", engine.log());
     engine.stop().await?;
     ensure!(rig.changes()? == ["c t 1"], "{:?}", rig.changes()?);
     Ok(())
 }
 
-/// Compiled plugins can't be kept: that is a convenience, and stops nothing. Nor are they taken from where others write.
+/// Compiled plugins that cannot be cached stop nothing. A cache directory that other users can write is not used.
 #[tokio::test]
 async fn compiled_plugins_that_cannot_be_kept() -> anyhow::Result<()> {
     use std::os::unix::fs::PermissionsExt;
@@ -143,13 +143,13 @@ async fn compiled_plugins_that_cannot_be_kept() -> anyhow::Result<()> {
     std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o777))?;
     let own = rig.directory.join("own");
     for (cache, words) in
-        [("/dev/null/cache", "can't be made"), (&open.display().to_string(), "chmod"), (&own.display().to_string(), "")]
+        [("/dev/null/cache", "cannot create"), (&open.display().to_string(), "chmod"), (&own.display().to_string(), "")]
     {
         let more = format!("\n[plugins]\ndir = \"{}\"\ncache = \"{cache}\"\n", plugins.display());
         let config = rowmill_tests::EngineConfig { text: format!("{}{more}", rig.config.text), ..rig.config.clone() };
         let engine = Engine::start_and_wait(&config).await?;
         let log = engine.log();
-        ensure!(words.is_empty() != log.contains("aren't kept"), "{cache}: {log}");
+        ensure!(words.is_empty() != log.contains("are not cached"), "{cache}: {log}");
         ensure!(log.contains(words), "{cache}: {log}");
         engine.stop().await?;
         std::fs::remove_file(rig.directory.join("rowmill.log"))?;
@@ -163,7 +163,7 @@ async fn compiled_plugins_that_cannot_be_kept() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How often its threads were woken so far.
+/// Returns how often the process's threads have been woken so far.
 fn wake_ups(process: u32) -> anyhow::Result<u64> {
     let mut sum = 0;
     for task in std::fs::read_dir(format!("/proc/{process}/task"))? {
@@ -174,7 +174,7 @@ fn wake_ups(process: u32) -> anyhow::Result<u64> {
     Ok(sum)
 }
 
-/// Where nothing happens, nothing runs, with a transform as well.
+/// An idle engine does not wake up, with a transform as well.
 #[tokio::test]
 async fn an_idle_engine_sleeps() -> anyhow::Result<()> {
     let rig = Rig::start("an_idle_engine_sleeps", Build::MySql, &[], SHOP).await?;
@@ -196,7 +196,7 @@ async fn an_idle_engine_sleeps() -> anyhow::Result<()> {
     engine.stop().await
 }
 
-/// A check tries what a run does.
+/// A check finds the errors that a run would meet.
 #[tokio::test]
 async fn a_check_finds_what_a_run_would() -> anyhow::Result<()> {
     let rig = Rig::start("a_check_finds_what_a_run_would", Build::MySql, &[], SHOP).await?;
@@ -216,7 +216,7 @@ async fn a_check_finds_what_a_run_would() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `tail` delivers nothing, and asks for no sink.
+/// `tail` delivers nothing, and needs no sink.
 #[tokio::test]
 async fn a_tail_needs_no_sink() -> anyhow::Result<()> {
     let rig = Rig::start("a_tail_needs_no_sink", Build::MySql, &[], SHOP).await?;
@@ -234,7 +234,7 @@ async fn a_tail_needs_no_sink() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Words of the log are for people, or for programs; a level that isn't one is refused.
+/// The log's format is for people or for programs, as configured; an unknown level is refused.
 #[tokio::test]
 async fn the_log_is_as_asked_for() -> anyhow::Result<()> {
     let rig = Rig::start("the_log_is_as_asked_for", Build::MySql, &[], SHOP).await?;
@@ -253,13 +253,13 @@ async fn the_log_is_as_asked_for() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whoever reads the log doesn't any more, and the pipe is full: that stops nothing, and a stop is heard.
+/// With a full pipe as its log that is never read, the engine works on, and a signal stops it.
 #[tokio::test]
 async fn a_log_that_nobody_reads() -> anyhow::Result<()> {
     let rig = Rig::start("a_log_that_nobody_reads", Build::MySql, &[], SHOP).await?;
     rig.mysql.run("CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY)").await?;
     rig.mysql.run("INSERT INTO shop.t VALUES (1)").await?;
-    // As much as a pipe takes.
+    // The pipe's capacity.
     let (_reader, mut writer) = std::io::pipe()?;
     writer.write_all(&[b'x'; 64 << 10])?;
     let mut engine = rig.config.command(&["run"])?.stderr(writer).spawn()?;

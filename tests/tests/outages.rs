@@ -1,4 +1,4 @@
-//! Queues that are away, far away or refuse, and what becomes of others meanwhile.
+//! Outages of queues: unreachable, distant and refusing ones, and what happens to other queues meanwhile.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -26,7 +26,7 @@ async fn tables(mysql: &MySql, tables: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// So long after the queue's return, however long it was away.
+/// After the queue's return delivery resumes within two seconds, however long the outage was.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn delivery_resumes_within_two_seconds() -> anyhow::Result<()> {
     let directory = scratch("delivery_resumes_within_two_seconds");
@@ -49,7 +49,7 @@ async fn delivery_resumes_within_two_seconds() -> anyhow::Result<()> {
     let took = back.elapsed();
     anyhow::ensure!(arrived.len() == 1, "{}", engine.log());
     assert!(took < Duration::from_secs(2), "{took:?}: {}", engine.log());
-    // Why is said in words, and not for each try.
+    // The log says the reason in words, and not at each attempt.
     let log = engine.log();
     let said: Vec<&str> = log.lines().filter(|line| line.contains("not accepted")).collect();
     assert!((1..=8).contains(&said.len()), "{log}");
@@ -58,7 +58,7 @@ async fn delivery_resumes_within_two_seconds() -> anyhow::Result<()> {
     engine.stop().await
 }
 
-/// Rows of others go on, within the in-flight budget.
+/// Other sinks' rows are delivered during one sink's outage, within the in-flight budget.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stalled_queue_stops_no_other() -> anyhow::Result<()> {
     const ROWS: usize = 20_000;
@@ -101,7 +101,7 @@ async fn a_stalled_queue_stops_no_other() -> anyhow::Result<()> {
     engine.stop().await
 }
 
-/// The queue's URL says what is asked, where nothing else is configured.
+/// Without an `endpoint_url`, requests go to the host of the queue's URL.
 #[tokio::test]
 async fn the_urls_host_is_asked() -> anyhow::Result<()> {
     let directory = scratch("the_urls_host_is_asked");
@@ -126,7 +126,7 @@ async fn the_urls_host_is_asked() -> anyhow::Result<()> {
     engine.stop().await
 }
 
-/// Takes messages by the newest key alone. Gives its port, and how many messages it took.
+/// Starts an endpoint that accepts only the newest key; returns its port, and the number of accepted messages.
 async fn endpoint_of_key(newest: Arc<Mutex<&'static str>>) -> anyhow::Result<(u16, Arc<AtomicUsize>)> {
     let taken = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&taken);
@@ -142,14 +142,14 @@ async fn endpoint_of_key(newest: Arc<Mutex<&'static str>>) -> anyhow::Result<(u1
     Ok((port, taken))
 }
 
-/// No keys but a file's.
+/// Configures a credentials file as the only source of keys.
 fn by_file(config: &mut EngineConfig, file: &Path) {
     let none = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"].map(|name| (name, String::new()));
     config.variables.extend(none);
     config.variables.push(("AWS_SHARED_CREDENTIALS_FILE", file.display().to_string()));
 }
 
-/// A file of credentials that is written anew, as rotation does it.
+/// A credentials file that is replaced, as key rotation does, is read again.
 #[tokio::test]
 async fn rotated_credentials_are_read_again() -> anyhow::Result<()> {
     let directory = scratch("rotated_credentials_are_read_again");
@@ -187,7 +187,7 @@ async fn rotated_credentials_are_read_again() -> anyhow::Result<()> {
     engine.stop().await
 }
 
-/// Providers of the default chain that ask another program.
+/// Credentials of the default chain that come from another program.
 #[tokio::test]
 async fn a_process_gives_credentials() -> anyhow::Result<()> {
     let directory = scratch("a_process_gives_credentials");

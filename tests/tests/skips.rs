@@ -1,5 +1,5 @@
-//! Changes that can't be decoded, with `source.on_error = "dead-letter"`: each is a dead letter, and everything else is
-//! delivered as if it weren't there.
+//! Changes that cannot be decoded, with `source.on_error = "dead-letter"`: each becomes a dead letter, and everything else is
+//! delivered.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 const SHOP: &str = "tables = [\"shop.*\"]\nstart = \"earliest\"";
 
-/// A rig whose engine writes dead letters to a file.
+/// Makes a rig whose engine writes dead letters to a file.
 async fn rig(name: &str, build: Build, options: &[&str]) -> anyhow::Result<(Rig, PathBuf)> {
     let mut rig = Rig::start(name, build, options, SHOP).await?;
     let dead = rig.directory.join("dead.jsonl");
@@ -21,7 +21,7 @@ async fn rig(name: &str, build: Build, options: &[&str]) -> anyhow::Result<(Rig,
     Ok((rig, dead))
 }
 
-/// From now on changes that can't be decoded are dead letters.
+/// Configures dead letters for changes that cannot be decoded.
 fn skip(rig: &mut Rig) {
     rig.config.text = rig.config.text.replace(SHOP, &format!("{SHOP}\non_error = \"dead-letter\""));
     rig.config.text.push_str("[dead_letter]\nsink = \"dead\"\n");
@@ -41,7 +41,7 @@ fn text<'a>(letter: &'a Value, key: &str) -> &'a str {
     letter[key].as_str().unwrap_or_default()
 }
 
-/// Statements in transactions with and without rows; one that is long; one about a schema of which nothing is selected.
+/// Statements in transactions with and without rows; a long one; one in a schema of which nothing is selected.
 async fn statements_are_dead_letters(name: &str, build: Build) -> anyhow::Result<()> {
     let (mut rig, dead) = rig(name, build, &["--secure-file-priv="]).await?;
     rig.mysql
@@ -56,7 +56,7 @@ async fn statements_are_dead_letters(name: &str, build: Build) -> anyhow::Result
     std::fs::write(&file, "200\tone\n201\ttwo\n")?;
     let load = format!("LOAD DATA INFILE '{}' INTO TABLE shop.t", file.display());
     conn.query_drop("INSERT INTO shop.t VALUES (1, 'row'), (2, 'row')").await?;
-    // MySQL says of which schema it is; MariaDB doesn't, and then it counts as one that matters.
+    // MySQL logs the statement's schema; MariaDB does not, and then the statement counts as one of a selected schema.
     let load_elsewhere = load.replace("shop.t", "other.t (id, @v)");
     let elsewhere = if build == Build::MySql { &load_elsewhere } else { "INSERT INTO other.t VALUES (200)" };
     let first = "INSERT INTO shop.t VALUES (3, 'statement')";
@@ -66,7 +66,7 @@ async fn statements_are_dead_letters(name: &str, build: Build) -> anyhow::Result
         conn.query_drop("SET SESSION binlog_format = 'ROW'").await?;
         conn.query_drop("INSERT INTO shop.t SELECT MAX(id) + 1, 'row' FROM shop.t").await?;
     }
-    // A transaction that has both, and a savepoint.
+    // A transaction with rows, statements and a savepoint.
     conn.query_drop("SET SESSION binlog_format = 'MIXED'").await?;
     for statement in [
         "BEGIN",
@@ -113,8 +113,8 @@ async fn statements_are_dead_letters_mariadb_11_8() -> anyhow::Result<()> {
     statements_are_dead_letters("statements_are_dead_letters_mariadb_11_8", Build::MariaDb("11.8")).await
 }
 
-/// A row with a value that stands for nothing in its character set is a dead letter, and no other row; whether it is
-/// decoded at once or late, behind a transform.
+/// Only the row with an invalid value in its character set becomes a dead letter, whether the column is decoded at once or
+/// deferred by a transform.
 #[tokio::test]
 async fn rows_are_dead_letters() -> anyhow::Result<()> {
     let name = "rows_are_dead_letters";
@@ -152,7 +152,7 @@ async fn rows_are_dead_letters() -> anyhow::Result<()> {
     // The null bitmap, the key, the text with its length, the number.
     ensure!(text(first, "images") == "AAMAAAADQa5CAQAAAA==", "{first}");
 
-    // From the beginning, late.
+    // From the beginning, with deferred columns.
     let plugins = rig.directory.join("plugins");
     std::fs::create_dir(&plugins)?;
     std::fs::copy(top().join("target/guests/narrow.wasm"), plugins.join("narrow.wasm"))?;
@@ -167,7 +167,7 @@ async fn rows_are_dead_letters() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Rows of a table that was changed since, where the binlog doesn't name its columns; and what can't be passed over.
+/// Rows of a table that was altered since, where the binlog does not name its columns; and changes that cannot be skipped.
 #[tokio::test]
 async fn rows_of_unknown_columns_are_dead_letters() -> anyhow::Result<()> {
     let name = "rows_of_unknown_columns_are_dead_letters";

@@ -1,4 +1,4 @@
-//! Starts and stops, whatever is missing or silent: nothing hangs, and what is wrong is said.
+//! Starts and stops with servers and queues that are missing or silent: nothing hangs, and the log says what is wrong.
 
 use std::net::UdpSocket;
 use std::path::Path;
@@ -12,7 +12,7 @@ use rowmill_tests::{
 const SOON: Duration = Duration::from_secs(60);
 const SHOP: &str = "tables = [\"shop.*\"]\nstart = \"earliest\"";
 
-/// An engine that reads a server at a port of an address.
+/// Makes the configuration of an engine that reads a server at an address and a port.
 fn config(directory: &Path, address: &str, port: u16, more: &str) -> EngineConfig {
     let text = format!(
         "[source]\nurl = \"mysql://rowmill@{address}:{port}\"\n{SHOP}\n{more}\n[checkpoint]\npath = \"{}\"\n[sink.out]\ntype = \
@@ -29,7 +29,7 @@ async fn says(engine: &Engine, words: &str) -> anyhow::Result<()> {
         .with_context(|| engine.log())
 }
 
-/// Tells the engine to stop: it ends well, and soon.
+/// Sends SIGTERM; the engine must exit with success, and soon.
 async fn ends_soon(mut engine: Engine) -> anyhow::Result<()> {
     let told = Instant::now();
     engine.process().terminate()?;
@@ -39,7 +39,7 @@ async fn ends_soon(mut engine: Engine) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// It says why it waits, and hears a signal.
+/// The engine logs why it waits for a silent server, and stops at a signal.
 #[tokio::test]
 async fn a_server_that_says_nothing() -> anyhow::Result<()> {
     let directory = scratch("a_server_that_says_nothing");
@@ -58,7 +58,7 @@ async fn a_server_that_is_full() -> anyhow::Result<()> {
     ends_soon(engine).await
 }
 
-/// A server that isn't up yet is waited for, unless that isn't wanted.
+/// A server that is not up yet is waited for, except with `--no-wait`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_not_up_yet() -> anyhow::Result<()> {
     let rig = Rig::start("a_server_that_is_not_up_yet", Build::MySql, &[], SHOP).await?;
@@ -76,7 +76,7 @@ async fn a_server_that_is_not_up_yet() -> anyhow::Result<()> {
     ends_soon(engine).await
 }
 
-/// So is a queue.
+/// A queue that is not up yet is waited for, and the log says why.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_that_is_not_up_yet() -> anyhow::Result<()> {
     let directory = scratch("a_queue_that_is_not_up_yet");
@@ -93,7 +93,7 @@ async fn a_queue_that_is_not_up_yet() -> anyhow::Result<()> {
     ends_soon(engine).await
 }
 
-/// While it compiles a large plugin it hears a signal.
+/// The engine stops at a signal while it compiles a large plugin.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_while_it_compiles() -> anyhow::Result<()> {
     let rig = Rig::start("a_stop_while_it_compiles", Build::MySql, &[], SHOP).await?;
@@ -107,7 +107,7 @@ async fn a_stop_while_it_compiles() -> anyhow::Result<()> {
     ends_soon(engine).await
 }
 
-/// The connection is lost, the first that is made again meets silence, and then the server is well.
+/// After the connection is lost, the first reconnect meets silence, and later ones succeed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_reconnect_is_given_up() -> anyhow::Result<()> {
     let rig = Rig::start("a_silent_reconnect_is_given_up", Build::MySql, &[], SHOP).await?;
@@ -127,7 +127,7 @@ async fn a_silent_reconnect_is_given_up() -> anyhow::Result<()> {
     ends_soon(engine).await
 }
 
-/// While it reconnects it hears a signal.
+/// The engine stops at a signal while it reconnects.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_while_it_reconnects() -> anyhow::Result<()> {
     let rig = Rig::start("a_stop_while_it_reconnects", Build::MySql, &[], SHOP).await?;
@@ -149,7 +149,7 @@ async fn a_stop_while_it_reconnects() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A queue is out of reach when it is told to stop, twice at once: it ends within its time, and says what is left.
+/// Told twice to stop while a queue cannot be reached, the engine ends within its time, and logs what is undelivered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_with_a_queue_out_of_reach() -> anyhow::Result<()> {
     let directory = scratch("a_stop_with_a_queue_out_of_reach");
@@ -178,7 +178,7 @@ async fn a_stop_with_a_queue_out_of_reach() -> anyhow::Result<()> {
     ensure!(took > Duration::from_secs(4) && took < Duration::from_secs(9), "{took:?}: {}", engine.log());
     ensure!(engine.log().contains("rows=2"), "{}", engine.log());
 
-    // The next start delivers those, and no others.
+    // The next start delivers those messages, and no others.
     proxy.refuse(false);
     let engine = Engine::start_and_wait(&config).await?;
     let arrived = queue.receive_all(2, SOON).await?;
@@ -186,15 +186,15 @@ async fn a_stop_with_a_queue_out_of_reach() -> anyhow::Result<()> {
     ends_soon(engine).await
 }
 
-/// Of this machine, and not loopback: another machine by all that the engine knows.
+/// Returns an address of this machine that is not loopback, so that the engine takes it for another machine.
 fn other_address() -> Option<String> {
     let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
-    socket.connect("192.0.2.1:9").ok()?; // nothing is sent
+    socket.connect("192.0.2.1:9").ok()?; // connecting a UDP socket sends nothing
     let address = socket.local_addr().ok()?.ip();
     (!address.is_loopback() && !address.is_unspecified()).then(|| address.to_string())
 }
 
-/// Whoever answers in the server's place doesn't get the password.
+/// An impostor of the server does not get the password.
 #[tokio::test]
 async fn an_impostor_learns_nothing() -> anyhow::Result<()> {
     let directory = scratch("an_impostor_learns_nothing");
@@ -213,7 +213,7 @@ async fn an_impostor_learns_nothing() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Nor does one that answers the second connection alone, which streams the binlog.
+/// Nor does an impostor that answers only the second connection, which streams the binlog.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_impostor_of_the_stream_learns_nothing() -> anyhow::Result<()> {
     let directory = scratch("an_impostor_of_the_stream_learns_nothing");
@@ -241,7 +241,7 @@ async fn an_impostor_of_the_stream_learns_nothing() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a user asks for is done, and warned of; a password in clear text isn't sent all the same.
+/// A connection that does not verify the server is allowed and warned of; even then a clear-text password is not sent.
 #[tokio::test]
 async fn what_is_not_verified_is_warned_of() -> anyhow::Result<()> {
     let directory = scratch("what_is_not_verified_is_warned_of");
@@ -257,14 +257,14 @@ async fn what_is_not_verified_is_warned_of() -> anyhow::Result<()> {
     config.text = config.text.replace(&format!(":{}?", impostor.port), &format!(":{}?", mysql.port()));
     config.password = mysql.password().to_owned();
     let engine = Engine::start_and_wait(&config).await?;
-    ensure!(engine.log().contains("isn't verified, and whoever answers in its place"), "{}", engine.log());
+    ensure!(engine.log().contains("does not verify the server"), "{}", engine.log());
     let output = config.command(&["check"])?.output()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    ensure!(text.contains("isn't verified") && output.status.success(), "{text}");
+    ensure!(text.contains("does not verify the server") && output.status.success(), "{text}");
     ends_soon(engine).await
 }
 
-/// Nothing that it ever says has a secret in it.
+/// No output of the engine contains a secret.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_output_has_a_secret() -> anyhow::Result<()> {
     const SECRETS: [&str; 7] = [
@@ -300,7 +300,7 @@ async fn no_output_has_a_secret() -> anyhow::Result<()> {
         text("me", null).replace("[source]\n", "[source]\npassword = \"s3cr3t-of-key\"\npasword = \"s3cr3t-of-key\"\n"),
         text("me", null).replace("[source]\n", "[source]\npassword = [\"s3cr3t-of-key\"]\n"),
         text("me", null).replace("[source]\n", "[source]\npassword = 918273645\n"),
-        // What is before the slash of such a password reads as the host's port.
+        // In such a password the part before the slash is parsed as the host's port.
         text("me", null).replace("s3cr3t-of-url@", "4711/s3cr3t-of-url@"),
         text("nobody", null),
         text("me", null),

@@ -1,5 +1,5 @@
-//! What stops the engine for good: all before it is delivered, the checkpoint stands directly before it, and the command
-//! that the error says goes on after it.
+//! Definite errors stop the engine: everything before the error is delivered, the checkpoint is directly before it, and the
+//! command in the error message continues after it.
 
 use std::path::Path;
 use std::process::Command;
@@ -13,7 +13,7 @@ use serde_json::Value;
 const SOON: Duration = Duration::from_secs(60);
 const SHOP: &str = "tables = [\"shop.*\"]\nstart = \"earliest\"";
 
-/// Runs the command that an error says.
+/// Runs the command that an error message names.
 fn go_on(config: &EngineConfig, error: &str) -> anyhow::Result<()> {
     let (_, place) = error.rsplit_once("rowmill checkpoint set ").with_context(|| format!("no command: {error}"))?;
     let mut command = config.command(&["checkpoint", "set"])?;
@@ -27,7 +27,7 @@ fn ids(rig: &Rig) -> anyhow::Result<Vec<i64>> {
     Ok(ids)
 }
 
-/// What stops: a change that is logged as a statement, after rows of every shape.
+/// A change that is logged as a statement stops the engine, after rows of every shape.
 async fn a_statement_stops(name: &str, build: Build) -> anyhow::Result<()> {
     let rig = Rig::start(name, build, &["--binlog-format=ROW"], SHOP).await?;
     rig.mysql.run("CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY AUTO_INCREMENT, v TEXT)").await?;
@@ -47,7 +47,7 @@ async fn a_statement_stops(name: &str, build: Build) -> anyhow::Result<()> {
         Ok(())
     };
 
-    // Transactions of a row each; rows of one transaction, more than a batch has; both before the same statement.
+    // Transactions of one row; one transaction of more rows than a batch holds; both before the same statement.
     for (transactions, rows) in [(20, 1), (1, 5_000), (7, 900)] {
         for _ in 0..transactions {
             let values = vec!["('row')"; rows].join(", ");
@@ -58,7 +58,7 @@ async fn a_statement_stops(name: &str, build: Build) -> anyhow::Result<()> {
         let error = Engine::failed(&rig.config).await?;
         ensure!(error.contains("logged as a statement"), "{error}");
         has_come(&rig, (transactions * rows) as i64, 1)?;
-        // And again: nothing before it comes twice.
+        // The next start fails in the same way: no change before the error is delivered twice.
         ensure!(Engine::failed(&rig.config).await? == error, "another error at the next start");
         go_on(&rig.config, &error)?;
         let engine = Engine::start_and_wait(&rig.config).await?;
@@ -80,8 +80,8 @@ async fn rows_before_a_statement_are_delivered_mariadb_11_8() -> anyhow::Result<
     a_statement_stops("rows_before_a_statement_are_delivered_mariadb_11_8", Build::MariaDb("11.8")).await
 }
 
-/// A row without a route, among rows of a transaction and with much after it: the checkpoint is never past it, however the
-/// threads run.
+/// A row without a route within a transaction, with many rows after it: the checkpoint never passes it, in any schedule of the
+/// threads.
 #[tokio::test]
 async fn a_row_without_a_route_is_never_passed() -> anyhow::Result<()> {
     let directory = scratch("a_row_without_a_route_is_never_passed");
@@ -113,7 +113,7 @@ async fn a_row_without_a_route_is_never_passed() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A message that the queue refuses: those before it are accepted and checkpointed, also in its own batch.
+/// A rejected message stops the engine: earlier messages are accepted and checkpointed, also those of its own batch.
 #[tokio::test]
 async fn a_refused_message_leaves_the_checkpoint_directly_before_it() -> anyhow::Result<()> {
     let directory = scratch("a_refused_message_leaves_the_checkpoint_directly_before_it");
@@ -151,7 +151,7 @@ async fn a_refused_message_leaves_the_checkpoint_directly_before_it() -> anyhow:
     Ok(())
 }
 
-/// Files and streams for people: what is before the end of a file that is cut off is written.
+/// Of a truncated file or stream, `replay` writes everything before the cut.
 #[test]
 fn what_is_before_a_cut_is_replayed() -> anyhow::Result<()> {
     let directory = scratch("what_is_before_a_cut_is_replayed");

@@ -1,4 +1,4 @@
-//! Many tables, tables that come and go, and tables whose columns the binlog doesn't name.
+//! Many tables, short-lived tables, and tables whose columns the binlog does not name.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -10,8 +10,9 @@ use serde_json::json;
 const SHOP: &str = "tables = [\"shop.*\"]\nstart = \"earliest\"";
 const SOON: Duration = Duration::from_secs(60);
 
-/// Tables that are made and dropped leave nothing behind: neither in the engine nor in its transforms, which are told of
-/// each. `ROWMILL_TEST_ROUNDS` says how many rounds of them there are.
+/// Short-lived tables leave no memory in use, neither in the engine nor in its transforms, which are told of each.
+///
+/// `ROWMILL_TEST_ROUNDS` sets the number of rounds.
 #[tokio::test]
 async fn tables_come_and_go() -> anyhow::Result<()> {
     const TABLES_A_ROUND: u32 = 250;
@@ -46,7 +47,7 @@ async fn tables_come_and_go() -> anyhow::Result<()> {
         rig.read_to_the_end(&engine).await?;
         anyhow::Ok(engine.process().memory()?)
     };
-    // As many as are kept at most, in each of the transforms too.
+    // The maximum number of tables that are kept, in each of the transforms, too.
     let mut warm = 0;
     for number in 0..16 {
         warm = round(number).await?;
@@ -60,13 +61,12 @@ async fn tables_come_and_go() -> anyhow::Result<()> {
     let changes = rig.changes()?;
     let expected: Vec<String> = (0..rounds * TABLES_A_ROUND).map(|table| format!("c t{table} {table}")).collect();
     ensure!(changes == expected, "{:?}", changes.iter().zip(&expected).find(|(found, expected)| found != expected));
-    // 2,000 tables more took 36 MB without transforms, and in these even more; it goes up and down by 10.
+    // 2,000 further tables took 36 MB without transforms when they were kept, and more with these; memory varies by 10 MB.
     ensure!(most < warm + (24 << 20), "it has {warm} bytes, and {most} later");
     engine.stop().await
 }
 
-/// The binlog doesn't name the columns, and there is a backlog: it is looked through once for all tables, and not again
-/// after a restart.
+/// Without column names in the binlog, one look-ahead pass of a backlog serves all tables, and a restart does not repeat it.
 #[tokio::test]
 async fn columns_are_looked_up_in_one_pass() -> anyhow::Result<()> {
     const TABLES: u32 = 40;
@@ -92,14 +92,14 @@ async fn columns_are_looked_up_in_one_pass() -> anyhow::Result<()> {
         rig.read_to_the_end(&engine).await?;
         let looked = looked_through(&engine.log())?;
         ensure!((begin / 2..(end - begin) * 5 / 4).contains(&looked), "of {end} bytes {looked} were looked through");
-        // A table that is met later takes no more than what was written since.
+        // For a table that appears later, the pass reads only what was written since.
         rig.mysql.run("CREATE TABLE shop.late (id INT PRIMARY KEY); INSERT INTO shop.late VALUES (7)").await?;
         rig.read_to_the_end(&engine).await?;
         let later = looked_through(&engine.log())?;
         ensure!(later < looked + 1_000_000, "{later} bytes, {looked} before");
         engine.kill();
 
-        // What is known is enough for rows that were written before their table was changed.
+        // The known columns suffice for rows that were written before their table was changed.
         rig.mysql
             .run(
                 "INSERT INTO shop.t0 VALUES (100, 1); INSERT INTO shop.t1 VALUES (101, 1); \
@@ -120,7 +120,7 @@ async fn columns_are_looked_up_in_one_pass() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How many bytes of the binlog were looked through, as the log says.
+/// Returns the bytes of binlog that the look-ahead passes read, by the log.
 fn looked_through(log: &str) -> anyhow::Result<u64> {
     let position = |line: &str, word: &str| -> anyhow::Result<u64> {
         let value = line.split_once(word).context("a word of the line")?.1;
@@ -131,7 +131,7 @@ fn looked_through(log: &str) -> anyhow::Result<u64> {
     passes.map(|line| Ok(position(line, " to=")? - position(line, " from=")?)).sum()
 }
 
-/// So many tables that are met again and again that there is no room for all at first.
+/// Tables in turn, which are more than the table cache holds at first.
 #[tokio::test]
 async fn many_tables_in_turn() -> anyhow::Result<()> {
     const TABLES: u32 = 3000;
@@ -156,7 +156,7 @@ async fn many_tables_in_turn() -> anyhow::Result<()> {
     engine.stop().await
 }
 
-/// The same with a checkpoint in a database.
+/// The same with the checkpoint in a database.
 #[tokio::test]
 async fn what_was_looked_up_is_kept_in_a_database() -> anyhow::Result<()> {
     for (build, metadata) in [(Build::MySql, "MINIMAL"), (Build::MariaDb("10.11"), "NO_LOG")] {
@@ -198,13 +198,14 @@ async fn what_was_looked_up_is_kept_in_a_database() -> anyhow::Result<()> {
         let after: Vec<_> = rig.arrived()?.iter().map(|message| message["after"].clone()).collect();
         let expected = [(1, "a"), (2, "a"), (3, "b"), (4, "b")].map(|(id, name)| json!({"id": id, name: 1}));
         ensure!(after == expected, "{after:?}");
-        // Nobody asks for the table any more once the checkpoint is behind it.
+        // No start needs the table's earlier columns once the checkpoint is past its rows.
         engine.stop().await?;
     }
     Ok(())
 }
 
-/// What was looked up and doesn't fit isn't kept: rights that were missing, an index with which MariaDB adds a hidden column.
+/// Looked-up columns that do not match are not kept: after missing privileges, and an index by which MariaDB adds a hidden
+/// column.
 #[tokio::test]
 async fn what_does_not_fit_is_looked_up_again() -> anyhow::Result<()> {
     let metadata = "--binlog-row-metadata=NO_LOG";
@@ -224,7 +225,7 @@ async fn what_does_not_fit_is_looked_up_again() -> anyhow::Result<()> {
     rig.mysql.run("CREATE UNIQUE INDEX i ON shop.t (a); INSERT INTO shop.t VALUES (2, 'y')").await?;
     rig.read_to_the_end(&engine).await?;
     engine.stop().await?;
-    // What is known from before the index doesn't fit the rows after it.
+    // The columns known from before the index do not match the rows after it.
     rig.mysql.run("DROP INDEX i ON shop.t; INSERT INTO shop.t VALUES (3, 'z')").await?;
     let engine = Engine::start(&rig.config)?;
     rig.read_to_the_end(&engine).await?;

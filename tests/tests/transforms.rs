@@ -1,4 +1,4 @@
-//! Transforms: what they are told and may do, and that nothing they do hurts the engine.
+//! Transforms: their interface and permissions, and the engine's protection from their failures.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,12 +12,12 @@ use serde_json::{Value, json};
 const SHOP: &str = "tables = [\"shop.*\"]";
 const SOON: Duration = Duration::from_secs(60);
 
-/// A transform of the tests, built by `tests/tools/guests`.
+/// Returns the path of a test transform, built by `tests/tools/guests`.
 fn guest(name: &str) -> PathBuf {
     top().join(format!("target/guests/{name}.wasm"))
 }
 
-/// A rig whose engine has a directory for plugins.
+/// Makes a rig whose engine has a plugins directory.
 async fn rig(name: &str, plugins: &str) -> anyhow::Result<(Rig, PathBuf)> {
     let mut rig = Rig::start(name, Build::MySql, &[], SHOP).await?;
     let directory = rig.directory.join("plugins");
@@ -27,7 +27,7 @@ async fn rig(name: &str, plugins: &str) -> anyhow::Result<(Rig, PathBuf)> {
     Ok((rig, directory))
 }
 
-/// Puts a plugin into a directory, as a careful user does.
+/// Installs a plugin by a rename, as a careful user does.
 fn install(directory: &Path, name: &str, wasm: &Path, toml: &str) -> anyhow::Result<()> {
     std::fs::write(directory.join(format!("{name}.toml")), toml)?;
     let hidden = directory.join(format!(".{name}.wasm"));
@@ -38,7 +38,7 @@ fn install(directory: &Path, name: &str, wasm: &Path, toml: &str) -> anyhow::Res
 
 const LIMITS: &str = "deadline = \"100ms\"\nmemory = \"16MiB\"\noutput = \"100KiB\"\n";
 
-/// What `unruly` can be told to do wrong, and what is said of it.
+/// The failures that `unruly` can be told to cause, and words of the errors.
 const ACTS: [(&str, &str); 14] = [
     ("trap", "told to trap"),
     ("loop", "interrupt"),
@@ -47,16 +47,16 @@ const ACTS: [(&str, &str); 14] = [
     ("fail", "told to fail"),
     ("reject", "told to reject"),
     ("row", "malformed verdict: row "),
-    ("arena", "malformed verdict: its arena is shorter"),
-    ("sink", "malformed verdict: sink 77 of 2"),
-    ("text", "malformed verdict: text that isn't UTF-8"),
-    ("rest", "malformed verdict: 1 bytes too many"),
+    ("arena", "malformed verdict: the arena is shorter"),
+    ("sink", "malformed verdict: sink 77 does not exist: there are 2"),
+    ("text", "malformed verdict: text that is not UTF-8"),
+    ("rest", "malformed verdict: 1 unused bytes in the arena"),
     ("column", "malformed verdict: column 99 of shop.t"),
-    ("recipe", "malformed verdict: recipe 5 of 0"),
+    ("recipe", "malformed verdict: recipe 5 does not exist: there are 0"),
     ("output", "raise `output`"),
 ];
 
-/// Only the row suffers that a transform fails on, and it is told where it went.
+/// A failure of a transform affects only its row, and the log says where the row went.
 #[tokio::test]
 async fn rows_that_a_transform_fails_on_are_set_aside() -> anyhow::Result<()> {
     let (mut rig, plugins) = rig("rows_that_a_transform_fails_on_are_set_aside", "").await?;
@@ -73,7 +73,7 @@ async fn rows_that_a_transform_fails_on_are_set_aside() -> anyhow::Result<()> {
     rig.mysql.run("CREATE TABLE shop.t (id INT PRIMARY KEY AUTO_INCREMENT, act VARCHAR(20))").await?;
     rig.mysql.run("CREATE TABLE shop.refused (id INT PRIMARY KEY, act VARCHAR(20))").await?;
     let engine = Engine::start_and_wait(&rig.config).await?;
-    // Each in a batch of its own, then all in one.
+    // Each act in a batch of its own, then all in one batch.
     let acts = || ACTS.iter().map(|(act, _)| act);
     for act in acts() {
         rig.mysql.run(&format!("INSERT INTO shop.t (act) VALUES ('ok'), ('{act}'), ('retry'), ('ok')")).await?;
@@ -103,15 +103,14 @@ async fn rows_that_a_transform_fails_on_are_set_aside() -> anyhow::Result<()> {
             (&letter["change"]["source"]["pos"], &letter["change"]["source"]["file"])
         );
     }
-    // A module that has names says where it trapped.
+    // For a module with function names, the error says where it trapped.
     assert!(dead[0]["error"].as_str().is_some_and(|error| error.contains("unruly.wasm!")), "{}", dead[0]["error"]);
     let last = dead.last().context("the last")?;
     assert!(last["error"].as_str().is_some_and(|error| error.contains("told to refuse the table")), "{last}");
     Ok(())
 }
 
-/// A transform halts at a row, and one before it in the chain has made messages of that row and of those after it already:
-/// they aren't sent.
+/// A transform halts at a row for which, and for later rows, an earlier transform has already made messages: they are not sent.
 #[tokio::test]
 async fn what_is_made_of_rows_after_a_halt_is_not_sent() -> anyhow::Result<()> {
     let (mut rig, plugins) = rig("what_is_made_of_rows_after_a_halt_is_not_sent", "threads = 2\n").await?;
@@ -123,7 +122,7 @@ async fn what_is_made_of_rows_after_a_halt_is_not_sent() -> anyhow::Result<()> {
         "[sink.dead]\ntype = \"file\"\npath = \"{}\"\n[dead_letter]\nsink = \"dead\"\n[[route]]\ntables = [\"*.*\"]\nsink = \"out\"\n",
         dead.display()
     ));
-    // The first tells of each row, but for those that it sets aside.
+    // The first transform makes a message of each row but the dead letters.
     std::fs::write(plugins.join("1-first.toml"), "on_error = \"dead-letter\"\n")?;
     let row = |id: usize| {
         let act = if id % 5 == 4 { "fail" } else { "tell" };
@@ -142,7 +141,7 @@ async fn what_is_made_of_rows_after_a_halt_is_not_sent() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `halt`, the default: what is before the row is delivered, and a restart begins with it.
+/// `halt`, the default: everything before the row is delivered, and a restart begins with that row.
 #[tokio::test]
 async fn a_row_that_a_transform_fails_on_stops_the_engine() -> anyhow::Result<()> {
     let (rig, plugins) = rig("a_row_that_a_transform_fails_on_stops_the_engine", "threads = 3\n").await?;
@@ -155,14 +154,14 @@ async fn a_row_that_a_transform_fails_on_stops_the_engine() -> anyhow::Result<()
              INSERT INTO shop.t VALUES (6, 'ok')",
         )
         .await?;
-    // Soon: the other threads don't wait for a turn that never comes.
+    // Soon: the other threads do not wait for a turn that never comes.
     assert_eq!(engine.end(Duration::from_secs(15)).await?.code(), Some(1));
     let log = engine.log();
-    for words in ["plugin `unruly` failed on a row of shop.t at binlog.0", "(row 2 there)", "told to reject"] {
+    for words in ["plugin `unruly` failed on a row of shop.t at binlog.0", "(row 2 of the event)", "told to reject"] {
         assert!(log.contains(words), "`{words}` isn't in: {log}");
     }
     assert_eq!(rig.changes()?, ["c t 1", "c t 2", "c t 3"]);
-    // And again: nothing before it comes twice.
+    // The next start fails in the same way: no change before the error is delivered twice.
     let mut engine = Engine::start(&rig.config)?;
     assert_eq!(engine.end(SOON).await?.code(), Some(1));
     assert_eq!(rig.changes()?, ["c t 1", "c t 2", "c t 3"]);
@@ -176,7 +175,7 @@ async fn a_row_that_a_transform_fails_on_stops_the_engine() -> anyhow::Result<()
     Ok(())
 }
 
-/// Several threads, and what comes is in order; a plugin with one instance sees all rows in order.
+/// Rows stay in order with several threads; a plugin with one instance sees all rows in order.
 #[tokio::test]
 async fn many_instances_keep_the_order() -> anyhow::Result<()> {
     let (rig, plugins) = rig("many_instances_keep_the_order", "threads = 4\n").await?;
@@ -188,7 +187,7 @@ async fn many_instances_keep_the_order() -> anyhow::Result<()> {
              CREATE TABLE shop.counted (id INT PRIMARY KEY AUTO_INCREMENT, act VARCHAR(20), n INT)",
         )
         .await?;
-    // The first plugin must not count: its rows pass it by another name of the column.
+    // The first plugin must not count: it does not get the rows of `counted`.
     std::fs::write(plugins.join("1-many.toml"), "tables = [\"shop.free\"]\n")?;
     let engine = Engine::start_and_wait(&rig.config).await?;
     let mut conn = rig.mysql.connect().await?;
@@ -217,7 +216,7 @@ async fn many_instances_keep_the_order() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Plugins come, change and go while rows flow: none is lost, repeated or out of order.
+/// Plugins are added, replaced and removed while rows flow: no row is lost, duplicated or out of order.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn plugins_are_reloaded_under_load() -> anyhow::Result<()> {
     let (rig, plugins) = rig("plugins_are_reloaded_under_load", "threads = 2\n").await?;
@@ -255,7 +254,7 @@ async fn plugins_are_reloaded_under_load() -> anyhow::Result<()> {
     };
     masks(false).await?;
 
-    // It comes, slowly written: not read before it is whole.
+    // A new file that is written slowly is not read before it is complete.
     let bytes = std::fs::read(top().join("plugins/mask-email.wasm"))?;
     let path = plugins.join("mask.wasm");
     for part in 1..=8 {
@@ -264,25 +263,25 @@ async fn plugins_are_reloaded_under_load() -> anyhow::Result<()> {
     }
     masks(true).await?;
     let loads = engine.log().matches("plugin loaded").count();
-    // Half of it, left so: it isn't used, and what ran goes on.
+    // Half of a file is not used, and the previous version stays.
     std::fs::write(&path, &bytes[..bytes.len() / 2])?;
-    says("the running version goes on", 1).await?;
+    says("the running version stays in use", 1).await?;
     masks(true).await?;
-    // Written again as it was: nothing changes.
+    // The same content again changes nothing.
     std::fs::write(&path, &bytes)?;
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(engine.log().matches("plugin loaded").count(), loads, "{}", engine.log());
-    // A settings file comes beside it, and leaves its table out.
+    // A new settings file excludes the plugin's table.
     std::fs::write(plugins.join("mask.toml"), "tables = [\"shop.other\"]\n")?;
     masks(false).await?;
     std::fs::write(plugins.join("mask.toml"), "tabels = []\n")?;
     says("did you mean `tables`?", 1).await?;
     masks(false).await?;
-    // As an editor saves: away, and another in its place.
+    // Editors save like this: the old file is renamed, and another takes its place.
     std::fs::rename(plugins.join("mask.toml"), plugins.join("mask.toml~"))?;
     std::fs::write(plugins.join("mask.toml"), "tables = [\"shop.t\"]\n")?;
     masks(true).await?;
-    // Another one beside it, with one instance; then another content under the name.
+    // Another plugin with one instance; then other content under the same name.
     install(&plugins, "unruly", &guest("unruly"), "instances = 1\n")?;
     says("plugin loaded", 4).await?;
     install(&plugins, "mask", &guest("unruly"), "")?;
@@ -299,7 +298,7 @@ async fn plugins_are_reloaded_under_load() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Compiled code is kept: a second start compiles nothing.
+/// Compiled code is cached: a second start compiles nothing.
 #[test]
 fn a_warm_start_compiles_nothing() -> anyhow::Result<()> {
     let directory = scratch("a_warm_start_compiles_nothing");
@@ -320,7 +319,7 @@ fn a_warm_start_compiles_nothing() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whole batches asked about, and messages left to the host: what each answer must be.
+/// Batch queries and messages that the host writes, with the expected answers.
 #[tokio::test]
 async fn a_guest_that_asks() -> anyhow::Result<()> {
     let (rig, plugins) = rig("a_guest_that_asks", "threads = 1\n").await?;
@@ -333,7 +332,7 @@ async fn a_guest_that_asks() -> anyhow::Result<()> {
         .await?;
     let engine = Engine::start_and_wait(&rig.config).await?;
     let mut conn = rig.mysql.connect().await?;
-    // One transaction is one batch here: rows 0 to 7, of which the third isn't the plugin's.
+    // Here one transaction is one batch: rows 0 to 7, of which the third is not the plugin's.
     for statement in [
         "BEGIN",
         "INSERT INTO shop.items VALUES (1, 'new', 9.50, NULL, '2026-01-31 23:59:59', x'00ff')",
@@ -395,7 +394,7 @@ async fn a_guest_that_asks() -> anyhow::Result<()> {
     assert_eq!(update["old"]["state"], "new");
     assert!(update["at"].as_i64() > Some(1_700_000_000_000), "{update}");
     assert_eq!((&written[5]["op"], &written[5]["id"], &written[0]["old"]), (&json!("d"), &json!(2), &Value::Null));
-    // The row that the plugin doesn't decide on passes.
+    // The row on which the plugin does not decide passes.
     assert_eq!(rig.changes()?.iter().filter(|change| change.contains("others")).count(), 1);
     Ok(())
 }

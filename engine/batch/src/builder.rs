@@ -1,7 +1,8 @@
-//! Writing a batch. The decoder calls, in this order: [`Builder::transaction`] once for each
-//! transaction, then for each row [`Builder::begin_row`], for each of its images
-//! [`Builder::begin_image`], the columns in order and [`Builder::end_image`], and
-//! [`Builder::end_row`]. [`Builder::finish`] gives the bytes.
+//! The writer of batches: values come in, the bytes of a packed batch go out.
+//!
+//! The order of calls is: [`Builder::transaction`] for each transaction; then for each of its rows
+//! [`Builder::begin_row`], for each image of the row [`Builder::begin_image`], the columns in order and
+//! [`Builder::end_image`], and [`Builder::end_row`]. [`Builder::finish`] returns the bytes.
 
 use crate::layout::{
     FLAG_LAST_IN_TRANSACTION, HEADER_LEN, MAGIC, ROW_HEADER_LEN, RowHeader, TRANSACTION_HEADER_LEN, TransactionHeader,
@@ -10,7 +11,7 @@ use crate::layout::{
 use crate::reader::{Batch, Cell, Row};
 use crate::schema::{ColumnIndex, ImageKind, RowIndex};
 
-/// A batch in the making.
+/// A batch that is being written.
 #[derive(Debug)]
 pub struct Builder {
     bytes: Vec<u8>,
@@ -20,7 +21,7 @@ pub struct Builder {
     image: OpenImage,
 }
 
-/// Where the image being written keeps what; offsets into the batch.
+/// The image that is being written, as offsets into the batch.
 #[derive(Debug, Default, Clone, Copy)]
 struct OpenImage {
     at: usize,
@@ -31,29 +32,29 @@ struct OpenImage {
 }
 
 impl Builder {
-    /// An empty batch that grows to about `capacity` bytes without allocating again.
+    /// Creates an empty batch that can grow to about `capacity` bytes without another allocation.
     pub fn with_capacity(capacity: usize) -> Self {
         let mut bytes = Vec::with_capacity(capacity);
         bytes.resize(HEADER_LEN, 0);
         Self { bytes, row_offsets: Vec::new(), transaction_offsets: Vec::new(), row_at: 0, image: OpenImage::default() }
     }
 
-    /// Rows finished so far.
+    /// Returns how many rows are finished so far.
     pub fn rows(&self) -> usize {
         self.row_offsets.len()
     }
 
-    /// Bytes written so far.
+    /// Returns how many bytes are written so far.
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Whether no row was written.
+    /// Whether no row is finished yet.
     pub fn is_empty(&self) -> bool {
         self.row_offsets.is_empty()
     }
 
-    /// Begins a transaction: rows written from now on are of it.
+    /// Begins a transaction, to which the following rows belong.
     pub fn transaction(&mut self, transaction: &TransactionHeader<'_>) {
         self.align();
         self.transaction_offsets.push(self.bytes.len() as u32);
@@ -70,7 +71,7 @@ impl Builder {
         self.bytes.extend_from_slice(gtid.as_bytes());
     }
 
-    /// Begins the transaction of another batch's row, if it isn't the newest: before the row is copied.
+    /// Begins the transaction of another batch's row unless it is the newest. To be called before the row is copied.
     pub fn transaction_of(&mut self, batch: &Batch<'_>, row: &Row<'_>) {
         let transaction = batch.transaction(row.transaction());
         let newest = self.transaction_offsets.last().map(|&at| &self.bytes[at as usize..]);
@@ -98,7 +99,7 @@ impl Builder {
         self.bytes.extend_from_slice(&header);
     }
 
-    /// Begins an image of the row; an update's before image comes first.
+    /// Begins an image of the row. An update's before image comes first.
     #[inline]
     pub fn begin_image(&mut self, columns: usize) {
         let at = self.bytes.len();
@@ -108,7 +109,7 @@ impl Builder {
         self.image = OpenImage { at, columns, column: 0, ends_at, data_at };
     }
 
-    /// Where the next column's value goes: append its bytes here, then call [`Builder::end_value`].
+    /// Returns the buffer to which the next column's value is to be appended. Call [`Builder::end_value`] after it.
     #[inline]
     pub fn value(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
@@ -120,33 +121,33 @@ impl Builder {
         self.end_column(state::VALUE);
     }
 
-    /// Ends the column of which [`Builder::value`] got not the value but its changes.
+    /// Ends the column whose changes, rather than its value, were appended to [`Builder::value`].
     pub fn end_changes(&mut self) {
         self.end_column(state::CHANGES);
     }
 
-    /// The next column is NULL.
+    /// Writes NULL as the next column.
     #[inline]
     pub fn null(&mut self) {
         self.end_column(state::NULL);
     }
 
-    /// The row image doesn't have the next column.
+    /// Writes the next column as absent from the row image.
     #[inline]
     pub fn absent(&mut self) {
         self.end_column(state::ABSENT);
     }
 
-    /// The row image doesn't have the columns from the next one on that are before `column`.
+    /// Writes the next column and all others before `column` as absent from the row image.
     #[inline]
     pub fn absent_before(&mut self, column: usize) {
         let image = &mut self.image;
         debug_assert!(
             (image.column..=image.columns).contains(&column),
-            "columns that were written already, or too many"
+            "columns that are written already, or more than the image has"
         );
         let end = (self.bytes.len() - image.data_at) as u32;
-        // Where nothing was written yet they end at 0, as the image was begun.
+        // The ends are 0 already where no data was written yet.
         if end > 0 {
             let ends = image.ends_at + 4 * image.column..image.ends_at + 4 * column;
             self.bytes[ends].as_chunks_mut().0.fill(end.to_le_bytes());
@@ -154,7 +155,7 @@ impl Builder {
         image.column = column;
     }
 
-    /// The next column, as read from another batch.
+    /// Writes the next column as it was read from another batch.
     pub fn cell(&mut self, cell: Cell<'_>) {
         match cell {
             Cell::Absent => self.absent(),
@@ -202,35 +203,36 @@ impl Builder {
         self.row_offsets.push(self.row_at as u32);
     }
 
-    /// Takes back the row begun last, so that a row that fails to decode leaves no trace.
+    /// Removes the row that was begun last, so that a row that fails to decode leaves no trace.
     pub fn abandon_row(&mut self) {
         self.bytes.truncate(self.row_at);
     }
 
-    /// Takes back all rows but the first `rows`. Their transactions stay, maybe without rows.
+    /// Removes all rows except the first `rows`. Transactions that begin before the first removed row stay, even
+    /// without rows.
     pub fn truncate_rows(&mut self, rows: usize) {
         if let Some(&at) = self.row_offsets.get(rows) {
-            // Headers of transactions that begin behind would go with the rows' bytes.
+            // Transactions that begin after this row are cut off with its bytes.
             self.transaction_offsets.retain(|&offset| offset < at);
             self.bytes.truncate(at as usize);
             self.row_offsets.truncate(rows);
         }
     }
 
-    /// Whether offsets within the batch no longer fit their 32 bits.
+    /// Whether the batch is too large for its 32-bit offsets.
     pub fn is_too_large(&self) -> bool {
         u32::try_from(self.bytes.len()).is_err()
     }
 
-    /// The newest row is the last of its transaction.
+    /// Marks the newest row as the last of its transaction.
     pub fn mark_last_in_transaction(&mut self) {
         if let Some(&at) = self.row_offsets.last() {
             self.bytes[at as usize + 5] |= FLAG_LAST_IN_TRANSACTION;
         }
     }
 
-    /// Copies a row of another batch, and its transaction if it isn't the newest. `write` is asked for each column
-    /// of each image: it writes the column and returns true, or returns false for it as it was.
+    /// Copies a row of another batch with edits, and its transaction unless it is the newest. `write` is called for
+    /// each column of each image: it writes the column and returns true, or returns false to have the column copied.
     pub fn copy_row_edited(
         &mut self,
         batch: &Batch<'_>,
@@ -256,7 +258,7 @@ impl Builder {
         }
     }
 
-    /// Copies a row of another batch as it is, and its transaction if it isn't the newest: one move of memory.
+    /// Copies a row of another batch unchanged, as one block of memory, and its transaction unless it is the newest.
     pub fn copy_row(&mut self, batch: &Batch<'_>, row: RowIndex) {
         let row = batch.row(row);
         self.transaction_of(batch, &row);
@@ -273,7 +275,7 @@ impl Builder {
         self.bytes.resize(self.bytes.len().next_multiple_of(8), 0);
     }
 
-    /// The batch's bytes.
+    /// Completes the batch and returns its bytes.
     pub fn finish(mut self) -> Vec<u8> {
         self.align();
         let rows_at = self.bytes.len() as u32;

@@ -1,9 +1,9 @@
-//! Texts and numbers as JSON that SQS takes: for the engine and for guests. SQS refuses U+0000 to U+001F (but tab, LF
-//! and CR), U+FFFE and U+FFFF, so strings escape them.
+//! JSON strings that SQS accepts, for the engine and for plugins. SQS refuses U+0000 to U+001F (except tab, LF and
+//! CR), U+FFFE and U+FFFF, so strings escape them.
 //! <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html>
 
-/// A short text that is written often, by blocks of one length: a copy of any length is a call, in a guest one of the
-/// host, which costs more than the bytes do.
+/// A short text that is appended often, stored in blocks of 16 bytes. A copy of variable length is a call (in a
+/// plugin, a call of the host), which costs more than the copied bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Literal {
     blocks: Vec<[u8; 16]>,
@@ -11,13 +11,13 @@ pub struct Literal {
 }
 
 impl Literal {
-    /// Of these bytes.
+    /// Creates a literal of these bytes.
     pub fn new(text: &[u8]) -> Self {
         let block = |bytes: &[u8]| std::array::from_fn(|index| bytes.get(index).copied().unwrap_or_default());
         Self { blocks: text.chunks(16).map(block).collect(), len: text.len() }
     }
 
-    /// Appends it.
+    /// Appends the text.
     #[inline]
     pub fn push_to(&self, out: &mut Vec<u8>) {
         let end = out.len() + self.len;
@@ -32,7 +32,7 @@ pub fn push_string(text: &str, out: &mut Vec<u8>) {
     push_utf8(text.as_bytes(), out);
 }
 
-/// Appends a string with its quotes. Bytes that aren't UTF-8 stay as they are.
+/// Appends a string with its quotes. Bytes that are not UTF-8 stay as they are.
 #[inline]
 pub fn push_utf8(text: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
@@ -40,36 +40,38 @@ pub fn push_utf8(text: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-/// Appends what stands between a string's quotes.
+/// Appends a string without its quotes.
 #[inline]
 pub fn push_escaped(text: &[u8], out: &mut Vec<u8>) {
     push_by(push_escape, text, out);
 }
 
-/// Appends what [`push_escaped`] makes of what it makes of a text: for a string in a text that is a string itself.
+/// Appends a text escaped twice, as [`push_escaped`] of the output of [`push_escaped`]: for a string in JSON that is
+/// itself in a JSON string.
 #[inline]
 pub fn push_escaped_twice(text: &[u8], out: &mut Vec<u8>) {
     push_by(push_escape_twice, text, out);
 }
 
-/// Appends a text. `push_escape` is called where one of its bytes needs a look: it appends that, and gives the rest.
+/// Appends a text. `push_escape` is called at each byte that may need an escape: it appends the escaped character,
+/// and returns the rest.
 #[inline]
 fn push_by<'a>(push_escape: impl Fn(&'a [u8], &mut Vec<u8>) -> &'a [u8], text: &'a [u8], out: &mut Vec<u8>) {
-    // One look at the memory's end for all that follows, unless much of it is escaped.
+    // One check of the capacity for all that follows, unless much of the text is escaped.
     out.reserve(text.len() + 8);
     let mut rest = text;
     while HAS_VECTORS
-        && let Some((block, behind)) = rest.split_first_chunk::<32>()
+        && let Some((block, after)) = rest.split_first_chunk::<32>()
         && is_plain(block)
     {
         out.extend_from_slice(block);
-        rest = behind;
+        rest = after;
     }
-    while let Some((word, behind)) = rest.split_first_chunk::<8>() {
-        // In a guest this is one store; copying memory of any length is a call of the host.
+    while let Some((word, after)) = rest.split_first_chunk::<8>() {
+        // In a plugin this is one store; a copy of variable length is a call of the host.
         out.extend_from_slice(word);
         rest = match first_special(u64::from_le_bytes(*word)) {
-            None => behind,
+            None => after,
             Some(plain) => {
                 out.truncate(out.len() - (8 - plain));
                 push_escape(&rest[plain..], out)
@@ -79,7 +81,7 @@ fn push_by<'a>(push_escape: impl Fn(&'a [u8], &mut Vec<u8>) -> &'a [u8], text: &
     while !rest.is_empty() {
         let word = word_of(rest);
         out.extend_from_slice(&word.to_le_bytes());
-        // The bytes that aren't there look like controls.
+        // The missing bytes are zero and would be taken for control characters: fill them with letters.
         match first_special(word | FILLER << (8 * rest.len())) {
             None => {
                 out.truncate(out.len() - (8 - rest.len()));
@@ -93,23 +95,23 @@ fn push_by<'a>(push_escape: impl Fn(&'a [u8], &mut Vec<u8>) -> &'a [u8], text: &
     }
 }
 
-/// Whether bytes are looked at by blocks: guests are compiled without that.
+/// Whether the text is checked in blocks of 32 bytes, as by vector instructions. Plugins are compiled without these.
 const HAS_VECTORS: bool = !cfg!(target_family = "wasm");
 
-/// Whether no byte needs a look.
+/// Whether no byte of the block may need an escape.
 #[inline]
 fn is_plain(block: &[u8; 32]) -> bool {
     let needs = |byte: u8| (byte < 0x20) | (byte == b'"') | (byte == b'\\') | (byte == 0xef);
     block.iter().fold(0u8, |found, &byte| found | u8::from(needs(byte))) == 0
 }
 
-/// Letters in all eight bytes.
+/// A letter in each of eight bytes.
 const FILLER: u64 = u64::from_le_bytes(*b"aaaaaaaa");
 
-/// Up to seven bytes, the first of them lowest.
+/// Returns up to seven bytes as a number, the first byte lowest.
 #[inline]
 fn word_of(bytes: &[u8]) -> u64 {
-    // Both ends, which may share some bytes in their middle: fewer looks than one a byte.
+    // Two loads, from both ends, which may overlap: fewer than one for each byte.
     let ends = |first: u64, last: u64, width: usize| first | last << (8 * (bytes.len() - width));
     match (bytes.first_chunk::<4>(), bytes.last_chunk::<4>(), bytes.first_chunk::<2>(), bytes.last_chunk::<2>()) {
         (Some(first), Some(last), ..) => ends(u32::from_le_bytes(*first).into(), u32::from_le_bytes(*last).into(), 4),
@@ -118,8 +120,8 @@ fn word_of(bytes: &[u8]) -> u64 {
     }
 }
 
-/// How many of eight bytes are before the first that needs a look, if one does: quotes, backslashes, controls, and the
-/// first byte of U+FFFE and U+FFFF.
+/// Returns how many of eight bytes are before the first that may need an escape, if one may: quotes, backslashes,
+/// control characters, and the first byte of U+FFFE and U+FFFF.
 /// <https://graphics.stanford.edu/~seander/bithacks.html#ZeroInWord>
 #[inline]
 fn first_special(word: u64) -> Option<usize> {
@@ -128,21 +130,21 @@ fn first_special(word: u64) -> Option<usize> {
     let is_zero = |word: u64| word.wrapping_sub(ONES) & !word;
     let is = |byte: u8| is_zero(word ^ (ONES * u64::from(byte)));
     let is_control = word.wrapping_sub(ONES * 0x20) & !word;
-    // What is borrowed falsifies higher bytes only: the lowest that is found is one.
+    // A borrow falsifies only higher bytes, so the lowest byte found is a true one.
     let found = (is_control | is(b'"') | is(b'\\') | is(0xef)) & HIGHS;
     (found != 0).then(|| found.trailing_zeros() as usize / 8)
 }
 
-/// Appends the first byte, or the character that it begins, as a string has it. Gives the rest.
+/// Appends the first byte, or the character that begins with it, as a string has it. Returns the rest.
 #[inline]
 fn push_escape<'a>(bytes: &'a [u8], out: &mut Vec<u8>) -> &'a [u8] {
-    // Mostly it's the quotes of JSON within JSON.
+    // Most often, a quote of JSON in a string.
     match bytes {
         [b'"', rest @ ..] => {
             out.extend_from_slice(b"\\\"");
             rest
         }
-        // Or those of JSON within that.
+        // Next often, a quote of JSON in a string of that JSON.
         [b'\\', b'"', rest @ ..] => {
             out.extend_from_slice(b"\\\\\\\"");
             rest
@@ -151,7 +153,7 @@ fn push_escape<'a>(bytes: &'a [u8], out: &mut Vec<u8>) -> &'a [u8] {
     }
 }
 
-/// The same for [`push_escaped_twice`].
+/// Does the same for [`push_escaped_twice`].
 #[inline]
 fn push_escape_twice<'a>(bytes: &'a [u8], out: &mut Vec<u8>) -> &'a [u8] {
     match bytes {
@@ -175,7 +177,7 @@ fn push_rare_escape_twice<'a>(bytes: &'a [u8], out: &mut Vec<u8>) -> &'a [u8] {
     rest
 }
 
-/// Bytes of `\u001f`: no character's escape is longer.
+/// The bytes of `\u001f`: no character's escape is longer.
 const ESCAPE_LEN_MAX: usize = 6;
 
 #[inline(never)]
@@ -220,7 +222,7 @@ mod tests {
 
     #[test]
     fn every_byte_at_every_place() {
-        // Two blocks of vectors, a word, and some bytes.
+        // Two blocks of 32 bytes, a word of 8, and three bytes.
         const LEN: usize = 2 * 32 + 8 + 3;
         for byte in 0..0x80u8 {
             for place in 0..LEN {

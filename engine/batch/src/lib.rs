@@ -1,11 +1,12 @@
-//! The packed row batch: how rows cross between the engine and its transforms.
+//! The packed row batch: the format in which row changes pass from the decoder to the transforms and all later
+//! stages.
 //!
-//! The binlog decoder writes row changes into a [`Builder`]; everyone after it (the transforms,
-//! the route, the envelope) reads the same bytes in place through a [`Batch`]. A guest reaches any
-//! column of any row in O(1) and copies none. The layout is specified in `wit/packed-batch.md`.
+//! The binlog decoder writes row changes into a [`Builder`]; the transforms, the dispatch and the envelope read the
+//! same bytes in place through a [`Batch`]. A transform reads any column of any row in O(1) and copies none.
+//! `wit/packed-batch.md` specifies the layout.
 //!
-//! This crate knows neither MySQL's encodings nor WebAssembly; it has no dependencies, so that
-//! the guest SDK can share it with the engine.
+//! This crate knows neither MySQL's encodings nor WebAssembly. It has no dependencies, so that the plugins' SDK can
+//! share it with the engine.
 
 mod builder;
 pub mod json;
@@ -46,7 +47,7 @@ mod tests {
         }
     }
 
-    /// The example at the end of the format's specification.
+    /// Writes the example at the end of the format's specification.
     #[test]
     fn the_specifications_example() {
         let mut builder = Builder::with_capacity(0);
@@ -90,7 +91,8 @@ mod tests {
     }
 
     proptest! {
-        /// What is written is read, and a copy is the same, edited only where it was asked for.
+        /// The reader returns what the builder wrote; copies are equal, and edited copies differ in the edited column
+        /// only.
         #[test]
         fn what_is_written_is_read(rows in proptest::collection::vec(row(), 0..20)) {
             let mut builder = Builder::with_capacity(0);

@@ -1,4 +1,4 @@
-//! Reading a batch in place.
+//! The reader of batches, which returns rows, images and columns in place, without copies.
 
 use crate::layout::{
     FLAG_LAST_IN_TRANSACTION, HEADER_LEN, MAGIC, ROW_HEADER_LEN, RowHeader, TRANSACTION_HEADER_LEN, TransactionHeader,
@@ -6,30 +6,30 @@ use crate::layout::{
 };
 use crate::schema::{ColumnIndex, ImageKind, Operation, RowIndex, TableId};
 
-/// Bytes that aren't a batch.
+/// The reason why bytes are not a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FormatError {
-    /// The first four bytes aren't [`MAGIC`]: another format or another version of it.
+    /// The first four bytes are not [`MAGIC`]: another format, or another version.
     Magic,
-    /// The header's lengths don't fit the bytes.
+    /// The lengths in the header do not match the bytes.
     Length,
 }
 
 impl std::fmt::Display for FormatError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::Magic => "not a packed batch of version 1",
-            Self::Length => "the packed batch's lengths don't fit its bytes",
+            Self::Magic => "cannot read the packed batch: it does not begin with the mark of version 1",
+            Self::Length => "cannot read the packed batch: the lengths in its header do not match its bytes",
         })
     }
 }
 
 impl std::error::Error for FormatError {}
 
-/// A batch, read in place.
+/// A batch that is read in place.
 ///
-/// The header is checked by [`Batch::parse`]; a batch whose inner offsets lie (which no
-/// [`Builder`](crate::Builder) writes) makes the accessors panic, never read out of bounds.
+/// [`Batch::parse`] checks the header only. The accessors panic on wrong offsets within a batch, which no
+/// [`Builder`](crate::Builder) writes; they never read out of bounds.
 #[derive(Debug, Clone, Copy)]
 pub struct Batch<'a> {
     bytes: &'a [u8],
@@ -54,10 +54,10 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 }
 
 impl<'a> Batch<'a> {
-    /// Reads the header.
+    /// Reads and checks the header.
     ///
     /// # Errors
-    /// If the bytes are no batch of this version.
+    /// If the bytes are not a batch of this version.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, FormatError> {
         if bytes.len() < HEADER_LEN {
             return Err(FormatError::Length);
@@ -81,28 +81,28 @@ impl<'a> Batch<'a> {
         Ok(batch)
     }
 
-    /// How many rows it has.
+    /// Returns how many rows the batch has.
     pub fn len(&self) -> usize {
         self.rows
     }
 
-    /// About how many bytes a batch of `rows` of its rows has, with a little room.
+    /// Returns an estimate, in bytes, of the size of a batch of `rows` of these rows, with an eighth to spare.
     pub fn bytes_of(&self, rows: usize) -> usize {
         let exact = self.bytes.len() * rows / self.rows.max(1);
         exact + exact / 8 + HEADER_LEN
     }
 
-    /// Whether it has no rows.
+    /// Whether the batch has no rows.
     pub fn is_empty(&self) -> bool {
         self.rows == 0
     }
 
-    /// How many transactions its rows belong to.
+    /// Returns how many transactions the batch has.
     pub fn transactions(&self) -> usize {
         self.transactions
     }
 
-    /// The row at an index.
+    /// Returns the row at an index.
     ///
     /// # Panics
     /// If there is none.
@@ -114,13 +114,13 @@ impl<'a> Batch<'a> {
         Row { bytes: &self.bytes[at..at + len] }
     }
 
-    /// The rows in binlog order.
+    /// Iterates over the rows, in binlog order.
     pub fn rows(&self) -> impl ExactSizeIterator<Item = Row<'a>> + use<'a> {
         let batch = *self;
         (0..self.rows as u32).map(move |index| batch.row(RowIndex(index)))
     }
 
-    /// The transaction at an index, which is what [`Row::transaction`] gives.
+    /// Returns the transaction at an index, such as [`Row::transaction`] returns.
     ///
     /// # Panics
     /// If there is none.
@@ -131,7 +131,7 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// What rows share with their transaction.
+/// A transaction of a batch.
 #[derive(Debug, Clone, Copy)]
 pub struct Transaction<'a> {
     bytes: &'a [u8],
@@ -142,13 +142,13 @@ impl<'a> Transaction<'a> {
         (u32_at(self.bytes, 24) as usize, u32_at(self.bytes, 28) as usize)
     }
 
-    /// Its own bytes, without what follows it in the batch.
+    /// Returns the transaction's bytes: its header, file name and GTID.
     pub(crate) fn bytes(&self) -> &'a [u8] {
         let (file_len, gtid_len) = self.text_lens();
         &self.bytes[..TRANSACTION_HEADER_LEN + file_len + gtid_len]
     }
 
-    /// All that is known of it.
+    /// Returns the transaction's metadata.
     pub fn header(&self) -> TransactionHeader<'a> {
         let (file_len, gtid_len) = self.text_lens();
         let file_at = TRANSACTION_HEADER_LEN;
@@ -165,7 +165,7 @@ impl<'a> Transaction<'a> {
     }
 }
 
-/// One row change.
+/// A row change of a batch.
 #[derive(Debug, Clone, Copy)]
 pub struct Row<'a> {
     bytes: &'a [u8],
@@ -176,18 +176,18 @@ impl<'a> Row<'a> {
         self.bytes
     }
 
-    /// Whether another row's images are the same, byte for byte.
+    /// Whether both rows have the same images, byte for byte.
     pub fn has_images_of(&self, other: &Row<'_>) -> bool {
         self.bytes[ROW_HEADER_LEN..] == other.bytes[ROW_HEADER_LEN..]
     }
 
-    /// The row's table.
+    /// Returns the ID of the row's table version.
     #[inline]
     pub fn table(&self) -> TableId {
         TableId(u32_at(self.bytes, 0))
     }
 
-    /// What happened to it.
+    /// Returns the operation that changed the row.
     ///
     /// # Panics
     /// If the batch is malformed.
@@ -196,17 +196,17 @@ impl<'a> Row<'a> {
         Operation::from_code(self.bytes[4]).expect("a builder writes known operations only")
     }
 
-    /// Whether it's the last row of its transaction.
+    /// Whether the row is the last of its transaction.
     pub fn is_last_in_transaction(&self) -> bool {
         self.bytes[5] & FLAG_LAST_IN_TRANSACTION != 0
     }
 
-    /// The index of its transaction in the batch.
+    /// Returns the index of the row's transaction in the batch.
     pub fn transaction(&self) -> usize {
         u32_at(self.bytes, 8) as usize
     }
 
-    /// What it says of itself beside its columns.
+    /// Returns the row's metadata.
     pub fn header(&self) -> RowHeader {
         RowHeader {
             table: self.table(),
@@ -219,25 +219,25 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// Columns of its table.
+    /// Returns how many columns the row's table has.
     #[inline]
     pub fn columns(&self) -> usize {
         usize::from(u16::from_le_bytes([self.bytes[6], self.bytes[7]]))
     }
 
-    /// The row as it was, for updates and deletes.
+    /// Returns the before image, which updates and deletes have.
     #[inline]
     pub fn before(&self) -> Option<Image<'a>> {
         self.operation().has_before().then(|| self.image_at(ROW_HEADER_LEN))
     }
 
-    /// The row as it is now, for inserts and updates.
+    /// Returns the after image, which inserts and updates have.
     #[inline]
     pub fn after(&self) -> Option<Image<'a>> {
         self.operation().has_after().then(|| self.newest())
     }
 
-    /// One of its images, if it has it.
+    /// Returns one of the row's images, if the row has it.
     #[inline]
     pub fn image(&self, kind: ImageKind) -> Option<Image<'a>> {
         match kind {
@@ -246,7 +246,7 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// The row as last known: after, or before for a delete.
+    /// Returns the newest image: the after image, or a delete's before image.
     #[inline]
     pub fn newest(&self) -> Image<'a> {
         match self.operation() {
@@ -268,22 +268,23 @@ impl<'a> Row<'a> {
     }
 }
 
-/// A column in an image.
+/// A column's content in a row image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cell<'a> {
-    /// The row image doesn't have the column (`binlog_row_image` isn't `FULL`): not NULL, unknown.
+    /// The row image does not have the column (`binlog_row_image` is not `FULL`), or no transform wants it. The value
+    /// is unknown, which is not NULL.
     Absent,
     /// NULL.
     Null,
-    /// The packed value; the column's [`Kind`](crate::Kind) says how to read it.
+    /// The packed value, in the encoding of the column's [`Kind`](crate::Kind).
     Value(&'a [u8]),
-    /// Not the value but what changed in it: a partial update of a JSON document whose old value the
-    /// row image doesn't have, as JSON text.
+    /// The changes of the value instead of the value, as JSON text: a partial update of a JSON document whose old
+    /// value the row image does not have.
     Changes(&'a [u8]),
 }
 
 impl<'a> Cell<'a> {
-    /// The value's bytes, if there is a value.
+    /// Returns the value's bytes, if there is a value.
     #[inline]
     pub fn value(self) -> Option<&'a [u8]> {
         match self {
@@ -292,48 +293,48 @@ impl<'a> Cell<'a> {
         }
     }
 
-    /// The value as text, if there is one and it's UTF-8.
+    /// Returns the value as text, if there is a value and it is UTF-8.
     #[inline]
     pub fn text(self) -> Option<&'a str> {
         std::str::from_utf8(self.value()?).ok()
     }
 
-    /// The value as an integer, if there is one of 8 bytes.
+    /// Returns the value as a signed integer, if there is a value of 8 bytes.
     #[inline]
     pub fn int(self) -> Option<i64> {
         Some(i64::from_le_bytes(self.value()?.try_into().ok()?))
     }
 
-    /// The value as an unsigned integer, if there is one of 8 bytes.
+    /// Returns the value as an unsigned integer, if there is a value of 8 bytes.
     #[inline]
     pub fn uint(self) -> Option<u64> {
         Some(u64::from_le_bytes(self.value()?.try_into().ok()?))
     }
 
-    /// The value as a float, if there is one of 8 bytes.
+    /// Returns the value as a float, if there is a value of 8 bytes.
     #[inline]
     pub fn float(self) -> Option<f64> {
         Some(f64::from_le_bytes(self.value()?.try_into().ok()?))
     }
 }
 
-/// A row at one point in time: before or after the change.
+/// A row image: the row's columns before or after the change.
 #[derive(Debug, Clone, Copy)]
 pub struct Image<'a> {
-    /// Four columns to a byte.
+    /// The columns' states, four to a byte.
     states: &'a [u8],
-    /// Where each column ends.
+    /// The columns' ends, in bytes from the start of `data`.
     ends: &'a [[u8; 4]],
     data: &'a [u8],
 }
 
 impl<'a> Image<'a> {
-    /// Columns of the table.
+    /// Returns how many columns the table has.
     pub fn columns(&self) -> usize {
         self.ends.len()
     }
 
-    /// A column.
+    /// Returns a column's content.
     ///
     /// # Panics
     /// If the table has no such column.
@@ -349,7 +350,7 @@ impl<'a> Image<'a> {
         })
     }
 
-    /// The columns in order.
+    /// Iterates over the columns, in the table's order.
     #[inline]
     pub fn cells(&self) -> impl ExactSizeIterator<Item = Cell<'a>> + use<'a> {
         let Self { states, ends, data } = *self;
@@ -362,7 +363,8 @@ impl<'a> Image<'a> {
     }
 }
 
-/// A column, by the byte that has its state among those of its neighbours; `data` is what it has, if it has anything.
+/// Returns a column's content. `states` is the byte with its state and those of its neighbours; `data` returns its
+/// bytes.
 #[inline]
 fn cell<'a>(states: u8, column: usize, data: impl FnOnce() -> &'a [u8]) -> Cell<'a> {
     match states >> (column % 4 * 2) & 3 {

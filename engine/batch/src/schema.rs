@@ -1,33 +1,33 @@
-//! What a row's table id stands for: the table's columns, as the binlog itself describes them.
+//! Tables and columns, to which rows refer by ID and index, and the syntax of tables' names.
 
 use std::borrow::Cow;
 
-/// One version of one table: a changed column gives a new id. Ids are small and dense, and mean
-/// something within one run of the engine only.
+/// The ID of a table version. A changed column makes another version. IDs are small and dense, and have a meaning
+/// within one generation of tables only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TableId(pub u32);
 
-/// A row's place in its batch.
+/// The index of a row in its batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RowIndex(pub u32);
 
-/// A column's place in its table.
+/// The index of a column in its table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ColumnIndex(pub u32);
 
 /// What a change did to its row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Operation {
-    /// The row is new: it has an after image.
+    /// The row is new. It has an after image.
     Insert,
-    /// The row changed: it has a before and an after image.
+    /// The row changed. It has a before image and an after image.
     Update,
-    /// The row is gone: it has a before image.
+    /// The row is gone. It has a before image.
     Delete,
 }
 
 impl Operation {
-    /// The operation's byte in a packed row.
+    /// Returns the operation's code in a packed row.
     pub const fn code(self) -> u8 {
         match self {
             Self::Insert => 1,
@@ -36,7 +36,7 @@ impl Operation {
         }
     }
 
-    /// The operation of a packed row's byte.
+    /// Returns the operation with a code; `None` for an unknown code.
     pub const fn from_code(code: u8) -> Option<Self> {
         match code {
             1 => Some(Self::Insert),
@@ -46,34 +46,34 @@ impl Operation {
         }
     }
 
-    /// Whether a change of this operation carries the row as it was.
+    /// Whether changes of this operation have a before image.
     pub const fn has_before(self) -> bool {
         matches!(self, Self::Update | Self::Delete)
     }
 
-    /// Whether a change of this operation carries the row as it is now.
+    /// Whether changes of this operation have an after image.
     pub const fn has_after(self) -> bool {
         matches!(self, Self::Insert | Self::Update)
     }
 }
 
-/// Which of a row's images.
+/// One of the two images of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ImageKind {
-    /// The row as it was.
+    /// The row before the change.
     Before,
-    /// The row as it is now.
+    /// The row after the change.
     After,
 }
 
-/// How a column's values are packed.
+/// The encoding of a column's values in a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// Signed integer: 8 bytes.
     Int,
     /// Unsigned integer: 8 bytes.
     Uint,
-    /// IEEE 754 double: 8 bytes. A MySQL `FLOAT` is widened; the column's MySQL type tells.
+    /// IEEE 754 double: 8 bytes. Values of MySQL's `FLOAT` are widened; the column's MySQL type distinguishes them.
     Float,
     /// Exact decimal as text: `-12.50`.
     Decimal,
@@ -87,7 +87,7 @@ pub enum Kind {
     Date,
     /// `[-]HHH:MM:SS[.ffffff]` as text.
     Time,
-    /// `YYYY-MM-DD HH:MM:SS[.ffffff]` as text, in no time zone.
+    /// `YYYY-MM-DD HH:MM:SS[.ffffff]` as text, without a time zone.
     Datetime,
     /// `YYYY-MM-DD HH:MM:SS[.ffffff]` as text, in UTC.
     Timestamp,
@@ -106,7 +106,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Whether values are UTF-8.
+    /// Whether values are UTF-8 text.
     pub const fn is_text(self) -> bool {
         !self.is_number() && !matches!(self, Self::Bytes | Self::Geometry | Self::Vector)
     }
@@ -117,55 +117,57 @@ impl Kind {
     }
 }
 
-/// A column, as rows and transforms see it.
+/// A column of a table version.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Column {
     /// The column's name.
     pub name: String,
-    /// How its values are packed.
+    /// How the column's values are packed.
     pub kind: Kind,
-    /// Its MySQL type in lower case, without sizes: `bigint unsigned`, `varchar`, `float`.
+    /// The column's MySQL type in lower case, without sizes: `bigint unsigned`, `varchar`, `float`. `BIT` keeps its
+    /// size: `bit(10)`.
     pub mysql_type: String,
-    /// Whether it may be NULL.
+    /// Whether values may be NULL.
     pub nullable: bool,
-    /// Whether it's part of the primary key.
+    /// Whether the column is part of the primary key.
     pub key: bool,
 }
 
-/// One version of a table.
+/// A table version: a table with one set of columns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {
-    /// What rows call it: unique among the tables of its generation.
+    /// The table version's ID, unique within its generation.
     pub id: TableId,
-    /// Once very many tables have come and gone, ids begin at 0 again: in the next generation.
+    /// The table version's generation. After very many table versions the IDs begin at 0 again, in the next
+    /// generation.
     pub generation: u32,
-    /// The schema (database) that holds it.
+    /// The schema (database) of the table.
     pub schema: String,
-    /// Its name.
+    /// The table's name.
     pub name: String,
-    /// Its columns, in the order of the table.
+    /// The columns, in the table's order.
     pub columns: Vec<Column>,
-    /// The primary key's columns, in the order of the key; empty where there is none.
+    /// The primary key's columns, in the key's order; empty without a primary key.
     pub key: Vec<ColumnIndex>,
 }
 
 impl Table {
-    /// The column of this name, compared as MySQL does: ASCII case doesn't count.
+    /// Returns the column with a name, compared as MySQL does: ASCII case does not count.
     pub fn column(&self, name: &str) -> Option<ColumnIndex> {
         let index = self.columns.iter().position(|column| column.name.eq_ignore_ascii_case(name))?;
         Some(ColumnIndex(index as u32))
     }
 }
 
-/// `schema.table`, each as [`quoted`] writes it, so that no two tables are shown alike.
+/// Writes `schema.table`, each name as [`quoted`] returns it, so that no two tables are shown alike.
 impl std::fmt::Display for Table {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}.{}", quoted(&self.schema, '.'), quoted(&self.name, '.'))
     }
 }
 
-/// A name as it is written beside a separator: within backticks where it has the separator or a backtick itself, which is
-/// written twice then, as in SQL.
+/// Returns a name as it is written beside a separator. A name that contains the separator or a backtick is put in
+/// backticks, and its own backticks are doubled, as in SQL.
 pub fn quoted(name: &str, separator: char) -> Cow<'_, str> {
     match name.contains([separator, '`']) {
         true => format!("`{}`", name.replace('`', "``")).into(),
@@ -173,13 +175,15 @@ pub fn quoted(name: &str, separator: char) -> Cow<'_, str> {
     }
 }
 
-/// Reads a table's full name, as it is shown: schema and table. Without backticks the schema ends at the first dot.
+/// Parses a table's full name, as its `Display` writes it, into schema and table. Without backticks the schema ends
+/// at the first dot.
 pub fn schema_and_table(text: &str) -> Option<(Cow<'_, str>, Cow<'_, str>)> {
     let (schema, table) = split_name(text, '.')?;
     Some((schema, unquoted(table)?))
 }
 
-/// Splits a text at the first separator that isn't within backticks: the name before it, and the text behind it.
+/// Splits a text at the first separator outside backticks. Returns the name before the separator, and the text after
+/// it.
 pub fn split_name(text: &str, separator: char) -> Option<(Cow<'_, str>, &str)> {
     let (name, rest) = match quoted_end(text) {
         Some(end) => (&text[..end], text[end..].strip_prefix(separator)?),
@@ -188,7 +192,7 @@ pub fn split_name(text: &str, separator: char) -> Option<(Cow<'_, str>, &str)> {
     Some((unquoted(name)?, rest))
 }
 
-/// Where a name within backticks ends that the text begins with.
+/// Returns where the name in backticks ends with which the text begins.
 fn quoted_end(text: &str) -> Option<usize> {
     let mut rest = text.strip_prefix('`')?;
     loop {

@@ -1,14 +1,14 @@
-//! What a row costs in each part of the way, on one thread: nanoseconds where time is measured, instructions where they
-//! are counted.
+//! The cost of a row in each part of the pipeline, on one thread: nanoseconds where time is measured, instructions
+//! where they are counted.
 //!
 //! ```text
-//! cargo bench -p rowmill-core --bench parts                    a table, each the best of many rounds
-//! cargo bench -p rowmill-core --bench parts -- decode          one of them
-//! cargo bench -p rowmill-core --bench parts -- decode 100      one of them so often and no more: to be counted
+//! cargo bench -p rowmill-core --bench parts                    measures all parts, each by the best of many rounds
+//! cargo bench -p rowmill-core --bench parts -- decode          measures one part
+//! cargo bench -p rowmill-core --bench parts -- decode 100      runs one part 100 times, for instructions to be counted
 //! ```
 //!
-//! `engine/core/benches/instructions` counts. `orders.binlog` is the head of the benchmark's workload, made by
-//! `cargo run --release -p rowmill-tests --bin record`.
+//! `engine/core/benches/instructions` counts the instructions. `orders.binlog` is the start of the benchmark's
+//! workload, made by `cargo run --release -p rowmill-tests --bin record`.
 
 use std::hint::black_box;
 use std::pin::pin;
@@ -24,7 +24,7 @@ use rowmill_core::route::{GroupTemplate, deduplication_id};
 use rowmill_pipeline::ack::{Ack, Cost, tracker};
 use rowmill_pipeline::ordered_queue::{OrderedQueue, Pending, RequestLimits};
 
-/// A part does a round of its work.
+/// A function that does one round of a part's work.
 type Round = fn(&Rows);
 
 const PARTS: [(&str, Round); 9] = [
@@ -35,16 +35,16 @@ const PARTS: [(&str, Round); 9] = [
     ("envelope-escaped", |rows| envelope(rows, Format::Debezium, Escaping::Escaped)),
     ("envelope-row", |rows| envelope(rows, Format::Row, Escaping::Plain)),
     ("route", |rows| rows.for_each_batch(route)),
-    ("ordered_queue", |rows| rows.for_each_batch(|_, batch| ordered_queue(batch.len()))),
+    ("ordered-queue", |rows| rows.for_each_batch(|_, batch| ordered_queue(batch.len()))),
     ("acks", |rows| acks(rows)),
 ];
 
-/// Each is measured for so long, so often; its best counts.
+/// The least duration of a measurement, and the number of measurements of a part, of which the best counts.
 const MEASURED: Duration = Duration::from_millis(20);
 const MEASUREMENTS: usize = 50;
 
 fn main() {
-    // `cargo bench` says so to each.
+    // `cargo bench` passes `--bench` to each benchmark.
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     let (wanted, rounds) = (arguments.next(), arguments.next());
     let rows = Rows::read();
@@ -72,7 +72,7 @@ fn time(round: Round, rows: &Rows) -> f64 {
     (0..MEASUREMENTS).map(|_| once()).fold(f64::INFINITY, f64::min)
 }
 
-/// What all parts work on.
+/// The input of all parts.
 struct Rows {
     binlog: &'static [u8],
     batches: Vec<RowBatch>,
@@ -96,10 +96,10 @@ impl Rows {
     }
 }
 
-/// What is decoded of all tables.
+/// The columns that are decoded, for all tables.
 enum Tables {
     All,
-    /// Their first column.
+    /// The primary key in after images only.
     One,
 }
 
@@ -134,9 +134,9 @@ fn decode(binlog: &[u8], tables: Tables) -> Vec<RowBatch> {
     let mut batches = Vec::new();
     let mut rest = &binlog[BinlogPosition::FIRST_EVENT as usize..];
     while let Some(size) = rest.get(9..13).and_then(|size| size.first_chunk()) {
-        let (event, behind) = rest.split_at(u32::from_le_bytes(*size) as usize);
-        rest = behind;
-        while let Next::Batch(batch) = decoder.next(event).expect("it is a binlog") {
+        let (event, after) = rest.split_at(u32::from_le_bytes(*size) as usize);
+        rest = after;
+        while let Next::Batch(batch) = decoder.next(event).expect("a valid binlog") {
             batches.push(*batch);
         }
     }
@@ -144,7 +144,7 @@ fn decode(binlog: &[u8], tables: Tables) -> Vec<RowBatch> {
     batches
 }
 
-/// Rows of a batch into another one: what a chain of transforms does with those that pass.
+/// Copies the rows of a batch into another batch, as a chain of transforms does with rows that pass.
 fn pack(batch: &Batch<'_>) {
     let mut builder = Builder::with_capacity(batch.bytes_of(batch.len()));
     (0..batch.len() as u32).for_each(|row| builder.copy_row(batch, RowIndex(row)));
@@ -163,7 +163,7 @@ fn envelope(rows: &Rows, format: Format, escaping: Escaping) {
     });
 }
 
-/// A FIFO queue's group and deduplication id.
+/// Makes a FIFO queue's message groups and deduplication IDs.
 fn route(tables: &[Arc<Table>], batch: &Batch<'_>) {
     let group = GroupTemplate::default();
     for row in batch.rows() {
@@ -172,18 +172,18 @@ fn route(tables: &[Arc<Table>], batch: &Batch<'_>) {
     }
 }
 
-/// Messages in sixteen groups, through requests of ten.
+/// Passes messages in sixteen groups through requests of ten.
 fn ordered_queue(messages: usize) {
     let mut ordered_queue = OrderedQueue::new(RequestLimits { messages: 10, bytes: 1 << 20 });
     for item in 0..messages {
         ordered_queue.push(Pending { group: Some((item % 16).to_string()), bytes: 900, item });
     }
     while !ordered_queue.is_empty() {
-        ordered_queue.next_request().iter().for_each(|message| ordered_queue.accepted(message.group.as_deref()));
+        ordered_queue.next_request().iter().for_each(|message| ordered_queue.accept(message.group.as_deref()));
     }
 }
 
-/// A message for each row of each batch, all accepted.
+/// Acknowledges each batch by one part for each row.
 fn acks(rows: &Rows) {
     let (mut acks, mut feed, _observer) = tracker(Cost { rows: u32::MAX, bytes: u32::MAX });
     for batch in &rows.batches {

@@ -1,9 +1,9 @@
-//! What is known of each table, found by its id.
+//! Values by table version.
 
 use rowmill_batch::Table;
 
-/// Something for each table of one generation. Asked about a table of another generation, it forgets all: so it never has
-/// more than one generation's, however many tables come and go.
+/// A map from the table versions of one generation to values. An entry for a table of another generation removes all
+/// values of the former one, so that the map is bounded however many tables come and go.
 #[derive(Debug, Clone)]
 pub struct ByTable<T> {
     generation: u32,
@@ -17,14 +17,14 @@ impl<T> Default for ByTable<T> {
 }
 
 impl<T> ByTable<T> {
-    /// What there is for a table.
+    /// Returns a table's value, if there is one.
     #[inline]
     pub fn get(&self, table: &Table) -> Option<&T> {
         let entry = self.entries.get(table.id.0 as usize).filter(|_| self.generation == table.generation);
         entry?.as_ref()
     }
 
-    /// A table's place, empty if there is nothing for it yet.
+    /// Returns a table's entry, which is `None` if the table has no value yet.
     #[inline]
     pub fn entry(&mut self, table: &Table) -> &mut Option<T> {
         let index = table.id.0 as usize;
@@ -44,7 +44,7 @@ impl<T> ByTable<T> {
         }
     }
 
-    /// Whether a table is of a generation before the one that it knows tables of.
+    /// Whether a table is of an earlier generation than the map.
     pub fn is_past(&self, table: &Table) -> bool {
         table.generation < self.generation
     }
@@ -72,6 +72,10 @@ mod tests {
         assert_eq!((known.get(&table(1, 3)), known.is_past(&table(0, 3))), (None, false));
         *known.entry(&table(1, 0)) = Some("second");
         assert_eq!((known.get(&table(1, 0)), known.get(&table(0, 3))), (Some(&"second"), None));
-        assert_eq!((known.entries.len(), known.is_past(&table(0, 3))), (1, true), "nothing is kept of the first");
+        assert_eq!(
+            (known.entries.len(), known.is_past(&table(0, 3))),
+            (1, true),
+            "nothing of the first generation remains"
+        );
     }
 }

@@ -1,96 +1,99 @@
-//! Global transaction ids, MySQL's and MariaDB's, and the sets of them that say what was executed.
+//! Global transaction IDs (GTIDs) of MySQL and MariaDB, and GTID sets.
 //!
-//! MySQL: <https://dev.mysql.com/doc/refman/8.4/en/replication-gtids-concepts.html>;
-//! MariaDB: <https://mariadb.com/kb/en/gtid/>.
+//! MySQL: <https://dev.mysql.com/doc/refman/8.4/en/replication-gtids-concepts.html>; MariaDB:
+//! <https://mariadb.com/kb/en/gtid/>.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-/// One transaction's id.
+/// A transaction's GTID.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Gtid {
     /// MySQL's `uuid:number` or `uuid:tag:number`.
     MySql {
-        /// Who gave the number.
+        /// The source that assigned the number.
         source: Source,
-        /// From 1.
+        /// The transaction's number, from 1.
         number: u64,
     },
     /// MariaDB's `domain-server-sequence`.
     MariaDb {
         /// The replication domain.
         domain: u32,
-        /// The server on which it first ran.
+        /// The server on which the transaction first ran.
         server: u32,
-        /// Ascends within a domain.
+        /// The sequence number. It ascends for each server within a domain.
         sequence: u64,
     },
 }
 
-/// Who gave a MySQL GTID its number: a server, and within it a tag (8.3 and later; often none).
+/// The source of MySQL GTIDs' numbers: a server, and within it a tag (8.3 and later; often none).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Source {
     /// The server's UUID.
     pub uuid: [u8; 16],
-    /// The tag, if it has one; not empty. (To compare empty texts instead takes long where the C library compares by
-    /// masked vectors: they point to nothing.)
+    /// The tag, which is not empty. `None` rather than an empty text stands for no tag: comparing two empty texts,
+    /// whose pointers point to nothing, is slow where the C library compares by masked vectors.
     pub tag: Option<Box<str>>,
 }
 
 impl Source {
-    /// Of a tag that is empty for none.
+    /// Creates a source. An empty `tag` means none.
     pub fn new(uuid: [u8; 16], tag: &str) -> Self {
         Self { uuid, tag: (!tag.is_empty()).then(|| tag.into()) }
     }
 }
 
-/// What was executed.
+/// A set of transactions that are done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GtidSet {
-    /// By source, ascending intervals of numbers without gaps between: first and last, both inclusive.
+    /// For each source, ascending intervals of numbers, with gaps between them.
     MySql(BTreeMap<Source, Vec<Interval>>),
-    /// By domain, the newest transaction of each server that wrote in it, as MariaDB's `gtid_binlog_state`: in
-    /// the order of the binlog, so that the last one is the domain's position. Sequences ascend for each
-    /// server, not for the domain: two primaries, merged replicas and `gtid_strict_mode = OFF` step down.
+    /// For each domain, the newest transaction of each server that wrote in the domain, as in MariaDB's
+    /// `gtid_binlog_state`: in binlog order, so that the last one is the domain's position. Sequence numbers ascend
+    /// for each server, not for the domain: with two primaries, merged replicas or `gtid_strict_mode = OFF` they step
+    /// down.
     MariaDb(BTreeMap<u32, Vec<Newest>>),
 }
 
 /// The newest transaction of a server within a MariaDB domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Newest {
-    /// The server on which it first ran.
+    /// The server on which the transaction first ran.
     pub server: u32,
-    /// Its sequence number.
+    /// The transaction's sequence number.
     pub sequence: u64,
 }
 
-/// Numbers from `first` to `last`, both inclusive.
+/// An interval of numbers, from `first` to `last`, both inclusive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Interval {
-    /// The smallest.
+    /// The smallest number.
     pub first: u64,
-    /// The largest.
+    /// The largest number.
     pub last: u64,
 }
 
-/// Text that isn't a set of GTIDs.
+/// The error of text that is not a GTID set.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` isn't a GTID set: write `uuid:1-100` (MySQL; several separated by commas) or `0-1-100` (MariaDB)")]
+#[error(
+    "cannot read `{0}` as a GTID set; write `uuid:1-100` (MySQL) or `0-1-100` (MariaDB), several separated by commas"
+)]
 pub struct GtidSetError(pub String);
 
-/// GTIDs as text, one after the other: what two have in common is written once.
+/// A writer of GTIDs as text. The source that successive GTIDs share is written once.
 #[derive(Debug, Default)]
 pub(crate) struct GtidText {
     text: String,
-    /// Whose name the text begins with.
+    /// The source with which the text begins.
     source: Option<Source>,
-    /// Where the number begins behind it.
+    /// The index in the text at which the number begins, after the source.
     number_at: usize,
 }
 
 impl GtidText {
-    /// A GTID's text; nothing for none.
+    /// Returns a GTID's text; the empty text for `None`.
     pub fn of(&mut self, gtid: Option<&Gtid>) -> &str {
         match gtid {
             None => return "",
@@ -110,17 +113,17 @@ impl GtidText {
 }
 
 impl GtidSet {
-    /// MySQL's empty set.
+    /// Creates an empty set of MySQL's GTIDs.
     pub fn mysql() -> Self {
         Self::MySql(BTreeMap::new())
     }
 
-    /// MariaDB's empty set.
+    /// Creates an empty set of MariaDB's GTIDs.
     pub fn mariadb() -> Self {
         Self::MariaDb(BTreeMap::new())
     }
 
-    /// Adds a transaction. One of the other family is ignored: a server writes only its own.
+    /// Adds a transaction. A GTID of the other family is ignored: a server writes only GTIDs of its own family.
     pub fn add(&mut self, gtid: &Gtid) {
         match (self, gtid) {
             (Self::MySql(sources), Gtid::MySql { source, number }) => {
@@ -149,7 +152,7 @@ impl GtidSet {
         }
     }
 
-    /// Adds the transactions of a MariaDB set: they are the newest.
+    /// Adds the transactions of a MariaDB set, all of which are newer than those of `self`.
     pub fn add_all(&mut self, newer: &Self) {
         for (domain, Newest { server, sequence }) in newer.newest_of_servers() {
             self.add(&Gtid::MariaDb { domain, server, sequence });
@@ -163,8 +166,8 @@ impl GtidSet {
         }
     }
 
-    /// Whether a transaction is in the set. For MariaDB: whether it isn't newer than the newest of its server in
-    /// its domain, which tells past from new only up to a known place.
+    /// Whether the set contains a transaction. For MariaDB: whether the transaction is not newer than the newest one
+    /// of its server in its domain, which is a valid test only up to a known position.
     pub fn contains(&self, gtid: &Gtid) -> bool {
         match (self, gtid) {
             (Self::MySql(sources), Gtid::MySql { source, number }) => sources
@@ -177,20 +180,21 @@ impl GtidSet {
         }
     }
 
-    /// The sequence of the newest transaction of a server in a MariaDB domain.
+    /// Returns the sequence number of a server's newest transaction in a MariaDB domain.
     pub fn newest(&self, domain: u32, server: u32) -> Option<u64> {
         let Self::MariaDb(domains) = self else { return None };
         let newest = domains.get(&domain)?.iter().find(|newest| newest.server == server)?;
         Some(newest.sequence)
     }
 
-    /// The last transaction of a MariaDB domain: its position.
+    /// Returns the last transaction of a MariaDB domain, which is the domain's position.
     pub fn last(&self, domain: u32) -> Option<Newest> {
         let Self::MariaDb(domains) = self else { return None };
         domains.get(&domain)?.last().copied()
     }
 
-    /// The transactions of a MariaDB set, a domain's last one last.
+    /// Iterates over the transactions of a MariaDB set, each with its domain; a domain's last transaction comes last.
+    /// For a MySQL set it is empty.
     pub fn newest_of_servers(&self) -> impl Iterator<Item = (u32, Newest)> {
         let domains = match self {
             Self::MySql(_) => None,
@@ -199,7 +203,7 @@ impl GtidSet {
         domains.into_iter().flatten().flat_map(|(domain, servers)| servers.iter().map(|newest| (*domain, *newest)))
     }
 
-    /// Whether all of `self` is in `other`.
+    /// Whether `other` contains all transactions of `self`.
     pub fn is_subset_of(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::MySql(mine), Self::MySql(theirs)) => mine.iter().all(|(source, intervals)| {
@@ -217,8 +221,8 @@ impl GtidSet {
         }
     }
 
-    /// As a replica sends it to a MySQL server (`COM_BINLOG_DUMP_GTID`): `Gtid_set::encode`. Tags, which
-    /// servers before 8.3 don't know, make another format. Nothing for a MariaDB set.
+    /// Returns a MySQL set in the format in which a replica sends it to the server (`COM_BINLOG_DUMP_GTID`): that of
+    /// `Gtid_set::encode`. Tags, which servers before 8.3 do not know, need another format. Empty for a MariaDB set.
     pub fn encode(&self) -> Vec<u8> {
         let Self::MySql(sources) = self else { return Vec::new() };
         let is_tagged = sources.keys().any(|source| source.tag.is_some());
@@ -229,7 +233,7 @@ impl GtidSet {
         for (source, intervals) in sources {
             bytes.extend_from_slice(&source.uuid);
             if is_tagged {
-                // At most 32 bytes: a length of one byte in MySQL's serialization format.
+                // At most 32 bytes: one byte is enough for the length in MySQL's serialization format.
                 let tag = source.tag.as_deref().unwrap_or_default();
                 bytes.push((tag.len() as u8) << 1);
                 bytes.extend_from_slice(tag.as_bytes());
@@ -243,7 +247,7 @@ impl GtidSet {
         bytes
     }
 
-    /// Whether nothing is in it.
+    /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         match self {
             Self::MySql(sources) => sources.is_empty(),
@@ -252,7 +256,7 @@ impl GtidSet {
     }
 }
 
-/// Puts an interval among ascending ones, joining what touches.
+/// Inserts an interval among ascending ones, and merges intervals that overlap or touch.
 fn insert(intervals: &mut Vec<Interval>, new: Interval) {
     let from = intervals.partition_point(|i| i.last.saturating_add(1) < new.first);
     let to = intervals.partition_point(|i| i.first <= new.last.saturating_add(1));
@@ -300,7 +304,7 @@ impl fmt::Display for Interval {
     }
 }
 
-/// As the servers write it, and read it back.
+/// Writes the set as the servers write it and read it.
 impl fmt::Display for GtidSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut separator = "";
@@ -330,8 +334,8 @@ impl fmt::Display for GtidSet {
 impl FromStr for GtidSet {
     type Err = GtidSetError;
 
-    /// Reads what [`GtidSet`]'s `Display`, MySQL's `gtid_executed` or MariaDB's `gtid_binlog_pos` and
-    /// `gtid_binlog_state` write. The empty text is MySQL's empty set.
+    /// Parses a set as [`GtidSet`]'s `Display`, MySQL's `gtid_executed` or MariaDB's `gtid_binlog_pos` and
+    /// `gtid_binlog_state` write it. The empty text is MySQL's empty set.
     fn from_str(text: &str) -> Result<Self, GtidSetError> {
         let refuse = || GtidSetError(text.trim().to_owned());
         let mut set: Option<Self> = None;
@@ -359,7 +363,7 @@ impl FromStr for GtidSet {
     }
 }
 
-/// `uuid:1-3:5:tag:1-2`: intervals, and tags that hold for the intervals behind them.
+/// Parses `uuid:1-3:5:tag:1-2`: intervals, and tags that apply to the intervals after them.
 fn mysql_item(item: &str, sources: &mut BTreeMap<Source, Vec<Interval>>) -> Option<()> {
     let mut parts = item.split(':').map(str::trim);
     let uuid = parse_uuid(parts.next()?)?;
@@ -451,7 +455,7 @@ mod tests {
         assert!(!set(&format!("{UUID}:9-21")).is_subset_of(&all));
         assert!(set("").is_subset_of(&all));
         assert!(!set("2-1-5").is_subset_of(&set("0-2-7,1-1-1")));
-        // Each server's numbers ascend for themselves.
+        // Each server's numbers ascend independently.
         assert!(set("0-1-5").is_subset_of(&set("0-1-7,1-1-1")));
         assert!(set("0-1-1000").is_subset_of(&set("0-1-1000,0-2-501")));
         assert!(!set("0-1-5").is_subset_of(&set("0-2-7,1-1-1")), "another server's numbers say nothing of it");
@@ -465,9 +469,9 @@ mod tests {
             set.add(&Gtid::MariaDb { domain, server, sequence });
             set.to_string()
         };
-        assert_eq!(add("0-1-1000", 0, 2, 500), "0-1-1000,0-2-500", "the newest stands last");
+        assert_eq!(add("0-1-1000", 0, 2, 500), "0-1-1000,0-2-500", "the newest is last");
         assert_eq!(add("0-1-1000,0-2-500", 0, 1, 1001), "0-2-500,0-1-1001");
-        assert_eq!(add("0-2-500,0-1-1001", 0, 1, 7), "0-2-500,0-1-7", "numbers that step down are the newest as well");
+        assert_eq!(add("0-2-500,0-1-1001", 0, 1, 7), "0-2-500,0-1-7", "numbers that step down are the newest, too");
         assert_eq!(add("0-1-5,3-1-7", 1, 9, 1), "0-1-5,1-9-1,3-1-7");
         let known = set("0-1-1000,0-2-500");
         let contains = |server, sequence| known.contains(&Gtid::MariaDb { domain: 0, server, sequence });
@@ -476,7 +480,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against the obvious model: a set of numbers.
+        /// Intervals behave as a plain model does: a set of numbers.
         #[test]
         fn intervals_are_a_set(intervals in proptest::collection::vec((1u64..60, 0u64..6), 0..30)) {
             let source = Source::new([7; 16], "");

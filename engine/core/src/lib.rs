@@ -1,17 +1,18 @@
-//! Rowmill's pure logic. It knows no socket, file, clock, thread or task: values in, values out.
+//! Rowmill's pure logic: binlog events come in, message bodies and their IDs go out. This crate uses no socket, file,
+//! clock, thread or task.
 //!
 //! ```text
-//!   events ──▶ binlog ──▶ batch ──▶ (transforms) ──▶ route ──▶ envelope ──▶ lanes
-//!                                                                             │ settled
+//!   events ──▶ binlog ──▶ batch ──▶ (transforms) ──▶ route ──▶ envelope ──▶ (sinks)
+//!                                                                             │ acknowledge
 //!                              resume point ◀── acks (rowmill-pipeline) ◀─────┘
 //! ```
 //!
 //! - [`binlog`] decodes events into packed row batches;
-//! - [`gtid`] knows transactions' ids and sets of them;
-//! - [`batch`] is the packed format, shared with the guests' SDK;
-//! - [`route`] gives each output its message group and its identity;
-//! - [`envelope`] writes a row as a message body;
-//! - [`lanes`] decides which messages may go into the next request.
+//! - [`gtid`] has transactions' IDs and sets of them;
+//! - [`position`] has positions in the binlog, and resume points;
+//! - [`batch`] is the packed format, shared with the plugins' SDK;
+//! - [`route`] makes message groups and deduplication IDs;
+//! - [`envelope`] writes a row as a message body.
 
 pub mod binlog;
 mod by_table;

@@ -1,24 +1,24 @@
-//! Places in the binlog.
+//! Positions in the binlog, and resume points.
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::gtid::GtidSet;
 
-/// A place between two events of a binlog file.
+/// A position: a place between two events of a binlog file.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct BinlogPosition {
-    /// The file's name, as the server gives it: `binlog.000042`.
+    /// The file's name, as the server has it: `binlog.000042`.
     pub file: String,
-    /// Bytes from the start of the file. The first event is at 4.
+    /// The offset from the start of the file, in bytes. The first event is at 4.
     pub offset: u64,
 }
 
 impl BinlogPosition {
-    /// Where a binlog file's first event is: behind its magic number.
+    /// The offset of a binlog file's first event: after the file's magic number.
     pub const FIRST_EVENT: u64 = 4;
 
-    /// A place in a file.
+    /// Creates a position in a file.
     pub fn new(file: impl Into<String>, offset: u64) -> Self {
         Self { file: file.into(), offset }
     }
@@ -30,50 +30,53 @@ impl fmt::Display for BinlogPosition {
     }
 }
 
-/// A place among rows: all in events that begin before `event`, and the first `rows` of that one, are past.
+/// A place among the rows of a file: after all rows of the events that begin before `event`, and after the first
+/// `rows` rows of the event at `event`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventOffset {
-    /// Where the event begins in its file.
+    /// The offset at which the event begins in its file, in bytes.
     pub event: u64,
-    /// Rows of it that are past.
+    /// How many of the event's rows are before the place.
     pub rows: u32,
 }
 
-/// How far behind a [`ResumePoint`]'s position the rows are already past.
+/// How far the rows after a [`ResumePoint`]'s position are done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartialTransaction {
-    /// The file; all rows between the position and its beginning are past.
+    /// The file of the place. All rows from the position to the start of this file are done.
     pub file: String,
-    /// How far in that file.
+    /// The place in that file up to which all rows are done.
     pub progress: EventOffset,
 }
 
-/// What shows that a position belongs to a history: the file that it is in and the events that end there. After a
-/// `RESET`, on a restored copy or on another server of the same name, the same position has others.
+/// The evidence that a position belongs to a history: its file, and the events that end there. After a `RESET`, on a
+/// restored copy or on another server of the same name, these differ at the same position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint {
-    /// Of the file's format description: which server wrote it, when it began, and in which format.
+    /// The fingerprint of the file's format description event: which server wrote the file, when the server began it,
+    /// and in which format.
     pub file: u32,
-    /// Of what ends at the position; `None` at the head of a file, and where nothing was read before it.
+    /// The events that end at the position; `None` at the start of a file, and where nothing was read before the
+    /// position.
     pub end: Option<EndMark>,
 }
 
-/// The events that end at a position: a whole transaction, or the last event of a large one.
+/// The evidence of the events that end at a position: of a whole transaction, or of the last event of a large one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EndMark {
-    /// How many bytes they have: they begin so far before the position.
+    /// The events' size in bytes: they begin so many bytes before the position.
     pub bytes: u64,
-    /// What [`EndDigest`] makes of them.
+    /// The events' [`EndDigest`].
     pub digest: u64,
 }
 
-/// Adds up events to an [`EndMark`]'s digest: when they were written, by whom, how long they are, and the checksums that
-/// they end with.
+/// A digest of events for an [`EndMark`]: of when and by which server they were written, of their sizes, and of the
+/// checksums with which they end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct EndDigest(pub u64);
 
 impl EndDigest {
-    /// The same with one more event.
+    /// Returns the digest with one more event.
     #[inline]
     #[must_use]
     pub fn with(self, timestamp_s: u32, server_id: u32, size: u32, last_bytes: u32) -> Self {
@@ -84,33 +87,34 @@ impl EndDigest {
     }
 }
 
-/// From where to read on so that nothing is missed.
+/// A resume point: where the reading continues so that nothing is missed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResumePoint {
-    /// What tells the server that the position is of from others.
+    /// The identity of the server to which the position belongs.
     pub server: Arc<str>,
-    /// Between two transactions.
+    /// The position, between two transactions.
     pub position: BinlogPosition,
-    /// What is already past behind it: within a transaction, behind a prepared one that isn't
-    /// committed yet, or beyond what a position can say.
+    /// How far rows after the position are done: within a transaction, after a prepared transaction that is not
+    /// committed yet, or past 4 GiB of a file, where no binlog dump can start.
     pub partial: Option<PartialTransaction>,
-    /// The transactions that are wholly before the position, where the server numbers them and it is
-    /// known which they are.
+    /// The transactions that are wholly before the position; `None` where the server assigns no GTIDs or the set is
+    /// not known.
     pub gtids: Option<Arc<GtidSet>>,
-    /// What shows that the position belongs to the server's history; `None` where it is said by GTIDs alone.
+    /// The evidence that the position belongs to the server's history; `None` where GTIDs alone identify the resume
+    /// point.
     pub fingerprint: Option<Fingerprint>,
 }
 
 impl ResumePoint {
-    /// To read on at a place between two transactions of a server's binlog.
+    /// Creates a resume point at a position between two transactions of a server's binlog.
     pub fn at(server: impl Into<Arc<str>>, position: BinlogPosition) -> Self {
         Self { server: server.into(), position, partial: None, gtids: None, fingerprint: None }
     }
 }
 
 impl ResumePoint {
-    /// The same place, with all before `past` done. One that isn't ahead changes nothing: the rows of an
-    /// XA transaction lie where it was prepared, far back.
+    /// Returns the resume point with all rows before `partial` done. A `partial` that is not ahead changes nothing:
+    /// the rows of an XA transaction are where the transaction was prepared, which may be far back.
     pub fn advanced_to(self, partial: PartialTransaction) -> Self {
         let place = |file: &str, progress: EventOffset| (file_number(file), progress);
         let known = match &self.partial {
@@ -125,20 +129,20 @@ impl fmt::Display for ResumePoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.position)?;
         if let Some(PartialTransaction { file, progress: EventOffset { event, rows } }) = &self.partial {
-            write!(f, " (plus what is before {file}:{event}, and {rows} rows of the event there)")?;
+            write!(f, " (plus all rows before {file}:{event} and the first {rows} rows of the event there)")?;
         }
         Ok(())
     }
 }
 
 impl BinlogPosition {
-    /// Whether it is before another position of the same server.
+    /// Whether the position is before another position of the same server.
     pub fn is_before(&self, other: &Self) -> bool {
         (file_number(&self.file), self.offset) < (file_number(&other.file), other.offset)
     }
 }
 
-/// The number that a binlog file's name ends with: files of a server ascend by it.
+/// Returns the number with which a binlog file's name ends. A server's files ascend by it.
 pub fn file_number(file: &str) -> Option<u64> {
     file.rsplit_once('.')?.1.parse().ok()
 }

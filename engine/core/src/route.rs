@@ -1,4 +1,5 @@
-//! What a message is called: its group, within which order is kept, and its deduplication id.
+//! The IDs of a message: rows come in; message groups, within which order is kept, deduplication IDs and queue URLs
+//! go out.
 
 use std::fmt::Write;
 
@@ -7,17 +8,17 @@ use sha2::{Digest, Sha256};
 
 use crate::binlog::{SchemaChange, SkippedChange};
 
-/// SQS's limit for message groups and deduplication ids.
+/// SQS's limit for message groups and deduplication IDs, in characters.
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html>
 const ID_CHARS_MAX: usize = 128;
 
-/// A message group's name, made of a row: text with `{schema}`, `{table}` and `{key}`.
+/// A template of message groups: text with `{schema}`, `{table}` and `{key}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupTemplate {
     parts: Vec<Part>,
 }
 
-/// A queue's URL, made of a table: text with `{schema}` and `{table}`.
+/// A template of queue URLs: text with `{schema}` and `{table}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableTemplate {
     parts: Vec<Part>,
@@ -31,28 +32,28 @@ enum Part {
     Key,
 }
 
-/// A template that can't be read.
+/// The error of a template that cannot be parsed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
-    /// A placeholder that isn't known there.
-    #[error("`{{{placeholder}}}` isn't known: here are {known}")]
+    /// An unknown placeholder.
+    #[error("unknown placeholder `{{{placeholder}}}`; available: {known}")]
     UnknownPlaceholder {
-        /// What stands between the braces.
+        /// The name between the braces.
         placeholder: String,
-        /// What may.
+        /// The placeholders that are available.
         known: &'static str,
     },
-    /// A brace without its other one.
-    #[error("a `{{` without its `}}`")]
+    /// An opening brace without its closing brace.
+    #[error("cannot parse the template: a `{{` has no closing `}}`")]
     OpenBrace,
 }
 
-/// Reads a template. `is_of_row`: it may name what a row has.
+/// Parses a template. With `is_of_row` it may contain `{key}`, which only rows have.
 fn parse(template: &str, is_of_row: bool) -> Result<Vec<Part>, TemplateError> {
     let mut parts = Vec::new();
     let mut rest = template;
-    while let Some((text, behind)) = rest.split_once('{') {
-        let (name, behind) = behind.split_once('}').ok_or(TemplateError::OpenBrace)?;
+    while let Some((text, after)) = rest.split_once('{') {
+        let (name, after) = after.split_once('}').ok_or(TemplateError::OpenBrace)?;
         if !text.is_empty() {
             parts.push(Part::Text(text.to_owned()));
         }
@@ -61,11 +62,11 @@ fn parse(template: &str, is_of_row: bool) -> Result<Vec<Part>, TemplateError> {
             "table" => Part::Table,
             "key" if is_of_row => Part::Key,
             other => {
-                let known = if is_of_row { "{schema}, {table} and {key}" } else { "{schema} and {table}" };
+                let known = if is_of_row { "{schema}, {table}, {key}" } else { "{schema}, {table}" };
                 return Err(TemplateError::UnknownPlaceholder { placeholder: other.to_owned(), known });
             }
         });
-        rest = behind;
+        rest = after;
     }
     if !rest.is_empty() {
         parts.push(Part::Text(rest.to_owned()));
@@ -74,15 +75,15 @@ fn parse(template: &str, is_of_row: bool) -> Result<Vec<Part>, TemplateError> {
 }
 
 impl TableTemplate {
-    /// Reads a template.
+    /// Parses a template.
     ///
     /// # Errors
-    /// If it has an unknown placeholder or a brace too few.
+    /// If it has an unknown placeholder or an opening brace without a closing one.
     pub fn parse(template: &str) -> Result<Self, TemplateError> {
         parse(template, false).map(|parts| Self { parts })
     }
 
-    /// The text, if it's the same for all tables.
+    /// Returns the text if it is the same for all tables.
     pub fn fixed(&self) -> Option<&str> {
         match &self.parts[..] {
             [] => Some(""),
@@ -91,13 +92,13 @@ impl TableTemplate {
         }
     }
 
-    /// What it ends with, whatever the table.
+    /// Whether the text ends with `end` for all tables.
     pub fn ends_with(&self, end: &str) -> bool {
         matches!(self.parts.last(), Some(Part::Text(text)) if text.ends_with(end))
     }
 
-    /// The URL for a table. What a name has beside letters, digits and `-._~` is percent-encoded: whatever a table is
-    /// called, it is a piece of one segment of the path.
+    /// Returns the URL for a table. Characters of names other than ASCII letters, digits and `-._~` are
+    /// percent-encoded, so that any name stays within one segment of the path.
     pub fn of(&self, table: &Table) -> String {
         let mut out = String::new();
         for part in &self.parts {
@@ -124,27 +125,28 @@ impl std::fmt::Display for TableTemplate {
 }
 
 impl Default for GroupTemplate {
-    /// `{table}:{key}`: one group for each row of each table, shared by tables of one name in several schemas.
+    /// Returns `{table}:{key}`: one group for each row of each table. Tables of one name in several schemas share
+    /// groups.
     fn default() -> Self {
         Self { parts: vec![Part::Table, Part::Text(":".to_owned()), Part::Key] }
     }
 }
 
 impl GroupTemplate {
-    /// Reads a template.
+    /// Parses a template.
     ///
     /// # Errors
-    /// If it has an unknown placeholder or a brace too few.
+    /// If it has an unknown placeholder or an opening brace without a closing one.
     pub fn parse(template: &str) -> Result<Self, TemplateError> {
         parse(template, true).map(|parts| Self { parts })
     }
 
-    /// The group of a row. A table without a primary key is one group.
+    /// Returns the message group of a row. With the default template, a table without a primary key is one group.
     pub fn group(&self, table: &Table, row: &Row<'_>) -> String {
         self.group_of(table, row.newest(), row.before())
     }
 
-    /// The group of the row that an update of its primary key made disappear.
+    /// Returns the message group of the old row, for an update that changes the primary key.
     pub fn old_group(&self, table: &Table, row: &Row<'_>) -> String {
         self.group_of(table, row.before().unwrap_or_else(|| row.newest()), None)
     }
@@ -168,7 +170,7 @@ fn push_key(table: &Table, image: Image<'_>, otherwise: Option<Image<'_>>, out: 
         if nth > 0 {
             out.push(',');
         }
-        // A row image that isn't full has a key that didn't change in the before image alone.
+        // Without full row images a key column that did not change is in the before image only.
         let cell = match (image.cell(column), otherwise) {
             (Cell::Absent, Some(before)) => before.cell(column),
             (cell, _) => cell,
@@ -192,6 +194,7 @@ fn push_cell(column: &Column, cell: Cell<'_>, out: &mut String) {
     }
 }
 
+/// Appends a name percent-encoded, except for the unreserved characters.
 /// <https://www.rfc-editor.org/rfc/rfc3986#section-2.3>
 fn push_segment(name: &str, out: &mut String) {
     for byte in name.bytes() {
@@ -209,10 +212,10 @@ fn push_hex(bytes: &[u8], out: &mut String) {
     }
 }
 
-/// Makes an id that SQS takes: its SHA-256 in hex where it is too long, empty or has other
-/// characters than SQS allows.
+/// Returns an ID that SQS accepts: `id` itself, or its SHA-256 in hexadecimal if it is too long, is empty or has
+/// characters that SQS does not allow.
 pub fn sqs_id(id: String) -> String {
-    // All of them are looked at, sixteen at a time: that is sooner than to stop at the first.
+    // All bytes are checked, sixteen at a time: this is faster than stopping at the first that is not allowed.
     let is_other = |any: bool, byte: u8| any | !byte.is_ascii_graphic();
     if !id.is_empty() && id.len() <= ID_CHARS_MAX && !id.bytes().fold(false, is_other) {
         return id;
@@ -222,9 +225,9 @@ pub fn sqs_id(id: String) -> String {
     hashed
 }
 
-/// The deduplication id of a row's output: a pure function of the change's place in the binlog, so
-/// that a replay is the same message. The statement's time tells apart the binlogs of a server
-/// whose file names began anew (`RESET BINARY LOGS AND GTIDS`).
+/// Returns the deduplication ID of one of a row's messages: a pure function of the change's position in the binlog,
+/// so that the same change has the same ID when it is read again. The statement's time distinguishes the binlogs of a
+/// server whose file names began anew (`RESET BINARY LOGS AND GTIDS`).
 pub fn deduplication_id(server: &str, batch: &Batch<'_>, row: &Row<'_>, output: u32) -> String {
     let header = row.header();
     let file = batch.transaction(row.transaction()).header().file;
@@ -241,13 +244,13 @@ pub fn deduplication_id(server: &str, batch: &Batch<'_>, row: &Row<'_>, output: 
     sqs_id(id)
 }
 
-/// The deduplication id of a schema change, of the same kind.
+/// Returns the deduplication ID of a schema change, by the same rule.
 pub fn schema_change_id(server: &str, change: &SchemaChange) -> String {
     let time_s = change.time_us / 1_000_000;
     sqs_id(format!("{server}-{time_s}-{}-{}-schema", change.file, change.event_position))
 }
 
-/// The deduplication id of a change that is passed over, of the same kind.
+/// Returns the deduplication ID of the dead letter for a change that cannot be decoded, by the same rule.
 pub fn skipped_id(server: &str, SkippedChange { error, row, time_us, .. }: &SkippedChange) -> String {
     let (time_s, position) = (time_us / 1_000_000, &error.position);
     sqs_id(format!("{server}-{time_s}-{}-{}-{row}-skipped", position.file, position.offset))
@@ -308,11 +311,11 @@ mod tests {
         let bytes = batch("A-1");
         let row = Batch::parse(&bytes).expect("a batch").rows().next().expect("a row");
         assert_eq!(GroupTemplate::default().group(&table(), &row), "lines:A-1,-7");
-        assert_eq!(GroupTemplate::default().old_group(&table(), &row), "lines:A-1,-7", "nothing was before");
+        assert_eq!(GroupTemplate::default().old_group(&table(), &row), "lines:A-1,-7", "without a before image");
         let template = GroupTemplate::parse("x-{schema}.{table}").expect("a template");
         assert_eq!(template.group(&table(), &row), "x-shop.lines");
         let fault = GroupTemplate::parse("{id}").expect_err("unknown").to_string();
-        assert_eq!(fault, "`{id}` isn't known: here are {schema}, {table} and {key}");
+        assert_eq!(fault, "unknown placeholder `{id}`; available: {schema}, {table}, {key}");
         assert_eq!(GroupTemplate::parse("{table"), Err(TemplateError::OpenBrace));
     }
 
@@ -326,7 +329,7 @@ mod tests {
         let fixed = TableTemplate::parse("https://queues/all").expect("a template");
         assert_eq!((fixed.fixed(), fixed.ends_with(".fifo")), (Some("https://queues/all"), false));
         let fault = TableTemplate::parse("{key}").expect_err("a row's").to_string();
-        assert_eq!(fault, "`{key}` isn't known: here are {schema} and {table}");
+        assert_eq!(fault, "unknown placeholder `{key}`; available: {schema}, {table}");
     }
 
     #[test]

@@ -1,20 +1,22 @@
-//! Acknowledgements: which batches are delivered, and up to where all of them are.
+//! Acknowledgements: batches come in, in binlog order, each with its progress and its share of the in-flight budget;
+//! the watermark goes out, and never passes a row that is not acknowledged.
 //!
-//! The reader opens an [`Ack`] for each batch, in the order of the binlog, and takes the batch's share of the in-flight
-//! budget with it. The ack is split into parts, one for each sink and message. A batch is acknowledged when all its
-//! parts are: each is durable at its sink, dropped on purpose, or durable as a dead letter. The watermark follows the
-//! longest run of acknowledged batches from the start.
+//! The reader opens an [`Ack`] for each batch, in binlog order, and takes the batch's share of the in-flight budget
+//! with it. The ack is split into parts, one for each sink and message. A batch is acknowledged when all its parts
+//! are: each is durable at its sink, dropped on purpose, or durable as a dead letter. The watermark is the end of the
+//! longest run of acknowledged batches.
 //!
 //! Invariants, whatever the order of calls, and whichever thread panics (checked against a model by proptest, and by
 //! loom in every order of threads):
 //!
 //! - the watermark never passes a row that is not acknowledged, and never goes back;
-//! - an [`Ack`] that is dropped without being acknowledged (an early return, a panic, a task that is aborted) keeps the
+//! - an [`Ack`] that is dropped without being acknowledged (an early return, a panic, an aborted task) keeps the
 //!   watermark before its batch for good;
-//! - [`Ack::stop`] lets the watermark get to the row that stopped the pipeline, and no further; of several such rows the
-//!   first counts, whichever was found first;
-//! - batches hold their share of the budget until their progress is durable ([`CheckpointFeed::release`]);
-//! - so a restart at the watermark delivers a superset of what is not delivered.
+//! - [`Ack::stop`] lets the watermark advance to the row that stopped the pipeline, and no further; of several such
+//!   rows the first counts, in whatever order they are found;
+//! - a batch holds its share of the budget until its progress is durable ([`CheckpointFeed::release`]).
+//!
+//! So a restart at the watermark delivers at least everything that is not delivered yet.
 
 use std::collections::VecDeque;
 use std::error::Error;
@@ -25,52 +27,52 @@ use std::task::{Context, Poll, Waker};
 
 use crate::sync::{Arc, AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering};
 
-/// What a batch takes of the in-flight budget.
+/// A batch's share of the in-flight budget.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cost {
-    /// Rows as read, before transforms.
+    /// Rows as read from the binlog, before the transforms.
     pub rows: u32,
     /// Bytes of the packed batch.
     pub bytes: u32,
 }
 
-/// How far the watermark moved.
+/// A move of the watermark.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Advance<P> {
-    /// The progress of the last batch that it passed.
+    /// The progress that the watermark reached.
     pub progress: P,
-    /// Rows of the batches that it passed.
+    /// Rows of the batches that the watermark passed.
     pub rows: u64,
-    /// Bytes of these batches.
+    /// Bytes of the batches that the watermark passed.
     pub bytes: u64,
 }
 
-/// No batch may be opened any more: something stopped the pipeline.
+/// The error of opening a batch after something stopped the pipeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stopped;
 
-/// Why a row, or what follows the last batch, must not be passed.
+/// The reason why the watermark must not pass a row or the last batch.
 pub type StopCause = Box<dyn Error + Send + Sync>;
 
-/// What isn't delivered when all has ended.
+/// The rows that are not delivered when the pipeline has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Left {
-    /// Rows of batches that aren't acknowledged whole.
+pub struct Undelivered {
+    /// Rows of batches that are not acknowledged as a whole.
     pub rows: u64,
-    /// Whether the progress up to where all is acknowledged is durable.
+    /// Whether the progress at the watermark is durable.
     pub is_durable: bool,
 }
 
-/// The first row that must not be passed, when all has ended.
+/// The first row that the watermark must not pass, when the pipeline has ended.
 #[derive(Debug)]
 pub struct StopReport {
-    /// Why.
+    /// The reason why the watermark must not pass the row.
     pub cause: StopCause,
-    /// Whether all before it is acknowledged, and the progress directly before it durable.
+    /// Whether everything before the row is acknowledged, and the progress directly before the row is durable.
     pub is_reached: bool,
 }
 
-/// Makes the ends of a pipeline's acknowledgements, with an in-flight budget of `limits`.
+/// Creates the ends of a pipeline's acknowledgement tracker, with an in-flight budget of `limits`.
 pub fn tracker<P, B>(limits: Cost) -> (AckOpener<P, B>, CheckpointFeed<P>, AckObserver<P>) {
     let shared = Arc::new(Shared {
         limits,
@@ -94,38 +96,38 @@ pub fn tracker<P, B>(limits: Cost) -> (AckOpener<P, B>, CheckpointFeed<P>, AckOb
     (AckOpener(Arc::clone(&shared), PhantomData), CheckpointFeed(Arc::clone(&shared)), AckObserver(shared))
 }
 
-/// The reader's end: opens batches. When it is dropped, no batch follows.
+/// The reader's end, which opens batches. Dropping it says that no batch follows.
 #[derive(Debug)]
 pub struct AckOpener<P, B = ()>(Arc<Shared<P>>, PhantomData<fn(B)>);
 
-/// The checkpoint writer's end: tells how far all is acknowledged.
+/// The checkpoint writer's end, which returns the moves of the watermark.
 #[derive(Debug)]
 pub struct CheckpointFeed<P>(Arc<Shared<P>>);
 
-/// The supervisor's end: tells whether something stopped the pipeline.
+/// The supervisor's end, which reports what stopped the pipeline.
 #[derive(Debug)]
 pub struct AckObserver<P>(Arc<Shared<P>>);
 
-/// The duty to acknowledge a part of a batch: all of it, or what is made of one of its rows. All parts of a batch share
-/// what it was opened with, a `B`.
+/// The duty to acknowledge a part of a batch: all of the batch, or the messages of one of its rows. All parts of a
+/// batch share the value of type `B` with which the batch was opened.
 #[derive(Debug)]
 #[must_use = "an ack that is dropped keeps the watermark before its batch"]
 pub struct Ack<P, B = ()> {
     batch: Arc<BatchAck<P, B>>,
-    /// The first row of the batch that this part is about.
+    /// The first row of the batch that this part covers, as an index into the batch.
     row: u32,
     is_resolved: bool,
 }
 
-/// What the parts of a batch share.
+/// The state that the parts of a batch share.
 #[derive(Debug)]
 struct BatchAck<P, B> {
     shared: Arc<Shared<P>>,
     batch: B,
     sequence: u64,
-    /// Parts that are neither acknowledged nor dropped.
+    /// Parts that are not resolved: neither acknowledged nor stopped nor dropped.
     open_parts: AtomicUsize,
-    /// The lowest row of a part that was dropped or stopped; [`NO_ROW`] if none was.
+    /// The lowest row of the parts that were dropped or stopped; [`NO_ROW`] if there is none.
     lowest_lost_row: AtomicU32,
 }
 
@@ -134,7 +136,7 @@ const NO_ROW: u32 = u32::MAX;
 #[derive(Debug)]
 struct Shared<P> {
     limits: Cost,
-    /// The batch of [`State::stop`]; `u64::MAX` without one.
+    /// The sequence number of the batch of [`State::stop`]; `u64::MAX` without a stop.
     stop_sequence: AtomicU64,
     state: Mutex<State<P>>,
 }
@@ -144,21 +146,21 @@ struct State<P> {
     /// The sequence number of the first entry.
     first: u64,
     entries: VecDeque<Entry<P>>,
-    /// Entries of which parts are open.
+    /// Entries that have open parts.
     unresolved: usize,
-    /// What was opened and not released.
+    /// The share of all batches that are opened and not released.
     in_flight: Held,
-    /// How far the watermark moved since the checkpoint writer asked last.
+    /// The move of the watermark since the checkpoint writer's last [`CheckpointFeed::take`].
     pending: Option<Advance<P>>,
     /// The first row that must not be delivered.
     stop: Option<Stop<P>>,
-    /// Batches of which a part was dropped, though nothing stopped the pipeline before them.
+    /// Batches that lost a part although nothing stopped the pipeline before them.
     lost: u64,
-    /// What was taken from `pending` last is not durable yet.
+    /// Whether the advance last taken from `pending` is not durable yet.
     is_releasing: bool,
-    /// The watermark will not move any more.
+    /// Whether an entry blocks the watermark for good.
     is_blocked: bool,
-    /// No batch follows.
+    /// Whether the reader's end is dropped: no batch follows.
     is_closed: bool,
     reader: Option<Waker>,
     checkpoint_writer: Option<Waker>,
@@ -169,11 +171,11 @@ struct State<P> {
 struct Stop<P> {
     sequence: u64,
     row: u32,
-    /// Whether it is no row of a batch but what follows the last one.
+    /// Whether the stop is at no row of a batch but after the last batch.
     is_after_all: bool,
     /// The progress directly before the row; `None` once the watermark is there.
     progress: Option<P>,
-    /// Why the row must not be passed, until it is asked for.
+    /// The reason, until [`AckObserver::stop`] takes it.
     cause: Option<StopCause>,
 }
 
@@ -188,12 +190,12 @@ struct Entry<P> {
 enum Outcome {
     Open,
     Acknowledged,
-    /// All before the row that stopped the pipeline is acknowledged.
+    /// Everything before the row that stopped the pipeline is acknowledged.
     Partial,
     Lost,
 }
 
-/// What several batches hold of the budget.
+/// The share of several batches in the budget.
 #[derive(Debug, Clone, Copy, Default)]
 struct Held {
     rows: u64,
@@ -201,9 +203,11 @@ struct Held {
 }
 
 impl<P, B> AckOpener<P, B> {
-    /// Waits until the in-flight budget has room for a batch, and opens it. `batch` is what its acks share, `progress`
-    /// what is reached once all of it is delivered. One that is larger than the whole budget waits until nothing else is
-    /// in flight. Cancel safe: a batch is opened or it isn't.
+    /// Waits until the in-flight budget has room for a batch, and opens the batch. The batch's acks share `batch`;
+    /// `progress` is reached once the whole batch is acknowledged. A batch that is larger than the whole budget waits
+    /// until nothing else is in flight.
+    ///
+    /// Cancel safe: a cancelled call opens no batch.
     ///
     /// # Errors
     /// If something stopped the pipeline: the batch would not be delivered.
@@ -237,7 +241,8 @@ impl<P, B> AckOpener<P, B> {
         .await
     }
 
-    /// What follows the last batch that was opened can't be read. What is before it still is to be delivered.
+    /// Stops the pipeline after the last batch that was opened, because what follows cannot be read. Everything
+    /// before still is to be delivered.
     pub fn stop(&mut self, cause: StopCause) {
         let mut state = self.0.state();
         let sequence = state.first + state.entries.len() as u64;
@@ -245,7 +250,7 @@ impl<P, B> AckOpener<P, B> {
         wake(state, |state| [state.observer.take(), None, None]);
     }
 
-    /// What all batches may take together.
+    /// Returns the in-flight budget: the most that all batches together may take.
     pub fn limits(&self) -> Cost {
         self.0.limits
     }
@@ -260,8 +265,9 @@ impl<P, B> Drop for AckOpener<P, B> {
 }
 
 impl<P> CheckpointFeed<P> {
-    /// Waits until the watermark moved since [`CheckpointFeed::take`]. False if it will not move any more.
-    pub async fn moved(&mut self) -> bool {
+    /// Waits until the watermark has moved since the last [`CheckpointFeed::take`]. Returns false if it will not move
+    /// any more.
+    pub async fn wait_for_advance(&mut self) -> bool {
         self.wait_for(|state, _| match &state.pending {
             Some(_) => Some(true),
             None => state.is_finished().then_some(false),
@@ -270,18 +276,18 @@ impl<P> CheckpointFeed<P> {
     }
 
     /// Waits until a checkpoint should be written without delay: the reader is short of room, or nothing follows.
-    pub async fn urgent(&mut self) {
+    pub async fn wait_until_urgent(&mut self) {
         self.wait_for(|state, limits| (state.is_finished() || state.is_urgent(limits)).then_some(())).await;
     }
 
-    /// How far the watermark moved since the last call.
+    /// Returns the move of the watermark since the last call.
     pub fn take(&mut self) -> Option<Advance<P>> {
         let mut state = self.0.state();
         state.is_releasing |= state.pending.is_some();
         state.pending.take()
     }
 
-    /// The progress of an advance is durable: gives its share of the budget back.
+    /// Returns an advance's share to the budget. To be called once the advance's progress is durable.
     pub fn release(&mut self, advance: &Advance<P>) {
         let mut state = self.0.state();
         state.in_flight.rows -= advance.rows;
@@ -317,41 +323,42 @@ impl<P> AckObserver<P> {
         .await;
     }
 
-    /// The first row that must not be passed, if there is one. Its cause is given once.
+    /// Returns the first row that the watermark must not pass. `None` if there is none, or if an earlier call
+    /// returned its cause.
     pub fn stop(&self) -> Option<StopReport> {
         let mut state = self.0.state();
         let has_passed_all = state.entries.is_empty();
         let is_durable = state.pending.is_none() && !state.is_releasing;
         let next = state.first;
         let stop = state.stop.as_mut()?;
-        // After the last batch, or in one of which all before the row is acknowledged.
+        // The stop is after the last batch, or the watermark is directly before its row.
         let is_passed =
             if stop.is_after_all { has_passed_all && next == stop.sequence } else { stop.progress.is_none() };
         Some(StopReport { cause: stop.cause.take()?, is_reached: is_passed && is_durable })
     }
 
-    /// What isn't delivered, and whether the progress of what is has become durable.
-    pub fn left(&self) -> Left {
+    /// Returns how many rows are not delivered, and whether the watermark is durable.
+    pub fn undelivered(&self) -> Undelivered {
         let state = self.0.state();
         let rows = state.entries.iter().map(|entry| u64::from(entry.cost.rows)).sum();
-        Left { rows, is_durable: state.pending.is_none() && !state.is_releasing }
+        Undelivered { rows, is_durable: state.pending.is_none() && !state.is_releasing }
     }
 
-    /// Batches of which a part was dropped without being acknowledged, though nothing stopped the pipeline before them:
-    /// whoever held it failed.
-    pub fn lost(&self) -> u64 {
+    /// Returns how many batches lost a part although nothing stopped the pipeline before them: a part's owner failed
+    /// and dropped its ack.
+    pub fn lost_batches(&self) -> u64 {
         self.0.state().lost
     }
 }
 
 impl<P, B> Ack<P, B> {
-    /// A further part of the same batch: what is made of `row` and nothing before it.
+    /// Returns a further part of the same batch, for the messages of `row`.
     pub fn part(&self, row: u32) -> Self {
         self.batch.open_parts.fetch_add(1, Ordering::Relaxed);
         Self { batch: Arc::clone(&self.batch), row, is_resolved: false }
     }
 
-    /// The first row of the batch that this part is about.
+    /// Returns the first row of the batch that this part covers.
     pub fn row(&self) -> u32 {
         self.row
     }
@@ -361,19 +368,19 @@ impl<P, B> Ack<P, B> {
         Arc::ptr_eq(&self.batch, &other.batch)
     }
 
-    /// What all parts of the batch share.
+    /// Returns the value that all parts of the batch share.
     pub fn batch(&self) -> &B {
         &self.batch.batch
     }
 
-    /// This part is delivered, or need not be.
+    /// Acknowledges this part: it is delivered, or needs no delivery.
     pub fn acknowledge(mut self) {
         self.is_resolved = true;
         self.batch.resolve_part();
     }
 
-    /// This part's row must not be passed: it and all after it are not to be delivered. `before` is the progress directly
-    /// before the row. What is before it still is to be delivered.
+    /// Stops the pipeline at this part's row: the row and everything after it must not be delivered, while everything
+    /// before it still is to be. `before` is the progress directly before the row.
     pub fn stop(mut self, before: P, cause: StopCause) {
         self.is_resolved = true;
         let shared = &self.batch.shared;
@@ -385,12 +392,12 @@ impl<P, B> Ack<P, B> {
         self.batch.lose_part(self.row);
     }
 
-    /// Whether this part is not to be delivered, because its row or one before it stopped the pipeline.
+    /// Whether this part must not be delivered, because its row or an earlier one stopped the pipeline.
     pub fn is_stopped(&self) -> bool {
         self.is_stopped_at(self.row)
     }
 
-    /// Whether what is made of a row of the batch is not to be delivered.
+    /// Whether the messages of a row of the batch must not be delivered.
     pub fn is_stopped_at(&self, row: u32) -> bool {
         if self.batch.sequence < self.batch.shared.stop_sequence.load(Ordering::Acquire) {
             return false;
@@ -415,7 +422,7 @@ impl<P, B> BatchAck<P, B> {
     }
 
     fn resolve_part(&self) {
-        // Release: what other parts did to `lowest_lost_row` is seen by the last one.
+        // `AcqRel`: the part that is resolved last sees what the others wrote to `lowest_lost_row`.
         if self.open_parts.fetch_sub(1, Ordering::AcqRel) == 1 {
             let row = self.lowest_lost_row.load(Ordering::Relaxed);
             self.shared.resolve(self.sequence, (row != NO_ROW).then_some(row));
@@ -424,12 +431,12 @@ impl<P, B> BatchAck<P, B> {
 }
 
 impl<P> Shared<P> {
-    /// A panic of another thread leaves the state whole: nothing here panics while it changes it.
+    /// Locks the state, even after a panic of another thread: no code panics in the middle of a change to it.
     fn state(&self) -> MutexGuard<'_, State<P>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Of several stops the first row's counts.
+    /// Records a stop. Of several stops the one at the first row counts.
     fn stop(&self, state: &mut State<P>, stop: Stop<P>) {
         let place = (stop.sequence, stop.row);
         if state.stop.as_ref().is_none_or(|known| place < (known.sequence, known.row)) {
@@ -438,12 +445,12 @@ impl<P> Shared<P> {
         }
     }
 
-    /// What a batch takes: one that is larger than the whole budget takes all of it.
+    /// Returns a batch's share: a batch that is larger than the whole budget takes all of it.
     fn share(&self, cost: Cost) -> Cost {
         Cost { rows: cost.rows.min(self.limits.rows), bytes: cost.bytes.min(self.limits.bytes) }
     }
 
-    /// No part of a batch is open any more.
+    /// Records the outcome of a batch that has no open part any more, and moves the watermark.
     fn resolve(&self, sequence: u64, lowest_lost_row: Option<u32>) {
         let mut state = self.state();
         let outcome = match (lowest_lost_row, &state.stop) {
@@ -451,7 +458,7 @@ impl<P> Shared<P> {
             (Some(row), Some(stop)) if stop.sequence == sequence && stop.row <= row => Outcome::Partial,
             (Some(_), _) => Outcome::Lost,
         };
-        // Entries before `first` are resolved.
+        // No underflow: only resolved batches are before `first`.
         let index = (sequence - state.first) as usize;
         state.entries[index].outcome = outcome;
         state.unresolved -= 1;
@@ -461,7 +468,7 @@ impl<P> Shared<P> {
         let had_pending = state.pending.is_some();
         state.advance();
         let is_news = !had_pending && state.pending.is_some();
-        // Whoever waits for room needs the next checkpoint at once.
+        // A reader that waits for room needs the next checkpoint at once.
         let wakes_writer = is_news || state.is_finished() || state.is_urgent(self.limits);
         wake(state, |state| {
             [
@@ -474,7 +481,7 @@ impl<P> Shared<P> {
 }
 
 impl<P> State<P> {
-    /// The sequence number of the batch that it opens.
+    /// Opens a batch and returns its sequence number.
     fn open(&mut self, progress: P, cost: Cost) -> u64 {
         self.entries.push_back(Entry { progress, cost, outcome: Outcome::Open });
         self.unresolved += 1;
@@ -491,8 +498,8 @@ impl<P> State<P> {
         self.is_blocked || self.is_closed && self.unresolved == 0
     }
 
-    /// Whether the reader may be waiting for what is delivered and not yet durable: it holds half of the budget, and less
-    /// than half is left.
+    /// Whether the reader may be waiting for delivered batches whose progress is not durable yet: they hold at least
+    /// half of the budget, and more than half of it is in flight.
     fn is_urgent(&self, limits: Cost) -> bool {
         let Some(pending) = &self.pending else { return false };
         let is_short = |in_flight: u64, limit: u32, delivered: u64| {
@@ -502,7 +509,7 @@ impl<P> State<P> {
             || is_short(self.in_flight.bytes, limits.bytes, pending.bytes)
     }
 
-    /// Moves the watermark over what is acknowledged.
+    /// Moves the watermark over the batches that are acknowledged.
     fn advance(&mut self) {
         while !self.is_blocked {
             let Some(entry) = self.entries.front() else { return };
@@ -549,7 +556,7 @@ impl Held {
     }
 }
 
-/// Wakes who is chosen, once the state is unlocked: who is woken asks for it at once.
+/// Wakes the chosen tasks after the state is unlocked, since they lock it at once.
 fn wake<P>(mut state: MutexGuard<'_, State<P>>, choose: impl FnOnce(&mut State<P>) -> [Option<Waker>; 3]) {
     let wakers = choose(&mut state);
     drop(state);

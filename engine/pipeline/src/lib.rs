@@ -1,5 +1,6 @@
-//! What the stages of a pipeline share. It knows no socket, file, clock or task: who waits is woken by its
-//! [`Waker`](std::task::Waker), whatever runs it.
+//! State that the stages of a pipeline share: acknowledgements, the in-flight budget, the order of batches and of
+//! messages. This crate uses no socket, file, clock or task: a task that waits is woken by its
+//! [`Waker`](std::task::Waker), whatever runtime it runs on.
 //!
 //! ```text
 //!              opens an Ack, in order           acknowledges, drops, or stops at a row
@@ -8,10 +9,12 @@
 //!                 └──────────────── CheckpointFeed ◀── watermark ◀────────── Ack
 //! ```
 //!
-//! - [`ack`] follows which batches are acknowledged, and holds the in-flight budget;
-//! - [`sequencer`] lets batches pass one after another, in their order.
+//! - [`ack`] tracks which batches are acknowledged, moves the watermark, and holds the in-flight budget;
+//! - [`sequencer`] lets batches pass one after another, in binlog order;
+//! - [`ordered_queue`] chooses the messages of a sink's next request, and keeps the order within message groups.
 //!
-//! Both are checked by [loom](https://docs.rs/loom) in every order in which threads can run: `engine/pipeline/loom`.
+//! [loom](https://docs.rs/loom) checks `ack` and `sequencer` in every order in which threads can run:
+//! `engine/pipeline/loom`.
 
 pub mod ack;
 pub mod ordered_queue;

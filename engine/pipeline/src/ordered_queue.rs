@@ -1,26 +1,26 @@
-//! Which messages may go into the next request.
+//! The order of a sink's messages: messages come in, in binlog order; the messages of the next request go out.
 //!
-//! Messages of one group leave one at a time: the next waits until the one before it is accepted.
-//! So the group's order survives whatever happens to single requests and single entries of them.
-//! Messages without a group go as they come.
+//! A message group has at most one message in flight: the next one waits until it is accepted. So the order within a
+//! group is kept whichever requests, or entries of them, fail. Messages without a group are sent in the order in
+//! which they come.
 
 use std::collections::{HashMap, VecDeque};
 
-/// How much fits into a request.
+/// The size limits of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestLimits {
-    /// Messages.
+    /// The most messages.
     pub messages: usize,
-    /// Bytes of their bodies and attributes.
+    /// The most bytes of bodies and attributes.
     pub bytes: usize,
 }
 
-/// A message that waits for its turn.
+/// A message that waits to be sent.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Pending<T> {
-    /// Its group, where order counts.
+    /// The message group; `None` where order does not count.
     pub group: Option<String>,
-    /// Its share of [`RequestLimits::bytes`].
+    /// Bytes of the body and the attributes, which count against [`RequestLimits::bytes`].
     pub bytes: usize,
     /// The message.
     pub item: T,
@@ -32,22 +32,23 @@ struct GroupQueue<T> {
     in_flight: bool,
 }
 
-/// See the module's description.
+/// A sink's messages that wait, by message group.
 #[derive(Debug)]
 pub struct OrderedQueue<T> {
     limits: RequestLimits,
     ungrouped: VecDeque<Pending<T>>,
     groups: HashMap<String, GroupQueue<T>>,
-    /// Groups that have a message pending and none in flight, longest first.
+    /// Groups that have a message pending and none in flight: the longest ready first, except that a group whose
+    /// message was refused goes to the front.
     ready: VecDeque<String>,
     len: usize,
     bytes: usize,
-    /// Of those that may go into a request now.
+    /// Bytes of the messages that may go into a request now.
     sendable_bytes: usize,
 }
 
 impl<T> OrderedQueue<T> {
-    /// Empty groups.
+    /// Creates an empty queue.
     pub fn new(limits: RequestLimits) -> Self {
         Self {
             limits,
@@ -60,38 +61,40 @@ impl<T> OrderedQueue<T> {
         }
     }
 
-    /// Messages that wait.
+    /// Returns how many messages wait.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Their bytes.
+    /// Returns the bytes of the messages that wait.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Messages that may go into a request now: none of their groups is in flight.
+    /// Returns how many messages may go into a request now: those without a group, and the first of each group that
+    /// has none in flight.
     pub fn sendable(&self) -> usize {
         self.ungrouped.len() + self.ready.len()
     }
 
-    /// Their bytes.
+    /// Returns the bytes of the messages that may go into a request now.
     pub fn sendable_bytes(&self) -> usize {
         self.sendable_bytes
     }
 
-    /// The group of which most messages wait, and how many. Looks at each group.
+    /// Returns the group with the most messages that wait, and their number. Takes time linear in the number of
+    /// groups.
     pub fn longest_group(&self) -> Option<(&str, usize)> {
         let longest = self.groups.iter().max_by_key(|(_, group_queue)| group_queue.pending.len());
         longest.map(|(group, group_queue)| (group.as_str(), group_queue.pending.len()))
     }
 
-    /// Whether none waits.
+    /// Whether no message waits.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Takes a message in, behind all of its group.
+    /// Adds a message after all others of its group.
     pub fn push(&mut self, message: Pending<T>) {
         self.len += 1;
         self.bytes += message.bytes;
@@ -111,8 +114,8 @@ impl<T> OrderedQueue<T> {
         }
     }
 
-    /// Shows the last message that waits of a group, or of those without one, if there is one: `join` may put something
-    /// into it, and make its `bytes` more.
+    /// Passes the last message that waits in a group (or without a group, for `None`) to `join`, if there is one.
+    /// `join` may add to the message, and increase its `bytes`.
     pub fn join_last(&mut self, group: Option<&str>, join: impl FnOnce(&mut Pending<T>)) {
         let last = match group {
             Some(group) => self.groups.get_mut(group).and_then(|group_queue| {
@@ -129,19 +132,19 @@ impl<T> OrderedQueue<T> {
         }
     }
 
-    /// Whether a full request could be made now.
+    /// Whether the messages that may go now fill a request by their number.
     pub fn has_full_request(&self) -> bool {
         self.sendable() >= self.limits.messages
     }
 
-    /// The messages of the next request: empty if none may go now. Each must come back by
-    /// [`OrderedQueue::accepted`] or [`OrderedQueue::refused`].
+    /// Removes and returns the messages of the next request; none if none may go now. Each must be answered by one
+    /// call of [`OrderedQueue::accept`], [`OrderedQueue::requeue`] or [`OrderedQueue::requeue_split`].
     pub fn next_request(&mut self) -> Vec<Pending<T>> {
         let mut request: Vec<Pending<T>> = Vec::new();
         let mut bytes = 0;
         let RequestLimits { messages, bytes: bytes_max } = self.limits;
         let mut fits = |request: &[Pending<T>], next: &Pending<T>| {
-            // A message that is too large by itself goes alone: the queue's answer tells what's wrong.
+            // A message that is too large by itself goes alone: the queue's answer says what is wrong.
             let fits = request.is_empty() || request.len() < messages && bytes + next.bytes <= bytes_max;
             if fits {
                 bytes += next.bytes;
@@ -149,7 +152,7 @@ impl<T> OrderedQueue<T> {
             fits
         };
         while let Some(group) = self.ready.pop_front() {
-            let group_queue = self.groups.get_mut(&group).expect("a ready group has a group_queue");
+            let group_queue = self.groups.get_mut(&group).expect("a ready group has a queue");
             let next = group_queue.pending.pop_front_if(|next| fits(&request, next));
             let Some(next) = next else {
                 self.ready.push_front(group);
@@ -167,10 +170,10 @@ impl<T> OrderedQueue<T> {
         request
     }
 
-    /// A message of this group was accepted: the next of its group may go.
-    pub fn accepted(&mut self, group: Option<&str>) {
+    /// Records that a group's message was accepted: the group's next message may go.
+    pub fn accept(&mut self, group: Option<&str>) {
         let Some(group) = group else { return };
-        let group_queue = self.groups.get_mut(group).expect("a message in flight keeps its group_queue");
+        let group_queue = self.groups.get_mut(group).expect("a message in flight keeps its group");
         debug_assert!(group_queue.in_flight, "one message of a group at a time");
         group_queue.in_flight = false;
         match group_queue.pending.front() {
@@ -184,8 +187,8 @@ impl<T> OrderedQueue<T> {
         }
     }
 
-    /// A message wasn't accepted: it goes again, before all others of its group.
-    pub fn refused(&mut self, message: Pending<T>) {
+    /// Puts a message that was not accepted back, before all others of its group.
+    pub fn requeue(&mut self, message: Pending<T>) {
         self.len += 1;
         self.bytes += message.bytes;
         self.sendable_bytes += message.bytes;
@@ -194,15 +197,16 @@ impl<T> OrderedQueue<T> {
             return;
         };
         let group = group.clone();
-        let group_queue = self.groups.get_mut(&group).expect("a message in flight keeps its group_queue");
+        let group_queue = self.groups.get_mut(&group).expect("a message in flight keeps its group");
         debug_assert!(group_queue.in_flight, "one message of a group at a time");
         group_queue.in_flight = false;
         group_queue.pending.push_front(message);
         self.ready.push_front(group);
     }
 
-    /// A message of a group goes again as several, one after the other, before all others of its group.
-    pub fn divided(&mut self, group: Option<&str>, messages: Vec<Pending<T>>) {
+    /// Puts several messages in the place of one that was not accepted, in their order, before all others of its
+    /// group.
+    pub fn requeue_split(&mut self, group: Option<&str>, messages: Vec<Pending<T>>) {
         let bytes = messages.iter().map(|message| message.bytes).sum::<usize>();
         self.len += messages.len();
         self.bytes += bytes;
@@ -212,7 +216,7 @@ impl<T> OrderedQueue<T> {
             messages.for_each(|message| self.ungrouped.push_front(message));
             return;
         };
-        let group_queue = self.groups.get_mut(group).expect("a message in flight keeps its group_queue");
+        let group_queue = self.groups.get_mut(group).expect("a message in flight keeps its group");
         debug_assert!(group_queue.in_flight, "one message of a group at a time");
         group_queue.in_flight = false;
         messages.for_each(|message| group_queue.pending.push_front(message));
@@ -239,12 +243,12 @@ mod tests {
             let sent = groups.next_request().pop().expect("a message");
             groups.push(message(group, 10, 5));
             let parts = (2..5).map(|item| message(group, 10, item)).collect();
-            groups.divided(sent.group.as_deref(), parts);
+            groups.requeue_split(sent.group.as_deref(), parts);
             assert_eq!((groups.len(), groups.bytes()), (4, 40));
             let mut items = Vec::new();
             while !groups.is_empty() {
                 for sent in groups.next_request() {
-                    groups.accepted(sent.group.as_deref());
+                    groups.accept(sent.group.as_deref());
                     items.push(sent.item);
                 }
             }
@@ -280,9 +284,9 @@ mod tests {
         assert_eq!(sent.len(), 2);
         assert_eq!((groups.len(), groups.sendable(), groups.sendable_bytes()), (49, 0, 0));
         assert_eq!(groups.longest_group(), Some(("1", 49)));
-        groups.accepted(Some("1"));
+        groups.accept(Some("1"));
         assert_eq!((groups.sendable(), groups.sendable_bytes()), (1, 10));
-        groups.accepted(Some("2"));
+        groups.accept(Some("2"));
         assert_eq!(groups.longest_group(), Some(("1", 49)));
     }
 
@@ -315,14 +319,14 @@ mod tests {
         let first = groups.next_request().remove(0);
         assert_eq!(first.item, 0);
         assert!(groups.next_request().is_empty());
-        groups.refused(first);
+        groups.requeue(first);
         assert_eq!(groups.next_request().remove(0).item, 0, "again, before the others");
-        groups.accepted(Some("1"));
+        groups.accept(Some("1"));
         assert_eq!(groups.next_request().remove(0).item, 1);
     }
 
     proptest! {
-        /// Whatever entries fail and in whatever order answers come, each group arrives in order.
+        /// Each group's messages arrive in order, whichever entries fail and in whatever order answers come.
         #[test]
         fn order_survives_any_failures(
             messages in proptest::collection::vec((proptest::option::of(0u8..4), 1usize..400), 1..80),
@@ -350,9 +354,9 @@ mod tests {
                 let (which, failures) = outcomes.next().map_or((0, 0), |(index, bits)| (index.index(in_flight.len()), bits));
                 for (entry, message) in in_flight.swap_remove(which).into_iter().enumerate() {
                     if failures >> entry & 1 == 1 {
-                        groups.refused(message);
+                        groups.requeue(message);
                     } else {
-                        groups.accepted(message.group.as_deref());
+                        groups.accept(message.group.as_deref());
                         arrived.push((message.group, message.item));
                     }
                 }

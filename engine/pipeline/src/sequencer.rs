@@ -1,7 +1,8 @@
-//! Threads that work in parallel on numbered batches, and pass a place in the order of the numbers.
+//! The sequencer: workers process numbered batches in parallel, and pass one after another, in the order of the
+//! numbers. It only orders, and acknowledges nothing.
 //!
-//! A place in the sequence is a [`Turn`], reserved in order and later resolved by [`Permit::pass`]. Whoever vanishes
-//! with a turn or a permit (an error, a panic, a task that is aborted) closes the sequencer: nobody passes after that.
+//! A number's place is reserved as a [`Turn`], in order, and later resolved by [`Permit::pass`]. A turn or permit
+//! that is dropped otherwise (an error, a panic, an aborted task) closes the sequencer: no number passes after that.
 
 use std::future::poll_fn;
 use std::sync::PoisonError;
@@ -9,7 +10,7 @@ use std::task::{Poll, Waker};
 
 use crate::sync::{Arc, Mutex, MutexGuard};
 
-/// Lets tasks pass one after another, in the order of their numbers.
+/// An order in which tasks pass one after another, by their numbers.
 #[derive(Debug, Default)]
 pub struct Sequencer {
     state: Mutex<State>,
@@ -19,11 +20,11 @@ pub struct Sequencer {
 struct State {
     next: u64,
     is_closed: bool,
-    /// Who waits, by number: as many as work in parallel.
+    /// The wakers of the tasks that wait, by number: at most one for each worker.
     waiting: Vec<(u64, Waker)>,
 }
 
-/// The permit of one number: while it is held, no other passes.
+/// The permission of one number to pass: while the permit is held, no other number passes.
 #[derive(Debug)]
 #[must_use = "a permit that is dropped closes the sequencer"]
 pub struct Permit<'a> {
@@ -45,12 +46,12 @@ impl Sequencer {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The first to pass is `number`.
+    /// Sets the first number that passes.
     pub fn begin_at(&self, number: u64) {
         self.state().next = number;
     }
 
-    /// Waits until all smaller numbers have passed; `None` if nobody passes any more.
+    /// Waits until all smaller numbers have passed. Returns `None` once the sequencer is closed.
     pub async fn wait(&self, number: u64) -> Option<Permit<'_>> {
         poll_fn(|context| {
             let mut state = self.state();
@@ -69,7 +70,7 @@ impl Sequencer {
         .await
     }
 
-    /// From now on nobody passes.
+    /// Closes the sequencer: no number passes any more.
     pub fn close(&self) {
         let mut state = self.state();
         state.is_closed = true;
@@ -102,15 +103,15 @@ impl Drop for Permit<'_> {
 }
 
 impl Turn {
-    /// Reserves a number's place. Each number has one.
+    /// Reserves a number's place. Each number has one place.
     pub fn reserve(sequencer: &Arc<Sequencer>, number: u64) -> Self {
         Self { sequencer: Arc::clone(sequencer), number, is_used: false }
     }
 
-    /// Waits until all smaller numbers have passed; `None` if nobody passes any more.
+    /// Waits until all smaller numbers have passed. Returns `None` once the sequencer is closed.
     pub async fn wait(&mut self) -> Option<Permit<'_>> {
         let permit = self.sequencer.wait(self.number).await;
-        // From here on the permit closes it.
+        // From here on dropping the permit closes the sequencer.
         self.is_used = true;
         permit
     }
@@ -130,7 +131,7 @@ mod tests {
 
     use super::*;
 
-    /// A future's value, if it need not wait.
+    /// Returns a future's value if the future is ready.
     fn now<T>(future: impl Future<Output = T>) -> Option<T> {
         match std::pin::pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(value) => Some(value),
@@ -165,7 +166,7 @@ mod tests {
     }
 }
 
-/// What loom checks in every order of threads.
+/// Checks by loom, in every order of threads.
 #[cfg(all(test, loom))]
 mod model {
     use loom::future::block_on;
@@ -174,7 +175,7 @@ mod model {
 
     use super::*;
 
-    /// Three numbers pass in their order, or, if the first vanishes, none does; none waits for ever.
+    /// Three numbers pass in order, or none passes if the first is dropped; no wait lasts for ever.
     #[test]
     fn all_pass_in_order_or_none() {
         for vanishes in [false, true] {

@@ -1,4 +1,4 @@
-//! The primitives that threads share: the standard library's, or loom's where it checks every order of them.
+//! The synchronization primitives: those of the standard library, or of loom where it checks every order of threads.
 
 #[cfg(loom)]
 pub use loom::sync::{

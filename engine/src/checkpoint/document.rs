@@ -1,4 +1,4 @@
-//! A checkpoint's text: JSON that people can read, with a checksum of all that it says.
+//! A checkpoint's text: readable JSON with a checksum.
 
 use std::num::ParseIntError;
 use std::sync::Arc;
@@ -17,21 +17,21 @@ const VERSION: u32 = 2;
 #[serde(deny_unknown_fields)]
 struct Document {
     version: u32,
-    /// How often a checkpoint was taken hold of: who has a lower number has lost it.
+    /// The fencing token: see [`Epoch`].
     epoch: u64,
-    /// What tells the server from others.
+    /// The server's identity.
     server: String,
     file: String,
     position: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "past", default, skip_serializing_if = "Option::is_none")]
     partial: Option<PartialTransactionDocument>,
-    /// All transactions that are wholly delivered.
+    /// All transactions that are completely delivered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     gtids: Option<String>,
-    /// What shows that the position is one of the server's binlog.
+    /// Evidence that the position belongs to the server's history.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     fingerprint: Option<FingerprintDocument>,
-    /// Which schema history beside it belongs to it, where there is one.
+    /// The schema history that belongs to the checkpoint, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     schema_history: Option<Mark>,
     /// CRC-32 of the compact JSON of all above, in hex.
@@ -39,7 +39,7 @@ struct Document {
     checksum: String,
 }
 
-/// Rows behind the position that are delivered all the same: see [`PartialTransaction`].
+/// How far rows after the position are delivered: see [`PartialTransaction`].
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PartialTransactionDocument {
@@ -48,7 +48,7 @@ struct PartialTransactionDocument {
     rows: u32,
 }
 
-/// What is compared before the reading goes on: see [`Fingerprint`]. In hex.
+/// See [`Fingerprint`]. In hex.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FingerprintDocument {
@@ -80,24 +80,24 @@ impl FingerprintDocument {
     }
 }
 
-/// The version alone: of documents of other versions nothing else is known.
+/// The version alone: documents of other versions may have any other fields.
 #[derive(Deserialize)]
 struct Versioned {
     version: u32,
 }
 
-/// What a text says.
+/// The content of a checkpoint's text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Content {
-    /// From where to read on.
+    /// The resume point.
     pub resume: ResumePoint,
-    /// The epoch of its writer.
+    /// The epoch of the writer.
     pub epoch: Epoch,
-    /// The schema history that was written before it.
+    /// The schema history that was written before the checkpoint.
     pub schema_history: Option<Mark>,
 }
 
-/// The text, with a newline at its end.
+/// Returns the text, with a newline at its end.
 pub(super) fn write(resume: &ResumePoint, Epoch(epoch): Epoch, schema_history: Option<Mark>) -> String {
     let mut document = Document {
         version: VERSION,
@@ -117,10 +117,12 @@ pub(super) fn write(resume: &ResumePoint, Epoch(epoch): Epoch, schema_history: O
     serde_json::to_string_pretty(&document).expect("numbers and texts are JSON") + "\n"
 }
 
+/// Parses a text.
+///
 /// # Errors
-/// If it isn't whole, or of another version.
+/// If the text is damaged, or of another version.
 pub(super) fn read(text: &str) -> anyhow::Result<Content> {
-    const DAMAGED: &str = "it is damaged or isn't a checkpoint";
+    const DAMAGED: &str = "it is damaged, or is not a checkpoint";
     let Versioned { version } = serde_json::from_str(text).context(DAMAGED)?;
     if version != VERSION {
         bail!("it has version {version}, and this rowmill reads version {VERSION}; use the rowmill that wrote it");
@@ -129,7 +131,7 @@ pub(super) fn read(text: &str) -> anyhow::Result<Content> {
     let said = std::mem::take(&mut document.checksum);
     let found = checksum(&document);
     if said != found {
-        bail!("it is damaged or was changed by hand: its checksum is `{said}`, its content's {found}");
+        bail!("it is damaged, or was changed by hand: its checksum is `{said}`, that of its content {found}");
     }
     let Document { epoch, server, file, position, partial, gtids, fingerprint, schema_history, .. } = document;
     let partial = partial.map(|PartialTransactionDocument { file, event, rows }| PartialTransaction {
@@ -157,6 +159,36 @@ mod tests {
             let text = write(&resume, epoch, schema_history);
             assert_eq!(read(&text).expect("whole"), Content { resume, epoch, schema_history });
         }
+    }
+
+    /// The format stays what it was: a kept document is read, and written again the same.
+    #[test]
+    fn a_kept_document_is_read() {
+        let text = r#"{
+  "version": 2,
+  "epoch": 13,
+  "server": "42146494-ea17-11f1-a89a-02fc00000001",
+  "file": "binlog.000001",
+  "position": 1105,
+  "past": {
+    "file": "binlog.000001",
+    "event": 4112079,
+    "rows": 27
+  },
+  "gtids": "42146494-ea17-11f1-a89a-02fc00000001:1-4",
+  "fingerprint": {
+    "file": "3c46f26a"
+  },
+  "checksum": "33ccc474"
+}
+"#;
+        let Content { resume, epoch, schema_history } = read(text).expect("it is read");
+        let partial = PartialTransaction {
+            file: "binlog.000001".to_owned(),
+            progress: EventOffset { event: 4_112_079, rows: 27 },
+        };
+        assert_eq!((resume.position.offset, resume.partial.as_ref()), (1105, Some(&partial)));
+        assert_eq!(write(&resume, epoch, schema_history), text);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A checkpoint for the simulation: a closure keeps what is written.
+//! A checkpoint for the simulation, written by a closure.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use rowmill_core::position::ResumePoint;
 
 use super::{Checkpoint, Epoch, Store, document};
 
-/// Keeps a resume point.
+/// Writes a resume point.
 pub(crate) type Writes = dyn Fn(ResumePoint) -> BoxFuture<'static, anyhow::Result<()>> + Send + Sync;
 
 struct FakeStore {
@@ -25,7 +25,7 @@ impl fmt::Debug for FakeStore {
 }
 
 impl Checkpoint {
-    /// One that a closure keeps, written no more often than every `interval`.
+    /// Makes a checkpoint that a closure writes, at most once in every `interval`.
     pub(crate) fn simulated(interval: Duration, writes: Arc<Writes>) -> Self {
         Self { store: Box::new(FakeStore { writes, interval }), epoch: Epoch(1), saved: None, schemas: None }
     }

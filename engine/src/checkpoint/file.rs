@@ -1,5 +1,5 @@
-//! A checkpoint as a small JSON file. It is replaced atomically (written aside, synced, renamed, the directory
-//! synced), so a crash leaves the old one or the new one; the one before stays beside it.
+//! The checkpoint as a small JSON file. The file is replaced atomically (a temporary file is written, synced and renamed, the
+//! directory synced), so a crash leaves the old or the new checkpoint. The previous checkpoint is kept beside it.
 
 use std::fs::{File, TryLockError};
 use std::io::{Read, Write};
@@ -15,14 +15,14 @@ use tracing::debug;
 
 use super::{Epoch, Store, document, holder};
 
-/// What the file of the schema history ends with.
+/// The ending of the schema history's file name.
 const SCHEMA_HISTORY: &str = "schema-history";
 
-/// See the module's description.
+/// Stores the checkpoint in a file.
 #[derive(Debug)]
 pub(super) struct FileStore {
     path: Arc<Path>,
-    /// Locked, once it is held.
+    /// The locked lock file, once the checkpoint is held.
     lock: Option<File>,
 }
 
@@ -33,11 +33,11 @@ impl FileStore {
 
     fn hold(&mut self) -> anyhow::Result<(Epoch, Option<String>)> {
         if let Some(directory) = self.path.parent() {
-            std::fs::create_dir_all(directory).context("its directory can't be made")?;
+            std::fs::create_dir_all(directory).context("cannot make the directory")?;
         }
-        self.lock = Some(lock(&beside(&self.path, "lock"))?);
+        self.lock = Some(lock(&sibling(&self.path, "lock"))?);
         let text = read(&self.path)?;
-        // What can't be read isn't gone on from, so its epoch doesn't matter.
+        // A damaged checkpoint is not used, so its epoch does not matter.
         let epoch = text.as_deref().and_then(|text| document::read(text).ok()).map_or(0, |content| content.epoch.0);
         Ok((Epoch(epoch + 1), text))
     }
@@ -67,46 +67,46 @@ impl Store for FileStore {
     fn write(&mut self, epoch: Epoch, text: String) -> BoxFuture<'_, anyhow::Result<()>> {
         let path = Arc::clone(&self.path);
         let writing = tokio::task::spawn_blocking(move || replace(&path, epoch, &text));
-        async move { writing.await.context("the checkpoint's writer stopped")? }.boxed()
+        async move { writing.await.context("the writing thread ended")? }.boxed()
     }
 
     fn read_schema_history(&mut self) -> BoxFuture<'_, anyhow::Result<Option<String>>> {
-        let text = match std::fs::read(beside(&self.path, SCHEMA_HISTORY)) {
-            // What isn't a text shows by its checksum.
+        let text = match std::fs::read(sibling(&self.path, SCHEMA_HISTORY)) {
+            // The checksum finds bytes that are not valid text.
             Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).context("it can't be read"),
+            Err(error) => Err(error).context("cannot read the file"),
         };
         std::future::ready(text).boxed()
     }
 
     fn write_schema_history(&mut self, _: Epoch, text: String) -> BoxFuture<'_, anyhow::Result<()>> {
-        let path = beside(&self.path, SCHEMA_HISTORY);
+        let path = sibling(&self.path, SCHEMA_HISTORY);
         let writing = tokio::task::spawn_blocking(move || write(&path, &text));
-        async move { writing.await.context("the schema history's writer stopped")? }.boxed()
+        async move { writing.await.context("the writing thread ended")? }.boxed()
     }
 
     fn previous(&mut self) -> BoxFuture<'_, Option<(String, String)>> {
-        let previous = beside(&self.path, "previous");
+        let previous = sibling(&self.path, "previous");
         let text = read(&previous).ok().flatten();
         std::future::ready(text.map(|text| (previous.display().to_string(), text))).boxed()
     }
 }
 
 fn replace(path: &Path, epoch: Epoch, text: &str) -> anyhow::Result<()> {
-    // Where files can't be locked, or who holds the lock had it taken away. One that was damaged meanwhile is
-    // mended by this.
+    // Protects the checkpoint where files cannot be locked, or if this process's lock file was removed. A checkpoint that was
+    // damaged meanwhile is replaced.
     if let Ok(Some(text)) = read(path)
         && let Ok(document::Content { epoch: newer, .. }) = document::read(&text)
         && newer > epoch
     {
-        bail!("another rowmill took hold of it: its epoch is {}, and this one has {}", newer.0, epoch.0);
+        bail!("another rowmill acquired it: its epoch is {}, this one's is {}", newer.0, epoch.0);
     }
     keep_previous(path)?;
     write(path, text)
 }
 
-/// All of it or nothing, and durably when this is done.
+/// Replaces a file atomically, and durably once this returns.
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     let mut file = AtomicWriteFile::open(path)?;
     file.write_all(text.as_bytes())?;
@@ -114,28 +114,28 @@ fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether a file could be written there: its directory, or the nearest that is there of those above it, takes another one.
+/// Checks that a file can be written at a path, by creating another file in its directory or the nearest existing ancestor.
 fn probe(path: &Path) -> anyhow::Result<()> {
     if path.is_dir() {
-        bail!("it is a directory; `checkpoint.path` is a file's");
+        bail!("it is a directory; set `checkpoint.path` to the path of a file");
     }
     let directory = path.ancestors().skip(1).find(|directory| directory.exists());
     let directory = directory.filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let other = directory.join(format!(".rowmill-check-{}", std::process::id()));
     let written = File::create(&other).and_then(|_| std::fs::remove_file(&other));
-    written.with_context(|| format!("nothing can be written in {}", directory.display()))
+    written.with_context(|| format!("cannot write to the directory {}", directory.display()))
 }
 
-/// Reads a file, if there is one.
+/// Reads a file, if it exists.
 fn read(path: &Path) -> anyhow::Result<Option<String>> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).context("it can't be read"),
+        Err(error) => Err(error).context("cannot read the file"),
     }
 }
 
-/// Where a path leads, if it is a symbolic link: the file there is to be replaced, not the link. It need not be there yet.
+/// Resolves symbolic links, so that the linked file is replaced and not the link. The file need not exist yet.
 fn target(path: &Path) -> PathBuf {
     const LINKS_MAX: usize = 40;
     let mut path = path.to_owned();
@@ -146,15 +146,15 @@ fn target(path: &Path) -> PathBuf {
     path
 }
 
-/// `checkpoint.json` and `lock` give `checkpoint.json.lock`.
-fn beside(path: &Path, ending: &str) -> PathBuf {
+/// Appends an ending to a path: `checkpoint.json` and `lock` make `checkpoint.json.lock`.
+fn sibling(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".");
     name.push(ending);
     name.into()
 }
 
-/// Locks a file, and says in it who did. The system takes the lock back when the process ends.
+/// Locks a file, and writes this process's description to it. The system releases the lock when the process ends.
 fn lock(path: &Path) -> anyhow::Result<File> {
     let mut file = File::options()
         .create(true)
@@ -162,19 +162,19 @@ fn lock(path: &Path) -> anyhow::Result<File> {
         .write(true)
         .truncate(false)
         .open(path)
-        .with_context(|| format!("{} can't be opened for writing", path.display()))?;
+        .with_context(|| format!("cannot open {} for writing", path.display()))?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut other = String::new();
-            let _ = file.read_to_string(&mut other); // it only makes the message better
+            let _ = file.read_to_string(&mut other); // only for the error text
             bail!(
-                "another rowmill holds it ({}); stop that one, or give this one a `checkpoint.path` of its own",
+                "another rowmill holds it ({}); stop that process, or set another `checkpoint.path` for this one",
                 other.trim_end()
             );
         }
         Err(TryLockError::Error(error)) => {
-            return Err(anyhow!(error).context(format!("{} can't be locked", path.display())));
+            return Err(anyhow!(error).context(format!("cannot lock {}", path.display())));
         }
     }
     file.set_len(0)?;
@@ -182,21 +182,21 @@ fn lock(path: &Path) -> anyhow::Result<File> {
     Ok(file)
 }
 
-/// Lets the file that is about to be replaced stay under another name.
+/// Keeps the file that is about to be replaced under another name.
 fn keep_previous(path: &Path) -> anyhow::Result<()> {
-    let (new, previous) = (beside(path, "previous.new"), beside(path, "previous"));
-    let _ = std::fs::remove_file(&new); // of a process that was killed here
+    let (new, previous) = (sibling(path, "previous.new"), sibling(path, "previous"));
+    let _ = std::fs::remove_file(&new); // left by a process that was killed here
     let kept = std::fs::hard_link(path, &new).or_else(|error| match error.kind() {
         std::io::ErrorKind::NotFound => Err(error),
-        // Some file systems have no links.
+        // Some file systems have no hard links.
         _ => {
-            debug!(%error, "the checkpoint is copied");
+            debug!(%error, "cannot link the previous checkpoint, copying it");
             std::fs::copy(path, &new).map(|_| ())
         }
     });
     match kept {
         Ok(()) => Ok(std::fs::rename(&new, &previous)?),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()), // it's the first
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()), // the first checkpoint
         Err(error) => Err(error.into()),
     }
 }

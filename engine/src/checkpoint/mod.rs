@@ -1,4 +1,4 @@
-//! The checkpoint: up to where everything is delivered. One engine holds it at a time.
+//! The checkpoint: the durable resume point, before which everything is delivered. One process holds it at a time.
 
 mod document;
 mod edit;
@@ -24,48 +24,48 @@ use document::Content;
 
 pub use edit::{set, show};
 
-/// How often a checkpoint was taken hold of. Who has a lower one has lost it: the fencing token.
+/// The fencing token: incremented each time a process acquires the checkpoint. A process with a lower epoch than the stored one
+/// has lost the checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Epoch(pub u64);
 
-/// A place that keeps a checkpoint's text.
+/// Stores a checkpoint's text.
 pub trait Store: Send + Debug {
-    /// What it is, for users.
+    /// Returns a description for users.
     fn describe(&self) -> String;
 
-    /// Writes are no closer than this, unless the in-flight budget is short.
+    /// Returns the minimum interval between writes, unless the in-flight budget is short.
     fn interval(&self) -> Duration;
 
-    /// Takes hold of it until the store is dropped, or the process ends however it may. Gives the text that was
-    /// written last, and an epoch above that of all who held it before.
+    /// Acquires the checkpoint until the store is dropped or the process ends in any way. Returns the text that was written
+    /// last, and an epoch above those of all earlier holders.
     ///
-    /// Fails if another process holds it: the error names that one.
+    /// Fails if another process holds the checkpoint: the error names that process.
     fn acquire(&mut self) -> BoxFuture<'_, anyhow::Result<(Epoch, Option<String>)>>;
 
-    /// The text that was written last, whoever holds it.
+    /// Returns the text that was written last, whichever process holds the checkpoint.
     fn read(&mut self) -> BoxFuture<'_, anyhow::Result<Option<String>>>;
 
-    /// Replaces the text: all of it or nothing, and durably when this is done. The text that was there stays as the
-    /// previous one.
+    /// Replaces the text atomically, and durably once this returns. The text that was there is kept as the previous one.
     ///
-    /// Fails, and changes nothing, if it was held since with a higher epoch.
+    /// Fails, and changes nothing, if the checkpoint has since been acquired with a higher epoch.
     fn write(&mut self, epoch: Epoch, text: String) -> BoxFuture<'_, anyhow::Result<()>>;
 
-    /// The text of the schema history that was written last.
+    /// Returns the text of the schema history that was written last.
     fn read_schema_history(&mut self) -> BoxFuture<'_, anyhow::Result<Option<String>>>;
 
-    /// Replaces the text of the schema history: all of it or nothing, and durably when this is done.
+    /// Replaces the text of the schema history atomically, and durably once this returns.
     fn write_schema_history(&mut self, epoch: Epoch, text: String) -> BoxFuture<'_, anyhow::Result<()>>;
 
-    /// Whether it could be held and written. It stays as it is, and so does who holds it.
+    /// Checks that the checkpoint can be written, without changing it or its holder.
     fn probe(&mut self) -> BoxFuture<'_, anyhow::Result<()>>;
 
-    /// Called now and then while nothing is written.
+    /// Keeps the checkpoint held. Called from time to time while nothing is written.
     fn keep_alive(&mut self) -> BoxFuture<'_, ()> {
         async {}.boxed()
     }
 
-    /// The text before the one that was written last: where it is, and what it says.
+    /// Returns the previous text, which the last write replaced: its location and its content.
     fn previous(&mut self) -> BoxFuture<'_, Option<(String, String)>>;
 }
 
@@ -74,17 +74,17 @@ pub trait Store: Send + Debug {
 pub struct Checkpoint {
     store: Box<dyn Store>,
     epoch: Epoch,
-    /// Which schema history the checkpoint needs that was read, until another is written.
+    /// The schema history that the checkpoint needs that was read, until another checkpoint is written.
     saved: Option<Mark>,
-    /// What is written before a checkpoint that needs it.
+    /// The schema history, written before a checkpoint that needs it.
     schemas: Option<Arc<SchemaHistory>>,
 }
 
 impl Checkpoint {
-    /// Takes hold of it, and reads what there is.
+    /// Acquires the checkpoint, and reads its resume point if there is one.
     ///
     /// # Errors
-    /// If another process holds it, or if it can't be read or isn't a checkpoint. It is left as it is.
+    /// If another process holds the checkpoint, or if it cannot be read or is damaged. It is left unchanged.
     pub async fn open(config: &config::Checkpoint) -> anyhow::Result<(Self, Option<ResumePoint>)> {
         let mut store = store(config);
         let name = format!("checkpoint {}", store.describe());
@@ -94,11 +94,12 @@ impl Checkpoint {
         Ok((Self { store, epoch, saved, schemas: None }, content.map(|content| content.resume)))
     }
 
-    /// What was known of the columns of a server's tables at the checkpoint. From now on it is written before a checkpoint that
-    /// needs it.
+    /// Returns the schema history of a server's tables that belongs to the checkpoint. From now on it is written before each
+    /// checkpoint that needs it.
     ///
     /// # Errors
-    /// If it can't be asked for. One that isn't what it should be is begun anew: tables are looked up again then.
+    /// If the store cannot be read. A history that is missing, damaged or of another checkpoint is replaced by an empty one:
+    /// tables are then looked up again.
     pub async fn schema_history(&mut self, server: &str, tables: &TablePatterns) -> anyhow::Result<Arc<SchemaHistory>> {
         let mut schemas = SchemaHistory::new(server);
         if let Some(needed) = self.saved {
@@ -109,7 +110,7 @@ impl Checkpoint {
                     match SchemaHistory::read(&text, needed, server, |schema, table| tables.matches(schema, table)) {
                         Ok(read) => schemas = read,
                         Err(error) => {
-                            warn!(error = format!("{error:#}"), "{name} isn't used; tables are looked up again");
+                            warn!(error = format!("{error:#}"), "cannot use {name}; tables are looked up again");
                         }
                     }
                 }
@@ -120,17 +121,17 @@ impl Checkpoint {
         Ok(schemas)
     }
 
-    /// Takes hold of it, whatever it says.
+    /// Acquires the checkpoint without parsing it, as it may be damaged.
     async fn hold(config: &config::Checkpoint) -> anyhow::Result<Self> {
         let mut store = store(config);
         let (epoch, _) = store.acquire().await.with_context(|| format!("checkpoint {}", store.describe()))?;
         Ok(Self { store, epoch, saved: None, schemas: None })
     }
 
-    /// Reads what there is, whoever holds it.
+    /// Reads the resume point if there is one, whichever process holds the checkpoint.
     ///
     /// # Errors
-    /// If it can't be read or isn't a checkpoint.
+    /// If the checkpoint cannot be read or is damaged.
     pub async fn read(config: &config::Checkpoint) -> anyhow::Result<Option<ResumePoint>> {
         let mut store = store(config);
         let name = format!("checkpoint {}", store.describe());
@@ -138,10 +139,10 @@ impl Checkpoint {
         Ok(parse(&mut *store, text).await.context(name)?.map(|content| content.resume))
     }
 
-    /// Whether it could be held and written; nothing is changed. Says what it is.
+    /// Checks that a checkpoint can be written, without changing it. Returns its name for users.
     ///
     /// # Errors
-    /// If it couldn't.
+    /// If it cannot be written.
     pub async fn probe(config: &config::Checkpoint) -> anyhow::Result<String> {
         let mut store = store(config);
         let name = format!("checkpoint {}", store.describe());
@@ -149,35 +150,36 @@ impl Checkpoint {
         Ok(name)
     }
 
-    /// What it is, for users.
+    /// Returns a description for users.
     pub fn describe(&self) -> String {
         self.store.describe()
     }
 
-    /// Writes are no closer than this, unless the in-flight budget is short.
+    /// Returns the minimum interval between writes, unless the in-flight budget is short.
     pub fn interval(&self) -> Duration {
         self.store.interval()
     }
 
-    /// To be called now and then while nothing is written: holds it, where holding takes a sign of life, and writes what waited.
+    /// Keeps the checkpoint held, and writes a schema history that is waiting. To be called from time to time while no
+    /// checkpoint is written.
     pub async fn keep_alive(&mut self) {
         self.store.keep_alive().await;
         self.write_schema_history(true).await;
     }
 
-    /// No other checkpoint will be written: what waited is.
+    /// Writes a schema history that is waiting. To be called after the last checkpoint.
     pub async fn finish(&mut self) {
         self.write_schema_history(true).await;
     }
 
-    /// Replaces it. When this is done, a crash of the machine doesn't lose it.
+    /// Replaces the checkpoint. Once this returns, the checkpoint survives a crash of the machine.
     ///
     /// # Errors
-    /// If it can't be written, or if another process took hold of it. It is then as it was.
+    /// If the checkpoint cannot be written, or if another process has acquired it. It is then unchanged.
     pub async fn write(&mut self, resume: &ResumePoint) -> anyhow::Result<()> {
         self.try_write(resume).await.with_context(|| {
             format!(
-                "checkpoint {} can't be written; what was delivered since the last one is sent again after a restart",
+                "cannot write checkpoint {}; messages delivered since the last one are sent again after a restart",
                 self.describe()
             )
         })
@@ -192,8 +194,8 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Writes what is known of columns, if that is due, or `urgent`. Where it can't be written no checkpoint will need it: tables
-    /// are looked up again after a restart.
+    /// Writes the schema history if that is due; `urgent` makes a waiting one due. If it cannot be written, checkpoints no
+    /// longer refer to it, and tables are looked up again after a restart.
     async fn write_schema_history(&mut self, urgent: bool) {
         let Some(schemas) = &self.schemas else { return };
         let Some(HistoryText { mark, text }) = schemas.text(self.saved, urgent) else { return };
@@ -204,8 +206,8 @@ impl Checkpoint {
                 warn!(
                     bytes,
                     error = format!("{error:#}"),
-                    "the schema history of checkpoint {} can't be written: tables are looked up again after a restart; \
-                     binlog_row_metadata = FULL spares it",
+                    "cannot write the schema history of checkpoint {}; tables are looked up again after a restart; to avoid \
+                     this, set binlog_row_metadata = FULL on the server",
                     self.describe()
                 );
                 self.schemas = None;
@@ -227,16 +229,16 @@ async fn parse(store: &mut dyn Store, text: Option<String>) -> anyhow::Result<Op
         Ok(content) => return Ok(Some(content)),
         Err(error) => error,
     };
-    let mend = match store.previous().await {
+    let fix = match store.previous().await {
         Some((place, text)) if document::read(&text).is_ok() => {
-            format!("{place} is the one before it: put it in its place, and what was delivered since is sent again")
+            format!("{place} is the previous checkpoint: restore it, and messages delivered since are sent again")
         }
-        _ => "restore it, or set it anew by `rowmill checkpoint set`".to_owned(),
+        _ => "restore it, or set a new one by `rowmill checkpoint set`".to_owned(),
     };
-    Err(anyhow!("{error:#}; {mend}"))
+    Err(anyhow!("{error:#}; {fix}"))
 }
 
-/// This process, for another that finds a checkpoint held.
+/// Returns a description of this process, for another process that finds the checkpoint held.
 fn holder() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("process {} on {}", std::process::id(), host.trim_end())
@@ -300,13 +302,13 @@ mod tests {
             assert!(error.contains("damaged") && error.contains(expected), "{error}");
             assert_eq!(std::fs::read_to_string(&path).expect("still there"), "{\"version\": 2");
         };
-        damage("set it anew by `rowmill checkpoint set`").await;
+        damage("set a new one by `rowmill checkpoint set`").await;
         std::fs::remove_file(&path).expect("removed");
         let (mut checkpoint, _) = open(&path).await.expect("new");
         checkpoint.write(&resume()).await.expect("written");
         checkpoint.write(&resume()).await.expect("replaced");
         drop(checkpoint);
-        damage("checkpoint.json.previous is the one before it").await;
+        damage("checkpoint.json.previous is the previous checkpoint").await;
         std::fs::rename(path.with_file_name("checkpoint.json.previous"), &path).expect("put in its place");
         assert_eq!(open(&path).await.expect("whole").1, Some(resume()));
     }
@@ -320,12 +322,12 @@ mod tests {
         let error = format!("{:#}", open(&path).await.expect_err("held"));
         assert!(error.contains(&format!("(process {} on ", std::process::id())), "{error}");
         assert_eq!(read(&path).await.expect("anyone may"), Some(resume()));
-        // Its lock file is taken away: the next is let in, and the first is out.
+        // The lock file is removed: a second process can acquire the checkpoint, and the first one has lost it.
         std::fs::remove_file(path.with_file_name("checkpoint.json.lock")).expect("removed");
         let (mut second, _) = open(&path).await.expect("let in");
         second.write(&resume()).await.expect("written");
         let error = format!("{:#}", first.write(&resume()).await.expect_err("out"));
-        assert!(error.contains("another rowmill took hold of it: its epoch is 2, and this one has 1"), "{error}");
+        assert!(error.contains("another rowmill acquired it: its epoch is 2, this one's is 1"), "{error}");
     }
 
     #[tokio::test]
@@ -356,7 +358,7 @@ mod tests {
         drop(checkpoint);
         assert!(is_known().await);
 
-        // A later process knows it, and writes it as its own before its first checkpoint.
+        // A later process reads the history, and writes it under its own ID before its first checkpoint.
         let (mut checkpoint, _) = open(&path).await.expect("whole");
         checkpoint.schema_history("uuid", &all).await.expect("read");
         checkpoint.write(&resume).await.expect("written");
@@ -364,10 +366,10 @@ mod tests {
         assert!(is_known().await);
         let (second, second_checkpoint) =
             (std::fs::read(&history).expect("there"), std::fs::read(&path).expect("there"));
-        // It may have been stopped between the two.
+        // The process may have been stopped between the two writes.
         std::fs::write(&path, &first_checkpoint).expect("put back");
-        assert!(is_known().await, "the checkpoint that it went on from needs it as well");
-        // Others don't belong together.
+        assert!(is_known().await, "the checkpoint that it resumed from needs it, too");
+        // A history and a checkpoint that do not belong together.
         std::fs::write(&path, &second_checkpoint).expect("put back");
         std::fs::write(&history, first).expect("put back");
         assert!(!is_known().await);

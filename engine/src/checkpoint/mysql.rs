@@ -1,7 +1,8 @@
-//! A checkpoint as a row of a table in a MySQL or MariaDB database: for engines whose disks don't outlive them.
+//! The checkpoint as a row of a table in a MySQL or MariaDB database, for engines on machines without a lasting disk.
 //!
-//! Who holds it has a named lock on the server, which the server takes back when the connection ends. A connection that
-//! is lost may let another in: the epoch, which each write compares, keeps the first from writing then.
+//! The process that holds the checkpoint has a named lock on the server, which the server releases when the connection ends.
+//! After a lost connection another process may acquire the checkpoint: each write compares the epoch (the fencing token), so
+//! that the first process can no longer write.
 
 use std::time::Duration;
 
@@ -16,24 +17,24 @@ use tracing::{debug, warn};
 use super::{Epoch, Store, holder};
 use crate::config::MySqlCheckpoint;
 use crate::mysql::{Client, driver_connection};
-use crate::retry::{Delays, FailureLog, told};
+use crate::retry::{Delays, FailureLog, error_text};
 
-/// A transaction of its own each time: where the server is the one that is read, it is read as well.
+/// The minimum interval between writes. Each write is a transaction; if the server is the source, the engine reads these, too.
 const INTERVAL: Duration = Duration::from_secs(1);
 const ER_NO_SUCH_TABLE: u16 = 1146;
-/// Between two tries to reach the server.
+/// Bounds of the pause between two attempts to reach the server.
 const RETRY_DELAY_MIN: Duration = Duration::from_millis(100);
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(5);
-/// MariaDB takes packets of 16 MiB, unless it is told otherwise, and MySQL of more.
+/// Maximum bytes of the schema history: by default MariaDB accepts packets of 16 MiB, and MySQL larger ones.
 const SCHEMA_HISTORY_BYTES_MAX: usize = 12 << 20;
-/// For so many seconds the lock of a machine that is gone without a word keeps others out.
+/// How long the lock of a machine that vanished blocks other processes, in seconds.
 const LOCK_TIMEOUT_S: u32 = 60;
 
-/// See the module's description.
+/// Stores the checkpoint in a database.
 #[derive(Debug)]
 pub(super) struct MySqlStore {
     config: MySqlCheckpoint,
-    /// Has the lock.
+    /// The connection that has the lock.
     conn: Option<Client>,
 }
 
@@ -44,22 +45,22 @@ impl MySqlStore {
 
     async fn connect(&self) -> anyhow::Result<Client> {
         let MySqlCheckpoint { options, address, tls, .. } = &self.config;
-        // A row that is updated counts, though it was as it is to be.
+        // A matched row counts as affected, even if the update does not change it.
         let options = OptsBuilder::from_opts(mysql_async::Opts::clone(options)).client_found_rows(true).into();
         let connected = driver_connection(&options, tls).await;
         let mut conn = connected.with_context(|| {
             let hint = tls.hint(options.ip_or_hostname());
-            format!("{address} can't be connected to; is `checkpoint.url` right? If it is TLS that fails: {hint}")
+            format!("cannot connect to {address}; check `checkpoint.url`, or if TLS fails: {hint}")
         })?;
-        // The server takes the lock back from a machine that is gone without a word once nothing came for so long.
+        // If the machine vanishes, the server closes the connection and releases the lock after this time.
         conn.query_drop(&format!("SET SESSION wait_timeout = {LOCK_TIMEOUT_S}")).await?;
         Ok(conn)
     }
 
-    /// Names of locks are one for a whole server, and have 64 characters at most.
+    /// Tries to get the lock. Names of locks are global to a server, and have at most 64 characters.
     async fn lock(&self, conn: &mut Client) -> anyhow::Result<bool> {
         let MySqlCheckpoint { options, table, name, .. } = &self.config;
-        // A database's name may have a dot, as the row's: the two must not be taken for another two.
+        // The names of the database and of the row may have dots: quoting makes the combination unambiguous.
         let what = format!("{}.{table}.{name}", quoted(options.db_name().unwrap_or_default(), '.'));
         let hash = Sha256::digest(what);
         let lock: String = hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
@@ -70,7 +71,7 @@ impl MySqlStore {
     async fn hold(&mut self) -> anyhow::Result<(Epoch, Option<String>)> {
         let MySqlCheckpoint { table, name, .. } = &self.config;
         let mut conn = self.connect().await?;
-        let held = self.lock(&mut conn).await.context("it can't be locked")?;
+        let held = self.lock(&mut conn).await.context("cannot lock it")?;
         match conn.query_drop(&format!("SELECT 1 FROM `{table}` LIMIT 1")).await {
             Err(mysql_async::Error::Server(error)) if error.code == ER_NO_SUCH_TABLE => {
                 let create = format!(
@@ -78,16 +79,16 @@ impl MySqlStore {
                      NULL, holder VARCHAR(255) NOT NULL, document LONGTEXT, previous LONGTEXT, updated_at TIMESTAMP(6) NOT \
                      NULL DEFAULT CURRENT_TIMESTAMP(6)) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4"
                 );
-                conn.query_drop(&create).await.with_context(|| format!("its table `{table}` can't be made"))?;
+                conn.query_drop(&create).await.with_context(|| format!("cannot create its table `{table}`"))?;
             }
-            other => other.with_context(|| format!("its table `{table}` can't be read"))?,
+            other => other.with_context(|| format!("cannot read its table `{table}`"))?,
         }
         if !held {
             let holder: Option<String> =
                 conn.exec_first(&format!("SELECT holder FROM `{table}` WHERE name = ?"), (name,)).await?;
             bail!(
-                "another rowmill holds it ({}); stop that one, or give this one a `checkpoint.name` of its own",
-                holder.as_deref().unwrap_or("it doesn't say who")
+                "another rowmill holds it ({}); stop that process, or set another `checkpoint.name` for this one",
+                holder.as_deref().unwrap_or("of unknown name")
             );
         }
         let take = format!(
@@ -96,7 +97,7 @@ impl MySqlStore {
         );
         conn.exec_drop(&take, (name, holder()))
             .await
-            .with_context(|| format!("its table `{table}` can't be written"))?;
+            .with_context(|| format!("cannot write to its table `{table}`"))?;
         let taken: Option<(u64, Option<String>)> =
             conn.exec_first(&format!("SELECT epoch, document FROM `{table}` WHERE name = ?"), (name,)).await?;
         let (epoch, document) = taken.ok_or_else(|| anyhow!("its row in `{table}` is gone"))?;
@@ -104,26 +105,26 @@ impl MySqlStore {
         Ok((Epoch(epoch), document))
     }
 
-    /// Writes what is taken back.
-    async fn try_out(&mut self) -> anyhow::Result<()> {
+    /// Writes a row, and rolls back.
+    async fn check_writable(&mut self) -> anyhow::Result<()> {
         let table = &self.config.table;
         let mut conn = self.connect().await?;
         let row = format!("check-{:016x}", rand::random::<u64>());
         conn.query_drop("START TRANSACTION").await?;
         let insert = format!("INSERT INTO `{table}` (name, epoch, holder) VALUES (?, 0, ?)");
         let written = match conn.exec_drop(&insert, (&row, "check")).await {
-            // It is made at the first start.
+            // The table is created at the first start.
             Err(mysql_async::Error::Server(error)) if error.code == ER_NO_SUCH_TABLE => Ok(0),
             Err(error) => Err(error),
             Ok(_) => conn.exec_drop(&format!("UPDATE `{table}` SET epoch = 1 WHERE name = ?"), (&row,)).await,
         };
         conn.query_drop("ROLLBACK").await?;
         conn.disconnect().await;
-        written.with_context(|| format!("its table `{table}` can't be written: it takes SELECT, INSERT and UPDATE"))?;
+        written.with_context(|| format!("cannot write to its table `{table}`; grant SELECT, INSERT, UPDATE"))?;
         Ok(())
     }
 
-    /// The schema history is a row of its own. Names have 64 characters at most.
+    /// Returns the name of the schema history's row. Names have at most 64 characters.
     fn schema_history_name(&self) -> String {
         let name = &self.config.name;
         let hash = Sha256::digest(name);
@@ -139,14 +140,14 @@ impl MySqlStore {
         let text: Result<Option<Option<String>>, _> = conn.exec_first(&select, (name,)).await;
         let text = match text {
             Err(mysql_async::Error::Server(error)) if error.code == ER_NO_SUCH_TABLE => None,
-            text => text.with_context(|| format!("its table `{table}` can't be read"))?.flatten(),
+            text => text.with_context(|| format!("cannot read its table `{table}`"))?.flatten(),
         };
         conn.disconnect().await;
         Ok(text)
     }
 
-    /// On the connection that has the lock, or on a new one that tries to have it again: someone else who has it
-    /// meanwhile has another epoch.
+    /// Writes a text over the connection that has the lock, or over a new connection, which tries to get the lock again.
+    /// Another process that got the lock meanwhile has raised the epoch, so that this write changes nothing.
     async fn update(&mut self, what: What, Epoch(epoch): Epoch, text: &str) -> anyhow::Result<Update> {
         let mut conn = match self.conn.take() {
             Some(conn) => conn,
@@ -158,7 +159,7 @@ impl MySqlStore {
         };
         let MySqlCheckpoint { table, name, .. } = &self.config;
         if what == What::SchemaHistory {
-            // Of a holder that lost the checkpoint it isn't taken. Assignments are made from left to right.
+            // A holder that has lost the checkpoint changes nothing. Assignments are evaluated from left to right.
             let replace = format!(
                 "INSERT INTO `{table}` (name, epoch, holder, document) VALUES (?, ?, ?, ?) ON DUPLICATE KEY UPDATE \
                  document = IF(VALUES(epoch) >= epoch, VALUES(document), document), \
@@ -182,14 +183,14 @@ impl MySqlStore {
             conn.exec_first(&format!("SELECT epoch, holder FROM `{table}` WHERE name = ?"), (name,)).await?;
         Ok(Update::Lost(match other {
             Some((other, holder)) => {
-                format!("another rowmill took hold of it ({holder}): its epoch is {other}, and this one has {epoch}")
+                format!("another rowmill acquired it ({holder}): its epoch is {other}, this one's is {epoch}")
             }
             None => format!("its row in `{table}` was removed"),
         }))
     }
 
-    /// While the server is out of reach it is tried again and again; what is in flight waits meanwhile.
-    async fn write_in_any_time(&mut self, what: What, epoch: Epoch, text: String) -> anyhow::Result<()> {
+    /// Writes a text, retrying until the server can be reached. Rows in flight wait meanwhile.
+    async fn write_with_retries(&mut self, what: What, epoch: Epoch, text: String) -> anyhow::Result<()> {
         let mut delays = Delays::new(RETRY_DELAY_MIN, RETRY_DELAY_MAX, None);
         let mut failures = FailureLog::default();
         loop {
@@ -198,9 +199,9 @@ impl MySqlStore {
                 Ok(Update::Lost(why)) => bail!(why),
                 Err(error) if is_definite(&error) => return Err(error),
                 Err(error) => {
-                    let error = told(&error);
+                    let error = error_text(&error);
                     if let Some(since) = failures.failed(&error) {
-                        warn!(?since, error, "the checkpoint can't be written yet, trying again");
+                        warn!(?since, error, "cannot write the checkpoint yet, retrying");
                     }
                     tokio::time::sleep(delays.next_delay()).await;
                 }
@@ -209,8 +210,7 @@ impl MySqlStore {
     }
 }
 
-/// Whether the server refuses a write for what no later try changes: a missing right, table, row or column, or a text that is
-/// too long.
+/// Returns whether a write can never succeed: a missing privilege, database, table or column, or a text that is too long.
 /// <https://dev.mysql.com/doc/mysql-errors/8.4/en/server-error-reference.html>
 fn is_definite(error: &anyhow::Error) -> bool {
     const DEFINITE: [u16; 7] = [1044, 1049, 1054, 1142, ER_NO_SUCH_TABLE, 1153, 1406];
@@ -221,7 +221,7 @@ fn is_definite(error: &anyhow::Error) -> bool {
     server.is_some_and(|code| DEFINITE.contains(&code))
 }
 
-/// What is written.
+/// Which text is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum What {
     Checkpoint,
@@ -230,7 +230,7 @@ enum What {
 
 enum Update {
     Written,
-    /// Never again.
+    /// Another process has acquired the checkpoint, or its row was removed.
     Lost(String),
 }
 
@@ -254,11 +254,11 @@ impl Store for MySqlStore {
     }
 
     fn probe(&mut self) -> BoxFuture<'_, anyhow::Result<()>> {
-        self.try_out().boxed()
+        self.check_writable().boxed()
     }
 
     fn write(&mut self, epoch: Epoch, text: String) -> BoxFuture<'_, anyhow::Result<()>> {
-        self.write_in_any_time(What::Checkpoint, epoch, text).boxed()
+        self.write_with_retries(What::Checkpoint, epoch, text).boxed()
     }
 
     fn read_schema_history(&mut self) -> BoxFuture<'_, anyhow::Result<Option<String>>> {
@@ -268,18 +268,18 @@ impl Store for MySqlStore {
 
     fn write_schema_history(&mut self, epoch: Epoch, text: String) -> BoxFuture<'_, anyhow::Result<()>> {
         if text.len() > SCHEMA_HISTORY_BYTES_MAX {
-            let error = anyhow!("it would be {} bytes, and may be {SCHEMA_HISTORY_BYTES_MAX}", text.len());
+            let error = anyhow!("it has {} bytes, the maximum is {SCHEMA_HISTORY_BYTES_MAX}", text.len());
             return std::future::ready(Err(error)).boxed();
         }
-        self.write_in_any_time(What::SchemaHistory, epoch, text).boxed()
+        self.write_with_retries(What::SchemaHistory, epoch, text).boxed()
     }
 
-    /// Says that it is still there, so that the server doesn't take the lock back.
+    /// Sends a statement, so that the server does not release the lock.
     fn keep_alive(&mut self) -> BoxFuture<'_, ()> {
         async move {
             let conn = match self.conn.take() {
                 Some(mut conn) => conn.query_drop("DO 1").await.map(|()| conn).map_err(anyhow::Error::from),
-                // Another holder of the lock has a higher epoch, which the next write finds.
+                // If another process has the lock, it has a higher epoch, which the next write finds.
                 None => match self.connect().await {
                     Ok(mut conn) => self.lock(&mut conn).await.map(|_| conn),
                     Err(error) => Err(error),
@@ -287,8 +287,8 @@ impl Store for MySqlStore {
             };
             match conn {
                 Ok(conn) => self.conn = Some(conn),
-                // The next write says so.
-                Err(error) => debug!(error = format!("{error:#}"), "the checkpoint's connection is lost"),
+                // The next write reports the error.
+                Err(error) => debug!(error = format!("{error:#}"), "the checkpoint's connection was lost"),
             }
         }
         .boxed()

@@ -1,4 +1,4 @@
-//! Where the progress is kept: `[checkpoint]`.
+//! Where the checkpoint is stored: `[checkpoint]`.
 
 use std::path::{Path, PathBuf};
 
@@ -9,27 +9,27 @@ use super::server_url::server;
 use super::text::Text;
 use super::tls::{self, Tls, TlsTable};
 
-/// Where the progress is kept.
+/// Where the checkpoint is stored.
 #[derive(Debug, Clone)]
 pub enum Checkpoint {
     /// In a file.
     File(PathBuf),
-    /// In a database.
+    /// In a row of a database's table.
     MySql(MySqlCheckpoint),
 }
 
 /// A row of a table in a MySQL or MariaDB database.
 #[derive(Debug, Clone)]
 pub struct MySqlCheckpoint {
-    /// The server, with user, password and database.
+    /// Connection options of the server, with user, password and database.
     pub options: ServerOptions,
-    /// The server as users may see it: without the password.
+    /// The server's URL without the password, for logs and errors.
     pub address: String,
-    /// How connections to it are secured.
+    /// TLS of the connections to the server.
     pub tls: Tls,
-    /// The table, which is made if it isn't there.
+    /// The table, which is created if it does not exist.
     pub table: String,
-    /// What the row is known by.
+    /// The name of the row.
     pub name: String,
 }
 
@@ -40,8 +40,8 @@ impl Default for Checkpoint {
 }
 
 impl Checkpoint {
-    /// A place beside it on this machine's disk, for what can be made again.
-    pub(super) fn beside(&self, name: &str) -> PathBuf {
+    /// Returns a path on this machine's disk, beside a checkpoint file, for data that can be made again.
+    pub(super) fn sibling(&self, name: &str) -> PathBuf {
         match self {
             Self::File(path) => path.with_file_name(name),
             Self::MySql(_) => Path::new(PATH_DEFAULT).with_file_name(name),
@@ -80,30 +80,30 @@ pub(super) fn checkpoint(table: CheckpointTable) -> Result<Checkpoint, String> {
     if r#type == CheckpointType::File {
         let of_mysql = [("url", &url), ("password", &password), ("table", &table), ("name", &name)];
         if let Some((key, _)) = of_mysql.into_iter().find(|(_, value)| value.is_some()) {
-            return Err(format!("checkpoint: `{key}` goes with `type = \"mysql\"`; a file has a `path`"));
+            return Err(format!("checkpoint: `{key}` needs `type = \"mysql\"`; a file has only a `path`"));
         }
         if tls.is_some() {
-            return Err("checkpoint: `tls` goes with `type = \"mysql\"`; a file has a `path`".to_owned());
+            return Err("checkpoint: `tls` needs `type = \"mysql\"`; a file has only a `path`".to_owned());
         }
         return Ok(Checkpoint::File(path.map_or_else(|| PATH_DEFAULT.into(), |Text(path)| path.into())));
     }
     if path.is_some() {
-        return Err("checkpoint: `path` is a file's; with `type = \"mysql\"` give `url`".to_owned());
+        return Err("checkpoint: `path` is not supported with `type = \"mysql\"`; set `url`".to_owned());
     }
-    let Text(url) = url.ok_or("checkpoint: `type = \"mysql\"` needs a `url`: `mysql://user@host:3306/database`")?;
+    let Text(url) = url.ok_or("checkpoint: `type = \"mysql\"` needs a `url`, as `mysql://user@host:3306/database`")?;
     let password = password.map(|Text(password)| password).or_else(|| std::env::var(PASSWORD_VARIABLE).ok());
     let (options, address) = server("checkpoint.url", &url, password.as_deref())?;
     if options.db_name().is_none_or(str::is_empty) {
-        return Err("checkpoint.url names no database: `mysql://user@host:3306/database`".to_owned());
+        return Err("checkpoint.url names no database; write `mysql://user@host:3306/database`".to_owned());
     }
     let or = |given: Option<Text>, default: &str| given.map_or_else(|| default.to_owned(), |Text(given)| given);
     let (table, name) = (or(table, TABLE_DEFAULT), or(name, NAME_DEFAULT));
     let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
     if table.is_empty() || table.len() > 64 || !table.chars().all(is_plain) {
-        return Err(format!("checkpoint.table `{table}`: up to 64 letters, digits and underscores"));
+        return Err(format!("checkpoint.table `{table}` must be 1 to 64 letters, digits and underscores"));
     }
     if name.is_empty() || name.chars().count() > 64 {
-        return Err(format!("checkpoint.name `{name}`: up to 64 characters"));
+        return Err(format!("checkpoint.name `{name}` must be 1 to 64 characters"));
     }
     let tls = tls::tls("checkpoint.tls", tls.unwrap_or_default())?;
     Ok(Checkpoint::MySql(MySqlCheckpoint { options, address, tls, table, name }))
@@ -125,10 +125,10 @@ mod tests {
         assert_eq!(checkpoint.address, "mysql://me@db:3307");
         assert_eq!((checkpoint.table.as_str(), checkpoint.name.as_str()), (TABLE_DEFAULT, "orders"));
         for (table, words) in [
-            ("url = \"mysql://me@db/state\"", "`url` goes with"),
+            ("url = \"mysql://me@db/state\"", "`url` needs `type"),
             ("type = \"mysql\"", "needs a `url`"),
             ("type = \"mysql\"\nurl = \"mysql://me@db\"", "names no database"),
-            ("type = \"mysql\"\npath = \"x\"", "`path` is a file's"),
+            ("type = \"mysql\"\npath = \"x\"", "`path` is not supported"),
             ("type = \"mysql\"\nurl = \"mysql://me@db/state\"\ntable = \"a`b\"", "letters, digits"),
         ] {
             let fault = parse(table).expect_err("refused");

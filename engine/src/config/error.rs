@@ -1,30 +1,30 @@
-//! What's wrong with a configuration, and where.
+//! Configuration errors: the problem, its line, and the nearest known key.
 
 use std::path::PathBuf;
 
-/// A configuration that can't be used.
+/// A configuration that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The file can't be read.
-    #[error("the configuration file {path} can't be read: {error}", path = .path.display())]
+    /// The file cannot be read.
+    #[error("cannot read the configuration file {path}: {error}", path = .path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         error: std::io::Error,
     },
-    /// The file says something that can't be meant.
+    /// The file is not a valid configuration.
     #[error("{path}: {fault}", path = .path.display())]
     Invalid {
         /// The file.
         path: PathBuf,
-        /// What, where and how to mend it.
+        /// The problem, where it is, and its fix.
         fault: String,
     },
 }
 
-/// What TOML's parser found, with its line and the nearest known key for one that isn't known.
-pub(crate) fn toml_fault(text: &str, error: &toml::de::Error) -> String {
+/// Returns the message of TOML's parser, with the line and, for an unknown key, the nearest known one.
+pub(crate) fn toml_error(text: &str, error: &toml::de::Error) -> String {
     let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
     let message = error.message();
     // "unknown field `strat`, expected one of `url`, `start`"
@@ -36,12 +36,12 @@ pub(crate) fn toml_fault(text: &str, error: &toml::de::Error) -> String {
     format!("line {line}: {}{nearest}", without_value(message))
 }
 
-/// The parser's words in those of the field. Of a value of the wrong type what it is, not the value: that may be a secret.
+/// Returns the parser's message in the terms of TOML. A value of the wrong type is not repeated: it may be a secret.
 fn without_value(message: &str) -> String {
     let wrong_type = message.strip_prefix("invalid type: ").and_then(|rest| rest.split_once(", expected "));
     if let Some((kind, wanted)) = wrong_type {
         let kind = kind.split(['`', '"']).next().unwrap_or_default().trim_end();
-        return format!("it is {}, and must be {}", named(kind), named(wanted));
+        return format!("the value is {}, and must be {}", named(kind), named(wanted));
     }
     match message.strip_prefix("unknown variant ") {
         Some(rest) => format!("unknown value {rest}"),
@@ -49,21 +49,21 @@ fn without_value(message: &str) -> String {
     }
 }
 
-/// A type, as people who write TOML call it.
+/// Returns a type's name in the terms of TOML.
 fn named(kind: &str) -> &str {
     match kind {
-        "string" | "a string" => "a text in quotes",
+        "string" | "a string" => "a string in quotes",
         "sequence" | "a sequence" => "a list in brackets",
         "map" | "a map" => "a table",
-        "integer" => "a whole number",
-        "floating point" => "a number",
+        "integer" => "an integer",
+        "floating point" => "a floating-point number",
         "boolean" | "a boolean" => "true or false",
-        "u32" | "u64" | "usize" | "i64" => "a whole number that isn't negative",
+        "u32" | "u64" | "usize" | "i64" => "an integer that is not negative",
         other => other,
     }
 }
 
-/// `; did you mean ...?`, if one of the known names is near.
+/// Returns `; did you mean ...?`, if a known name is similar, else nothing.
 pub(super) fn nearest<'a>(unknown: &str, known: impl Iterator<Item = &'a str>) -> String {
     let distance = |name: &&str| strsim::damerau_levenshtein(unknown, name);
     match known.min_by_key(distance) {

@@ -1,9 +1,11 @@
-//! The configuration file: TOML, in which unknown keys are refused and `${VAR}` stands for an
-//! environment variable.
+//! The configuration file: TOML text comes in, and a valid, consistent [`Config`] goes out. Unknown keys are rejected;
+//! `${VAR}` stands for an environment variable. This module never connects to a server or a queue.
 
 mod checkpoint;
 mod error;
 mod quantity;
+#[cfg(test)]
+pub(crate) mod reference;
 mod secret;
 mod server_url;
 mod sinks;
@@ -20,11 +22,12 @@ use rowmill_pipeline::ack::Cost;
 use serde::Deserialize;
 
 pub use error::ConfigError;
-pub(crate) use error::toml_fault;
+pub(crate) use error::toml_error;
 pub(crate) use quantity::Quantity;
 pub use secret::{Secret, ServerOptions};
 pub use sinks::{
-    AggregateForm, Aggregation, Attribute, Compression, LargeMessages, OnError, Queue, Role, Route, Sink, SinkKind,
+    AggregateForm, Aggregation, Attribute, Compression, LargeMessages, OnError, Queue, Role, Route, Sink, SinkId,
+    SinkKind,
 };
 pub use tables::{NameCase, TablePatterns};
 pub use tls::{Tls, TlsMode};
@@ -34,61 +37,61 @@ pub use source::{Source, Start, parse_start, random_server_id};
 use source::{SourceTable, source};
 use text::Text;
 
-/// A configuration that makes sense in itself.
+/// A configuration whose values are valid and consistent.
 #[derive(Debug)]
 pub struct Config {
-    /// Where changes come from.
+    /// The server that changes are read from.
     pub source: Source,
-    /// Where the progress is kept.
+    /// Where the checkpoint is stored.
     pub checkpoint: Checkpoint,
-    /// The transforms.
+    /// The transforms, and how they run.
     pub plugins: Plugins,
-    /// Where messages go, in the order of their names.
+    /// The sinks, in the order of their names.
     pub sinks: Vec<Sink>,
-    /// Which of them get what.
+    /// Which sink gets which messages.
     pub destinations: Destinations,
-    /// How much may be on its way.
+    /// The in-flight budget.
     pub in_flight: InFlight,
     /// Warnings about the configuration.
     pub notes: Vec<String>,
-    /// How long a stop may take: what isn't delivered by then is sent again at the next start.
+    /// Time that a stop may take. Rows that are not delivered by then are read again at the next start.
     pub shutdown_timeout: Duration,
 }
 
-/// The transforms, and what they run with.
+/// The transforms, and how they run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plugins {
-    /// Where they are. `None`: there are none.
+    /// The plugins directory. `None`: there are no plugins.
     pub directory: Option<PathBuf>,
-    /// Where their compiled code is kept.
+    /// The directory of compiled code.
     pub cache: PathBuf,
-    /// How many threads run them.
+    /// Number of threads that run transforms.
     pub threads: usize,
 }
 
-/// Which sinks get what: indexes in [`Config::sinks`].
+/// Which sink gets which messages.
 #[derive(Debug, Default)]
 pub struct Destinations {
-    /// Which tables go to which sink; the first that matches counts.
+    /// The routes of rows; the first one that matches decides.
     pub routes: Vec<Route>,
-    /// The sink that schema changes go to. `None`: nobody is told of them.
-    pub schema_changes: Option<usize>,
-    /// The sink that changes and messages go to that can't be decoded, transformed or delivered, if the user wants that.
-    pub dead_letters: Option<usize>,
+    /// The sink of schema changes. `None`: no messages are made of them.
+    pub schema_changes: Option<SinkId>,
+    /// The sink of dead letters: of changes that cannot be decoded or transformed, and of messages that are rejected.
+    pub dead_letters: Option<SinkId>,
 }
 
-/// How much may be between the binlog and a durable checkpoint: full, the reading stops. It is also
-/// what may be delivered twice after a crash.
+/// The in-flight budget: how much may be read and not yet covered by a durable checkpoint. When it is used up, reading stops
+/// until the checkpoint advances. It also bounds what may be delivered twice after a crash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InFlight {
-    /// Rows.
+    /// Number of rows.
     pub rows: u32,
-    /// Bytes of packed rows.
+    /// Size of the packed rows, in bytes.
     pub bytes: u32,
 }
 
 impl InFlight {
-    /// The in-flight budget.
+    /// Returns the budget as a cost.
     pub fn cost(self) -> Cost {
         Cost { rows: self.rows, bytes: self.bytes }
     }
@@ -137,10 +140,10 @@ struct InFlightTable {
     max_bytes: Option<Quantity>,
 }
 
-/// Less than what Docker waits for before it kills.
+/// Less than the 10 s that Docker waits before it kills a container.
 const SHUTDOWN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(8);
 const PLUGINS_DEFAULT: &str = "plugins";
-/// Beside the checkpoint.
+/// The name of the directory beside the checkpoint.
 const PLUGINS_CACHE_DEFAULT: &str = "plugins-cache";
 const PLUGINS_THREADS_DEFAULT_MAX: usize = 4;
 
@@ -148,7 +151,7 @@ impl Config {
     /// Reads a configuration file. Paths in it are relative to the working directory.
     ///
     /// # Errors
-    /// If it can't be read, or says something that can't be meant.
+    /// If the file cannot be read, or is not a valid configuration.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         Self::load_by(path, Self::parse)
     }
@@ -159,7 +162,7 @@ impl Config {
         parse(&text).map_err(|fault| ConfigError::Invalid { path: path.to_owned(), fault })
     }
 
-    /// The same, for what delivers nothing: there may be no sinks.
+    /// Reads a configuration file for a command that delivers nothing, and so needs no sinks.
     ///
     /// # Errors
     /// As [`Config::load`].
@@ -172,7 +175,7 @@ impl Config {
     }
 
     fn parse_by(text: &str, needs_sinks: bool) -> Result<Self, String> {
-        let mut file: File = toml::from_str(text).map_err(|error| toml_fault(text, &error))?;
+        let mut file: File = toml::from_str(text).map_err(|error| toml_error(text, &error))?;
         if !needs_sinks && file.sink.is_empty() {
             (file.route, file.schema_changes, file.dead_letter) = Default::default();
             file.source.on_error = None;
@@ -180,11 +183,11 @@ impl Config {
         let sinks =
             file.sink.into_iter().map(|(name, table)| sinks::sink(name, table)).collect::<Result<Vec<_>, _>>()?;
         if sinks.is_empty() && needs_sinks {
-            return Err("there is no sink: add `[sink.NAME]` with a `type`".to_owned());
+            return Err("there is no sink; add `[sink.NAME]` with a `type`".to_owned());
         }
         let routes = sinks::routes(file.route, &sinks)?;
         let named = |key: &str, table: Option<SinkNameTable>| {
-            table.map(|table| sinks::index_of_sink_for_all(key, &table.sink.0, &sinks)).transpose()
+            table.map(|table| sinks::sink_for_all_tables(key, &table.sink.0, &sinks)).transpose()
         };
         let mut destinations = Destinations {
             routes,
@@ -194,23 +197,23 @@ impl Config {
         let dead_letters = destinations.dead_letters;
         for (index, Sink { name, kind, .. }) in sinks.iter().enumerate() {
             let makes_them = matches!(kind, SinkKind::Sqs(queue) if queue.on_error == OnError::DeadLetter);
-            if makes_them && dead_letters.is_none_or(|dead_letters| dead_letters == index) {
+            if makes_them && dead_letters.is_none_or(|dead_letters| dead_letters == SinkId(index)) {
                 return Err(format!(
-                    "sink.{name}: on_error = \"dead-letter\" needs another sink for them: `[dead_letter]` with a `sink`"
+                    "sink.{name}: on_error = \"dead-letter\" needs another sink for dead letters; set `[dead_letter]`"
                 ));
             }
         }
         let in_flight = in_flight(file.in_flight)?;
         let shutdown_timeout = match file.shutdown_timeout {
             None => SHUTDOWN_TIMEOUT_DEFAULT,
-            Some(quantity) => quantity.duration().ok_or("shutdown_timeout: write a text as \"8s\"")?,
+            Some(quantity) => quantity.duration().ok_or("shutdown_timeout: write text with a unit, such as \"8s\"")?,
         };
         let checkpoint = file.checkpoint.map_or_else(|| Ok(Checkpoint::default()), checkpoint::checkpoint)?;
         let mut notes = Vec::new();
         let source = source(file.source, destinations.schema_changes.is_some(), &mut notes)?;
         if source.on_error == OnError::DeadLetter && dead_letters.is_none() {
             return Err(
-                "source: on_error = \"dead-letter\" needs a sink for them: `[dead_letter]` with a `sink`".to_owned()
+                "source: on_error = \"dead-letter\" needs a sink for dead letters; set `[dead_letter]`".to_owned()
             );
         }
         for route in &mut destinations.routes {
@@ -234,12 +237,12 @@ fn in_flight(table: Option<InFlightTable>) -> Result<InFlight, String> {
     let Some(InFlightTable { max_rows, max_bytes }) = table else { return Ok(default) };
     let rows = max_rows.unwrap_or(default.rows);
     if rows == 0 {
-        return Err("in_flight: `max_rows` must be more than 0, or nothing ever moves".to_owned());
+        return Err("in_flight: `max_rows` must be more than 0, or nothing is ever read".to_owned());
     }
     let bytes = match max_bytes {
         None => default.bytes,
         Some(quantity) => quantity.bytes().and_then(|bytes| u32::try_from(bytes).ok()).ok_or(
-            "in_flight: write `max_bytes` as a number of bytes or a text as \"64MiB\": more than 0, less than 4 GiB",
+            "in_flight: write `max_bytes` as bytes or as text, such as \"64MiB\": more than 0, less than 4 GiB",
         )?,
     };
     Ok(InFlight { rows, bytes })
@@ -248,7 +251,7 @@ fn in_flight(table: Option<InFlightTable>) -> Result<InFlight, String> {
 fn plugins(table: PluginsTable, checkpoint: &Checkpoint) -> Result<Plugins, String> {
     let PluginsTable { dir, cache, threads } = table;
     if threads == Some(0) {
-        return Err("plugins: at least one of `threads` is needed".to_owned());
+        return Err("plugins: `threads` must be at least 1".to_owned());
     }
     let threads_there = std::thread::available_parallelism().map_or(1, usize::from);
     Ok(Plugins {
@@ -258,7 +261,7 @@ fn plugins(table: PluginsTable, checkpoint: &Checkpoint) -> Result<Plugins, Stri
         },
         cache: match cache {
             Some(Text(cache)) => cache.into(),
-            None => checkpoint.beside(PLUGINS_CACHE_DEFAULT),
+            None => checkpoint.sibling(PLUGINS_CACHE_DEFAULT),
         },
         threads: threads.unwrap_or(threads_there.min(PLUGINS_THREADS_DEFAULT_MAX)),
     })
@@ -296,13 +299,13 @@ mod tests {
             ("127.0.0.1:3306", "127.0.0.1", 3306, "127.0.0.1:3306"),
             ("db.example.com", "db.example.com", 3306, "db.example.com:3306"),
         ] {
-            for (before, behind) in [("me", ""), ("me:p[%40%25]q", "/state?prefer_socket=true")] {
+            for (before, after) in [("me", ""), ("me:p[%40%25]q", "/state?prefer_socket=true")] {
                 let (options, address_shown) =
-                    server("source.url", &format!("mysql://{before}@{host}{behind}"), None).expect(host);
+                    server("source.url", &format!("mysql://{before}@{host}{after}"), None).expect(host);
                 assert_eq!((options.ip_or_hostname(), options.tcp_port()), (address, port), "{host}");
                 assert_eq!(address_shown, format!("mysql://me@{shown}"));
                 assert_eq!(options.user(), Some("me"));
-                if !behind.is_empty() {
+                if !after.is_empty() {
                     assert_eq!((options.pass(), options.db_name()), (Some("p[@%]q"), Some("state")));
                 }
             }
@@ -337,26 +340,27 @@ mod tests {
     #[test]
     fn what_cannot_be_meant_is_refused() {
         let with = |start: &str| fault(&SMALL.replace("[sink", &format!("start = \"{start}\"\n[sink")));
-        assert!(with("snapshot").contains("isn't there yet"));
-        assert!(with("yesterday").contains("isn't known"));
-        assert!(with("binlog.000001:2").contains("isn't known"));
+        assert!(with("snapshot").contains("is not supported yet"));
+        assert!(with("yesterday").contains("is not a start point"));
+        assert!(with("binlog.000001:2").contains("is not a start point"));
         assert!(fault("[source]\nurl = \"mysql://x\"\n").contains("no sink"));
         assert!(fault(&SMALL.replace("null", "sqs")).contains("queue_url"));
-        assert!(fault(&format!("{SMALL}path = \"x\"")).contains("means nothing"));
-        assert!(fault(&format!("{SMALL}attributes = [\"table\"]")).contains("means nothing"));
+        assert!(fault(&format!("{SMALL}path = \"x\"")).contains("is not supported"));
+        assert!(fault(&format!("{SMALL}attributes = [\"table\"]")).contains("is not supported"));
         let role = SMALL.replace("\"null\"", "\"sqs\"\nqueue_url = \"http://q/1\"\nexternal_id = \"x\"");
         assert!(fault(&role).contains("needs a `role_arn`"));
         let queue = |more: &str| fault(&SMALL.replace("\"null\"", &format!("\"sqs\"\n{more}")));
         assert!(
-            queue("queue_url = \"http://q/{tabel}\"").contains("`{tabel}` isn't known: here are {schema} and {table}")
+            queue("queue_url = \"http://q/{tabel}\"")
+                .contains("unknown placeholder `{tabel}`; available: {schema}, {table}")
         );
-        assert!(queue("queue_url = \"http://q/1\"\ncompress = \"zstd\"").contains("means nothing without `aggregate`"));
+        assert!(queue("queue_url = \"http://q/1\"\ncompression = \"zstd\"").contains("needs `aggregate`"));
         let for_all = "queue_url = \"http://q/{table}\"\n[schema_changes]\nsink = \"out\"";
         assert!(queue(for_all).contains("has a queue for each table"), "{}", queue(for_all));
         let unknown = fault(&format!("{SMALL}format = \"avro\""));
         assert!(unknown.contains("line 5") && unknown.contains("maxwell"), "{unknown}");
         let none = format!("{SMALL}[[route]]\ntables = [\"a.*\"]\noperations = []\nsink = \"out\"");
-        assert!(fault(&none).contains("nothing would take it"));
+        assert!(fault(&none).contains("no row would match"));
         let route = format!("{SMALL}[[route]]\ntables = [\"a.*\"]\nsink = \"uot\"");
         assert!(fault(&route).contains("did you mean `out`?"), "{}", fault(&route));
         assert!(fault(&format!("{SMALL}[in_flight]\nmax_rows = 0")).contains("more than 0"));
@@ -374,7 +378,7 @@ mod tests {
     #[test]
     fn values_of_the_wrong_type_are_not_repeated() {
         let fault = Config::parse("[source]\nurl = \"mysql://h\"\npassword = 12345678\n").expect_err("refused");
-        assert_eq!(fault, "line 3: it is a whole number, and must be a text in quotes");
+        assert_eq!(fault, "line 3: the value is an integer, and must be a string in quotes");
     }
 
     #[test]
@@ -401,6 +405,23 @@ mod tests {
             assert!(fault.contains("needs another sink"), "{fault}");
         }
         parsed("[sink.dead]\ntype = \"null\"\n[dead_letter]\nsink = \"dead\"\n").expect("valid");
+    }
+
+    #[test]
+    fn the_reference_lists_each_key() {
+        use super::reference::assert_section;
+        assert_section::<File>("Top level");
+        assert_section::<SourceTable>("[source]");
+        assert_section::<tls::TlsTable>("[source.tls]");
+        assert_section::<checkpoint::CheckpointTable>("[checkpoint]");
+        assert_section::<tls::TlsTable>("[checkpoint.tls]");
+        assert_section::<PluginsTable>("[plugins]");
+        assert_section::<sinks::SinkTable>("[sink.NAME]");
+        assert_section::<sinks::LargeMessagesTable>("[sink.NAME.large_messages]");
+        assert_section::<sinks::RouteTable>("[[route]]");
+        assert_section::<SinkNameTable>("[schema_changes]");
+        assert_section::<SinkNameTable>("[dead_letter]");
+        assert_section::<InFlightTable>("[in_flight]");
     }
 
     #[test]

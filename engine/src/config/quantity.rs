@@ -1,32 +1,32 @@
-//! Numbers with units, in configuration files.
+//! Numbers with units.
 
 use std::time::Duration;
 
 use serde::Deserialize;
 
-/// A number, or text with a unit.
+/// A number, or text of a number and a unit.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 pub(crate) enum Quantity {
     /// A number without a unit.
     Number(u64),
-    /// A number and a unit.
+    /// A number and a unit, such as `64MiB`.
     Text(String),
 }
 
 impl Quantity {
-    /// Bytes, more than none: a number, or a text as `64MiB`.
+    /// Returns the bytes of a number, or of text such as `64MiB`. `None`: 0, or not a size.
     pub fn bytes(&self) -> Option<usize> {
         self.in_units(&[("", 1), ("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)])
     }
 
-    /// A time, longer than none: a text as `250ms` or `8s`.
+    /// Returns the duration of text such as `250ms` or `8s`. `None`: 0, or not a duration.
     pub fn duration(&self) -> Option<Duration> {
         let milliseconds = self.in_units(&[("ms", 1), ("s", 1000), ("m", 60_000)])?;
         Some(Duration::from_millis(milliseconds as u64))
     }
 
-    /// The number of the smallest unit; more than none.
+    /// Returns the number in the smallest unit, if it is more than 0.
     fn in_units(&self, units: &[(&str, u64)]) -> Option<usize> {
         let (number, unit) = match self {
             Self::Number(number) => (*number, ""),

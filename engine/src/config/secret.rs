@@ -1,4 +1,4 @@
-//! What must never be printed.
+//! Secrets, which are never printed.
 
 use std::fmt;
 use std::ops::Deref;
@@ -8,7 +8,7 @@ use std::ops::Deref;
 pub struct Secret(String);
 
 impl Secret {
-    /// The password itself: for who logs in.
+    /// Returns the password itself, to log in with.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -26,7 +26,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// What the driver logs in with, its password among it.
+/// The driver's connection options, the password included.
 #[derive(Clone)]
 pub struct ServerOptions(mysql_async::Opts);
 

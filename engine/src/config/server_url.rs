@@ -4,27 +4,27 @@ use std::borrow::Cow;
 
 use super::secret::ServerOptions;
 
-/// A server by its URL, and as users may see it. The password in the URL counts only where there is no
-/// other.
+/// Returns the connection options of a server's URL, and the URL without the password, for logs and errors. `password` takes
+/// precedence over the password in the URL; `key` is the setting that has the URL.
 pub(super) fn server(key: &str, url: &str, password: Option<&str>) -> Result<(ServerOptions, String), String> {
     if has_raw_separator(url) {
         return Err(format!(
-            "{key}: a `/`, `?` or `#` in the user's name or password is percent-encoded in a URL: `%2F`, `%3F`, `%23`; a password \
-             may also stand in `password_file`"
+            "{key}: a `/`, `?` or `#` in the user's name or password must be percent-encoded in a URL: `%2F`, `%3F`, `%23`; a \
+             source's password can also be read from a `password_file`"
         ));
     }
     let (url, zone) = without_zone(url);
     // The driver's own messages may repeat the URL, and with it the password.
     let options = mysql_async::Opts::from_url(&url).map_err(|_| {
         format!(
-            "{key} isn't a MySQL URL: write `mysql://user@host:3306`, special characters percent-encoded, an IPv6 address \
+            "{key} is not a MySQL URL; write `mysql://user@host:3306`, special characters percent-encoded, an IPv6 address \
              within brackets"
         )
     })?;
-    // In a URL an IPv6 address has brackets, which are no part of it.
+    // In a URL an IPv6 address has brackets, which are not part of the address.
     let host = options.ip_or_hostname().trim_start_matches('[').trim_end_matches(']').to_owned();
     let host = zone.map_or_else(|| host.clone(), |zone| format!("{host}%{zone}"));
-    // A socket is used if it's asked for, never because the server has one.
+    // A Unix socket is used only if the URL names one, never because the server offers one.
     let mut builder = mysql_async::OptsBuilder::from_opts(options).ip_or_hostname(host).prefer_socket(false);
     if let Some(password) = password {
         builder = builder.pass(Some(password));
@@ -37,16 +37,16 @@ pub(super) fn server(key: &str, url: &str, password: Option<&str>) -> Result<(Se
     Ok((options.into(), address))
 }
 
-/// Whether what separates a URL's parts stands before the `@` that ends user and password: then the host would be a piece of
-/// the password.
+/// Returns whether a separator of a URL's parts stands before the `@` that ends user and password: the host would be a part of
+/// the password then.
 fn has_raw_separator(url: &str) -> bool {
     let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
     let end = authority.find(['/', '?', '#']).unwrap_or(authority.len());
     !authority[..end].contains('@') && authority[end..].contains('@')
 }
 
-/// Takes out the zone of an IPv6 address, which says by which network a link-local one is reached:
-/// `[fe80::1%25eth0]`, or as it is written elsewhere, `[fe80::1%eth0]`. What reads URLs doesn't know it.
+/// Returns the URL without the zone of an IPv6 address, and the zone, which names the network interface of a link-local
+/// address: `[fe80::1%25eth0]`, or as written outside of URLs, `[fe80::1%eth0]`. URL parsers do not know zones.
 /// <https://www.rfc-editor.org/rfc/rfc6874>
 fn without_zone(url: &str) -> (Cow<'_, str>, Option<&str>) {
     let zone = || {

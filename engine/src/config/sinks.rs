@@ -1,4 +1,4 @@
-//! Where messages go: `[sink.NAME]` and `[[route]]`.
+//! Sinks and routes: `[sink.NAME]` and `[[route]]`.
 
 use std::path::PathBuf;
 
@@ -12,122 +12,126 @@ use super::quantity::Quantity;
 use super::tables::TablePatterns;
 use super::text::Text;
 
-/// Where messages go.
+/// A sink of messages.
 #[derive(Debug)]
 pub struct Sink {
-    /// What routes and transforms call it.
+    /// The name that routes and transforms use for the sink.
     pub name: String,
-    /// How a row is written as a message's body.
+    /// The format of a row in a message's body.
     pub format: Format,
-    /// What it is.
+    /// The type of sink, with its settings.
     pub kind: SinkKind,
 }
 
-/// What a sink is.
+/// The number of a sink: its index in [`Config::sinks`](super::Config::sinks).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SinkId(pub usize);
+
+/// The type of a sink, with its settings.
 #[derive(Debug)]
 pub enum SinkKind {
     /// An SQS queue.
     Sqs(Box<Queue>),
-    /// Standard output, a message a line.
+    /// Standard output, one message per line.
     Stdout,
-    /// A file, a message a line.
+    /// A file, one message per line.
     File {
         /// The file, which is appended to.
         path: PathBuf,
     },
-    /// Nowhere.
+    /// Nowhere: messages are discarded.
     Null,
 }
 
 /// An SQS queue, or one for each table.
 #[derive(Debug, Clone)]
 pub struct Queue {
-    /// Its URL.
+    /// The URL, in which placeholders stand for the row's schema and table.
     pub url: TableTemplate,
-    /// The region; by default the queue URL's, or the AWS default chain's.
+    /// The region. `None`: that of the queue's URL, or else of AWS's default chain.
     pub region: Option<String>,
-    /// Another endpoint than AWS's: a local server.
+    /// An endpoint other than AWS's, such as a local server.
     pub endpoint_url: Option<String>,
-    /// The role to use it by, of its account or another.
+    /// The IAM role to assume, of this account or another.
     pub role: Option<Role>,
-    /// What becomes of a message that it refuses for what it is.
+    /// What happens to a message that the queue rejects.
     pub on_error: OnError,
-    /// What its messages say beside their bodies.
+    /// The attributes of the messages.
     pub attributes: Vec<Attribute>,
-    /// Whether rows that wait leave several in one message.
+    /// How rows that wait are aggregated. `None`: one row per message.
     pub aggregation: Option<Aggregation>,
-    /// Where the bodies of messages go that are larger than the queue takes.
+    /// The bucket for bodies of messages that are larger than the queue accepts.
     pub large_messages: Option<LargeMessages>,
 }
 
-/// Several rows in one message: of one table and one group.
+/// The aggregation of several rows, of one table and one message group, in one message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Aggregation {
-    /// How they stand in it.
+    /// The form of a message.
     pub form: AggregateForm,
-    /// Bytes of a message at most, before it is compressed. What the queue takes is less, maybe.
+    /// Largest size of a message before compression, in bytes. The queue's own limit may be lower.
     pub bytes: usize,
-    /// By what it is compressed.
+    /// The compression of a message.
     pub compression: Option<Compression>,
 }
 
-/// By what messages are compressed: they are base64 then.
+/// The compression of messages, which are base64 then.
 #[derive(Debug, Deserialize, Clone, Copy, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum Compression {
-    /// RFC 8878.
+    /// Zstandard, RFC 8878.
     Zstd,
-    /// RFC 1952.
+    /// gzip, RFC 1952.
     Gzip,
 }
 
-/// A bucket of S3.
+/// The S3 bucket for large messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LargeMessages {
     /// The bucket's name.
     pub bucket: String,
-    /// What the keys begin with.
+    /// The prefix of the objects' keys.
     pub prefix: String,
-    /// Another endpoint than AWS's: a local server.
+    /// An endpoint other than AWS's, such as a local server.
     pub endpoint_url: Option<String>,
 }
 
-/// How rows stand in a message.
+/// The form of a message that has several rows.
 #[derive(Debug, Deserialize, Clone, Copy, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum AggregateForm {
-    /// A JSON array, of one row as well.
+    /// A JSON array, also for one row.
     Array,
-    /// A row a line.
+    /// One row per line.
     Ndjson,
 }
 
-/// A request of 64 KiB or less costs as one; a larger one as several.
+/// 64 KiB: AWS bills each 64 KiB of a request's payload as one request.
 const AGGREGATE_BYTES_DEFAULT: usize = 64 << 10;
-/// What mostly is 64 KiB when it's compressed and base64.
+/// 512 KiB, which are mostly 64 KiB when compressed and base64.
 const AGGREGATE_BYTES_COMPRESSED_DEFAULT: usize = 512 << 10;
 
-/// A role of IAM.
+/// An IAM role.
 #[derive(Debug, Clone)]
 pub struct Role {
-    /// Its ARN.
+    /// The role's ARN.
     pub arn: String,
-    /// What the role's trust asks for, where it does.
+    /// The external ID, where the role's trust policy asks for one.
     pub external_id: Option<String>,
 }
 
-/// What becomes of a message that a queue refuses for what it is (too large, say), and of a change that can't be decoded.
+/// What happens to a message that a queue rejects (one that is too large, for example), and to a change that cannot be decoded.
 #[derive(Debug, Deserialize, Clone, Copy, Default, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnError {
-    /// The engine stops; the checkpoint is before it.
+    /// The engine stops, with the checkpoint directly before the change.
     #[default]
     Halt,
-    /// It goes to the sink of dead letters, and what is after it goes on.
+    /// The sink of dead letters gets a dead letter, and delivery goes on.
     DeadLetter,
 }
 
-/// A message attribute: its name is as it is written here.
+/// A message attribute. Its name in the configuration is the attribute's name.
 #[derive(Debug, Deserialize, Clone, Copy, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
 pub enum Attribute {
@@ -135,21 +139,21 @@ pub enum Attribute {
     Table,
     /// `insert`, `update` or `delete`.
     Operation,
-    /// Where the change is in the binlog: file, position, and row of the event at that position.
+    /// The change's position in the binlog: file, position, and the row's index in the event at that position.
     Position,
     /// `application/json`
     ContentType,
-    /// The trace that the change is of, by W3C's Trace Context: what the row has in its column `traceparent`.
+    /// The W3C Trace Context of the change: the row's value in the column `traceparent`.
     Traceparent,
 }
 
 impl Sink {
-    /// What its messages say beside their bodies.
+    /// Returns the attributes of the sink's messages.
     pub fn attributes(&self) -> &[Attribute] {
         if let SinkKind::Sqs(queue) = &self.kind { &queue.attributes } else { &[] }
     }
 
-    /// How its messages' bodies are kept: of what is compressed, as they are.
+    /// Returns how bodies are escaped: those that are compressed stay plain.
     pub fn escaping(&self) -> Escaping {
         match &self.kind {
             SinkKind::Sqs(queue) if queue.aggregation.is_none_or(|aggregation| aggregation.compression.is_none()) => {
@@ -159,7 +163,7 @@ impl Sink {
         }
     }
 
-    /// Of what its queue's URL is made, where it has one for each table.
+    /// Returns the template of the queue's URL, if there is a queue for each table.
     pub fn queue_of_table(&self) -> Option<&TableTemplate> {
         let SinkKind::Sqs(queue) = &self.kind else { return None };
         Some(&queue.url).filter(|url| url.fixed().is_none())
@@ -170,31 +174,31 @@ impl std::fmt::Display for SinkKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Sqs(queue) => match queue.url.fixed() {
-                Some(url) => write!(f, "the queue {url} is there"),
-                None => write!(f, "the queues {}: looked up when a table's first message comes", queue.url),
+                Some(url) => write!(f, "the queue {url} exists"),
+                None => write!(f, "the queues {}: each is looked up at its table's first message", queue.url),
             },
             Self::Stdout => f.write_str("standard output"),
             Self::File { path } => write!(f, "the file {} can be written", path.display()),
-            Self::Null => f.write_str("nowhere"),
+            Self::Null => f.write_str("discards messages"),
         }
     }
 }
 
-/// Which sink a table's rows go to.
+/// A route: the sink of certain rows.
 #[derive(Debug)]
 pub struct Route {
     /// The tables.
     pub tables: TablePatterns,
-    /// What happened to the rows. `None`: whatever it was.
+    /// The operations. `None`: all.
     operations: Option<Vec<RouteOperation>>,
-    /// The sink's index in [`Config::sinks`](super::Config::sinks).
-    pub sink: usize,
-    /// The message group. `None`: the default, where there must be one.
+    /// The sink.
+    pub sink: SinkId,
+    /// The template of the message group. `None`: the default, where the sink needs a group.
     pub group: Option<GroupTemplate>,
 }
 
 impl Route {
-    /// Whether it is for a row of this table to which this happened.
+    /// Returns whether the route matches a row of this table with this operation.
     pub fn is_for(&self, schema: &str, table: &str, operation: Operation) -> bool {
         let is_meant = self.operations.as_ref().is_none_or(|meant| meant.iter().any(|meant| meant.is(operation)));
         is_meant && self.tables.matches(schema, table)
@@ -268,7 +272,7 @@ pub(super) struct SinkTable {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct LargeMessagesTable {
+pub(super) struct LargeMessagesTable {
     bucket: Text,
     prefix: Option<Text>,
     endpoint_url: Option<Text>,
@@ -290,8 +294,10 @@ pub(super) struct RouteTable {
     group: Option<Text>,
 }
 
+/// Reads a sink's table.
+///
 /// # Errors
-/// If it says what can't be meant.
+/// If a key is missing, has an invalid value, or is not supported by the type of sink.
 pub(super) fn sink(name: String, table: SinkTable) -> Result<Sink, String> {
     let SinkTable {
         r#type,
@@ -310,35 +316,38 @@ pub(super) fn sink(name: String, table: SinkTable) -> Result<Sink, String> {
         path,
     } = table;
     let refuse = |given: bool, key: &str| {
-        if given { Err(format!("sink.{name}: `{key}` means nothing for a sink of this type")) } else { Ok(()) }
+        if given { Err(format!("sink.{name}: `{key}` is not supported by a sink of this type")) } else { Ok(()) }
     };
     if r#type != SinkType::Sqs {
         refuse(queue_url.is_some(), "queue_url")?;
         refuse(region.is_some(), "region")?;
         refuse(endpoint_url.is_some(), "endpoint_url")?;
         refuse(role_arn.is_some(), "role_arn")?;
+        refuse(external_id.is_some(), "external_id")?;
         refuse(on_error.is_some(), "on_error")?;
         refuse(attributes.is_some(), "attributes")?;
         refuse(aggregate.is_some(), "aggregate")?;
+        refuse(aggregate_max_bytes.is_some(), "aggregate_max_bytes")?;
+        refuse(compression.is_some(), "compression")?;
         refuse(large_messages.is_some(), "large_messages")?;
     }
     if r#type != SinkType::File {
         refuse(path.is_some(), "path")?;
     }
     if external_id.is_some() && role_arn.is_none() {
-        return Err(format!("sink.{name}: `external_id` is a role's: it needs a `role_arn`"));
+        return Err(format!("sink.{name}: `external_id` needs a `role_arn`"));
     }
     for (key, is_given) in
         [("aggregate_max_bytes", aggregate_max_bytes.is_some()), ("compression", compression.is_some())]
     {
         if is_given && aggregate.is_none() {
-            return Err(format!("sink.{name}: `{key}` means nothing without `aggregate`"));
+            return Err(format!("sink.{name}: `{key}` needs `aggregate`"));
         }
     }
     let bytes = match aggregate_max_bytes {
         None => compression.map_or(AGGREGATE_BYTES_DEFAULT, |_| AGGREGATE_BYTES_COMPRESSED_DEFAULT),
         Some(quantity) => quantity.bytes().ok_or_else(|| {
-            format!("sink.{name}: write `aggregate_max_bytes` as a number of bytes or a text as \"64KiB\"")
+            format!("sink.{name}: write `aggregate_max_bytes` as a number of bytes or as text, such as \"64KiB\"")
         })?,
     };
     let aggregation = aggregate.map(|form| Aggregation { form, bytes, compression });
@@ -365,39 +374,47 @@ pub(super) fn sink(name: String, table: SinkTable) -> Result<Sink, String> {
     Ok(Sink { name, format: format.map(Format::from).unwrap_or_default(), kind })
 }
 
-/// Where a sink is among all that takes what isn't a table's; `key` says where it is named.
-pub(super) fn index_of_sink_for_all(key: &str, name: &str, sinks: &[Sink]) -> Result<usize, String> {
-    let index = sink_index(key, name, sinks)?;
-    match sinks[index].queue_of_table() {
+/// Returns the ID of a sink for messages that belong to no table. `key` is the setting that names the sink.
+///
+/// # Errors
+/// If there is no such sink, or if it has a queue for each table.
+pub(super) fn sink_for_all_tables(key: &str, name: &str, sinks: &[Sink]) -> Result<SinkId, String> {
+    let id = sink_id(key, name, sinks)?;
+    match sinks[id.0].queue_of_table() {
         Some(url) => {
-            Err(format!("{key}: the sink `{name}` has a queue for each table ({url}); name one with one queue"))
+            Err(format!("{key}: the sink `{name}` has a queue for each table ({url}); name a sink with a single queue"))
         }
-        None => Ok(index),
+        None => Ok(id),
     }
 }
 
-/// Where a sink is among all; `key` says where it is named.
-pub(super) fn sink_index(key: &str, name: &str, sinks: &[Sink]) -> Result<usize, String> {
-    sinks.iter().position(|sink| sink.name == name).ok_or_else(|| {
+/// Returns the ID of a sink. `key` is the setting that names the sink.
+///
+/// # Errors
+/// If there is no such sink.
+pub(super) fn sink_id(key: &str, name: &str, sinks: &[Sink]) -> Result<SinkId, String> {
+    sinks.iter().position(|sink| sink.name == name).map(SinkId).ok_or_else(|| {
         let nearest = error::nearest(name, sinks.iter().map(|sink| sink.name.as_str()));
         format!("{key}: there is no sink `{name}`{nearest}")
     })
 }
 
+/// Reads the routes.
+///
 /// # Errors
-/// If one names a sink that isn't there, or its group can't be read.
+/// If a route names a sink that does not exist, has an invalid group, or matches no operation.
 pub(super) fn routes(tables: Vec<RouteTable>, sinks: &[Sink]) -> Result<Vec<Route>, String> {
-    // With a single sink there is nothing to choose.
+    // Without routes, a single sink gets all rows.
     if let ([], [_]) = (&tables[..], sinks) {
-        return Ok(vec![Route { tables: TablePatterns::default(), operations: None, sink: 0, group: None }]);
+        return Ok(vec![Route { tables: TablePatterns::default(), operations: None, sink: SinkId(0), group: None }]);
     }
     let route = |RouteTable { tables, operations, sink: Text(name), group }| {
-        let sink = sink_index("route", &name, sinks)?;
+        let sink = sink_id("route", &name, sinks)?;
         let template = |Text(template): Text| {
             GroupTemplate::parse(&template).map_err(|error| format!("route: group = \"{template}\": {error}"))
         };
         if operations.as_ref().is_some_and(Vec::is_empty) {
-            return Err(format!("route: `operations` of the route to `{name}` is empty: nothing would take it"));
+            return Err(format!("route: `operations` of the route to `{name}` is empty: no row would match"));
         }
         Ok(Route { tables, operations, sink, group: group.map(template).transpose()? })
     };

@@ -1,4 +1,4 @@
-//! Where changes come from: `[source]`.
+//! The server that changes are read from: `[source]`.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
@@ -15,41 +15,41 @@ use super::tls::{self, Tls, TlsTable};
 
 const PASSWORD_VARIABLE: &str = "ROWMILL_SOURCE_PASSWORD";
 
-/// Where changes come from.
+/// The server that changes are read from.
 #[derive(Debug, Clone)]
 pub struct Source {
-    /// The server, with user and password.
+    /// Connection options of the server, with user and password.
     pub options: ServerOptions,
-    /// How the connections are secured.
+    /// TLS of the connections to this server and those of `failover`.
     pub tls: Tls,
-    /// The server as users may see it: without the password.
+    /// The server's URL without the password, for logs and errors.
     pub address: String,
-    /// Servers that take its place, as the two above.
+    /// Options and addresses of the servers to read from if this one cannot be reached, in order.
     pub failover: Vec<(ServerOptions, String)>,
-    /// What this replica calls itself to the server.
+    /// The engine's replica ID at the server.
     pub server_id: u32,
-    /// What the envelope calls the server.
+    /// The server's name in messages.
     pub name: String,
-    /// Which tables' changes are read.
+    /// The tables whose changes are read.
     pub tables: TablePatterns,
     /// Whether schema changes are read as well.
     pub schema_changes: bool,
-    /// What becomes of changes that can't be decoded.
+    /// What happens to changes that cannot be decoded.
     pub on_error: OnError,
-    /// Where to begin without a checkpoint.
+    /// The start point without a checkpoint.
     pub start: Start,
 }
 
-/// Where to begin without a checkpoint.
+/// A start point.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Start {
-    /// With the oldest change that the server still has.
+    /// The oldest change that the server still has.
     Earliest,
-    /// With the next change.
+    /// The next change.
     Latest,
-    /// With the transaction that begins here.
+    /// The transaction that begins at this position.
     Position(BinlogPosition),
-    /// With the first transaction that isn't in this set.
+    /// The first transaction that is not in this set.
     Gtids(GtidSet),
 }
 
@@ -72,11 +72,11 @@ pub(super) struct SourceTable {
 pub(super) fn source(table: SourceTable, schema_changes: bool, notes: &mut Vec<String>) -> Result<Source, String> {
     let SourceTable { url, password, password_file, server_id, name, tables, on_error, start, tls, failover } = table;
     let password = match (password, password_file) {
-        (Some(_), Some(_)) => return Err("source: give `password` or `password_file`, not both".to_owned()),
+        (Some(_), Some(_)) => return Err("source: set `password` or `password_file`, not both".to_owned()),
         (Some(Text(password)), None) => Some(password),
         (None, Some(Text(path))) => Some(
             std::fs::read_to_string(&path)
-                .map_err(|error| format!("source.password_file `{path}` can't be read: {error}"))?
+                .map_err(|error| format!("cannot read source.password_file `{path}`: {error}"))?
                 .trim_end_matches(['\r', '\n'])
                 .to_owned(),
         ),
@@ -84,8 +84,7 @@ pub(super) fn source(table: SourceTable, schema_changes: bool, notes: &mut Vec<S
             let password = std::env::var(PASSWORD_VARIABLE).ok();
             let of_url = server("source.url", &url.0, None)?.0.pass().map(str::to_owned);
             if password.is_some() && of_url.is_some_and(|of_url| password != Some(of_url)) {
-                notes
-                    .push(format!("the password is {PASSWORD_VARIABLE}'s, and the other one in source.url isn't used"));
+                notes.push(format!("{PASSWORD_VARIABLE} is used; the password in source.url differs and is ignored"));
             }
             password
         }
@@ -94,7 +93,7 @@ pub(super) fn source(table: SourceTable, schema_changes: bool, notes: &mut Vec<S
     let failover = failover.iter().map(|url| server("source.failover", &url.0, password.as_deref()));
     let failover = failover.collect::<Result<_, _>>()?;
     if server_id == Some(0) {
-        return Err("source: `server_id` must be from 1 to 4294967295: to a server 0 is no replica".to_owned());
+        return Err("source: `server_id` must be from 1 to 4294967295: 0 is not a replica's ID".to_owned());
     }
     let start = start.map_or(Ok(Start::Latest), |Text(start)| parse_start(&start))?;
     Ok(Source {
@@ -111,14 +110,14 @@ pub(super) fn source(table: SourceTable, schema_changes: bool, notes: &mut Vec<S
     })
 }
 
-/// A replica's id must differ from every other's on the server: people choose small ones, this is a
-/// large one.
+/// Returns a random replica ID, 2147483648 or larger. A replica's ID must differ from that of every other replica of the
+/// server; people choose small ones.
 pub fn random_server_id() -> u32 {
     1 << 31 | RandomState::new().build_hasher().finish() as u32
 }
 
 impl Source {
-    /// This server, then those that take its place, each as the first.
+    /// Returns this source and one for each failover server: each has another server first, and the others as its failover.
     pub fn candidates(&self) -> Vec<Self> {
         let servers = std::iter::once((self.options.clone(), self.address.clone())).chain(self.failover.clone());
         let servers: Vec<_> = servers.collect();
@@ -133,16 +132,16 @@ impl Source {
     }
 }
 
-/// Reads a place to begin, as `source.start` has it.
+/// Parses a start point, as written in `source.start`.
 ///
 /// # Errors
-/// If it isn't one.
+/// If the text is not a start point.
 pub fn parse_start(start: &str) -> Result<Start, String> {
     match start {
         "earliest" => return Ok(Start::Earliest),
         "latest" => return Ok(Start::Latest),
         "snapshot" => {
-            return Err("source.start = \"snapshot\" isn't there yet: use \"latest\" or \"earliest\"".to_owned());
+            return Err("source.start = \"snapshot\" is not supported yet; use \"latest\" or \"earliest\"".to_owned());
         }
         _ => {}
     }
@@ -150,7 +149,7 @@ pub fn parse_start(start: &str) -> Result<Start, String> {
         let set: GtidSet = gtids.parse().map_err(|error| format!("source.start = \"{start}\": {error}"))?;
         if set.is_empty() {
             return Err(
-                "source.start = \"gtid:\" names no transactions: use \"earliest\" to begin with the first".to_owned()
+                "source.start = \"gtid:\" names no transactions; use \"earliest\" for the oldest change".to_owned()
             );
         }
         return Ok(Start::Gtids(set));
@@ -161,8 +160,8 @@ pub fn parse_start(start: &str) -> Result<Start, String> {
     });
     position.map(Start::Position).ok_or_else(|| {
         format!(
-            "source.start = \"{start}\" isn't known: use \"earliest\", \"latest\", \"binlog.000042:1234\" or \"gtid:\" \
-             and the set of transactions to begin behind"
+            "source.start = \"{start}\" is not a start point; use \"earliest\", \"latest\", \"binlog.000042:1234\" or \
+             \"gtid:\" and the set of transactions to start after"
         )
     })
 }

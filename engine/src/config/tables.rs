@@ -1,5 +1,5 @@
-//! Table patterns: `["shop.*", "!shop.audit_*"]`, in order, later wins. Schema and table are matched separately: a dot in
-//! a name is a character of that name, never what separates the two.
+//! Table patterns: `["shop.*", "!shop.audit_*"]`, of which the last match decides. Schema and table are matched separately: a
+//! dot in a name is a character of that name, and never separates the two.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,22 +8,22 @@ use regex::{Regex, RegexBuilder};
 use rowmill_core::binlog::TableSelector;
 use serde::{Deserialize, Deserializer, de::Error};
 
-/// MySQL's own schemas: no pattern with a wildcard for the schema means them.
+/// System schemas, which no pattern with a wildcard for the schema includes.
 const SYSTEM_SCHEMAS: [&str; 4] = ["mysql", "information_schema", "performance_schema", "sys"];
 
-/// What online schema changes call the tables that they work with, of gh-ost (`_orders_gho`) and of
-/// pt-online-schema-change (`_orders_new`): names between an underscore and one of these.
+/// Suffixes of the work tables of online schema changes, by gh-ost (`_orders_gho`) and pt-online-schema-change
+/// (`_orders_new`). Such a name begins with an underscore.
 const SCHEMA_CHANGE_ENDINGS: [&str; 5] = ["_gho", "_ghc", "_del", "_new", "_old"];
 
-/// Which tables are meant. By default all but those of the system schemas and those that an online
-/// schema change works with: these must be named without a wildcard.
+/// A selection of tables. By default these are all but those of system schemas and the work tables of online schema changes,
+/// which must be named without a wildcard.
 #[derive(Debug, Clone, Default)]
 pub struct TablePatterns {
     patterns: Vec<Pattern>,
     case: NameCase,
 }
 
-/// Whether the server tells names of schemas and tables apart by case. Known once it answers; copies share it.
+/// Whether the server ignores the case of schema and table names. It is set once the server is connected; clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct NameCase {
     is_ignored: Arc<AtomicBool>,
@@ -36,19 +36,19 @@ struct Pattern {
     table: NamePattern,
 }
 
-/// The half of a pattern that is about the schema's name, or the table's.
+/// The half of a pattern that matches the schema's name, or the table's.
 #[derive(Debug, Clone)]
 struct NamePattern {
-    /// As it stands in the pattern.
+    /// The text in the pattern.
     text: String,
-    /// Whether it is one name, without a wildcard.
+    /// Whether the pattern is a single name, without wildcards.
     is_literal: bool,
     exact: Regex,
     ignoring_case: Regex,
 }
 
 impl NameCase {
-    /// Sets whether names that differ by case alone are the same name, as with `lower_case_table_names` other than 0.
+    /// Sets whether names that differ only by case are the same name, as with `lower_case_table_names` other than 0.
     pub fn ignore(&self, is_ignored: bool) {
         self.is_ignored.store(is_ignored, Ordering::Relaxed);
     }
@@ -63,7 +63,7 @@ impl NamePattern {
         if case.is_ignored() { self.ignoring_case.is_match(name) } else { self.exact.is_match(name) }
     }
 
-    /// Whether it means this name without a wildcard.
+    /// Returns whether the pattern is this name, without wildcards.
     fn names(&self, name: &str, case: &NameCase) -> bool {
         self.is_literal && self.is_match(name, case)
     }
@@ -80,37 +80,37 @@ impl std::fmt::Display for TablePatterns {
 }
 
 impl TablePatterns {
-    /// Reads patterns: `schema.table`, each either a name within backticks, which stands for itself, or a name with
-    /// wildcards: `*` any characters, `?` one, `[a-z]` and `[!a-z]` one of these or none of them, `{a,b}` one of several,
-    /// and `\` before a character that stands for itself.
+    /// Parses patterns: `schema.table`, each half either a name within backticks, which is literal, or a name with wildcards:
+    /// `*` for any characters, `?` for one, `[a-z]` and `[!a-z]` for one that is or is not among these, `{a,b}` for one of
+    /// several texts, and `\` before a literal character.
     ///
     /// # Errors
-    /// If one isn't a pattern of schema and table.
+    /// If a text is not a pattern of schema and table.
     pub fn parse(patterns: &[String]) -> Result<Self, String> {
         let pattern = |text: &String| {
             let (excludes, names) = text.strip_prefix('!').map_or((false, text.as_str()), |names| (true, names));
             let (schema, table) =
-                schema_and_table(names).map_err(|fault| format!("`{text}` isn't a table pattern: {fault}"))?;
+                schema_and_table(names).map_err(|fault| format!("`{text}` is not a table pattern: {fault}"))?;
             Ok(Pattern { excludes, schema, table })
         };
         Ok(Self { patterns: patterns.iter().map(pattern).collect::<Result<_, String>>()?, case: NameCase::default() })
     }
 
-    /// Whether the server tells names apart by case.
+    /// Returns whether the server ignores the case of names.
     pub fn case(&self) -> &NameCase {
         &self.case
     }
 
-    /// The same patterns, for tables of a server that others are about as well.
+    /// Returns the patterns with the case rule of another selection of the same server's tables.
     pub fn with_case(self, case: &NameCase) -> Self {
         Self { case: case.clone(), ..self }
     }
 
-    /// Whether a table is meant.
+    /// Returns whether a table is selected.
     pub fn matches(&self, schema: &str, table: &str) -> bool {
         let case = &self.case;
         let is_system = is_system(schema, case);
-        // A list that only takes away begins with all.
+        // A list that begins with an exclusion starts from all tables.
         let begins_with_all = self.patterns.first().is_none_or(|first| first.excludes);
         let is_of_table = |pattern: &&Pattern| {
             let means_system = pattern.excludes || pattern.schema.names(schema, case);
@@ -124,7 +124,7 @@ impl TablePatterns {
         }
     }
 
-    /// Whether any table of a schema may be meant.
+    /// Returns whether any table of a schema may be selected.
     fn may_match(&self, schema: &str) -> bool {
         let case = &self.case;
         let is_system = is_system(schema, case);
@@ -167,22 +167,22 @@ impl<'de> Deserialize<'de> for TablePatterns {
 }
 
 const SHAPE: &str = "write `schema.table`, with `*` for any characters";
-const HOW_TO_QUOTE: &str = "put a name that has one within backticks, or a backslash before the character";
+const HOW_TO_QUOTE: &str = "put the name within backticks, or a backslash before the character";
 
-/// Reads both halves of a pattern, and the dot between them.
+/// Parses both halves of a pattern, and the dot between them.
 fn schema_and_table(text: &str) -> Result<(NamePattern, NamePattern), String> {
     let (schema, rest) = NamePattern::parse(text)?;
     let table = rest.strip_prefix('.').ok_or(SHAPE)?;
     let (table, rest) = NamePattern::parse(table)?;
     match rest.chars().next() {
         None => Ok((schema, table)),
-        Some('.') => Err("it has a dot too many; write a name that has one within backticks".to_owned()),
-        Some(_) => Err(format!("`{rest}` behind a closing backtick; {SHAPE}")),
+        Some('.') => Err("it has more than one dot; put a name that has a dot within backticks".to_owned()),
+        Some(_) => Err(format!("`{rest}` after a closing backtick; {SHAPE}")),
     }
 }
 
 impl NamePattern {
-    /// Reads a name's pattern up to the dot or the end behind it.
+    /// Parses a name's pattern up to a dot or the end, and returns the rest as well.
     fn parse(text: &str) -> Result<(Self, &str), String> {
         if let Some(quoted) = text.strip_prefix('`') {
             let (name, rest) = quoted_name(quoted)?;
@@ -197,7 +197,7 @@ impl NamePattern {
             return Err(SHAPE.to_owned());
         }
         if written.starts_with(char::is_whitespace) || written.ends_with(char::is_whitespace) {
-            return Err(format!("a blank at an end of `{written}`; {HOW_TO_QUOTE}"));
+            return Err(format!("`{written}` begins or ends with a blank; {HOW_TO_QUOTE}"));
         }
         Ok((Self::new(written, &expression, is_literal)?, rest))
     }
@@ -214,34 +214,34 @@ impl NamePattern {
     }
 }
 
-/// The name behind an opening backtick, and what follows its closing one. A backtick in it is written twice, as in SQL.
+/// Returns the name after an opening backtick, and the text after the closing one. A backtick in a name is doubled, as in SQL.
 fn quoted_name(text: &str) -> Result<(String, &str), String> {
     let mut name = String::new();
     let mut rest = text;
     loop {
-        let (piece, behind) = rest.split_once('`').ok_or("a backtick without its closing one")?;
+        let (piece, after) = rest.split_once('`').ok_or("a backtick without a closing one")?;
         name.push_str(piece);
-        match behind.strip_prefix('`') {
+        match after.strip_prefix('`') {
             Some(more) => rest = more,
             None if name.is_empty() => return Err("an empty name".to_owned()),
-            None => return Ok((name, behind)),
+            None => return Ok((name, after)),
         }
         name.push('`');
     }
 }
 
-/// A name with wildcards, as it is read and made a regular expression.
+/// A parser of names with wildcards, which makes a regular expression of one.
 struct Glob<'a> {
     rest: &'a str,
     expression: String,
-    /// Whether there is no wildcard so far.
+    /// Whether no wildcard was read so far.
     is_literal: bool,
-    /// Braces that wait for their closing ones.
+    /// Number of braces that are not closed yet.
     open: usize,
 }
 
 impl Glob<'_> {
-    /// Reads up to a dot that separates, or to the end.
+    /// Reads up to a separating dot, or to the end.
     fn read(&mut self) -> Result<(), String> {
         while let Some(c) = self.rest.chars().next() {
             if c == '.' && self.open == 0 {
@@ -261,16 +261,16 @@ impl Glob<'_> {
                     self.wildcard(")");
                     self.open -= 1;
                 }
-                '}' => return Err(format!("a `}}` without its `{{`; {HOW_TO_QUOTE}")),
+                '}' => return Err(format!("a `}}` without an opening `{{`; {HOW_TO_QUOTE}")),
                 '`' => return Err(format!("a backtick within a name; {HOW_TO_QUOTE}")),
                 '\\' => {
-                    let escaped = self.next().ok_or("a backslash at the end, with nothing to stand for itself")?;
+                    let escaped = self.next().ok_or("a backslash at the end, without a character after it")?;
                     push_literal(escaped, &mut self.expression);
                 }
                 literal => push_literal(literal, &mut self.expression),
             }
         }
-        if self.open > 0 { Err(format!("a `{{` without its `}}`; {HOW_TO_QUOTE}")) } else { Ok(()) }
+        if self.open > 0 { Err(format!("a `{{` without a closing `}}`; {HOW_TO_QUOTE}")) } else { Ok(()) }
     }
 
     fn next(&mut self) -> Option<char> {
@@ -284,9 +284,9 @@ impl Glob<'_> {
         self.is_literal = false;
     }
 
-    /// What stands between brackets: characters and ranges of them.
+    /// Reads a bracket expression: characters and ranges of them.
     fn class(&mut self) -> Result<(), String> {
-        let unclosed = || format!("a `[` without its `]`; {HOW_TO_QUOTE}");
+        let unclosed = || format!("a `[` without a closing `]`; {HOW_TO_QUOTE}");
         self.wildcard("[");
         if let Some(rest) = self.rest.strip_prefix(['!', '^']) {
             self.rest = rest;
@@ -310,7 +310,7 @@ impl Glob<'_> {
                 last = self.next().ok_or_else(unclosed)?;
             }
             if last < first {
-                return Err(format!("the range `{first}-{last}` begins behind its end"));
+                return Err(format!("the range `{first}-{last}` is reversed"));
             }
             self.expression.push('-');
             push_literal(last, &mut self.expression);
@@ -320,7 +320,7 @@ impl Glob<'_> {
     }
 }
 
-/// By its number: nothing that it could mean in a regular expression.
+/// Appends a character by its code point, which has no special meaning in a regular expression.
 fn push_literal(c: char, expression: &mut String) {
     expression.push_str(&format!("\\x{{{:x}}}", u32::from(c)));
 }
@@ -355,7 +355,7 @@ mod tests {
         assert!(!matches(&["*.`db.t`"], "my.db", "t"));
         assert!(!matches(&["my.?"], "my.d", "b") && !matches(&["m[xy].*"], "my.db", "t"));
         assert!(matches(&["my*.*"], "my.db", "t") && matches(&["*.*"], "my.db", "a.b"));
-        // What is excluded is as exact: nothing of another schema is lost.
+        // Exclusions are as exact: no table of another schema is lost.
         assert!(matches(&["!my.*"], "my.db", "t") && !matches(&["!my.*"], "my", "db.t"));
         let may = |pattern: &str, schema: &str| parse(&[pattern]).expect("a pattern").schema(schema);
         assert!(!may("my.*", "my.db") && may("`my.db`.t", "my.db") && !may("`my.db`.t", "my"));
@@ -422,26 +422,26 @@ mod tests {
             ("shop.", "write `schema.table`"),
             (".orders", "write `schema.table`"),
             ("!", "write `schema.table`"),
-            ("my.db.t", "a dot too many"),
-            ("`my.db`.a.b", "a dot too many"),
-            ("`shop.t", "without its closing one"),
-            ("shop.`t", "without its closing one"),
+            ("my.db.t", "more than one dot"),
+            ("`my.db`.a.b", "more than one dot"),
+            ("`shop.t", "without a closing one"),
+            ("shop.`t", "without a closing one"),
             ("``.t", "an empty name"),
             ("`a`b.t", "write `schema.table`"),
-            ("shop.`a`b", "behind a closing backtick"),
+            ("shop.`a`b", "after a closing backtick"),
             ("shop.a`b", "a backtick within a name"),
             ("shop.t\\", "a backslash at the end"),
-            ("shop.[ab", "`[` without its `]`"),
-            ("shop.[]", "`[` without its `]`"),
-            ("shop.[z-a]", "begins behind its end"),
-            ("shop.{a,b", "`{` without its `}`"),
+            ("shop.[ab", "`[` without a closing `]`"),
+            ("shop.[]", "`[` without a closing `]`"),
+            ("shop.[z-a]", "is reversed"),
+            ("shop.{a,b", "`{` without a closing `}`"),
             ("{shop.a,shop.b}", "write `schema.table`"),
-            ("shop.a}", "`}` without its `{`"),
-            ("shop.orders ", "a blank at an end"),
-            (" shop.orders", "a blank at an end"),
+            ("shop.a}", "`}` without an opening `{`"),
+            ("shop.orders ", "begins or ends with a blank"),
+            (" shop.orders", "begins or ends with a blank"),
         ] {
             let fault = parse(&[pattern]).expect_err(pattern);
-            assert!(fault.contains(words) && fault.contains(&format!("`{pattern}` isn't")), "{pattern}: {fault}");
+            assert!(fault.contains(words) && fault.contains(&format!("`{pattern}` is not")), "{pattern}: {fault}");
         }
     }
 

@@ -15,11 +15,11 @@ impl<'de> Deserialize<'de> for Text {
 fn interpolate(text: &str, variable: impl Fn(&str) -> Option<String>) -> Result<String, String> {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some((before, behind)) = rest.split_once("${") {
-        let (name, behind) = behind.split_once('}').ok_or("a `${` without its `}`")?;
+    while let Some((before, after)) = rest.split_once("${") {
+        let (name, after) = after.split_once('}').ok_or("a `${` without a closing `}`")?;
         out.push_str(before);
-        out.push_str(&variable(name).ok_or_else(|| format!("the environment variable `{name}` isn't set"))?);
-        rest = behind;
+        out.push_str(&variable(name).ok_or_else(|| format!("the environment variable `{name}` is not set"))?);
+        rest = after;
     }
     out.push_str(rest);
     Ok(out)

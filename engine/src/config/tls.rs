@@ -6,32 +6,32 @@ use serde::Deserialize;
 
 use super::text::Text;
 
-/// How a connection is secured.
+/// The TLS settings of a connection.
 #[derive(Debug, Clone)]
 pub struct Tls {
-    /// The section of the configuration that says so.
+    /// The section of the configuration that has these settings.
     pub section: &'static str,
-    /// What is asked of it; `None`: by the host, see [`Tls::mode_for`].
+    /// The mode. `None`: it depends on the host, see [`Tls::mode_for`].
     pub mode: Option<TlsMode>,
-    /// Certificates that sign the server's, in PEM; `None`: the system's.
+    /// A PEM file with the authorities that may sign the server's certificate. `None`: the system's authorities.
     pub ca: Option<PathBuf>,
-    /// The client's certificate and its key, in PEM.
+    /// The client's certificate and private key, each a PEM file.
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 
-/// What is asked of a connection's security: values and meanings of MySQL's `--ssl-mode`. Its
-/// `VERIFY_CA` isn't among them: the driver can't verify a certificate without the host's name.
+/// The required security of a connection: values and meanings are those of MySQL's `--ssl-mode`. `VERIFY_CA` is missing: the
+/// driver cannot verify a certificate without the host's name.
 /// <https://dev.mysql.com/doc/refman/8.4/en/connection-options.html#option_general_ssl-mode>
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TlsMode {
-    /// None.
+    /// No TLS.
     Disabled,
-    /// Encrypted if the server can.
+    /// TLS if the server offers it, with any certificate.
     Preferred,
-    /// Encrypted.
+    /// TLS, with any certificate.
     Required,
-    /// And the server's certificate is signed by a known authority, and made for the host's name.
+    /// TLS, with a certificate that a known authority signed for the host's name.
     VerifyIdentity,
 }
 
@@ -69,7 +69,7 @@ pub(super) fn tls(section: &'static str, table: TlsTable) -> Result<Tls, String>
     let TlsTable { mode, ca, cert, key } = table;
     let path = |text: Text| PathBuf::from(text.0);
     let ca = ca.map(path);
-    // Who names an authority wants it to be asked.
+    // An authority has a use only where certificates are verified.
     let mode = mode.or(ca.is_some().then_some(TlsMode::VerifyIdentity));
     if ca.is_some() && mode < Some(TlsMode::VerifyIdentity) {
         return Err(format!("{section}: `ca` is used only if `mode` is \"verify-identity\""));
@@ -77,7 +77,7 @@ pub(super) fn tls(section: &'static str, table: TlsTable) -> Result<Tls, String>
     let identity = match (cert, key) {
         (None, None) => None,
         (Some(cert), Some(key)) => Some((path(cert), path(key))),
-        _ => return Err(format!("{section}: `cert` and `key` go together")),
+        _ => return Err(format!("{section}: `cert` and `key` need each other")),
     };
     Ok(Tls { section, mode, ca, identity })
 }

@@ -1,4 +1,4 @@
-//! A connection by the driver, of which every question has a time-out: a server that falls silent must not keep the engine.
+//! A connection by the driver with a time-out for every statement, so that a silent server cannot block the engine.
 
 use std::fmt;
 use std::io::{Error as IoError, ErrorKind};
@@ -9,25 +9,25 @@ use mysql_async::{Conn, Error, Params, Result};
 use tokio::time::timeout;
 use tracing::debug;
 
-/// How long a connection may take to come about, with the login.
+/// Time-out for connecting, including the login.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long an answer may take.
+/// Time-out for an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
-/// And one for which the server reads files.
+/// Time-out for an answer for which the server reads files.
 const LONG_ANSWER_TIMEOUT: Duration = Duration::from_secs(180);
-/// Leaving is a courtesy.
+/// Time-out for closing a connection, which is only a courtesy to the server.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// See the module's description.
+/// A driver connection with time-outs.
 pub(crate) struct Client {
     conn: Conn,
-    /// A question has no answer, or was given up: the next answer would be that one's.
+    /// Whether a statement was not answered or was cancelled: the next answer would belong to that statement.
     is_lost: bool,
-    /// How long the next answer may take.
+    /// Time-out for the next answer.
     patience: Duration,
 }
 
-/// The error of a time-out.
+/// Returns the error of a time-out.
 pub(crate) fn timed_out(after: Duration) -> IoError {
     IoError::new(ErrorKind::TimedOut, format!("no answer in {} seconds", after.as_secs()))
 }
@@ -47,13 +47,14 @@ impl Client {
         Self { conn, is_lost: false, patience: ANSWER_TIMEOUT }
     }
 
-    /// The next question may take long: the server reads files for it.
-    pub fn patiently(&mut self) -> &mut Self {
+    /// Sets a long time-out for the next statement, for which the server reads files.
+    pub fn with_long_timeout(&mut self) -> &mut Self {
         self.patience = LONG_ANSWER_TIMEOUT;
         self
     }
 
-    /// For a question, and how long it may take. Until it is answered the connection counts as lost: it may be given up.
+    /// Returns the connection and the time-out for a statement. Until [`Client::answered`] is called the connection counts as
+    /// lost, as the caller may be cancelled.
     fn ask(&mut self) -> Result<(&mut Conn, Duration)> {
         if std::mem::replace(&mut self.is_lost, true) {
             return Err(timed_out(ANSWER_TIMEOUT).into());
@@ -66,28 +67,28 @@ impl Client {
         answer
     }
 
-    /// All rows of a query.
+    /// Returns all rows of a query.
     pub async fn query<T: FromRow + Send + 'static>(&mut self, statement: &str) -> Result<Vec<T>> {
         let (conn, patience) = self.ask()?;
         let answer = within(patience, conn.query(statement)).await;
         self.answered(answer)
     }
 
-    /// The first row of a query.
+    /// Returns the first row of a query.
     pub async fn query_first<T: FromRow + Send + 'static>(&mut self, statement: &str) -> Result<Option<T>> {
         let (conn, patience) = self.ask()?;
         let answer = within(patience, conn.query_first(statement)).await;
         self.answered(answer)
     }
 
-    /// A statement without rows.
+    /// Runs a statement without rows.
     pub async fn query_drop(&mut self, statement: &str) -> Result<()> {
         let (conn, patience) = self.ask()?;
         let answer = within(patience, conn.query_drop(statement)).await;
         self.answered(answer)
     }
 
-    /// All rows of a prepared query.
+    /// Returns all rows of a prepared query.
     pub async fn exec<T: FromRow + Send + 'static>(
         &mut self,
         statement: &str,
@@ -99,7 +100,7 @@ impl Client {
         self.answered(answer)
     }
 
-    /// The first row of a prepared query.
+    /// Returns the first row of a prepared query.
     pub async fn exec_first<T: FromRow + Send + 'static>(
         &mut self,
         statement: &str,
@@ -111,7 +112,7 @@ impl Client {
         self.answered(answer)
     }
 
-    /// A prepared statement without rows. Gives how many rows it changed.
+    /// Runs a prepared statement without rows. Returns the number of rows affected.
     pub async fn exec_drop(&mut self, statement: &str, params: impl Into<Params> + Send) -> Result<u64> {
         let params = params.into();
         let (conn, patience) = self.ask()?;
@@ -120,12 +121,12 @@ impl Client {
         Ok(self.conn.affected_rows())
     }
 
-    /// Says good-bye.
+    /// Closes the connection, and tells the server.
     pub async fn disconnect(self) {
         match timeout(LEAVE_TIMEOUT, self.conn.disconnect()).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => debug!(%error, "a connection wasn't closed well"),
-            Err(_) => debug!("a connection wasn't closed in time"),
+            Ok(Err(error)) => debug!(%error, "cannot close a connection"),
+            Err(_) => debug!("cannot close a connection in time"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Columns of a table as information_schema lists them now.
+//! The current columns of a table, from information_schema.
 
 use mysql_async::params;
 use rowmill_core::binlog::{CatalogColumn, append_unlisted};
@@ -16,8 +16,8 @@ const COLUMNS: &str = "\
     AND k.index_name = 'PRIMARY' \
     WHERE c.table_schema = :schema AND c.table_name = :table ORDER BY c.ordinal_position";
 
-/// What MariaDB keeps in rows besides: whether the table is system-versioned and doesn't declare the columns of that, and
-/// how many unique indexes it has that may be by hash.
+/// Asks for the causes of columns that MariaDB stores and does not list: whether the table is system-versioned without
+/// declared row start and end columns, and the number of unique indexes that may be hash indexes.
 const UNLISTED: &str = "\
     SELECT CAST(COALESCE(t.table_type, '') = 'SYSTEM VERSIONED' AND NOT EXISTS ( \
     SELECT 1 FROM information_schema.columns c WHERE c.table_schema = :schema AND c.table_name = :table \
@@ -27,14 +27,14 @@ const UNLISTED: &str = "\
     AND k.index_type = 'HASH' AND k.non_unique = 0 AND k.index_name <> 'PRIMARY') \
     FROM information_schema.tables t WHERE t.table_schema = :schema AND t.table_name = :table";
 
-/// MySQL may be set to keep the primary key that it made itself from information_schema. Servers that don't know the setting
-/// don't make keys.
+/// MySQL may be set to hide generated primary keys from information_schema. Servers that do not know the setting do not
+/// generate keys.
 const SHOW_GENERATED_KEYS: &str = "SET SESSION show_gipk_in_create_table_and_information_schema = ON";
 
-/// Lists the columns of a table; none if the table is not there.
+/// Returns the columns of a table; an empty list if the table does not exist.
 ///
 /// # Errors
-/// The driver's.
+/// The driver's errors.
 pub(crate) async fn list_columns(
     server: &mut Server,
     schema: &str,

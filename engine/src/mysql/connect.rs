@@ -1,4 +1,4 @@
-//! Connections by the driver, secured as the configuration says.
+//! Connects by the driver, with TLS as configured.
 
 use anyhow::anyhow;
 use mysql_async::{DriverError, Opts, OptsBuilder, SslOpts};
@@ -9,7 +9,7 @@ use super::errors::{ConnectError, DEFINITE, ER_ACCESS_DENIED};
 use super::protocol::no_tls;
 use crate::config::{self, Tls, TlsMode};
 
-/// A connection by the driver, secured as the configuration says.
+/// Connects to the source's server.
 pub(crate) async fn connect(config: &config::Source) -> Result<Client, ConnectError> {
     match driver_connection(&config.options, &config.tls).await {
         Ok(conn) => Ok(conn),
@@ -20,17 +20,17 @@ pub(crate) async fn connect(config: &config::Source) -> Result<Client, ConnectEr
     }
 }
 
-/// The same of any server. A password that is refused is sent once more: the driver drops the last byte of MariaDB's
-/// ed25519 nonce where it is zero, as it is once in 256 times.
+/// Connects to any server. A login that is rejected is tried once more: the driver drops the last byte of MariaDB's ed25519
+/// nonce if that is zero, which is the case for one nonce in 256.
 ///
 /// # Errors
-/// The driver's, or that the certificates can't be read.
+/// The driver's errors, and if certificates cannot be read.
 pub(crate) async fn driver_connection(options: &Opts, tls: &Tls) -> anyhow::Result<Client> {
-    let connecting = tokio::time::timeout(CONNECT_TIMEOUT, connect_in_any_time(options, tls)).await;
+    let connecting = tokio::time::timeout(CONNECT_TIMEOUT, connect_without_timeout(options, tls)).await;
     connecting.unwrap_or_else(|_| Err(mysql_async::Error::from(timed_out(CONNECT_TIMEOUT)).into()))
 }
 
-async fn connect_in_any_time(options: &Opts, tls: &Tls) -> anyhow::Result<Client> {
+async fn connect_without_timeout(options: &Opts, tls: &Tls) -> anyhow::Result<Client> {
     let is_socket = options.socket().is_some();
     let host = options.ip_or_hostname();
     let with = |certificates_used: Option<SslOpts>| {
@@ -61,32 +61,30 @@ fn connect_error(error: mysql_async::Error, config: &config::Source) -> ConnectE
             ConnectError::Definite(anyhow!("{address}: {}", no_tls(&config.tls)))
         }
         mysql_async::Error::Server(server) if server.code == ER_ACCESS_DENIED => ConnectError::Definite(anyhow!(
-            "{address} refuses the user or the password ({}); the password comes from `source.url`, \
-             `source.password`, `source.password_file` or ROWMILL_SOURCE_PASSWORD",
+            "cannot log in: {address} refuses the user or the password ({}); check the user of `source.url`, and the password \
+             of `source.url`, `source.password`, `source.password_file` or ROWMILL_SOURCE_PASSWORD",
             server.message
         )),
         mysql_async::Error::Io(mysql_async::IoError::Tls(tls)) => {
             ConnectError::Definite(anyhow::Error::new(tls).context(format!(
-                "{address}: no secure connection; {}",
+                "cannot make a secure connection to {address}; {}",
                 config.tls.hint(config.options.ip_or_hostname())
             )))
         }
         mysql_async::Error::Io(mysql_async::IoError::Io(io)) if io.kind() == std::io::ErrorKind::InvalidData => {
             ConnectError::Definite(anyhow::Error::new(io).context(format!(
-                "{address}: no secure connection; {}",
+                "cannot make a secure connection to {address}; {}",
                 config.tls.hint(config.options.ip_or_hostname())
             )))
         }
         mysql_async::Error::Server(server) if DEFINITE.contains(&server.code) => ConnectError::Definite(
-            anyhow::Error::new(mysql_async::Error::Server(server)).context(format!("{address} refuses the connection")),
+            anyhow::Error::new(mysql_async::Error::Server(server)).context(format!("cannot connect to {address}")),
         ),
         mysql_async::Error::Other(reason) => ConnectError::Definite(anyhow!("{address}: {reason}")),
         mysql_async::Error::Io(io) => ConnectError::Transient(
             anyhow::Error::new(io)
-                .context(format!("{address} can't be reached; is the server running, and are host and port right?")),
+                .context(format!("cannot reach {address}; is the server running, and are host and port right?")),
         ),
-        other => {
-            ConnectError::Transient(anyhow::Error::new(other).context(format!("{address}: the connection failed")))
-        }
+        other => ConnectError::Transient(anyhow::Error::new(other).context(format!("cannot connect to {address}"))),
     }
 }

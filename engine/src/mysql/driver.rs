@@ -1,7 +1,7 @@
-//! The driver's login, whose panics are errors here: what a server sends must never end the process.
+//! The driver's login, with panics turned into errors: nothing that a server sends may end the process.
 //!
-//! The driver panics where a plugin asks for a password and there is none, and at one in 256 of PARSEC's nonces, which end
-//! with a zero byte that it drops.
+//! The driver panics if an authentication plugin needs a password and there is none, and for one in 256 of PARSEC's nonces,
+//! those that end with a zero byte, which the driver drops.
 
 use std::any::Any;
 use std::borrow::Cow;
@@ -17,33 +17,33 @@ use mysql_async::{Conn, DriverError, Error, Opts, ServerError};
 use super::protocol::{Login, ReplicationStream, StreamError, clear_password, unknown_plugin};
 use crate::config::Tls;
 
-/// How often a login that panics is tried: each time with a new nonce.
+/// Maximum attempts of a login that panics; each has a new nonce.
 const TRIES: usize = 4;
 
-/// A panic, and what it said.
+/// A panic, with its message.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct Panicked(Cow<'static, str>);
 
-/// Connects by the driver. A reason to refuse the server that the user must do something about is [`Error::Other`].
+/// Connects by the driver. Reasons that the user must act on are [`Error::Other`].
 ///
 /// # Errors
 /// The driver's.
 pub(super) async fn connect(options: &Opts, tls: &Tls) -> Result<Conn, Error> {
     let mut panicked = None;
     for _ in 0..TRIES {
-        match caught_while(Conn::new(options.clone())).await {
-            Ok(result) => return result.map_err(explained),
+        match catch_panic_async(Conn::new(options.clone())).await {
+            Ok(result) => return result.map_err(with_fix),
             Err(error) => panicked = Some(error),
         }
-        // The login of the other connection has the reason, if it is one that stays.
-        ReplicationStream::connect(&Login::new(options, tls)).await.map_err(of_driver)?;
+        // The binlog protocol's own login returns the reason, if the login can never succeed.
+        ReplicationStream::connect(&Login::new(options, tls)).await.map_err(to_driver_error)?;
     }
     let reason = panicked.map(|error| error.to_string()).unwrap_or_default();
-    Err(other(format!("the driver failed to log in: {reason}")))
+    Err(other(format!("cannot log in: the driver panicked: {reason}")))
 }
 
-fn explained(error: Error) -> Error {
+fn with_fix(error: Error) -> Error {
     match error {
         Error::Driver(DriverError::UnknownAuthPlugin { name }) => other(unknown_plugin(&name)),
         Error::Driver(DriverError::MysqlOldPasswordDisabled) => other(unknown_plugin("mysql_old_password")),
@@ -57,8 +57,8 @@ fn other(text: String) -> Error {
     Error::Other(text.into())
 }
 
-/// The same error as the driver would have it.
-fn of_driver(error: StreamError) -> Error {
+/// Converts an error to the driver's type.
+fn to_driver_error(error: StreamError) -> Error {
     match error {
         StreamError::Server { code, message } => Error::Server(ServerError { code, message, state: String::new() }),
         StreamError::Io(error) => error.into(),
@@ -71,8 +71,8 @@ thread_local! {
     static IS_CAUGHT: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs what may panic, without a word on standard error.
-pub(super) fn caught<T>(run: impl FnOnce() -> T) -> Result<T, Panicked> {
+/// Runs a closure that may panic, without the panic's message on standard error.
+pub(super) fn catch_panic<T>(run: impl FnOnce() -> T) -> Result<T, Panicked> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let uncaught = panic::take_hook();
@@ -92,14 +92,14 @@ fn said(panic: &(dyn Any + Send)) -> Cow<'static, str> {
     match (panic.downcast_ref::<&'static str>(), panic.downcast_ref::<String>()) {
         (Some(&text), _) => text.into(),
         (None, Some(text)) => text.clone().into(),
-        (None, None) => "a panic without words".into(),
+        (None, None) => "a panic without a message".into(),
     }
 }
 
-/// The same of what is waited for.
-async fn caught_while<T>(future: impl Future<Output = T>) -> Result<T, Panicked> {
+/// Does the same for a future.
+async fn catch_panic_async<T>(future: impl Future<Output = T>) -> Result<T, Panicked> {
     let mut future = pin!(future);
-    poll_fn(|context| match caught(|| future.as_mut().poll(context)) {
+    poll_fn(|context| match catch_panic(|| future.as_mut().poll(context)) {
         Ok(Poll::Pending) => Poll::Pending,
         Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
         Err(panicked) => Poll::Ready(Err(panicked)),
@@ -113,16 +113,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_an_error() {
-        assert_eq!(caught(|| 7).expect("no panic"), 7);
+        assert_eq!(catch_panic(|| 7).expect("no panic"), 7);
         let number = 8;
-        let error = caught(|| -> u8 { panic!("number {number}") }).expect_err("a panic");
+        let error = catch_panic(|| -> u8 { panic!("number {number}") }).expect_err("a panic");
         assert_eq!(error.to_string(), "number 8");
         let later = async {
             tokio::task::yield_now().await;
             let nothing: Option<u8> = "x".parse().ok();
             nothing.expect("a number")
         };
-        assert_eq!(caught_while(later).await.expect_err("a panic").to_string(), "a number");
-        assert_eq!(caught_while(async { 9 }).await.expect("no panic"), 9);
+        assert_eq!(catch_panic_async(later).await.expect_err("a panic").to_string(), "a number");
+        assert_eq!(catch_panic_async(async { 9 }).await.expect("no panic"), 9);
     }
 }

@@ -1,4 +1,4 @@
-//! Errors of servers and connections: which ones a later attempt may not meet, and what fixes the others.
+//! Errors of servers and connections: classifies them as transient or definite, and adds the fix.
 
 use std::io::ErrorKind;
 
@@ -11,11 +11,11 @@ pub(crate) const ER_ACCESS_DENIED: u16 = 1045;
 pub(crate) const ER_SPECIFIC_ACCESS_DENIED: u16 = 1227;
 pub(crate) const ER_PARSE: u16 = 1064;
 
-/// What no later try changes: rights, databases, hosts, accounts. All else may pass.
+/// Codes of definite errors when connecting: privileges, databases, hosts, accounts. All other codes are transient.
 /// <https://dev.mysql.com/doc/mysql-errors/8.4/en/server-error-reference.html>
 pub(super) const DEFINITE: [u16; 13] = [1044, 1049, 1130, 1227, 1251, 1524, 1698, 1820, 1862, 3118, 3159, 3955, 4151];
 
-/// The server's error where the binlog can't be read on; its text says why.
+/// The server's error when it cannot send the binlog; the message has the reason.
 pub(crate) const ER_SOURCE_FATAL_ERROR_READING_BINLOG: u16 = 1236;
 
 /// Why there is no connection.
@@ -24,12 +24,12 @@ pub enum ConnectError {
     /// A later attempt may succeed.
     #[error("{0:#}")]
     Transient(anyhow::Error),
-    /// No later attempt succeeds until somebody changes something.
+    /// No later attempt succeeds until a user changes something.
     #[error("{0:#}")]
     Definite(anyhow::Error),
 }
 
-/// Whether a question to the server failed for want of a connection, not by the server's answer.
+/// Returns whether a statement failed because of the connection, or because the server is starting, stopping or overloaded.
 pub(crate) fn is_lost_connection(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| match (cause.downcast_ref::<mysql_async::Error>(), cause.downcast_ref::<StreamError>()) {
         (Some(mysql_async::Error::Server(error)), _) => is_transient(error.code),
@@ -38,12 +38,12 @@ pub(crate) fn is_lost_connection(error: &anyhow::Error) -> bool {
             !matches!(error, mysql_async::DriverError::NoClientSslFlagFromServer)
         }
         (_, Some(StreamError::Server { code, .. })) => is_transient(*code),
-        (_, Some(error)) => !is_final(error),
+        (_, Some(error)) => !is_definite(error),
         _ => false,
     })
 }
 
-/// Errors of a server that isn't up yet, or has too much to do.
+/// Returns whether a code is of a server that is starting, stopping, read-only or overloaded.
 /// <https://dev.mysql.com/doc/mysql-errors/8.4/en/server-error-reference.html>
 fn is_transient(code: u16) -> bool {
     const TOO_MANY_CONNECTIONS: [u16; 4] = [1040, 1041, 1203, 1226];
@@ -55,8 +55,8 @@ fn is_transient(code: u16) -> bool {
         .any(|codes| codes.contains(&code))
 }
 
-/// Whether another connection would fail in the same way.
-pub(crate) fn is_final(error: &StreamError) -> bool {
+/// Returns whether a new connection would fail in the same way.
+pub(crate) fn is_definite(error: &StreamError) -> bool {
     match error {
         StreamError::Server { code, .. } => {
             matches!(*code, ER_SOURCE_FATAL_ERROR_READING_BINLOG | ER_ACCESS_DENIED | ER_SPECIFIC_ACCESS_DENIED)
@@ -66,21 +66,21 @@ pub(crate) fn is_final(error: &StreamError) -> bool {
     }
 }
 
-/// The server's error, with what mends it.
-pub(crate) fn explained(error: StreamError, config: &config::Source) -> anyhow::Error {
+/// Adds the fix to a server's error.
+pub(crate) fn with_fix(error: StreamError, config: &config::Source) -> anyhow::Error {
     let StreamError::Server { code, message } = &error else { return error.into() };
-    let mend = match *code {
+    let fix = match *code {
         ER_SPECIFIC_ACCESS_DENIED | ER_ACCESS_DENIED => {
             let user = config.options.user().unwrap_or_default();
             format!("run `GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO {user}`")
         }
         _ if message.contains("same server_uuid/server_id") || message.contains("same server_id") => {
-            format!("another replica uses server_id {} too; give each its own by `source.server_id`", config.server_id)
+            format!("another replica uses server_id {} too; set a unique one by `source.server_id`", config.server_id)
         }
         _ if message.contains("purged") || message.contains("find first log file") => {
-            "take a new copy of the tables, then remove the checkpoint and begin at \"earliest\"".to_owned()
+            "take a new copy of the tables, then remove the checkpoint and start at \"earliest\"".to_owned()
         }
         _ => return error.into(),
     };
-    anyhow!("{error}; {mend}")
+    anyhow!("{error}; {fix}")
 }

@@ -1,7 +1,7 @@
-//! The MySQL client: connections, TLS, login, time-outs, and what a server says of itself.
+//! The MySQL client: connections, TLS, login, time-outs, and a server's settings.
 //!
-//! The source, the checkpoint store and `check` share it. Two kinds of connection: [`Client`] asks questions by the driver;
-//! [`protocol`] streams the binlog, whose events it reads in place.
+//! The source, the checkpoint store and `check` share this module. There are two kinds of connection: [`Client`] runs
+//! statements by the driver; [`protocol`] streams the binlog, and reads its events in place.
 
 mod client;
 pub(crate) mod columns;
@@ -15,5 +15,5 @@ mod tls;
 pub(crate) use client::Client;
 pub(crate) use connect::driver_connection;
 pub use errors::ConnectError;
-pub(crate) use errors::{ER_PARSE, ER_SOURCE_FATAL_ERROR_READING_BINLOG, explained, is_final, is_lost_connection};
+pub(crate) use errors::{ER_PARSE, ER_SOURCE_FATAL_ERROR_READING_BINLOG, is_definite, is_lost_connection, with_fix};
 pub use server::{Flavor, Problem, Server, shown_name};

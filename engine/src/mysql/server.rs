@@ -1,4 +1,4 @@
-//! Before anything is read: can the server be reached, and does it write what is needed?
+//! A server: its flavor, settings and clock, and the checks that its binlog can be used.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,17 +14,17 @@ use super::connect::connect;
 use super::errors::{ConnectError, ER_SPECIFIC_ACCESS_DENIED};
 use crate::config;
 
-/// Which family a server is of.
+/// The family of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flavor {
-    /// MySQL, and what is made of it.
+    /// MySQL and its derivatives.
     MySql,
     /// MariaDB.
     MariaDb,
 }
 
 impl Flavor {
-    /// What messages call it.
+    /// Returns the name that messages have.
     pub fn connector(self) -> Connector {
         match self {
             Self::MySql => Connector::MySql,
@@ -33,7 +33,7 @@ impl Flavor {
     }
 }
 
-/// A server that answers.
+/// A connected server.
 #[derive(Debug)]
 pub struct Server {
     pub(crate) conn: Client,
@@ -41,57 +41,57 @@ pub struct Server {
     pub(crate) address: String,
     user: String,
     settings: HashMap<String, String>,
-    /// Its family.
+    /// The server's family.
     pub flavor: Flavor,
-    /// What tells it from other servers: a UUID, of MariaDB's the server id.
+    /// The server's identity: MySQL's `server_uuid`, for MariaDB made of the server ID.
     pub identity: String,
-    /// Its version, as it says.
+    /// The server's version, as reported.
     pub version: String,
 }
 
-/// Something of the server that must be changed before it can be read.
+/// A setting of the server that must be changed before its binlog can be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{what}; {mend}")]
+#[error("{what}; {fix}")]
 pub struct Problem {
     /// What is wrong.
     pub what: String,
-    /// What mends it.
-    pub mend: String,
+    /// How to fix the problem.
+    pub fix: String,
 }
 
-/// A table as messages name it: in backticks where its name needs them.
+/// Returns a table's name as messages show it, in backticks where needed.
 pub fn shown_name(schema: &str, table: &str) -> String {
     format!("{}.{}", quoted(schema, '.'), quoted(table, '.'))
 }
 
 impl Server {
-    /// Connects to the first of a source's servers that answers. Gives the source as that one has it.
+    /// Connects to the first of a source's servers that answers. Returns also the configuration with that server as the first.
     ///
     /// # Errors
-    /// If none answers: what the first one had against it that may be there later, or the first one of all.
+    /// If none answers: the first transient error, or the first error if all are definite.
     pub async fn connect_first(source: &config::Source) -> Result<(Self, config::Source), ConnectError> {
         let (mut first_error, mut first_unreachable) = (None, None);
         for candidate in source.candidates() {
             match Self::connect(&candidate).await {
                 Ok(server) => return Ok((server, candidate)),
                 Err(error) => {
-                    debug!(source = candidate.address, %error, "not reached");
+                    debug!(source = candidate.address, %error, "cannot connect");
                     let is_unreachable = matches!(error, ConnectError::Transient(_));
                     let first = if is_unreachable { &mut first_unreachable } else { &mut first_error };
                     first.get_or_insert(error);
                 }
             }
         }
-        // One that may be there later counts for more than one that never will.
+        // A transient error takes precedence: that server may recover.
         Err(first_unreachable
             .or(first_error)
-            .unwrap_or_else(|| ConnectError::Definite(anyhow!("there is no server to connect to"))))
+            .unwrap_or_else(|| ConnectError::Definite(anyhow!("no server is configured"))))
     }
 
-    /// Connects, and asks for the settings that matter.
+    /// Connects, and reads the settings that matter.
     ///
     /// # Errors
-    /// If it can't be reached or refuses the password.
+    /// If the server cannot be reached, or rejects the login.
     pub async fn connect(config: &config::Source) -> Result<Self, ConnectError> {
         let address = config.address.clone();
         let mut conn = connect(config).await?;
@@ -102,7 +102,7 @@ impl Server {
                  'lower_case_table_names')",
             )
             .await
-            .with_context(|| format!("{address}: its settings can't be read"))
+            .with_context(|| format!("{address}: cannot read the settings"))
             .map_err(ConnectError::Transient)?;
         let settings: HashMap<String, String> = variables.into_iter().collect();
         let setting = |name: &str| settings.get(name).cloned().unwrap_or_default();
@@ -121,15 +121,15 @@ impl Server {
         self.settings.get(name).map_or("", String::as_str)
     }
 
-    /// What of its settings keeps it from being read.
+    /// Returns the settings that prevent reading the binlog.
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
-        let mut problem = |what: String, mend: &str| problems.push(Problem { what, mend: mend.to_owned() });
+        let mut problem = |what: String, fix: &str| problems.push(Problem { what, fix: fix.to_owned() });
         let address = &self.address;
         let set = self.set_statement();
         let kept = match self.flavor {
             Flavor::MySql => "",
-            Flavor::MariaDb => ", put it into the server's configuration file too, or a restart forgets it,",
+            Flavor::MariaDb => ", set it in the server's configuration file, too, or it is lost at a restart,",
         };
         if self.setting("log_bin") != "ON" {
             problem(
@@ -137,11 +137,11 @@ impl Server {
                 "start the server without `skip-log-bin`, or with `log-bin`",
             );
         }
-        // Servers that have no other format any more don't have the setting.
+        // Servers that support no other format lack the setting.
         if !matches!(self.setting("binlog_format"), "" | "ROW") {
             problem(
                 format!(
-                    "{address} has binlog_format = {}, which doesn't log the rows that change",
+                    "{address} has binlog_format = {}, which does not log changed rows",
                     self.setting("binlog_format")
                 ),
                 &format!("run `{set} binlog_format = 'ROW'`{kept} and reconnect its clients"),
@@ -153,7 +153,7 @@ impl Server {
         problems
     }
 
-    /// The statement that changes a setting for good, as far as the server can.
+    /// Returns the statement that changes a setting, persistently if the server supports that.
     pub fn set_statement(&self) -> &'static str {
         match self.flavor {
             Flavor::MySql => "SET PERSIST",
@@ -161,15 +161,15 @@ impl Server {
         }
     }
 
-    /// For how long the server keeps its binlog; `None` if for ever.
+    /// Returns how long the server keeps its binlog; `None` if for ever.
     ///
     /// # Errors
-    /// If it doesn't say.
+    /// If the server cannot be asked.
     pub async fn retention(&mut self) -> anyhow::Result<Option<Duration>> {
         const SETTINGS: &str = "SHOW GLOBAL VARIABLES WHERE Variable_name IN \
             ('binlog_expire_logs_seconds', 'expire_logs_days', 'binlog_expire_logs_auto_purge')";
         let settings: Vec<(String, String)> =
-            self.conn.query(SETTINGS).await.with_context(|| format!("{}: its settings can't be read", self.address))?;
+            self.conn.query(SETTINGS).await.with_context(|| format!("{}: cannot read the settings", self.address))?;
         let settings: HashMap<String, String> = settings.into_iter().collect();
         let number = |name: &str| settings.get(name).and_then(|value| value.parse::<f64>().ok()).unwrap_or(0.0);
         let seconds = number("binlog_expire_logs_seconds").max(number("expire_logs_days") * 86_400.0);
@@ -177,48 +177,48 @@ impl Server {
         Ok((purges && seconds > 0.0).then(|| Duration::from_secs_f64(seconds)))
     }
 
-    /// What its clock shows, since 1970.
+    /// Returns the server's clock, as time since 1970.
     ///
     /// # Errors
-    /// If it doesn't say.
+    /// If the server cannot be asked.
     pub async fn time(&mut self) -> anyhow::Result<Duration> {
         let times: Vec<f64> = self
             .conn
             .query("SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) / 1E6")
             .await
-            .with_context(|| format!("{}: its clock can't be read", self.address))?;
+            .with_context(|| format!("{}: cannot read the server's clock", self.address))?;
         let time = times.first().and_then(|seconds| Duration::try_from_secs_f64(*seconds).ok());
-        time.ok_or_else(|| anyhow!("{}: its clock shows nothing", self.address))
+        time.ok_or_else(|| anyhow!("{}: the server's clock has no valid time", self.address))
     }
 
-    /// The selected tables, of those that the user may see: schemas and names.
+    /// Returns the selected tables among those that the user may see, as schemas and names.
     ///
     /// # Errors
-    /// If they can't be asked for.
+    /// If the server cannot be asked.
     pub async fn tables(&mut self, tables: &config::TablePatterns) -> anyhow::Result<Vec<(String, String)>> {
         const TABLES: &str = "SELECT t.table_schema, t.table_name FROM information_schema.tables t \
             WHERE t.table_type = 'BASE TABLE' ORDER BY 1, 2";
         let found: Vec<(String, String)> =
-            self.conn.query(TABLES).await.with_context(|| format!("{}: its tables can't be listed", self.address))?;
+            self.conn.query(TABLES).await.with_context(|| format!("{}: cannot list the tables", self.address))?;
         Ok(found.into_iter().filter(|(schema, table)| tables.matches(schema, table)).collect())
     }
 
-    /// Those of the tables that have no primary key.
+    /// Returns the names of the selected tables that have no primary key.
     ///
     /// # Errors
-    /// If they can't be asked for.
+    /// If the server cannot be asked.
     pub async fn tables_without_key(&mut self, tables: &config::TablePatterns) -> anyhow::Result<Vec<String>> {
         const TABLES: &str = "SELECT t.table_schema, t.table_name FROM information_schema.tables t \
             WHERE t.table_type = 'BASE TABLE' AND NOT EXISTS (SELECT 1 FROM information_schema.statistics s \
             WHERE s.table_schema = t.table_schema AND s.table_name = t.table_name AND s.index_name = 'PRIMARY') \
             ORDER BY 1, 2";
         let found: Vec<(String, String)> =
-            self.conn.query(TABLES).await.with_context(|| format!("{}: its tables can't be listed", self.address))?;
+            self.conn.query(TABLES).await.with_context(|| format!("{}: cannot list the tables", self.address))?;
         let selected = found.into_iter().filter(|(schema, table)| tables.matches(schema, table));
         Ok(selected.map(|(schema, table)| shown_name(&schema, &table)).collect())
     }
 
-    /// Whether the binlog names the columns by itself.
+    /// Returns whether the binlog names the columns.
     pub fn names_columns(&self) -> bool {
         self.setting("binlog_row_metadata") == "FULL"
     }
@@ -228,15 +228,15 @@ impl Server {
         self.conn.disconnect().await;
     }
 
-    /// Runs a statement that needs the grants of a replica.
+    /// Runs a statement that needs the privileges of a replica.
     pub(crate) async fn privileged(&mut self, statement: &str) -> anyhow::Result<Vec<Row>> {
         self.conn.query(statement).await.map_err(|error| match &error {
             mysql_async::Error::Server(server) if server.code == ER_SPECIFIC_ACCESS_DENIED => anyhow!(
-                "{}: the user may not run {statement}; run `GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO {}`",
+                "{}: cannot run {statement}: access denied; run `GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO {}`",
                 self.address,
                 self.user
             ),
-            _ => anyhow::Error::new(error).context(format!("{}: {statement} failed", self.address)),
+            _ => anyhow::Error::new(error).context(format!("{}: cannot run {statement}", self.address)),
         })
     }
 }

@@ -1,4 +1,4 @@
-//! TLS to the server, as `mysql --ssl-mode` names its ways, for both kinds of connection.
+//! TLS to the server for both kinds of connection, with the modes of `mysql --ssl-mode`.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -16,49 +16,49 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use crate::config::{Tls, TlsMode};
 
 impl Tls {
-    /// What is asked of a connection to a host. Where nothing is configured, a server on this machine may be as it is, and
-    /// one on another must show that it is the one that is meant: or whoever answers would get the password.
+    /// Returns the mode for a host. By default a server on this machine needs no TLS, and a server on another machine is
+    /// verified: otherwise an impostor would get the password.
     pub fn mode_for(&self, host: &str) -> TlsMode {
         let default = || if is_local(host) { TlsMode::Preferred } else { TlsMode::VerifyIdentity };
         self.mode.unwrap_or_else(default)
     }
 
-    /// Whether a secured connection to a host is one to that host for certain.
+    /// Returns whether a TLS connection to a host is certain to be with that host.
     pub fn is_trusted(&self, host: &str) -> bool {
         is_local(host) || self.mode_for(host) == TlsMode::VerifyIdentity
     }
 
-    /// A warning about connections to a server over a network, if it isn't verified.
+    /// Returns a warning if the server is on another machine and is not verified.
     pub fn warning(&self, options: &Opts) -> Option<String> {
         let host = options.ip_or_hostname();
         let (section, mode) = (self.section, self.mode_for(host));
         let is_certain = options.socket().is_some() || self.is_trusted(host);
         (!is_certain).then(|| {
             format!(
-                "{section}.mode = \"{mode}\": the server {host} isn't verified, and whoever answers in its place gets the \
-                 password and can send other changes; set it to \"verify-identity\", with the authority's certificate as \
-                 {section}.ca where the system doesn't know it"
+                "{section}.mode = \"{mode}\" does not verify the server {host}: an impostor gets the password, and can send \
+                 false changes; set {section}.mode to \"verify-identity\", and {section}.ca to the certificate of the server's \
+                 authority unless the system trusts that authority"
             )
         })
     }
 
-    /// What helps where no secure connection comes about.
+    /// Returns the fix for a TLS connection that fails.
     pub(crate) fn hint(&self, host: &str) -> String {
         let section = self.section;
         match self.mode {
             None if !is_local(host) => format!(
-                "a server on another machine is verified unless {section}.mode says otherwise: set {section}.ca to the \
-                 certificate of the authority that signed the server's, or, to trust whoever answers, {section}.mode = \
+                "a server on another machine is verified by default: set {section}.ca to the certificate of the authority \
+                 that signed the server's certificate, or, to encrypt without verification, {section}.mode = \
                  \"required\""
             ),
-            _ => format!("is `{section}` right (mode, ca, cert and key)?"),
+            _ => format!("check `{section}` (mode, ca, cert and key)"),
         }
     }
 
-    /// For connections by the driver to a host.
+    /// Returns the options for the driver's connections to a host; `None` without TLS.
     ///
     /// # Errors
-    /// If the system's certificates are needed and can't be read.
+    /// If the system's certificates are needed and cannot be read.
     pub fn driver(&self, host: &str) -> anyhow::Result<Option<SslOpts>> {
         let mode = self.mode_for(host);
         if mode == TlsMode::Disabled {
@@ -84,10 +84,10 @@ impl Tls {
         Ok(Some(options))
     }
 
-    /// For the connection to a host that streams the binlog.
+    /// Returns the TLS configuration for the connection to a host that streams the binlog.
     ///
     /// # Errors
-    /// If a certificate or key can't be read.
+    /// If a certificate or key cannot be read.
     pub(crate) fn client(&self, host: &str) -> anyhow::Result<Arc<ClientConfig>> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let verifier: Arc<dyn ServerCertVerifier> = match self.mode_for(host) == TlsMode::VerifyIdentity {
@@ -96,7 +96,7 @@ impl Tls {
         };
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .context("TLS 1.2 and 1.3 aren't offered")?
+            .context("cannot use TLS 1.2 and 1.3")?
             .dangerous()
             .with_custom_certificate_verifier(verifier);
         let client = match &self.identity {
@@ -109,7 +109,7 @@ impl Tls {
                     .with_context(|| format!("{section}.key `{}` has no private key in PEM", key_file.display()))?;
                 builder
                     .with_client_auth_cert(chain, key)
-                    .with_context(|| format!("{section}: `cert` and `key` don't fit together"))?
+                    .with_context(|| format!("{section}: `cert` and `key` do not match"))?
             }
         };
         Ok(Arc::new(client))
@@ -128,21 +128,21 @@ impl Tls {
     }
 }
 
-/// Whether a host is this machine.
+/// Returns whether a host is this machine.
 fn is_local(host: &str) -> bool {
     let host = host.trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-/// What a certificate is made for: the host, of an IPv6 address without its zone (`fe80::1%eth0`), which only this machine
-/// knows.
+/// Returns the name that the server's certificate must have: the host, without the zone of an IPv6 address (`fe80::1%eth0`),
+/// which has a meaning on this machine only.
 pub(crate) fn server_name(host: &str) -> &str {
     host.split_once('%').map_or(host, |(address, _)| address)
 }
 
 fn certificates(section: &str, path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     let read = || CertificateDer::pem_file_iter(path)?.collect::<Result<Vec<_>, _>>();
-    let certificates = read().with_context(|| format!("{section}: `{}` can't be read as PEM", path.display()))?;
+    let certificates = read().with_context(|| format!("{section}: cannot read `{}` as PEM", path.display()))?;
     if certificates.is_empty() {
         bail!("{section}: `{}` has no certificate in PEM", path.display());
     }
@@ -153,13 +153,13 @@ fn system_roots(section: &str) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     let found = rustls_native_certs::load_native_certs();
     if found.certs.is_empty() {
         bail!(
-            "this system has no certificates to verify the server's with; install ca-certificates, or set {section}.ca"
+            "cannot verify the server: this system has no root certificates; install ca-certificates, or set {section}.ca"
         );
     }
     Ok(found.certs)
 }
 
-/// Takes any certificate: encrypted, but from whomever.
+/// Accepts any certificate: the connection is encrypted, and the server is not verified.
 #[derive(Debug)]
 struct Unverified(Arc<CryptoProvider>);
 

@@ -1,4 +1,4 @@
-//! What a module is, and what it costs.
+//! Inspects a module: what it is, and the time that it takes per row.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -13,16 +13,16 @@ use super::module_in;
 use super::rows::{Rows, batch};
 use crate::transform::{Chain, Loader, Plugin, Settings};
 
-/// For so long rows are passed through it, to see what one costs.
+/// How long rows are passed through a plugin to measure the time per row.
 const MEASURED_FOR: Duration = Duration::from_millis(500);
-/// As the engine's batches are.
+/// The number of sample rows, which are one batch.
 const BATCH_ROWS: usize = 256;
 
-/// Says what a module is: its world and version, its imports, its limits, and what a row costs. Rows are those of
-/// `rows`, a file of lines of JSON, else of a table with ten columns.
+/// Describes a module: its world and version, its imports, its limits, and the time per row. The rows are those of
+/// `rows`, a file of lines of JSON, else sample rows of a table with ten columns.
 ///
 /// # Errors
-/// If it can't be loaded.
+/// If the module cannot be loaded, or the rows cannot be read.
 pub fn inspect(path: &Path, rows: Option<&Path>) -> anyhow::Result<String> {
     let module = module_in(path)?;
     let text = match rows {
@@ -45,13 +45,13 @@ pub fn inspect(path: &Path, rows: Option<&Path>) -> anyhow::Result<String> {
     match Gauge::new(plugin, rows).cost() {
         Err(error) => writeln!(out, "rows       {error:#}")?,
         Ok(Cost { each_ns, kept }) => {
-            writeln!(out, "a row      {each_ns:.0} ns, in batches of {count} of which it keeps {kept}")?;
+            writeln!(out, "per row    {each_ns:.0} ns, in batches of {count} rows of which {kept} are kept")?;
         }
     }
     Ok(out)
 }
 
-/// A plugin, and rows that are passed through it again and again, to see what one costs.
+/// A plugin, and rows that are passed through it again and again to measure the time per row.
 #[derive(Debug)]
 pub struct Gauge {
     chain: Chain,
@@ -60,20 +60,20 @@ pub struct Gauge {
     next: u64,
 }
 
-/// What a row costs in a plugin.
+/// The time per row of a plugin.
 #[derive(Debug, Clone, Copy)]
 pub struct Cost {
-    /// In nanoseconds.
+    /// The time per row in nanoseconds.
     pub each_ns: f64,
-    /// How many of a batch are left.
+    /// The number of rows of a batch that are kept.
     pub kept: usize,
 }
 
 impl Gauge {
-    /// Loads a module for the rows that [`inspect`] takes where it isn't given others.
+    /// Loads a module, to be measured on the sample rows.
     ///
     /// # Errors
-    /// If it can't be loaded.
+    /// If the module cannot be loaded.
     pub fn load(module: &Path) -> anyhow::Result<Self> {
         let rows = Rows::parse(&sample()).map_err(|fault| anyhow::anyhow!(fault))?;
         let plugin = Loader::new(Settings::for_tests(rows.sinks.clone()))?.load(module)?;
@@ -84,10 +84,10 @@ impl Gauge {
         Self { chain: Chain::new(vec![plugin]), rows, next: 0 }
     }
 
-    /// What a row costs: the best of ten times, as others had the machine to share.
+    /// Measures the time per row: the best of ten runs, as other processes may use the machine.
     ///
     /// # Errors
-    /// If the plugin fails on a row: why.
+    /// The plugin's error, if it fails on a row.
     pub fn cost(&mut self) -> anyhow::Result<Cost> {
         let count = batch(&self.rows.bytes).len();
         let mut cost = Cost { each_ns: f64::INFINITY, kept: 0 };
@@ -96,7 +96,7 @@ impl Gauge {
             while started.elapsed() < MEASURED_FOR / 10 {
                 let bytes = Arc::clone(&self.rows.bytes);
                 let done = self.chain.run(self.next, bytes, count as u32, &self.rows.tables).now_or_never().flatten();
-                let done = done.context("one batch after another waits for none")?;
+                let done = done.context("the batch waits for another one")?;
                 if let Some(dead) = done.dead.first() {
                     anyhow::bail!("{}", dead.error);
                 }
@@ -110,16 +110,16 @@ impl Gauge {
     }
 }
 
-/// The rows that [`inspect`] takes where it isn't given others: a packed batch, and the tables of its rows.
+/// Returns the sample rows: a packed batch, and the tables of its rows.
 ///
 /// # Panics
-/// If they can't be read, which a test of this crate would say.
+/// If the sample rows are invalid, on which this crate's tests would fail.
 pub fn sample_rows() -> (Arc<Vec<u8>>, Arc<[Arc<Table>]>) {
-    let rows = Rows::parse(&sample()).expect("our own rows can be read");
+    let rows = Rows::parse(&sample()).expect("the sample rows are valid");
     (rows.bytes, rows.tables)
 }
 
-/// Rows of ten columns and about 250 bytes.
+/// Returns the sample rows as lines of JSON: ten columns and about 250 bytes each.
 fn sample() -> String {
     let mut text = "{\"sinks\": [\"order-management\", \"events\", \"europe\"]}\n{\"table\": \"shop.orders\", \"columns\": [\"id bigint\", \
         \"customer int unsigned\", \"status varchar(20)\", \"total decimal(10,2)\", \"country char(2)\", \"email varchar(100)\", \

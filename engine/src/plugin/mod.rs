@@ -1,4 +1,4 @@
-//! For authors of transforms: make a project, build it, test it on rows, and look into a module.
+//! Commands for authors of transforms: create a project, build it, test it on rows, and inspect a module.
 
 mod inspect;
 mod project;
@@ -16,12 +16,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-/// The module of a project: the file itself, or the only `.wasm` file in a directory.
+/// Returns the module of a project: the file itself, or the only `.wasm` file in a directory.
 fn module_in(path: &Path) -> anyhow::Result<PathBuf> {
     if !path.is_dir() {
         return Ok(path.to_owned());
     }
-    let entries = std::fs::read_dir(path).with_context(|| format!("{} can't be read", path.display()))?;
+    let entries = std::fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut found: Vec<PathBuf> = entries
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.extension().is_some_and(|extension| extension == "wasm"))
@@ -31,6 +31,6 @@ fn module_in(path: &Path) -> anyhow::Result<PathBuf> {
         (None, _) => {
             bail!("there is no .wasm file in {}; run `rowmill plugin build {}`", path.display(), path.display())
         }
-        (Some(_), false) => bail!("there are several .wasm files in {}; name the one that is meant", path.display()),
+        (Some(_), false) => bail!("there are several .wasm files in {}; name one of them", path.display()),
     }
 }

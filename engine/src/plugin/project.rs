@@ -1,4 +1,4 @@
-//! Projects of transforms: made of templates that hold everything, the language's SDK included.
+//! Projects of transforms, created from templates that contain everything, including the language's SDK.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path};
@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 
-/// A language that there is an SDK for.
+/// A language that has an SDK.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 #[value(rename_all = "lowercase")]
 pub enum Language {
@@ -28,8 +28,8 @@ pub enum Language {
     Python,
 }
 
-/// A file of a project: where it goes, and what it holds. `PLUGIN_NAME` stands for the project's name in the
-/// name of a file and in what is a template.
+/// A file of a project: its path and its text. `PLUGIN_NAME` stands for the project's name, in paths and in the texts
+/// of templates.
 struct File {
     path: &'static str,
     text: &'static str,
@@ -41,7 +41,7 @@ macro_rules! files {
     };
 }
 
-/// What every project has: a case that keeps orders which became paid.
+/// The files of every project: a test case that keeps orders which became paid.
 const CASE: &[File] = files![
     "tests/example.rows.jsonl" <- "cases/filter/example.rows.jsonl",
     "tests/example.expected.jsonl" <- "cases/filter/example.expected.jsonl",
@@ -113,55 +113,56 @@ impl Language {
     }
 }
 
-/// Makes a project in a new directory. Gives what to do next.
+/// Creates a project in a new directory. Returns a text with the next steps.
 ///
 /// # Errors
-/// If the directory is there already, or can't be made.
+/// If the name is invalid, the directory exists, or a file cannot be written.
 pub fn new(directory: &Path, language: Language) -> anyhow::Result<String> {
     let name = directory.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let is_name = name.starts_with(|c: char| c.is_ascii_lowercase())
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
     if !is_name || directory.components().any(|part| part == Component::ParentDir) {
-        bail!("`{}` can't be a plugin's name: write small letters, digits and `-`", directory.display());
+        bail!("`{}` is not a valid plugin name; use lower-case letters, digits and `-`", directory.display());
     }
     if directory.exists() {
-        bail!("{} is there already", directory.display());
+        bail!("{} already exists", directory.display());
     }
     for File { path, text } in language.files().iter().chain(CASE) {
         let to = directory.join(path.replace("PLUGIN_NAME", name));
         let write = || {
             std::fs::create_dir_all(to.parent().unwrap_or(directory))?;
-            // Only what was written as a template has the placeholder.
+            // Only templates contain the placeholder.
             std::fs::write(&to, text.replace("PLUGIN_NAME", name))?;
             if *path == "build" {
                 std::fs::set_permissions(&to, std::fs::Permissions::from_mode(0o755))?;
             }
             Ok::<_, std::io::Error>(())
         };
-        write().with_context(|| format!("{} can't be written", to.display()))?;
+        write().with_context(|| format!("cannot write {}", to.display()))?;
     }
     let shown = directory.display();
     Ok(format!(
-        "made {shown}; next:\n  rowmill plugin build {shown}\n  rowmill plugin test {shown}\n  cp {shown}/{name}.wasm PLUGINS_DIRECTORY/\n"
+        "created {shown}; next:\n  rowmill plugin build {shown}\n  rowmill plugin test {shown}\n  cp {shown}/{name}.wasm \
+         PLUGINS_DIRECTORY/\n"
     ))
 }
 
 /// Runs a project's script `build`.
 ///
 /// # Errors
-/// If there is none, or it fails.
+/// If the project has no such script, or the script fails.
 pub fn build(directory: &Path) -> anyhow::Result<()> {
     let script = directory.join("build");
     let script = std::path::absolute(&script).unwrap_or(script);
     if !script.is_file() {
-        bail!("{} has no script `build`: is it a plugin's project?", directory.display());
+        bail!("{} has no script `build`; name the directory of a plugin's project", directory.display());
     }
     let status = Command::new(&script)
         .current_dir(directory)
         .status()
-        .with_context(|| format!("{} can't be run", script.display()))?;
+        .with_context(|| format!("cannot run {}", script.display()))?;
     if !status.success() {
-        bail!("{} ended with {status}", script.display());
+        bail!("{} failed: {status}", script.display());
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Rows as their author writes them: lines of JSON.
+//! Rows as lines of JSON, as authors of tests write them.
 //!
 //! ```json
 //! {"sinks": ["warehouse"]}
@@ -7,8 +7,8 @@
 //! {"op": "u", "table": "shop.orders", "before": {"id": 1, "status": "new"}, "after": {"id": 1, "status": "paid"}}
 //! ```
 //!
-//! Values are as transforms see them: numbers as numbers, binary in base64, all else as text. A column
-//! that isn't there is absent, as in a row image that isn't full.
+//! Values are written as transforms see them: numbers as numbers, binary values in base64, everything else as text. A
+//! column that is left out is absent, as in a row image without it.
 
 use std::sync::Arc;
 
@@ -19,19 +19,19 @@ use rowmill_core::batch::{
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-/// When the first of the rows was changed, in microseconds since 1970; each later one a second after.
+/// The time of the first row's change, in microseconds since 1970; each later row's is one second later.
 const FIRST_TIME_US: i64 = 1_700_000_000_000_000;
 
-/// Rows to try a transform on.
+/// Rows for trying a transform.
 #[derive(Debug)]
 pub struct Rows {
-    /// The sinks that it may send to.
+    /// The names of the sinks that the transform may send to.
     pub sinks: Vec<String>,
-    /// By their ids.
+    /// The tables, in the order of their IDs.
     pub tables: Arc<[Arc<Table>]>,
-    /// Each packed as a batch of its own.
+    /// Each row, packed as a batch of its own.
     pub singles: Vec<Arc<Vec<u8>>>,
-    /// All in one batch.
+    /// All rows, packed as one batch.
     pub bytes: Arc<Vec<u8>>,
 }
 
@@ -62,10 +62,10 @@ struct ChangeLine {
 }
 
 impl Rows {
-    /// Reads lines of JSON.
+    /// Parses lines of JSON.
     ///
     /// # Errors
-    /// If a line makes no sense: the error names it.
+    /// If a line is invalid: the error names the line.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (mut sinks, mut tables, mut changes) = (Vec::new(), Vec::<Arc<Table>>::new(), Vec::new());
         for (number, line) in (1u32..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
@@ -84,8 +84,7 @@ impl Rows {
                         name.as_ref().is_some_and(|(schema, name)| *schema == table.schema && *name == table.name)
                     };
                     let table = tables.iter().rfind(is_meant).map(Arc::clone);
-                    let table =
-                        table.ok_or_else(|| fault(format!("no line before it declares table {}", line.table)))?;
+                    let table = table.ok_or_else(|| fault(format!("no earlier line declares table {}", line.table)))?;
                     changes.push((number, table, line));
                 }
             }
@@ -113,13 +112,12 @@ impl Rows {
 
 fn table(id: TableId, line: TableLine) -> Result<Table, String> {
     let (schema, table) = schema_and_table(&line.table)
-        .ok_or("a table's name is `schema.table`, where a name that has a dot is within backticks")?;
+        .ok_or("a table's name is `schema.table`; put a name that has a dot in backticks")?;
     let mut columns = Vec::new();
     for column in &line.columns {
         let (name, declared) =
             split_name(column, ' ').ok_or_else(|| format!("column `{column}`: write `name type`"))?;
-        let (kind, mysql_type) =
-            kind(declared).ok_or_else(|| format!("column `{name}`: type `{declared}` isn't known"))?;
+        let (kind, mysql_type) = kind(declared).ok_or_else(|| format!("column `{name}`: unknown type `{declared}`"))?;
         columns.push(Column {
             nullable: !line.key.iter().any(|key| *key == name),
             key: line.key.iter().any(|key| *key == name),
@@ -130,13 +128,15 @@ fn table(id: TableId, line: TableLine) -> Result<Table, String> {
     }
     let index = |key: &String| {
         let index = columns.iter().position(|column| column.name == *key);
-        index.map(|index| ColumnIndex(index as u32)).ok_or_else(|| format!("the key's column `{key}` isn't a column"))
+        index
+            .map(|index| ColumnIndex(index as u32))
+            .ok_or_else(|| format!("key column `{key}` is not among the columns"))
     };
     let key = line.key.iter().map(index).collect::<Result<_, _>>()?;
     Ok(Table { id, generation: 0, schema: schema.into_owned(), name: table.into_owned(), columns, key })
 }
 
-/// The kind of a declared type, and the type as transforms are told it.
+/// Returns the kind of a declared type, and the type as transforms see it.
 fn kind(declared: &str) -> Option<(Kind, String)> {
     let declared = declared.trim().to_ascii_lowercase();
     let base = declared.split(['(', ' ']).next().unwrap_or_default();
@@ -161,12 +161,12 @@ fn kind(declared: &str) -> Option<(Kind, String)> {
         "vector" => Kind::Vector,
         _ => return None,
     };
-    let told = match (kind, is_unsigned) {
+    let mysql_type = match (kind, is_unsigned) {
         (Kind::Bit, _) => declared.clone(),
         (_, true) => format!("{base} unsigned"),
         (_, false) => base.to_owned(),
     };
-    Some((kind, told))
+    Some((kind, mysql_type))
 }
 
 fn change(builder: &mut Builder, table: &Table, line: &ChangeLine, index: u32) -> Result<(), String> {
@@ -174,7 +174,7 @@ fn change(builder: &mut Builder, table: &Table, line: &ChangeLine, index: u32) -
         'c' => (Operation::Insert, &[&line.after]),
         'u' => (Operation::Update, &[&line.before, &line.after]),
         'd' => (Operation::Delete, &[&line.before]),
-        other => return Err(format!("op `{other}` isn't known: c, u or d")),
+        other => return Err(format!("unknown op `{other}`; write c, u or d")),
     };
     builder.begin_row(&RowHeader {
         table: table.id,
@@ -186,7 +186,7 @@ fn change(builder: &mut Builder, table: &Table, line: &ChangeLine, index: u32) -
         time_us: FIRST_TIME_US + i64::from(index) * 1_000_000,
     });
     for image in images {
-        let image = image.as_ref().ok_or("a create has an `after`, a delete a `before`, an update both")?;
+        let image = image.as_ref().ok_or("an insert needs an `after`, a delete a `before`, an update both")?;
         if let Some(unknown) = image.keys().find(|name| table.column(name).is_none()) {
             return Err(format!("table {table} has no column `{unknown}`"));
         }
@@ -196,8 +196,9 @@ fn change(builder: &mut Builder, table: &Table, line: &ChangeLine, index: u32) -
                 None => builder.absent(),
                 Some(Value::Null) => builder.null(),
                 Some(value) => {
-                    let packed = packed(column.kind, value)
-                        .ok_or_else(|| format!("column `{}` ({}) can't be {value}", column.name, column.mysql_type))?;
+                    let packed = packed(column.kind, value).ok_or_else(|| {
+                        format!("column `{}` ({}) cannot have the value {value}", column.name, column.mysql_type)
+                    })?;
                     builder.cell(Cell::Value(&packed));
                 }
             }
@@ -221,7 +222,7 @@ fn packed(kind: Kind, value: &Value) -> Option<Vec<u8>> {
     })
 }
 
-/// A table in the form in which it can be read.
+/// Returns a table as a line that `Rows` can be parsed from.
 pub fn table_json(table: &Table) -> Value {
     let columns: Vec<String> =
         table.columns.iter().map(|column| format!("{} {}", quoted(&column.name, ' '), column.mysql_type)).collect();
@@ -229,7 +230,7 @@ pub fn table_json(table: &Table) -> Value {
     json!({"table": table.to_string(), "columns": columns, "key": key})
 }
 
-/// A row in the form in which it can be read.
+/// Returns a row as a line that `Rows` can be parsed from.
 pub fn row_json(table: &Table, row: &Row<'_>) -> Value {
     let image = |image: Option<Image<'_>>| image.map(|image| image_json(table, image));
     let op = match row.operation() {
@@ -267,7 +268,10 @@ fn image_json(table: &Table, image: Image<'_>) -> Value {
     Value::Object(object)
 }
 
-/// Reads a packed batch, which the engine wrote.
+/// Parses a packed batch that the engine wrote.
+///
+/// # Panics
+/// If `bytes` is not a batch.
 pub fn batch(bytes: &[u8]) -> Batch<'_> {
     Batch::parse(bytes).expect("batches are written by the builder")
 }
@@ -337,7 +341,7 @@ mod tests {
     fn nonsense_is_refused_with_its_line() {
         let fault = |text: &str| Rows::parse(text).expect_err("refused");
         const TABLE: &str = "{\"table\": \"s.t\", \"columns\": [\"id int\"]}\n";
-        assert!(fault("{\"op\": \"c\", \"table\": \"s.t\", \"after\": {}}").contains("line 1: no line before it"));
+        assert!(fault("{\"op\": \"c\", \"table\": \"s.t\", \"after\": {}}").contains("line 1: no earlier line"));
         assert!(
             fault(&format!("{TABLE}{{\"op\": \"c\", \"table\": \"s.t\", \"after\": {{\"x\": 1}}}}")).contains("line 2")
         );
@@ -348,7 +352,7 @@ mod tests {
         assert!(
             fault(&format!("{TABLE}{{\"op\": \"u\", \"table\": \"s.t\", \"after\": {{}}}}")).contains("an update both")
         );
-        assert!(fault("{\"table\": \"s.t\", \"columns\": [\"id money\"]}").contains("`money` isn't known"));
+        assert!(fault("{\"table\": \"s.t\", \"columns\": [\"id money\"]}").contains("unknown type `money`"));
         assert!(fault("{\"rows\": 1}").contains("a line is"));
     }
 }

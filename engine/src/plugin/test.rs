@@ -1,4 +1,4 @@
-//! Runs a module on rows, and compares what it makes of them with what is expected.
+//! Runs a module on the rows of test cases, and compares the results with the expected ones.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,35 +9,36 @@ use serde_json::{Map, Value, json};
 
 use super::module_in;
 use super::rows::{Rows, batch, row_json};
+use crate::config::SinkId;
 use crate::transform::{Chain, Emitted, Loader, Settings};
 
-/// Files of rows end with this, those of what is expected with the other.
+/// The endings of the names of files with rows, and of files with expected results.
 const ROWS: &str = ".rows.jsonl";
 const EXPECTED: &str = ".expected.jsonl";
 
-/// What became of a case.
+/// The result of a test case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Tested {
-    /// It made what is expected.
+    /// The results are those expected.
     Passed,
-    /// What it made is now what is expected.
+    /// The results are now those expected.
     Accepted,
-    /// It made something else: the first difference.
+    /// The results are not those expected: the first difference.
     Failed(String),
 }
 
-/// Runs the cases of a directory (by default `tests` beside the module) on a module. With `accept`, what it
-/// makes is written as what is expected.
+/// Runs the test cases of a directory (by default `tests` beside the module) on a module. With `accept`, the results are
+/// written as those expected.
 ///
 /// # Errors
-/// If the module can't be loaded, or a file can't be read.
+/// If the module cannot be loaded, or a file cannot be read.
 pub fn test(path: &Path, cases: Option<&Path>, accept: bool) -> anyhow::Result<Vec<(String, Tested)>> {
     let module = module_in(path)?;
-    let beside = module.parent().unwrap_or(Path::new("")).join("tests");
-    let directory = cases.unwrap_or(&beside);
+    let beside_module = module.parent().unwrap_or(Path::new("")).join("tests");
+    let directory = cases.unwrap_or(&beside_module);
     let mut files: Vec<PathBuf> = std::fs::read_dir(directory)
         .with_context(|| {
-            format!("{} can't be read; tests are NAME{ROWS} and NAME{EXPECTED} there", directory.display())
+            format!("cannot read {}; tests are files NAME{ROWS} and NAME{EXPECTED} there", directory.display())
         })?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.to_string_lossy().ends_with(ROWS))
@@ -61,14 +62,14 @@ fn case(module: &Path, file: &Path, accept: bool) -> anyhow::Result<Tested> {
     let chain = Chain::new(vec![plugin]);
     let made = outputs(&chain, 0, &rows, &rows.bytes, 0)?;
     if !has_state {
-        // Batches come in any size: what becomes of a row mustn't depend on its neighbours.
+        // Batches have any size, so a row's result must not depend on the other rows of its batch.
         let mut alone = Vec::new();
         for (index, single) in (0..).zip(&rows.singles) {
             alone.extend(outputs(&chain, u64::from(index) + 1, &rows, single, index)?);
         }
         if let Some(difference) = difference(&made, &alone) {
             return Ok(Tested::Failed(format!(
-                "a row's outcome depends on its batch (set `instances = 1` if that is meant); in one batch and alone: \
+                "a row's result depends on its batch (set `instances = 1` if that is intended); in one batch and alone: \
                  {difference}"
             )));
         }
@@ -76,17 +77,17 @@ fn case(module: &Path, file: &Path, accept: bool) -> anyhow::Result<Tested> {
     let expected_file = file.to_string_lossy().replace(ROWS, EXPECTED);
     if accept {
         let text: String = made.iter().map(|line| format!("{line}\n")).collect();
-        std::fs::write(&expected_file, text).with_context(|| format!("{expected_file} can't be written"))?;
+        std::fs::write(&expected_file, text).with_context(|| format!("cannot write {expected_file}"))?;
         return Ok(Tested::Accepted);
     }
     let text = std::fs::read_to_string(&expected_file)
-        .with_context(|| format!("{expected_file} can't be read; `--accept` writes it"))?;
+        .with_context(|| format!("cannot read {expected_file}; `--accept` writes it"))?;
     let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
     let expected: Vec<Value> = lines
         .map(|(number, line)| serde_json::from_str(line).with_context(|| format!("{expected_file}, line {number}")))
         .collect::<anyhow::Result<_>>()?;
     Ok(difference(&expected, &made)
-        .map_or(Tested::Passed, |difference| Tested::Failed(format!("expected and made: {difference}"))))
+        .map_or(Tested::Passed, |difference| Tested::Failed(format!("expected and actual: {difference}"))))
 }
 
 fn difference(left: &[Value], right: &[Value]) -> Option<String> {
@@ -95,14 +96,14 @@ fn difference(left: &[Value], right: &[Value]) -> Option<String> {
     Some(format!("line {}:\n  {}\n  {}", at + 1, line(left.get(at)), line(right.get(at))))
 }
 
-/// What becomes of the rows of a batch, the first of which has the number `first`.
+/// Returns the results of the rows of a batch, the first of which has the number `first`.
 fn outputs(chain: &Chain, number: u64, rows: &Rows, bytes: &Arc<Vec<u8>>, first: u32) -> anyhow::Result<Vec<Value>> {
     let done = chain.transform_in_part(number, bytes, &rows.tables).now_or_never().flatten();
-    let done = done.context("one batch after another waits for none")?;
+    let done = done.context("the batch waits for another one")?;
     let mut lines: Vec<(u32, Value)> = Vec::new();
-    let address = |line: &mut Map<String, Value>, sink: Option<usize>, group: Option<&str>| {
+    let address = |line: &mut Map<String, Value>, sink: Option<SinkId>, group: Option<&str>| {
         if let Some(sink) = sink {
-            line.insert("sink".to_owned(), json!(rows.sinks.get(sink)));
+            line.insert("sink".to_owned(), json!(rows.sinks.get(sink.0)));
         }
         if let Some(group) = group {
             line.insert("group".to_owned(), json!(group));
@@ -137,7 +138,7 @@ fn outputs(chain: &Chain, number: u64, rows: &Rows, bytes: &Arc<Vec<u8>>, first:
     }
     for dead in done.dead {
         let mut line = line(dead.origin);
-        // A backtrace differs from build to build.
+        // Only the first line: a backtrace differs from build to build.
         line.insert("failed".to_owned(), json!(dead.error.fault.lines().next()));
         lines.push((dead.origin, Value::Object(line)));
     }

@@ -1,4 +1,4 @@
-//! What the simulated server has in its binlog, and how it is read.
+//! The simulated server's binlog: random rows, in batches with resume points as a source reads them.
 
 use std::sync::Arc;
 
@@ -10,18 +10,18 @@ use rowmill_core::position::{BinlogPosition, EventOffset, PartialTransaction, Re
 
 use super::{below, one_in};
 
-/// A row of the binlog. It is an insert.
+/// A row of the binlog, which is always an insert.
 #[derive(Debug, Clone)]
 pub(super) struct HistoryRow {
     pub table: u32,
-    /// Its primary key, and so its group.
+    /// The primary key, and so the message group.
     pub key: u64,
     file: String,
-    /// Where its transaction begins.
+    /// Offset at which its transaction begins.
     begin: u64,
-    /// Where the transaction after it begins.
+    /// Offset at which the next transaction begins.
     end: u64,
-    /// Where its event begins, and its index in it.
+    /// Offset at which its event begins, and its index in the event.
     progress: EventOffset,
 }
 
@@ -29,7 +29,7 @@ pub(super) struct HistoryRow {
 #[derive(Debug)]
 pub(super) struct History {
     pub rows: Vec<HistoryRow>,
-    /// The third has no route.
+    /// All tables; the third has no route.
     pub tables: [Arc<Table>; 3],
 }
 
@@ -85,7 +85,7 @@ impl History {
         ResumePoint::at("simulated", BinlogPosition::new("binlog.000001", 4))
     }
 
-    /// The first row that is not past at a resume point.
+    /// Returns the first row that is not done at a resume point.
     pub fn first_after(&self, resume: &ResumePoint) -> usize {
         let ResumePoint { position, partial, .. } = resume;
         let is_past = |row: &HistoryRow| {
@@ -98,12 +98,12 @@ impl History {
         self.rows.partition_point(is_past)
     }
 
-    /// Where a row's transaction begins.
+    /// Returns the position at which a row's transaction begins.
     pub fn transaction(&self, row: usize) -> BinlogPosition {
         BinlogPosition::new(self.rows[row].file.clone(), self.rows[row].begin)
     }
 
-    /// The resume point after the rows before `next`.
+    /// Returns the resume point between row `next` and the row before it.
     fn resume_before(&self, next: usize) -> ResumePoint {
         let Some(last) = next.checked_sub(1).map(|last| &self.rows[last]) else { return Self::start() };
         let within = self.rows.get(next).filter(|row| (&row.file, row.begin) == (&last.file, last.begin));
@@ -112,7 +112,7 @@ impl History {
         ResumePoint { partial, ..ResumePoint::at("simulated", BinlogPosition::new(last.file.clone(), offset)) }
     }
 
-    /// A batch of rows from `from` on, before `to`. Some of them may be of the table that has no route.
+    /// Returns a batch of the rows from `from` to before `to`. Rows in `unrouted` are of the table that has no route.
     pub fn batch(&self, from: usize, to: usize, unrouted: &[usize]) -> RowBatch {
         let mut builder = Builder::with_capacity(4096);
         let mut transaction = None;

@@ -1,6 +1,6 @@
-//! A seeded simulation of the pipeline: the real intake, workers, sequencer, chain, dispatcher, queues with their retries,
-//! acks and checkpoint writer, on one thread and a simulated clock, against a source, endpoints and a checkpoint store
-//! that are not real. A seed gives one schedule, always the same: its history, its faults, and the order of all events.
+//! A seeded simulation of the pipeline. The real intake, workers, sequencer, chain, router, SQS sinks with their retries, acks
+//! and checkpoint writer run on one thread and a simulated clock, against a fake source, fake endpoints and a fake checkpoint
+//! store. The same seed always yields the same schedule: its history, its faults, and the order of all events.
 //!
 //! ```text
 //!   history ──▶ source ──▶ Stages (all real) ──▶ endpoint ──▶ World: what arrived   ─┐
@@ -8,16 +8,16 @@
 //!      └───────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! A schedule is several runs, each from the checkpoint that the one before it left: rows stop the pipeline, stages panic,
-//! endpoints fail, the process is killed or told to stop. The last run has no faults. The invariants, checked at every
-//! event ([`world::World`]):
+//! A schedule has several runs, each of which starts from the checkpoint of the run before it: rows stop the pipeline, stages
+//! panic, endpoints fail, the process is killed, or a signal stops it. The last run has no faults. The invariants, which are
+//! checked at every event ([`world::World`]):
 //!
 //! - the checkpoint is never past a row that is not delivered;
-//! - after a restart from it every row arrives;
+//! - after a restart from the checkpoint, every row arrives;
 //! - each group's messages arrive in order;
-//! - what arrives is at most the in-flight budget ahead of the checkpoint: so much may be duplicated;
+//! - messages arrive at most the in-flight budget ahead of the checkpoint, which bounds duplicates;
 //! - a row that stops the pipeline leaves the checkpoint directly before it;
-//! - no run hangs, and one that is told to stop ends within the drain time.
+//! - no run hangs, and a run that a signal stops ends within the shutdown timeout.
 
 mod history;
 mod run;
@@ -33,31 +33,31 @@ use crate::ack::Ack;
 use run::schedule;
 
 thread_local! {
-    /// All that is random in the schedule that runs on this thread.
+    /// The source of all randomness in the schedule that runs on this thread.
     static RANDOM: RefCell<Option<StdRng>> = const { RefCell::new(None) };
     static MUTATION: Cell<Option<Mutation>> = const { Cell::new(None) };
     static HAS_WORKER_FAILED: Cell<bool> = const { Cell::new(false) };
     static FORGOTTEN: RefCell<Vec<Ack>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A fault that is put into the pipeline, to see that the simulation finds it.
+/// A fault that is injected into the pipeline, to show that the simulation finds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mutation {
-    /// A batch has its place in the watermark once it is handed over: one that stops the pipeline has none, and lets the
-    /// next one pass before all is closed.
+    /// A batch enters the watermark only once it is handed over: a batch that stops the pipeline never does, and the next batch
+    /// passes before the pipeline stops.
     HandOverDecides,
     /// Messages that earlier transforms made of rows after the stop are sent.
     StopKeepsMessages,
-    /// A message is acknowledged when a sink has it, and not when it is durable.
+    /// A message is acknowledged when a sink receives it, and not when it is durable.
     EarlyAck,
 }
 
-/// Whether a fault is put into the pipeline on this thread.
+/// Returns whether a fault is injected into the pipeline on this thread.
 pub(crate) fn is_mutated(mutation: Mutation) -> bool {
     MUTATION.get() == Some(mutation)
 }
 
-/// A batch has no place in the watermark: once a later one is handed over, nothing is before that one. Its worker fails.
+/// Removes a batch from the watermark: its ack is acknowledged once a later batch is handed over. The batch's worker fails.
 pub(crate) fn forget(ack: Ack) {
     HAS_WORKER_FAILED.set(true);
     FORGOTTEN.with_borrow_mut(|forgotten| forgotten.push(ack));
@@ -71,17 +71,17 @@ pub(crate) fn acknowledge_forgotten() {
     FORGOTTEN.take().into_iter().for_each(Ack::acknowledge);
 }
 
-/// A random number below `end`.
+/// Returns a random number below `end`.
 fn below(end: u64) -> u64 {
     RANDOM.with_borrow_mut(|random| random.as_mut().map_or(0, |random| random.random_range(0..end.max(1))))
 }
 
-/// Whether something happens that does so once in `n` times.
+/// Returns true once in `n` times, at random.
 fn one_in(n: u64) -> bool {
     below(n) == 0
 }
 
-/// Lets a random time pass, often none.
+/// Waits for a random time, often for none.
 pub(crate) async fn delay() {
     let is_running = RANDOM.with_borrow(Option::is_some);
     match below(4) {
@@ -92,7 +92,10 @@ pub(crate) async fn delay() {
     }
 }
 
-/// Runs the schedule of a seed. `Err` says which invariant it violates.
+/// Runs the schedule of a seed.
+///
+/// # Errors
+/// The first invariant that the schedule violates.
 fn simulate(seed: u64, mutation: Option<Mutation>) -> Result<world::Summary, String> {
     RANDOM.set(Some(StdRng::seed_from_u64(seed)));
     MUTATION.set(mutation);
@@ -103,7 +106,7 @@ fn simulate(seed: u64, mutation: Option<Mutation>) -> Result<world::Summary, Str
     result
 }
 
-/// The first of the seeds whose schedule violates an invariant, and how. As many run at a time as there are threads.
+/// Returns the first seed below `seeds` whose schedule violates an invariant, and the violation. One schedule runs per core.
 fn first_violation(seeds: u64, mutation: Option<Mutation>) -> Option<(u64, String)> {
     use std::sync::atomic::{AtomicU64, Ordering};
     let (next, found) = (AtomicU64::new(0), std::sync::Mutex::new(None::<(u64, String)>));
@@ -129,7 +132,7 @@ fn first_violation(seeds: u64, mutation: Option<Mutation>) -> Option<(u64, Strin
     found.into_inner().expect("no panic")
 }
 
-/// Panics that the simulation makes are not printed.
+/// Hides the output of simulated panics.
 fn silence_simulated_panics() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
@@ -142,7 +145,7 @@ fn silence_simulated_panics() {
     });
 }
 
-/// `ROWMILL_TEST_SCHEDULES` makes another number of schedules, `ROWMILL_TEST_SEED` repeats one.
+/// Returns the number of schedules: 10,000, or `ROWMILL_TEST_SCHEDULES`. `ROWMILL_TEST_SEED` repeats a single schedule.
 fn schedules() -> u64 {
     std::env::var("ROWMILL_TEST_SCHEDULES").ok().and_then(|count| count.parse().ok()).unwrap_or(10_000)
 }
@@ -178,7 +181,7 @@ fn faults_in_the_pipeline_are_found() {
         let (seed, violation) = first_violation(10_000, Some(mutation)).expect("it is found");
         println!("{mutation:?}: seed {seed}: {violation}");
         let (lost, sent) = ("which did not arrive", "the pipeline stops before it");
-        // What is kept shifts the places of rows, too.
+        // Kept messages also shift the places of rows in the batch's ack, and so the checkpoint.
         let misplaced = "leaves the checkpoint before row";
         let expected: &[&str] = match mutation {
             Mutation::HandOverDecides => &[lost, sent],

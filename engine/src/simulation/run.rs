@@ -1,4 +1,4 @@
-//! A schedule's runs: what is not real of them, and what happens in each.
+//! The runs of a schedule: the fakes, the faults of each run, and how it may end.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -19,7 +19,7 @@ use super::world::{MessageId, Setup, Summary, World, first_decision};
 use super::{below, one_in};
 use crate::ack::StopError;
 use crate::checkpoint::Checkpoint;
-use crate::config::{AggregateForm, Aggregation, Config, OnError};
+use crate::config::{AggregateForm, Aggregation, Config, OnError, SinkId};
 use crate::pipeline::{CheckpointUnwritten, Ended, Stages, StoppedAtRow, Threads};
 use crate::router::{Router, SinkRequirements};
 use crate::sink::Sink;
@@ -29,26 +29,26 @@ use crate::transform::fake::{FakeTransform, RowDecision};
 use crate::transform::{Chain, CurrentChain, OnTransformError};
 use crate::workers::{Intake, Worker};
 
-/// Longer than any run takes that doesn't hang: outages and pauses between tries included.
+/// Longer than any run takes that does not hang, with its outages and the pauses between retries.
 const RUN_TIME_MAX: Duration = Duration::from_secs(3600);
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(8);
-/// An outage of a queue, at most.
+/// Longest outage of a queue, in milliseconds.
 const OUTAGE_MAX_MS: u64 = 40_000;
 
-/// What happens in a run beside what endpoints do. Without any of it, it runs until all is delivered.
+/// The faults of a run. Without any, the run ends when everything is delivered.
 #[derive(Debug, Clone, Default)]
 struct Plan {
-    /// At which rows, and what.
+    /// Faults at rows.
     rows: Vec<(usize, RowFault)>,
-    /// The process is killed then.
+    /// Time from the start of the run to a kill of the process.
     kill: Option<Duration>,
-    /// It is told to stop then.
+    /// Time from the start of the run to a signal to stop.
     signal: Option<Duration>,
-    /// A checkpoint can't be written.
+    /// Whether writing a checkpoint may fail.
     has_store_error: bool,
-    /// Queues are out of reach for a while.
+    /// Whether queues cannot be reached for a while.
     has_outage: bool,
-    /// How often requests fail, 0 never to 3.
+    /// How often requests fail: from 0, never, to 3.
     trouble: u64,
 }
 
@@ -56,13 +56,13 @@ struct Plan {
 enum RowFault {
     /// A transform stops the pipeline.
     Halt,
-    /// It has no route.
+    /// The row has no route.
     Unrouted,
-    /// A queue refuses its message for what it is.
+    /// A queue rejects the row's message.
     Refused,
     /// A transform panics.
     Panic,
-    /// The source can't read it.
+    /// The source cannot decode the row.
     Unreadable,
 }
 
@@ -82,11 +82,11 @@ impl Plan {
             let faults = [RowFault::Halt, RowFault::Unrouted, RowFault::Refused, RowFault::Panic, RowFault::Unreadable];
             let fault = faults[below(5) as usize];
             let is_free = plan.rows.iter().all(|(known, _)| *known != row);
-            // Of a row that is dropped before, only the source knows.
+            // A row that is dropped can only fail in the source.
             let is_of_dead_letters = |row: usize| world.setup.shares_dead_letters && world.history.rows[row].table == 1;
             let may_have = |row: usize| match fault {
                 RowFault::Unreadable => true,
-                // The sink of dead letters has none to go to.
+                // A message that the sink of dead letters rejects has no other sink to go to.
                 RowFault::Refused => world.is_delivered_as_row(row) && !is_of_dead_letters(row),
                 _ => world.is_delivered_as_row(row),
             };
@@ -97,7 +97,7 @@ impl Plan {
         plan
     }
 
-    /// Whether queues may take longer than they are waited for: out of reach, or in pauses that become longer.
+    /// Returns whether deliveries may take longer than the shutdown timeout: in an outage, or in pauses between retries.
     fn has_slow_queues(&self) -> bool {
         self.has_outage || self.trouble > 1
     }
@@ -110,7 +110,7 @@ impl Plan {
         self.rows.iter().filter(|(_, fault)| is(*fault)).map(|(row, _)| *row).min()
     }
 
-    /// The row that the pipeline is to stop at.
+    /// Returns the row that the pipeline is to stop at.
     fn stops_at(&self, setup: &Setup) -> Option<usize> {
         self.first(|fault| match fault {
             RowFault::Halt | RowFault::Unrouted | RowFault::Unreadable => true,
@@ -119,22 +119,22 @@ impl Plan {
         })
     }
 
-    /// The row that is known to stop it before any after it is sent.
+    /// Returns the row that stops the pipeline before any later row is sent.
     fn holds_at(&self) -> Option<usize> {
         self.first(|fault| matches!(fault, RowFault::Halt | RowFault::Unrouted | RowFault::Unreadable))
     }
 }
 
-/// What is shared by all that is not real.
+/// The state that all fakes share.
 #[derive(Clone)]
 struct Fakes {
     world: Arc<Mutex<World>>,
     plan: Arc<Plan>,
-    /// By queue: until when it is out of reach.
+    /// By queue: the end of its outage.
     outage_ends: [Instant; 3],
 }
 
-/// All stages run on one thread, in turn.
+/// Runs all stages on one thread, in turn.
 struct OneThread;
 
 impl Threads for OneThread {
@@ -204,28 +204,28 @@ fn one_run(world: &Arc<Mutex<World>>, plan: Plan, summary: &mut Summary) {
         world.halts_at = plan.holds_at();
     }
     let plan = Arc::new(plan);
-    // Dropping the runtime ends the process: whatever is in flight is gone.
+    // Dropping the runtime ends the process: everything in flight is lost.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    let (end, told) = runtime.expect("a runtime").block_on(process(Arc::clone(world), Arc::clone(&plan)));
+    let (end, error_text) = runtime.expect("a runtime").block_on(process(Arc::clone(world), Arc::clone(&plan)));
     let mut world = lock(world);
     match end {
-        End::Hangs => world.violated(|| format!("it hangs: {plan:?}")),
+        End::Hangs => world.violated(|| format!("the run hangs: {plan:?}")),
         End::Killed => summary.kills += 1,
-        End::Itself(Ok(Ended::Delivered)) => summary.signals += u64::from(told.is_some()),
-        End::Itself(Ok(Ended::Left { .. })) => {
+        End::Itself(Ok(Ended::Delivered)) => summary.signals += u64::from(error_text.is_some()),
+        End::Itself(Ok(Ended::Undelivered { .. })) => {
             summary.drain_timeouts += 1;
             if !plan.has_slow_queues() {
-                world.violated(|| format!("{plan:?}: not all is delivered in time"));
+                world.violated(|| format!("{plan:?}: not everything is delivered in time"));
             }
         }
         End::Itself(Err(error)) => failed(&mut world, &plan, &error, summary),
     }
-    if told.is_some_and(|took| took > SHUTDOWN_TIMEOUT) {
-        world.violated(|| format!("it took {told:?} to stop"));
+    if error_text.is_some_and(|took| took > SHUTDOWN_TIMEOUT) {
+        world.violated(|| format!("the run took {error_text:?} to stop"));
     }
 }
 
-/// Whether an error is one that the plan gives reason to, and whether what it leaves is what it says.
+/// Checks that the plan explains an error, and that the checkpoint is where the error says.
 fn failed(world: &mut World, plan: &Plan, error: &anyhow::Error, summary: &mut Summary) {
     let checkpoint = world.first_left();
     if let Some(StoppedAtRow { stop, is_reached, .. }) = error.downcast_ref() {
@@ -233,7 +233,7 @@ fn failed(world: &mut World, plan: &Plan, error: &anyhow::Error, summary: &mut S
         summary.unreached_stops += u64::from(!is_reached);
         let found = (0..world.history.rows.len()).find(|row| world.history.transaction(*row) == stop.transaction);
         match plan.stops_at(&world.setup) {
-            // Everything before the first row is delivered, and that row is the one that is named.
+            // Everything before the first row with a fault is delivered, and the error names that row.
             Some(row) if *is_reached => {
                 let is_right = checkpoint == row && stop.transaction == world.history.transaction(row);
                 if !is_right {
@@ -244,10 +244,10 @@ fn failed(world: &mut World, plan: &Plan, error: &anyhow::Error, summary: &mut S
                 let has_panic = plan.first(|fault| fault == RowFault::Panic).is_some();
                 let is_excused = plan.has_slow_queues() || plan.has_store_error || has_panic;
                 if !is_excused || checkpoint > row || found.is_none() {
-                    world.violated(|| format!("{plan:?}: not reached, before row {checkpoint}: {error:#}"));
+                    world.violated(|| format!("{plan:?}: not reached, checkpoint before row {checkpoint}: {error:#}"));
                 }
             }
-            None => world.violated(|| format!("{plan:?}: nothing stops it: {error:#}")),
+            None => world.violated(|| format!("{plan:?}: no row is to stop the run: {error:#}")),
         }
         return;
     }
@@ -257,7 +257,7 @@ fn failed(world: &mut World, plan: &Plan, error: &anyhow::Error, summary: &mut S
         summary.panics += 1;
         plan.first(|fault| fault == RowFault::Panic).is_some()
     } else if error.downcast_ref::<CheckpointUnwritten>().is_some() {
-        false // the store is never so slow
+        false // the store is never that slow
     } else {
         summary.store_errors += 1;
         plan.has_store_error
@@ -267,22 +267,22 @@ fn failed(world: &mut World, plan: &Plan, error: &anyhow::Error, summary: &mut S
     }
 }
 
-/// The process, and how long it took to end after it was told to.
+/// Runs the process. Returns how it ended, and how long that took after the signal.
 async fn process(world: Arc<Mutex<World>>, plan: Arc<Plan>) -> (End, Option<Duration>) {
     let now = Instant::now();
     let outage = || now + Duration::from_millis(if plan.has_outage { below(OUTAGE_MAX_MS) } else { 0 });
     let outage_ends = [outage(), outage(), outage()];
     let fakes = Fakes { world: Arc::clone(&world), plan: Arc::clone(&plan), outage_ends };
-    let told: Arc<Mutex<Option<Instant>>> = Arc::default();
+    let error_text: Arc<Mutex<Option<Instant>>> = Arc::default();
     let signal = {
-        let (world, told, at) = (Arc::clone(&world), Arc::clone(&told), plan.signal);
+        let (world, error_text, at) = (Arc::clone(&world), Arc::clone(&error_text), plan.signal);
         async move || {
-            if told.lock().expect("no panic").is_some() {
+            if error_text.lock().expect("no panic").is_some() {
                 return std::future::pending().await;
             }
             match at {
                 Some(at) => tokio::time::sleep_until(now + at).await,
-                // All is delivered.
+                // The signal comes when everything is delivered.
                 None => {
                     let rows = lock(&world).history.rows.len();
                     while lock(&world).first_left() < rows {
@@ -290,7 +290,7 @@ async fn process(world: Arc<Mutex<World>>, plan: Arc<Plan>) -> (End, Option<Dura
                     }
                 }
             }
-            *told.lock().expect("no panic") = Some(Instant::now());
+            *error_text.lock().expect("no panic") = Some(Instant::now());
             "SIGTERM"
         }
     };
@@ -309,11 +309,11 @@ async fn process(world: Arc<Mutex<World>>, plan: Arc<Plan>) -> (End, Option<Dura
         () = killed => End::Killed,
         end = run => end.map_or(End::Hangs, End::Itself),
     };
-    let told = *told.lock().expect("no panic");
-    (end, told.map(|told| told.elapsed()))
+    let error_text = *error_text.lock().expect("no panic");
+    (end, error_text.map(|error_text| error_text.elapsed()))
 }
 
-/// Hands on batches of random sizes until it is told to stop.
+/// Runs the fake source, which hands on batches of random sizes until it is stopped.
 async fn source(
     fakes: Fakes,
     first: usize,
@@ -394,7 +394,7 @@ fn stages(fakes: &Fakes) -> Stages {
         workers,
         dispatcher: Router::new(config.destinations, needs.collect(), "simulated".to_owned(), Connector::MySql),
         sinks,
-        dead_letters: Some(2),
+        dead_letters: Some(SinkId(2)),
         checkpoint: Checkpoint::simulated(Duration::from_millis(below(1000)), writes),
         in_flight,
         lag: Arc::new(Lag::default()),
@@ -454,7 +454,7 @@ async fn write_checkpoint(fakes: Fakes, resume: ResumePoint) -> anyhow::Result<(
     Ok(())
 }
 
-/// What a queue's endpoint answers.
+/// Returns the endpoint of a queue.
 fn answers(fakes: &Fakes, queue: usize) -> Arc<Answers> {
     let fakes = fakes.clone();
     Arc::new(move |body| answer(fakes.clone(), queue, body).boxed())
@@ -464,7 +464,7 @@ async fn answer(fakes: Fakes, queue: usize, body: Vec<u8>) -> Result<Vec<u8>, St
     let request: Value = serde_json::from_slice(&body).expect("requests are JSON");
     sleep(Duration::from_millis(below(50))).await;
     if fakes.outage_ends.get(queue).is_some_and(|end| Instant::now() < *end) {
-        return Err("out of reach".to_owned());
+        return Err("unreachable".to_owned());
     }
     let is_in_trouble = |part: u64| fakes.plan.trouble > 0 && one_in(part * 8 / fakes.plan.trouble);
     if is_in_trouble(6) {
@@ -500,8 +500,8 @@ async fn answer(fakes: Fakes, queue: usize, body: Vec<u8>) -> Result<Vec<u8>, St
     Ok(json!({ "Successful": successful, "Failed": failed }).to_string().into_bytes())
 }
 
-/// What is in a body: a row, a transform's message, several rows, or a dead letter, which has one of them. And whether it
-/// is one of those.
+/// Returns the messages of a body, and whether each is in a dead letter. A body is a row, a transform's message, several rows,
+/// or a dead letter of one of these.
 fn messages(body: &str) -> Vec<(MessageId, bool)> {
     let value: Value = serde_json::from_str(body).expect("bodies are JSON");
     let letter = |body: &str| messages(body).into_iter().map(|(id, _)| (id, true)).collect();

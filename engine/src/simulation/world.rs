@@ -1,4 +1,5 @@
-//! What outlives the simulated process: what arrived, and the checkpoint. Each change is checked.
+//! The state that outlives the simulated process: the messages that arrived, and the checkpoint. Each change is checked against
+//! the invariants.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,62 +9,62 @@ use rowmill_core::position::ResumePoint;
 use super::history::History;
 use crate::transform::fake::RowDecision;
 
-/// What a message is made of: a row's ID, and whether it is the row itself or was made of it by a transform.
+/// The ID of a message: the row's ID, and whether the message is the row itself or was made of the row by a transform.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct MessageId {
     pub row: usize,
     pub is_row: bool,
 }
 
-/// How the schedule's pipeline is set up.
+/// The setup of the schedule's pipeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Setup {
     pub workers: usize,
     pub rows_in_flight: u32,
-    /// By table: whether its queue keeps order.
+    /// By table: whether the queue is a FIFO queue.
     pub is_fifo: [bool; 2],
-    /// Whether the second table's rows go to the sink of dead letters.
+    /// Whether rows of the second table go to the sink of dead letters.
     pub shares_dead_letters: bool,
     /// Whether a transform makes dead letters of some rows.
     pub has_dead_rows: bool,
-    /// Whether queues pack rows.
+    /// Whether queues aggregate rows.
     pub aggregates: bool,
-    /// Whether what a queue refuses becomes a dead letter.
+    /// Whether a message that a queue rejects becomes a dead letter.
     pub has_dead_letters: bool,
-    /// Whether transforms see batches in their order.
+    /// Whether the first transform sees batches in order.
     pub is_ordered: bool,
 }
 
-/// See the module's description.
+/// The state of a schedule, which checks the invariants that the module's documentation lists.
 #[derive(Debug)]
 pub(super) struct World {
     pub history: Arc<History>,
     pub setup: Setup,
-    /// What arrived, and in which run first.
+    /// Messages that arrived, with the first run in which each did.
     arrived: BTreeMap<MessageId, u32>,
-    /// Rows of which a dead letter arrived.
+    /// Messages of which a dead letter arrived.
     dead: BTreeSet<MessageId>,
     pub checkpoint: ResumePoint,
-    /// The checkpoints that were written.
+    /// Number of checkpoints that were written.
     pub checkpoints: u64,
     pub run: u32,
-    /// The row at which transforms or routes stop this run.
+    /// The row at which the source, a transform or the router stops this run.
     pub halts_at: Option<usize>,
-    /// What queues refuse for ever in this run.
+    /// Messages that queues reject in this run.
     pub refused: BTreeSet<MessageId>,
-    /// What arrived twice.
+    /// Number of messages that arrived again.
     pub duplicates: u64,
     violation: Option<String>,
 }
 
-/// How often things happened.
+/// Counts of what happened in a schedule.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Summary {
     pub runs: u64,
     pub kills: u64,
     pub panics: u64,
     pub row_stops: u64,
-    /// Of these, with something before the row that wasn't delivered.
+    /// Row stops before which not all rows were delivered.
     pub unreached_stops: u64,
     pub store_errors: u64,
     pub signals: u64,
@@ -101,7 +102,7 @@ impl Summary {
         self.arrived += arrived;
     }
 
-    /// Whether each kind of fault happened.
+    /// Returns whether each kind of fault happened.
     pub fn has_all(&self) -> bool {
         let stops = [self.row_stops, self.unreached_stops, self.drain_timeouts];
         let kinds = [self.kills, self.panics, self.store_errors, self.signals].into_iter().chain(stops);
@@ -110,13 +111,13 @@ impl Summary {
 }
 
 impl Setup {
-    /// Whether the second transform makes a dead letter of a row, in every run.
+    /// Returns whether the second transform makes a dead letter of a row, in every run.
     pub fn is_dead_row(&self, row: usize) -> bool {
         self.has_dead_rows && row % 11 == 5
     }
 }
 
-/// What the first transform makes of a row, in every run.
+/// Returns the first transform's decision on a row, in every run.
 pub(super) fn first_decision(row: usize) -> RowDecision {
     match row % 7 {
         3 => RowDecision::Drop,
@@ -142,7 +143,7 @@ impl World {
         }
     }
 
-    /// The messages of a row, in their order.
+    /// Returns the messages of a row, in order.
     fn messages(row: usize) -> impl Iterator<Item = MessageId> {
         let decision = first_decision(row);
         let emitted = matches!(decision, RowDecision::Emit(_)).then_some(MessageId { row, is_row: false });
@@ -154,7 +155,7 @@ impl World {
         self.arrived.contains_key(&id) || self.dead.contains(&id)
     }
 
-    /// Whether a row is to arrive as itself.
+    /// Returns whether the row itself is to arrive.
     pub fn is_delivered_as_row(&self, row: usize) -> bool {
         first_decision(row) != RowDecision::Drop && !self.setup.is_dead_row(row)
     }
@@ -163,11 +164,13 @@ impl World {
         self.arrived.len() as u64
     }
 
-    /// The first row after the checkpoint.
+    /// Returns the first row after the checkpoint.
     pub fn first_left(&self) -> usize {
         self.history.first_after(&self.checkpoint)
     }
 
+    /// Returns whether all invariants held so far.
+    ///
     /// # Errors
     /// The first invariant that was violated.
     pub fn result(&self) -> Result<(), String> {
@@ -180,12 +183,12 @@ impl World {
         }
     }
 
-    /// A queue refuses a message for ever, for what it is.
+    /// Records messages that a queue rejects.
     pub fn refuses(&mut self, ids: &[MessageId]) {
         self.refused.extend(ids);
     }
 
-    /// A message arrives.
+    /// Records a message that arrives.
     pub fn arrives(&mut self, id: MessageId) {
         self.is_before_stop(id);
         self.is_within_budget(id.row);
@@ -194,7 +197,7 @@ impl World {
         self.arrived.entry(id).or_insert(self.run);
     }
 
-    /// A dead letter arrives.
+    /// Records a dead letter that arrives.
     pub fn dies(&mut self, id: MessageId) {
         self.is_before_stop(id);
         self.is_within_budget(id.row);
@@ -203,7 +206,7 @@ impl World {
 
     fn is_before_stop(&mut self, id: MessageId) {
         if self.halts_at.is_some_and(|row| id.row >= row) {
-            self.violated(|| format!("{id:?} arrives, and the pipeline stops before it"));
+            self.violated(|| format!("{id:?} arrives, but the pipeline stops before it"));
         }
     }
 
@@ -211,12 +214,12 @@ impl World {
         let (first, limit) = (self.first_left(), self.setup.rows_in_flight as usize);
         if row >= first + limit {
             self.violated(|| {
-                format!("row {row} arrives, the checkpoint is before row {first}, {limit} may be in flight")
+                format!("row {row} arrives, but the checkpoint is before row {first}, and {limit} may be in flight")
             });
         }
     }
 
-    /// All of its group before it arrived before, unless it is refused and becomes a dead letter.
+    /// Checks that all earlier messages of the group arrived, except those that become dead letters.
     fn is_in_order(&mut self, id: MessageId) {
         let row = &self.history.rows[id.row];
         let (table, key) = (row.table, row.key);
@@ -234,13 +237,13 @@ impl World {
         }
     }
 
-    /// Whether a message becomes a dead letter in this run, which arrives by another way.
+    /// Returns whether a message becomes a dead letter in this run, which arrives at another queue.
     fn is_letter(&self, id: MessageId) -> bool {
         let is_refused = self.setup.has_dead_letters && self.refused.contains(&id);
         is_refused || id.is_row && self.setup.is_dead_row(id.row)
     }
 
-    /// A checkpoint is written.
+    /// Records a checkpoint that is written.
     pub fn writes(&mut self, resume: ResumePoint) {
         let (known, first) = (self.first_left(), self.history.first_after(&resume));
         if first < known {
@@ -254,7 +257,7 @@ impl World {
         self.checkpoints += 1;
     }
 
-    /// The last run ended: all is there.
+    /// Checks, after the last run, that everything arrived.
     pub fn ends(&mut self) {
         let rows = self.history.rows.len();
         let missing = (0..rows).flat_map(Self::messages).find(|id| !self.has(*id));

@@ -5,47 +5,47 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use bytestring::ByteString;
 use rowmill_core::batch::json::push_escaped;
-use rowmill_core::envelope::{Escaping, plain, plain_len};
+use rowmill_core::envelope::{Escaping, unescape, unescaped_len};
 
-/// UTF-8 without characters that SQS refuses. It may be kept as it stands in a request, where its quotes are escaped.
+/// A message's body: UTF-8 without characters that SQS rejects. The text may be stored escaped, as in a JSON request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Body {
     text: Bytes,
     escaping: Escaping,
-    /// Bytes that aren't escaped.
+    /// Bytes of the unescaped text.
     len: usize,
 }
 
 impl Body {
-    /// Of a text that was written so.
+    /// Creates a body of a text that was written with this escaping.
     pub fn new(text: Bytes, escaping: Escaping) -> Self {
         let len = match escaping {
             Escaping::Plain => text.len(),
-            Escaping::Escaped => plain_len(&text),
+            Escaping::Escaped => unescaped_len(&text),
         };
         Self { text, escaping, len }
     }
 
-    /// Its bytes.
+    /// Returns the bytes of the unescaped text.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether it has none.
+    /// Whether the body is empty.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The text itself.
+    /// Returns the unescaped text.
     pub fn plain(&self) -> Cow<'_, str> {
         let text = String::from_utf8_lossy(&self.text);
         match self.escaping {
             Escaping::Plain => text,
-            Escaping::Escaped => Cow::Owned(plain(&text)),
+            Escaping::Escaped => Cow::Owned(unescape(&text)),
         }
     }
 
-    /// Appends it as it stands in a request.
+    /// Appends the escaped text, as in a JSON request.
     pub fn push_escaped(&self, out: &mut Vec<u8>) {
         match self.escaping {
             Escaping::Plain => push_escaped(&self.text, out),

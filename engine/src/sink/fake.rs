@@ -1,4 +1,4 @@
-//! Queues for the simulation: the real sink of a queue, whose requests a closure answers.
+//! Queues for the simulation: the real SQS sink, with a closure that answers its requests.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use super::aws::{Failure, Transport};
 use super::sqs::Sqs;
 use crate::config::{Aggregation, OnError};
 
-/// Answers a request by its body: the answer's body, or none at all.
+/// Answers a request's body with an answer's body, or with the error of a failed request.
 pub(crate) type Answers = dyn Fn(Vec<u8>) -> BoxFuture<'static, Result<Vec<u8>, String>> + Send + Sync;
 
-/// The sink of a queue.
+/// A simulated queue.
 pub(crate) struct FakeQueue {
     pub name: &'static str,
     pub is_fifo: bool,
@@ -30,7 +30,7 @@ impl FakeQueue {
     }
 }
 
-/// An endpoint that a closure is.
+/// A transport that passes requests to a closure.
 pub(super) struct FakeTransport(pub Arc<Answers>);
 
 impl fmt::Debug for FakeTransport {

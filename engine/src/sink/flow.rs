@@ -1,12 +1,15 @@
-//! When the next request may leave: how many may be in flight, and what an outage does to that.
+//! Flow control of requests: how many may be in flight, and when the next one may leave, also in an outage.
 //!
-//! The number in flight follows the answers' time. While all that may be are, and answers take no longer for it, there
-//! may be more: a queue that is far away needs many to be fast. Answers that take longer because there are so many are
-//! waiting somewhere, and more would wait too. Where the queue throttles, there may be half as many; from there on one
-//! more for each round of answers, as TCP does it (<https://www.rfc-editor.org/rfc/rfc5681>).
+//! In: requests sent, and their outcomes. Out: whether another request may leave now. No I/O.
 //!
-//! In an outage single requests probe, one a second at least, whatever else still waits for an answer: so delivery
-//! resumes within two seconds of the queue's return, however long it was away.
+//! The limit of requests in flight follows the latency. While the limit is reached and the latency does not rise, the
+//! limit grows: a distant queue needs many concurrent requests for a high throughput. A latency that rises with the
+//! requests in flight means that they wait in a queue somewhere, where more requests would wait, too. When the queue
+//! throttles, the limit is halved, and then grows by one for each round of answers, as in TCP
+//! (<https://www.rfc-editor.org/rfc/rfc5681>).
+//!
+//! In an outage single requests probe the queue, at least one a second, whichever earlier requests are still unanswered:
+//! so delivery resumes within two seconds of the queue's return, however long the outage was.
 
 use std::time::Duration;
 
@@ -14,32 +17,32 @@ use tokio::time::Instant;
 
 use crate::retry::Delays;
 
-/// What there may be before anything is known, and at least while the queue refuses nothing.
+/// The limit at the start, and the least while the queue does not throttle.
 const REQUESTS_FIRST: f64 = 32.0;
 const REQUESTS_MAX: f64 = 480.0;
-/// Bytes of requests in flight, each of which is in memory twice: enough for 500 MB a second where an answer takes 16 ms.
+/// The most bytes in flight, each of which is in memory twice: enough for 500 MB/s at a latency of 16 ms.
 const BYTES_MAX: usize = 8 << 20;
-/// Answers that take so many times as long as they need are waiting for each other.
+/// Requests whose latency is more than this many times the shortest one wait for each other.
 const SLOWER_MAX: f64 = 2.0;
-/// For so long the shortest time counts that an answer took.
+/// How long the shortest latency counts, at least; at most twice as long.
 const SHORTEST_AGE_MAX: Duration = Duration::from_secs(5);
 
-/// Without any answer for so long, connections may be dead, which will be known for certain only later.
+/// Without any answer for this long, connections may be dead; requests time out only later.
 const SILENCE: Duration = Duration::from_secs(3);
 /// The longest time between two probes.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
-/// Probes that wait for an answer.
+/// The most unanswered probes.
 const PROBES_MAX: usize = 4;
 const RETRY_DELAY_MIN: Duration = Duration::from_millis(50);
-/// With jitter up to twice as much.
+/// Jitter makes pauses up to twice as long.
 const RETRY_DELAY_MAX: Duration = Duration::from_millis(500);
 
-/// Pauses between tries.
+/// Returns the pauses between attempts.
 pub(super) fn delays(jitter_seed: Option<u64>) -> Delays {
     Delays::new(RETRY_DELAY_MIN, RETRY_DELAY_MAX, jitter_seed)
 }
 
-/// See the module's description.
+/// The state of the flow control; see the module.
 #[derive(Debug)]
 pub(super) struct Flow {
     concurrency: Concurrency,
@@ -47,11 +50,11 @@ pub(super) struct Flow {
     bytes: usize,
     last_answer: Instant,
     outage: Option<Outage>,
-    /// Outages so far.
+    /// The number of outages so far.
     outages: u64,
-    /// Counts how often what was in flight was given up: what is counted above is of this one.
+    /// How often the requests in flight were given up. `in_flight` and `bytes` count those sent since the last time.
     generation: u64,
-    /// Some of what was sent last was refused: nothing leaves until then.
+    /// The end of the pause after messages were refused; nothing leaves before it.
     paused_until: Option<Instant>,
     jitter_seed: Option<u64>,
 }
@@ -60,37 +63,37 @@ pub(super) struct Flow {
 struct Outage {
     delays: Delays,
     next_probe: Instant,
-    /// Its number.
+    /// The number of the outage.
     number: u64,
-    /// Its probes that wait for an answer.
+    /// The unanswered probes of this outage.
     probes: usize,
 }
 
-/// A request that was sent.
+/// A request in flight.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sent {
     at: Instant,
     bytes: usize,
-    /// The number of the outage that it probes.
+    /// The number of the outage that the request probes.
     probes: Option<u64>,
     generation: u64,
 }
 
-/// What an answer says of the queue.
+/// What an answer shows about the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// It takes messages.
+    /// The queue accepted or rejected each message.
     Accepted,
-    /// Some of them.
+    /// The queue accepted or rejected some messages; the others are to be retried.
     Partly,
-    /// It takes them, but not so many at a time.
+    /// The queue throttles.
     Throttled,
-    /// None.
+    /// The queue accepted nothing, or there is no answer.
     Refused,
 }
 
 impl Flow {
-    /// The pauses' jitter follows from the seed, if there is one.
+    /// Creates a flow whose jitter follows from the seed, if there is one.
     pub fn new(jitter_seed: Option<u64>) -> Self {
         Self {
             concurrency: Concurrency::new(),
@@ -105,7 +108,7 @@ impl Flow {
         }
     }
 
-    /// Requests that wait for their answers.
+    /// Returns the number of unanswered requests.
     pub fn in_flight(&self) -> usize {
         self.in_flight
     }
@@ -122,13 +125,13 @@ impl Flow {
         }
     }
 
-    /// Whether it is in an outage: single requests find out when it ends.
+    /// Whether there is an outage, whose end single requests probe.
     pub fn is_probing(&self) -> bool {
         self.outage.is_some()
     }
 
-    /// When to look again, though no answer came; `has_requests` if there is something to send then, `listens` if silence
-    /// says something of the queue: uploads take their time.
+    /// Returns when to check the flow again if no answer comes. `has_requests` if there are messages to send. `listens` if
+    /// silence is a sign of dead connections; it is none where requests include slow uploads to S3.
     pub fn wakes_at(&self, has_requests: bool, listens: bool) -> Option<Instant> {
         match &self.outage {
             Some(outage) => (has_requests && outage.probes < PROBES_MAX).then_some(outage.next_probe),
@@ -139,8 +142,8 @@ impl Flow {
         }
     }
 
-    /// Looks at the clock. True if no request was answered for so long that their connections may be dead: those requests hold
-    /// no others up any more. Never where silence says nothing (`listens`).
+    /// Ends a pause that is over. Returns true if no request was answered for so long that connections may be dead: an
+    /// outage begins, and the unanswered requests no longer count. Never true unless `listens`.
     pub fn is_silent(&mut self, now: Instant, listens: bool) -> bool {
         self.paused_until.take_if(|until| now >= *until);
         let is_over = self.in_flight > 0 && now >= self.last_answer + SILENCE;
@@ -153,10 +156,10 @@ impl Flow {
         is_silent
     }
 
-    /// A request of so many bytes leaves.
+    /// Records that a request of `bytes` is sent.
     pub fn sent(&mut self, bytes: usize, now: Instant) -> Sent {
         if self.in_flight == 0 {
-            self.last_answer = now; // there was none to wait for
+            self.last_answer = now; // no answer was due
         }
         self.in_flight += 1;
         self.bytes += bytes;
@@ -168,7 +171,7 @@ impl Flow {
         Sent { at: now, bytes, probes, generation: self.generation }
     }
 
-    /// An answer came. Gives the pause that begins, if one does; an answer that ends an outage gives none.
+    /// Records an answer. Returns the pause that begins, if one does.
     pub fn answered(&mut self, sent: Sent, outcome: Outcome, now: Instant) -> Option<Duration> {
         let Sent { at, bytes, probes, generation } = sent;
         let was_full = self.in_flight >= self.concurrency.limit();
@@ -196,7 +199,7 @@ impl Flow {
                 self.outage = None;
                 let pause = self.pause(now);
                 if pause.is_some() {
-                    // Once for all that were in flight together.
+                    // Once for all requests that were in flight together.
                     self.concurrency.throttled();
                 }
                 pause
@@ -232,13 +235,13 @@ impl Flow {
     }
 }
 
-/// How many requests may be in flight.
+/// The limit of requests in flight.
 #[derive(Debug)]
 struct Concurrency {
     limit: f64,
-    /// Below it there is one more for each answer; from it on, one for each round of them.
+    /// Below the threshold the limit grows by one for each answer; from it on, by one for each round of answers.
     threshold: f64,
-    /// The shortest time that an answer took, of now and of the time before.
+    /// The shortest latency of the current period and of the one before.
     shortest: [Option<Duration>; 2],
     shortest_since: Instant,
 }
@@ -252,7 +255,7 @@ impl Concurrency {
         self.limit as usize
     }
 
-    /// An answer took so long; `was_full` if the limit was reached.
+    /// Records a latency; `was_full` if the limit was reached.
     fn answered(&mut self, took: Duration, was_full: bool, now: Instant) {
         if now - self.shortest_since > SHORTEST_AGE_MAX {
             self.shortest = [None, self.shortest[0]];
@@ -285,8 +288,8 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// A queue that is so far away, and answers as many requests a second at most. Gives the requests a second that it
-    /// answered in the last of some seconds, and how many were in flight at most.
+    /// Runs a queue at this distance that answers up to `rate` requests a second, for six seconds. Returns the requests
+    /// accepted in the last second, and the most in flight.
     fn run(
         flow: &mut Flow,
         start: Instant,
@@ -311,7 +314,7 @@ mod tests {
                 most = most.max(flow.in_flight());
             }
             let next = waiting.front().map(|(at, ..)| *at);
-            now = [next, flow.wakes_at(true, true)].into_iter().flatten().min().expect("it goes on");
+            now = [next, flow.wakes_at(true, true)].into_iter().flatten().min().expect("a next event");
             let Some((_, sent, outcome)) = waiting.pop_front_if(|(at, ..)| *at <= now) else { continue };
             flow.answered(sent, outcome, now);
             if outcome == Outcome::Accepted && now + Duration::from_secs(1) >= end {
@@ -333,7 +336,7 @@ mod tests {
         assert!(some < 850 && many <= REQUESTS_MAX as usize, "{some} {many}");
     }
 
-    /// Answers that take longer because there are so many in flight: there may be fewer. What they need is learned anew.
+    /// A latency that rises with the requests in flight lowers the limit. The shortest latency is learned anew.
     #[test]
     fn a_queue_that_gets_slower_gets_fewer_requests_at_a_time() {
         let mut concurrency = Concurrency::new();
@@ -343,8 +346,12 @@ mod tests {
             concurrency.limit()
         };
         assert_eq!(answer(&mut concurrency, MS * 50, 1_000, now), REQUESTS_MAX as usize);
-        assert_eq!(answer(&mut concurrency, MS * 100, 1_000, now), REQUESTS_MAX as usize, "twice is no sign");
-        // Each round of answers takes one away.
+        assert_eq!(
+            answer(&mut concurrency, MS * 100, 1_000, now),
+            REQUESTS_MAX as usize,
+            "twice the latency is no sign"
+        );
+        // Each round of answers lowers the limit by one.
         let fewer = answer(&mut concurrency, MS * 101, 480 * 100, now);
         assert!((340..380).contains(&fewer), "{fewer}");
         assert_eq!(
@@ -352,7 +359,7 @@ mod tests {
             REQUESTS_FIRST as usize,
             "never fewer than at first"
         );
-        // The queue is farther away now.
+        // The queue is more distant now.
         for seconds in [6, 12] {
             answer(&mut concurrency, MS * 101, 1, now + Duration::from_secs(seconds));
         }
@@ -376,7 +383,7 @@ mod tests {
         let mut flow = Flow::new(Some(1));
         let (rate, most) = run(&mut flow, Instant::now(), MS * 10, 1e9, Some(100));
         assert!(most <= 250, "{most}");
-        // 100 at a time are 10,000 a second.
+        // 100 concurrent requests are 10,000 a second.
         assert!(rate > 3_000.0, "{rate}");
     }
 
@@ -390,7 +397,7 @@ mod tests {
             let back = now + Duration::from_secs(600);
             // Refused at once, each time.
             loop {
-                now = flow.wakes_at(true, true).expect("a next try");
+                now = flow.wakes_at(true, true).expect("a next attempt");
                 assert!(flow.is_open(now) && flow.is_probing());
                 let probe = flow.sent(1, now);
                 assert!(!flow.is_open(now), "one at a time");
@@ -443,7 +450,7 @@ mod tests {
         let answered = start + Duration::from_secs(9);
         flow.answered(probes[2], Outcome::Accepted, answered);
         assert!(!flow.is_probing());
-        // What hangs holds up nothing, and its end changes nothing.
+        // The hanging requests hold up no others, and their answers change nothing.
         assert!(flow.is_open(answered) && flow.in_flight() == PROBES_MAX - 1);
         for sent in hanging {
             flow.answered(sent, Outcome::Accepted, answered);

@@ -1,17 +1,17 @@
-//! A message a line, to a file or to standard output.
+//! The sink of files and standard output: one line for each message.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Stdout, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Stdout, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::{DeadLetters, Delivery, Inlet, Sink};
 use crate::failpoint::{self, Step};
 
-/// Deliveries that one sync covers at most.
+/// The most deliveries that one sync covers.
 const DELIVERIES_A_SYNC: usize = 64;
 
 /// Writes messages as lines.
@@ -32,8 +32,11 @@ impl JsonLines {
         Self { name: name.to_owned(), out: Out::Stdout(std::io::stdout()) }
     }
 
-    /// Appends to a file, which is made if it isn't there. A line that a crash cut in half is taken
-    /// away: its message comes again.
+    /// Opens a file to append to, and creates it if it does not exist. A partial last line, which a crash left, is removed:
+    /// its message comes again.
+    ///
+    /// # Errors
+    /// If the file cannot be opened for writing.
     pub fn file(name: &str, path: &Path) -> anyhow::Result<Self> {
         let open = || {
             if let Some(directory) = path.parent() {
@@ -44,8 +47,29 @@ impl JsonLines {
             file.set_len(whole)?;
             Ok::<_, std::io::Error>(file)
         };
-        let file = open().with_context(|| format!("{} can't be opened for writing", path.display()))?;
+        let file = open().with_context(|| format!("cannot open {} for writing", path.display()))?;
         Ok(Self { name: name.to_owned(), out: Out::File(file, path.to_owned()) })
+    }
+
+    /// Checks that a file can be written, and changes nothing: another process may be writing to it.
+    ///
+    /// # Errors
+    /// If it exists and cannot be opened for writing, or if no directory could hold it.
+    pub fn check(path: &Path) -> anyhow::Result<()> {
+        let cannot = || format!("cannot open {} for writing", path.display());
+        match OpenOptions::new().append(true).open(path) {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                // Missing directories are created with the file.
+                let nearest = path.ancestors().skip(1).find(|ancestor| ancestor.exists());
+                let directory = nearest.unwrap_or(Path::new("."));
+                let metadata = directory.metadata().with_context(cannot)?;
+                ensure!(metadata.is_dir(), "{}: {} is not a directory", cannot(), directory.display());
+                ensure!(!metadata.permissions().readonly(), "{}: {} is read-only", cannot(), directory.display());
+                Ok(())
+            }
+            Err(error) => Err(error).with_context(cannot),
+        }
     }
 
     fn write(mut self, mut deliveries: Inlet) -> anyhow::Result<()> {
@@ -64,7 +88,7 @@ impl JsonLines {
             self.out.append(&lines)?;
             lines.clear();
             for (ack, last_row) in acks.drain(..) {
-                // A part that isn't acknowledged says that not all of it was written.
+                // A part that is dropped without an acknowledgement records that not all of the delivery was written.
                 drop(last_row.filter(|&row| ack.is_stopped_at(row)).map(|row| ack.part(row)));
                 ack.acknowledge();
             }
@@ -75,21 +99,21 @@ impl JsonLines {
 }
 
 impl Out {
-    /// Writes lines so that they're durable.
+    /// Writes lines, and makes those of a file durable.
     fn append(&mut self, lines: &[u8]) -> anyhow::Result<()> {
         match self {
             Self::Stdout(stdout) => {
-                stdout.write_all(lines).and_then(|()| stdout.flush()).context("standard output can't be written")
+                stdout.write_all(lines).and_then(|()| stdout.flush()).context("cannot write to standard output")
             }
             Self::File(file, path) => file
                 .write_all(lines)
                 .and_then(|()| file.sync_data())
-                .with_context(|| format!("{} can't be written", path.display())),
+                .with_context(|| format!("cannot write to {}", path.display())),
         }
     }
 }
 
-/// Where the last line that has its end ends.
+/// Returns the offset after the last complete line.
 fn end_of_last_line(file: &mut File) -> std::io::Result<u64> {
     let mut end = file.metadata()?.len();
     let mut block = [0; 4096];
@@ -141,5 +165,19 @@ mod tests {
         std::fs::write(&path, long).expect("written");
         drop(JsonLines::file("out", &path).expect("opened"));
         assert_eq!(std::fs::read_to_string(&path).expect("read"), "a\n");
+    }
+
+    /// `check` may run beside an engine that is writing a line.
+    #[test]
+    fn a_check_changes_nothing() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("out.jsonl");
+        std::fs::write(&path, "a\nhalf").expect("written");
+        JsonLines::check(&path).expect("it can be written");
+        assert_eq!(std::fs::read_to_string(&path).expect("read"), "a\nhalf");
+        JsonLines::check(&directory.path().join("new/directory/out.jsonl")).expect("it could be created");
+        assert!(!directory.path().join("new").exists());
+        assert!(JsonLines::check(&path.join("below-a-file.jsonl")).is_err());
+        assert!(JsonLines::check(directory.path()).is_err(), "a directory is no file");
     }
 }

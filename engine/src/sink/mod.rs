@@ -1,4 +1,7 @@
-//! Where messages go. A sink acknowledges a message when it is durable, never before.
+//! Sinks: an SQS queue, or one for each table; a file, standard output, or nowhere.
+//!
+//! In: deliveries of messages, each with an ack. Out: durable messages. A sink acknowledges a message when it is durable,
+//! never before.
 
 mod aws;
 mod body;
@@ -12,6 +15,7 @@ mod sqs;
 
 use std::sync::Arc;
 
+use anyhow::Context;
 use futures_util::future::BoxFuture;
 use rowmill_core::batch::TableId;
 use rowmill_core::envelope::push_string;
@@ -24,39 +28,38 @@ pub use outlet::{Inlet, Outlet, Overflow, outlet};
 use crate::ack::Ack;
 use crate::config::{self, SinkKind};
 
-/// A finished message.
+/// A message to be delivered.
 #[derive(Debug, Default)]
 pub struct Message {
-    /// The body.
     pub body: Body,
-    /// Within a group order is kept, where the sink keeps order. Empty where it needs none.
+    /// The message group, within which an ordered sink keeps the order. Empty where the sink needs none.
     pub group: String,
-    /// The same for the same change, whenever it is sent. Empty where the sink needs none.
+    /// The deduplication ID: the same whenever the same change is sent. Empty where the sink needs none.
     pub deduplication_id: String,
-    /// Names and values.
+    /// Message attributes: names and values.
     pub attributes: Vec<(String, String)>,
-    /// Of what table it has a row, as the sink's format has it: its generation and id. `None` for all else: such aren't
-    /// packed with others.
+    /// The table, by its generation and ID, of a message that has one row in the sink's format. `None` for any other
+    /// message, which is never aggregated.
     pub table: Option<(u32, TableId)>,
-    /// The queue's URL, where a sink has several.
+    /// The URL of the queue, where the sink has a queue for each table.
     pub queue: Option<Arc<str>>,
-    /// The row of its batch that it was made of.
+    /// The index in the batch of the row that the message was made of.
     pub row: u32,
-    /// Whether it says what became of another one, or of a row: then it is shortened where it is too large.
+    /// Whether this is a dead letter, which is shortened where it is too large.
     pub is_dead_letter: bool,
 }
 
-/// Messages of one batch for one sink, and the duty to deliver them.
+/// Messages of one batch for one sink, and their ack.
 #[derive(Debug)]
 pub struct Delivery {
-    /// In the order of their rows.
+    /// The messages in the order of their rows.
     pub messages: Vec<Message>,
-    /// To be acknowledged when all of them are durable.
+    /// Acknowledged when all messages are durable.
     pub ack: Ack,
 }
 
 impl Delivery {
-    /// Each message with an ack of its own.
+    /// Returns each message with an ack of its own.
     pub fn split(self) -> impl Iterator<Item = (Message, Ack)> {
         let Self { messages, ack } = self;
         let count = messages.len();
@@ -64,7 +67,7 @@ impl Delivery {
         (1..).zip(messages).filter_map(move |(number, message)| {
             let ack = whole.as_ref()?.part(message.row);
             if number == count {
-                // The parts are all that is left to do.
+                // Its parts have all messages.
                 whole.take().into_iter().for_each(Ack::acknowledge);
             }
             Some((message, ack))
@@ -72,15 +75,18 @@ impl Delivery {
     }
 }
 
-/// The sink of dead letters, for messages that another one refuses for what they are.
+/// The sink of dead letters, for messages that another sink rejects.
 #[derive(Debug, Clone)]
 pub struct DeadLetters {
-    /// Its inlet.
+    /// The outlet to the sink.
     pub outlet: Outlet,
 }
 
 impl DeadLetters {
-    /// Hands on a message with its ack: it is acknowledged when the dead letter is durable.
+    /// Sends a rejected message as a dead letter. Its ack is acknowledged when the dead letter is durable.
+    ///
+    /// # Errors
+    /// If the sink of dead letters has ended.
     async fn send(&self, sink: &str, message: Message, fault: &str, ack: Ack) -> anyhow::Result<()> {
         let Message { body, group, deduplication_id, attributes, row, .. } = message;
         let mut letter = Vec::with_capacity(body.len() + 256);
@@ -95,7 +101,7 @@ impl DeadLetters {
         text(",\"body\":", &body.plain());
         let mut label = ",\"attributes\":{";
         for (nth, (name, value)) in attributes.iter().enumerate() {
-            // A name that is there twice is why the message was refused: its error has both values.
+            // An attribute that is there twice is why the message was rejected: `error` has both values.
             if attributes[..nth].iter().any(|(earlier, _)| earlier == name) {
                 continue;
             }
@@ -104,7 +110,7 @@ impl DeadLetters {
             label = ",";
         }
         letter.extend_from_slice(if attributes.is_empty() { b"}" } else { b"}}" });
-        // A queue without groups has given none; each letter is one of its own then.
+        // A standard queue needs no deduplication ID: each dead letter is unique then.
         let unique = || format!("{:032x}", rand::random::<u128>());
         let letter = Message {
             body: String::from_utf8(letter).expect("JSON is written as UTF-8").into(),
@@ -115,27 +121,27 @@ impl DeadLetters {
             ..Message::default()
         };
         let sent = self.outlet.send(Delivery { messages: vec![letter], ack }).await;
-        sent.map_err(|_| anyhow::anyhow!("the sink of dead letters has stopped"))
+        sent.map_err(|_| anyhow::anyhow!("cannot send a dead letter: its sink has ended"))
     }
 }
 
-/// A place that messages go to.
+/// A destination of messages.
 pub trait Sink: Send {
-    /// What routes and transforms call it.
+    /// Returns the name that routes and transforms use.
     fn name(&self) -> &str;
 
-    /// Whether messages need a group and a deduplication id.
+    /// Whether messages need a message group and a deduplication ID.
     fn is_ordered(&self) -> bool;
 
-    /// Whether it keeps nothing of what comes: then whoever makes its messages may acknowledge them, without waking it.
+    /// Whether the sink discards all messages. Workers then acknowledge them without waking the sink.
     fn discards(&self) -> bool {
         false
     }
 
-    /// Delivers what comes until there is no more, and ends when all of it is durable. Messages that are refused for
-    /// what they are go to `dead_letters`, where the sink's configuration says so; else they stop the pipeline, and the
-    /// sink ends with an error once all before them is delivered. What is not to be delivered any more
-    /// ([`Ack::is_stopped`](rowmill_pipeline::ack::Ack::is_stopped)) is dropped.
+    /// Delivers messages until there are no more, and ends when all of them are durable. A rejected message goes to
+    /// `dead_letters` where the sink's configuration says so; otherwise it stops the pipeline, after everything before it
+    /// is delivered. Messages after a row that stopped the pipeline
+    /// ([`Ack::is_stopped`](rowmill_pipeline::ack::Ack::is_stopped)) are dropped.
     fn run(
         self: Box<Self>,
         deliveries: Inlet,
@@ -143,12 +149,12 @@ pub trait Sink: Send {
     ) -> BoxFuture<'static, anyhow::Result<()>>;
 }
 
-/// Why a queue, or what it needs, can't be used.
+/// The error of a sink that cannot be opened.
 #[derive(Debug)]
 pub enum OpenError {
-    /// It does not exist, or access is denied.
+    /// The queue does not exist, or access is denied.
     Definite(anyhow::Error),
-    /// An operator must change something outside of the queue: credentials, a clock, an endpoint.
+    /// An operator must fix something outside the queue: credentials, a clock, an endpoint.
     NeedsOperator(anyhow::Error),
     /// A later attempt may succeed.
     Transient(anyhow::Error),
@@ -162,10 +168,24 @@ impl From<OpenError> for anyhow::Error {
     }
 }
 
-/// Makes a sink ready to deliver; those of a queue share their connections.
+/// Checks that a sink could deliver, and changes nothing.
 ///
 /// # Errors
-/// If what it delivers to isn't there.
+/// As [`open`].
+pub async fn check(config: &config::Sink, connections: &Connections) -> Result<(), OpenError> {
+    match &config.kind {
+        SinkKind::File { path } => {
+            let checked = jsonl::JsonLines::check(path).with_context(|| format!("sink.{}", config.name));
+            checked.map_err(OpenError::Definite)
+        }
+        SinkKind::Sqs(_) | SinkKind::Stdout | SinkKind::Null => open(config, connections).await.map(drop),
+    }
+}
+
+/// Opens a sink. SQS sinks share `connections`.
+///
+/// # Errors
+/// If the queue, the bucket or the file cannot be used.
 pub async fn open(config: &config::Sink, connections: &Connections) -> Result<Box<dyn Sink>, OpenError> {
     let config::Sink { name, kind, .. } = config;
     let sink: Result<Box<dyn Sink>, OpenError> = match kind {

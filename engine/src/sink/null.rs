@@ -1,11 +1,11 @@
-//! Nowhere: for benchmarks, and for looking at what transforms say.
+//! The sink `null`, which discards messages: for benchmarks, and for reading what transforms log.
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::{DeadLetters, Inlet, Sink};
 
-/// Takes everything and keeps nothing.
+/// A sink that acknowledges and discards every message.
 #[derive(Debug)]
 pub(super) struct Null {
     name: String,
@@ -32,7 +32,7 @@ impl Sink for Null {
 
     fn run(self: Box<Self>, mut deliveries: Inlet, _: Option<DeadLetters>) -> BoxFuture<'static, anyhow::Result<()>> {
         async move {
-            // Dead letters: whoever makes other messages acknowledges them.
+            // Only dead letters come here: workers acknowledge all other messages themselves.
             while let Some(delivery) = deliveries.recv().await {
                 delivery.ack.acknowledge();
             }

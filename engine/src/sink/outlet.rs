@@ -1,8 +1,8 @@
-//! The queue between the workers and a sink, which bounds what waits there.
+//! The bounded queue between the workers and a sink.
 //!
-//! Deliveries wait for a sink that is slow, and so does who hands them on: reading is then as fast as the sink. A sink that
-//! takes nothing at all is stalled, and the rows of others needn't wait for it: what comes for it is kept, within an
-//! overflow that all sinks share, until that is used up as well.
+//! A slow sink makes the workers wait (backpressure), and reading is then as fast as the sink. A sink that takes nothing at
+//! all is stalled. Messages for other sinks need not wait for a stalled one: its deliveries go to an overflow, which all
+//! sinks share, until the overflow is used up.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::Delivery;
 
-/// A sink that takes nothing for so long, while something waits for it, is stalled.
+/// A sink that takes nothing for this long, while deliveries wait for it, is stalled.
 const STALLED_AFTER: Duration = Duration::from_millis(250);
 
 /// Bytes of messages that may wait for stalled sinks, shared by all of them.
@@ -23,44 +23,44 @@ pub struct Overflow {
 }
 
 impl Overflow {
-    /// Room for so many bytes of messages.
+    /// Creates an overflow for `max` bytes of messages.
     pub fn new(max: u32) -> Self {
         Self { bytes: Arc::new(Semaphore::new(max as usize)), max }
     }
 }
 
-/// Where deliveries go in.
+/// The sending half of the queue: the outlet of the workers.
 #[derive(Debug, Clone)]
 pub struct Outlet {
     deliveries: mpsc::UnboundedSender<Waiting>,
-    /// Deliveries that may wait while the sink takes some.
+    /// Places for deliveries that wait while the sink is not stalled.
     places: Arc<Semaphore>,
     is_stalled: Arc<AtomicBool>,
     overflow: Overflow,
 }
 
-/// Where a sink takes them out.
+/// The receiving half of the queue: the inlet of the sink.
 #[derive(Debug)]
 pub struct Inlet {
-    /// What was put back.
+    /// The delivery that was put back.
     first: Option<Delivery>,
     deliveries: mpsc::UnboundedReceiver<Waiting>,
     places: Arc<Semaphore>,
     is_stalled: Arc<AtomicBool>,
 }
 
-/// Deliveries are no longer taken.
+/// The error of sending to a sink that has ended.
 #[derive(Debug)]
 pub struct Closed;
 
 #[derive(Debug)]
 struct Waiting {
     delivery: Delivery,
-    /// Its place, or its bytes of the overflow.
+    /// The delivery's place, or its bytes of the overflow.
     _room: OwnedSemaphorePermit,
 }
 
-/// A queue for so many deliveries, and for what fits into `overflow` while its sink is stalled.
+/// Returns a queue with this many `places`, and with `overflow` for deliveries while its sink is stalled.
 pub fn outlet(places: usize, overflow: Overflow) -> (Outlet, Inlet) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let places = Arc::new(Semaphore::new(places));
@@ -71,7 +71,7 @@ pub fn outlet(places: usize, overflow: Overflow) -> (Outlet, Inlet) {
 }
 
 impl Outlet {
-    /// Waits for room, and hands a delivery on. Calls must not overlap where their order counts.
+    /// Waits for room, and sends a delivery. Calls must not overlap where their order matters.
     ///
     /// # Errors
     /// If the sink has ended.
@@ -114,19 +114,19 @@ impl Inlet {
         Some(self.taken(waiting))
     }
 
-    /// The same, and blocks its thread.
+    /// Waits for the next delivery, and blocks the thread. `None` if there are no more.
     pub fn blocking_recv(&mut self) -> Option<Delivery> {
         let waiting = self.deliveries.blocking_recv()?;
         Some(self.taken(waiting))
     }
 
-    /// The next delivery if it is there already.
+    /// Returns the next delivery if it is there already.
     pub fn try_recv(&mut self) -> Option<Delivery> {
         let waiting = self.deliveries.try_recv().ok()?;
         Some(self.taken(waiting))
     }
 
-    /// The next delivery is this one again.
+    /// Puts a delivery back: it is the next one again.
     pub fn put_back(&mut self, delivery: Delivery) {
         debug_assert!(self.first.is_none(), "one at a time");
         self.first = Some(delivery);
@@ -140,7 +140,7 @@ impl Inlet {
 
 impl Drop for Inlet {
     fn drop(&mut self) {
-        // Who waits for room would wait for ever.
+        // Senders that wait for room would wait for ever.
         self.places.close();
     }
 }
@@ -165,13 +165,13 @@ mod tests {
     async fn a_stalled_sink_has_the_overflow() {
         let (outlet, mut inlet) = outlet(1, Overflow::new(5));
         assert!(outlet.send(delivery("a")).now_or_never().is_some());
-        assert!(outlet.send(delivery("bb")).now_or_never().is_none(), "it may take it yet");
-        outlet.send(delivery("bb")).await.expect("it is stalled now");
+        assert!(outlet.send(delivery("bb")).now_or_never().is_none(), "not stalled yet");
+        outlet.send(delivery("bb")).await.expect("stalled now");
         assert!(outlet.send(delivery("ccc")).now_or_never().is_some(), "at once");
         assert!(outlet.send(delivery("d")).now_or_never().is_none(), "the overflow is used up");
         assert_eq!(inlet.recv().await.map(body).as_deref(), Some("a"));
         assert!(outlet.send(delivery("d")).now_or_never().is_some());
-        assert!(outlet.send(delivery("e")).now_or_never().is_none(), "it takes some: who hands on waits for it");
+        assert!(outlet.send(delivery("e")).now_or_never().is_none(), "not stalled any more: the sender waits");
         let rest: Vec<String> = std::iter::from_fn(|| inlet.try_recv().map(body)).collect();
         assert_eq!(rest, ["bb", "ccc", "d"]);
     }

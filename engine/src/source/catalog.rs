@@ -1,9 +1,9 @@
-//! Columns of tables whose maps in the binlog don't say all of them, from information_schema.
+//! Looks up columns in information_schema for tables whose table maps do not describe them fully.
 //!
-//! It has the columns of now, and the rows are of then. A statement in between that changes the
-//! count or the types of columns is found by comparing them with the table map; one that only
-//! renames is not. So the binlog is looked through from the rows to its end, for statements that
-//! name the table: once for all tables, and from there on only what was written since.
+//! information_schema has the current columns, and the rows are older. A statement in between that changes the number or the
+//! types of columns is found by comparison with the table map; a statement that only renames columns is not. So a look-ahead
+//! pass reads the binlog from the rows to its end, for statements that name the table. One pass serves all tables, and is
+//! continued later with what was written since.
 
 use std::time::{Duration, Instant};
 
@@ -12,27 +12,27 @@ use rowmill_core::binlog::{Altered, CatalogColumn, Decoder, Missing, Next, Table
 use rowmill_core::position::{BinlogPosition, ResumePoint};
 use tracing::{debug, info};
 
-use super::stream::{Interruption, short_stream};
+use super::stream::{Interruption, open_finite_stream};
 use crate::config;
 use crate::mysql::columns::list_columns;
 use crate::mysql::protocol::{ReplicationStream, StreamError};
 use crate::mysql::{ConnectError, Flavor, Server};
 
-/// The connection is closed when nothing was asked for so long.
+/// An idle connection is closed after this time.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The pass is told of in the log once it takes so long, and then as often as that.
-const FIRST_WORD_AFTER: Duration = Duration::from_secs(1);
-const WORD_INTERVAL: Duration = Duration::from_secs(10);
-/// How many events may pass between two looks at the clock.
+/// The log mentions a look-ahead pass when it takes this long, and then once in every `LOG_INTERVAL`.
+const FIRST_LOG_AFTER: Duration = Duration::from_secs(1);
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// Number of events between two looks at the clock.
 const EVENTS_BETWEEN_CLOCKS: u32 = 1024;
-/// Statements that were found are kept for the next table, up to so many bytes.
+/// Maximum bytes of the statements that are kept for the next tables.
 const CHANGES_BYTES_MAX: usize = 16 << 20;
 
-/// Why the columns of a table aren't known.
+/// Why the columns of a table are unknown.
 pub(super) enum ColumnsError {
-    /// They can't be: the table may have been changed since.
+    /// They cannot be found out: the table may have been changed since.
     Unknown(anyhow::Error),
-    /// They couldn't be asked for.
+    /// The server could not be asked.
     Interruption(Interruption),
 }
 
@@ -42,32 +42,32 @@ impl<E: Into<Interruption>> From<E> for ColumnsError {
     }
 }
 
-/// A table of which rows were met.
+/// A table with rows in the binlog, whose columns are requested.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ColumnRequest<'a> {
     pub schema: &'a str,
     pub table: &'a str,
-    /// What its table map lacks.
+    /// What the table map lacks.
     pub missing: Missing,
-    /// Where the rows come.
+    /// The position of the rows.
     pub rows: &'a BinlogPosition,
-    /// A place between two transactions before them.
+    /// A resume point before the rows.
     pub before: &'a ResumePoint,
 }
 
-/// Looks columns up, and knows how far the binlog was looked through for changes of them.
+/// Looks up columns, and remembers how far the look-ahead pass has read.
 #[derive(Debug, Default)]
 pub(super) struct Catalog {
-    /// A connection, and when it was used last.
+    /// A connection, and when it was last used.
     server: Option<(Server, Instant)>,
     ahead: Option<LookAhead>,
 }
 
 impl Catalog {
-    /// The columns of a table. None at all: the table isn't there any more, or the user may not see it.
+    /// Returns the columns of a table. The list is empty if the table no longer exists, or the user may not see it.
     ///
     /// # Errors
-    /// If they can't be asked for, or if the table may have been changed since.
+    /// If the server cannot be asked, or if the table may have been changed since its rows were written.
     pub async fn columns(
         &mut self,
         config: &config::Source,
@@ -77,12 +77,12 @@ impl Catalog {
         let (columns, end, flavor) = match self.server.take() {
             Some((server, _)) => match self.look_up(server, schema, table).await {
                 Ok(found) => found,
-                // The server may have closed it meanwhile.
+                // The server may have closed the idle connection.
                 Err(_) => self.look_up(Server::connect(config).await?, schema, table).await?,
             },
             None => self.look_up(Server::connect(config).await?, schema, table).await?,
         };
-        // Statements after `end` are not in the binlog yet: the stream will meet them.
+        // Statements after `end` were not in the binlog when the columns were read: the stream will meet them.
         if rows.is_before(&end) {
             let known = self.ahead.take().filter(|ahead| ahead.reaches(before));
             let ahead = self.ahead.insert(known.unwrap_or_else(|| LookAhead::from(before)));
@@ -92,7 +92,7 @@ impl Catalog {
         Ok(columns)
     }
 
-    /// The table's columns, and where the binlog ended after they were asked for.
+    /// Returns the table's columns, and the end of the binlog directly after they were read.
     async fn look_up(
         &mut self,
         mut server: Server,
@@ -101,8 +101,7 @@ impl Catalog {
     ) -> Result<(Vec<CatalogColumn>, BinlogPosition, Flavor), ConnectError> {
         let columns = list_columns(&mut server, schema, table).await.map_err(|error| {
             let is_refusal = matches!(error, mysql_async::Error::Server(_));
-            let error =
-                anyhow::Error::new(error).context(format!("the columns of {schema}.{table} can't be looked up"));
+            let error = anyhow::Error::new(error).context(format!("cannot look up the columns of {schema}.{table}"));
             if is_refusal { ConnectError::Definite(error) } else { ConnectError::Transient(error) }
         })?;
         let (end, _) = server.binlog_end().await.map_err(|error| match super::is_lost_connection(&error) {
@@ -114,19 +113,19 @@ impl Catalog {
         Ok((columns, end, flavor))
     }
 
-    /// The stream goes on at another connection: maybe at another server, whose binlog has other positions.
+    /// Forgets everything: the stream continues over another connection, perhaps from a server with other positions.
     pub fn forget(&mut self) {
         *self = Self::default();
     }
 
-    /// Called while nothing is asked: closes a connection that isn't used any more.
+    /// Closes an idle connection. Called while the source waits for events.
     pub fn rest(&mut self) {
         if let Some((server, _)) = self.server.take_if(|(_, used)| used.elapsed() > IDLE_TIMEOUT) {
             tokio::spawn(server.disconnect());
         }
     }
 }
-/// No rows of any table.
+/// Selects no table.
 struct Nothing;
 
 impl TableSelector for Nothing {
@@ -139,13 +138,13 @@ impl TableSelector for Nothing {
     }
 }
 
-/// The statements that may change columns, from one place of the binlog to another.
+/// The look-ahead pass: statements that may change columns, between two positions of the binlog.
 #[derive(Debug)]
 struct LookAhead {
     from: BinlogPosition,
-    /// Between two transactions.
+    /// How far the binlog was read, between two transactions.
     end: ResumePoint,
-    /// In the order of the binlog.
+    /// In binlog order.
     changes: Vec<Change>,
     bytes: usize,
 }
@@ -161,15 +160,17 @@ impl Change {
         size_of::<Self>() + self.at.file.len() + self.altered.bytes()
     }
 
+    /// Checks that a table's columns are not affected.
+    ///
     /// # Errors
-    /// If the change comes after the table's rows and may be one of its columns.
+    /// If the change comes after the table's rows and may rename the table's columns.
     fn check(&self, ColumnRequest { schema, table, missing, rows, .. }: ColumnRequest<'_>) -> anyhow::Result<()> {
         if self.at.is_before(rows) || !self.altered.may_rename(schema, table) {
             return Ok(());
         }
         bail!(
-            "table {schema}.{table}: {missing}, and they may not be the same any more for the rows at {rows}: behind \
-             them, at {at}, is `{shown}`; {fix}, or leave the table out by `source.tables`",
+            "cannot tell the columns of table {schema}.{table} for the rows at {rows}: {missing}, and a later statement, \
+             at {at}, may have changed them: `{shown}`; {fix}, or leave the table out by `source.tables`",
             at = self.at,
             shown = self.altered.shown(),
             fix = missing.fix()
@@ -178,18 +179,18 @@ impl Change {
 }
 
 impl LookAhead {
-    /// Nothing was looked at yet.
+    /// Makes a pass that starts at a resume point, and has read nothing yet.
     fn from(ResumePoint { server, position, .. }: &ResumePoint) -> Self {
         let end = ResumePoint { server: server.clone(), ..ResumePoint::at("", position.clone()) };
         Self { from: position.clone(), end, changes: Vec::new(), bytes: 0 }
     }
 
-    /// Whether the pass can be continued for rows after a place.
+    /// Returns whether the pass covers, or can be continued for, rows after a resume point.
     fn reaches(&self, before: &ResumePoint) -> bool {
         !before.position.is_before(&self.from) && !self.end.position.is_before(&before.position)
     }
 
-    /// No rows of before a position will be asked about.
+    /// Forgets changes before a position: no earlier rows will be asked about.
     fn forget_before(&mut self, position: &BinlogPosition) {
         if self.from.is_before(position) {
             self.from = position.clone();
@@ -200,21 +201,21 @@ impl LookAhead {
 
     fn add(&mut self, change: Change) {
         if self.changes.last().is_some_and(|last| !last.at.is_before(&change.at)) {
-            return; // met before an interruption
+            return; // already known from before an interruption
         }
         self.bytes += change.bytes();
         self.changes.push(change);
         if self.bytes > CHANGES_BYTES_MAX {
-            // For earlier rows it is looked through once more.
+            // A request for earlier rows starts a new pass.
             let position = self.changes[self.changes.len() / 2].at.clone();
             self.forget_before(&position);
         }
     }
 
-    /// Looks on to `to`, and whether a table stays as it is from its rows to there.
+    /// Continues the pass to `to`, and checks that a table's columns do not change between its rows and there.
     ///
     /// # Errors
-    /// If a statement names the table, or if the binlog can't be read.
+    /// If a statement may have changed the table's columns, or if the binlog cannot be read.
     async fn look(
         &mut self,
         config: &config::Source,
@@ -227,8 +228,8 @@ impl LookAhead {
             return Ok(());
         }
         let mut stream =
-            short_stream(config, flavor, self.end.position.clone()).await.map_err(Interruption::Transient)?;
-        // Changes of rows that are logged as statements don't matter here.
+            open_finite_stream(config, flavor, self.end.position.clone()).await.map_err(Interruption::Transient)?;
+        // Row changes that are logged as statements do not matter here, and are skipped.
         let mut scan = Decoder::new(self.end.clone(), Box::new(Nothing)).with_alterations(true).with_skips(true);
         let looked = self.scan(&mut stream, &mut scan, to, asked).await;
         while scan.flush().is_some() {}
@@ -245,7 +246,7 @@ impl LookAhead {
     ) -> Result<(), ColumnsError> {
         let ColumnRequest { schema, table, missing, .. } = asked;
         let table_name = || format!("{schema}.{table}");
-        debug!(table = table_name(), from = %scan.position(), %to, "looking ahead for changes");
+        debug!(table = table_name(), from = %scan.position(), %to, "looking ahead for schema changes");
         let (begin, mut said, mut events) = (Instant::now(), None::<Instant>, 0u32);
         loop {
             let event = match stream.event().await {
@@ -260,10 +261,10 @@ impl LookAhead {
                     self.add(change);
                     checked.map_err(ColumnsError::Unknown)?;
                 }
-                let next = next.with_context(|| format!("while looking ahead for changes of {schema}.{table}"));
+                let next = next.with_context(|| format!("cannot look ahead for schema changes of {schema}.{table}"));
                 match next.map_err(Interruption::Definite)? {
                     Next::Event => break,
-                    Next::Columns { .. } => return Err(Interruption::Definite(anyhow!("columns of no table")).into()),
+                    Next::Columns { .. } => return Err(Interruption::Definite(anyhow!("unexpected request")).into()),
                     Next::Batch(_) => {}
                 }
             }
@@ -272,19 +273,19 @@ impl LookAhead {
             }
             events = events.wrapping_add(1);
             if events.is_multiple_of(EVENTS_BETWEEN_CLOCKS)
-                && said.map_or(begin.elapsed() > FIRST_WORD_AFTER, |said| said.elapsed() > WORD_INTERVAL)
+                && said.map_or(begin.elapsed() > FIRST_LOG_AFTER, |said| said.elapsed() > LOG_INTERVAL)
             {
                 said = Some(Instant::now());
                 info!(
                     table = table_name(), %to, at = %scan.position(),
-                    "{missing}, so the binlog is looked through to its end for schema changes, once for all tables; rows \
-                     wait meanwhile. {} spares it",
+                    "{missing}: reading the binlog to its end for schema changes, once for all tables, before rows are \
+                     delivered; to avoid this, {}",
                     missing.fix()
                 );
             }
         }
         if said.is_some() {
-            info!(took = ?begin.elapsed(), %to, "the binlog is looked through");
+            info!(took = ?begin.elapsed(), %to, "look-ahead pass done");
         }
         Ok(())
     }

@@ -1,9 +1,9 @@
-//! Whether a server's binlog is the one that was read: shown before it is read on, and asked again while it is read.
+//! Verifies that a server's binlog is the one that was read, before reading continues and again while the stream runs.
 //!
-//! Names prove nothing: after a `RESET`, on a restored or copied data directory, or on another server with the same
-//! identity there are files of the same names. So a place's fingerprint is compared with what the server sends for it
-//! ([`verify`]), and while the stream runs a connection of its own looks for signs of another binlog ([`History::watch`]):
-//! the dump of a server that was reset falls silent, and says nothing of it.
+//! File names prove nothing: after a `RESET`, on a restored or copied data directory, or on another server with the same
+//! identity, there are files of the same names. So the fingerprint of a position is compared with what the server sends for
+//! that position ([`verify`]). While the stream runs, [`History::watch`] looks for signs of another binlog over a connection
+//! of its own: after a reset, the server's dump falls silent without an error.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -16,28 +16,29 @@ use rowmill_core::position::{BinlogPosition, Fingerprint, ResumePoint, file_numb
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::stream::short_stream;
+use super::stream::open_finite_stream;
 use crate::config;
 use crate::mysql::protocol::StreamError;
-use crate::mysql::{ER_SOURCE_FATAL_ERROR_READING_BINLOG, Flavor, Server, explained, is_final, is_lost_connection};
+use crate::mysql::{ER_SOURCE_FATAL_ERROR_READING_BINLOG, Flavor, Server, is_definite, is_lost_connection, with_fix};
 
-/// How often the server is asked whether its binlog is still the same.
+/// The pause between two checks that the server still has the same binlog.
 const INTERVAL: Duration = Duration::from_secs(2);
-/// A connection on which an answer takes longer is given up.
+/// Time-out of an answer, after which the connection is dropped.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What to do about a binlog that isn't the one that was read.
-pub(super) const WAY_OUT: &str = "if `source.url` leads to another server now, point it at the one that was read; otherwise \
-     the binlog was reset, or the server was restored or replaced: take a new copy of the tables, and then go on with what \
-     this server writes by `rowmill checkpoint set latest`, or with all that its binlog has by `rowmill checkpoint set earliest`";
+/// The fix for a binlog that is not the one that was read, for error texts.
+pub(super) const OTHER_HISTORY_FIX: &str = "if `source.url` now leads to another server, point it at the one that was read; otherwise \
+     the binlog was reset, or the server was restored or replaced: take a new copy of the tables, then run `rowmill checkpoint \
+     set latest` to continue with what this server writes from now on, or `rowmill checkpoint set earliest` to read all of its \
+     binlog";
 
-/// Why there is no place to begin.
+/// Why there is no start point.
 #[derive(Debug, thiserror::Error)]
 pub enum LocateError {
-    /// The server may have the place later.
+    /// The server may have the position later.
     #[error("{0:#}")]
     Transient(anyhow::Error),
-    /// The server does not have the place, or no longer.
+    /// The server does not have the position, or no longer.
     #[error("{0:#}")]
     Definite(anyhow::Error),
 }
@@ -49,17 +50,17 @@ impl From<anyhow::Error> for LocateError {
 }
 
 fn locate_error(error: StreamError, config: &config::Source) -> LocateError {
-    if is_final(&error) {
-        LocateError::Definite(explained(error, config))
+    if is_definite(&error) {
+        LocateError::Definite(with_fix(error, config))
     } else {
         LocateError::Transient(error.into())
     }
 }
 
-/// Shows that a place belongs to the history of the server's binlog.
+/// Verifies that a position belongs to the server's history, by its fingerprint.
 ///
 /// # Errors
-/// If it doesn't, or if the server can't be asked.
+/// If the position does not belong to it, or if the server cannot be asked.
 pub(super) async fn verify(
     config: &config::Source,
     flavor: Flavor,
@@ -69,7 +70,7 @@ pub(super) async fn verify(
     let mut check = FingerprintCheck::new(expected);
     let from = check.from(position);
     let compare = async {
-        let mut stream = short_stream(config, flavor, from).await?;
+        let mut stream = open_finite_stream(config, flavor, from).await?;
         loop {
             match check.next(stream.event().await?) {
                 Finding::Open => {}
@@ -79,35 +80,35 @@ pub(super) async fn verify(
     };
     let finding = match compare.await {
         Ok(finding) => finding,
-        // The place isn't one between two events, or it is behind the end.
+        // The position is not between two events, or is past the end of the file.
         Err(StreamError::End) => Finding::OtherEvents,
         Err(StreamError::Server { code: ER_SOURCE_FATAL_ERROR_READING_BINLOG, .. }) => Finding::OtherEvents,
         Err(error) => return Err(locate_error(error, config)),
     };
     let what = match finding {
         Finding::Open | Finding::Fits => return Ok(()),
-        Finding::OtherFile => format!("its {} is another file than the one that was read", position.file),
-        Finding::OtherEvents => format!("other events than those that were read end at {position}"),
+        Finding::OtherFile => format!("its {} is not the file that was read", position.file),
+        Finding::OtherEvents => format!("the events that end at {position} are not those that were read"),
     };
     Err(LocateError::Definite(other_history(&config.address, &what)))
 }
 
-/// The error of a place that doesn't belong to a server's history.
+/// Returns the error for a position that does not belong to the server's history.
 pub(super) fn other_history(address: &str, what: &str) -> anyhow::Error {
-    anyhow!("the binlog of {address} isn't the one that the checkpoint belongs to: {what}; {WAY_OUT}")
+    anyhow!("the checkpoint does not belong to the binlog of {address}: {what}; {OTHER_HISTORY_FIX}")
 }
 
-/// The fingerprint of the file that a place is in, where nothing was read before it.
+/// Returns the fingerprint for a position before which nothing was read: that of its file.
 ///
 /// # Errors
-/// If the server doesn't send from there.
+/// If the server cannot stream from the position.
 pub(super) async fn identify(
     config: &config::Source,
     flavor: Flavor,
     position: &BinlogPosition,
 ) -> Result<Fingerprint, LocateError> {
     let read = async {
-        let mut stream = short_stream(config, flavor, position.clone()).await?;
+        let mut stream = open_finite_stream(config, flavor, position.clone()).await?;
         loop {
             let event = stream.event().await?;
             if let Some(fingerprint) = file_fingerprint(event).map_err(|fault| StreamError::Setup(fault.into()))? {
@@ -117,23 +118,24 @@ pub(super) async fn identify(
     };
     read.await.map_err(|error| match locate_error(error, config) {
         LocateError::Definite(error) => LocateError::Definite(
-            error.context(format!("the binlog of {} can't be read from {position}", config.address)),
+            error.context(format!("cannot read the binlog of {} from {position}", config.address)),
         ),
-        behind => behind,
+        after => after,
     })
 }
 
-/// The transactions before a place between two of them, which lies below 4 GiB: its file is read up to there.
+/// Returns the transactions before a position between two transactions. The position is at most 4 GiB into its file, which is
+/// read up to there.
 ///
 /// # Errors
-/// If it can't be read.
+/// If the file cannot be read.
 pub(super) async fn gtids_before(
     config: &config::Source,
     flavor: Flavor,
     position: &BinlogPosition,
 ) -> anyhow::Result<Option<GtidSet>> {
     let head = BinlogPosition { offset: BinlogPosition::FIRST_EVENT, ..position.clone() };
-    let mut stream = short_stream(config, flavor, head).await?;
+    let mut stream = open_finite_stream(config, flavor, head).await?;
     let mut scan = GtidScan::default();
     loop {
         let event = match stream.event().await {
@@ -141,7 +143,7 @@ pub(super) async fn gtids_before(
             event => event?,
         };
         let begins = scan.next(event)?;
-        // The server may go on with the next file.
+        // The server may continue with the next file.
         if scan.files() > 1 || begins.as_ref().is_some_and(|met| met.offset >= position.offset) {
             break;
         }
@@ -152,12 +154,12 @@ pub(super) async fn gtids_before(
     Ok(scan.gtids().cloned())
 }
 
-/// MariaDB: the newest transactions of all servers of each domain where its position is `positions`, which has the last one of
-/// each domain alone. Read from a file on in which, or before which, each of them is.
+/// MariaDB: returns the newest transactions of all servers of each domain at `positions`, which has only the last transaction
+/// of each domain. Reading starts at `file`, before which there must be no transaction past `positions`.
 ///
 /// # Errors
-/// If the binlog can't be read, or lacks one of them.
-pub(super) async fn all_servers(
+/// If the binlog cannot be read, or lacks one of the transactions.
+pub(super) async fn complete_gtids(
     config: &config::Source,
     file: &str,
     positions: &GtidSet,
@@ -167,7 +169,7 @@ pub(super) async fn all_servers(
     let mut complete = GtidSet::mariadb();
     let mut scan = GtidScan::default();
     let read = async {
-        let mut stream = short_stream(config, Flavor::MariaDb, head).await?;
+        let mut stream = open_finite_stream(config, Flavor::MariaDb, head).await?;
         while !open.is_empty() {
             let event = match stream.event().await {
                 Err(StreamError::End) => break,
@@ -194,24 +196,25 @@ pub(super) async fn all_servers(
     read.await.map_err(|error| locate_error(error, config))?;
     if let Some((domain, Newest { server, sequence })) = open.first() {
         return Err(LocateError::Definite(anyhow!(
-            "the binlog of {} has no transaction {domain}-{server}-{sequence} from which on it could be read; name one that it \
-             has, as `SELECT @@GLOBAL.gtid_binlog_pos` or BINLOG_GTID_POS() say it, or a file and a position",
+            "the binlog of {} does not have the transaction {domain}-{server}-{sequence}, after which reading is to start; \
+             name one that it has, as `SELECT @@GLOBAL.gtid_binlog_pos` or BINLOG_GTID_POS() returns it, or a file and a \
+             position",
             config.address
         )));
     }
     Ok(complete)
 }
 
-/// What shows that a server's binlog isn't the one any more that was read up to `resume`: a server that is reset may end its
-/// stream with an error that says nothing of it. `None` if nothing shows it.
+/// Looks for evidence that the server's binlog is no longer the one that was read up to `resume`: a server that is reset may
+/// end its stream with an unrelated error. Returns `None` if there is no such evidence.
 pub(super) async fn difference(config: &config::Source, resume: &ResumePoint) -> Option<anyhow::Error> {
     let ask = async {
         let mut server = Server::connect(config).await.ok().filter(|server| server.identity == *resume.server)?;
         match server.still_has(resume, None).await {
             Err(LocateError::Definite(error)) => Some(error),
             Err(LocateError::Transient(_)) => None,
-            // It may be purged, or look so after a reset to a higher number.
-            Ok(()) => match server.has_place("the stream", &resume.position).await {
+            // The file may be purged, or seem to be after a reset to a higher file number.
+            Ok(()) => match server.check_position("the stream", &resume.position).await {
                 Err(LocateError::Definite(error)) if !is_lost_connection(&error) => Some(error),
                 Ok(()) | Err(_) => None,
             },
@@ -220,34 +223,34 @@ pub(super) async fn difference(config: &config::Source, resume: &ResumePoint) ->
     timeout(ANSWER_TIMEOUT, ask).await.ok().flatten()
 }
 
-/// What is watched: which server is read, and up to where.
+/// Watches that the server that is being read keeps its history.
 #[derive(Debug)]
 pub(super) struct History {
     now: Mutex<Now>,
-    /// Whether a newer place is asked for.
+    /// Whether [`History::watch`] wants a newer resume point from the reader.
     is_wanted: AtomicBool,
 }
 
 #[derive(Debug, Clone)]
 struct Now {
     config: config::Source,
-    /// All before it was read.
+    /// All before this point was read.
     resume: ResumePoint,
-    /// The file that is being read: a server purges none that it still sends.
+    /// The file that is being read: a server does not purge a file that it is still sending.
     file: String,
 }
 
-/// What a server says of its binlog that changes when it becomes another one.
+/// Properties of a server's binlog that change when another binlog replaces it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Signs {
-    /// How often something was reset, the binlog among other things.
+    /// Number of `RESET` statements of any kind since the server started.
     resets: u64,
-    /// Where the binlog ends.
+    /// The end of the binlog.
     end: BinlogPosition,
 }
 
 impl Signs {
-    /// Whether the binlog may be another one than it was.
+    /// Returns whether the binlog may have been replaced.
     fn differ_from(&self, earlier: &Self) -> bool {
         self.resets != earlier.resets || self.end.is_before(&earlier.end)
     }
@@ -259,14 +262,14 @@ impl History {
         Self { now: Mutex::new(Now { config, resume, file }), is_wanted: AtomicBool::new(false) }
     }
 
-    /// Another connection reads on, maybe another server.
+    /// Records that another connection, perhaps to another server, continues at `resume`.
     pub(super) fn reads(&self, config: &config::Source, resume: &ResumePoint) {
         let file = resume.position.file.clone();
         *self.now.lock().unwrap_or_else(PoisonError::into_inner) =
             Now { config: config.clone(), resume: resume.clone(), file };
     }
 
-    /// All before `resume` was read, and some behind it: up to `position`.
+    /// Records, if [`History::watch`] asked for it, that all before `resume` was read, and some events up to `position`.
     #[inline]
     pub(super) fn read_to(&self, resume: &ResumePoint, position: &BinlogPosition) {
         if self.is_wanted.load(Ordering::Relaxed) && self.is_wanted.swap(false, Ordering::Relaxed) {
@@ -280,7 +283,8 @@ impl History {
         self.now.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Ends when the binlog that is read isn't the server's any more. A server that doesn't answer says nothing of that.
+    /// Returns an error once the server's binlog is no longer the one that was read. A server that does not answer is no
+    /// evidence of that.
     pub(super) async fn watch(&self) -> anyhow::Error {
         let mut connected: Option<(Server, String)> = None;
         let mut known: Option<Signs> = None;
@@ -289,7 +293,7 @@ impl History {
             tokio::time::sleep(INTERVAL).await;
             let Now { config, resume, file } = self.now();
             if connected.take_if(|(_, address)| *address != config.address).is_some() {
-                known = None; // another server is read
+                known = None; // another server is being read
             }
             let asked = timeout(ANSWER_TIMEOUT, async {
                 let (mut server, address) = match connected.take() {
@@ -297,7 +301,7 @@ impl History {
                     None => (Server::connect(&config).await?, config.address.clone()),
                 };
                 if server.identity != *resume.server {
-                    return Ok(None); // one behind the same address that isn't read
+                    return Ok(None); // another server at the same address, not the one being read
                 }
                 let signs = server.signs().await?;
                 Ok::<_, anyhow::Error>(Some((server, address, signs)))
@@ -306,7 +310,7 @@ impl History {
                 Ok(Ok(Some(answer))) => answer,
                 Ok(Ok(None)) => continue,
                 Ok(Err(error)) => {
-                    debug!(source = config.address, error = format!("{error:#}"), "its binlog can't be asked for");
+                    debug!(source = config.address, error = format!("{error:#}"), "cannot check the binlog");
                     known = None;
                     continue;
                 }
@@ -321,11 +325,7 @@ impl History {
                     Ok(Ok(())) => known = Some(signs),
                     Ok(Err(LocateError::Definite(error))) => return error,
                     Ok(Err(LocateError::Transient(error))) => {
-                        debug!(
-                            source = config.address,
-                            error = format!("{error:#}"),
-                            "the place can't be compared yet"
-                        );
+                        debug!(source = config.address, error = format!("{error:#}"), "cannot verify the position yet");
                     }
                     Err(_) => {}
                 }
@@ -338,13 +338,13 @@ impl History {
 }
 
 impl Server {
-    /// What changes when the binlog becomes another one.
+    /// Asks the server for the signs.
     async fn signs(&mut self) -> anyhow::Result<Signs> {
         Ok(Signs { resets: self.resets().await?, end: self.binlog_end().await?.0 })
     }
 
-    /// Whether a place that was read is still one of the binlog, or was purged of it. Something was reset where the file that
-    /// is being read is given: were the place purged alone, that one would still be there.
+    /// Checks that a resume point still belongs to the binlog, or was only purged from it. `reading`, the file that is being
+    /// read, is given after a `RESET` statement: if the server had merely purged older files, that file would still exist.
     async fn still_has(&mut self, resume: &ResumePoint, reading: Option<&String>) -> Result<(), LocateError> {
         let Some(fingerprint) = resume.fingerprint else { return Ok(()) };
         let position = &resume.position;
@@ -354,10 +354,10 @@ impl Server {
                 verify(&self.config, self.flavor, position, fingerprint).await
             }
             Some((_, size)) => {
-                let what = format!("{} ends at {size} now, and was read up to {}", position.file, position.offset);
+                let what = format!("{} now ends at {size}, and was read up to {}", position.file, position.offset);
                 Err(LocateError::Definite(other_history(&self.address, &what)))
             }
-            // Who is that slow is told so by the stream.
+            // The file was only purged: a reader that is too slow gets an error from the stream.
             None if logs.first().is_some_and(|(oldest, _)| file_number(&position.file) < file_number(oldest))
                 && reading.is_none_or(|reading| logs.iter().any(|(name, _)| name == reading)) =>
             {
@@ -366,7 +366,7 @@ impl Server {
             None => {
                 let newest = logs.last().map_or("none", |(name, _)| name);
                 let oldest = logs.first().map_or("none", |(name, _)| name);
-                let what = format!("it was read up to {position}, and it goes from {oldest} to {newest} now");
+                let what = format!("it was read up to {position}, and now has the files {oldest} to {newest}");
                 Err(LocateError::Definite(other_history(&self.address, &what)))
             }
         }

@@ -1,5 +1,6 @@
-//! How old the changes are that are being read, and a warning while there is time to do something
-//! about it: once the server purges what wasn't read yet, it is lost to the engine.
+//! The lag: the age of the newest event that was read, by the server's clock.
+//!
+//! [`Lag::watch`] warns while there is time to act: changes that the server purges before they are read are lost.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -11,29 +12,29 @@ use tracing::warn;
 const CHECK_INTERVAL_MAX: Duration = Duration::from_secs(60);
 const CHECK_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
-/// How far the reading is behind. Shared with who watches it.
+/// The lag, shared by the source, its watcher and the progress reporter.
 #[derive(Debug, Default)]
 pub struct Lag {
-    /// When the newest event that was read was written, in seconds since 1970; 0: there is no newer one.
+    /// The time stamp of the newest event that was read, in seconds since 1970; 0 if the server has nothing newer.
     read_s: AtomicU32,
-    /// For how many seconds the server keeps its binlog; 0: for ever.
+    /// How long the server keeps its binlog, in seconds; 0 if for ever.
     kept_s: AtomicU64,
-    /// What the server's clock showed, and when.
+    /// The server's clock, and when it was read.
     clock: Mutex<Option<(Duration, Instant)>>,
 }
 
 impl Lag {
-    /// The server keeps its binlog for so long; `None`: for ever.
+    /// Sets how long the server keeps its binlog; `None` if for ever.
     pub(super) fn keeps(&self, retention: Option<Duration>) {
         self.kept_s.store(retention.map_or(0, |retention| retention.as_secs().max(1)), Ordering::Relaxed);
     }
 
-    /// The server's clock shows so much since 1970. The host's may show something else, and may be set.
+    /// Sets the server's clock, as time since 1970. The host's clock may differ from it, and may be set.
     pub(super) fn is_now(&self, time: Duration) {
         *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some((time, Instant::now()));
     }
 
-    /// What the server's clock shows; the host's, if that isn't known.
+    /// Returns the server's clock, or the host's if the server's is not known.
     fn now(&self) -> Duration {
         match &*self.clock.lock().unwrap_or_else(PoisonError::into_inner) {
             Some((time, at)) => *time + at.elapsed(),
@@ -41,13 +42,13 @@ impl Lag {
         }
     }
 
-    /// An event was read.
+    /// Updates the lag from an event that was read.
     pub(super) fn read(&self, event: &[u8]) {
         let Ok(header) = EventHeader::parse(event) else { return };
         match header.kind {
-            // They come only where there is nothing else to send.
+            // Sent only when the server has nothing else to send.
             EventKind::HEARTBEAT | EventKind::HEARTBEAT_V2 => self.read_s.store(0, Ordering::Relaxed),
-            EventKind::FORMAT_DESCRIPTION => {} // as old as its file
+            EventKind::FORMAT_DESCRIPTION => {} // its time stamp is that of the file
             _ if header.timestamp_s > 0 && !header.is_artificial() => {
                 self.read_s.store(header.timestamp_s, Ordering::Relaxed);
             }
@@ -55,7 +56,7 @@ impl Lag {
         }
     }
 
-    /// Warns, again and again, while what is read is older than half of what the server keeps.
+    /// Warns repeatedly while the lag exceeds half of the server's binlog retention.
     pub(super) async fn watch(&self, address: &str) {
         loop {
             let kept = Duration::from_secs(self.kept_s.load(Ordering::Relaxed));
@@ -64,10 +65,10 @@ impl Lag {
             if let Some(age) = self.alarming(self.now()) {
                 warn!(
                     source = address,
-                    behind = ?age,
+                    lag = ?age,
                     kept = ?kept,
-                    "the changes that are read are older than half of what the server keeps of its binlog: once it purges \
-                     them they are lost here; see why messages aren't taken faster, or raise binlog_expire_logs_seconds"
+                    "the lag exceeds half of the server's binlog retention: changes that are purged before they are read are \
+                     lost; find out why messages are not delivered faster, or raise binlog_expire_logs_seconds"
                 );
                 // More often would only fill the log.
                 tokio::time::sleep(kept / 20).await;
@@ -75,7 +76,7 @@ impl Lag {
         }
     }
 
-    /// How old what is read is; `None` if there's nothing newer.
+    /// Returns the lag, or `None` if the server has nothing newer.
     pub fn age(&self) -> Option<Duration> {
         self.age_at(self.now())
     }
@@ -85,7 +86,7 @@ impl Lag {
         (read_s > 0).then(|| Duration::from_secs(now.as_secs().saturating_sub(read_s.into())))
     }
 
-    /// The age, if it is more than half of what the server keeps.
+    /// Returns the lag if it exceeds half of the server's binlog retention.
     fn alarming(&self, now: Duration) -> Option<Duration> {
         let kept_s = self.kept_s.load(Ordering::Relaxed);
         self.age_at(now).filter(|age| kept_s > 0 && age.as_secs() > kept_s / 2)

@@ -1,4 +1,4 @@
-//! Finds the start point: from a checkpoint or a configured start to a place that the server still has.
+//! Finds the start point: a checkpoint or a configured start comes in, a position that the server still has goes out.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,43 +9,43 @@ use rowmill_core::gtid::{GtidSet, Newest};
 use rowmill_core::position::{BinlogPosition, ResumePoint, file_number};
 use tracing::debug;
 
-use super::history::{self, LocateError, WAY_OUT, other_history};
+use super::history::{self, LocateError, OTHER_HISTORY_FIX, other_history};
 use super::start_point::{ResumeBy, StartPoint, is_within_reach, within_reach};
 use crate::config::Start;
 use crate::mysql::{ER_PARSE, Flavor, Server};
 
-/// How often, and how long after one another, MySQL is asked whether it executed what its binlog has.
+/// How often MySQL is asked whether it has executed the transactions of its binlog, and the pause between two questions.
 const COMMITTED_TRIES: u32 = 10;
 const COMMITTED_DELAY: Duration = Duration::from_millis(300);
 
 impl Server {
-    /// Where to begin: at the checkpoint if there is one, else where `start` says. The place is one
-    /// that the server still has, and that of a checkpoint is shown to belong to the server's history.
+    /// Finds the start point: at the checkpoint if there is one, otherwise at `start`. The server still has the position, and
+    /// the position of a checkpoint is verified to belong to the server's history.
     ///
     /// # Errors
-    /// If the server doesn't say what it has, or hasn't got the place any more, if its binlog isn't the checkpoint's, or if
-    /// it is another server and GTIDs don't help.
+    /// If the server cannot be asked, no longer has the position, or has another binlog than the checkpoint's; for a checkpoint
+    /// of another server, if the start point cannot be found by GTIDs.
     pub async fn locate(&mut self, start: &Start, checkpoint: Option<ResumePoint>) -> Result<StartPoint, LocateError> {
-        let Some(resume) = checkpoint else { return self.first_place(start).await };
+        let Some(resume) = checkpoint else { return self.configured_start(start).await };
         let is_same_server = *resume.server == *self.identity;
         if is_same_server && !resume.position.file.is_empty() {
             return self.read_on(resume).await;
         }
         let why = if is_same_server {
-            "it says by GTIDs where to begin".to_owned() // written before anything was read
+            "the checkpoint starts by GTIDs".to_owned() // written before anything was read
         } else {
             format!(
-                "it belongs to the server {}, and {} is {}, whose positions mean something else",
+                "the checkpoint belongs to the server {}, and {} is the server {}, which has other positions",
                 resume.server, self.address, self.identity
             )
         };
         let gtids = match resume.gtids.filter(|gtids| !gtids.is_empty()) {
             Some(gtids) => gtids,
-            None if is_same_server => Arc::new(self.no_gtids()), // a document has no empty set
+            None if is_same_server => Arc::new(self.no_gtids()), // a checkpoint's document omits an empty set
             None => {
                 return Err(LocateError::Definite(anyhow!(
-                    "{why}, and there are no GTIDs to go on by; point `source.url` at the server it belongs to, or remove the \
-                     checkpoint to begin at `source.start`"
+                    "{why}, and the checkpoint has no GTIDs to continue by; point `source.url` at the checkpoint's server, or \
+                     remove the checkpoint to start at `source.start`"
                 )));
             }
         };
@@ -54,16 +54,16 @@ impl Server {
         Ok(place)
     }
 
-    /// Where to begin without a checkpoint.
-    async fn first_place(&mut self, start: &Start) -> Result<StartPoint, LocateError> {
+    /// Finds the start point without a checkpoint.
+    async fn configured_start(&mut self, start: &Start) -> Result<StartPoint, LocateError> {
         let identity: Arc<str> = self.identity.as_str().into();
         let at = |position: BinlogPosition| ResumePoint::at(Arc::clone(&identity), position);
         let resume = match start {
             Start::Gtids(gtids) => {
-                const WHY: &str = "`source.start` says by GTIDs where to begin";
+                const WHY: &str = "`source.start` is a set of GTIDs";
                 let gtids = match self.flavor {
                     Flavor::MySql => gtids.clone(),
-                    Flavor::MariaDb => self.all_servers(gtids, WHY).await?,
+                    Flavor::MariaDb => self.complete_gtids(gtids, WHY).await?,
                 };
                 return self.locate_by_gtids(Arc::new(gtids), WHY).await;
             }
@@ -75,12 +75,12 @@ impl Server {
             }
             Start::Position(position) => {
                 let resume = at(position.clone());
-                self.has_place("`source.start`", position).await?;
+                self.check_position("`source.start`", position).await?;
                 let gtids = match position.offset {
-                    BinlogPosition::FIRST_EVENT => None, // the first events say them
+                    BinlogPosition::FIRST_EVENT => None, // the file's first events have them
                     _ if !is_within_reach(position) => None,
                     _ => history::gtids_before(&self.config, self.flavor, position).await.unwrap_or_else(|error| {
-                        debug!(%position, error = format!("{error:#}"), "the GTIDs before it aren't known");
+                        debug!(%position, error = format!("{error:#}"), "cannot read the GTIDs before it");
                         None
                     }),
                 };
@@ -92,13 +92,13 @@ impl Server {
         Ok(StartPoint::at(resume))
     }
 
-    /// At the position of a checkpoint of this server, if its binlog is still the one that it was.
+    /// Returns the start point at the position of this server's checkpoint, if the server still has the same binlog.
     async fn read_on(&mut self, resume: ResumePoint) -> Result<StartPoint, LocateError> {
-        self.has_place("the checkpoint", &resume.position).await?;
+        self.check_position("the checkpoint", &resume.position).await?;
         let Some(fingerprint) = resume.fingerprint else {
             return Err(LocateError::Definite(anyhow!(
-                "nothing in the checkpoint shows that {} is a place of the binlog that {} has; if you are sure that it is, run \
-                 `rowmill checkpoint set {}`",
+                "cannot verify that {} is a position of the binlog of {}: the checkpoint has no fingerprint; if you are sure \
+                 that it is one, run `rowmill checkpoint set {}`",
                 resume.position,
                 self.address,
                 resume.position
@@ -111,12 +111,12 @@ impl Server {
         Ok(StartPoint::at(within_reach(resume)))
     }
 
-    /// Whether the GTIDs of a checkpoint fit the server's, and its place.
+    /// Checks that the GTIDs of a checkpoint agree with the server's, and with the checkpoint's position.
     async fn has_gtids(&mut self, gtids: &GtidSet, resume: &ResumePoint) -> Result<(), LocateError> {
         let position = &resume.position;
         match self.flavor {
             Flavor::MySql => {
-                // A transaction is in the binlog a little sooner than it counts as executed.
+                // A transaction is in the binlog shortly before MySQL counts it as executed.
                 for _ in 0..COMMITTED_TRIES {
                     if gtids.is_subset_of(&self.executed().await?) {
                         return Ok(());
@@ -125,17 +125,17 @@ impl Server {
                 }
                 let executed = self.executed().await?;
                 Err(LocateError::Transient(anyhow!(
-                    "{} hasn't executed transactions that its binlog has, and that are done with (it has {executed}, done with \
-                     are {gtids}); wait until they are committed. {WAY_OUT}",
+                    "{} has not executed transactions that are in its binlog and already done (executed: {executed}; done: \
+                     {gtids}); wait until they are committed; {OTHER_HISTORY_FIX}",
                     self.address
                 )))
             }
-            // What ends at the place shows it better: numbers may step down.
+            // The fingerprint of the transaction that ends at the position is better evidence: sequence numbers may decrease.
             Flavor::MariaDb if resume.fingerprint.is_some_and(|fingerprint| fingerprint.end.is_some()) => Ok(()),
             Flavor::MariaDb if !is_within_reach(position) => Ok(()),
             Flavor::MariaDb => {
                 let there = self.gtid_position(position).await?;
-                // A server that crashed counts the transaction that it was writing, which has no end.
+                // A server that crashed counts the unfinished transaction that it was writing.
                 let fits = |(domain, there): (u32, Newest)| {
                     let last = gtids.last(domain).filter(|last| last.server == there.server);
                     last.is_some_and(|last| {
@@ -143,28 +143,27 @@ impl Server {
                     })
                 };
                 let differs = !there.newest_of_servers().all(fits);
-                let what =
-                    format!("its transactions before {position} are {there}, and those of the checkpoint {gtids}");
+                let what = format!("the transactions before {position} are {there}, those of the checkpoint {gtids}");
                 if differs { Err(LocateError::Definite(other_history(&self.address, &what))) } else { Ok(()) }
             }
         }
     }
 
-    /// Behind the transactions of a set, if the server has those and all others.
+    /// Returns the start point after the transactions of a set, if the server has all of these and all later transactions.
     async fn locate_by_gtids(&mut self, gtids: Arc<GtidSet>, why: &str) -> Result<StartPoint, LocateError> {
         let executed = self.executed().await?;
         let address = &self.address.clone();
         if !gtids.is_subset_of(&executed) {
             return Err(LocateError::Transient(anyhow!(
-                "{why}, and {address} lacks transactions that are done with (it has {executed}, done with are {gtids}); \
+                "{why}, and {address} lacks transactions that are already done (executed: {executed}; done: {gtids}); \
                  wait until it has caught up, or point `source.url` at a server that has them"
             )));
         }
         let purged = |purged: &str| {
             LocateError::Definite(anyhow!(
-                "{why}, and {address} has purged transactions that aren't delivered yet ({purged}done with are {gtids}); point \
+                "{why}, and {address} has purged transactions that are not delivered yet ({purged}done: {gtids}); point \
                  `source.url` at a server that still has them, or take a new copy of the tables, then remove the \
-                 checkpoint and begin at \"earliest\""
+                 checkpoint and start at \"earliest\""
             ))
         };
         let mut position = BinlogPosition::new("", BinlogPosition::FIRST_EVENT);
@@ -175,14 +174,11 @@ impl Server {
         match self.flavor {
             Flavor::MySql => {
                 const PURGED: &str = "SELECT @@GLOBAL.gtid_purged";
-                let text: Option<String> = self
-                    .conn
-                    .query_first(PURGED)
-                    .await
-                    .with_context(|| format!("{address}: its GTIDs can't be read"))?;
+                let text: Option<String> =
+                    self.conn.query_first(PURGED).await.with_context(|| format!("{address}: cannot read the GTIDs"))?;
                 let known: GtidSet = text.unwrap_or_default().parse().map_err(anyhow::Error::from)?;
                 if !known.is_subset_of(&gtids) {
-                    return Err(purged(&format!("purged are {known}, ")));
+                    return Err(purged(&format!("purged: {known}; ")));
                 }
             }
             Flavor::MariaDb => {
@@ -193,13 +189,13 @@ impl Server {
         Ok(StartPoint { resume, by: ResumeBy::Gtids, from: position })
     }
 
-    /// MariaDB: what all servers wrote before the positions of domains.
-    async fn all_servers(&mut self, positions: &GtidSet, why: &str) -> Result<GtidSet, LocateError> {
+    /// MariaDB: completes the positions of domains to the set of all servers' transactions before them.
+    async fn complete_gtids(&mut self, positions: &GtidSet, why: &str) -> Result<GtidSet, LocateError> {
         let executed = self.executed().await?;
         if !positions.is_subset_of(&executed) {
             return Err(LocateError::Transient(anyhow!(
-                "{why}, and {} lacks transactions of {positions} (it has {executed}); wait until it has caught up, or point \
-                 `source.url` at a server that has them",
+                "{why}, and {} lacks transactions of {positions} (executed: {executed}); wait until it has caught up, or \
+                 point `source.url` at a server that has them",
                 self.address
             )));
         }
@@ -212,22 +208,23 @@ impl Server {
         };
         let file = self.newest_file(is_before).await?.ok_or_else(|| {
             anyhow!(
-                "{why}, and {} has purged transactions behind {positions}; take a new copy of the tables, and begin behind it",
+                "{why}, and {} has purged transactions after {positions}; take a new copy of the tables, and start \
+                 at the GTIDs of the copy",
                 self.address
             )
         })?;
-        history::all_servers(&self.config, &file, positions).await
+        history::complete_gtids(&self.config, &file, positions).await
     }
 
-    /// MariaDB: the newest binlog file before which there are transactions such as asked for.
+    /// MariaDB: finds the newest binlog file for which `fits` accepts the transactions before the file.
     async fn newest_file(&mut self, mut fits: impl FnMut(&GtidSet) -> bool) -> anyhow::Result<Option<String>> {
         for (file, _) in self.binary_logs().await?.into_iter().rev() {
-            // Its list is one of the first events.
+            // The file's list of GTIDs is one of its first events.
             let events = self.privileged(&format!("SHOW BINLOG EVENTS IN '{file}' LIMIT 4")).await?;
             let list = events.iter().find(|event| event.get::<String, _>("Event_type").as_deref() == Some("Gtid_list"));
             let text = list.and_then(|event| event.get::<String, _>("Info")).unwrap_or_default();
             let mut before = self.gtids(text.trim().trim_start_matches('[').trim_end_matches(']'))?;
-            // It is shown in another order than it has: which server was a domain's last is asked for.
+            // The list is shown in another order than stored, so ask for the last server of each domain.
             let head = BinlogPosition::new(file.clone(), BinlogPosition::FIRST_EVENT);
             before.add_all(&self.gtid_position(&head).await?);
             if fits(&before) {
@@ -237,22 +234,22 @@ impl Server {
         Ok(None)
     }
 
-    /// What the server executed, and wrote in its binlog.
+    /// Returns the transactions that the server has executed and written to its binlog.
     async fn executed(&mut self) -> anyhow::Result<GtidSet> {
         let statement = match self.flavor {
             Flavor::MySql => "SELECT @@GLOBAL.gtid_executed",
-            // Its `gtid_binlog_pos` leaves out other servers than the last one of each domain.
+            // `gtid_binlog_pos` has only the last server of each domain.
             Flavor::MariaDb => "SELECT @@GLOBAL.gtid_binlog_state",
         };
         let text: Option<String> = self
             .conn
             .query_first(statement)
             .await
-            .with_context(|| format!("{}: its GTIDs can't be read", self.address))?;
+            .with_context(|| format!("{}: cannot read the GTIDs", self.address))?;
         self.gtids(&text.unwrap_or_default())
     }
 
-    /// A set as the server writes it.
+    /// Parses a set of GTIDs in the server's notation.
     fn gtids(&self, text: &str) -> anyhow::Result<GtidSet> {
         Ok(if text.is_empty() { self.no_gtids() } else { text.parse()? })
     }
@@ -264,22 +261,22 @@ impl Server {
         }
     }
 
-    /// MariaDB: the last transaction of each domain before a place.
+    /// MariaDB: returns the last transaction of each domain before a position.
     async fn gtid_position(&mut self, BinlogPosition { file, offset }: &BinlogPosition) -> anyhow::Result<GtidSet> {
         let text: Option<Option<String>> = self
             .conn
-            .patiently()
+            .with_long_timeout()
             .exec_first("SELECT BINLOG_GTID_POS(?, ?)", (file, offset))
             .await
-            .with_context(|| format!("{}: its GTID position can't be read", self.address))?;
+            .with_context(|| format!("{}: cannot read the GTID position", self.address))?;
         self.gtids(&text.flatten().unwrap_or_default())
     }
 
-    /// Whether the server has a place that `whose` says.
+    /// Checks that the server has a position. `whose` names the origin of the position in errors.
     ///
     /// # Errors
-    /// If it hasn't, or doesn't say.
-    pub(super) async fn has_place(&mut self, whose: &str, position: &BinlogPosition) -> Result<(), LocateError> {
+    /// If the server does not have the position, or cannot be asked.
+    pub(super) async fn check_position(&mut self, whose: &str, position: &BinlogPosition) -> Result<(), LocateError> {
         let logs = self.binary_logs().await?;
         Ok(self.is_among(&logs, whose, position)?)
     }
@@ -292,50 +289,51 @@ impl Server {
         match logs.iter().find(|(name, _)| name == file) {
             Some((_, size)) if offset <= size => Ok(()),
             Some((_, size)) => bail!(
-                "{whose} says {position}, and {file} on {address} ends at {size}: it isn't the file that it was, or it lost its \
-                 end in a crash; {WAY_OUT}"
+                "cannot read from {position}, the position of {whose}: {file} on {address} ends at {size}, so the file was \
+                 replaced, or lost its end in a crash; {OTHER_HISTORY_FIX}"
             ),
             None if oldest.is_some_and(|(oldest, _)| is_before(file, oldest)) => bail!(
-                "{whose} says {position}, and {address} has purged that file (its oldest is {}): the changes in between can't be \
-                 read any more; take a new copy of the tables, then remove the checkpoint and begin at \
-                 \"earliest\". To have more time, raise binlog_expire_logs_seconds",
+                "cannot read from {position}, the position of {whose}: {address} has purged that file (the oldest is {}), and \
+                 the changes in between can no longer be read; take a new copy of the tables, then remove the checkpoint and \
+                 start at \"earliest\"; to have more time, raise binlog_expire_logs_seconds",
                 name(oldest)
             ),
             None if newest.is_some_and(|(newest, _)| is_before(newest, file)) => bail!(
-                "{whose} says {position}, and the newest binlog file on {address} is {}: it never wrote that place, or not since \
-                 it was reset; {WAY_OUT}",
+                "cannot read from {position}, the position of {whose}: the newest binlog file on {address} is {}, so the \
+                 server never wrote that position, or was reset since; {OTHER_HISTORY_FIX}",
                 name(newest)
             ),
             None => bail!(
-                "{whose} says {position}, and {address} has no such file: its binlog goes from {} to {}; {WAY_OUT}",
+                "cannot read from {position}, the position of {whose}: {address} has no such file, its binlog has the files {} \
+                 to {}; {OTHER_HISTORY_FIX}",
                 name(oldest),
                 name(newest)
             ),
         }
     }
 
-    /// The binlog files, oldest first, with their sizes.
+    /// Returns the binlog files, oldest first, with their sizes in bytes.
     pub(super) async fn binary_logs(&mut self) -> anyhow::Result<Vec<(String, u64)>> {
         let rows: Vec<Row> = {
-            self.conn.patiently();
+            self.conn.with_long_timeout();
             self.privileged("SHOW BINARY LOGS").await?
         };
         Ok(rows.iter().filter_map(|row| Some((row.get(0)?, row.get(1)?))).collect())
     }
 
-    /// How often something of the server was reset since it started, its binlog among other things.
+    /// Returns the number of `RESET` statements since the server started, of any kind; one of the kinds resets the binlog.
     pub(super) async fn resets(&mut self) -> anyhow::Result<u64> {
         let row: Option<(String, u64)> = self
             .conn
             .query_first("SHOW GLOBAL STATUS LIKE 'Com_reset'")
             .await
-            .with_context(|| format!("{}: its status can't be read", self.address))?;
+            .with_context(|| format!("{}: cannot read the server's status", self.address))?;
         Ok(row.map_or(0, |(_, resets)| resets))
     }
 
-    /// Where the binlog ends; of MySQL with the transactions that were executed before, or a little sooner.
+    /// Returns the end of the binlog and, for MySQL, the executed transactions, which may lack the newest ones.
     pub(super) async fn binlog_end(&mut self) -> anyhow::Result<(BinlogPosition, Option<String>)> {
-        // MySQL 8.2 renamed the statement, 8.4 dropped its old name; MariaDB has the old one.
+        // MySQL 8.2 renamed the statement, 8.4 dropped the old name; MariaDB knows the old name.
         const OLD: &str = "SHOW MASTER STATUS";
         const NEW: &str = "SHOW BINARY LOG STATUS";
         let rows = match self.flavor {
@@ -346,7 +344,9 @@ impl Server {
                 Err(_) => self.privileged(NEW).await?,
             },
         };
-        let row = rows.first().ok_or_else(|| anyhow!("{} doesn't say where its binlog ends", self.address))?;
+        let row = rows
+            .first()
+            .ok_or_else(|| anyhow!("{}: the server does not report the end of its binlog", self.address))?;
         let (file, offset) = row.get::<String, _>(0).zip(row.get::<u64, _>(1)).unwrap_or_default();
         let executed = match self.flavor {
             Flavor::MySql => row.get::<Option<String>, _>("Executed_Gtid_Set").flatten(),
@@ -355,9 +355,9 @@ impl Server {
         Ok((BinlogPosition::new(file, offset), executed))
     }
 
-    /// Where the binlog ends, and what was executed before.
+    /// Returns the resume point at the end of the binlog.
     pub(super) async fn end_of_binlog(&mut self) -> anyhow::Result<ResumePoint> {
-        // Asked before the place: what isn't past mustn't count as past.
+        // Ask for the set before the position: a transaction after the position must not count as done.
         let state = match self.flavor {
             Flavor::MySql => None,
             Flavor::MariaDb => Some(self.executed().await?),
@@ -376,7 +376,7 @@ impl Server {
     }
 }
 
-/// Whether a binlog file is older than another of the same server.
+/// Returns whether a binlog file is older than another one of the same server.
 fn is_before(file: &str, other: &str) -> bool {
     let base = |name: &str| name.rsplit_once('.').map(|(base, _)| base.to_owned());
     base(file) == base(other) && file_number(file).is_some() && file_number(file) < file_number(other)

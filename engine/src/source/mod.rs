@@ -1,8 +1,8 @@
-//! Reading the binlog: events in from the server, decoded batches out.
+//! The source: reads events from the server and hands decoded batches to an [`Outlet`].
 //!
-//! The reading stops where the in-flight budget is used up, and goes on when checkpoints give it
-//! back. A connection that is lost is made again, and the reading goes on exactly where it was.
-//! [`Server::problems`] finds out before that whether the server can be read at all, [`Server::locate`] from where.
+//! The source waits while the in-flight budget is used up, and continues when checkpoints release budget. The source replaces
+//! a lost connection and resumes exactly where the old connection stopped. Before the source is opened, [`Server::problems`]
+//! checks the server's settings and [`Server::locate`] finds the start point.
 
 mod catalog;
 mod history;
@@ -26,46 +26,48 @@ use history::History;
 pub use history::LocateError;
 pub use lag::Lag;
 use start_point::{ResumeBy, StartPoint, is_within_reach};
-use stream::{Interruption, beside, open_stream, short_stream};
+use stream::{Interruption, open_finite_stream, open_stream, with_other_server_id};
 
 use crate::ack::{Cost, StopError};
 use crate::config::{self, OnError, Start};
 use crate::mysql::protocol::{ReplicationStream, StreamError};
-use crate::mysql::{ConnectError, Flavor, Server, explained, is_final, is_lost_connection};
-use crate::retry::{Delays, FailureLog, told};
+use crate::mysql::{ConnectError, Flavor, Server, is_definite, is_lost_connection, with_fix};
+use crate::retry::{Delays, FailureLog, error_text};
 use crate::schema_history::SchemaHistory;
 
-/// On a busy server whose changes are mostly not wanted, batches are handed on at least this often.
+/// Rows are handed on at least this often while events arrive without a pause, even if few of them are of selected tables.
 const BATCH_AGE_MAX: Duration = Duration::from_millis(10);
-/// How many events may pass between two looks at the clock.
+/// Number of events between two looks at the clock.
 const EVENTS_BETWEEN_CLOCKS: u32 = 64;
 
-/// How long it may take to find where a transaction ends,
+/// Time-out for finding the end of a transaction.
 const TRANSACTION_END_WAIT: Duration = Duration::from_secs(5);
-/// and where one ends for which 4 GiB and more are to be read.
+/// The same where the transaction begins 4 GiB or more into its file, which is then read from its head.
 const FAR_TRANSACTION_END_WAIT: Duration = Duration::from_secs(60);
-/// How long the next change may take to come if there is one.
+/// How long [`probe`] waits for the next change.
 const NEXT_CHANGE_WAIT: Duration = Duration::from_secs(1);
 
+/// The first pause between attempts to reconnect.
 const RECONNECT_DELAY_MIN: Duration = Duration::from_millis(100);
-/// With jitter up to twice as much.
+/// The maximum pause between attempts, before jitter, which at most doubles a pause.
 const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(5);
 
-/// Where batches go, in their order.
+/// Takes batches, in binlog order.
 pub trait Outlet: Send {
-    /// What a batch may cost at most.
+    /// The limits of a batch.
     fn batch_limits(&self) -> Cost;
 
-    /// Waits for room and hands a batch on. False if no batch is taken any more: whoever stopped says why.
+    /// Waits for room and hands a batch on. Returns false if the pipeline takes no more batches; the cause is reported by the
+    /// stage that stopped the pipeline.
     fn hand_on(&mut self, batch: RowBatch) -> impl Future<Output = bool> + Send;
 
-    /// What follows can't be read, for good: what was handed on is to be delivered before all ends.
+    /// Reports that the next event can never be read. The batches handed on before are delivered before the engine stops.
     fn stop(&mut self, error: StopError);
 }
 
-/// Reads one server's binlog.
+/// The stage that reads the binlog of one server at a time.
 pub struct Source {
-    /// The server that is read is the first of its servers.
+    /// The configuration, with the server that is being read as the first one.
     config: config::Source,
     stream: ReplicationStream,
     decoder: Decoder,
@@ -73,16 +75,16 @@ pub struct Source {
     history: Arc<History>,
     connector: Connector,
     catalog: Catalog,
-    /// What the catalog said of tables, and for which rows.
+    /// Columns that were looked up, and the positions between which they hold.
     schemas: Arc<SchemaHistory>,
 }
 
 impl Source {
-    /// Asks the server for its binlog from a place on, of which `select` says what is decoded. What its tables' columns were
-    /// is kept in `schemas`, where the binlog doesn't say it.
+    /// Opens the server's binlog at a start point. `select` selects the tables to decode. Where the binlog does not name
+    /// columns, those that are looked up are recorded in `schemas`.
     ///
     /// # Errors
-    /// If the server refuses.
+    /// If the server rejects the request.
     pub async fn open(
         mut server: Server,
         config: config::Source,
@@ -92,8 +94,8 @@ impl Source {
     ) -> anyhow::Result<Self> {
         let stream = open_stream(&config, server.flavor, &place)
             .await
-            .map_err(|error| explained(error, &config))
-            .with_context(|| format!("the binlog of {} can't be read from {place}", config.address))?;
+            .map_err(|error| with_fix(error, &config))
+            .with_context(|| format!("cannot read the binlog of {} from {place}", config.address))?;
         let history = Arc::new(History::new(config.clone(), place.resume.clone()));
         let decoder = Decoder::new(place.resume, select)
             .with_schema_changes(config.schema_changes)
@@ -107,20 +109,21 @@ impl Source {
         Ok(Self { config, stream, decoder, lag, history, connector, catalog: Catalog::default(), schemas })
     }
 
-    /// The family of the server, as messages say it.
+    /// Returns the server's family, as named in messages.
     pub fn connector(&self) -> Connector {
         self.connector
     }
 
-    /// How far the reading is behind.
+    /// Returns the lag, which is shared and kept up to date.
     pub fn lag(&self) -> Arc<Lag> {
         Arc::clone(&self.lag)
     }
 
-    /// Reads until `stop` says so, or until nobody takes batches any more.
+    /// Reads until `stop` is true, or until the outlet takes no more batches.
     ///
     /// # Errors
-    /// If the server hasn't got what is to be read any more. An event that can't be decoded stops the outlet.
+    /// If the server no longer has the next event, or if its binlog was replaced. An event that cannot be decoded is no error
+    /// here: it stops the outlet.
     pub async fn run(mut self, mut outlet: impl Outlet, mut stop: watch::Receiver<bool>) -> anyhow::Result<()> {
         let (lag, history, address) = (self.lag(), Arc::clone(&self.history), self.config.address.clone());
         self.decoder.bound_batches(outlet.batch_limits());
@@ -138,7 +141,7 @@ impl Source {
         Ok(())
     }
 
-    /// Reads, and reconnects where the connection is lost.
+    /// Reads, and reconnects when the connection is lost.
     async fn follow(&mut self, outlet: &mut impl Outlet) -> anyhow::Result<()> {
         loop {
             match self.read(outlet).await {
@@ -146,13 +149,13 @@ impl Source {
                 Err(Interruption::Definite(error)) => return Err(error),
                 Err(Interruption::Transient(error)) => {
                     let read_to = self.decoder.position().clone();
-                    if is_final(&error) {
+                    if is_definite(&error) {
                         if let Some(error) = history::difference(&self.config, self.decoder.resume_before()).await {
                             return Err(error);
                         }
                         let address = &self.config.address;
-                        return Err(explained(error, &self.config))
-                            .with_context(|| format!("{address} can't be read on at {read_to}"));
+                        return Err(with_fix(error, &self.config))
+                            .with_context(|| format!("cannot continue to read the binlog of {address} at {read_to}"));
                     }
                     let resume = self.decoder.rewind();
                     warn!(source = self.config.address, position = %read_to, error = %error, "connection lost, reconnecting");
@@ -162,19 +165,19 @@ impl Source {
         }
     }
 
-    /// Tries again, and where there are several servers each in turn, until one reads on at `resume`.
+    /// Tries each configured server in turn, with pauses, until one of them streams from `resume`.
     async fn reconnect(&mut self, resume: ResumePoint) -> anyhow::Result<()> {
         let mut delays = Delays::new(RECONNECT_DELAY_MIN, RECONNECT_DELAY_MAX, None);
         let mut failures = FailureLog::default();
         loop {
             tokio::time::sleep(delays.next_delay()).await;
-            // A server that fails for good doesn't matter while another may come back.
+            // A definite error of one server is not fatal while another one may recover.
             let (mut first_error, mut may_come_back) = (None, false);
             for candidate in self.config.candidates() {
                 let not_yet = match reconnect_to(&candidate, &resume).await {
                     Ok(Reconnected { stream, place, retention, time }) => {
                         let after = failures.worked().map(tracing::field::debug);
-                        info!(source = candidate.address, position = %place, after, "reading on");
+                        info!(source = candidate.address, position = %place, after, "reconnected");
                         if place.by == ResumeBy::Gtids {
                             self.decoder.relocate(place.resume);
                         }
@@ -189,16 +192,16 @@ impl Source {
                     }
                     Err(ConnectError::Transient(error)) => {
                         may_come_back = true;
-                        told(&error)
+                        error_text(&error)
                     }
                     Err(ConnectError::Definite(error)) => {
-                        let text = told(&error);
+                        let text = error_text(&error);
                         first_error.get_or_insert(error);
                         text
                     }
                 };
                 if let Some(since) = failures.failed(&not_yet) {
-                    warn!(source = candidate.address, ?since, error = not_yet, "not reconnected yet, trying again");
+                    warn!(source = candidate.address, ?since, error = not_yet, "cannot reconnect yet, retrying");
                 }
             }
             if let (Some(error), false) = (first_error, may_come_back) {
@@ -212,8 +215,8 @@ impl Source {
         let mut handed_on = Instant::now();
         let mut events: u32 = 0;
         loop {
-            // An event that is there already is taken at once; before waiting for one, what was decoded so far is handed
-            // on, so that rows never wait for more rows.
+            // Take an event that was already received. Before waiting for one, hand on the rows decoded so far, so that rows
+            // never wait for more rows.
             let event = stream.try_next_event().map_err(Interruption::Transient)?;
             events = events.wrapping_add(1);
             let is_old = || events.is_multiple_of(EVENTS_BETWEEN_CLOCKS) && handed_on.elapsed() > BATCH_AGE_MAX;
@@ -232,14 +235,14 @@ impl Source {
                 continue;
             };
             lag.read(event);
-            // What was known of a table is tried; what was looked up of one is kept if it fits.
+            // Columns from the schema history are tried first; columns that were looked up are recorded if they fit.
             let mut tried: Option<(String, String)> = None;
             let mut looked_up: Option<(String, String, BinlogPosition, Vec<CatalogColumn>)> = None;
             loop {
-                // Taken apart where it is: most events give nothing, and to move what a batch needs takes as long as
-                // they do.
+                // `next` is matched in place: most events make no batch, and moving the result, which has room for a batch,
+                // would take as long as decoding such an event.
                 let next = decoder.next(event);
-                // Before a batch is handed on: the checkpoint may follow it at once.
+                // Record columns before a batch is handed on, as the checkpoint may follow the batch at once.
                 if let (Some((schema, table, rows, columns)), Ok(_)) = (looked_up.take(), &next)
                     && decoder.knows_columns(&schema, &table)
                 {
@@ -258,13 +261,13 @@ impl Source {
                     }
                     Ok(Next::Columns { schema, table, missing }) => {
                         let rows = decoder.position().clone();
-                        // ColumnRequest for once more: what was known doesn't fit.
+                        // The decoder asks for the same columns again: those of the schema history do not fit.
                         let is_wrong = tried.take().is_some_and(|tried| tried == (schema.clone(), table.clone()));
                         if is_wrong {
                             schemas.forget(&schema, &table);
                         } else if let Some(known) = schemas.columns(&schema, &table, &rows) {
                             tried = Some((schema.clone(), table.clone()));
-                            decoder.try_columns(schema, table, known);
+                            decoder.learn_guess(schema, table, known);
                             continue;
                         }
                         let before = decoder.resume_before();
@@ -281,7 +284,7 @@ impl Source {
                                 ColumnsError::Unknown(error)
                                 | ColumnsError::Interruption(Interruption::Definite(error)),
                             ) => {
-                                // What is before the event is delivered all the same.
+                                // Rows before the event are still delivered.
                                 let transaction = decoder.transaction_begin();
                                 while let Some(batch) = decoder.give_up() {
                                     if !outlet.hand_on(batch).await {
@@ -300,20 +303,20 @@ impl Source {
     }
 }
 
-/// A connection that reads on.
+/// A new connection that streams from the resume point.
 struct Reconnected {
     stream: ReplicationStream,
     place: StartPoint,
-    /// For how long the server keeps its binlog, where it said so.
+    /// How long the server keeps its binlog (inner `None`: for ever); `None` if that is unknown.
     retention: Option<Option<Duration>>,
-    /// What its clock shows, where it said so.
+    /// The server's clock, as time since 1970; `None` if unknown.
     time: Option<Duration>,
 }
 
-/// A connection to a server that reads on at `resume`.
+/// Connects to a server and opens a stream at `resume`.
 ///
 /// # Errors
-/// If there is none yet, or if the server can't be read on.
+/// Transient if the server cannot be reached or does not have the transactions yet, definite if it cannot be read from there.
 async fn reconnect_to(config: &config::Source, resume: &ResumePoint) -> Result<Reconnected, ConnectError> {
     let mut server = Server::connect(config).await?;
     if let Some(problem) = server.problems().into_iter().next() {
@@ -323,7 +326,7 @@ async fn reconnect_to(config: &config::Source, resume: &ResumePoint) -> Result<R
         Ok(place) => place,
         Err(LocateError::Definite(error)) if is_lost_connection(&error) => return Err(ConnectError::Transient(error)),
         Err(LocateError::Definite(error)) => {
-            return Err(ConnectError::Definite(error.context("the checkpoint can't be gone on from")));
+            return Err(ConnectError::Definite(error.context("cannot continue from the checkpoint")));
         }
         Err(LocateError::Transient(error)) => return Err(ConnectError::Transient(error)),
     };
@@ -333,20 +336,20 @@ async fn reconnect_to(config: &config::Source, resume: &ResumePoint) -> Result<R
             server.disconnect().await;
             Ok(Reconnected { stream, place, retention, time })
         }
-        Err(error) if is_final(&error) => Err(ConnectError::Definite(explained(error, config))),
+        Err(error) if is_definite(&error) => Err(ConnectError::Definite(with_fix(error, config))),
         Err(error) => Err(ConnectError::Transient(error.into())),
     }
 }
 
-/// Whether the binlog can be read from a place on: asks for it, and waits for the first event. Says how
-/// old the next change is, if there is one.
+/// Checks that the binlog can be read from a start point, by waiting for the first event. Returns the age of the next change,
+/// or `None` if no change follows within a second.
 ///
 /// # Errors
-/// If it can't.
+/// If the binlog cannot be read from there.
 pub async fn probe(config: &config::Source, flavor: Flavor, place: &StartPoint) -> anyhow::Result<Option<Duration>> {
     let lag = Lag::default();
     let read = async {
-        let mut stream = open_stream(&beside(config), flavor, place).await?;
+        let mut stream = open_stream(&with_other_server_id(config), flavor, place).await?;
         lag.read(stream.event().await?);
         let next_change = async {
             while lag.age().is_none() {
@@ -357,15 +360,15 @@ pub async fn probe(config: &config::Source, flavor: Flavor, place: &StartPoint) 
         tokio::time::timeout(NEXT_CHANGE_WAIT, next_change).await.unwrap_or(Ok(()))
     };
     read.await
-        .map_err(|error| explained(error, config))
-        .with_context(|| format!("the binlog of {} can't be read from {place}", config.address))?;
+        .map_err(|error| with_fix(error, config))
+        .with_context(|| format!("cannot read the binlog of {} from {place}", config.address))?;
     Ok(lag.age())
 }
 
-/// Where the transaction ends that begins at a place of the binlog; `None` if that isn't found out in time.
+/// Finds the end of the transaction that begins at a position. Returns `None` if the end is not found in time.
 ///
 /// # Errors
-/// If the binlog can't be read from there.
+/// If the binlog cannot be read from there.
 pub async fn transaction_end(
     config: &config::Source,
     begin: &BinlogPosition,
@@ -377,7 +380,7 @@ pub async fn transaction_end(
     let from = BinlogPosition { offset, ..begin.clone() };
     let find = async {
         let server = Server::connect(config).await?;
-        let mut stream = short_stream(config, server.flavor, from).await?;
+        let mut stream = open_finite_stream(config, server.flavor, from).await?;
         server.disconnect().await;
         let mut finder = EndFinder::new(begin.clone(), offset);
         loop {

@@ -1,33 +1,33 @@
-//! Where a stream starts, and how a server is asked for it.
+//! The start point of a stream: the resume point, and how to request it from a server.
 
 use std::sync::Arc;
 
 use rowmill_core::position::{BinlogPosition, EventOffset, PartialTransaction, ResumePoint};
 
-/// Where to begin, and how to ask for it.
+/// A resume point, and how to request it from the server.
 #[derive(Debug, Clone)]
 pub struct StartPoint {
-    /// From where to read on.
+    /// Rows before this point are done, and are skipped if the server sends them.
     pub resume: ResumePoint,
-    /// How.
+    /// How the server is asked.
     pub by: ResumeBy,
-    /// Where the server begins if it is asked for a position; what it sends from there and is past is passed over.
+    /// The position to request, unless MySQL is asked by GTIDs. It may be before `resume`.
     pub from: BinlogPosition,
 }
 
-/// How a server is asked for what comes next.
+/// How a server is asked for the events after a resume point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResumeBy {
-    /// From a position in a file.
+    /// By a position in a file.
     Position,
-    /// What isn't in the set of GTIDs: MySQL is given the set, MariaDB begins at the head of a file before which all
-    /// transactions are in it. (Asked by a GTID of each domain, it would skip what another server of the domain wrote before
-    /// it and the engine hasn't got.)
+    /// By a set of GTIDs that are done. MySQL gets the set. MariaDB is asked for the head of a file before which all
+    /// transactions are in the set: asked by one GTID of each domain, MariaDB would skip transactions that another server of
+    /// the domain wrote before that GTID and that are not done.
     Gtids,
 }
 
 impl StartPoint {
-    /// To be asked for by its position.
+    /// Makes a start point that is requested by its position.
     pub(super) fn at(resume: ResumePoint) -> Self {
         Self { from: resume.position.clone(), resume, by: ResumeBy::Position }
     }
@@ -36,19 +36,19 @@ impl StartPoint {
 impl std::fmt::Display for StartPoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match (self.by, &self.resume.gtids) {
-            (ResumeBy::Gtids, Some(gtids)) => write!(f, "behind the transactions {gtids}"),
+            (ResumeBy::Gtids, Some(gtids)) => write!(f, "after the transactions {gtids}"),
             _ => self.resume.fmt(f),
         }
     }
 }
 
-/// Whether a server can be asked for a position: a dump names it in 32 bits.
+/// Whether a position can be requested: a dump request has 32 bits for the offset.
 pub(super) fn is_within_reach(position: &BinlogPosition) -> bool {
     u32::try_from(position.offset).is_ok()
 }
 
-/// The same place, so that a server can be asked for it: a dump begins at most 4 GiB into a file. Beyond that the file is
-/// read from its head, and what is before the place is passed over.
+/// Returns an equivalent resume point that can be requested from a server: a dump starts at most 4 GiB into a file. For a
+/// position past 4 GiB, the file is read from its head, and the rows before the position are skipped.
 pub(super) fn within_reach(resume: ResumePoint) -> ResumePoint {
     if is_within_reach(&resume.position) {
         return resume;
@@ -56,7 +56,7 @@ pub(super) fn within_reach(resume: ResumePoint) -> ResumePoint {
     let BinlogPosition { file, offset } = &resume.position;
     let partial = PartialTransaction { file: file.clone(), progress: EventOffset { event: *offset, rows: 0 } };
     let head = BinlogPosition::new(file.clone(), BinlogPosition::FIRST_EVENT);
-    // The head of the file says which transactions are before it, and counting them gives those before the place.
+    // The first events of the file have the GTIDs before the file; adding those that follow gives the GTIDs at the position.
     let at_head = ResumePoint {
         position: head,
         partial: None,

@@ -1,4 +1,4 @@
-//! Opening a stream of binlog events at a place, and why one ends.
+//! Opens a stream of binlog events at a start point, and classifies why a stream ends.
 
 use anyhow::anyhow;
 use rowmill_core::binlog::DecodeError;
@@ -10,14 +10,14 @@ use crate::config;
 use crate::mysql::protocol::{DumpRequest, HEARTBEAT_PERIOD, Login, ReplicationStream, StreamError};
 use crate::mysql::{ConnectError, Flavor};
 
-/// The server closes a dump connection that isn't read for this long. While a queue is out of reach
+/// The server closes a dump connection on which a write blocks for this long, in seconds. While a queue cannot be reached
 /// nothing is read, so the session asks for a long time.
 const NET_WRITE_TIMEOUT_S: u32 = 30 * 24 * 3600;
-/// Why the reading stopped.
+/// Why reading was interrupted.
 pub(super) enum Interruption {
-    /// A new connection may go on.
+    /// A new connection may succeed.
     Transient(StreamError),
-    /// No new connection can go on.
+    /// No new connection can succeed.
     Definite(anyhow::Error),
 }
 
@@ -38,25 +38,25 @@ impl From<ConnectError> for Interruption {
     }
 }
 
-/// A connection on which the binlog comes from a place on; without an end.
+/// Opens a stream at a start point. The stream waits at the end of the binlog for more events.
 pub(super) async fn open_stream(
     config: &config::Source,
     flavor: Flavor,
     place: &StartPoint,
 ) -> Result<ReplicationStream, StreamError> {
-    open_ending(config, flavor, place, Ending::Waits).await
+    open_with_end(config, flavor, place, Ending::Waits).await
 }
 
-/// What the server does where its binlog ends.
+/// What the server does at the end of its binlog.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ending {
-    /// It waits for more.
+    /// Waits for more events.
     Waits,
-    /// It says so: [`StreamError::End`].
+    /// Ends the stream: [`StreamError::End`].
     Ends,
 }
 
-async fn open_ending(
+async fn open_with_end(
     config: &config::Source,
     flavor: Flavor,
     place: &StartPoint,
@@ -65,7 +65,7 @@ async fn open_ending(
     let mut stream = ReplicationStream::connect(&Login::new(&config.options, &config.tls)).await?;
     stream.run(&format!("SET SESSION net_write_timeout = {NET_WRITE_TIMEOUT_S}")).await?;
     let heartbeat_ns = HEARTBEAT_PERIOD.as_nanos();
-    // Servers before 8.0.26, and MariaDB, know the old names alone; newer ones take both.
+    // MySQL before 8.0.26 and MariaDB know only the `master` names; newer servers accept both.
     for name in ["master", "source"] {
         stream
             .run(&format!(
@@ -75,7 +75,7 @@ async fn open_ending(
     }
     let StartPoint { resume: ResumePoint { gtids, .. }, by, from } = place;
     let server_id = config.server_id;
-    // MariaDB leaves annotations out unless they're asked for, though their bytes count.
+    // MariaDB omits annotation events unless they are requested, though their bytes count in positions.
     let annotations = flavor == Flavor::MariaDb;
     match (flavor, by, gtids) {
         (Flavor::MySql, ResumeBy::Gtids, Some(gtids)) => {
@@ -86,22 +86,23 @@ async fn open_ending(
         (Flavor::MySql, ..) => {}
     }
     let offset = u32::try_from(from.offset)
-        .map_err(|_| StreamError::Setup(anyhow!("{from} is beyond the 4 GiB that a server can be asked for")))?;
+        .map_err(|_| StreamError::Setup(anyhow!("cannot request {from}: a stream starts at most 4 GiB into a file")))?;
     let ends = ending == Ending::Ends;
     stream.dump(&DumpRequest { file: &from.file, offset, server_id, annotations, ends }).await?;
     Ok(stream)
 }
 
-/// A stream that ends where the binlog does, from a position on, beside the one of an engine that runs.
-pub(super) async fn short_stream(
+/// Opens a second stream beside the engine's own. It starts at a position and ends at the end of the binlog.
+pub(super) async fn open_finite_stream(
     config: &config::Source,
     flavor: Flavor,
     from: BinlogPosition,
 ) -> Result<ReplicationStream, StreamError> {
-    open_ending(&beside(config), flavor, &StartPoint::at(ResumePoint::at("", from)), Ending::Ends).await
+    open_with_end(&with_other_server_id(config), flavor, &StartPoint::at(ResumePoint::at("", from)), Ending::Ends).await
 }
 
-/// With another server ID: the server ends a connection with the ID of a new one, and that of the engine is to stay.
-pub(super) fn beside(config: &config::Source) -> config::Source {
+/// Returns the configuration with another server ID: a server closes an older stream with the same server ID, and the engine's
+/// own stream must stay open.
+pub(super) fn with_other_server_id(config: &config::Source) -> config::Source {
     config::Source { server_id: config::random_server_id(), ..config.clone() }
 }

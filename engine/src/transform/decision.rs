@@ -1,28 +1,28 @@
-//! What a transform decided on the rows of a batch, once it is checked.
+//! A transform's validated decision on the rows of a batch.
 
 use bytes::Bytes;
 use rowmill_core::batch::{Cell, ColumnIndex, ImageKind, RowIndex};
 
 use super::message::{Emitted, Reroute};
 
-/// A verdict that makes sense.
+/// A validated verdict.
 #[derive(Debug, Default)]
 pub(crate) struct Decision {
-    /// By row.
+    /// Whether each row is kept, in order.
     pub keep: Vec<bool>,
     pub reroutes: Vec<(RowIndex, Reroute)>,
     pub edits: Edits,
-    /// Of the one batch that the answer is about; their `origin` isn't known here.
+    /// The messages made of rows of this batch; their `origin` is not known here.
     pub emitted: Vec<Emitted>,
-    /// Rows that the plugin can't process, and why. They are neither kept nor were messages made of them.
+    /// The rows that the plugin failed on, with the causes. They are not kept, and have no messages.
     pub fails: Vec<(RowIndex, String)>,
 }
 
-/// New values of columns, by row.
+/// The new values of columns, sorted by row.
 #[derive(Debug, Default)]
 pub(crate) struct Edits(Vec<Edit>);
 
-/// A column's new value in one of a row's images.
+/// A column's new value in one image of a row.
 #[derive(Debug)]
 pub(super) struct Edit {
     pub row: RowIndex,
@@ -39,7 +39,7 @@ pub(super) enum NewValue {
 }
 
 impl Edits {
-    /// Of several for one column the last counts.
+    /// Sorts the edits by row. Of several edits of one column the last one counts.
     pub(super) fn new(mut edits: Vec<Edit>) -> Self {
         edits.sort_by_key(|edit| edit.row);
         Self(edits)

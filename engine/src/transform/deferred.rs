@@ -1,5 +1,5 @@
-//! Batches of which transforms see a part, and get the rest for what they leave: only rows that stay are decoded
-//! whole.
+//! Deferred columns: transforms see the columns of the projection only; the other columns are decoded only for the rows
+//! that remain after the transforms, and for dead letters.
 
 use std::sync::Arc;
 
@@ -10,16 +10,19 @@ use super::interest;
 use super::{Chain, Stop, Transformed};
 
 impl Chain {
-    /// What of a table's rows is projection to decide on them. Where that can't be found out it's everything, and
-    /// why shows when the first row passes.
+    /// Returns the columns of a table that the transforms need to decide on its rows.
+    ///
+    /// If a transform's interest cannot be determined, these are all columns, and the first row of the table shows the
+    /// error.
     pub fn projection(&self, table: &Table) -> TableProjection {
         let interests: Result<Vec<_>, _> = self.transforms.iter().map(|transform| transform.interest(table)).collect();
         interests.map_or_else(|_| TableProjection::default(), |interests| interest::table_projection(table, &interests))
     }
 
-    /// Passes a batch through the transforms. What is left of it is decoded whole; where a row can't be, everything stops
-    /// before it. Batches are numbered in their order, and every one must pass. `None` if everything stops because of an
-    /// earlier one.
+    /// Passes a batch through the transforms, and decodes the deferred columns of the remaining rows.
+    ///
+    /// A row that cannot be decoded is skipped if the batch says so; otherwise the engine stops before it. Batches are
+    /// numbered in order, and every batch must pass. Returns `None` if the engine stops because of an earlier batch.
     pub async fn transform(&self, number: u64, batch: &RowBatch, tables: &Arc<[Arc<Table>]>) -> Option<Transformed> {
         let RowBatch { bytes, rows, deferred, skips, .. } = batch;
         let count = *rows as u32;
@@ -39,7 +42,7 @@ impl Chain {
             let whole = |rows: &[RowIndex]| deferred.decode_rows(&decoded, rows.iter().copied());
             return Some(transformed.completed(bytes, whole, leave_out));
         }
-        // It was decoded for other transforms: they get whole rows.
+        // The batch was decoded with another chain's projection: this chain gets all columns.
         let (whole, errors) = deferred.decode_rows(&decoded, (0..count).map(RowIndex));
         if errors.is_empty() {
             return self.run(number, Arc::new(whole), count, tables).await;
@@ -56,8 +59,8 @@ impl Chain {
         Some(transformed)
     }
 
-    /// Passes a batch that is whole through the transforms as it would be were it decoded for them: columns that none of
-    /// them wants are absent. For their tests.
+    /// Passes a batch with all columns through the transforms as if it had been decoded with their projection: columns that
+    /// none of them wants are absent. For `rowmill plugin test`.
     pub async fn transform_in_part(
         &self,
         number: u64,
@@ -92,23 +95,27 @@ impl Chain {
 }
 
 impl Transformed {
-    /// With `whole` rows in place of what is left: what transforms changed in them stays changed. `decoded` is what they
-    /// were given first. `leave_out` leaves out rows that can't be decoded.
+    /// Replaces the remaining rows and the dead letters with rows of all columns, with the transforms' changes applied.
+    ///
+    /// `decoded` is the batch that the first transform was given, `whole` decodes rows of it with all columns, and
+    /// `leave_out` removes rows that cannot be decoded.
     fn completed(
         mut self,
         decoded: &Arc<Vec<u8>>,
         whole: impl Fn(&[RowIndex]) -> (Vec<u8>, Vec<RowError>),
         leave_out: impl Fn(&mut Self, Vec<RowError>),
     ) -> Self {
-        // Each time there are fewer rows.
+        // Ends, since each round has fewer rows.
         while let Err(errors) = self.complete(decoded, &whole) {
             leave_out(&mut self, errors);
         }
         self
     }
 
+    /// Does one round of [`Transformed::completed`].
+    ///
     /// # Errors
-    /// If rows can't be decoded: then nothing is changed.
+    /// The rows that cannot be decoded; then nothing is changed.
     fn complete(
         &mut self,
         decoded: &Arc<Vec<u8>>,
@@ -141,8 +148,8 @@ impl Transformed {
     }
 }
 
-/// Rows that were decoded whole, in the order of `rows`, with what was changed since `decoded` in what is `seen` of
-/// them now: of each row its index there, and where it was.
+/// Returns the rows of `whole`, with the changes that transforms made: the cells that differ between `decoded` and
+/// `seen`. `rows` has each row's index in `seen` and in `decoded`, in the order of `whole`.
 fn changed(whole: &[u8], seen: &[u8], decoded: &Batch<'_>, rows: &[(RowIndex, u32)]) -> Vec<u8> {
     let (whole, seen) = (parse(whole), parse(seen));
     let mut out = Builder::with_capacity(whole.bytes_of(whole.len()));
@@ -164,8 +171,10 @@ fn changed(whole: &[u8], seen: &[u8], decoded: &Batch<'_>, rows: &[(RowIndex, u3
     out.finish()
 }
 
+/// Parses a packed batch.
+///
 /// # Panics
-/// If it isn't a batch.
+/// If `bytes` is not a batch.
 fn parse(bytes: &[u8]) -> Batch<'_> {
     Batch::parse(bytes).expect("batches are written by the builder")
 }

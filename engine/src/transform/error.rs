@@ -1,19 +1,19 @@
-//! A transform that failed.
+//! The errors of transforms.
 
 use std::sync::Arc;
 
 use rowmill_core::batch::{Batch, Row, Table};
 
-/// What a transform did wrong on a batch.
+/// An error of a plugin, mostly on a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum PluginError {
-    /// It trapped, ran out of time or memory, or can't be made: its instance can't be used any more.
+    /// A trap, an exceeded time or memory limit, or an instance that cannot be created. The instance cannot be used again.
     Trap(String),
-    /// It says that it can't.
+    /// A final refusal: by the plugin, or by the host because of an exceeded limit or an invalid request.
     Reject(String),
-    /// It says that it may succeed if it is tried again.
+    /// A failure of which the plugin says that a retry may succeed.
     Retry(String),
-    /// What it returned makes no sense.
+    /// An invalid answer.
     Malformed(String),
 }
 
@@ -22,27 +22,27 @@ impl std::fmt::Display for PluginError {
         match self {
             Self::Trap(message) | Self::Reject(message) | Self::Retry(message) => f.write_str(message),
             Self::Malformed(fault) => {
-                write!(f, "it returned a malformed verdict: {fault}; the plugin or its SDK has a bug")
+                write!(f, "malformed verdict: {fault}; the plugin or its SDK has a bug")
             }
         }
     }
 }
 
-/// A row that a transform failed on: which transform, which row, and why.
+/// A transform's failure on a row.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("plugin `{plugin}` failed on a row of {table} at {file}:{position} (row {row} there): {fault}")]
+#[error("plugin `{plugin}` failed on a row of {table} at {file}:{position} (row {row} of the event): {fault}")]
 pub struct TransformError {
     /// The plugin's name.
     pub plugin: String,
     /// The table.
     pub table: String,
-    /// The binlog file.
+    /// The binlog file of the row's event.
     pub file: String,
-    /// Where the row's event begins in it.
+    /// The position of the row's event in the file, in bytes.
     pub position: u64,
-    /// Its place in that event.
+    /// The row's index in that event.
     pub row: u32,
-    /// What happened.
+    /// The cause.
     pub fault: String,
 }
 

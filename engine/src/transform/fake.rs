@@ -1,4 +1,4 @@
-//! Transforms for the simulation: a closure decides, row by row.
+//! Fake transforms for the simulation: a closure decides on each row.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,16 +13,16 @@ use super::interest::{Disposition, Interest};
 use super::manifest::OnError;
 use super::{Decided, Emitted, MessageText, Passed, Transform, TransformError, rewrite};
 
-/// What becomes of a row.
+/// A fake transform's decision on a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum RowDecision {
     Keep,
     Drop,
-    /// It is kept, and a message with this body is made of it.
+    /// The row is kept, and a message with this body is made of it.
     Emit(String),
-    /// The transform fails on it.
+    /// The transform fails on the row.
     Fail(OnError),
-    /// The transform fails on the batch that has it, so that its rows are tried one by one; and on it.
+    /// The transform fails on the row's batch, so that its rows are tried one by one, and then on the row.
     FailBatch(OnError),
     Panic,
 }
@@ -32,12 +32,12 @@ pub(crate) struct FakeTransform {
     name: &'static str,
     decide: Box<dyn Fn(&Row<'_>) -> RowDecision + Send + Sync>,
     sequencer: Option<Sequencer>,
-    /// How long it takes to say what it wants of a table.
+    /// How long `interest` takes.
     asked_for: Duration,
 }
 
 impl FakeTransform {
-    /// One that sees batches in their order if `is_ordered`.
+    /// Creates a transform, which sees batches in order if `is_ordered`.
     pub fn transform(
         name: &'static str,
         is_ordered: bool,
@@ -47,7 +47,7 @@ impl FakeTransform {
         Arc::new(Self { name, decide: Box::new(decide), sequencer, asked_for: Duration::ZERO })
     }
 
-    /// One that takes so long to say what it wants of a table.
+    /// Creates a transform whose `interest` takes this long.
     pub fn slow(asked_for: Duration) -> Arc<dyn Transform> {
         Arc::new(Self { name: "slow", decide: Box::new(|_| RowDecision::Keep), sequencer: None, asked_for })
     }
@@ -101,7 +101,7 @@ impl Transform for FakeTransform {
 
     fn on_error(&self, error: &TransformError) -> OnError {
         let all = [OnError::Halt, OnError::Skip, OnError::DeadLetter];
-        all.into_iter().find(|on_error| error.fault == format!("{on_error:?}")).expect("the fault says so")
+        all.into_iter().find(|on_error| error.fault == format!("{on_error:?}")).expect("the fault names its handling")
     }
 
     fn sequencer(&self) -> Option<&Sequencer> {

@@ -1,4 +1,4 @@
-//! What a transform has the host do with rows while it decides on a batch.
+//! Host commands: what a plugin tells the host to do with rows while it decides on a batch (`bulk` of the WIT world).
 
 use rowmill_core::batch::{Cell, ImageKind, Operation, RowIndex, Table};
 
@@ -10,7 +10,7 @@ use super::wasm::bindings::bulk::{Message, Rows, Rule};
 use super::wasm::bindings::types;
 use super::wasm::limits::{ATTRIBUTE_BYTES, EDIT_BYTES, FAIL_BYTES, MESSAGE_BYTES, REROUTE_BYTES, ROW_BYTES};
 
-/// What was ordered during one call. Rows are known to be the batch's, sinks and recipes aren't known to be there.
+/// The host commands of one call. Their rows are checked to be in the batch; their sinks and recipes are not checked yet.
 #[derive(Debug, Default)]
 pub(super) struct HostCommands {
     pub kept: Vec<RowIndex>,
@@ -19,12 +19,12 @@ pub(super) struct HostCommands {
     pub writes: Vec<Write>,
     pub emits: Vec<(RowIndex, Message)>,
     pub fails: Vec<(RowIndex, String)>,
-    /// Bytes that all of it takes, and may take.
+    /// The memory that the commands take, and may take at most, in bytes.
     bytes: usize,
     bytes_max: usize,
 }
 
-/// Messages by a recipe.
+/// A command to make messages by a recipe, one of each row.
 #[derive(Debug)]
 pub(super) struct Write {
     pub recipe: u32,
@@ -32,17 +32,17 @@ pub(super) struct Write {
     pub rows: Vec<RowIndex>,
 }
 
-/// Where a column gets another value.
+/// The images in which a column is edited.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum EditTarget {
-    /// In the row as it is now.
+    /// The after image.
     Now,
-    /// In the row as it is now and as it was, where it is neither NULL nor absent.
+    /// Both images, where the column is neither NULL nor absent.
     BothWherePresent,
 }
 
 impl EditTarget {
-    /// The older of the images that it means.
+    /// Returns the older of the target's images.
     fn image(self) -> ImageKind {
         match self {
             Self::Now => ImageKind::After,
@@ -51,14 +51,14 @@ impl EditTarget {
     }
 }
 
-/// Each of these fails if a row isn't the batch's, or if all take more bytes than they may.
+/// Each command fails if a row is not in the batch, or if the commands together take more memory than they may.
 impl HostCommands {
-    /// None yet; they may take so many bytes.
+    /// Creates an empty list of commands that may take `bytes_max` bytes.
     pub fn within(bytes_max: usize) -> Self {
         Self { bytes_max, ..Self::default() }
     }
 
-    /// Bytes that all of it takes.
+    /// Returns the memory that the commands take, in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -68,7 +68,7 @@ impl HostCommands {
         if self.bytes <= self.bytes_max {
             return Ok(());
         }
-        Err(format!("what it has the host do takes more than {} bytes; raise `output` in its .toml", self.bytes_max))
+        Err(format!("host commands of more than {} bytes; raise `output` in its .toml", self.bytes_max))
     }
 
     pub fn keep(&mut self, asked: &BatchQuery<'_>, rows: Rows) -> Result<(), String> {
@@ -79,7 +79,7 @@ impl HostCommands {
     }
 
     /// # Errors
-    /// If a row's table lacks a column of the group's.
+    /// If a row's table does not have a column of the group, or the column is outside the plugin's interest.
     pub fn reroute(
         &mut self,
         asked: &BatchQuery<'_>,
@@ -102,7 +102,8 @@ impl HostCommands {
     }
 
     /// # Errors
-    /// If a row's table lacks the column, or the value isn't one of the column's type.
+    /// If a row's table does not have the column, the column is outside the plugin's interest, or the value is not valid for
+    /// the column's type.
     pub fn edit(
         &mut self,
         asked: &BatchQuery<'_>,
@@ -174,10 +175,14 @@ impl BatchQuery<'_> {
 
     fn known(&self, row: u32) -> Result<RowIndex, String> {
         let count = self.batch.len();
-        if (row as usize) < count { Ok(RowIndex(row)) } else { Err(format!("row {row} of {count}")) }
+        if (row as usize) < count {
+            Ok(RowIndex(row))
+        } else {
+            Err(format!("row {row} is not in the batch of {count} rows"))
+        }
     }
 
-    /// The rows that a rule means.
+    /// Returns the rows that match a rule.
     pub fn pick(&self, rule: &Rule) -> Result<Vec<u32>, String> {
         let Rule { inserts, updates, deletes, all_of } = rule;
         let is_meant = |row: &u32| match self.batch.row(RowIndex(*row)).operation() {
@@ -245,7 +250,7 @@ mod tests {
         assert_eq!(set("id", Some("12"), EditTarget::Now), Ok(()));
         assert_eq!(set("id", None, EditTarget::BothWherePresent), Ok(()));
         let fault = set("id", Some("twelve"), EditTarget::Now).expect_err("refused");
-        assert_eq!(fault, "`twelve` isn't a value of shop.orders.id, a bigint");
+        assert_eq!(fault, "`twelve` is not a valid value of shop.orders.id (bigint)");
         let fault = set("nonsense", Some(""), EditTarget::Now).expect_err("refused");
         assert_eq!(fault, "shop.orders has no column `nonsense`");
         assert_eq!(orders.edits.len(), 2);
@@ -258,7 +263,7 @@ mod tests {
             orders.fail(&asked, 256, String::new()),
             orders.write(&asked, Rows::These(vec![0, 256]), 0, None),
         ] {
-            assert_eq!(fault.expect_err("refused"), "row 256 of 256");
+            assert_eq!(fault.expect_err("refused"), "row 256 is not in the batch of 256 rows");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Guests that do what they shouldn't: each stays within its limits of time, memory, log and output, and the engine with it.
+//! Tests of hostile plugins: each is confined to its limits of time, memory, log lines and output.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,11 +13,12 @@ use super::{Decided, Passed, Plugin, Transform};
 use crate::plugin::sample_rows;
 
 const LIMITS: &str = "deadline = \"100ms\"\nmemory = \"16MiB\"\noutput = \"1MiB\"\n";
-/// A call of 100 ms, on a machine that does other things.
+/// The time for a call with a deadline of 100 ms, on a busy machine.
 const SOON: Duration = Duration::from_secs(2);
 
-/// A module with its imports, 4 MiB of memory and an allocator that always gives the same place. `process` runs `body` on its
-/// rows at `$at`, of `$len` bytes, and then answers with the words at 0: unless it wrote some, that no row is kept.
+/// Returns a module with its imports, 4 MiB of memory and an allocator that always returns the same address. `process` runs
+/// `body` on the rows at `$at`, of `$len` bytes, and returns the words at 0: a verdict that keeps no row, unless `body`
+/// wrote another.
 fn module(declarations: &str, body: &str) -> Vec<u8> {
     let text = format!(
         "(module
@@ -55,7 +56,7 @@ fn decide(plugin: &Plugin) -> Result<Decided, PluginError> {
     plugin.decide(&bytes, &rows, &tables)
 }
 
-/// What it says of rows, and that it does so soon.
+/// Returns the outcome of a call, which must end within `SOON`.
 fn outcome(name: &str, bytes: &[u8]) -> String {
     let plugin = match load(bytes, LIMITS) {
         Ok(plugin) => plugin,
@@ -70,7 +71,7 @@ fn outcome(name: &str, bytes: &[u8]) -> String {
     outcome
 }
 
-/// Does something for ever.
+/// Returns an endless loop around `what`.
 fn forever(what: &str) -> String {
     format!("(loop $again {what} (br $again))")
 }
@@ -79,7 +80,7 @@ fn forever(what: &str) -> String {
 fn each_guest_stays_within_its_limits() {
     let interrupted = "interrupt";
     let is_invalid = |call: &str| format!("(if (i32.ne {call} (i32.const 28)) (then unreachable))");
-    // The words of an answer, from 0 on.
+    // Writes the words of an answer at address 0.
     let answer = |words: &[u32]| {
         let store = |(index, word): (usize, &u32)| format!("(i32.store (i32.const {}) (i32.const {word}))", 4 * index);
         words.iter().enumerate().map(store).collect::<String>()
@@ -91,7 +92,7 @@ fn each_guest_stays_within_its_limits() {
             "random bytes beyond its memory",
             String::new(),
             "(drop (call $random_get (i32.const 0x3ffffc) (i32.const 8)))".to_owned(),
-            "aren't in its memory",
+            "outside its memory",
         ),
         ("random bytes for ever", String::new(), forever("(drop (call $random_get (i32.const 0) (i32.const 0x10000)))"), interrupted),
         (
@@ -113,58 +114,58 @@ fn each_guest_stays_within_its_limits() {
             "(i32.store (i32.const 0x2000) (i32.const -8)) (i32.store (i32.const 0x2004) (i32.const 64))
              (drop (call $fd_write (i32.const 1) (i32.const 0x2000) (i32.const 1) (i32.const 0x1000)))"
                 .to_owned(),
-            "aren't in its memory",
+            "outside its memory",
         ),
         ("waits for 4 billion events", String::new(), is_invalid("(call $poll (i32.const 0) (i32.const 0) (i32.const -1) (i32.const 0))"), "ok"),
         ("sleeps for ever", String::new(), forever("(drop (call $poll (i32.const 0x1000) (i32.const 0x2000) (i32.const 1) (i32.const 0x3000)))"), interrupted),
         ("looks at the clock for ever", String::new(), forever("(drop (call $clock (i32.const 0) (i64.const 0) (i32.const 0x1000)))"), interrupted),
         ("loops", String::new(), forever(""), interrupted),
-        ("exits", String::new(), "(call $exit (i32.const 3))".to_owned(), "it exited with code 3"),
+        ("exits", String::new(), "(call $exit (i32.const 3))".to_owned(), "exit with code 3"),
         ("recurses", "(func $f (param i32) (result i32) (i32.add (call $f (local.get 0)) (i32.const 1)))".to_owned(), "(drop (call $f (i32.const 1)))".to_owned(), "call stack exhausted"),
         ("grows", String::new(), forever("(drop (memory.grow (i32.const 16)))"), "raise `memory` in its .toml"),
         ("has nine memories", "(memory 64) (memory 64) (memory 64) (memory 64) (memory 64) (memory 64) (memory 64) (memory 64)".to_owned(), String::new(), "raise `memory` in its .toml"),
         ("has 200 memories", "(memory 0)".repeat(200), String::new(), "not loaded"),
         ("grows another memory", "(memory $other 1)".to_owned(), forever("(drop (memory.grow $other (i32.const 16)))"), "raise `memory` in its .toml"),
-        ("has a table of a million", "(table 1000000 funcref)".to_owned(), String::new(), "its tables would have"),
-        ("grows a table", "(table $t 0 funcref)".to_owned(), forever("(drop (table.grow $t (ref.null func) (i32.const 1000)))"), "its tables would have"),
+        ("has a table of a million", "(table 1000000 funcref)".to_owned(), String::new(), "tables of"),
+        ("grows a table", "(table $t 0 funcref)".to_owned(), forever("(drop (table.grow $t (ref.null func) (i32.const 1000)))"), "tables of"),
         ("fills its memory for ever", String::new(), forever("(memory.fill (i32.const 0x1000) (i32.const 1) (i32.const 0x3f0000))"), interrupted),
         ("logs for ever", String::new(), forever("(call $log (i32.const 4) (i32.const 0) (i32.const 100))"), interrupted),
         ("logs all of its memory for ever", String::new(), forever("(call $log (i32.const 4) (i32.const 0) (i32.const 0x400000))"), interrupted),
-        ("logs what isn't in its memory", String::new(), "(call $log (i32.const 4) (i32.const -100) (i32.const 4000))".to_owned(), "isn't in its memory"),
+        ("logs what isn't in its memory", String::new(), "(call $log (i32.const 4) (i32.const -100) (i32.const 4000))".to_owned(), "outside its memory"),
         (
             "counts under 3,000 names",
             String::new(),
             "(loop $next (i32.store (i32.const 0x2000) (local.get $i)) (call $count (i32.const 0x2000) (i32.const 4) (i64.const 1))
                (br_if $next (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 3000))))"
                 .to_owned(),
-            "counts under more than 1000 names",
+            "more than 1000 counters",
         ),
-        ("counts under a long name", String::new(), "(call $count (i32.const 0) (i32.const 0x100000) (i64.const 1))".to_owned(), "names may have 1024"),
-        ("asks for a long sink", String::new(), "(drop (call $sink (i32.const 0) (i32.const 0x100000)))".to_owned(), "names may have 1024"),
+        ("counts under a long name", String::new(), "(call $count (i32.const 0) (i32.const 0x100000) (i64.const 1))".to_owned(), "names may have 1024 bytes"),
+        ("asks for a long sink", String::new(), "(drop (call $sink (i32.const 0) (i32.const 0x100000)))".to_owned(), "names may have 1024 bytes"),
         ("asks for variables that aren't granted", String::new(), "(i32.store (i32.const 0x2000) (i32.const 0x48544150)) (if (i32.ne (call $env (i32.const 0x2000) (i32.const 4) (i32.const 0) (i32.const 100)) (i32.const -1)) (then unreachable))".to_owned(), "ok"),
         ("answers with 4 GiB", String::new(), "(return (i64.const 0xffffffff))".to_owned(), "raise `output` in its .toml"),
         ("answers with more than it may", String::new(), "(return (i64.const 0x200000))".to_owned(), "raise `output` in its .toml"),
-        ("answers from beyond its memory", String::new(), "(return (i64.const 0x7fffffff00000020))".to_owned(), "isn't in its memory"),
-        ("answers with nothing", String::new(), "(return (i64.const 0))".to_owned(), "it ends too soon"),
+        ("answers from beyond its memory", String::new(), "(return (i64.const 0x7fffffff00000020))".to_owned(), "outside its memory"),
+        ("answers with nothing", String::new(), "(return (i64.const 0))".to_owned(), "too short"),
         ("says that there are 4 billion rows", String::new(), answer(&[0, u32::MAX]), "malformed"),
         ("says that there are 4 billion of everything", String::new(), answer(&[0, u32::MAX, u32::MAX, u32::MAX, u32::MAX, u32::MAX, u32::MAX, u32::MAX]), "malformed"),
-        // The count of messages: 60,000 of one byte each take more than they have.
+        // Messages without any text: what they take besides their texts is more than the output.
         ("makes 50,000 messages of a row", String::new(), format!("{}(return (i64.const 1000032))", answer(&[0, 0, 0, 0, 50_000])), "raise `output` in its .toml"),
-        ("describes a table by nonsense", "(func (export \"rowmill_describe\") (param i32 i32) (result i64) (i64.const 0x7fffffff7fffffff))".to_owned(), String::new(), "may have 1048576"),
+        ("describes a table by nonsense", "(func (export \"rowmill_describe\") (param i32 i32) (result i64) (i64.const 0x7fffffff7fffffff))".to_owned(), String::new(), "the limit is 1048576"),
         ("loops when it starts", format!("(func $start {}) (start $start)", forever("")), String::new(), "not loaded"),
-        ("has 50,000 loops within each other", format!("(func {})", deep(50_000)), String::new(), "blocks within each other"),
+        ("has 50,000 loops within each other", format!("(func {})", deep(50_000)), String::new(), "nested blocks"),
         ("has 4,000 loops within each other", format!("(func {})", deep(4_000)), String::new(), "ok"),
         (
             "edits a date to something that ends the text that it stands in",
             String::new(),
             edit(8, b"x\",\"MessageGroupId\":\"other"),
-            "isn't a value of shop.orders.created_at, a datetime",
+            "is not a valid value of shop.orders.created_at (datetime)",
         ),
         (
             "edits a float to no number",
             String::new(),
             edit(6, &f64::NAN.to_le_bytes()),
-            "isn't one of a double",
+            "invalid value for shop.orders.rating (double)",
         ),
     ];
     assert!(guests.len() > 30);
@@ -174,7 +175,7 @@ fn each_guest_stays_within_its_limits() {
     }
 }
 
-/// Answers with an edit of a column of the first row.
+/// Returns a body that answers with an edit of a column of the first row.
 fn edit(column: u32, value: &[u8]) -> String {
     let len = value.len() as u32;
     let words = [0, 0, 0, 1, 0, 0, 0, len, 0, 1, column, 2, len];
@@ -186,7 +187,7 @@ fn edit(column: u32, value: &[u8]) -> String {
 
 #[test]
 fn random_bytes_differ_from_call_to_call() {
-    // The message of a rejection.
+    // A rejection with random bytes as its message.
     let body = "(i32.store (i32.const 0) (i32.const 1)) (drop (call $random_get (i32.const 4) (i32.const 28)))";
     let bytes = module("", body);
     let plugin = load(&bytes, LIMITS).expect("loaded");
@@ -199,7 +200,7 @@ fn random_bytes_differ_from_call_to_call() {
     assert!(all[0] != all[1] && all[0] != all[2] && all[1] != all[2], "{all:?}");
 }
 
-/// What is printed without an end is a line now and then, and costs no more with each call.
+/// Output without line breaks is logged in pieces, and does not slow down later calls.
 #[test]
 fn what_is_printed_without_an_end_does_not_pile_up() {
     let body = "(i32.store (i32.const 0x2000) (i32.const 0x8000)) (i32.store (i32.const 0x2004) (i32.const 0x1000))
@@ -231,10 +232,10 @@ fn a_call_logs_a_bounded_number_of_lines() {
     });
     let log = std::fs::read_to_string(log.path()).expect("read");
     assert_eq!(log.lines().count(), 2 * (LINES_MAX + 1), "{log}");
-    assert_eq!(log.matches("the others are dropped").count(), 2, "{log}");
+    assert_eq!(log.matches("dropping the others").count(), 2, "{log}");
 }
 
-/// Files that aren't files, and such as are too large.
+/// Files that are not regular, or too large, are refused without being opened.
 #[test]
 fn what_is_no_file_is_refused_at_once() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -245,22 +246,22 @@ fn what_is_no_file_is_refused_at_once() {
     };
     let pipe = directory.path().join("pipe.wasm");
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().is_ok_and(|status| status.success()));
-    assert!(refused(&pipe).contains("isn't a regular file"));
+    assert!(refused(&pipe).contains("not a regular file"));
     let of_pipe = directory.path().join("settings.wasm");
     std::fs::write(&of_pipe, module("", "")).expect("written");
     let settings = of_pipe.with_extension("toml");
     assert!(std::process::Command::new("mkfifo").arg(&settings).status().is_ok_and(|status| status.success()));
-    assert!(refused(&of_pipe).contains("settings.toml: it isn't a regular file"));
+    assert!(refused(&of_pipe).contains("settings.toml: not a regular file"));
     let nested = directory.path().join("directory.wasm");
     std::fs::create_dir(&nested).expect("made");
-    assert!(refused(&nested).contains("isn't a regular file"));
+    assert!(refused(&nested).contains("not a regular file"));
     let large = directory.path().join("large.wasm");
     std::fs::File::create(&large).and_then(|file| file.set_len(300 << 20)).expect("made");
-    assert!(refused(&large).contains("may have 268435456"), "{}", refused(&large));
+    assert!(refused(&large).contains("the limit is 268435456"), "{}", refused(&large));
     assert!(started.elapsed() < SOON);
 }
 
-/// A table that a guest was never asked about costs nothing to ask about a second time.
+/// A plugin that refuses a table is reported with the reason that it gives.
 #[test]
 fn a_guest_that_refuses_a_table_is_heard() {
     let declarations = "(func (export \"rowmill_describe\") (param i32 i32) (result i64)
@@ -268,5 +269,5 @@ fn a_guest_that_refuses_a_table_is_heard() {
     let plugin = load(&module(declarations, ""), LIMITS).expect("loaded");
     let (_, tables) = sample_rows();
     let table: &Table = &tables[0];
-    assert_eq!(plugin.interest(table).err(), Some(PluginError::Reject("it refuses the table: no".to_owned())));
+    assert_eq!(plugin.interest(table).err(), Some(PluginError::Reject("`describe` refused the table: no".to_owned())));
 }

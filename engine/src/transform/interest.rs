@@ -1,5 +1,5 @@
-//! What plugins want of tables, and what follows from it: which columns are decoded at once, and which a
-//! plugin may ask for.
+//! The plugins' interests in tables, and what follows from them: the projection, which is decoded before the transforms
+//! run, and the columns that a plugin may use.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use rowmill_core::binlog::{ColumnSet, RowProjection, TableProjection};
 
 use super::wasm::bindings::types;
 
-/// What a plugin decides on.
+/// A plugin's interest in a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Interest {
     Pass,
@@ -18,12 +18,12 @@ pub(crate) enum Interest {
     Columns(Arc<WantedColumns>),
 }
 
-/// What a plugin wants of a table's rows.
+/// The columns, images and operations that a plugin wants of a table.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct WantedColumns {
-    /// The columns that it reads and edits. `None`: all.
+    /// The columns that the plugin reads or edits. `None`: all.
     columns: Option<ColumnSet>,
-    /// Whether it reads the before images of updates.
+    /// Whether the plugin reads the before images of updates.
     before: bool,
     inserts: bool,
     updates: bool,
@@ -31,8 +31,10 @@ pub(crate) struct WantedColumns {
 }
 
 impl Interest {
+    /// Converts an answer to `describe`.
+    ///
     /// # Errors
-    /// If it names a column that the table hasn't.
+    /// If the answer names a column that the table does not have.
     pub fn new(interest: types::Interest, table: &Table) -> Result<Self, String> {
         let types::Want { columns, before, inserts, updates, deletes } = match interest {
             types::Interest::Pass => return Ok(Self::Pass),
@@ -42,13 +44,13 @@ impl Interest {
         };
         let count = table.columns.len();
         if let Some(column) = columns.iter().find(|&&column| column as usize >= count) {
-            return Err(format!("it wants column {column} of {table}, which has {count}"));
+            return Err(format!("interest in column {column} of {table}, which has {count} columns"));
         }
         let columns = (!columns.is_empty()).then(|| columns.into_iter().map(ColumnIndex).collect());
         Ok(Self::Columns(Arc::new(WantedColumns { columns, before, inserts, updates, deletes })))
     }
 
-    /// What becomes of a row to which this happened, as far as that is certain before the plugin is asked.
+    /// Returns the disposition of a row with this operation, which is known before the plugin sees the row.
     pub fn disposition(&self, operation: Operation) -> Disposition {
         match self {
             Self::Pass => Disposition::Keep,
@@ -69,7 +71,7 @@ impl Interest {
     }
 }
 
-/// What becomes of a row at a transform.
+/// What is done with a row at a transform: keep it, drop it, or ask the transform.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Disposition {
     Keep,
@@ -95,15 +97,15 @@ impl WantedColumns {
     }
 }
 
-/// What a table's plugins, in their order, need of its rows to decide on them.
+/// Returns the columns of a table that the transforms, by their interests in order, need to decide on its rows.
 pub(super) fn table_projection(table: &Table, interests: &[Interest]) -> TableProjection {
     let of = |operation| row_projection(table, interests, operation);
     TableProjection { inserts: of(Operation::Insert), updates: of(Operation::Update), deletes: of(Operation::Delete) }
 }
 
-/// `None`: everything.
+/// Returns the columns needed of rows with one operation. `None`: all.
 fn row_projection(table: &Table, interests: &[Interest], operation: Operation) -> Option<RowProjection> {
-    // The message group is made of the key, for messages as well that are made of rows that don't stay.
+    // The message group is made of the primary key, also for messages made of rows that are dropped.
     let key: ColumnSet = table.key.iter().copied().collect();
     let mut row_projection = RowProjection { before: key.clone(), after: key };
     let mut is_decided = false;
@@ -122,11 +124,11 @@ fn row_projection(table: &Table, interests: &[Interest], operation: Operation) -
             }
         }
     }
-    // Rows that nobody decides on are kept.
+    // Rows that no transform decides on are kept, so all columns are needed.
     is_decided.then_some(row_projection)
 }
 
-/// What a plugin wants of each table, as far as it was asked.
+/// A plugin's interests by table, as far as it was asked.
 #[derive(Debug, Default)]
 pub(super) struct Interests(ByTable<Interest>);
 
@@ -135,10 +137,11 @@ impl Interests {
         self.0.get(table)
     }
 
-    /// Takes the first answer about a table; later ones must be the same. Of past generations there is none any more.
+    /// Records the first interest in a table, and checks that later ones are equal. None are recorded for past generations
+    /// of tables.
     ///
     /// # Errors
-    /// If one isn't.
+    /// If the interest differs from the first one.
     pub fn agree(&mut self, table: &Table, interest: &Interest) -> Result<(), String> {
         match self.get(table) {
             None if self.0.is_past(table) => {}
@@ -146,8 +149,8 @@ impl Interests {
             Some(first) if first == interest => {}
             Some(_) => {
                 return Err(format!(
-                    "it says of {table} something else than before: rows are decoded for what it said first, so that it must \
-                     always want the same"
+                    "`describe` returned a different interest for {table} than before, and rows are decoded for the first \
+                     one; make it deterministic"
                 ));
             }
         }
@@ -162,29 +165,29 @@ impl Interests {
         self.get(table)?.want()
     }
 
-    /// Whether it may read and edit a column. One that it didn't want may be absent: then it would read what
-    /// isn't so.
+    /// Checks that the plugin may read and edit a column. A column outside its interest may be absent from the batch, and
+    /// would be read as a wrong value.
     ///
     /// # Errors
-    /// If not.
+    /// If the column or the image is outside the plugin's interest.
     pub fn check(&self, table: &Table, column: ColumnIndex, image: ImageKind) -> Result<(), String> {
         let Some(want) = self.want(table) else { return Ok(()) };
         if !want.has(column) {
             let name = &table.columns[column.0 as usize].name;
             return Err(format!(
-                "it uses the column `{name}` of {table}, which isn't among those that it said it wants"
+                "use of column `{name}` of {table}, which is not in the plugin's interest; add it there"
             ));
         }
         if image == ImageKind::Before && !want.has_before() {
-            return Err(format!("it uses rows of {table} as they were, of which it said that it doesn't want them"));
+            return Err(format!("use of the before image of {table}, but the plugin's interest says `before = false`"));
         }
         Ok(())
     }
 
-    /// Whether it may read all columns.
+    /// Checks that the plugin may read all columns.
     ///
     /// # Errors
-    /// If not.
+    /// If a column or the image is outside the plugin's interest.
     pub fn check_all(&self, table: &Table, image: ImageKind) -> Result<(), String> {
         (0..table.columns.len() as u32).try_for_each(|column| self.check(table, ColumnIndex(column), image))
     }

@@ -1,4 +1,4 @@
-//! What a plugin's user says of it: the optional `NAME.toml` beside its `NAME.wasm`.
+//! A plugin's manifest: the optional `NAME.toml` beside its `NAME.wasm`, written by the plugin's user.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,46 +7,46 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use serde::Deserialize;
 
-use crate::config::{Quantity, TablePatterns, toml_fault};
+use crate::config::{Quantity, TablePatterns, toml_error};
 
-/// What a plugin may do, and what becomes of rows that it fails on.
+/// A plugin's tables, limits, grants and settings, and the handling of its errors.
 #[derive(Debug, Clone)]
 pub struct Manifest {
-    /// The tables whose rows it sees; others pass it by. `None`: all.
+    /// The tables whose rows the plugin sees; rows of other tables pass unchanged. `None`: all tables.
     pub tables: Option<TablePatterns>,
-    /// What becomes of a row that it fails on.
+    /// How a row that the plugin fails on is handled.
     pub on_error: OnError,
-    /// What it may use.
+    /// The limits of the plugin's resources.
     pub limits: Limits,
-    /// Instances at most; `None`: as many as there are threads. One sees all rows in their order.
+    /// The maximum number of instances; `None`: one per thread. A single instance sees all rows in order.
     pub instances: Option<usize>,
-    /// What it is given beside the rows.
+    /// What the plugin may use besides the rows.
     pub grants: Grants,
-    /// Its `[settings]`, as JSON.
+    /// The plugin's `[settings]`, as JSON.
     pub settings: String,
 }
 
-/// What becomes of a row that a plugin fails on.
+/// The handling of a row that a plugin fails on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnError {
-    /// The engine stops before it.
+    /// The engine stops before the row.
     #[default]
     Halt,
-    /// It goes no further; it is logged.
+    /// The row is dropped and counted; some such rows are logged.
     Skip,
-    /// It goes to the sink for dead letters.
+    /// The row goes to the dead-letter sink.
     DeadLetter,
 }
 
-/// What a plugin may use.
+/// The limits of a plugin's resources.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of linear memory.
+    /// Linear memory of an instance, in bytes.
     pub memory: usize,
-    /// Time for one call.
+    /// The time for one call.
     pub deadline: Duration,
-    /// Bytes that it may return for one batch.
+    /// The output for one batch, in bytes.
     pub output: usize,
 }
 
@@ -56,13 +56,13 @@ impl Default for Limits {
     }
 }
 
-/// What a plugin is given beside the rows.
+/// What a plugin may use besides the rows.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Grants {
-    /// Whether it may know the time.
+    /// Whether the plugin may read the time of day.
     pub clock: bool,
-    /// The environment variables that it may read.
+    /// The environment variables that the plugin may read.
     pub env: Vec<String>,
 }
 
@@ -93,38 +93,40 @@ impl Default for Manifest {
 }
 
 impl Manifest {
-    /// Reads a plugin's file; if there is none, everything is as by default.
+    /// Reads a plugin's manifest. Without a file, all values are the defaults.
     ///
     /// # Errors
-    /// If it can't be read, or says something that can't be meant: the error names it.
+    /// If the file cannot be read, or its content is invalid: the error names the file.
     pub fn load(path: &Path) -> anyhow::Result<Self> {
         if path.exists() && !path.is_file() {
-            bail!("{}: it isn't a regular file", path.display());
+            bail!("{}: not a regular file", path.display());
         }
         match std::fs::read_to_string(path) {
             Ok(text) => Self::parse(&text).with_context(|| path.display().to_string()),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(error) => Err(error).with_context(|| format!("{} can't be read", path.display())),
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
         }
     }
 
     fn parse(text: &str) -> anyhow::Result<Self> {
-        let file: File = toml::from_str(text).map_err(|error| anyhow!(toml_fault(text, &error)))?;
+        let file: File = toml::from_str(text).map_err(|error| anyhow!(toml_error(text, &error)))?;
         let default = Limits::default();
         let bytes = |key: &str, quantity: Option<Quantity>, default: usize| match quantity {
             None => Ok(default),
-            Some(quantity) => quantity.bytes().with_context(|| format!("{key}: write bytes, or a text as \"64MiB\"")),
+            Some(quantity) => {
+                quantity.bytes().with_context(|| format!("{key}: write a number of bytes, or a text such as \"64MiB\""))
+            }
         };
         let limits = Limits {
             memory: bytes("memory", file.memory, default.memory)?,
             output: bytes("output", file.output, default.output)?,
             deadline: match file.deadline {
                 None => default.deadline,
-                Some(quantity) => quantity.duration().context("deadline: write a text as \"250ms\"")?,
+                Some(quantity) => quantity.duration().context("deadline: write a text such as \"250ms\"")?,
             },
         };
         if file.instances == Some(0) {
-            bail!("instances: at least one is needed");
+            bail!("instances: at least one is required");
         }
         let settings = file.settings.into_iter().map(|(key, value)| (key, json(value)));
         Ok(Self {
@@ -138,7 +140,7 @@ impl Manifest {
     }
 }
 
-/// A date has no word of its own in JSON: it becomes a text.
+/// Converts a TOML value to JSON. A date, for which JSON has no type, becomes a text.
 fn json(value: toml::Value) -> serde_json::Value {
     match value {
         toml::Value::String(text) => text.into(),
@@ -182,5 +184,11 @@ mod tests {
         assert!(fault("deadline = \"0s\"").contains("deadline"));
         assert!(fault("deadline = 5").contains("250ms"));
         assert!(fault("instances = 0").contains("at least one"));
+    }
+
+    #[test]
+    fn the_reference_lists_each_key() {
+        crate::config::reference::assert_section::<File>("Plugin file: top level");
+        crate::config::reference::assert_section::<Grants>("Plugin file: [grant]");
     }
 }

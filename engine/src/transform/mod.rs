@@ -1,5 +1,8 @@
-//! The transforms: every `.wasm` file of the plugins directory, in file-name order. A batch passes
-//! through all of them; what each says is checked before it is used.
+//! Runs the transforms: every `.wasm` file of the plugins directory, in file-name order.
+//!
+//! A packed batch comes in and passes through the transforms, one after another. Out come the remaining rows, emitted
+//! messages, dead letters and, if a row must not be passed, the place where the engine stops. Each verdict is validated
+//! before it is used. Nothing is delivered or acknowledged here.
 
 mod decision;
 mod deferred;
@@ -39,125 +42,125 @@ use manifest::OnError;
 #[cfg(test)]
 pub(crate) use manifest::OnError as OnTransformError;
 
-/// A transform of a chain: which columns of a table it needs, and what becomes of rows.
+/// A transform of a chain.
 pub(crate) trait Transform: std::fmt::Debug + Send + Sync {
-    /// Its name.
+    /// Returns the transform's name.
     fn name(&self) -> &str;
 
-    /// What of a table's rows it needs.
+    /// Returns the transform's interest in a table.
     fn interest(&self, table: &Table) -> Result<Interest, PluginError>;
 
     /// Decides on the `rows` of a batch.
     fn decide(&self, bytes: &Arc<Vec<u8>>, rows: &[Passed], tables: &Arc<[Arc<Table>]>)
     -> Result<Decided, PluginError>;
 
-    /// What becomes of a row that it failed on.
+    /// Returns how a row that the transform failed on is handled.
     fn on_error(&self, error: &TransformError) -> OnError;
 
-    /// Lets batches pass in their order, where it must see them so.
+    /// Returns the sequencer that orders the batches, if the transform must see them in order.
     fn sequencer(&self) -> Option<&Sequencer>;
 
-    /// Logs what it counted.
+    /// Logs the transform's counters.
     fn log_counters(&self);
 }
 
-/// What a transform decided on rows.
+/// A transform's decision on the rows of a batch.
 #[derive(Debug)]
 pub(crate) struct Decided {
-    /// By row.
+    /// The rows' dispositions, in order.
     dispositions: Vec<Disposition>,
-    /// On those that it was asked about, which are rows of this batch. `None` if it was asked about none.
+    /// A batch of these rows alone, and the validated verdict on it. `None` if the transform was asked about no row.
     decision: Option<(Arc<Vec<u8>>, Decision)>,
 }
 
-/// What transforms made of a batch.
+/// A batch after the transforms.
 #[derive(Debug)]
 pub struct Transformed {
-    /// A packed batch, of which [`Transformed::rows`] names some.
+    /// A packed batch that contains [`Transformed::rows`], and possibly other rows.
     pub bytes: Arc<Vec<u8>>,
-    /// The rows that are left, in binlog order.
+    /// The remaining rows, in binlog order.
     pub rows: Vec<Passed>,
-    /// The messages that transforms made, in the order of the rows that they were made of.
+    /// The messages that transforms made, in the order of the rows that they are made of.
     pub emitted: Vec<Emitted>,
-    /// The batches that have those rows.
+    /// The batches that contain these rows; [`Emitted::batch`] is an index into this list.
     pub seen: Vec<Arc<Vec<u8>>>,
-    /// Rows for the sink of dead letters, in binlog order.
+    /// Rows for the dead-letter sink, in binlog order.
     pub dead: Vec<DeadRow>,
-    /// Rows that can't be decoded and are passed over, by their places in the batch: nothing of them is above.
+    /// Rows that cannot be decoded and are skipped, by their index in the decoded batch. None of the fields above has
+    /// anything of them.
     pub skipped: Vec<(u32, SkippedChange)>,
-    /// Everything stops before this row: nothing of it and of those after it is above.
+    /// The row before which the engine stops. None of the fields above has anything of this row or of later ones.
     pub stop: Option<Stop>,
 }
 
-/// A row that goes to the sink of dead letters.
+/// A row for the dead-letter sink.
 #[derive(Debug)]
 pub struct DeadRow {
-    /// The batch that has it.
+    /// The batch that contains the row.
     pub batch: Arc<Vec<u8>>,
-    /// The row in that batch.
+    /// The row's index in that batch.
     pub row: RowIndex,
-    /// Its place in the batch that was decoded.
+    /// The row's index in the decoded batch.
     pub origin: u32,
-    /// Why.
+    /// The reason.
     pub error: TransformError,
 }
 
-/// Where everything stops, and why.
+/// The row before which the engine stops.
 #[derive(Debug)]
 pub struct Stop {
-    /// The row's place in the batch that was decoded.
+    /// The row's index in the decoded batch.
     pub origin: u32,
-    /// Why it must not be passed.
+    /// Why the row must not be passed.
     pub error: anyhow::Error,
 }
 
 /// A row that passed all transforms.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Passed {
-    /// Where it is in [`Transformed::bytes`].
+    /// The row's index in [`Transformed::bytes`].
     pub row: RowIndex,
-    /// Its place in the batch that was decoded: what it's compared by with emitted messages.
+    /// The row's index in the decoded batch, which also orders it among the emitted messages.
     pub origin: u32,
-    /// Where a transform sends it instead of where the routes would.
+    /// The destination that a transform set in place of the route's.
     pub reroute: Option<Reroute>,
 }
 
-/// All transforms, in their order. One version of them: what is replaced while the engine runs makes
-/// another chain.
+/// All transforms, in order. A change of the plugins directory makes a new chain.
 #[derive(Debug, Default)]
 pub struct Chain {
     transforms: Vec<Arc<dyn Transform>>,
-    /// Counts the versions.
+    /// One more than the version of the chain that this one replaced.
     version: u64,
 }
 
 impl Chain {
-    /// Of plugins in their order.
+    /// Creates a chain of plugins, in order.
     pub fn new(plugins: Vec<Arc<Plugin>>) -> Self {
         Self::of(plugins.into_iter().map(|plugin| plugin as Arc<dyn Transform>).collect())
     }
 
-    /// Of transforms in their order.
+    /// Creates a chain of transforms, in order.
     pub(crate) fn of(transforms: Vec<Arc<dyn Transform>>) -> Self {
         Self { transforms, version: 0 }
     }
 
-    /// Tells it from earlier chains.
+    /// Returns the chain's version, which tells it from earlier chains.
     pub fn version(&self) -> u64 {
         self.version
     }
 
-    /// Whether there are no transforms: rows pass as they are.
+    /// Returns whether there are no transforms, so that rows pass unchanged.
     pub fn is_empty(&self) -> bool {
         self.transforms.is_empty()
     }
 
-    /// The transforms' names, in their order.
+    /// Returns the transforms' names, in order.
     pub fn names(&self) -> Vec<&str> {
         self.transforms.iter().map(|transform| transform.name()).collect()
     }
 
-    /// This chain takes the place of `earlier`, from the batch of a number on.
+    /// Replaces the chain `earlier` from batch `number` on: the sequencers of new transforms begin there.
     pub fn begin_at(&self, number: u64, earlier: &Self) {
         for transform in &self.transforms {
             let is_known =
@@ -168,18 +171,20 @@ impl Chain {
         }
     }
 
-    /// Everything stops: batches that wait for their turn don't get it any more.
+    /// Closes the sequencers, as the engine stops: batches that wait for their turn no longer get it.
     pub fn close(&self) {
         self.transforms.iter().filter_map(|transform| transform.sequencer()).for_each(Sequencer::close);
     }
 
-    /// Logs what the transforms counted.
+    /// Logs the transforms' counters.
     pub fn log_counters(&self) {
         self.transforms.iter().for_each(|transform| transform.log_counters());
     }
 
-    /// Passes a batch of `rows` rows through the transforms. Batches are numbered in their order, and
-    /// every one must pass. `None` if everything stops because of an earlier one.
+    /// Passes a batch of `rows` rows through the transforms.
+    ///
+    /// Batches are numbered in order, and every batch must pass. Returns `None` if the engine stops because of an earlier
+    /// batch.
     pub async fn run(
         &self,
         number: u64,
@@ -201,15 +206,17 @@ impl Chain {
                 permit.pass();
             }
         }
-        // Transforms ran one after another; consumers see a row's messages in the row's order.
+        // Each transform appended its messages and dead letters; the later stages expect them in the order of the rows.
         state.emitted.sort_by_key(|emitted| emitted.origin);
         state.dead.sort_by_key(|dead| dead.origin);
         Some(state)
     }
 }
 
-/// Passes what is left of a batch through one transform. Where it fails on the whole, each row is tried by
-/// itself, so that only the row that it fails on suffers.
+/// Passes the remaining rows of a batch through one transform.
+///
+/// If the transform fails on the batch as a whole, each row is tried in a batch of its own, so that only the failing
+/// rows are affected.
 fn run_one(transform: &dyn Transform, tables: &Arc<[Arc<Table>]>, state: &mut Transformed) {
     let whole = match attempt(transform, tables, state) {
         Ok(()) => return,
@@ -246,7 +253,7 @@ fn run_one(transform: &dyn Transform, tables: &Arc<[Arc<Table>]>, state: &mut Tr
     state.bytes = Arc::new(left.finish());
 }
 
-/// Lets a transform decide on a batch. If it fails, `state` is as it was.
+/// Lets a transform decide on a batch. On an error, `state` is unchanged.
 fn attempt(transform: &dyn Transform, tables: &Arc<[Arc<Table>]>, state: &mut Transformed) -> Result<(), PluginError> {
     let Decided { dispositions, decision } = transform.decide(&state.bytes, &state.rows, tables)?;
     match decision {
@@ -265,7 +272,7 @@ impl Transformed {
         Self { bytes, rows, emitted, seen, dead, skipped, stop: None }
     }
 
-    /// Adds messages that were made of rows of the batches `seen`.
+    /// Adds messages that are made of rows of the batches `seen`.
     fn emit(&mut self, mut emitted: Vec<Emitted>, seen: Vec<Arc<Vec<u8>>>) {
         if emitted.is_empty() {
             return;
@@ -280,7 +287,7 @@ impl Transformed {
         self.seen.extend(seen);
     }
 
-    /// Does what a transform decided on its rows, which are those of `bytes`.
+    /// Applies a transform's decision on the rows, which are those of `bytes`.
     fn decide(
         &mut self,
         transform: &dyn Transform,
@@ -307,7 +314,7 @@ impl Transformed {
         if (0..dispositions.len()).any(stays) {
             self.rows.retain(|passed| stays(passed.row.0 as usize));
         } else {
-            self.rows.clear(); // mostly, where messages are made of them
+            self.rows.clear(); // the usual case of a transform that only makes messages
         }
         let seen = Arc::clone(&self.bytes);
         if !edits.is_empty() {
@@ -320,7 +327,7 @@ impl Transformed {
         }
     }
 
-    /// A transform failed on a row of `bytes`, which isn't among the rows any more.
+    /// Handles a transform's failure on a row of `bytes` that is no longer among the rows.
     fn fail(
         &mut self,
         transform: &dyn Transform,
@@ -339,7 +346,7 @@ impl Transformed {
         }
     }
 
-    /// The rows that transforms were given were those of the batch at `origins`.
+    /// Translates indexes among the rows that the transforms were given to indexes in the decoded batch: `origins`.
     fn set_origins(&mut self, origins: &[u32]) {
         let rows = self.rows.iter_mut().map(|passed| &mut passed.origin);
         let messages = self.emitted.iter_mut().map(|emitted| &mut emitted.origin);
@@ -348,7 +355,7 @@ impl Transformed {
         rows.chain(messages).chain(dead).chain(stop).for_each(|origin| *origin = origins[*origin as usize]);
     }
 
-    /// Leaves nothing of a row that can't be decoded, whichever transform kept it or made messages of it.
+    /// Removes a row that cannot be decoded, and everything that transforms made of it.
     fn skip(&mut self, origin: u32, skipped: SkippedChange) {
         if self.stop.as_ref().is_some_and(|stop| stop.origin <= origin) {
             return;
@@ -359,7 +366,7 @@ impl Transformed {
         self.skipped.push((origin, skipped));
     }
 
-    /// Leaves nothing of a row and of those after it, whichever transform kept them or made messages of them.
+    /// Stops before a row: removes this row, the rows after it, and everything that transforms made of them.
     fn stop_at(&mut self, stop: Stop) {
         if self.stop.as_ref().is_some_and(|known| known.origin <= stop.origin) {
             return;
@@ -376,7 +383,7 @@ impl Transformed {
     }
 }
 
-/// A batch of the named rows, edited.
+/// Returns a batch of the given rows, with the edits applied.
 fn rewrite(batch: &Batch<'_>, rows: &[Passed], edits: Option<&Edits>) -> Vec<u8> {
     let mut out = Builder::with_capacity(batch.bytes_of(rows.len()));
     for &Passed { row, .. } in rows {

@@ -1,4 +1,4 @@
-//! A plugin and its instances: lent to one thread at a time, made anew after they failed.
+//! A plugin and its pool of instances. An instance is lent to one thread at a time, and replaced after a trap.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,18 +19,18 @@ use super::wasm::load::{INTERFACE, VERSION};
 use super::{Decided, Passed, Transform, rewrite};
 use crate::progress::is_logged;
 
-/// How often a batch is tried again that may succeed then, and how long after.
+/// The pauses before the retries of a batch, if the plugin asks for them.
 const RETRY_DELAYS: [Duration; 3] = [Duration::from_millis(50), Duration::from_millis(250), Duration::from_secs(1)];
 
-/// A plugin that is loaded.
+/// A loaded plugin.
 pub struct Plugin {
     blueprint: InstanceTemplate,
-    /// What tells its content from another version's.
+    /// The SHA-256 digest of the plugin's files, which tells its versions apart.
     pub(super) digest: [u8; 32],
     instances: Mutex<Instances>,
     returned: Condvar,
     instances_max: usize,
-    /// Of a plugin with one instance: it sees the batches in their order.
+    /// Orders the batches of a plugin that has one instance.
     in_order: Option<Sequencer>,
     skipped: AtomicU64,
 }
@@ -39,7 +39,7 @@ pub struct Plugin {
 struct Instances {
     idle: Vec<Instance>,
     made: usize,
-    /// Threads that wait for one.
+    /// The number of threads that wait for an instance.
     waiting: usize,
 }
 
@@ -50,10 +50,10 @@ impl std::fmt::Debug for Plugin {
 }
 
 impl Plugin {
-    /// A plugin of which `first` is an instance.
+    /// Creates a plugin with `first` as its first instance.
     pub(super) fn new(blueprint: InstanceTemplate, digest: [u8; 32], first: Instance, threads: usize) -> Self {
         let instances_max = blueprint.manifest.instances.unwrap_or(threads).min(threads).max(1);
-        // With one thread everything is in order by itself.
+        // With one thread batches are in order without a sequencer.
         let in_order = (instances_max == 1 && threads > 1).then(Sequencer::default);
         Self {
             blueprint,
@@ -66,12 +66,12 @@ impl Plugin {
         }
     }
 
-    /// Its name: the file's, without `.wasm`.
+    /// Returns the plugin's name: that of its file, without `.wasm`.
     pub fn name(&self) -> &str {
         &self.blueprint.name
     }
 
-    /// What it is and may do, for people to read: names and values.
+    /// Describes what the plugin is and may do, for people: names and values.
     pub fn describe(&self) -> Vec<(&'static str, String)> {
         let InstanceTemplate { engine, code, manifest, .. } = &self.blueprint;
         let (what, imports): (String, Vec<String>) = match code {
@@ -87,7 +87,7 @@ impl Plugin {
         };
         let Manifest { tables, limits, instances, grants, on_error, settings } = manifest;
         vec![
-            ("is", what),
+            ("type", what),
             ("imports", if imports.is_empty() { "nothing".to_owned() } else { imports.join(", ") }),
             ("tables", tables.as_ref().map_or_else(|| "all".to_owned(), ToString::to_string)),
             ("on error", format!("{on_error:?}").to_lowercase()),
@@ -98,13 +98,13 @@ impl Plugin {
                     limits.memory, limits.deadline, limits.output
                 ),
             ),
-            ("instances", instances.map_or_else(|| "one a thread".to_owned(), |count| count.to_string())),
+            ("instances", instances.map_or_else(|| "one per thread".to_owned(), |count| count.to_string())),
             ("granted", format!("clock {}, environment {:?}", grants.clock, grants.env)),
             ("settings", settings.clone()),
         ]
     }
 
-    /// Whether it sees all rows in their order, and may remember them.
+    /// Returns whether the plugin has one instance, which sees all rows in order and may keep state.
     pub fn is_stateful(&self) -> bool {
         self.manifest().instances == Some(1)
     }
@@ -113,8 +113,7 @@ impl Plugin {
         &self.blueprint.manifest
     }
 
-    /// Lends an instance for a piece of work, which is tried again, by the same instance, if the plugin says that this
-    /// may help.
+    /// Lends an instance to `work`, which is retried with the same instance if the plugin says that a retry may succeed.
     pub(super) fn with_instance<T>(
         &self,
         mut work: impl FnMut(&mut Instance) -> Result<T, PluginError>,
@@ -164,7 +163,7 @@ impl Plugin {
     fn give_back(&self, instance: Instance) {
         let mut instances = self.instances();
         instances.idle.push(instance);
-        // To wake nobody is a call of the system all the same.
+        // A notification costs a system call even without a waiting thread.
         if instances.waiting > 0 {
             self.returned.notify_one();
         }
@@ -199,7 +198,7 @@ impl Transform for Plugin {
             if !dispositions.contains(&Disposition::Ask) {
                 return Ok(Decided { dispositions, decision: None });
             }
-            // The guest sees the rows that are left, and those only.
+            // The plugin sees only the remaining rows.
             let bytes = match rows.len() == batch.len() {
                 true => Arc::clone(bytes),
                 false => Arc::new(rewrite(&batch, rows, None)),
@@ -237,12 +236,12 @@ impl Transform for Plugin {
         let skipped = self.skipped.load(Ordering::Relaxed);
         let counters: &BTreeMap<String, u64> = &counters;
         if skipped > 0 || !counters.is_empty() {
-            info!(plugin = self.name(), skipped, ?counters, "counted");
+            info!(plugin = self.name(), skipped, ?counters, "plugin counters");
         }
     }
 }
 
-/// What becomes of rows before the transform is asked.
+/// Returns the rows' dispositions, which are known before the plugin sees the rows.
 fn dispositions(
     manifest: &Manifest,
     instance: &mut Instance,
@@ -254,7 +253,7 @@ fn dispositions(
     let disposition = |passed: &Passed| {
         let row = batch.row(passed.row);
         let id = row.table();
-        // Rows of one table mostly follow each other.
+        // Consecutive rows are mostly of one table.
         if last.as_ref().is_none_or(|(known, _)| *known != id) {
             last = Some((id, instance.interest(&tables[id.0 as usize], manifest)?.clone()));
         }

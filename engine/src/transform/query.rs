@@ -1,4 +1,4 @@
-//! What a transform asks about all rows of its batch at once, and the columns that it takes whole.
+//! Queries of a plugin about all rows of its batch at once: the rows that meet conditions, and the values of a column.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -13,7 +13,7 @@ use super::interest::Interests;
 use super::wasm::bindings::query::{Condition, Test, View};
 use super::wasm::limits::CONDITIONS_MAX;
 
-/// The rows of a batch that a transform decides on.
+/// The scope of queries: the rows of a batch that the plugin decides on.
 pub(super) struct BatchQuery<'a> {
     pub batch: Batch<'a>,
     pub tables: &'a [Arc<Table>],
@@ -26,14 +26,14 @@ impl<'a> BatchQuery<'a> {
         self.rows.iter().map(|&row| self.batch.row(RowIndex(row)))
     }
 
-    /// The rows for which all conditions hold.
+    /// Returns the rows for which all conditions hold.
     ///
     /// # Errors
-    /// If the plugin doesn't want a column of them, or there are too many.
+    /// If a condition's column is outside the plugin's interest, or there are too many conditions.
     pub fn select(&self, conditions: &[Condition]) -> Result<Vec<u32>, String> {
         let values = |condition: &Condition| if let Test::OneOf(texts) = &condition.test { texts.len() } else { 1 };
         if conditions.iter().map(values).sum::<usize>() > CONDITIONS_MAX {
-            return Err(format!("it asks for more than {CONDITIONS_MAX} conditions and values in one question"));
+            return Err(format!("query with more than {CONDITIONS_MAX} conditions and values"));
         }
         let mut left = self.rows.to_vec();
         for Condition { column, view, test, negated } in conditions {
@@ -60,7 +60,7 @@ impl<'a> BatchQuery<'a> {
         Ok(left)
     }
 
-    /// For each row, in their order.
+    /// Returns each row's operation, in order: 1 insert, 2 update, 3 delete.
     pub fn operations(&self) -> Vec<u8> {
         let number = |row: Row<'_>| match row.operation() {
             Operation::Insert => 1,
@@ -70,20 +70,20 @@ impl<'a> BatchQuery<'a> {
         self.rows().map(number).collect()
     }
 
-    /// For each row, in their order.
+    /// Returns each row's table ID, in order.
     pub fn tables(&self) -> Vec<u32> {
         self.rows().map(|row| row.table().0).collect()
     }
 
-    /// For each row, in their order.
+    /// Returns each row's commit time, in order, in microseconds since 1970.
     pub fn times(&self) -> impl Iterator<Item = i64> {
         self.rows().map(|row| time_us(&self.batch, &row))
     }
 
-    /// A column of each row, as `map` makes it of the column's description and value.
+    /// Returns a column of each row, converted by `map` from the column's description and value.
     ///
     /// # Errors
-    /// If the plugin doesn't want the column.
+    /// If the column is outside the plugin's interest.
     pub fn column<T>(
         &self,
         name: &str,
@@ -98,10 +98,10 @@ impl<'a> BatchQuery<'a> {
         self.rows().map(value).collect()
     }
 
-    /// Each row as a JSON object.
+    /// Returns each row as a JSON object.
     ///
     /// # Errors
-    /// If the plugin doesn't want all of it.
+    /// If a column is outside the plugin's interest.
     pub fn json(&self, view: View) -> Result<Vec<Option<String>>, String> {
         let mut of_table =
             OfTable::new(|table: &'a Table| self.interests.check_all(table, image_of(view)).map(|()| Some(table)));
@@ -120,10 +120,10 @@ impl<'a> BatchQuery<'a> {
         self.rows().map(object).collect()
     }
 
-    /// The column of a name, if the table has it.
+    /// Returns the column of this name, if the table has one.
     ///
     /// # Errors
-    /// If the plugin doesn't want it.
+    /// If the column is outside the plugin's interest.
     fn column_of(
         &self,
         table: &'a Table,
@@ -136,7 +136,7 @@ impl<'a> BatchQuery<'a> {
     }
 }
 
-/// The older of the images that may be seen.
+/// Returns the older of the images that a view reads.
 fn image_of(view: View) -> ImageKind {
     match view {
         View::Before => ImageKind::Before,
@@ -144,7 +144,7 @@ fn image_of(view: View) -> ImageKind {
     }
 }
 
-/// When a row was committed, in microseconds since 1970; where the server doesn't say, when its
+/// Returns a row's commit time in microseconds since 1970; where the server does not log it, the time at which the row's
 /// statement began.
 pub(super) fn time_us(batch: &Batch<'_>, row: &Row<'_>) -> i64 {
     match batch.transaction(row.transaction()).header().commit_time_us {
@@ -153,14 +153,14 @@ pub(super) fn time_us(batch: &Batch<'_>, row: &Row<'_>) -> i64 {
     }
 }
 
-/// A value as text: of a column of any kind.
+/// Returns a value of a column of any kind as text; `None` if it is not UTF-8.
 pub(super) fn text(column: &Column, value: &[u8]) -> Option<String> {
     let mut out = Vec::new();
     push_cell_text(column, Cell::Value(value), &mut out);
     String::from_utf8(out).ok()
 }
 
-/// A value as an integer: of integers, years and bits that fit.
+/// Returns a value as an integer: of integer, year and bit columns, if it fits.
 pub(super) fn integer(column: &Column, value: &[u8]) -> Option<i64> {
     let cell = Cell::Value(value);
     match column.kind {
@@ -170,7 +170,7 @@ pub(super) fn integer(column: &Column, value: &[u8]) -> Option<i64> {
     }
 }
 
-/// A value as a float: of numbers of any kind.
+/// Returns a value as a float: of columns of numbers of any kind.
 pub(super) fn float(column: &Column, value: &[u8]) -> Option<f64> {
     let cell = Cell::Value(value);
     match column.kind {
@@ -191,7 +191,7 @@ fn seen<'a>(row: &Row<'a>, column: ColumnIndex, view: View) -> Cell<'a> {
     image.map_or(Cell::Absent, |image| image.cell(column))
 }
 
-/// What is the same for all rows of a table; rows of one table mostly follow each other.
+/// A value that depends on the table only. The last one is kept, since consecutive rows are mostly of one table.
 struct OfTable<T, F> {
     last: Option<(TableId, Option<T>)>,
     make: F,
@@ -210,12 +210,12 @@ impl<'a, T, F: Fn(&'a Table) -> Result<Option<T>, String>> OfTable<T, F> {
     }
 }
 
-/// A test, ready to be made on a column of one kind.
+/// A condition's test, compiled for columns of one kind.
 enum CompiledPredicate {
     OneOf(Vec<Scalar<'static>>),
     Prefix(String),
     Between(Option<Scalar<'static>>, Option<Scalar<'static>>),
-    /// A bound that isn't a value of the column's kind.
+    /// Holds for no row: the test's value is not valid for the column's kind.
     Never,
     Null,
     Changed,
@@ -224,7 +224,7 @@ enum CompiledPredicate {
 
 impl CompiledPredicate {
     fn new(kind: Kind, test: &Test) -> Self {
-        // What can't be a value of the column's is equal to none.
+        // A text that is not valid for the column's kind equals no value.
         let scalar = |text: &String| Scalar::parse(kind, text);
         match test {
             Test::Equal(text) => Self::OneOf(scalar(text).into_iter().collect()),
@@ -272,19 +272,19 @@ impl CompiledPredicate {
     }
 }
 
-/// A value that can be compared with others of its column.
+/// A value that can be compared with other values of its column.
 #[derive(Debug, Clone)]
 enum Scalar<'a> {
     Integer(i128),
     Float(f64),
     Decimal(Cow<'a, str>),
-    /// Microseconds.
+    /// In microseconds.
     Time(i64),
     Bytes(Cow<'a, [u8]>),
 }
 
 impl<'a> Scalar<'a> {
-    /// Of what a transform wrote.
+    /// Parses a value of a condition.
     fn parse(kind: Kind, text: &str) -> Option<Scalar<'static>> {
         match kind {
             Kind::Int | Kind::Uint | Kind::Year | Kind::Bit => text.parse().ok().map(Scalar::Integer),
@@ -307,7 +307,7 @@ impl<'a> Scalar<'a> {
         }
     }
 
-    /// Of a column's value.
+    /// Reads a column's value.
     fn of(kind: Kind, bytes: &'a [u8]) -> Option<Self> {
         let cell = Cell::Value(bytes);
         match kind {
@@ -360,14 +360,14 @@ fn compare_decimals(a: &str, b: &str) -> Ordering {
     }
 }
 
-/// `-838:59:59.5` in microseconds.
+/// Parses a time, such as `-838:59:59.5`, to microseconds.
 fn time(text: &str) -> Option<i64> {
     let (negative, digits) = text.strip_prefix('-').map_or((false, text), |digits| (true, digits));
     let (clock, fraction) = digits.split_once('.').unwrap_or((digits, ""));
     let mut parts = clock.split(':').map(str::parse::<u32>);
     let (hours, minutes, seconds) = (parts.next()?.ok()?, parts.next()?.ok()?, parts.next()?.ok()?);
     let fraction: u32 = if fraction.is_empty() { 0 } else { format!("{fraction:0<6}").get(..6)?.parse().ok()? };
-    // The product of 32-bit numbers: it can't overflow.
+    // Cannot overflow: `hours` and `minutes` have 32 bits.
     let seconds = (i64::from(hours) * 60 + i64::from(minutes)) * 60 + i64::from(seconds);
     let size = seconds * 1_000_000 + i64::from(fraction);
     Some(if negative { -size } else { size })
@@ -395,7 +395,7 @@ mod tests {
         for (kind, text) in [(Kind::Int, "1.5"), (Kind::Decimal, "1.2.3"), (Kind::Time, "noon"), (Kind::Bytes, "?")] {
             assert!(Scalar::parse(kind, text).is_none(), "{text}");
         }
-        // A guest may give anything.
+        // A plugin may pass any text.
         assert!(Scalar::parse(Kind::Time, "4294967295:4294967295:4294967295").is_some());
         assert!(Scalar::parse(Kind::Time, "9223372036854775807:00:00").is_none());
     }

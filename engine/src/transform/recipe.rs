@@ -1,4 +1,4 @@
-//! Messages that the host writes, as a transform says of what.
+//! Recipes: messages that the host renders from rows, as the plugin described once.
 
 use std::sync::Arc;
 
@@ -14,27 +14,27 @@ use super::query::time_us;
 use super::wasm::bindings::types;
 use super::wasm::limits::{MESSAGE_BYTES, RECIPES_BYTES_MAX, RECIPES_MAX};
 
-/// Bytes of a message that room is made for at once.
+/// The expected size of a message in bytes, for the first allocation.
 const LENGTH_EXPECTED: usize = 192;
 
-/// Messages of rows.
+/// Messages rendered from rows.
 #[derive(Debug)]
 pub(super) struct RenderedMessages {
-    /// Each one's group, empty if the recipe says none, and its body, one behind the other: one piece of memory.
+    /// The messages' groups (empty if the recipe has none) and bodies, one after another in one buffer.
     text: ByteString,
-    /// Where each one begins, where its group ends, and where its body does.
+    /// Each message's row, and the offsets at which it begins, its group ends, and its body ends.
     places: Vec<(RowIndex, usize, usize, usize)>,
-    /// Rows of tables that lack a column.
+    /// The rows whose table does not have all columns of the recipe, with the causes.
     pub fails: Vec<(RowIndex, String)>,
 }
 
 impl RenderedMessages {
-    /// What all of them take.
+    /// Returns the size of all messages in bytes.
     pub fn bytes(&self) -> usize {
         self.text.len()
     }
 
-    /// Rows, and their messages' texts.
+    /// Returns the rows and their messages' texts.
     pub fn messages(&self) -> impl ExactSizeIterator<Item = (RowIndex, MessageText)> {
         self.places.iter().map(|&(row, start, group_end, end)| {
             let (slice, group_len) = (self.text.slice_ref(&self.text[start..end]), group_end - start);
@@ -43,11 +43,11 @@ impl RenderedMessages {
     }
 }
 
-/// The recipes of an instance, by their numbers: from 0, in the order in which they were added.
+/// The recipes of an instance, numbered from 0 in the order in which they were added.
 #[derive(Debug, Default)]
 pub(super) struct Recipes {
     recipes: Vec<Recipe>,
-    /// Bytes of all their texts.
+    /// The size of the recipes' texts in bytes.
     bytes: usize,
 }
 
@@ -55,28 +55,30 @@ impl Recipes {
     /// Adds a recipe and returns its number.
     ///
     /// # Errors
-    /// If a constant isn't JSON, or a limit is exceeded.
+    /// If a constant is not JSON, or a limit is exceeded.
     pub fn add(&mut self, recipe: types::Recipe) -> Result<u32, String> {
         let bytes = self.bytes.saturating_add(text_bytes(&recipe));
         if self.recipes.len() >= RECIPES_MAX || bytes > RECIPES_BYTES_MAX {
-            return Err(format!(
-                "it makes more than {RECIPES_MAX} recipes, or recipes of more than {RECIPES_BYTES_MAX} bytes"
-            ));
+            return Err(format!("more than {RECIPES_MAX} recipes, or recipes of more than {RECIPES_BYTES_MAX} bytes"));
         }
         self.recipes.push(Recipe::new(recipe)?);
         self.bytes = bytes;
         Ok((self.recipes.len() - 1) as u32)
     }
 
+    /// Returns the recipe of this number.
+    ///
     /// # Errors
     /// If no recipe has this number.
     pub fn by_number(&mut self, number: u32) -> Result<&mut Recipe, String> {
         let count = self.recipes.len();
-        self.recipes.get_mut(number as usize).ok_or_else(|| format!("recipe {number} of {count}"))
+        self.recipes
+            .get_mut(number as usize)
+            .ok_or_else(|| format!("recipe {number} does not exist: there are {count}"))
     }
 }
 
-/// Bytes of the texts that a recipe keeps.
+/// Returns the size of a recipe's texts in bytes.
 fn text_bytes(recipe: &types::Recipe) -> usize {
     let fields = recipe.fields.iter().map(|types::Field { name, value }| {
         let value = match value {
@@ -89,25 +91,25 @@ fn text_bytes(recipe: &types::Recipe) -> usize {
     fields.chain(group).sum()
 }
 
-/// A way to make messages.
+/// A description of a message.
 #[derive(Debug)]
 pub(super) struct Recipe {
     fields: Vec<types::Field>,
-    /// Of which the message group is made; none: the recipe says none.
+    /// The parts of the message group; empty: the row's own group.
     group: Vec<types::GroupPart>,
     plans: OfTables<Plan>,
 }
 
-/// What a recipe means in the rows of a table.
+/// A recipe compiled for one table.
 #[derive(Debug)]
 struct Plan {
     group: Group,
     pieces: Vec<Piece>,
-    /// What stands behind the last piece.
+    /// The text after the last piece.
     end: Literal,
 }
 
-/// Something of a row, and the text before it: separators, the field's name, what is the same for all rows.
+/// A value of a row, and the text before it: separators, field names, and values that are the same for all rows.
 #[derive(Debug)]
 struct Piece {
     before: Literal,
@@ -127,18 +129,18 @@ enum Value {
 impl Recipe {
     fn new(types::Recipe { fields, group }: types::Recipe) -> Result<Self, String> {
         if fields.len() > RECIPES_MAX || group.len() > RECIPES_MAX {
-            return Err(format!("a recipe has more than {RECIPES_MAX} fields, or parts of a group"));
+            return Err(format!("recipe of more than {RECIPES_MAX} fields or group parts"));
         }
         for types::Field { value, .. } in &fields {
             if let types::Part::Constant(constant) = value {
                 serde_json::from_str::<serde::de::IgnoredAny>(constant)
-                    .map_err(|error| format!("the constant `{constant}` of a recipe isn't JSON: {error}"))?;
+                    .map_err(|error| format!("the constant `{constant}` of a recipe is not JSON: {error}"))?;
             }
         }
         Ok(Self { fields, group, plans: OfTables::default() })
     }
 
-    /// Each row's message, in the rows' order; `None` if they have more than `bytes_max`.
+    /// Renders each row's message, in the rows' order. `None` if the messages take more than `bytes_max` bytes.
     pub fn messages(
         &mut self,
         batch: &Batch<'_>,
@@ -154,7 +156,7 @@ impl Recipe {
         let mut places = Vec::with_capacity(rows.len());
         let mut fails = Vec::new();
         let table_of = |row: RowIndex| batch.row(row).table();
-        // Rows of one table mostly follow each other.
+        // Consecutive rows are mostly of one table.
         for rows in rows.chunk_by(|&row, &next| table_of(row) == table_of(next)) {
             let table = &*tables[table_of(rows[0]).0 as usize];
             let Self { fields, group, plans } = self;
@@ -180,8 +182,10 @@ impl Recipe {
 }
 
 impl Plan {
+    /// Compiles a recipe for a table.
+    ///
     /// # Errors
-    /// If the table lacks a column, or it isn't among those that the plugin wants.
+    /// If the table does not have a column, or the column is outside the plugin's interest.
     fn new(
         fields: &[types::Field],
         group: &[types::GroupPart],
@@ -208,7 +212,7 @@ impl Plan {
                         types::Part::Schema => push_string(&table.schema, &mut text),
                         types::Part::Table => push_string(&table.name, &mut text),
                         types::Part::Constant(json) => text.extend_from_slice(json.as_bytes()),
-                        _ => unreachable!("these are of a row"),
+                        _ => unreachable!("the other parts are values of a row"),
                     }
                     continue;
                 }
@@ -223,7 +227,7 @@ impl Plan {
         Ok(Self { group: Group::new(group, table, interests)?, pieces, end: Literal::new(&text) })
     }
 
-    /// Appends the message of a row of the table: UTF-8. Ends where `out` has more than `bytes_max`.
+    /// Appends the message of a row as UTF-8. Stops as soon as `out` has more than `bytes_max` bytes.
     fn write(&self, table: &Table, batch: &Batch<'_>, row: &Row<'_>, bytes_max: usize, out: &mut Vec<u8>) {
         let (newest, old) = (row.newest(), row.before());
         for Piece { before, value } in &self.pieces {
@@ -252,7 +256,7 @@ impl Plan {
     }
 }
 
-/// What the message groups of a table's rows are made of.
+/// The parts of a message group, compiled for one table.
 #[derive(Debug)]
 pub(super) struct Group(Vec<GroupPart>);
 
@@ -263,8 +267,10 @@ enum GroupPart {
 }
 
 impl Group {
+    /// Compiles the parts of a group for a table.
+    ///
     /// # Errors
-    /// If the table lacks a column, or it isn't among those that the plugin wants.
+    /// If the table does not have a column, or the column is outside the plugin's interest.
     pub fn new(parts: &[types::GroupPart], table: &Table, interests: &Interests) -> Result<Self, String> {
         let part = |part: &types::GroupPart| match part {
             types::GroupPart::Text(text) => Ok(GroupPart::Text(text.clone())),
@@ -273,7 +279,7 @@ impl Group {
         parts.iter().map(part).collect::<Result<_, _>>().map(Self)
     }
 
-    /// Appends the group of a row of the table: UTF-8. Ends where `out` has more than `bytes_max`.
+    /// Appends the group of a row as UTF-8. Stops as soon as `out` has more than `bytes_max` bytes.
     pub fn write(&self, table: &Table, row: &Row<'_>, bytes_max: usize, out: &mut Vec<u8>) {
         for part in &self.0 {
             if out.len() > bytes_max {
@@ -289,7 +295,7 @@ impl Group {
     }
 }
 
-/// What columns' names mean in each table, found out at its first row.
+/// A value for each table, made at the table's first row.
 #[derive(Debug)]
 pub(super) struct OfTables<T>(ByTable<T>);
 
@@ -311,7 +317,7 @@ impl<T> OfTables<T> {
 
 fn index(table: &Table, interests: &Interests, name: &str, image: ImageKind) -> Result<ColumnIndex, String> {
     let index =
-        table.column(name).ok_or_else(|| format!("a recipe names the column `{name}`, which {table} hasn't"))?;
+        table.column(name).ok_or_else(|| format!("{table} has no column `{name}`, which a recipe or a group names"))?;
     interests.check(table, index, image).map(|()| index)
 }
 
@@ -336,8 +342,8 @@ mod tests {
         let long = format!("\"{}\"", "x".repeat(RECIPES_BYTES_MAX / 2));
         assert_eq!(recipes.add(constant(long.clone())), Ok(0));
         assert!(recipes.add(constant(long)).is_err_and(|fault| fault.contains("bytes")));
-        assert!(recipes.add(constant("not JSON".to_owned())).is_err_and(|fault| fault.contains("isn't JSON")));
-        assert_eq!(recipes.add(constant("1".to_owned())), Ok(1), "what was refused takes no room");
+        assert!(recipes.add(constant("not JSON".to_owned())).is_err_and(|fault| fault.contains("is not JSON")));
+        assert_eq!(recipes.add(constant("1".to_owned())), Ok(1), "a refused recipe takes no room");
 
         let fields = |count| types::Recipe {
             fields: vec![types::Field { name: String::new(), value: types::Part::Row }; count],

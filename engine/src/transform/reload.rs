@@ -1,4 +1,4 @@
-//! Hot reload: watches the plugins directory, and makes another chain when its files change.
+//! Hot reload: watches the plugins directory, and makes a new chain when its files change.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,24 +10,25 @@ use tracing::{error, info, warn};
 use super::wasm::load::{FileFingerprint, Loader};
 use super::{Chain, Plugin, Transform};
 
-/// How often the directory is looked at. A file counts when it is the same at two looks, so that none is
-/// read while it is being written.
+/// The pause between scans of the directory. A file is loaded once two scans in a row find it unchanged, so that no file
+/// is loaded while it is being written.
 const LOOK_INTERVAL: Duration = Duration::from_millis(300);
-/// A file that is gone may be about to come again: rows shouldn't pass without their filter meanwhile.
+/// How long a file must be missing until its plugin is removed. A file that is being replaced may be missing for a
+/// moment, during which rows must not pass without their filter.
 const GONE_FOR: Duration = Duration::from_secs(3);
 
-/// The chain that batches pass through from now on.
+/// The chain that batches pass through, which changes when plugins change.
 #[derive(Debug, Clone, Default)]
 pub struct CurrentChain(Arc<Mutex<Arc<Chain>>>);
 
 impl CurrentChain {
-    /// One that stays.
+    /// Holds a chain that is never replaced.
     #[cfg(test)]
     pub(crate) fn of(chain: Chain) -> Self {
         Self(Arc::new(Mutex::new(Arc::new(chain))))
     }
 
-    /// The newest version of it.
+    /// Returns the newest version of the chain.
     pub fn newest(&self) -> Arc<Chain> {
         Arc::clone(&self.lock())
     }
@@ -42,22 +43,22 @@ impl CurrentChain {
     }
 }
 
-/// Watches the plugins directory.
+/// Watches the plugins directory, and replaces the chain.
 #[derive(Debug)]
 pub struct Reloader {
     loader: Loader,
     chain: CurrentChain,
-    /// What runs, by file.
+    /// The running plugins, by file.
     running: BTreeMap<PathBuf, Arc<Plugin>>,
-    /// The files as they were when they were last tried.
+    /// The files as they were when loading them was last tried.
     tried: BTreeMap<PathBuf, FileFingerprint>,
-    /// The files at the last look.
+    /// The files at the last scan.
     seen: BTreeMap<PathBuf, FileFingerprint>,
     gone_since: BTreeMap<PathBuf, Instant>,
 }
 
 impl Reloader {
-    /// Loads what is in the directory.
+    /// Loads the plugins of the directory.
     ///
     /// # Errors
     /// If a plugin can't be loaded.
@@ -72,17 +73,17 @@ impl Reloader {
         Ok(Self { loader, chain, running, seen: tried.clone(), tried, gone_since: BTreeMap::new() })
     }
 
-    /// The plugins' names, in their order.
+    /// Returns the plugins' names, in order.
     pub fn names(&self) -> Vec<&str> {
         self.running.values().map(|plugin| plugin.name()).collect()
     }
 
-    /// The chain that batches pass through: always the newest.
+    /// Returns a handle to the current chain.
     pub fn chain(&self) -> CurrentChain {
         self.chain.clone()
     }
 
-    /// Watches for ever, on a thread of its own: compiling takes time, and batches go on meanwhile.
+    /// Watches forever, on a thread of its own: compiling takes time, and batches go on meanwhile.
     pub fn watch(mut self) {
         std::thread::spawn(move || {
             let mut fault = None;
@@ -91,15 +92,15 @@ impl Reloader {
                 match self.loader.scan() {
                     Ok(files) => {
                         if fault.take().is_some() {
-                            info!("the plugins directory can be read again");
+                            info!("plugins directory can be read again");
                         }
                         self.look(files, Instant::now());
                     }
                     Err(error) => {
-                        // Said once, and again when it is another one.
+                        // The same error is logged once.
                         let error = format!("{error:#}");
                         if fault.as_ref() != Some(&error) {
-                            warn!(error, "plugins stay as they are");
+                            warn!(error, "cannot scan the plugins directory; running plugins stay in use");
                         }
                         fault = Some(error);
                     }
@@ -137,12 +138,12 @@ impl Reloader {
         }
     }
 
-    /// Loads a file that is new or changed. False if what ran goes on running.
+    /// Loads a new or changed file. Returns whether the running plugins changed.
     fn replace(&mut self, path: &Path) -> bool {
         let running = self.running.get(path);
         let digest = Loader::digest(path).ok();
         if running.is_some_and(|running| Some(running.digest) == digest) {
-            return false; // touched, or written anew with the same content
+            return false; // touched, or rewritten with the same content
         }
         match load(&self.loader, path) {
             Ok(plugin) => {
@@ -152,7 +153,8 @@ impl Reloader {
                 true
             }
             Err(error) => {
-                let goes_on = if running.is_some() { "the running version goes on" } else { "it isn't used" };
+                let goes_on =
+                    if running.is_some() { "the running version stays in use" } else { "rows pass without it" };
                 error!(error = format!("{error:#}"), "plugin not loaded; {goes_on}");
                 false
             }

@@ -1,16 +1,16 @@
-//! Values that transforms give to columns: held to their column's kind here, and nowhere else, since whoever writes them
-//! into messages trusts that.
+//! Validates the values that transforms write to columns. This is the only check: the code that writes values into
+//! messages relies on it.
 
 use bytes::Bytes;
 use rowmill_core::batch::{Column, Kind, Table};
 
-/// Digits of a MySQL `DECIMAL` at most.
+/// The maximum number of digits of a MySQL `DECIMAL`.
 const DECIMAL_DIGITS_MAX: usize = 65;
 
-/// A value as the batch has it, of the text that a transform gives for a column: binary in base64.
+/// Parses a text, with binary values in base64, to a value as packed in a batch.
 ///
 /// # Errors
-/// If it isn't one of the column's.
+/// If the text is not a valid value of the column.
 pub(super) fn parse(table: &Table, column: &Column, text: &str) -> Result<Bytes, String> {
     let bytes = match column.kind {
         Kind::Int => text.parse::<i64>().ok().map(|number| number.to_le_bytes().to_vec()),
@@ -23,21 +23,21 @@ pub(super) fn parse(table: &Table, column: &Column, text: &str) -> Result<Bytes,
     bytes.map(Bytes::from).ok_or_else(|| refusal(table, column, text))
 }
 
-/// Whether bytes that a transform gives for a column are a value as the batch has it.
+/// Checks that bytes are a valid value of the column as packed in a batch.
 ///
 /// # Errors
-/// If they aren't.
+/// If they are not.
 pub(super) fn check(table: &Table, column: &Column, bytes: &[u8]) -> Result<(), String> {
     if is_value(column, bytes) {
         return Ok(());
     }
     if column.kind.is_number() && bytes.len() != 8 {
-        return Err(format!("a value of {} bytes for {table}.{}, whose values have 8", bytes.len(), column.name));
+        return Err(format!("value of {} bytes for {table}.{}, whose values have 8 bytes", bytes.len(), column.name));
     }
     match std::str::from_utf8(bytes) {
         Ok(text) if column.kind.is_text() => Err(refusal(table, column, text)),
-        Err(_) if column.kind.is_text() => Err(format!("a value for {table}.{} that isn't UTF-8", column.name)),
-        _ => Err(format!("a value for {table}.{} that isn't one of a {}", column.name, column.mysql_type)),
+        Err(_) if column.kind.is_text() => Err(format!("value for {table}.{} that is not UTF-8", column.name)),
+        _ => Err(format!("invalid value for {table}.{} ({})", column.name, column.mysql_type)),
     }
 }
 
@@ -45,25 +45,25 @@ fn refusal(table: &Table, column: &Column, text: &str) -> String {
     const SHOWN_MAX: usize = 200;
     let shown: String = text.chars().take(SHOWN_MAX).collect();
     let form = match column.kind {
-        Kind::Decimal => ", which are written as -12.50",
-        Kind::Date => ", which are written as 2026-11-26",
-        Kind::Time => ", which are written as 08:30:00 or -838:59:59.000000",
-        Kind::Datetime | Kind::Timestamp => ", which are written as 2026-11-26 08:30:00 or 2026-11-26 08:30:00.000000",
-        Kind::Json => ", which are JSON on one line",
-        Kind::Float => ", which are finite numbers",
-        Kind::Bytes | Kind::Geometry | Kind::Vector => ", which are written in base64",
+        Kind::Decimal => "; write it as -12.50",
+        Kind::Date => "; write it as 2026-11-26",
+        Kind::Time => "; write it as 08:30:00 or -838:59:59.000000",
+        Kind::Datetime | Kind::Timestamp => "; write it as 2026-11-26 08:30:00 or 2026-11-26 08:30:00.000000",
+        Kind::Json => "; write JSON on one line",
+        Kind::Float => "; write a finite number",
+        Kind::Bytes | Kind::Geometry | Kind::Vector => "; write base64",
         _ => "",
     };
-    format!("`{shown}` isn't a value of {table}.{}, a {}{form}", column.name, column.mysql_type)
+    format!("`{shown}` is not a valid value of {table}.{} ({}){form}", column.name, column.mysql_type)
 }
 
-/// Whether bytes are a value of the column as [`Kind`] describes it.
+/// Returns whether bytes are a value of the column, as [`Kind`] describes it.
 fn is_value(column: &Column, bytes: &[u8]) -> bool {
     match column.kind {
         Kind::Int | Kind::Uint | Kind::Year | Kind::Bit => bytes.len() == 8,
         Kind::Float => bytes.first_chunk().filter(|_| bytes.len() == 8).is_some_and(|bytes| {
             let number = f64::from_le_bytes(*bytes);
-            // What is finite as a double may not be as a `FLOAT`, as which it is written.
+            // A finite double may be infinite as a `FLOAT`, which is how the value is written.
             if column.mysql_type == "float" { (number as f32).is_finite() } else { number.is_finite() }
         }),
         Kind::Decimal => is_decimal(bytes),
@@ -79,7 +79,7 @@ fn is_value(column: &Column, bytes: &[u8]) -> bool {
     }
 }
 
-/// JSON that stays on its line: some formats have it as it is.
+/// Returns whether bytes are JSON on one line: some formats copy it unchanged.
 fn is_json(bytes: &[u8]) -> bool {
     let has_control = bytes.iter().any(u8::is_ascii_control);
     !has_control && serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok()
@@ -89,7 +89,7 @@ fn is_digits(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(u8::is_ascii_digit)
 }
 
-/// No plus, no exponent, no zeros before others: so it is a number of JSON, too.
+/// Returns whether bytes are a decimal number without plus sign, exponent and leading zeros, which is also a JSON number.
 fn is_decimal(bytes: &[u8]) -> bool {
     let digits = bytes.strip_prefix(b"-").unwrap_or(bytes);
     let mut parts = digits.splitn(2, |byte| *byte == b'.');
@@ -100,7 +100,7 @@ fn is_decimal(bytes: &[u8]) -> bool {
         && digits.len() <= DECIMAL_DIGITS_MAX + 1
 }
 
-/// Zero dates and zero parts are dates of MySQL.
+/// Returns whether bytes have the form of a date. Zero dates and zero parts are valid in MySQL.
 fn is_date(bytes: &[u8]) -> bool {
     match bytes {
         [year @ .., b'-', m1, m2, b'-', d1, d2] => {
@@ -223,11 +223,11 @@ mod tests {
         }
         let table = table(Kind::Datetime, "datetime");
         let refused = parse(&table, &table.columns[0], "soon").expect_err("refused");
-        let form = "which are written as 2026-11-26 08:30:00 or 2026-11-26 08:30:00.000000";
-        assert_eq!(refused, format!("`soon` isn't a value of shop.t.v, a datetime, {form}"));
+        let form = "write it as 2026-11-26 08:30:00 or 2026-11-26 08:30:00.000000";
+        assert_eq!(refused, format!("`soon` is not a valid value of shop.t.v (datetime); {form}"));
     }
 
-    /// What a guest may give: anything, and what looks like a value and isn't quite.
+    /// Values that a plugin may return: arbitrary bytes, and texts that are close to valid values.
     fn given() -> impl Strategy<Value = Vec<u8>> {
         let near = prop::sample::select(vec![
             "2026-11-26",
@@ -256,8 +256,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(20_000) })]
 
-        /// Whatever a transform gives, if it is taken then the message is JSON in each format, also as text within a
-        /// request, where it reads back to the same.
+        /// Any value that is accepted makes a message that is JSON in each format. Within a request the message is text that
+        /// parses to the same JSON.
         #[test]
         fn what_is_taken_is_json_in_every_message(which in 0..KINDS.len(), bytes in given()) {
             let (kind, mysql_type) = KINDS[which];

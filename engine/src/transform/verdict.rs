@@ -1,4 +1,4 @@
-//! What a plugin returned, checked: indexes, lengths, values and UTF-8. Nothing of it is used before.
+//! Validates a plugin's answer: indexes, lengths, values and UTF-8. Nothing of an answer is used before.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,9 +16,13 @@ use super::value;
 use super::wasm::bindings::{Verdict, bulk, types};
 use super::wasm::instance::{Answer, Instance};
 use super::wasm::limits::{ATTRIBUTE_BYTES, EDIT_BYTES, FAIL_BYTES, MESSAGE_BYTES, REROUTE_BYTES, ROW_BYTES};
+use crate::config::SinkId;
 
-/// Checks an answer about a batch, and writes the messages that it leaves to the host: all of it in `output_max` bytes of
-/// memory.
+/// Validates an answer about a batch, and renders the messages that it leaves to the host. All of it takes at most
+/// `output_max` bytes of memory.
+///
+/// # Errors
+/// If the answer is invalid, or takes more.
 pub(super) fn check(
     instance: &mut Instance,
     answer: Answer,
@@ -32,7 +36,7 @@ pub(super) fn check(
     let refused = |output: usize| {
         let rows = batch.len();
         PluginError::Reject(format!(
-            "it returned {output} bytes or more for {rows} rows, and may return {output_max}; raise `output` in its .toml"
+            "output of {output} bytes or more for {rows} rows: the limit is {output_max}; raise `output` in its .toml"
         ))
     };
     let listed = emits.len() * MESSAGE_BYTES
@@ -48,12 +52,18 @@ pub(super) fn check(
     let mut arena = Arena { rest: arena.into() };
     let row_of = |index: u32| {
         let known = (index as usize) < batch.len();
-        if known { Ok(RowIndex(index)) } else { Err(PluginError::Malformed(format!("row {index} of {}", batch.len()))) }
+        if known {
+            Ok(RowIndex(index))
+        } else {
+            Err(PluginError::Malformed(format!("row {index} is not in the batch of {} rows", batch.len())))
+        }
     };
     let sinks = instance.sinks();
     let sink_of = |sink: Option<u32>| match sink {
-        Some(sink) if sink as usize >= sinks => Err(PluginError::Malformed(format!("sink {sink} of {sinks}"))),
-        _ => Ok(sink.map(|sink| sink as usize)),
+        Some(sink) if sink as usize >= sinks => {
+            Err(PluginError::Malformed(format!("sink {sink} does not exist: there are {sinks}")))
+        }
+        _ => Ok(sink.map(|sink| SinkId(sink as usize))),
     };
     let reroute = |sink: Option<u32>, group: ByteString| {
         let group = Some(group).filter(|group| !group.is_empty());
@@ -95,14 +105,15 @@ pub(super) fn check(
         let (name, value) = (arena.text(name_len)?, arena.text(value_len)?);
         let count = decision.emitted.len();
         let message = decision.emitted.get_mut(emit as usize);
-        let message = message.ok_or_else(|| PluginError::Malformed(format!("message {emit} of {count}")))?;
+        let message = message
+            .ok_or_else(|| PluginError::Malformed(format!("message {emit} does not exist: there are {count}")))?;
         message.attributes.push((name.into(), value.into()));
     }
     for types::RowFail { row, message_len } in fails {
         decision.fails.push((row_of(row)?, arena.text(message_len)?.into()));
     }
     if !arena.rest.is_empty() {
-        return Err(PluginError::Malformed(format!("{} bytes too many in its arena", arena.rest.len())));
+        return Err(PluginError::Malformed(format!("{} unused bytes in the arena", arena.rest.len())));
     }
     for (row, message) in ordered.emits {
         let bulk::Message { sink, group, deduplication_id, body, attributes, .. } = message;
@@ -149,25 +160,25 @@ fn new_value(
 ) -> Result<NewValue, String> {
     let table = &tables[row.table().0 as usize];
     let Some(described) = table.columns.get(column.0 as usize) else {
-        return Err(format!("column {} of {table}, which has {}", column.0, table.columns.len()));
+        return Err(format!("column {} of {table}, which has {} columns", column.0, table.columns.len()));
     };
     let has_image = match image {
         ImageKind::Before => row.operation().has_before(),
         ImageKind::After => row.operation().has_after(),
     };
     if !has_image {
-        return Err(format!("an edit of the {image:?} image of a row that has none ({:?})", row.operation()));
+        return Err(format!("edit of the {image:?} image of a row without one ({:?})", row.operation()));
     }
     interests.check(table, column, image)?;
     match state {
         0 => Ok(NewValue::Absent),
         1 => Ok(NewValue::Null),
         2 => value::check(table, described, &value).map(|()| NewValue::Value(value)),
-        other => Err(format!("state {other} of an edit")),
+        other => Err(format!("unknown state {other} of an edit")),
     }
 }
 
-/// The bytes that a verdict's items take, one behind the other; they stay where they are.
+/// The bytes of a verdict's items, one after another. Taking some doesn't copy them.
 struct Arena {
     rest: Bytes,
 }
@@ -177,7 +188,7 @@ impl Arena {
         match len as usize {
             0 => Ok(Bytes::new()),
             len if len > self.rest.len() => {
-                Err(PluginError::Malformed("its arena is shorter than its items say".to_owned()))
+                Err(PluginError::Malformed("the arena is shorter than the lengths of its items".to_owned()))
             }
             len => Ok(self.rest.split_to(len)),
         }
@@ -188,7 +199,7 @@ impl Arena {
         text.map_err(|_| not_utf8())
     }
 
-    /// A group, a deduplication id and a body.
+    /// Takes a message group, a deduplication ID and a body.
     fn message(&mut self, group_len: u32, id_len: u32, body_len: u32) -> Result<MessageText, PluginError> {
         let id_end = group_len.saturating_add(id_len);
         let text = self.text(id_end.saturating_add(body_len))?;
@@ -197,5 +208,5 @@ impl Arena {
 }
 
 fn not_utf8() -> PluginError {
-    PluginError::Malformed("text that isn't UTF-8".to_owned())
+    PluginError::Malformed("text that is not UTF-8".to_owned())
 }

@@ -1,6 +1,6 @@
-//! The main job, shown: a shop writes orders and payments to MySQL and nothing else; Rowmill makes
-//! of them what the order management and everyone else need to know. Both sides are shown as they
-//! happen. In the end, what MySQL holds is compared with what the queues delivered.
+//! A demonstration of the main job: a shop writes orders and payments to MySQL alone, and Rowmill makes messages of them for
+//! the order management and for all other consumers. It prints both sides as they happen, and at the end compares the rows
+//! in MySQL with the messages that the queues delivered.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -13,9 +13,9 @@ use mysql_async::prelude::Queryable;
 use rowmill_tests::{Engine, EngineConfig, MySql, Queue, Received, Shop, Sqs, scratch, top, wait_for};
 use serde_json::Value;
 
-/// Transactions of a run to its end.
+/// The transactions of a complete run.
 const TRANSACTIONS: usize = 400;
-/// How long a reader needs for a line.
+/// The time in which a person reads a line.
 const PAUSE: Duration = Duration::from_millis(350);
 const DRAIN: Duration = Duration::from_secs(60);
 
@@ -34,7 +34,7 @@ struct Cli {
     seed: u64,
 }
 
-/// What a queue delivered.
+/// The messages that a queue delivered.
 #[derive(Default)]
 struct Delivered {
     messages: Vec<Value>,
@@ -58,7 +58,7 @@ impl Delivered {
         Ok(())
     }
 
-    /// The rows that a table must have now, by id, if these changes were made to an empty one.
+    /// Applies these changes to an empty table, and returns its rows by ID.
     fn replay(&self, table: &str) -> BTreeMap<i64, &Value> {
         let mut rows = BTreeMap::new();
         for message in self.messages.iter().filter(|message| message["source"]["table"] == table) {
@@ -129,7 +129,7 @@ async fn main() -> anyhow::Result<()> {
         result = selling => result?,
         _ = tokio::signal::ctrl_c() => println!("stopping: delivering what is in flight"),
     }
-    // The engine may have got the same Ctrl-C, and then drains and ends by itself.
+    // The engine may have received the same Ctrl-C; then it drains and ends by itself.
     if once {
         wait_for("everything is delivered", DRAIN, || async {
             Ok(config.has_reached(&mysql.binlog_end().await?)?.then_some(()))
@@ -181,12 +181,12 @@ async fn collect(queue: Queue, name: &'static str, stop: Arc<AtomicBool>) -> any
     }
 }
 
-/// What MySQL holds and the queues didn't deliver.
+/// Returns the rows in MySQL that the queues have not delivered.
 async fn lost(mysql: &MySql, management: &Delivered, events: &Delivered) -> anyhow::Result<Vec<String>> {
     let mut conn = mysql.connect().await?;
     let mut lost = Vec::new();
 
-    // Customers and payments, row by row, as the events make them.
+    // Customers and payments: each row equals the result of its events.
     let rows: Vec<(i64, i64, String)> =
         conn.query("SELECT id, version, SHA2(LOWER(email), 256) FROM shop.customers").await?;
     let customers = events.replay("customers");
@@ -207,7 +207,7 @@ async fn lost(mysql: &MySql, management: &Delivered, events: &Delivered) -> anyh
             lost.push(format!("payment {id}"));
         }
     }
-    // Every order that has a payment became paid, once.
+    // Each order with a payment became paid exactly once.
     let told: HashSet<i64> = management.messages.iter().filter_map(|message| message["after"]["id"].as_i64()).collect();
     lost.extend(paid.difference(&told).map(|order| format!("order {order}, which was paid")));
     conn.disconnect().await?;

@@ -1,5 +1,5 @@
-//! Replaces every `email` column by its SHA-256, so that consumers can tell customers apart
-//! without knowing their addresses.
+//! Replaces the value of every `email` column by its SHA-256 hash, so that consumers can tell customers apart without their
+//! addresses.
 
 use rowmill_sdk::{Interest, Outcome, Row, Table, Transform, export};
 use sha2::{Digest, Sha256};
@@ -17,7 +17,7 @@ impl Transform for MaskEmail {
     }
 }
 
-/// The hash in hex, of the address without its case.
+/// Returns the hash of the trimmed, lowercased address, in hexadecimal.
 fn mask(email: &str) -> String {
     let hash = Sha256::digest(email.trim().to_lowercase());
     hash.iter().map(|byte| format!("{byte:02x}")).collect()

@@ -1,5 +1,5 @@
-//! Keeps orders that became paid, and sends them to the order-management queue.
-//! Changes of other tables pass on.
+//! Sends orders that become paid to the order-management queue, and drops other changes of orders. Changes of other tables
+//! pass unchanged.
 
 use rowmill_sdk::{Interest, Outcome, Row, Table, Transform, export};
 

@@ -15,7 +15,7 @@ pub struct Object<'a> {
 }
 
 impl<'a> Object<'a> {
-    /// Begins one behind what is in `out`.
+    /// Begins one after what is in `out`.
     pub fn new(out: &'a mut Vec<u8>) -> Self {
         Self { out, separator: b'{' }
     }

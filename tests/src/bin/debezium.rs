@@ -1,5 +1,5 @@
-//! The same changes through Debezium and through Rowmill, compared event by event as JSON. Run by
-//! `tests/debezium/run`; the report goes to `docs/debezium.md`.
+//! Compares Debezium's and Rowmill's events of the same changes, one by one, as JSON. `tests/debezium/run` runs it; its report
+//! is `docs/debezium.md`.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 const STEPS: usize = 400;
 const SCHEMA: &str = "shop";
-/// All of them name the table `extra`.
+/// Schema changes, all of which name the table `extra`.
 const SCHEMA_CHANGES: [&str; 6] = [
     "CREATE TABLE shop.extra (id INT PRIMARY KEY, a VARCHAR(10) DEFAULT 'é')",
     "ALTER TABLE shop.extra ADD COLUMN b INT, ADD INDEX (a)",
@@ -37,7 +37,7 @@ async fn main() -> anyhow::Result<()> {
     let captured = rig.directory.join("debezium.jsonl");
     let _debezium = capture(&rig.mysql, &captured, &rig.directory)?;
     let engine = Engine::start_and_wait(&rig.config).await?;
-    // Debezium streams when it sees this.
+    // Debezium streams once this table's event arrives.
     conn.query_drop(format!("CREATE TABLE {SCHEMA}.marker (id INT PRIMARY KEY)")).await?;
     let count = || {
         let text = std::fs::read_to_string(&captured).unwrap_or_default();
@@ -83,7 +83,7 @@ fn capture(mysql: &MySql, to: &Path, directory: &Path) -> anyhow::Result<rowmill
     rowmill_tests::Process::start(&mut command, &directory.join("debezium.log"))
 }
 
-/// A kind of difference, its first example, and how often it was seen.
+/// The kinds of differences, with the first example and the number of occurrences of each.
 type Differences = BTreeMap<String, (String, usize)>;
 
 fn compare(generator: &Generator, ours: Vec<Value>, theirs: Vec<Value>, seed: u64) -> anyhow::Result<String> {
@@ -124,20 +124,18 @@ fn compare(generator: &Generator, ours: Vec<Value>, theirs: Vec<Value>, seed: u6
     writeln!(report, "# Beside Debezium\n")?;
     writeln!(
         report,
-        "The same changes through Debezium 3.6.3 (its embedded engine, `JsonConverter` without schemas, the handling modes \
-         of [fidelity.md](fidelity.md)) and through Rowmill, compared event by event. Written by `tests/debezium/run`, seed \
-         {seed}, from MySQL 9.7: random tables of every type, inserts, updates and deletes.\n"
+        "The same changes, captured by Debezium 3.6.3 (its embedded engine, `JsonConverter` without schemas, the handling \
+         modes of [fidelity.md](fidelity.md)) and by Rowmill, compared event by event. `tests/debezium/run` writes this page, \
+         here with seed {seed}, from MySQL 9.7: random tables of every type, inserts, updates and deletes. In the table, \
+         *here* is Rowmill and *there* is Debezium.\n"
     )?;
     let changes = their_changes.len();
-    writeln!(report, "{events} events of rows with {values} values, and {changes} schema changes compared.\n")?;
+    writeln!(report, "Compared: {events} row events with {values} values, and {changes} schema changes.\n")?;
     ensure!(
         !differences.keys().any(|kind| kind.starts_with("**")) && events > STEPS,
         "differences without a reason in {events} events: {differences:#?}"
     );
-    writeln!(
-        report,
-        "No other difference was seen. Times differ in what isn't compared: when each engine wrote the event.\n"
-    )?;
+    writeln!(report, "No other difference was seen. The time at which each engine wrote an event is not compared.\n")?;
     writeln!(report, "| difference | seen | the first |\n| --- | --- | --- |")?;
     for (kind, (example, count)) in differences {
         writeln!(report, "| {kind} | {count} | {} |", example.replace('|', "\\|").replace('\n', " "))?;
@@ -145,7 +143,7 @@ fn compare(generator: &Generator, ours: Vec<Value>, theirs: Vec<Value>, seed: u6
     Ok(report)
 }
 
-/// Compares where two events come from. Fields that are `explained` are compared elsewhere.
+/// Compares the `source` objects of two events. Fields in `explained` are compared elsewhere.
 fn sources(ours: &Value, theirs: &Value, explained: &[&str], differ: &mut impl FnMut(String, String)) {
     const NAMES: [&str; 15] = [
         "db",
@@ -255,7 +253,7 @@ fn is_same_time(our: &str, their: &str) -> bool {
     parts(our) == parts(their)
 }
 
-/// Why two values differ; of what isn't known, the column's type.
+/// Returns why two values differ; for an unknown reason, the column's type.
 fn explained(declared: &str, our: &Value, their: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let (our_text, their_text) = (text(our), text(their));
@@ -293,7 +291,7 @@ fn explained(declared: &str, our: &Value, their: &Value) -> String {
     why.to_owned()
 }
 
-/// Compares two row images. Gives the number of values.
+/// Compares two row images, and returns the number of values.
 fn images(
     of_column: &impl Fn(&str) -> String,
     ours: &Value,

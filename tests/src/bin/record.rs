@@ -1,7 +1,8 @@
-//! Makes the binlog files that tests keep, in `tests/data`: random changes of tables of every type,
-//! compared with what the server says, and what `rowmill replay` makes of them beside each; and one for
-//! benchmarks. To be run by hand where the files shall change: `cargo run --release -p rowmill-tests --bin record`,
-//! with `-- orders` for that one alone.
+//! Makes the binlog files in `tests/data` that tests decode: random changes of tables of every type, checked against the
+//! server, with the output of `rowmill replay` beside each; and one file for benchmarks.
+//!
+//! It is run by hand when the files shall change: `cargo run --release -p rowmill-tests --bin record`, or with `-- orders` for
+//! the benchmark file alone.
 
 use std::io::Write;
 use std::process::Stdio;
@@ -13,7 +14,7 @@ use rowmill_tests::{Build, Generator, MySql, State, replay, scratch, top};
 const SEED: u64 = 20_261_124;
 const STEPS: usize = 14;
 
-/// A file's name, its server, and what is set for it.
+/// A file's name, its server and the server's settings.
 type Recording = (&'static str, Build, &'static [&'static str]);
 
 const RECORDINGS: [Recording; 4] = [
@@ -60,7 +61,7 @@ async fn main() -> anyhow::Result<()> {
     orders().await
 }
 
-/// The benchmark's workload in small, for what a row costs in each part.
+/// Records a small version of the benchmark's workload, to measure what a row costs in each part.
 async fn orders() -> anyhow::Result<()> {
     let mysql = MySql::start(&scratch("record-orders"), &[]).await?;
     let script = std::fs::read_to_string(top().join("tests/bench.sql"))?;

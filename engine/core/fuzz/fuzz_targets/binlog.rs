@@ -1,4 +1,4 @@
-//! A whole binlog file: events of all kinds, in any order, with any content.
+//! Fuzzes the decoder with a whole binlog file: events of all kinds, in any order, with any content.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
 use rowmill_core::batch::Batch;
@@ -23,12 +23,12 @@ fuzz_target!(|bytes: &[u8]| {
     let mut rest = bytes.get(4..).unwrap_or_default();
     while let Some(size) = rest.get(9..13).and_then(|size| size.first_chunk()) {
         let size = (u32::from_le_bytes(*size) as usize).clamp(19, rest.len().max(19));
-        let Some((event, behind)) = rest.split_at_checked(size) else { break };
-        rest = behind;
+        let Some((event, after)) = rest.split_at_checked(size) else { break };
+        rest = after;
         loop {
             match decoder.next(event) {
                 Ok(Next::Batch(batch)) => {
-                    // What was decoded is whole.
+                    // The batch is well-formed: every column of every row can be read.
                     let parsed = Batch::parse(&batch.bytes).expect("a batch");
                     for row in parsed.rows() {
                         row.before().into_iter().chain(row.after()).for_each(|image| image.cells().for_each(drop));

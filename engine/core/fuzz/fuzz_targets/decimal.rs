@@ -1,3 +1,4 @@
+//! Fuzzes the decoding of DECIMAL values, and the decompression of MariaDB's events and columns.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
 

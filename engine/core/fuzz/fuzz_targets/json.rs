@@ -1,3 +1,4 @@
+//! Fuzzes the decoding of binary JSON documents and of partial updates.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
 

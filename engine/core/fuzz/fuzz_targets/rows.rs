@@ -1,3 +1,4 @@
+//! Fuzzes the decoding of a table map and of its row events, whole and by projection.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
 

@@ -1,3 +1,4 @@
+//! Fuzzes the decoding of dates and times of all types.
 #![no_main]
 use libfuzzer_sys::fuzz_target;
 

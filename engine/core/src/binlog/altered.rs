@@ -1,27 +1,27 @@
-//! Which tables' columns a statement may change.
+//! Statements that may change columns, and the tables concerned.
 
-use super::sql::{OF_SERVER, Tokens};
+use super::sql::{SERVER_DIALECT, Tokens};
 use super::statement;
 
-/// Of a statement an error shows so many characters.
+/// The most characters of a statement that an error shows.
 const SHOWN_CHARS: usize = 200;
 
-/// What a statement may have done to columns: to those of tables that it names, or of the schema that it names.
+/// A statement that may have changed the columns of tables that it names, or of a schema that it names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Altered {
     /// The statement in lower case.
     statement: String,
-    /// Its beginning.
+    /// The statement's beginning, for errors.
     shown: String,
-    /// The schemas that it is about, in lower case; none if that isn't known.
+    /// The schemas that the statement concerns, in lower case; empty if unknown.
     schemas: Vec<String>,
     is_of_schema: bool,
-    /// It makes or drops an index: columns keep their names, and MariaDB may add hidden ones.
+    /// Whether the statement creates or drops an index: columns keep their names, and MariaDB may add hidden ones.
     is_of_index: bool,
 }
 
 impl Altered {
-    /// `schemas` are those that the statement is about, as far as its event says. `None` if it changes no columns.
+    /// Returns `None` if the statement changes no columns. `schemas` are those that the statement's event lists.
     pub(super) fn by(statement: &str, schemas: Option<Vec<&str>>) -> Option<Self> {
         let (verb, object) = verb_and_object(statement);
         if !matches!(verb.as_str(), "CREATE" | "ALTER" | "DROP" | "RENAME") {
@@ -38,45 +38,46 @@ impl Altered {
         Some(Self { statement: statement.to_lowercase(), shown, schemas, is_of_schema, is_of_index })
     }
 
-    /// Of a statement of which nothing else is known.
+    /// Returns the same for a statement of which only the text is known.
     pub fn of_statement(statement: &str) -> Option<Self> {
         Self::by(statement, None)
     }
 
-    /// The statement's beginning.
+    /// Returns the statement's beginning, for errors.
     pub fn shown(&self) -> &str {
         &self.shown
     }
 
-    /// Bytes that it takes.
+    /// Returns the memory that this takes, in bytes.
     pub fn bytes(&self) -> usize {
         size_of::<Self>() + self.statement.len() + self.shown.len()
     }
 
-    /// Whether a table may be one of them.
+    /// Whether the statement may have changed a table's columns.
     pub fn may_be(&self, schema: &str, table: &str) -> bool {
         let is_about = self.schemas.is_empty() || self.schemas.contains(&schema.to_lowercase());
         is_about && self.has_name(if self.is_of_schema { schema } else { table })
     }
 
-    /// Whether such a table's columns may have other names now, or be another key: neither shows in a table map.
+    /// Whether the statement may have renamed a table's columns or changed its primary key, which a table map without
+    /// full metadata doesn't show.
     pub fn may_rename(&self, schema: &str, table: &str) -> bool {
-        // `DROP INDEX PRIMARY`.
+        // Of the statements about indexes, `DROP INDEX PRIMARY` alone changes the primary key.
         (!self.is_of_index || self.has_name("primary")) && self.may_be(schema, table)
     }
 
-    /// Whether a name stands in the statement, or may: a part of the text that isn't valid could be it.
+    /// Whether the statement has a name, or may have it: invalid text could be any name.
     fn has_name(&self, name: &str) -> bool {
         let (statement, name) = (&self.statement, name.to_lowercase());
         let is_of_name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '$');
         let has = |name: &str| {
             statement.match_indices(name).any(|(at, _)| {
-                let (before, behind) =
+                let (before, after) =
                     (statement[..at].chars().next_back(), statement[at + name.len()..].chars().next());
-                !before.is_some_and(is_of_name) && !behind.is_some_and(is_of_name)
+                !before.is_some_and(is_of_name) && !after.is_some_and(is_of_name)
             })
         };
-        // As it is, and as it is within backticks and double quotes.
+        // Unquoted, and as it is written within backticks and double quotes.
         has(&name)
             || name.contains('`') && has(&name.replace('`', "``"))
             || name.contains('"') && has(&name.replace('"', "\"\""))
@@ -84,14 +85,14 @@ impl Altered {
     }
 }
 
-/// Neither depends on the session's quotes.
+/// Returns a statement's verb and the type of its object, neither of which depends on the session's quotes.
 fn verb_and_object(statement: &str) -> (String, String) {
-    let mut tokens = Tokens::new(statement.as_bytes(), &OF_SERVER);
+    let mut tokens = Tokens::new(statement.as_bytes(), &SERVER_DIALECT);
     let words = statement::verb_and_object(tokens.clone());
     // MariaDB's `SET STATEMENT variable = value FOR statement`.
     let is_set = words.0 == "SET" && words.1 == "STATEMENT";
     match is_set && tokens.find(|token| token.is("FOR")).is_some() {
-        true => statement::verb_and_object(Tokens::new(tokens.rest(), &OF_SERVER)),
+        true => statement::verb_and_object(Tokens::new(tokens.rest(), &SERVER_DIALECT)),
         false => words,
     }
 }

@@ -2,14 +2,14 @@
 
 use super::error::DecodeErrorKind;
 
-/// What is left to read.
+/// The bytes that are left to read.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bytes<'a>(pub &'a [u8]);
 
 impl<'a> Bytes<'a> {
     #[inline]
     pub fn take(&mut self, len: usize) -> Result<&'a [u8], DecodeErrorKind> {
-        // Not `ok_or`: it would make, and drop, an error for each value that is there.
+        // Not `ok_or`, which would build and drop an error for each value.
         let Some((taken, rest)) = self.0.split_at_checked(len) else { return Err(DecodeErrorKind::Truncated) };
         self.0 = rest;
         Ok(taken)
@@ -42,11 +42,11 @@ impl<'a> Bytes<'a> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
-    /// A little-endian unsigned integer of 0 to 8 bytes.
+    /// Reads a little-endian unsigned integer of 0 to 8 bytes.
     #[inline]
     pub fn uint(&mut self, len: usize) -> Result<u64, DecodeErrorKind> {
         match self.0.first_chunk() {
-            // Mostly more follows: then no length, known only now, is copied or asked for one by one.
+            // Usually 8 bytes are left, and are read at once instead of in a copy or loop of variable length.
             Some(eight) if matches!(len, 1..=8) => {
                 self.0 = &self.0[len..];
                 let unused_bits = 64 - 8 * len;
@@ -57,7 +57,7 @@ impl<'a> Bytes<'a> {
         }
     }
 
-    /// A big-endian unsigned integer of 0 to 8 bytes.
+    /// Reads a big-endian unsigned integer of 0 to 8 bytes.
     #[inline]
     pub fn uint_be(&mut self, len: usize) -> Result<u64, DecodeErrorKind> {
         if len > 8 {
@@ -66,7 +66,7 @@ impl<'a> Bytes<'a> {
         Ok(self.take(len)?.iter().fold(0, |number, &byte| number << 8 | u64::from(byte)))
     }
 
-    /// A length-encoded integer, as the client protocol has them.
+    /// Reads a length-encoded integer of the client protocol.
     pub fn lenenc(&mut self) -> Result<u64, DecodeErrorKind> {
         match self.u8()? {
             0xfc => self.uint(2),
@@ -81,13 +81,13 @@ impl<'a> Bytes<'a> {
         usize::try_from(self.lenenc()?).map_err(|_| DecodeErrorKind::Truncated)
     }
 
-    /// Bytes behind their length-encoded length.
+    /// Reads bytes that follow their length-encoded length.
     pub fn lenenc_bytes(&mut self) -> Result<&'a [u8], DecodeErrorKind> {
         let len = self.lenenc_usize()?;
         self.take(len)
     }
 
-    /// An integer of MySQL's serialization format: as many low one bits as bytes follow the first.
+    /// Reads an integer of MySQL's serialization format: as many low one bits as bytes follow the first.
     /// <https://dev.mysql.com/doc/dev/mysql-server/latest/PageLibsMysqlSerialization.html>
     pub fn serialized_uint(&mut self) -> Result<u64, DecodeErrorKind> {
         let more = self.0.first().ok_or(DecodeErrorKind::Truncated)?.trailing_ones() as usize;

@@ -1,13 +1,14 @@
-//! Columns as information_schema has them, for servers whose binlog doesn't name them
-//! (`binlog_row_metadata` isn't `FULL`). What it says is of now and the binlog's rows are of then, so
-//! it is compared with each table map: a name is never guessed.
+//! Columns from information_schema, for servers whose binlog doesn't name columns (`binlog_row_metadata` isn't `FULL`).
+//!
+//! information_schema describes the present, and the binlog's rows are from the past. So the columns are compared with
+//! each table map, and a name is never guessed.
 
 use super::charset::Charset;
 use super::column_type::{ColumnType, code};
 use super::error::DecodeErrorKind;
 
-/// What MariaDB calls the hashes that it keeps of unique keys without a tree (of long texts, or `USING HASH`); a number
-/// follows.
+/// The prefix, before a number, of the names of MariaDB's hidden hashes of unique keys that have no B-tree (of long
+/// texts, or `USING HASH`).
 pub(super) const ROW_HASH_PREFIX: &str = "DB_ROW_HASH_";
 
 /// A column, from `information_schema.columns`.
@@ -19,21 +20,22 @@ pub struct CatalogColumn {
     pub column_type: String,
     /// `CHARACTER_SET_NAME`, of text columns.
     pub charset: Option<String>,
-    /// Its place in the primary key, from 1; `None` if it isn't part of it.
+    /// The column's place in the primary key, from 1; `None` if the column isn't part of the key.
     pub key_position: Option<u32>,
-    /// Nobody can select it, and it may be missing. Such are the last of a table.
+    /// Whether the column can't be selected. Hidden columns are the last ones of a table, and rows may lack them.
     pub is_hidden: bool,
 }
 
-/// Appends the columns that MariaDB doesn't list in information_schema though rows have them, in their order: of a
-/// `SYSTEM VERSIONED` table that doesn't declare them when a row begins and ends, and for each of so many unique hash
-/// indexes a hash.
+/// Appends the columns that MariaDB's rows have and information_schema doesn't list, in their order.
+///
+/// These are `row_start` and `row_end` of a `SYSTEM VERSIONED` table that doesn't declare them, and a hash for each of
+/// the `hash_indexes` unique hash indexes.
 pub fn append_unlisted(columns: &mut Vec<CatalogColumn>, is_system_versioned: bool, hash_indexes: usize) {
     if columns.is_empty() {
-        return; // the table isn't there
+        return; // the table doesn't exist
     }
     if is_system_versioned {
-        // Rows of the past have the same key but for their end, which the server adds to it.
+        // Past versions of a row differ only in their end, so the server adds it to the key.
         let key_len = columns.iter().filter_map(|column| column.key_position).max();
         for (name, key_position) in [("row_start", None), ("row_end", key_len.map(|len| len + 1))] {
             columns.push(CatalogColumn {
@@ -57,13 +59,13 @@ pub fn append_unlisted(columns: &mut Vec<CatalogColumn>, is_system_versioned: bo
 }
 
 impl CatalogColumn {
-    /// The type's name, in lower case: `int`.
+    /// Returns the type's name in lower case: `int`.
     fn base(&self) -> &str {
         let end = self.column_type.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
         &self.column_type[..end.unwrap_or(self.column_type.len())]
     }
 
-    /// The numbers in the parentheses behind the type's name.
+    /// Returns the numbers in parentheses after the type's name.
     fn arguments(&self) -> Vec<usize> {
         let inner =
             self.column_type.split_once('(').and_then(|(_, rest)| rest.split_once(')')).map_or("", |(inner, _)| inner);
@@ -74,12 +76,12 @@ impl CatalogColumn {
         self.column_type.split_ascii_whitespace().any(|word| matches!(word, "unsigned" | "zerofill"))
     }
 
-    /// The character set; binary where it has none.
+    /// Returns the character set; binary if the column has none.
     pub(super) fn charset(&self) -> Charset {
-        self.charset.as_deref().map_or(Charset::Binary, Charset::of_name)
+        self.charset.as_deref().map_or(Charset::Binary, Charset::by_name)
     }
 
-    /// Digits of a second.
+    /// Returns the number of fractional digits of a temporal type.
     pub(super) fn fraction_digits(&self) -> u8 {
         match self.base() {
             "time" | "datetime" | "timestamp" => {
@@ -89,15 +91,15 @@ impl CatalogColumn {
         }
     }
 
-    /// Whether it is in the temporal format of MariaDB before 10.1, of which there is a note behind the type.
+    /// Whether the column has the temporal format of MariaDB before 10.1, which a comment after the type marks.
     fn is_old_temporal(&self) -> bool {
         self.column_type.ends_with("/* mariadb-5.3 */")
     }
 
-    /// The members of an `ENUM` or `SET`.
+    /// Returns the members of an `ENUM` or `SET`.
     ///
     /// # Errors
-    /// If they can't be known from the column's type, which is text: bytes that aren't are question marks there.
+    /// If the members aren't text: the column's type has question marks for bytes that aren't.
     pub(super) fn members(&self) -> Result<Vec<Box<str>>, DecodeErrorKind> {
         let members = self.members_shown();
         if self.charset() == Charset::Binary && members.iter().any(|member| member.contains('?')) {
@@ -110,13 +112,13 @@ impl CatalogColumn {
         let list = self.column_type.split_once('(').map_or("", |(_, rest)| rest);
         let mut members = Vec::new();
         let mut rest = list;
-        while let Some((_, behind)) = rest.split_once('\'') {
+        while let Some((_, after)) = rest.split_once('\'') {
             let mut member = String::new();
-            let mut characters = behind.char_indices().peekable();
-            let mut end = behind.len();
+            let mut characters = after.char_indices().peekable();
+            let mut end = after.len();
             while let Some((at, character)) = characters.next() {
                 match character {
-                    // A quote is written twice, some characters with a backslash.
+                    // Quotes are doubled, and some characters are escaped with a backslash.
                     '\\' => member.push(match characters.next() {
                         Some((_, 'n')) => '\n',
                         Some((_, 'r')) => '\r',
@@ -133,12 +135,12 @@ impl CatalogColumn {
                 }
             }
             members.push(member.into_boxed_str());
-            rest = &behind[end..];
+            rest = &after[end..];
         }
         members
     }
 
-    /// Whether the binlog's type for the column is that of this one.
+    /// Whether the type that the binlog has for a column matches this column's type.
     pub(super) fn fits(&self, column: ColumnType) -> bool {
         use code::*;
         let [meta, meta_high] = column.meta.map(usize::from);
@@ -264,7 +266,7 @@ mod tests {
         assert_eq!(members(r"enum('a\\b\n')"), ["a\\b\n"]);
         assert_eq!(members("set('é')"), ["é"]);
         assert!(members("int").is_empty());
-        // What information_schema shows of `enum(x'ff01', 'b')` in the character set `binary`.
+        // `enum(x'ff01', 'b')` in the character set `binary`, as information_schema shows it.
         assert!(column("enum('?\u{1}','b')", None).members().is_err());
         assert!(column("enum('?','b')", Some("latin1")).members().is_ok());
     }

@@ -1,5 +1,7 @@
-//! Character sets of text columns: from the collation that the table map names, or the set's name
-//! that information_schema gives, to UTF-8. Bytes that stand for nothing are refused, never replaced.
+//! Character sets of text columns, and their conversion to UTF-8.
+//!
+//! A character set comes from the collation in the table map, or from its name in information_schema. Invalid bytes are
+//! an error, and are never replaced.
 
 use std::sync::Arc;
 
@@ -7,12 +9,12 @@ use super::error::DecodeErrorKind;
 use super::multi_byte::MultiByte;
 use super::single_byte::{self, SingleByte};
 
-/// How a text column's bytes become UTF-8.
+/// The character set of a column.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Charset {
     /// Not text.
     Binary,
-    /// `utf8mb4`, `utf8mb3`: UTF-8 as it is.
+    /// `utf8mb4` and `utf8mb3`, which need no conversion.
     Utf8,
     Ascii,
     /// Two or four bytes a character.
@@ -20,11 +22,11 @@ pub(super) enum Charset {
         name: &'static str,
         big_endian: bool,
     },
-    /// Two bytes a character, none beyond U+FFFF.
+    /// Two bytes a character, none above U+FFFF.
     Ucs2,
     /// Four bytes a character.
     Utf32,
-    /// A character a byte.
+    /// One byte a character.
     SingleByte {
         name: &'static str,
         ascii: bool,
@@ -32,21 +34,21 @@ pub(super) enum Charset {
     },
     /// One to four bytes a character.
     MultiByte(&'static MultiByte),
-    /// One that isn't known, by what the server calls it.
+    /// An unknown character set, by its collation or the server's name for it.
     Unknown(String),
 }
 
 impl Charset {
-    /// The character set of a collation's number.
+    /// Returns the character set of a collation ID.
     ///
     /// ```sql
     /// SELECT character_set_name, id FROM information_schema.collations
     /// ```
-    pub fn of_collation(id: u64) -> Self {
+    pub fn by_collation(id: u64) -> Self {
         let name = match id {
-            // MariaDB's collations without padding are 1,024 behind those with.
-            1025..=2047 => return Self::of_collation(id - 1024),
-            // MariaDB's newer ones: blocks of numbers for each of Unicode's sets.
+            // MariaDB's NOPAD collations have the ID of the padding collation plus 1,024.
+            1025..=2047 => return Self::by_collation(id - 1024),
+            // MariaDB's newer collations: blocks of IDs for each Unicode character set.
             576..=607 | 2048..=2303 => "utf8mb3",
             608..=639 | 2304..=2559 => "utf8mb4",
             640..=671 | 2560..=2815 => "ucs2",
@@ -95,11 +97,11 @@ impl Charset {
             18 | 89 => "tis620",
             other => return Self::Unknown(format!("collation {other}")),
         };
-        Self::of_name(name)
+        Self::by_name(name)
     }
 
-    /// The character set of a name in `information_schema.character_sets`.
-    pub fn of_name(name: &str) -> Self {
+    /// Returns the character set with a name of `information_schema.character_sets`.
+    pub fn by_name(name: &str) -> Self {
         match name {
             "binary" => Self::Binary,
             "utf8mb4" | "utf8mb3" | "utf8" => Self::Utf8,
@@ -108,7 +110,7 @@ impl Charset {
             "utf16" => Self::Utf16 { name: "utf16", big_endian: true },
             "utf16le" => Self::Utf16 { name: "utf16le", big_endian: false },
             "utf32" => Self::Utf32,
-            other => match (single_byte::of_name(other), MultiByte::of_name(other)) {
+            other => match (single_byte::by_name(other), MultiByte::by_name(other)) {
                 (Some(set), _) => Self::SingleByte { name: set.name, ascii: set.ascii, characters: characters(set) },
                 (None, Some(set)) => Self::MultiByte(set),
                 (None, None) => Self::Unknown(format!("character set {other}")),
@@ -116,7 +118,7 @@ impl Charset {
         }
     }
 
-    /// Bytes that a character takes at most; `None` where it isn't known.
+    /// Returns the most bytes that a character takes; `None` if unknown.
     pub fn bytes_max(&self) -> Option<u16> {
         match self {
             Self::Binary | Self::Ascii | Self::SingleByte { .. } => Some(1),
@@ -132,7 +134,7 @@ impl Charset {
         match self {
             Self::Binary => out.extend_from_slice(bytes),
             Self::Utf8 => {
-                // Mostly it's ASCII, which is seen sooner.
+                // Most text is ASCII, which is checked faster.
                 if !bytes.is_ascii() && std::str::from_utf8(bytes).is_err() {
                     return Err(TextError::Invalid("utf8mb4"));
                 }
@@ -155,7 +157,7 @@ impl Charset {
             }
             Self::MultiByte(set) => set.decode(bytes, out).ok_or(TextError::Invalid(set.name))?,
             Self::Utf16 { name, big_endian } => utf16(bytes, *big_endian, out).ok_or(TextError::Invalid(name))?,
-            // Characters beyond U+FFFF don't fit; what would pair up to one is refused by the server.
+            // Characters above U+FFFF don't fit, and the server rejects surrogate pairs.
             Self::Ucs2 => utf16(bytes, true, out).ok_or(TextError::Invalid("ucs2"))?,
             Self::Utf32 => {
                 let (units, []) = bytes.as_chunks::<4>() else { return Err(TextError::Invalid("utf32")) };
@@ -197,7 +199,7 @@ fn utf16(bytes: &[u8], big_endian: bool, out: &mut Vec<u8>) -> Option<()> {
     Some(())
 }
 
-/// Text that can't be made UTF-8.
+/// Text that can't be converted to UTF-8.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum TextError {
     Invalid(&'static str),
@@ -210,7 +212,7 @@ impl TextError {
             Self::Invalid(charset) => DecodeErrorKind::Text { column: column.to_owned(), charset },
             Self::Unknown(name) => DecodeErrorKind::Unsupported {
                 what: format!("the text of column `{column}` ({name})"),
-                mend: "convert the column to utf8mb4, or leave its table out by `source.tables`",
+                fix: "convert the column to utf8mb4, or exclude the table in `source.tables`",
             },
         }
     }
@@ -222,7 +224,7 @@ mod tests {
 
     fn decode(charset: &str, bytes: &[u8]) -> Result<String, TextError> {
         let mut out = Vec::new();
-        Charset::of_name(charset).decode(bytes, &mut out)?;
+        Charset::by_name(charset).decode(bytes, &mut out)?;
         Ok(String::from_utf8(out).expect("UTF-8"))
     }
 
@@ -276,9 +278,9 @@ mod tests {
             (1270, "utf8"),
             (736, "utf32"),
         ] {
-            assert_eq!(Charset::of_collation(id), Charset::of_name(name), "{id}");
+            assert_eq!(Charset::by_collation(id), Charset::by_name(name), "{id}");
         }
-        assert_eq!(Charset::of_collation(63), Charset::Binary);
-        assert!(matches!(Charset::of_collation(5000), Charset::Unknown(_)));
+        assert_eq!(Charset::by_collation(63), Charset::Binary);
+        assert!(matches!(Charset::by_collation(5000), Charset::Unknown(_)));
     }
 }

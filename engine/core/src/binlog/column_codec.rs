@@ -1,4 +1,4 @@
-//! What a column's values are and how they are decoded, by its type.
+//! A column's kind, MySQL type and codec, by its type in the table map.
 
 use rowmill_batch::Kind;
 
@@ -15,7 +15,7 @@ pub(super) enum Members<'a> {
     Text(Vec<Box<str>>),
 }
 
-/// What a column's values are and how they're decoded.
+/// Returns a column's kind, the name of its MySQL type, and the codec of its values.
 pub(super) fn column_codec(
     name: &str,
     column: ColumnType,
@@ -36,7 +36,7 @@ pub(super) fn column_codec(
     };
     let binary = charset == Charset::Binary;
     if column.code == BIT {
-        // The metadata counts whole bytes and the bits beside them.
+        // The metadata has the number of whole bytes, and the number of bits beside them.
         let bits = usize::from(meta_high) * 8 + usize::from(meta);
         return Ok((Kind::Bit, format!("bit({bits})"), Codec::Bit { len: bits.div_ceil(8) }));
     }
@@ -91,7 +91,7 @@ pub(super) fn column_codec(
             let len_bytes = if len_max > 255 { 2 } else { 1 };
             let fixed = column.code == STRING;
             match (binary, fixed) {
-                // BINARY(n) loses its trailing zero bytes in the binlog; they are part of the value.
+                // The binlog omits trailing zero bytes of BINARY(n), which are part of the value.
                 (true, true) => (Kind::Bytes, "binary", Codec::Binary { len_bytes, len: usize::from(len_max) }),
                 (true, false) => (Kind::Bytes, "varbinary", Codec::Bytes { len_bytes }),
                 (false, true) => (Kind::Text, "char", Codec::Text { len_bytes, charset }),
@@ -112,14 +112,14 @@ pub(super) fn column_codec(
         other => {
             return Err(DecodeErrorKind::Unsupported {
                 what: format!("column `{name}` of type {other}"),
-                mend: "leave its table out by `source.tables`",
+                fix: "exclude the table in `source.tables`",
             });
         }
     };
     Ok((kind, mysql_type.to_owned(), codec))
 }
 
-/// The type of a geometry column, by its number in well-known binary; 0: any.
+/// Returns the name of a geometry type by its number in well-known binary; 0 is any type.
 pub(super) fn geometry_name(number: u64) -> &'static str {
     const NAMES: [&str; 8] = [
         "geometry",
@@ -134,12 +134,12 @@ pub(super) fn geometry_name(number: u64) -> &'static str {
     usize::try_from(number).ok().and_then(|number| NAMES.get(number)).copied().unwrap_or("geometry")
 }
 
-/// Whether members are text: in the character set `binary` they may be anything.
+/// Whether all members are text; in the character set `binary` they may be any bytes.
 fn is_text(members: &[Box<[u8]>]) -> bool {
     members.iter().all(|member| std::str::from_utf8(member).is_ok())
 }
 
-/// An ENUM's or SET's members, as UTF-8 where they are text.
+/// Returns the members of an ENUM or SET, decoded to UTF-8 if they are text.
 fn decoded(column: &str, charset: &Charset, members: Members<'_>) -> Result<Vec<Box<[u8]>>, DecodeErrorKind> {
     let encoded = match members {
         Members::Text(texts) => return Ok(texts.into_iter().map(str::into_boxed_bytes).collect()),

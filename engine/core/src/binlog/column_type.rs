@@ -1,4 +1,4 @@
-//! Column types as a table map has them.
+//! Column types, as table maps encode them.
 //! <https://dev.mysql.com/doc/dev/mysql-server/latest/classmysql_1_1binlog_1_1event_1_1Table__map__event.html>
 
 use super::bytes::Bytes;
@@ -30,7 +30,7 @@ pub(super) mod code {
     pub const TIMESTAMP2: u8 = 17;
     pub const DATETIME2: u8 = 18;
     pub const TIME2: u8 = 19;
-    pub const BLOB_COMPRESSED: u8 = 140; // MariaDB's, as the next
+    pub const BLOB_COMPRESSED: u8 = 140; // MariaDB only, as is the next
     pub const VARCHAR_COMPRESSED: u8 = 141;
     pub const VECTOR: u8 = 242;
     pub const JSON: u8 = 245;
@@ -59,7 +59,8 @@ impl ColumnType {
         matches!(self.code, VARCHAR | BLOB | VAR_STRING | STRING | VARCHAR_COMPRESSED | BLOB_COMPRESSED)
     }
 
-    /// A type of before MySQL 5.6. MariaDB has fractions in it, and doesn't say of how many digits.
+    /// Whether this is a temporal type from before MySQL 5.6. MariaDB's have fractions, whose number of digits no table
+    /// map has.
     pub fn is_old_temporal(self) -> bool {
         matches!(self.code, code::TIMESTAMP | code::TIME | code::DATETIME)
     }
@@ -69,7 +70,7 @@ impl ColumnType {
     }
 }
 
-/// The types of a table map, with their share of its metadata.
+/// Returns the types of a table map, each with its part of the type metadata.
 pub(super) fn column_types(codes: &[u8], mut metadata: Bytes<'_>) -> Result<Vec<ColumnType>, DecodeErrorKind> {
     use code::*;
     codes
@@ -84,8 +85,8 @@ pub(super) fn column_types(codes: &[u8], mut metadata: Bytes<'_>) -> Result<Vec<
                 }
                 _ => [0, 0],
             };
-            // ENUM and SET call themselves STRING, with their own type in the first byte; a CHAR
-            // of more than 255 bytes keeps two bits of its length there, inverted.
+            // ENUM and SET are logged as STRING, with the real type in the first byte; a CHAR of more than 255 bytes
+            // has two bits of its length there, inverted.
             Ok(match (code, meta) {
                 (STRING, [real @ (ENUM | SET), len]) => ColumnType { code: real, meta: [len, 0] },
                 (STRING, [real, len]) => {

@@ -11,14 +11,13 @@ use super::value::{Codec, ValueError, Width};
 pub(super) struct Columns {
     pub columns: Vec<Column>,
     pub codecs: Vec<Codec>,
-    /// How many bytes their values take. Behind those of `columns` come those of columns that nobody can select: images
-    /// have them too.
+    /// The widths of the values: first of `columns`, then of hidden columns, which row images contain, too.
     pub widths: Vec<Width>,
     /// The primary key's columns, in the order of the key.
     pub key: Vec<ColumnIndex>,
 }
 
-/// Whose binlog it is.
+/// The family of servers that wrote a binlog.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Family {
     MySql,

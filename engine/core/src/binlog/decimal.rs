@@ -4,18 +4,18 @@
 use super::bytes::Bytes;
 use super::error::DecodeErrorKind;
 
-/// Digits that fit a group of this many bytes' index: 0 digits take 0 bytes, 9 take 4.
-const BYTES_OF_DIGITS: [usize; 10] = [0, 1, 1, 2, 2, 3, 3, 4, 4, 4];
+/// The bytes of a group by its number of digits: 0 digits take 0 bytes, 9 take 4.
+const GROUP_BYTES: [usize; 10] = [0, 1, 1, 2, 2, 3, 3, 4, 4, 4];
 const DIGITS_A_GROUP: usize = 9;
-/// The server's own decimals have nine groups at most. A column's need 30 bytes; one in a JSON document may be stored with
-/// leading zeros, and so with more digits than a column can have.
+/// The server's decimals have at most nine groups. A column's value takes at most 30 bytes; a decimal in a JSON
+/// document may be stored with leading zeros, and so with more digits than a column can have.
 const BYTES_MAX: usize = 9 * 4;
 
-/// Bytes that a value of `DECIMAL(precision, scale)` takes.
+/// Returns the length of a value of `DECIMAL(precision, scale)`, in bytes.
 pub(super) fn len(precision: u8, scale: u8) -> Result<usize, DecodeErrorKind> {
     let bytes = |digits: u8| {
         let digits = usize::from(digits);
-        digits / DIGITS_A_GROUP * 4 + BYTES_OF_DIGITS[digits % DIGITS_A_GROUP]
+        digits / DIGITS_A_GROUP * 4 + GROUP_BYTES[digits % DIGITS_A_GROUP]
     };
     let Some(integer_digits) = precision.checked_sub(scale) else {
         return Err(DecodeErrorKind::Malformed("a decimal's scale"));
@@ -42,7 +42,7 @@ pub(super) fn decode(
     let Some(first) = number.first_mut() else {
         return Err(DecodeErrorKind::Malformed("a decimal without digits"));
     };
-    // The first bit is the sign, inverted; a negative number has all others inverted too.
+    // The first bit is the inverted sign; a negative number has all other bits inverted, too.
     let negative = *first & 0x80 == 0;
     *first ^= 0x80;
     if negative {
@@ -73,7 +73,7 @@ pub(super) fn decode(
 
 /// Appends a group of at most nine digits, with its leading zeros.
 fn push_group(groups: &mut Bytes<'_>, digits: usize, out: &mut Vec<u8>) -> Result<(), DecodeErrorKind> {
-    let mut group = groups.uint_be(BYTES_OF_DIGITS[digits])?;
+    let mut group = groups.uint_be(GROUP_BYTES[digits])?;
     let at = out.len();
     out.resize(at + digits, b'0');
     for digit in out[at..].iter_mut().rev() {
@@ -93,7 +93,7 @@ mod tests {
         String::from_utf8(out).expect("text")
     }
 
-    /// The example of the server's own documentation of `decimal2bin`.
+    /// The example of the server's documentation of `decimal2bin`.
     #[test]
     fn the_manuals_example() {
         assert_eq!(text(&[0x81, 0x0d, 0xfb, 0x38, 0xd2, 0x04, 0xd2], 14, 4), "1234567890.1234");

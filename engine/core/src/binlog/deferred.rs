@@ -1,6 +1,6 @@
-//! Late decoding. What becomes of a row is mostly decided by a few of its columns: those are decoded at
-//! once, and the row's images are kept beside them as the binlog has them. Who wants a row whole has
-//! it decoded then.
+//! Lazy decoding. Transforms mostly decide on a row by a few of its columns: the columns of the projection are decoded
+//! immediately, and the row's images are kept beside them as in the binlog. [`DeferredColumns::decode_rows`] decodes all
+//! columns of the rows that need them.
 
 use std::sync::Arc;
 
@@ -15,21 +15,21 @@ use super::tables::TableVersion;
 use crate::by_table::ByTable;
 use crate::position::BinlogPosition;
 
-/// Room for a batch when nothing is known of those before it.
+/// The initial capacity of a batch that has no predecessor, in bytes.
 const FIRST_CAPACITY: usize = 128 << 10;
 
-/// What is plan of each table, as long as nothing else is.
+/// A cache of the tables' projections, valid for one [`TableSelector::version`].
 #[derive(Debug, Default)]
 pub(super) struct ProjectionCache {
     version: u64,
     by_table: ByTable<TableProjection<RowPlan>>,
-    /// Tables of which it isn't known yet, and all is decoded.
+    /// Tables whose projection is not known yet: all of their columns are decoded.
     unknown: Vec<Arc<Table>>,
 }
 
 impl ProjectionCache {
-    /// Forgets them if something else is plan by now, or may be known by now: done before a batch's first row, so that
-    /// what is plan stays the same within it.
+    /// Forgets projections that have changed, or that were unknown. Called before a batch's first row, so that projections
+    /// stay the same within a batch.
     pub fn refresh(&mut self, select: &dyn TableSelector) {
         let version = select.version();
         if self.version != version {
@@ -40,12 +40,12 @@ impl ProjectionCache {
         }
     }
 
-    /// What they are of: [`TableSelector::version`].
+    /// Returns the [`TableSelector::version`] of the projections.
     pub fn version(&self) -> u64 {
         self.version
     }
 
-    /// What is plan of a table's rows.
+    /// Returns the projection of a table's rows.
     pub fn for_table(
         &mut self,
         TableVersion { table, columns }: &TableVersion,
@@ -62,30 +62,30 @@ impl ProjectionCache {
     }
 }
 
-/// A batch's rows as the binlog has them: those of which not all columns were decoded.
+/// The row images, as in the binlog, of a batch's rows whose columns were not all decoded.
 #[derive(Debug, Default)]
 pub struct DeferredColumns {
     images: Vec<u8>,
-    /// By row.
+    /// One for each row of the batch.
     rows: Vec<DeferredRow>,
     layouts: Vec<Arc<ImageLayout>>,
-    /// What was plan when the first of them was decoded: [`TableSelector::version`].
+    /// The [`TableSelector::version`] at the first row with deferred columns.
     version: u64,
 }
 
-/// What is deferred of a row.
+/// A row's images in [`DeferredColumns`].
 #[derive(Debug, Clone, Copy)]
 struct DeferredRow {
-    /// Where its images end; they begin where the last row's end. None: it was decoded whole.
+    /// The end of the row's images, which begin at the previous row's end. Empty if all columns were decoded.
     end: usize,
     layout: LayoutIndex,
 }
 
-/// Which of a batch's layouts a row has.
+/// The index of a layout in a batch.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LayoutIndex(u32);
 
-/// How images are to be read.
+/// The layout of the images of an event's rows.
 #[derive(Debug)]
 struct ImageLayout {
     kind: RowsKind,
@@ -96,7 +96,7 @@ struct ImageLayout {
 
 impl ImageLayout {
     fn matches_event(&self, table: &Arc<TableVersion>, event: &RowsEvent<'_>) -> bool {
-        // One of them is mostly empty, and to compare empty slices as slices takes long: see `gtid::Source`.
+        // One of the two is mostly empty, and comparing empty slices as slices is slow: see `gtid::Source`.
         let is_same = |known: &[u8], present: &[u8]| known.iter().eq(present);
         let (before, after) = event.present();
         Arc::ptr_eq(&self.table, table)
@@ -107,13 +107,13 @@ impl ImageLayout {
 }
 
 impl DeferredColumns {
-    /// What was plan when the batch was decoded. Where more is plan now, its rows are to be decoded whole
-    /// before anybody sees them.
+    /// Returns the [`TableSelector::version`] of the batch's projections. If it has changed since, projections may have
+    /// grown: the batch's rows must be decoded whole before they are used.
     pub fn version(&self) -> u64 {
         self.version
     }
 
-    /// Bytes that it takes.
+    /// Returns the size in bytes.
     pub fn bytes(&self) -> usize {
         self.images.len() + size_of_val(&*self.rows)
     }
@@ -123,20 +123,21 @@ impl DeferredColumns {
         self.rows.push(DeferredRow { end: self.images.len(), layout });
     }
 
-    fn images_of(&self, RowIndex(row): RowIndex) -> Option<(&Arc<ImageLayout>, &[u8])> {
+    fn row_images(&self, RowIndex(row): RowIndex) -> Option<(&Arc<ImageLayout>, &[u8])> {
         let row = row as usize;
         let DeferredRow { end, layout } = self.rows[row];
         let start = row.checked_sub(1).map_or(0, |before| self.rows[before].end);
         (start < end).then(|| (&self.layouts[layout.0 as usize], &self.images[start..end]))
     }
 
-    /// Packs rows of the batch with all their columns. `batch` is what was decoded of it. Rows that can't be decoded with
-    /// certainty are left out: why is given of each, in their order.
+    /// Packs rows with all their columns. `batch` has the decoded columns of the same batch.
+    ///
+    /// Rows that cannot be decoded with certainty are left out, and returned as errors, in order.
     pub fn decode_rows(&self, batch: &Batch<'_>, rows: impl IntoIterator<Item = RowIndex>) -> (Vec<u8>, Vec<RowError>) {
         let mut errors = Vec::new();
         let mut out = Builder::with_capacity(self.images.len());
         for index in rows {
-            let Some((layout, images)) = self.images_of(index) else {
+            let Some((layout, images)) = self.row_images(index) else {
                 out.copy_row(batch, index);
                 continue;
             };
@@ -169,9 +170,9 @@ impl DeferredColumns {
         (out.finish(), errors)
     }
 
-    /// What is known of a row that can't be decoded, to pass it over.
+    /// Returns the record of a row that cannot be decoded and is skipped.
     pub fn skipped(&self, batch: &Batch<'_>, RowError { row, error }: RowError) -> SkippedChange {
-        let (content, bytes) = SkippedContent::images(self.images_of(row).map_or(&[], |(_, images)| images));
+        let (content, bytes) = SkippedContent::images(self.row_images(row).map_or(&[], |(_, images)| images));
         let row = batch.row(row);
         let RowHeader { index_in_event, time_us, .. } = row.header();
         let gtid = batch.transaction(row.transaction()).header().gtid.to_owned();
@@ -179,14 +180,14 @@ impl DeferredColumns {
     }
 }
 
-/// When a batch is full: if it has so much, and one row at least.
+/// The size at which a batch is full, if it has at least one row.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BatchLimits {
     pub rows: usize,
     pub bytes: usize,
 }
 
-/// A batch in the making: what was decoded, and what is deferred of it.
+/// A batch under construction: the decoded and the deferred columns of its rows.
 #[derive(Debug)]
 pub(super) struct BatchAssembler {
     decoded: Builder,
@@ -194,7 +195,7 @@ pub(super) struct BatchAssembler {
 }
 
 impl BatchAssembler {
-    /// The first of many.
+    /// Creates the first batch, with an initial capacity.
     pub fn first() -> Self {
         let deferred = DeferredColumns { images: Vec::with_capacity(FIRST_CAPACITY), ..DeferredColumns::default() };
         Self { decoded: Builder::with_capacity(FIRST_CAPACITY), deferred }
@@ -204,7 +205,7 @@ impl BatchAssembler {
         Self { decoded: Builder::with_capacity(capacity), deferred: DeferredColumns::default() }
     }
 
-    /// An empty one, with room for as much as this one has and a little more: batches are mostly like the last one.
+    /// Creates an empty batch with a little more capacity than this one's size, since batches are mostly like the last one.
     pub fn successor(&self) -> Self {
         let expected = |len: usize| len + len / 8;
         let deferred = DeferredColumns {
@@ -214,7 +215,7 @@ impl BatchAssembler {
         Self { decoded: Builder::with_capacity(expected(self.decoded.len())), deferred }
     }
 
-    /// Rows finished so far.
+    /// Returns the number of finished rows.
     pub fn count(&self) -> usize {
         self.decoded.rows()
     }
@@ -228,8 +229,8 @@ impl BatchAssembler {
         self.decoded.transaction(transaction);
     }
 
-    /// Reads a row of an event. It isn't one of the batch's before [`BatchAssembler::end_row`].
-    #[inline(always)] // `pass_row` reads rows as well, seldom
+    /// Reads a row of an event. The row joins the batch at [`BatchAssembler::end_row`].
+    #[inline(always)] // the other caller, `skip_row`, is cold
     pub fn begin_row(
         &mut self,
         header: &RowHeader,
@@ -242,12 +243,12 @@ impl BatchAssembler {
         if self.decoded.is_too_large() { Err(DecodeErrorKind::RowTooLarge) } else { Ok(()) }
     }
 
-    /// Goes to the end of an event's next row, which can't be decoded.
+    /// Moves to the end of an event's next row, which cannot be decoded.
     ///
     /// # Errors
-    /// If it can't be told where that is: then the event is read to somewhere.
+    /// If the row's end is unknown. The event is then at an unspecified offset.
     #[cold]
-    pub fn pass_row(&mut self, event: &mut RowsEvent<'_>, table: &TableVersion) -> Result<(), DecodeErrorKind> {
+    pub fn skip_row(&mut self, event: &mut RowsEvent<'_>, table: &TableVersion) -> Result<(), DecodeErrorKind> {
         let nothing = RowPlan::new(RowProjection::default(), &table.columns);
         let header = RowHeader {
             table: table.table.id,
@@ -263,18 +264,18 @@ impl BatchAssembler {
         read
     }
 
-    /// Takes back the row begun last.
+    /// Discards the row begun last.
     pub fn abandon_row(&mut self) {
         self.decoded.abandon_row();
     }
 
-    /// The row begun last is complete: decoded whole.
+    /// Ends the row begun last, of which all columns were decoded.
     pub fn end_row(&mut self) {
         self.decoded.end_row();
         self.deferred.add_row(LayoutIndex(0), &[]);
     }
 
-    /// The layout of an event's rows in this batch. `version` is that of what is plan of them.
+    /// Returns the layout of an event's rows in this batch. `version` is that of their projections.
     pub fn layout(&mut self, event: &RowsEvent<'_>, table: &Arc<TableVersion>, version: u64) -> LayoutIndex {
         let deferred = &mut self.deferred;
         if deferred.layouts.is_empty() {
@@ -293,18 +294,18 @@ impl BatchAssembler {
         LayoutIndex(deferred.layouts.len() as u32 - 1)
     }
 
-    /// The row begun last is complete, as far as was plan. `images` are its images in the event.
-    pub fn end_row_in_part(&mut self, layout: LayoutIndex, images: &[u8]) {
+    /// Ends the row begun last, of which the projection was decoded. `images` are the row's images in the event.
+    pub fn end_projected_row(&mut self, layout: LayoutIndex, images: &[u8]) {
         self.decoded.end_row();
         self.deferred.add_row(layout, images);
     }
 
-    /// The newest row is the last of its transaction.
+    /// Marks the newest row as the last of its transaction.
     pub fn mark_last_in_transaction(&mut self) {
         self.decoded.mark_last_in_transaction();
     }
 
-    /// Takes back all rows but the first `count`.
+    /// Discards all rows but the first `count`.
     pub fn truncate(&mut self, count: usize) {
         self.decoded.truncate_rows(count);
         self.deferred.rows.truncate(count);
@@ -312,13 +313,13 @@ impl BatchAssembler {
         self.deferred.images.truncate(end);
     }
 
-    /// The batch: what was decoded, and what is deferred of it if anything is.
+    /// Returns the packed batch, and its deferred columns if there are any.
     pub fn finish(self) -> (Vec<u8>, Option<DeferredColumns>) {
         let deferred = (!self.deferred.images.is_empty()).then_some(self.deferred);
         (self.decoded.finish(), deferred)
     }
 
-    /// Some rows of a batch.
+    /// Copies the rows `from..to` of a batch.
     pub fn from_rows(decoded: &[u8], deferred: Option<&DeferredColumns>, from: usize, to: usize) -> Self {
         let batch = Batch::parse(decoded).expect("batches are written by the builder");
         let mut rows = Self::with_capacity(decoded.len());
@@ -327,7 +328,7 @@ impl BatchAssembler {
         }
         for index in (from..to).map(|index| RowIndex(index as u32)) {
             rows.decoded.copy_row(&batch, index);
-            let (layout, images) = deferred.and_then(|deferred| deferred.images_of(index)).unzip();
+            let (layout, images) = deferred.and_then(|deferred| deferred.row_images(index)).unzip();
             if let Some(layout) =
                 layout.filter(|&layout| !rows.deferred.layouts.last().is_some_and(|last| Arc::ptr_eq(last, layout)))
             {
@@ -339,7 +340,7 @@ impl BatchAssembler {
         rows
     }
 
-    /// Divides the batch before the row at an index.
+    /// Divides the batch before the row at index `at`.
     pub fn divide(self, at: usize) -> (Self, Self) {
         let count = self.count();
         let (decoded, deferred) = self.finish();
@@ -356,7 +357,7 @@ mod tests {
     use crate::binlog::{ColumnSet, Decoder, Next, RowBatch};
     use crate::position::ResumePoint;
 
-    /// Of each table some columns, others by each seed. Changes its mind now and then.
+    /// A selector with pseudo-random projections that depend on the seed and sometimes change.
     struct Columns {
         seed: Option<u64>,
         asked: std::cell::Cell<u64>,
@@ -373,7 +374,7 @@ mod tests {
 
         fn projection(&self, table: &Table) -> Option<TableProjection> {
             let Some(seed) = self.seed else { return Some(TableProjection::default()) };
-            // Now and then it isn't known yet.
+            // Sometimes the projection is not known yet.
             if self.asked.get().is_multiple_of(5) {
                 return None;
             }
@@ -401,12 +402,12 @@ mod tests {
         let file = std::fs::read(path).expect("kept");
         let resume = ResumePoint::at("server", BinlogPosition::new("binlog.000001", BinlogPosition::FIRST_EVENT));
         let mut decoder = Decoder::new(resume, Box::new(Columns { seed, asked: 0.into() }));
-        // Many batches, as what is plan may change between them.
+        // Many batches, as projections may change between them.
         decoder.bound_batches(Cost { rows: 25, bytes: u32::MAX });
         let mut rest = &file[4..];
         while let Some(size) = rest.get(9..13).and_then(|size| size.first_chunk()) {
-            let (event, behind) = rest.split_at(u32::from_le_bytes(*size) as usize);
-            rest = behind;
+            let (event, after) = rest.split_at(u32::from_le_bytes(*size) as usize);
+            rest = after;
             loop {
                 match decoder.next(event).expect("decoded") {
                     Next::Batch(batch) => take(*batch),
@@ -475,7 +476,7 @@ mod tests {
             let parsed = Batch::parse(&batch.bytes).expect("a batch");
             let mut deferred = deferred;
             for row in (0..parsed.len() as u32).map(RowIndex) {
-                let Some((_, images)) = deferred.images_of(row) else { continue };
+                let Some((_, images)) = deferred.row_images(row) else { continue };
                 let range = images.as_ptr() as usize - deferred.images.as_ptr() as usize;
                 let range = range..range + images.len();
                 let kept = deferred.images[range.clone()].to_vec();

@@ -1,169 +1,171 @@
-//! What stops the decoding: what happened, where, and what mends it.
+//! Decode errors: what happened, where, and how to fix it.
 
 use rowmill_batch::RowIndex;
 
 use super::event_kind::EventKind;
 use crate::position::BinlogPosition;
 
-/// An event that can't be decoded.
+/// An error in decoding an event.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("binlog event at {position} (type {}){}: {fault}", .kind.0, .table.as_ref().map(|t| format!(", table {t}")).unwrap_or_default())]
+#[error("cannot decode binlog event at {position} (type {}){}: {fault}", .kind.0, .table.as_ref().map(|t| format!(", table {t}")).unwrap_or_default())]
 pub struct DecodeError {
-    /// Where the event begins.
+    /// The start of the event.
     pub position: BinlogPosition,
-    /// Where its transaction begins in the same file, if it is known to be in one.
+    /// The offset at which the event's transaction begins in the same file, if the event is known to be in a transaction.
     pub transaction: Option<u64>,
     /// The event's type.
     pub kind: EventKind,
-    /// The table, where the event has one that is known.
+    /// The event's table, if it has one and it is known.
     pub table: Option<String>,
-    /// What is wrong.
+    /// The cause.
     pub fault: DecodeErrorKind,
 }
 
-/// A row whose deferred columns can't be decoded.
+/// An error in decoding a row's deferred columns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowError {
-    /// The row, in the batch that has it.
+    /// The row's index in its batch.
     pub row: RowIndex,
-    /// Why.
+    /// The cause.
     pub error: Box<DecodeError>,
 }
 
-/// What is wrong with an event.
+/// The cause of a [`DecodeError`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeErrorKind {
-    /// It ends too soon.
-    #[error("it ends too soon; the binlog file or the connection is damaged")]
+    /// The event or value is shorter than its format requires.
+    #[error("the event is truncated; the binlog file or the connection is damaged")]
     Truncated,
-    /// It contradicts the format.
-    #[error("malformed: {0}; the binlog file or the connection is damaged")]
+    /// The event contradicts its format.
+    #[error("malformed event: {0}; the binlog file or the connection is damaged")]
     Malformed(&'static str),
-    /// Its type isn't known, and it isn't marked as one that may be passed over.
+    /// The event's type is unknown, and the event is not marked as ignorable.
     #[error(
-        "unknown event type; this version of rowmill can't read binlogs of this server without losing what the event says"
+        "unknown event type; this version of rowmill cannot read this server's binlog without losing the event's content"
     )]
     UnknownEvent,
-    /// The format knows it, Rowmill doesn't yet.
-    #[error("{what} can't be decoded yet; {mend}")]
+    /// A part of the format that Rowmill does not support yet.
+    #[error("not supported yet: {what}; {fix}")]
     Unsupported {
-        /// What it is.
+        /// The unsupported data.
         what: String,
-        /// What the user can do.
-        mend: &'static str,
+        /// The fix for the user.
+        fix: &'static str,
     },
-    /// It isn't what was written.
-    #[error("its checksum is {found:08x} and should be {expected:08x}; the binlog file or the connection is damaged")]
+    /// The event's bytes do not match its checksum.
+    #[error(
+        "checksum mismatch: computed {found:08x}, stored {expected:08x}; the binlog file or the connection is damaged"
+    )]
     Checksum {
-        /// What its bytes give.
+        /// The checksum computed from the event's bytes.
         found: u32,
-        /// What it says.
+        /// The checksum stored in the event.
         expected: u32,
     },
-    /// The table map doesn't say all of the columns, and there's no server to ask.
-    #[error("{0}, and there is no server to ask; {fix}", fix = .0.fix())]
+    /// The table map does not describe the columns completely, and there is no server to look them up on.
+    #[error("{0}, and there is no server to look the columns up on; {fix}", fix = .0.fix())]
     Incomplete(Missing),
-    /// The table map doesn't say all of the columns, and information_schema has others.
+    /// The table map does not describe the columns completely, and those in information_schema differ.
     #[error(
-        "{missing}, and information_schema has other columns ({difference}): the table was changed since, or the user \
-         doesn't see all of it; {fix}, or leave the table out by `source.tables`", fix = .missing.fix()
+        "{missing}, and the columns in information_schema differ ({difference}): the table was altered since, or the user \
+         cannot see all of its columns; {fix}, or exclude the table in `source.tables`", fix = .missing.fix()
     )]
     OtherColumns {
         /// What the table map lacks.
         missing: Missing,
-        /// In what they differ.
+        /// The difference between the table map and information_schema.
         difference: String,
     },
-    /// The table map doesn't say all of the columns, and they can't be known otherwise.
+    /// The table map does not describe the columns completely, and no other source can.
     #[error("{0}")]
     UnknownColumns(String),
-    /// The members of an `ENUM` or `SET` can't be had from information_schema.
+    /// The members of an `ENUM` or `SET` cannot be read from information_schema.
     #[error(
-        "{names}, and information_schema can't show the members of `{column}`, which aren't text; {fix}, or leave the \
-         table out by `source.tables`", names = Missing::Names, fix = Missing::Names.fix()
+        "{names}, and information_schema cannot show the members of `{column}`, which are not text; {fix}, or exclude the \
+         table in `source.tables`", names = Missing::Names, fix = Missing::Names.fix()
     )]
     HiddenMembers {
         /// The column's name.
         column: String,
     },
-    /// Rows of a table that no table map announced.
-    #[error("rows of table id {0}, which no table map announced; start from a transaction's beginning")]
+    /// Rows of a table without a table map.
+    #[error("rows of table ID {0}, which no table map announced; start from the beginning of a transaction")]
     NoTableMap(u64),
     /// A data change was logged as a statement.
     #[error(
         "a change was logged as a statement, not as rows: `{0}`; set `binlog_format = ROW` in the server's configuration and \
-         in the session that made it"
+         in the session that made the change"
     )]
     Statement(String),
-    /// A row larger than a batch can be.
-    #[error("a row of more than 4 GiB; leave its table out by `source.tables`")]
+    /// A row is larger than a batch can be.
+    #[error("a row is larger than 4 GiB; exclude its table in `source.tables`")]
     RowTooLarge,
-    /// Rows were handed on that were rolled back later.
+    /// Rows were rolled back after they were emitted.
     #[error(
-        "a transaction of more than {held_bytes} bytes of rows was rolled back after rows of it were delivered; \
-         consumers must be told that its rows since {since} are void; then start from a position after it"
+        "a transaction with more than {held_bytes} bytes of rows was rolled back after some of its rows were delivered; \
+         tell the consumers that its rows from {since} on are void, then start from a position after the transaction"
     )]
     RolledBack {
-        /// How much is held back until it's known whether a transaction is committed.
+        /// The most bytes of rows that are held back until their transaction's end is known.
         held_bytes: usize,
-        /// Where it began.
+        /// The start of the transaction.
         since: BinlogPosition,
     },
-    /// A part of a transaction was rolled back, and it can't be told where that part begins.
+    /// A part of a transaction was rolled back, and the start of that part is unknown.
     #[error(
-        "a transaction was rolled back to savepoint `{0}`, which the binlog doesn't have: it can't be told which rows \
-         stay; compare the tables with what was delivered, and start from a position after the transaction"
+        "a transaction was rolled back to savepoint `{0}`, which is not in the binlog, so the remaining rows are unknown; \
+         compare the tables with the delivered changes, and start from a position after the transaction"
     )]
     UnknownSavepoint(String),
-    /// A prepared transaction was committed that isn't known.
+    /// The commit of a prepared XA transaction whose rows are unknown.
     #[error(
-        "XA transaction {0} is committed, and it was prepared before the position that the reading began at; start \
-         from a position before its `XA PREPARE`, or after this event to go on without its rows"
+        "XA transaction {0} is committed here, but was prepared before the start position; start from a position before its \
+         `XA PREPARE`, or after this event to continue without its rows"
     )]
     UnknownXa(String),
-    /// A server to go on with hasn't got the last transaction that was read from another one.
+    /// The server lacks the last transaction that was read from another server.
     #[error(
-        "the server's binlog has {found} and not {done}, the last transaction of that domain and server that is done with: \
-         what lies between isn't in it; go on with a server that has {done}, or take a new copy of the tables and set the \
-         checkpoint anew by `rowmill checkpoint set`"
+        "the server's binlog has {found} and not {done}, the last transaction that was read of that domain and server, so \
+         the transactions between them are missing; continue with a server that has {done}, or take a new copy of the \
+         tables and move the checkpoint with `rowmill checkpoint set`"
     )]
     MissingGtid {
-        /// The transaction that is missing.
+        /// The missing transaction.
         done: String,
-        /// The one that comes in its place.
+        /// The transaction found in its place.
         found: String,
     },
-    /// Text that isn't valid in its character set.
+    /// A text value that is not valid in its character set.
     #[error(
-        "column `{column}` holds bytes that aren't valid {charset}; correct the row and go on after the transaction, or leave \
-         the table out by `source.tables`"
+        "column `{column}` holds bytes that aren't valid {charset}; correct the row and start from a position after the \
+         transaction, or exclude the table in `source.tables`"
     )]
     Text {
         /// The column's name.
         column: String,
-        /// Its character set.
+        /// The column's character set.
         charset: &'static str,
     },
-    /// The server says that it lost events.
-    #[error("the server reports that events were lost here (an incident): {0}; take a new snapshot")]
+    /// The server reports that it lost events.
+    #[error("the server reports lost events (an incident): {0}; take a new copy of the tables")]
     Incident(String),
 }
 
-/// What a table map doesn't say of a table's columns.
+/// A property of the columns that a table map lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Missing {
-    /// Their names: `binlog_row_metadata` isn't `FULL`.
-    #[error("the binlog doesn't name the table's columns")]
+    /// The names: `binlog_row_metadata` is not `FULL`.
+    #[error("the binlog does not name the table's columns")]
     Names,
-    /// How many digits of a second they have: they are in MariaDB's older temporal format.
+    /// The fractional-second precision, in MariaDB's older temporal format.
     #[error(
-        "the binlog doesn't say how many digits of a second the table's columns in MariaDB's older temporal format have"
+        "the binlog lacks the fractional-second precision of the table's columns in MariaDB's older temporal format"
     )]
     FractionDigits,
 }
 
 impl Missing {
-    /// What makes the server say it.
+    /// Returns the instruction that makes the server log the property.
     pub fn fix(self) -> &'static str {
         match self {
             Self::Names => {
@@ -171,8 +173,8 @@ impl Missing {
                  file) and start from a position after it"
             }
             Self::FractionDigits => {
-                "run `ALTER TABLE ... FORCE` on it while `mysql56_temporal_format` is ON, which converts them, and start \
-                 from a position after it"
+                "run `ALTER TABLE ... FORCE` on the table while `mysql56_temporal_format` is ON, which converts the columns, \
+                 and start from a position after it"
             }
         }
     }

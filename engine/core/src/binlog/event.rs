@@ -1,5 +1,5 @@
-//! An event's frame: the header that every event of binlog version 4 begins with, and the checksum
-//! that it may end with.
+//! An event's frame: the header with which each event of binlog version 4 begins, and the checksum with which it may
+//! end.
 
 use std::ops::Range;
 
@@ -7,27 +7,27 @@ use super::bytes::Bytes;
 use super::error::DecodeErrorKind;
 use super::event_kind::EventKind;
 
-/// An event's first 19 bytes.
+/// An event's header: its first 19 bytes.
 /// <https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_replication_binlog_event.html>
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EventHeader {
     /// When the statement began, in seconds since 1970.
     pub timestamp_s: u32,
-    /// What the event is.
+    /// The event's type.
     pub kind: EventKind,
-    /// The server on which it first was written.
+    /// The ID of the server that first logged the event.
     pub server_id: u32,
-    /// Bytes of the event: header, body and checksum.
+    /// The size of the event with header, body and checksum, in bytes.
     pub size: u32,
-    /// Where the next event begins, its low 32 bits; 0 in events that aren't in the file, and within
-    /// MariaDB's transactions.
+    /// The low 32 bits of the next event's position; 0 in events that aren't in the file, and within MariaDB's
+    /// transactions.
     pub log_pos: u32,
     /// Flags: see [`EventHeader::is_artificial`] and [`EventHeader::is_ignorable`].
     pub flags: u16,
 }
 
 impl EventHeader {
-    /// Bytes of a header.
+    /// The length of a header, in bytes.
     pub const LEN: usize = 19;
 
     /// Reads the header that an event begins with.
@@ -48,8 +48,10 @@ impl EventHeader {
         })
     }
 
-    /// Where the event ends, of which the one before it ends at `offset`. A file may be larger than the header's 32 bits can
-    /// say: the nearest position ahead counts. MariaDB leaves positions within a transaction out.
+    /// Returns the end of the event after `offset`, at which the previous event ends.
+    ///
+    /// A file may be larger than the header's 32 bits can address, so the nearest position after `offset` counts.
+    /// MariaDB omits positions within a transaction.
     #[inline]
     pub fn end_after(&self, offset: u64) -> u64 {
         if self.log_pos == 0 {
@@ -59,8 +61,8 @@ impl EventHeader {
         if end < offset { end + (1 << 32) } else { end }
     }
 
-    /// Where it lies in its file, in which the event before it ends at `offset`. `None`: it isn't in the file, but made for the
-    /// connection.
+    /// Returns the event's range in its file, in which the previous event ends at `offset`; `None` if the event isn't
+    /// in the file, but made for the connection.
     pub fn span_after(&self, offset: u64) -> Option<Range<u64>> {
         let is_in_file = match self.kind {
             EventKind::HEARTBEAT | EventKind::HEARTBEAT_V2 => false,
@@ -77,18 +79,18 @@ impl EventHeader {
         Some(if self.log_pos == 0 { offset..end } else { end.saturating_sub(u64::from(self.size))..end })
     }
 
-    /// Whether the server made it for this connection: it isn't in the file.
+    /// Whether the server made the event for this connection, so that it isn't in the file.
     pub fn is_artificial(&self) -> bool {
         self.flags & 0x20 != 0
     }
 
-    /// Whether a reader that doesn't know the event may pass over it.
+    /// Whether a reader that doesn't know the event's type may ignore the event.
     pub fn is_ignorable(&self) -> bool {
         self.flags & 0x80 != 0
     }
 }
 
-/// Whether events end with a checksum: the format description at the head of each file says so.
+/// Whether events end with a checksum, according to the format description at the head of each file.
 /// <https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_replication_binlog_event.html>
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Checksums {
@@ -101,8 +103,8 @@ pub(super) enum Checksums {
 const CRC32_LEN: usize = 4;
 
 impl Checksums {
-    /// What follows an event's header, without its checksum, which is verified.
-    #[inline(always)] // where most events are read; the other callers are rare
+    /// Returns an event's body, between the header and the checksum, which is verified.
+    #[inline(always)] // for the caller that reads most events; other callers are rare
     pub fn open<'a>(&mut self, header: &EventHeader, bytes: &'a [u8]) -> Result<&'a [u8], DecodeErrorKind> {
         if header.size as usize != bytes.len() {
             return Err(DecodeErrorKind::Malformed("an event's size"));
@@ -110,14 +112,14 @@ impl Checksums {
         if header.kind == EventKind::FORMAT_DESCRIPTION {
             *self = Self::of_format_description(bytes)?;
         }
-        // Not `ok_or`: it would make, and drop, an error for each event.
+        // Not `ok_or`, which would build and drop an error for each event.
         let Some((covered, checksum)) = bytes.split_last_chunk::<CRC32_LEN>() else {
             return Err(DecodeErrorKind::Truncated);
         };
         let expected = u32::from_le_bytes(*checksum);
         let end = match self {
             Self::None => bytes.len(),
-            // Before the format description the server sends a rotation of its own making, with or without.
+            // Before the format description the server sends an artificial rotation, with or without a checksum.
             Self::Unknown => {
                 if libdeflater::crc32(covered) == expected {
                     covered.len()
@@ -137,7 +139,8 @@ impl Checksums {
         Ok(body)
     }
 
-    /// A format description always ends with the algorithm's number and room for a checksum.
+    /// Reads the checksum algorithm from a format description, which always ends with the algorithm's number and space
+    /// for a checksum.
     fn of_format_description(bytes: &[u8]) -> Result<Self, DecodeErrorKind> {
         let algorithm =
             bytes.len().checked_sub(CRC32_LEN + 1).and_then(|at| bytes.get(at)).ok_or(DecodeErrorKind::Truncated)?;
@@ -154,7 +157,7 @@ fn checksum_of(kind: EventKind, covered: &[u8]) -> u32 {
     if kind == EventKind::FORMAT_DESCRIPTION { checksum_of_head(covered) } else { libdeflater::crc32(covered) }
 }
 
-/// A file that is being written says so in a flag of its format description, which the checksum doesn't know of.
+/// Returns the checksum of a format description, which is computed without the flag that marks a file as being written.
 #[cold]
 fn checksum_of_head(covered: &[u8]) -> u32 {
     const FLAGS_AT: usize = 17;
@@ -175,7 +178,7 @@ mod tests {
     use super::*;
     use crate::position::BinlogPosition;
 
-    /// A format description, and a statement.
+    /// Returns a format description, and a statement.
     fn events(checksums: bool) -> (Vec<u8>, Vec<u8>) {
         let mut writer = BinlogWriter::new(Server::MySql, checksums, "binlog");
         writer.write(&Event::Query(Statement::new("FLUSH LOGS")));

@@ -1,16 +1,17 @@
-//! What fuzz targets call: the decoders that nothing else outside sees.
+//! Entry points of fuzz targets, for decoders that aren't public otherwise.
 
 use rowmill_batch::{Batch, Builder, Cell, ColumnIndex, RowHeader, TableId, TransactionHeader};
 
 use super::bytes::Bytes;
 use super::columns::Family;
-use super::plan::RowPlan;
 use super::projection::RowProjection;
+use super::projection_plan::RowPlan;
 use super::rows::{RowsEvent, RowsKind};
 use super::table_map::TableName;
 use super::{EventKind, decimal, json, mariadb, temporal};
 
-/// A table map and, behind a length of two bytes, rows of it. What is decoded whole can be decoded in part.
+/// Decodes a row event: its kind, the length of its table map in two bytes, the table map, and the event's body. Rows
+/// that can be decoded with all columns must be the same with a projection.
 pub fn rows(bytes: &[u8]) {
     let Some((&[kind, low, high], rest)) = bytes.split_first_chunk::<3>() else { return };
     let Some((map, body)) = rest.split_at_checked(usize::from(u16::from_le_bytes([low, high]))) else { return };
@@ -21,7 +22,7 @@ pub fn rows(bytes: &[u8]) {
     if rows.columns() != table.widths.len() {
         return;
     }
-    // About half of the columns, others by each input.
+    // About half of the columns; which ones depends on the input.
     let some = |salt: u32| {
         let columns = (0..table.columns.len() as u32).map(ColumnIndex);
         columns.filter(|column| u32::from(low).rotate_left(column.0 + salt) & 1 == 0).collect()
@@ -58,9 +59,9 @@ pub fn rows(bytes: &[u8]) {
         }
         whole.end_row();
         part.begin_row(&header);
-        again.next_row(&table, Some(&plan), &mut part).expect("it can be decoded");
+        again.next_row(&table, Some(&plan), &mut part).expect("a row that was decoded with all columns");
         part.end_row();
-        assert_eq!(rows.rest().len(), again.rest().len(), "both end at the same place");
+        assert_eq!(rows.rest().len(), again.rest().len(), "both end at the same byte");
     }
     let (whole, part) = (whole.finish(), part.finish());
     let (whole, part) = (Batch::parse(&whole).expect("a batch"), Batch::parse(&part).expect("a batch"));
@@ -77,7 +78,7 @@ pub fn rows(bytes: &[u8]) {
     }
 }
 
-/// A document, and changes of it behind a length of two bytes.
+/// Decodes a document, and applies a partial update to one that follows its length of two bytes.
 pub fn json(bytes: &[u8]) {
     let mut out = Vec::new();
     let _ = json::decode(bytes, &mut out);
@@ -85,10 +86,10 @@ pub fn json(bytes: &[u8]) {
     let Some((document, diffs)) = rest.split_at_checked(usize::from(u16::from_le_bytes([low, high]))) else { return };
     let _ = json::apply(document, diffs, &mut out);
     let _ = json::describe(diffs, &mut out);
-    assert!(std::str::from_utf8(&out).is_ok(), "what is written is text");
+    assert!(std::str::from_utf8(&out).is_ok(), "the output is text");
 }
 
-/// A decimal behind its precision and scale; and what MariaDB compresses.
+/// Decodes a decimal after its precision and scale, and compressed data of MariaDB.
 pub fn decimal(bytes: &[u8]) {
     let mut out = Vec::new();
     if let Some((&[precision, scale], rest)) = bytes.split_first_chunk::<2>() {
@@ -99,7 +100,7 @@ pub fn decimal(bytes: &[u8]) {
     let _ = mariadb::unpack_column(bytes);
 }
 
-/// Dates and times of all kinds, behind the digits of the second.
+/// Decodes dates and times of all kinds, after the number of fractional digits.
 pub fn temporal(bytes: &[u8]) {
     let Some((&digits, rest)) = bytes.split_first() else { return };
     let mut out = Vec::new();

@@ -1,4 +1,4 @@
-//! Events about global transaction ids: a transaction's own, and the set of those before a file.
+//! GTID events: the GTID of a transaction, and the GTID set at the head of a file.
 
 use super::bytes::Bytes;
 use super::error::DecodeErrorKind;
@@ -9,20 +9,20 @@ use crate::gtid::{Gtid, GtidSet, Interval, Source};
 /// The beginning of a transaction.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Begin {
-    /// `None` where the server numbers none.
+    /// The transaction's GTID; `None` if the server assigns none.
     pub gtid: Option<Gtid>,
-    /// When it was committed on this server, in microseconds since 1970; 0 where it doesn't say.
+    /// When the transaction was committed on this server, in microseconds since 1970; 0 if the event doesn't say.
     pub commit_time_us: i64,
-    /// Whether it is a single statement without a commit behind it.
+    /// Whether the transaction is a single statement without a commit event after it.
     pub standalone: bool,
-    /// The id of an XA transaction that is prepared at its end (MariaDB; MySQL logs an `XA START`).
+    /// The ID of the XA transaction that is prepared at the transaction's end (MariaDB; MySQL logs an `XA START`).
     pub prepared_xa: Option<String>,
-    /// Whether what follows is not done: the beginning of an `ALTER TABLE` that is logged in two parts (MariaDB), or its
-    /// failure.
+    /// Whether the statement that follows has no effect: the start of an `ALTER TABLE` that is logged in two parts
+    /// (MariaDB), or its failure.
     pub is_void: bool,
 }
 
-/// What an event says of a transaction that begins with it; `None` of an event that no transaction begins with.
+/// Returns the beginning of a transaction; `None` for an event with which no transaction begins.
 pub(super) fn begin(header: &EventHeader, body: &[u8]) -> Result<Option<Begin>, DecodeErrorKind> {
     match header.kind {
         EventKind::GTID => mysql(body, false).map(Some),
@@ -33,31 +33,31 @@ pub(super) fn begin(header: &EventHeader, body: &[u8]) -> Result<Option<Begin>, 
     }
 }
 
-/// MySQL's commit times have 55 bits; the 56th says that another one follows.
+/// MySQL's commit times have 55 bits; the 56th says that another commit time follows.
 const COMMIT_TIME_MASK: u64 = (1 << 55) - 1;
 
-/// `GTID_LOG_EVENT` and `ANONYMOUS_GTID_LOG_EVENT`, of fixed layout.
+/// Reads a `GTID_LOG_EVENT` or `ANONYMOUS_GTID_LOG_EVENT`, which have a fixed layout.
 /// <https://dev.mysql.com/doc/dev/mysql-server/latest/classmysql_1_1binlog_1_1event_1_1Gtid__event.html>
 pub(super) fn mysql(body: &[u8], anonymous: bool) -> Result<Begin, DecodeErrorKind> {
     let mut bytes = Bytes(body);
     bytes.u8()?; // flags
     let source = Source::new(bytes.array()?, "");
     let number = bytes.u64()?;
-    // MySQL 5.7 and later: a logical clock of 17 bytes; 8.0: the commit's time, 7 bytes.
+    // MySQL 5.7 and later: 17 bytes of logical clock; 8.0 and later: 7 bytes of commit time.
     let commit_time_us = bytes.take(17).and_then(|_| bytes.uint(7)).map_or(0, |time| time & COMMIT_TIME_MASK);
     let gtid = (!anonymous).then_some(Gtid::MySql { source, number });
     Ok(Begin { gtid, commit_time_us: commit_time_us as i64, ..Begin::default() })
 }
 
-/// `GTID_TAGGED_LOG_EVENT` (8.3 and later), in MySQL's serialization format: fields in ascending
-/// order of their numbers, each number and value of a varying length.
+/// Reads a `GTID_TAGGED_LOG_EVENT` (8.3 and later), in MySQL's serialization format: fields in ascending order of their
+/// numbers, with numbers and values of variable length.
 /// <https://dev.mysql.com/doc/dev/mysql-server/latest/PageLibsMysqlSerialization.html>
 pub(super) fn mysql_tagged(body: &[u8]) -> Result<Begin, DecodeErrorKind> {
     const VERSION: u64 = 2;
     let mut bytes = Bytes(body);
     if u64::from(bytes.u8()?) != VERSION {
         return Err(DecodeErrorKind::Malformed(
-            "a tagged GTID of an unknown version; this server is newer than rowmill knows",
+            "a tagged GTID of an unknown version; the server is newer than this version of rowmill",
         ));
     }
     bytes.serialized_uint()?; // the size
@@ -86,7 +86,7 @@ pub(super) fn mysql_tagged(body: &[u8]) -> Result<Begin, DecodeErrorKind> {
             }
             6 => {
                 commit_time_us = bytes.serialized_uint()? & COMMIT_TIME_MASK;
-                break; // nothing that counts here comes after
+                break; // no later field is needed
             }
             _ => break,
         }
@@ -96,14 +96,14 @@ pub(super) fn mysql_tagged(body: &[u8]) -> Result<Begin, DecodeErrorKind> {
     Ok(Begin { gtid: Some(gtid), commit_time_us: commit_time_us as i64, ..Begin::default() })
 }
 
-/// MariaDB's `GTID_EVENT`. <https://mariadb.com/kb/en/gtid_event/>
+/// Reads MariaDB's `GTID_EVENT`. <https://mariadb.com/kb/en/gtid_event/>
 pub(super) fn mariadb(body: &[u8], server: u32) -> Result<Begin, DecodeErrorKind> {
     const STANDALONE: u8 = 1;
     const GROUP_COMMIT: u8 = 2;
     const PREPARED_XA: u8 = 64;
     const COMPLETED_XA: u8 = 128;
-    // Of the second byte of flags: `binlog_alter_two_phase` logs a statement when it begins, and again when it is
-    // done (4) or has failed.
+    // In the second byte of flags. With `binlog_alter_two_phase` a statement is logged when it begins, and again when
+    // it is done (4) or has failed.
     const START_ALTER: u8 = 2;
     const ROLLBACK_ALTER: u8 = 8;
     let mut bytes = Bytes(body);
@@ -113,14 +113,14 @@ pub(super) fn mariadb(body: &[u8], server: u32) -> Result<Begin, DecodeErrorKind
     }
     let xa = if flags & (PREPARED_XA | COMPLETED_XA) != 0 { Some(xa_id(&mut bytes)?) } else { None };
     let prepared_xa = xa.filter(|_| flags & PREPARED_XA != 0);
-    // Older servers have zeros here, or nothing.
+    // Older servers write zeros here, or nothing.
     let more_flags = if bytes.is_empty() { 0 } else { bytes.u8()? };
     let is_void = more_flags & (START_ALTER | ROLLBACK_ALTER) != 0;
     let gtid = Some(Gtid::MariaDb { domain, server, sequence });
     Ok(Begin { gtid, standalone: flags & STANDALONE != 0, prepared_xa, is_void, ..Begin::default() })
 }
 
-/// An XA transaction's id, as `XA COMMIT` spells it in the binlog.
+/// Reads the ID of an XA transaction, in the notation that `XA COMMIT` has in the binlog.
 fn xa_id(bytes: &mut Bytes<'_>) -> Result<String, DecodeErrorKind> {
     let (format, global, branch) = (bytes.u32()?, usize::from(bytes.u8()?), usize::from(bytes.u8()?));
     let mut quoted = |len| {
@@ -130,7 +130,7 @@ fn xa_id(bytes: &mut Bytes<'_>) -> Result<String, DecodeErrorKind> {
     Ok(format!("{},{},{format}", quoted(global)?, quoted(branch)?))
 }
 
-/// `PREVIOUS_GTIDS_LOG_EVENT`: all transactions of earlier files.
+/// Reads a `PREVIOUS_GTIDS_LOG_EVENT`: all transactions of earlier files.
 /// <https://dev.mysql.com/doc/dev/mysql-server/latest/classmysql_1_1binlog_1_1event_1_1Previous__gtids__event.html>
 pub(super) fn previous_mysql(body: &[u8]) -> Result<GtidSet, DecodeErrorKind> {
     let mut bytes = Bytes(body);
@@ -144,7 +144,7 @@ pub(super) fn previous_mysql(body: &[u8]) -> Result<GtidSet, DecodeErrorKind> {
         let tag = std::str::from_utf8(bytes.take(len)?).map_err(|_| DecodeErrorKind::Malformed("a GTID's tag"))?;
         let source = Source::new(uuid, tag);
         for _ in 0..bytes.u64()? {
-            // The end isn't part of the interval.
+            // The end is exclusive.
             let (first, end) = (bytes.u64()?, bytes.u64()?);
             if first == 0 || end <= first {
                 return Err(DecodeErrorKind::Malformed("an interval of GTIDs"));
@@ -155,8 +155,8 @@ pub(super) fn previous_mysql(body: &[u8]) -> Result<GtidSet, DecodeErrorKind> {
     Ok(set)
 }
 
-/// MariaDB's `GTID_LIST_EVENT`: the last transaction of each domain in earlier files; of servers that
-/// take turns, one each, the last one last. <https://mariadb.com/kb/en/gtid_list_event/>
+/// Reads MariaDB's `GTID_LIST_EVENT`: the last transaction of each domain in earlier files; where several servers wrote
+/// to a domain, one of each, the newest last. <https://mariadb.com/kb/en/gtid_list_event/>
 pub(super) fn previous_mariadb(body: &[u8]) -> Result<GtidSet, DecodeErrorKind> {
     let mut bytes = Bytes(body);
     let count = bytes.u32()? & 0x0fff_ffff; // the highest four bits are flags
@@ -175,7 +175,7 @@ mod tests {
     const UUID: [u8; 16] =
         [0x3e, 0x11, 0xfa, 0x47, 0x71, 0xca, 0x11, 0xe1, 0x9e, 0x33, 0xc8, 0x0a, 0xa9, 0x42, 0x95, 0x62];
 
-    /// A number in MySQL's serialization format: as many low one bits as bytes follow.
+    /// Returns a number in MySQL's serialization format: as many low one bits as bytes follow the first.
     fn serialized(number: u64) -> Vec<u8> {
         let bits = 64 - number.leading_zeros() as usize;
         let len = (1..=8).find(|len| bits <= 7 * len).unwrap_or(9);
@@ -220,12 +220,12 @@ mod tests {
         let head = |flags: u8| [&7u64.to_le_bytes()[..], &[3, 0, 0, 0], &[flags]].concat();
         let begin = |body: &[&[u8]]| mariadb(&body.concat(), 1).expect("a GTID");
         let (group, xid) = (9u64.to_le_bytes(), &[1, 0, 0, 0, 2, 1, b'x', b'1', b'y'][..]);
-        // As MariaDB 10.11 and 11.8 wrote them.
+        // Events that MariaDB 10.11 and 11.8 wrote.
         let start = begin(&[&head(0x29), &[2, 0, 0, 0, 0, 0]]);
         assert!(start.standalone && start.is_void);
         assert!(begin(&[&head(0x29), &[0x12, 11, 0, 0, 0, 0]]).is_void);
-        assert!(!begin(&[&head(0x29), &[0x14, 0x41, 0, 0, 0, 0, 0, 0, 0, 11, 0, 0, 0]]).is_void, "it is done");
-        assert!(begin(&[&head(0x29), &[0x18, 0x4a, 0, 0, 0, 0, 0, 0, 0, 11, 0, 0, 0]]).is_void, "it has failed");
+        assert!(!begin(&[&head(0x29), &[0x14, 0x41, 0, 0, 0, 0, 0, 0, 0, 11, 0, 0, 0]]).is_void, "done");
+        assert!(begin(&[&head(0x29), &[0x18, 0x4a, 0, 0, 0, 0, 0, 0, 0, 11, 0, 0, 0]]).is_void, "failed");
         assert!(begin(&[&head(0x2b), &group, &[2]]).is_void);
         assert!(!begin(&[&head(0x2b), &group]).is_void);
         assert!(!begin(&[&head(0xa8), xid, &[4, 2]]).is_void);
@@ -248,7 +248,7 @@ mod tests {
         assert!(previous_mysql(&tagged[..30]).is_err());
         for text in ["", "3e11fa47-71ca-11e1-9e33-c80aa9429562:1-5:8,3e11fa47-71ca-11e1-9e33-c80aa9429562:a_tag:4"] {
             let set: GtidSet = text.parse().expect("a set");
-            assert_eq!(previous_mysql(&set.encode()), Ok(set), "what is sent is what the head of a file has");
+            assert_eq!(previous_mysql(&set.encode()), Ok(set), "a set is sent as the head of a file has it");
         }
 
         let list = [

@@ -1,8 +1,9 @@
-//! What shows that a position belongs to a history: made while the binlog is read, and compared before it is read on.
+//! Fingerprints: the evidence that a position belongs to a server's history. They are made while the binlog is read, and
+//! checked before the reading continues.
 //!
-//! In go events; out come [`Fingerprint`]s and, from [`FingerprintCheck`], whether one fits what a server sends. A file is
-//! known by its format description, in which the server's version and the second of its beginning stand; a position in it by
-//! the transaction that ends there: its events' times, servers, sizes and checksums.
+//! Events come in; [`Fingerprint`]s go out, and [`FingerprintCheck`] tells whether one matches the events that a server
+//! sends. A file is identified by its format description, which has the server's version and the second in which the file
+//! began; a position in the file by the transaction that ends there: its events' times, server IDs, sizes and checksums.
 
 use super::error::DecodeErrorKind;
 use super::event::{Checksums, EventHeader};
@@ -12,37 +13,38 @@ use super::savepoint::Collation;
 use crate::gtid::{Gtid, GtidSet};
 use crate::position::{BinlogPosition, EndDigest, EndMark, Fingerprint};
 
-/// Of a transaction with more bytes than this the last event alone is compared: it must be read again for that.
+/// The most bytes of a transaction that are compared, since they must be read again. Of a larger transaction only the last
+/// event is compared.
 const COMPARED_BYTES_MAX: u64 = 1 << 20;
 
-/// Where fields are in a format description's body.
+/// The offsets of fields in a format description's body.
 /// <https://dev.mysql.com/doc/dev/mysql-server/latest/classmysql_1_1binlog_1_1event_1_1Format__description__event.html>
 mod format {
     pub const SERVER_VERSION: std::ops::Range<usize> = 2..52;
-    /// The time at which the server started; servers clear it where they begin within a file.
+    /// The time at which the server started. A server clears the field if it starts sending within a file.
     pub const CREATED: std::ops::Range<usize> = 52..56;
     pub const HEADER_LEN: usize = 56;
     /// The lengths of the events' fixed parts, from type 1 on.
     pub const POST_HEADER_LENS: usize = 57;
-    /// The checksum algorithm's number; a checksum follows in any case, which isn't part of a body where there are none.
+    /// The length of the checksum algorithm's number. Space for a checksum follows it even if the file has no checksums.
     pub const ALGORITHM_LEN: usize = 1;
 }
 
-/// What the format description at the head of a file says.
+/// The contents of the format description at the head of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FileFormat {
-    /// Tells the file from others of its name.
+    /// The file's identity, which differs from that of other files with the same name.
     pub identity: u32,
     pub is_mariadb: bool,
-    /// How the server compares the names of savepoints.
+    /// The server's collation of savepoint names.
     pub savepoints: Collation,
 }
 
 impl FileFormat {
-    /// Reads a format description from its whole event, which ends with a checksum or with room for one.
+    /// Parses a format description from its whole event, which ends with a checksum or with space for one.
     ///
     /// # Errors
-    /// If the file's events are laid out otherwise than this crate reads them.
+    /// If the file's events have a layout that this crate does not support.
     pub fn parse(header: &EventHeader, event: &[u8]) -> Result<Self, DecodeErrorKind> {
         const CHECKSUM_LEN: usize = 4;
         let body =
@@ -54,16 +56,16 @@ impl FileFormat {
         let binlog_version = u16::from_le_bytes([body[0], body[1]]);
         if binlog_version != 4 || usize::from(header_len) != EventHeader::LEN {
             return Err(unreadable(format!(
-                "a binlog of version {binlog_version} whose event headers have {header_len} bytes, not 4 and {}",
+                "a binlog of version {binlog_version} with event headers of {header_len} bytes, instead of 4 and {}",
                 EventHeader::LEN
             )));
         }
         for (kind, len) in FIXED_PARTS {
             let said = usize::from(kind.0).checked_sub(1).and_then(|index| post_header_lens.get(index));
-            // A server doesn't write the events of which it says nothing, or 0.
+            // A server does not write events whose length is missing here or 0.
             if let Some(&said) = said.filter(|&&said| said != 0 && said != len) {
                 return Err(unreadable(format!(
-                    "a binlog whose events of type {} have a fixed part of {said} bytes, not {len}",
+                    "a binlog whose events of type {} have a fixed part of {said} bytes, instead of {len}",
                     kind.0
                 )));
             }
@@ -78,7 +80,7 @@ impl FileFormat {
     }
 }
 
-/// Fixed parts of events as this crate reads them; servers before MySQL 5.1 wrote others.
+/// The lengths of the events' fixed parts that this crate supports; servers before MySQL 5.1 wrote others.
 const FIXED_PARTS: [(EventKind, u8); 9] = [
     (EventKind::QUERY, 13),
     (EventKind::ROTATE, 8),
@@ -92,26 +94,26 @@ const FIXED_PARTS: [(EventKind, u8); 9] = [
 ];
 
 fn unreadable(what: String) -> DecodeErrorKind {
-    DecodeErrorKind::Unsupported { what, mend: "read a binlog of MySQL 5.7 or later, or of MariaDB 10.5 or later" }
+    DecodeErrorKind::Unsupported { what, fix: "read a binlog of MySQL 5.7 or later, or of MariaDB 10.5 or later" }
 }
 
-/// The events since a transaction began.
+/// The digest of the events since a transaction began.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Trail {
-    /// Where it began.
+    /// The transaction's offset in the file.
     begin: u64,
     digest: EndDigest,
     /// The last event.
     last: Mark,
 }
 
-/// What of an event is compared.
+/// The fields of an event that are compared.
 #[derive(Debug, Clone, Copy, Default)]
 struct Mark {
     timestamp_s: u32,
     server_id: u32,
     size: u32,
-    /// The checksum, or where there are none the end of the content.
+    /// The checksum, or the last bytes of the content if the file has no checksums.
     last_bytes: u32,
 }
 
@@ -130,20 +132,20 @@ impl Mark {
 }
 
 impl Trail {
-    /// Follows a transaction that begins at an offset.
+    /// Begins a transaction at an offset.
     #[inline]
     pub fn begin(&mut self, offset: u64) {
         *self = Self { begin: offset, ..Self::default() };
     }
 
-    /// One more event of it.
+    /// Adds an event of the transaction.
     #[inline]
     pub fn push(&mut self, header: &EventHeader, event: &[u8]) {
         self.last = Mark::of(header, event);
         self.digest = self.last.added_to(self.digest);
     }
 
-    /// What ends at an offset; `None` if nothing does.
+    /// Returns the mark of the events that end at an offset; `None` if there are none.
     pub fn mark(&self, end: u64) -> Option<EndMark> {
         let bytes = end.checked_sub(self.begin).filter(|bytes| *bytes > 0)?;
         if bytes <= COMPARED_BYTES_MAX {
@@ -153,10 +155,10 @@ impl Trail {
     }
 }
 
-/// The fingerprint of the file whose format description an event is; `None` of other events.
+/// Returns a file's fingerprint if the event is its format description, and `None` for other events.
 ///
 /// # Errors
-/// If the file's events are laid out otherwise than this crate reads them.
+/// If the file's events have a layout that this crate does not support.
 pub fn file_fingerprint(event: &[u8]) -> Result<Option<Fingerprint>, DecodeErrorKind> {
     let header = EventHeader::parse(event)?;
     if header.kind != EventKind::FORMAT_DESCRIPTION {
@@ -165,7 +167,7 @@ pub fn file_fingerprint(event: &[u8]) -> Result<Option<Fingerprint>, DecodeError
     Ok(Some(Fingerprint { file: FileFormat::parse(&header, event)?.identity, end: None }))
 }
 
-/// Compares a fingerprint with what a server sends from [`FingerprintCheck::from`] on.
+/// A comparison of a fingerprint with the events that a server sends from [`FingerprintCheck::from`] on.
 #[derive(Debug)]
 pub struct FingerprintCheck {
     expected: Fingerprint,
@@ -174,34 +176,34 @@ pub struct FingerprintCheck {
     digest: EndDigest,
 }
 
-/// What a [`FingerprintCheck`] found.
+/// The result of a [`FingerprintCheck`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finding {
-    /// Nothing yet: it needs more events.
+    /// No result yet: the check needs more events.
     Open,
-    /// The position belongs to the history.
+    /// The position belongs to the server's history.
     Fits,
-    /// The file isn't the one that it was.
+    /// The file is another one than that of the fingerprint.
     OtherFile,
-    /// The file may be the same; what ends at the position isn't.
+    /// The file may be the same, but other events end at the position.
     OtherEvents,
 }
 
 impl FingerprintCheck {
-    /// Expects a fingerprint.
+    /// Creates a check for a fingerprint.
     pub fn new(expected: Fingerprint) -> Self {
         Self { expected, file_fits: false, bytes: 0, digest: EndDigest::default() }
     }
 
-    /// From where the server must send for the fingerprint of a position to be compared.
+    /// Returns the position from which the server must send events to check a position's fingerprint.
     pub fn from(&self, position: &BinlogPosition) -> BinlogPosition {
         let bytes = self.expected.end.map_or(0, |end| end.bytes);
         let offset = position.offset.saturating_sub(bytes).max(BinlogPosition::FIRST_EVENT);
         BinlogPosition { file: position.file.clone(), offset }
     }
 
-    /// Takes the next event. Where the binlog ends instead while the finding is open, the finding is
-    /// [`Finding::OtherEvents`].
+    /// Takes the next event, and returns the finding so far. If the binlog ends while the finding is open, the caller must
+    /// take it for [`Finding::OtherEvents`].
     pub fn next(&mut self, event: &[u8]) -> Finding {
         let Ok(header) = EventHeader::parse(event) else { return Finding::OtherEvents };
         match header.kind {
@@ -232,7 +234,7 @@ impl FingerprintCheck {
     }
 }
 
-/// Reads a file's GTIDs alone: those before it, which its head has, and those of its transactions.
+/// A scan of a file for GTIDs alone: those at its head, of the transactions before the file, and those of its transactions.
 #[derive(Debug)]
 pub struct GtidScan {
     checksums: Checksums,
@@ -240,12 +242,12 @@ pub struct GtidScan {
     gtids: Option<GtidSet>,
 }
 
-/// A transaction that a [`GtidScan`] meets.
+/// A transaction found by a [`GtidScan`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Met {
-    /// Where it begins in its file; below 4 GiB.
+    /// The transaction's offset in its file, below 4 GiB.
     pub offset: u64,
-    /// Its id; `None` where the server gives none.
+    /// The transaction's GTID; `None` if the server assigns none.
     pub gtid: Option<Gtid>,
 }
 
@@ -256,21 +258,21 @@ impl Default for GtidScan {
 }
 
 impl GtidScan {
-    /// The transactions before the next event, once the head of the file was read.
+    /// Returns the transactions before the next event, once the file's head was read.
     pub fn gtids(&self) -> Option<&GtidSet> {
         self.gtids.as_ref()
     }
 
-    /// How many files' heads were read.
+    /// Returns the number of files whose heads were read.
     pub fn files(&self) -> usize {
         self.files
     }
 
-    /// Takes the next event: gives the transaction that begins with it, which isn't in [`GtidScan::gtids`] before it is
-    /// added by [`GtidScan::add`].
+    /// Takes the next event, and returns the transaction that begins with it. The transaction is not in [`GtidScan::gtids`]
+    /// until the caller adds it with [`GtidScan::add`].
     ///
     /// # Errors
-    /// If the event can't be read.
+    /// If the event cannot be read.
     pub fn next(&mut self, event: &[u8]) -> Result<Option<Met>, DecodeErrorKind> {
         let header = EventHeader::parse(event)?;
         let body = self.checksums.open(&header, event)?;
@@ -296,7 +298,7 @@ impl GtidScan {
         Ok(begin.map(|begin| Met { offset, gtid: begin.gtid }))
     }
 
-    /// The transaction is among those before the next event.
+    /// Adds a transaction to those before the next event.
     pub fn add(&mut self, gtid: &Gtid) {
         if let Some(gtids) = &mut self.gtids {
             gtids.add(gtid);

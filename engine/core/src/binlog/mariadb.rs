@@ -1,5 +1,5 @@
-//! MariaDB's compressed events (`log_bin_compress`): a query's text or the rows of a row event, each
-//! packed by zlib behind a small header.
+//! MariaDB's compressed events (`log_bin_compress`): a query's text or the rows of a row event, compressed with zlib after a
+//! small header.
 //! <https://github.com/MariaDB/server/blob/main/sql/log_event.cc> (`binlog_buf_compress`)
 
 use std::borrow::Cow;
@@ -9,14 +9,14 @@ use libdeflater::{DecompressionError, Decompressor};
 use super::bytes::Bytes;
 use super::error::DecodeErrorKind;
 
-/// No unpacked part or value is larger: the server's limit for packets.
+/// The largest size of a decompressed part or value: the server's limit for packets.
 const UNPACKED_BYTES_MAX: u64 = 1 << 30;
-/// Of a byte that is packed, at most so many are made. <https://zlib.net/zlib_tech.html>
+/// The largest ratio of decompressed to compressed bytes. <https://zlib.net/zlib_tech.html>
 const RATIO_MAX: u64 = 1032;
 
 const DAMAGED: DecodeErrorKind = DecodeErrorKind::Malformed("a compressed event");
 
-/// Unpacks a part.
+/// Decompresses a part of an event.
 pub(super) fn unpack(packed: &[u8]) -> Result<Vec<u8>, DecodeErrorKind> {
     const COMPRESSED: u8 = 0x80;
     const ALGORITHM: u8 = 0x70;
@@ -24,7 +24,7 @@ pub(super) fn unpack(packed: &[u8]) -> Result<Vec<u8>, DecodeErrorKind> {
 
     let mut bytes = Bytes(packed);
     let header = bytes.u8()?;
-    // Zlib, 0, is the only algorithm there is.
+    // Zlib, number 0, is the only algorithm.
     if header & COMPRESSED == 0 || header & ALGORITHM != 0 {
         return Err(DAMAGED);
     }
@@ -32,14 +32,14 @@ pub(super) fn unpack(packed: &[u8]) -> Result<Vec<u8>, DecodeErrorKind> {
     inflate(bytes.0, len, Decompressor::zlib_decompress)
 }
 
-/// Unpacks the value of a compressed column (`VARCHAR(100) COMPRESSED`).
+/// Decompresses the value of a compressed column (`VARCHAR(100) COMPRESSED`).
 /// <https://github.com/MariaDB/server/blob/main/sql/field_comp.cc>
 pub(super) fn unpack_column(packed: &[u8]) -> Result<Cow<'_, [u8]>, DecodeErrorKind> {
     const ZLIB: u8 = 8;
     const HEADERLESS: u8 = 0x08;
     let Some((&header, rest)) = packed.split_first() else { return Ok(Cow::Borrowed(&[])) };
     if header == 0 {
-        return Ok(Cow::Borrowed(rest)); // too small to be worth it
+        return Ok(Cow::Borrowed(rest)); // stored uncompressed, because it is small
     }
     let mut bytes = Bytes(rest);
     if header >> 4 != ZLIB {
@@ -53,9 +53,9 @@ pub(super) fn unpack_column(packed: &[u8]) -> Result<Cow<'_, [u8]>, DecodeErrorK
 
 type Format = fn(&mut Decompressor, &[u8], &mut [u8]) -> Result<usize, DecompressionError>;
 
-/// Unpacks what is announced to be `len` bytes.
+/// Decompresses data of `len` announced bytes.
 fn inflate(packed: &[u8], len: u64, format: Format) -> Result<Vec<u8>, DecodeErrorKind> {
-    // No room is made for what can't be.
+    // Memory is not allocated for an impossible length.
     if len > UNPACKED_BYTES_MAX.min(packed.len() as u64 * RATIO_MAX) {
         return Err(DAMAGED);
     }
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn a_damaged_value_announces_what_no_memory_holds() {
-        // Were room made for it, the process would end.
+        // Allocating the announced length would abort the process.
         let mut column = vec![8 << 4 | 7];
         column.extend(&(1u64 << 55).to_be_bytes()[1..]);
         column.extend(&packed(b"value", 5)[5..]);

@@ -1,17 +1,17 @@
-//! Binlog events in, packed row batches out. No I/O: [`Decoder::next`] takes an event's bytes.
+//! The binlog decoder: binlog events in, packed row batches out. No I/O: [`Decoder::next`] takes an event's bytes.
 //!
 //! ```text
 //!   event ──▶ decoder (transactions, positions) ──▶ rows ──▶ value ──▶ batch builder
-//!     │            ├─▶ transaction (what is held back until it's committed)
+//!     │            ├─▶ transaction (rows held back until their transaction is committed)
 //!     │            └─▶ tables, table_map (columns, once per table version)
-//!     ├─▶ payload, mariadb (compressed ones, unpacked)
-//!     └─▶ deferred (columns that nobody needs yet)
+//!     ├─▶ payload, mariadb (decompression)
+//!     └─▶ deferred (columns outside the projection)
 //! ```
 //!
-//! Column names come from the binlog itself (`binlog_row_metadata=FULL`), else from
-//! information_schema, compared with the table map ([`CatalogColumn`]). What can't be decoded with
-//! certainty is an error with its position, never a guess; where the user prefers that, a change on which nothing else
-//! depends is skipped, with a record of it ([`SkippedChange`]).
+//! Column names come from the binlog itself (`binlog_row_metadata=FULL`), or else from information_schema, checked against
+//! the table map ([`CatalogColumn`]). Data that cannot be decoded with certainty is an error with its position, never a
+//! guess. With [`Decoder::with_skips`], a change that nothing else depends on is skipped instead, and recorded as a
+//! [`SkippedChange`].
 //!
 //! Formats: <https://dev.mysql.com/doc/dev/mysql-server/latest/namespacemysql_1_1binlog_1_1event.html>
 

@@ -1,6 +1,7 @@
-//! The multi-byte character sets: `encoding_rs` has them as the web does, and the servers differ from
-//! that in places. MySQL and MariaDB agree; the end-to-end tests compare what arrives with what the
-//! server says.
+//! The multi-byte character sets, as the servers have them.
+//!
+//! `encoding_rs` decodes the web's variants of them, from which the servers differ in places. MySQL and MariaDB agree;
+//! the end-to-end tests compare decoded text with the server's own conversion.
 //!
 //! ```sql
 //! SELECT HEX(CONVERT(CONVERT(x'815F' USING sjis) USING utf32))
@@ -8,41 +9,41 @@
 
 use encoding_rs::Encoding;
 
-/// Codes that follow each other: the first, and what they stand for.
+/// Consecutive codes: the first one, and the characters of all.
 type Run = (u32, &'static str);
 
-/// A set.
+/// A multi-byte character set.
 #[derive(Debug, PartialEq)]
 pub(super) struct MultiByte {
     pub name: &'static str,
-    /// Bytes that a character takes at most.
+    /// The most bytes that a character takes.
     pub bytes_max: u16,
     encoding: &'static Encoding,
     lengths: Lengths,
-    /// What the servers see otherwise than the encoding does, in ascending order.
+    /// The codes that the servers decode otherwise than `encoding` does, in ascending order.
     differences: &'static [Run],
 }
 
-/// How a character's first bytes tell its length.
+/// The rule by which a character's first bytes determine its length.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Lengths {
-    /// From 0x81 on two bytes.
+    /// Two bytes from 0x81 on.
     Two,
-    /// Single kana between two ranges of first bytes.
+    /// Two bytes in two ranges of first bytes, between which are single-byte kana.
     ShiftJis,
-    /// Two, three behind 0x8F. Rows from 0xF5 on are for private use.
+    /// Two bytes, three if the first is 0x8F. Rows from 0xF5 on are for private use.
     Euc,
-    /// Four where the second is a digit.
+    /// Two bytes, four if the second is a digit.
     Gb18030,
 }
 
 impl MultiByte {
-    /// The set of a name in `information_schema.character_sets`.
-    pub fn of_name(name: &str) -> Option<&'static Self> {
+    /// Returns the character set with a name of `information_schema.character_sets`.
+    pub fn by_name(name: &str) -> Option<&'static Self> {
         ALL.iter().find(|set| set.name == name)
     }
 
-    /// Appends `bytes` as UTF-8. `None` if they stand for nothing.
+    /// Appends `bytes` as UTF-8; returns `None` if they are invalid.
     pub fn decode(&self, bytes: &[u8], out: &mut Vec<u8>) -> Option<()> {
         let mut decoded = 0;
         let mut at = 0;
@@ -76,7 +77,8 @@ impl MultiByte {
     }
 }
 
-/// EUC's rows from 0xF5 on: 94 characters each, from U+E000, and of its third set from U+E3AC.
+/// Returns the private-use character of a code in EUC's rows from 0xF5 on: 94 characters a row, from U+E000 on, and in
+/// the third code set from U+E3AC on.
 fn private_use(code: &[u8]) -> Option<char> {
     let (base, row, cell) = match *code {
         [row @ 0xf5..=0xfe, cell @ 0xa1..=0xfe] => (0xe000, row, cell),
@@ -179,7 +181,7 @@ mod tests {
 
     fn decode(name: &str, bytes: &[u8]) -> Option<String> {
         let mut out = Vec::new();
-        MultiByte::of_name(name).expect("a set").decode(bytes, &mut out)?;
+        MultiByte::by_name(name).expect("a set").decode(bytes, &mut out)?;
         Some(String::from_utf8(out).expect("UTF-8"))
     }
 

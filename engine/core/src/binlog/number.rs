@@ -2,8 +2,8 @@
 
 use std::io::Write;
 
-/// Appends a double as MySQL's JSON functions show it: the shortest digits that read back as the
-/// same double, with an exponent below 1e-15 and for integers from 1e15 on, and always recognisable as a double (`1.0`).
+/// Appends a double as MySQL's JSON functions show it: the shortest digits that read back as the same double, with an
+/// exponent below 1e-15 and for integers from 1e15 on, and always recognizable as a double (`1.0`).
 /// <https://github.com/mysql/mysql-server/blob/trunk/strings/dtoa.cc> (`my_gcvt`)
 pub(super) fn push_json_double(number: f64, out: &mut Vec<u8>) {
     let mut buffer = zmij::Buffer::new();
@@ -76,7 +76,7 @@ mod tests {
         }
     }
     proptest! {
-        /// Which digits and which form the server's are, tests/tests/json_fidelity.rs compares with a real one.
+        /// tests/tests/json_fidelity.rs compares the digits and the notation with a real server's.
         #[test]
         fn any_double_reads_back(bits in any::<u64>(), exponent in -20i32..20) {
             for number in [f64::from_bits(bits), (bits as f64 / 2f64.powi(64)) * 10f64.powi(exponent)] {

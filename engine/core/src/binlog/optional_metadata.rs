@@ -1,5 +1,5 @@
-//! The optional metadata of a table map: what `binlog_row_metadata` adds, completed from information_schema where it leaves
-//! something out.
+//! The optional metadata of a table map, which `binlog_row_metadata` controls; missing parts are taken from
+//! information_schema.
 //! <https://dev.mysql.com/doc/dev/mysql-server/latest/classmysql_1_1binlog_1_1event_1_1Table__map__event.html>
 
 use rowmill_batch::{Column, ColumnIndex, Kind};
@@ -13,20 +13,20 @@ use super::columns::{Columns, Family};
 use super::error::{DecodeErrorKind, Missing};
 use super::value::Codec;
 
-/// What `binlog_row_metadata` adds, by column.
+/// The optional metadata, by column.
 #[derive(Debug, Default)]
 pub(super) struct Metadata<'a> {
     unsigned: Option<Vec<bool>>,
-    /// `None` where the map doesn't say.
+    /// `None` for a column whose character set the table map lacks.
     charsets: Vec<Option<Charset>>,
     pub names: Option<Vec<&'a str>>,
     members: Vec<Members<'a>>,
-    /// What the geometries are declared as.
+    /// The declared types of geometry columns, as numbers of well-known binary.
     geometries: Vec<u64>,
-    /// Digits of a second in an old temporal type.
+    /// The number of fractional digits of columns of an old temporal type.
     digits: Vec<u8>,
     key: Vec<ColumnIndex>,
-    /// How many of the last columns nobody can select, where that is known.
+    /// The number of hidden columns, which are the last ones, if known.
     hidden: Option<usize>,
 }
 
@@ -63,7 +63,7 @@ impl<'a> Metadata<'a> {
                 3 | 11 => {
                     let is = if field == 3 { has_charset } else { ColumnType::is_enum_or_set };
                     for column in columns_of(is) {
-                        metadata.charsets[column] = Some(Charset::of_collation(body.lenenc()?));
+                        metadata.charsets[column] = Some(Charset::by_collation(body.lenenc()?));
                     }
                 }
                 4 => {
@@ -89,7 +89,7 @@ impl<'a> Metadata<'a> {
                     while !body.is_empty() {
                         let column = body.lenenc_usize()?;
                         if field == 9 {
-                            body.lenenc()?; // the key's prefix length
+                            body.lenenc()?; // the length of the key's prefix
                         }
                         if column >= types.len() {
                             return Err(DecodeErrorKind::Malformed("a primary key's column"));
@@ -102,32 +102,32 @@ impl<'a> Metadata<'a> {
                         metadata.geometries[column] = body.lenenc()?;
                     }
                 }
-                // Visibility, vector dimensions: nothing that values need.
+                // Visibility and vector dimensions: no value depends on them.
                 _ => {}
             }
         }
         Ok(metadata)
     }
 
-    /// A collation for all, then pairs of those that differ.
+    /// Reads a default collation, then the index and collation of each column that has another one.
     fn default_collations(
         &mut self,
         columns: impl Iterator<Item = usize> + Clone,
         mut body: Bytes<'_>,
     ) -> Result<(), DecodeErrorKind> {
-        let default = Charset::of_collation(body.lenenc()?);
+        let default = Charset::by_collation(body.lenenc()?);
         for column in columns.clone() {
             self.charsets[column] = Some(default.clone());
         }
         while !body.is_empty() {
             let nth = body.lenenc_usize()?;
             let column = columns.clone().nth(nth).ok_or(DecodeErrorKind::Malformed("a column's collation"))?;
-            self.charsets[column] = Some(Charset::of_collation(body.lenenc()?));
+            self.charsets[column] = Some(Charset::by_collation(body.lenenc()?));
         }
         Ok(())
     }
 
-    /// Takes what is missing from information_schema, if its columns are those of the map.
+    /// Takes missing metadata from information_schema, if its columns match the table map.
     pub fn complete(
         self,
         catalog: &'a [CatalogColumn],
@@ -137,16 +137,22 @@ impl<'a> Metadata<'a> {
         let other_columns = |difference: String| DecodeErrorKind::OtherColumns { missing, difference };
         if catalog.is_empty() {
             return Err(other_columns(
-                "none at all: the table isn't there any more, or the user lacks SELECT on it".to_owned(),
+                "no columns: the table no longer exists, or the user lacks SELECT on it".to_owned(),
             ));
         }
         // Not every index that could have a hidden column has one.
         let listed = catalog.iter().filter(|column| !column.is_hidden).count();
         let Some(catalog) = catalog.get(..types.len()).filter(|_| types.len() >= listed) else {
-            return Err(other_columns(format!("it has {listed} columns there and {} here", types.len())));
+            return Err(other_columns(format!(
+                "{listed} columns in information_schema, {} in the binlog",
+                types.len()
+            )));
         };
         let differs = |column: &CatalogColumn, what: &str| {
-            other_columns(format!("column `{}` is `{}` there, and {what} here", column.name, column.column_type))
+            other_columns(format!(
+                "column `{}` is `{}` in information_schema, {what} in the binlog",
+                column.name, column.column_type
+            ))
         };
         for (column, column_type) in catalog.iter().zip(types) {
             if !column.fits(*column_type) {
@@ -156,7 +162,7 @@ impl<'a> Metadata<'a> {
         }
         for (column, name) in catalog.iter().zip(self.names.iter().flatten()) {
             if !column.is_hidden && column.name != *name {
-                return Err(differs(column, &format!("called `{name}`")));
+                return Err(differs(column, &format!("named `{name}`")));
             }
         }
         let from_catalog: Vec<bool> = catalog.iter().map(CatalogColumn::is_unsigned).collect();
@@ -176,7 +182,7 @@ impl<'a> Metadata<'a> {
         let digits = catalog.iter().map(CatalogColumn::fraction_digits).collect();
         let hidden = Some(types.len() - listed);
         if self.names.is_some() {
-            // The map says all the rest itself.
+            // The table map has everything else.
             return Ok(Self { digits, hidden, ..self });
         }
         let mut key: Vec<(u32, ColumnIndex)> = (0..)
@@ -234,8 +240,8 @@ impl<'a> Metadata<'a> {
         Ok(Columns { columns, codecs, widths, key })
     }
 
-    /// How many of the last columns are the hashes that MariaDB keeps of unique keys without a tree, by their names, which
-    /// it gives to nothing else.
+    /// Returns how many of the last columns are MariaDB's hidden hashes of unique keys that have no B-tree. They are
+    /// recognized by their names, which MariaDB gives to nothing else.
     fn row_hashes(&self, types: &[ColumnType]) -> usize {
         let is_unsigned = |index: usize| self.unsigned.as_ref().is_some_and(|unsigned| unsigned[index]);
         let is_row_hash = |index: usize| {
@@ -245,7 +251,7 @@ impl<'a> Metadata<'a> {
                 && types[index].code == code::LONGLONG
                 && is_unsigned(index)
         };
-        // There is no table of nothing else.
+        // No table consists of row hashes only.
         (1..types.len()).rev().take_while(|index| is_row_hash(*index)).count()
     }
 }

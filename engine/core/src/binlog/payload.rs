@@ -1,5 +1,5 @@
-//! Compressed transactions (`binlog_transaction_compression`): one event that holds the others,
-//! unpacked one by one. Memory is bounded by the largest event in it, not by the transaction.
+//! Compressed transactions (`binlog_transaction_compression`): one event that contains the others, which are decompressed
+//! one by one. Memory is bounded by the largest inner event, not by the transaction.
 //! <https://dev.mysql.com/doc/dev/mysql-server/latest/classmysql_1_1binlog_1_1event_1_1Transaction__payload__event.html>
 
 use zstd::stream::raw::{Decoder, Operation};
@@ -8,24 +8,24 @@ use super::bytes::Bytes;
 use super::error::DecodeErrorKind;
 use super::event::EventHeader;
 
-/// No event is larger: the server's limit for packets (1 GiB), and room for what frames them.
+/// The largest size of an event: the server's limit for packets (1 GiB), and space for the framing.
 const EVENT_BYTES_MAX: usize = (1 << 30) + (1 << 20);
-/// Unpacked at a time.
+/// The most bytes that are decompressed in one step.
 const STEP_BYTES: usize = 64 << 10;
 
 const DAMAGED: DecodeErrorKind = DecodeErrorKind::Malformed("a compressed transaction");
 
-/// A payload that is being unpacked. Its compressed bytes stay where they are: each call gets them.
+/// The state of a payload's decompression. The caller keeps the compressed bytes, and passes them to each call.
 pub(super) struct Payload {
     compression: Compression,
-    /// Where in the event's body the compressed bytes that weren't read yet begin.
+    /// The offset in the event's body of the compressed bytes that were not read yet.
     read: usize,
-    /// Unpacked bytes that must still come: more of them is a bomb, fewer is damage.
+    /// The number of decompressed bytes still expected: more would be a decompression bomb, fewer would be damage.
     left: u64,
-    /// Unpacked bytes; those before `taken` were handed out.
+    /// Decompressed bytes; those before `taken` belong to events that are done.
     buffer: Vec<u8>,
     taken: usize,
-    /// Unpacked bytes that were handed out, all together.
+    /// The decompressed bytes of all events that are done.
     offset: u64,
 }
 
@@ -41,7 +41,7 @@ impl std::fmt::Debug for Payload {
 }
 
 impl Payload {
-    /// Reads what stands before the compressed bytes.
+    /// Parses the fields before the compressed bytes.
     pub fn begin(body: &[u8]) -> Result<Self, DecodeErrorKind> {
         const END: u64 = 0;
         const PAYLOAD_SIZE: u64 = 1;
@@ -75,8 +75,8 @@ impl Payload {
             NONE => Compression::None,
             _ => {
                 return Err(DecodeErrorKind::Unsupported {
-                    what: "a transaction in an unknown compression".to_owned(),
-                    mend: "run `SET PERSIST binlog_transaction_compression = OFF` and start from a position after it",
+                    what: "a transaction with an unknown compression algorithm".to_owned(),
+                    fix: "run `SET PERSIST binlog_transaction_compression = OFF` and start from a position after it",
                 });
             }
         };
@@ -85,8 +85,9 @@ impl Payload {
         Ok(Self { compression, read, left, buffer: Vec::new(), taken: 0, offset: 0 })
     }
 
-    /// The next event in the payload: its header, and what follows that; `None` behind the last. The event stays the next
-    /// one until [`Payload::take`]. `body` is the same as for [`Payload::begin`].
+    /// Returns the header and the body of the next event in the payload; `None` after the last one.
+    ///
+    /// The event stays the next one until [`Payload::take`]. `body` is the same as for [`Payload::begin`].
     pub fn event(&mut self, body: &[u8]) -> Result<Option<(EventHeader, &[u8])>, DecodeErrorKind> {
         if !self.fill(body, EventHeader::LEN)? {
             let rest = self.buffer.len() - self.taken;
@@ -102,12 +103,12 @@ impl Payload {
         Ok(Some((header, body)))
     }
 
-    /// Where the next event begins, unpacked.
+    /// Returns the next event's offset in the decompressed payload.
     pub fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// The event that [`Payload::event`] gave is done with.
+    /// Moves past the event that [`Payload::event`] returned.
     pub fn take(&mut self) {
         let header = EventHeader::parse(&self.buffer[self.taken..]);
         let size = header.map_or(0, |header| header.size as usize);
@@ -115,7 +116,7 @@ impl Payload {
         self.offset += size as u64;
     }
 
-    /// Unpacks until `len` bytes are there. False if the payload ends before.
+    /// Decompresses until `len` bytes are available. Returns false if the payload ends before.
     fn fill(&mut self, body: &[u8], len: usize) -> Result<bool, DecodeErrorKind> {
         while self.buffer.len() - self.taken < len {
             if self.left == 0 {
@@ -153,7 +154,7 @@ impl Payload {
 mod tests {
     use super::*;
 
-    /// An event of `size` bytes with a body of `byte`.
+    /// An event of `size` bytes whose body repeats `byte`.
     fn inner(byte: u8, size: u32) -> Vec<u8> {
         let mut event = vec![0, 0, 0, 0, 2, 1, 0, 0, 0];
         event.extend(size.to_le_bytes());
@@ -203,13 +204,13 @@ mod tests {
     fn bombs_and_damage_are_refused() {
         let events = [inner(1, 500), inner(2, 500)].concat();
         let packed = zstd::encode_all(&events[..], 3).expect("packed");
-        assert_eq!(sizes(&payload(0, &packed, 500)), Ok(vec![(481, 1)]), "no more than announced is unpacked");
+        assert_eq!(sizes(&payload(0, &packed, 500)), Ok(vec![(481, 1)]), "no more than announced is decompressed");
         assert_eq!(sizes(&payload(0, &packed, 700)), Err(DAMAGED));
         assert_eq!(sizes(&payload(0, &packed, 5_000)), Err(DAMAGED));
         assert_eq!(sizes(&payload(0, &packed[..packed.len() / 2], events.len())), Err(DAMAGED));
         assert_eq!(sizes(&payload(255, &inner(1, 500)[..300], 300)), Err(DAMAGED));
         assert!(sizes(&payload(9, &events, events.len())).is_err());
-        // A header that claims a gigabyte allocates what is there, not what it claims.
+        // For a header that claims a gigabyte, only the bytes that exist are allocated.
         let mut claims = inner(1, 19);
         claims[9..13].copy_from_slice(&(1u32 << 30).to_le_bytes());
         assert_eq!(sizes(&payload(255, &claims, 19)), Err(DAMAGED));

@@ -1,19 +1,19 @@
-//! Projections: which columns of a table's rows are decoded at once.
+//! Projections: the columns of a table's rows that are decoded immediately.
 
 use rowmill_batch::{ColumnIndex, ImageKind, Operation, Table};
 
-/// Some of a table's columns.
+/// A set of a table's columns.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ColumnSet(Vec<u64>);
 
 impl ColumnSet {
-    /// Whether a column is one of them.
+    /// Whether a column is in the set.
     #[inline]
     pub fn contains(&self, ColumnIndex(column): ColumnIndex) -> bool {
         self.0.get(column as usize / 64).is_some_and(|word| word >> (column % 64) & 1 != 0)
     }
 
-    /// Makes a column one of them.
+    /// Adds a column.
     pub fn insert(&mut self, ColumnIndex(column): ColumnIndex) {
         let word = column as usize / 64;
         if self.0.len() <= word {
@@ -37,17 +37,17 @@ impl FromIterator<ColumnIndex> for ColumnSet {
     }
 }
 
-/// Which columns of a row are decoded at once, in each of its images.
+/// The columns of a row that are decoded immediately, by image.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RowProjection {
-    /// In the row as it was.
+    /// The columns of the before image.
     pub before: ColumnSet,
-    /// In the row as it is now.
+    /// The columns of the after image.
     pub after: ColumnSet,
 }
 
 impl RowProjection {
-    /// In one of its images.
+    /// Returns the columns of one image.
     pub fn image(&self, kind: ImageKind) -> &ColumnSet {
         match kind {
             ImageKind::Before => &self.before,
@@ -56,19 +56,19 @@ impl RowProjection {
     }
 }
 
-/// What is needed of a table's rows at once, by what happened to them. `None`: everything.
+/// The projections of a table's rows, by operation. `None`: all columns.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TableProjection<T = RowProjection> {
-    /// Of inserted rows.
+    /// The projection of inserted rows.
     pub inserts: Option<T>,
-    /// Of updated rows.
+    /// The projection of updated rows.
     pub updates: Option<T>,
-    /// Of deleted rows.
+    /// The projection of deleted rows.
     pub deletes: Option<T>,
 }
 
 impl<T> TableProjection<T> {
-    /// What is needed of a row to which this happened.
+    /// Returns the projection of an operation's rows.
     pub fn for_operation(&self, operation: Operation) -> Option<&T> {
         match operation {
             Operation::Insert => self.inserts.as_ref(),
@@ -83,23 +83,25 @@ impl<T> TableProjection<T> {
     }
 }
 
-/// Which tables' rows are wanted, and what of them.
+/// A selection of tables, and their projections.
 pub trait TableSelector: Send {
-    /// Whether this table's rows are.
+    /// Whether a table is selected.
     fn table(&self, schema: &str, table: &str) -> bool;
 
-    /// Whether rows of any table of this schema may be.
+    /// Whether any table of a schema may be selected.
     fn schema(&self, schema: &str) -> bool;
 
-    /// Which columns of a table's rows are to be decoded at once; the rest is, where somebody wants it, by
-    /// [`DeferredColumns`](super::DeferredColumns). `None` while that isn't known: rows are decoded whole, and it is asked again before
-    /// the next batch. Must not block.
+    /// Returns the columns of a table's rows that are decoded immediately; the others are
+    /// [`DeferredColumns`](super::DeferredColumns).
+    ///
+    /// `None` while the projection is unknown: rows are decoded whole, and this is called again before the next batch.
+    /// Must not block.
     fn projection(&self, table: &Table) -> Option<TableProjection> {
         let _ = table;
         Some(TableProjection::default())
     }
 
-    /// Another number than before if [`TableSelector::projection`] may answer otherwise than it did.
+    /// Returns the version of the projections, which changes whenever [`TableSelector::projection`] may return another.
     fn version(&self) -> u64 {
         0
     }

@@ -1,4 +1,4 @@
-//! Row images of which only some columns are projected: what lies between those is passed over at once.
+//! Decoding plans for row images: each run of columns between two projected ones is skipped in one step.
 
 use rowmill_batch::{Builder, ColumnIndex};
 
@@ -8,54 +8,56 @@ use super::error::DecodeErrorKind;
 use super::projection::{ColumnSet, RowProjection};
 use super::value::Width;
 
-/// What is projected of a row, and how its images are gone through.
+/// A row's projection, and the plan for reading its images.
 #[derive(Debug)]
 pub(super) struct RowPlan {
-    /// Of the row as it was.
+    /// The plan for the before image.
     pub before: ImagePlan,
-    /// Of the row as it is now.
+    /// The plan for the after image.
     pub after: ImagePlan,
 }
 
-/// What is projected of an image.
+/// An image's projection, and the plan for reading it.
 #[derive(Debug)]
 pub(super) struct ImagePlan {
     projected: ColumnSet,
-    /// The full through images that have all of the table's columns; of tables of more than 64 there is none.
+    /// The plan for images with all of the table's columns; `None` for tables of more than 64 columns.
     full: Option<FullImagePlan>,
 }
 
+/// The plan for an image that has all of the table's columns.
 #[derive(Debug)]
 struct FullImagePlan {
-    /// In the binlog's image, and in the batch's: hidden ones are in the former alone.
+    /// The columns of the binlog's image, with the hidden ones.
     columns: usize,
+    /// The columns of the batch's image.
     visible: usize,
-    /// A bit for each column, as all of these masks.
+    /// A mask of all columns; as in all masks here, bit `n` is column `n`.
     all: u64,
-    /// What is projected, in its order, and what is before it.
+    /// The projected columns in order, each with the run of skipped columns before it.
     reads: Vec<(SkipRun, usize)>,
-    /// Behind the last of them.
+    /// The run after the last projected column.
     end: SkipRun,
 }
 
-/// Columns that nobody needs, one behind the other.
+/// A run of consecutive columns outside the projection.
 #[derive(Debug, Default)]
 struct SkipRun {
     from: usize,
     to: usize,
     mask: u64,
-    /// Where no column is NULL.
+    /// The steps to take if no column is NULL.
     skips: Vec<VarLenSkip>,
-    /// And so many bytes behind them.
+    /// The bytes after the last step.
     rest: usize,
 }
 
-/// So many bytes, a length of so many bytes, and what that says.
+/// A step of a [`SkipRun`]: `bytes` bytes, a length of `len_bytes` bytes, and as many bytes as the length says.
 #[derive(Debug)]
 struct VarLenSkip {
     bytes: usize,
     len_bytes: usize,
-    /// Of four bytes, those of the length.
+    /// The mask of the length in a little-endian `u32`.
     mask: u32,
 }
 
@@ -77,8 +79,8 @@ impl ImagePlan {
         self.projected.contains(ColumnIndex(column as u32))
     }
 
-    /// Reads an image of the columns that are `present`, if there is a fast full to. False, and nothing is read, if there is
-    /// none.
+    /// Reads an image with the columns `present` by the fast plan. Returns false and reads nothing if the plan does not
+    /// apply.
     pub fn image(
         &self,
         rows: &mut Bytes<'_>,
@@ -99,7 +101,7 @@ impl FullImagePlan {
         let (columns, mut gap, mut reads) = (table.widths.len(), SkipRun::default(), Vec::new());
         for (column, width) in table.widths.iter().enumerate() {
             if projected.contains(ColumnIndex(column as u32)) {
-                reads.push((std::mem::replace(&mut gap, SkipRun::behind(column)), column));
+                reads.push((std::mem::replace(&mut gap, SkipRun::after(column)), column));
             } else {
                 gap.add(column, *width);
             }
@@ -129,7 +131,7 @@ impl FullImagePlan {
 }
 
 impl SkipRun {
-    fn behind(column: usize) -> Self {
+    fn after(column: usize) -> Self {
         Self { from: column + 1, to: column + 1, ..Self::default() }
     }
 

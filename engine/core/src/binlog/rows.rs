@@ -10,18 +10,18 @@ use super::json;
 use super::projection_plan::{ImagePlan, RowPlan};
 use super::value::Codec;
 
-/// The number of a row event that belongs to no table: it only ends a statement.
+/// The table number of a row event that belongs to no table and only ends a statement.
 const NO_TABLE: u64 = 0xff_ffff;
 
-/// What a row event's type says.
+/// The properties of a row event that follow from its type.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct RowsKind {
     event: EventKind,
     operation: Operation,
     version: Version,
-    /// MariaDB's compressed kind.
+    /// Whether the rows are compressed as MariaDB does.
     compressed: bool,
-    /// JSON columns may have what changed in them instead of a value.
+    /// Whether after images may have partial updates of JSON columns instead of values.
     partial: bool,
 }
 
@@ -48,20 +48,20 @@ impl RowsKind {
         Some(Self { event: kind, operation, version, compressed, partial })
     }
 
-    /// The event's type.
+    /// Returns the event's type.
     pub fn event_kind(self) -> EventKind {
         self.event
     }
 }
 
-/// Version 2 (MySQL 5.6 and later) has extra data behind the flags; MariaDB writes version 1.
+/// A row event's version: 2 (MySQL 5.6 and later) has extra data after the flags; MariaDB writes version 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Version {
     V1,
     V2,
 }
 
-/// A row event, its images not yet read.
+/// A row event and the images that were not read yet.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RowsEvent<'a> {
     kind: RowsKind,
@@ -70,27 +70,27 @@ pub(super) struct RowsEvent<'a> {
     before_present: Present<'a>,
     after_present: Present<'a>,
     rows: Bytes<'a>,
-    /// Whether a row without any column is still to come.
+    /// Whether a row without any column was not read yet.
     blank_row: bool,
 }
 
-/// The columns that the images of an event's rows have.
+/// The columns that are present in an event's images.
 #[derive(Debug, Clone, Copy)]
 struct Present<'a> {
     /// A bit for each of the table's columns.
     bits: &'a [u8],
-    /// How many are set, which each image would count again.
+    /// The number of set bits, counted once for all images.
     count: usize,
 }
 
 impl<'a> RowsEvent<'a> {
-    /// The number of an event's table; `None` if it has none.
+    /// Returns the table number of an event, or `None` if the event belongs to no table.
     pub fn table_number(body: &[u8]) -> Result<Option<u64>, DecodeErrorKind> {
         let number = Bytes(body).uint(6)?;
         Ok((number != NO_TABLE).then_some(number))
     }
 
-    /// Reads what stands before the rows, of an event that has a table.
+    /// Parses the part before the rows, of an event that belongs to a table.
     #[inline]
     pub fn parse(kind: RowsKind, body: &'a [u8]) -> Result<Self, DecodeErrorKind> {
         let mut bytes = Bytes(body);
@@ -109,7 +109,7 @@ impl<'a> RowsEvent<'a> {
         };
         let before_present = present(kind.operation.has_before())?;
         let after_present = present(kind.operation.has_after())?;
-        // `INSERT INTO t () VALUES ()` with a minimal row image: a row that takes no bytes at all.
+        // `INSERT INTO t () VALUES ()` with a minimal row image is a row of no bytes.
         let blank_row = before_present.count + after_present.count == 0;
         if blank_row && !bytes.is_empty() && !kind.compressed {
             return Err(DecodeErrorKind::Malformed("rows without columns"));
@@ -117,7 +117,8 @@ impl<'a> RowsEvent<'a> {
         Ok(Self { kind, table_number, columns, before_present, after_present, rows: bytes, blank_row })
     }
 
-    /// Rows that were read before, unpacked, and are to be read once more: with the columns of `table` that were present.
+    /// Creates an event from decompressed rows of an earlier event, to read them again. `before` and `after` are the bits of
+    /// the columns present.
     pub fn from_parts(kind: RowsKind, table: &Columns, (before, after): (&'a [u8], &'a [u8]), rows: &'a [u8]) -> Self {
         let columns = table.widths.len();
         let (before_present, after_present) = (Present::new(before, columns), Present::new(after, columns));
@@ -125,47 +126,47 @@ impl<'a> RowsEvent<'a> {
         Self { kind, table_number: NO_TABLE, columns, before_present, after_present, rows, blank_row: false }
     }
 
-    /// What its type says.
+    /// Returns the properties of the event's type.
     pub fn kind(&self) -> RowsKind {
         self.kind
     }
 
-    /// The columns that the images have, a bit each: before and after.
+    /// Returns the columns present in the before and after images, one bit each.
     pub fn present(&self) -> (&'a [u8], &'a [u8]) {
         (self.before_present.bits, self.after_present.bits)
     }
 
-    /// The images of the rows that weren't read yet.
+    /// Returns the images of the rows that were not read yet.
     pub fn rest(&self) -> &'a [u8] {
         self.rows.0
     }
 
-    /// Goes back to what [`RowsEvent::rest`] was before a row.
+    /// Goes back to an earlier row, given the [`RowsEvent::rest`] before it.
     pub fn rewind(&mut self, rest: &'a [u8]) {
         self.rows = Bytes(rest);
     }
 
-    /// Leaves out all rows that weren't read yet.
+    /// Skips all rows that were not read yet.
     pub fn finish(&mut self) {
         (self.rows, self.blank_row) = (Bytes(&[]), false);
     }
 
-    /// What happened to the rows.
+    /// Returns the rows' operation.
     pub fn operation(&self) -> Operation {
         self.kind.operation
     }
 
-    /// Columns of the table, as the event counts them.
+    /// Returns the number of the table's columns, according to the event.
     pub fn columns(&self) -> usize {
         self.columns
     }
 
-    /// The rows that must be unpacked first; `None` where they're as they are.
+    /// Returns the compressed rows, which must be decompressed first; `None` if they are not compressed.
     pub fn packed(&self) -> Option<&'a [u8]> {
         self.kind.compressed.then_some(self.rows.0)
     }
 
-    /// These are its rows, unpacked.
+    /// Sets the decompressed rows.
     pub fn unpacked(&mut self, rows: &'a [u8]) {
         self.rows = Bytes(rows);
     }
@@ -175,8 +176,8 @@ impl<'a> RowsEvent<'a> {
         self.rows.is_empty() && !self.blank_row
     }
 
-    /// Reads the next row's images into the row that was begun in `builder`. Columns that aren't `plan` are
-    /// passed over, and are absent there.
+    /// Reads the next row's images into the row that was begun in `builder`. Columns outside the plan's projection are
+    /// skipped, and absent there. Without a plan all columns are read.
     pub fn next_row(
         &mut self,
         table: &Columns,
@@ -208,7 +209,8 @@ fn bit(bitmap: &[u8], index: usize) -> bool {
 }
 
 impl<'a> Present<'a> {
-    /// Of a table of so many columns. The bits after the last column mean nothing: some writers set them.
+    /// Creates the columns present in a table of `columns` columns. The bits after the last column are ignored, since some
+    /// writers set them.
     #[inline]
     fn new(bits: &'a [u8], columns: usize) -> Self {
         let set: usize = bits.iter().map(|byte| byte.count_ones() as usize).sum();
@@ -220,17 +222,16 @@ impl<'a> Present<'a> {
     }
 }
 
-/// What an image has of a column.
+/// The state of a column in an image.
 enum Stored {
-    /// Nothing: the row image isn't full.
+    /// The row image does not include the column.
     Absent,
     Null,
-    /// A value, which comes next.
+    /// The column has a value, which is next in the image.
     Value,
 }
 
-/// Goes through an image: `column` is called for each of the table's columns that aren't hidden, and reads its value if
-/// there is one.
+/// Reads an image: calls `column` for each of the table's columns that is not hidden, to read its value if there is one.
 #[inline]
 fn walk<'a>(
     rows: &mut Bytes<'a>,
@@ -260,10 +261,10 @@ fn walk<'a>(
     Ok(())
 }
 
-/// What was appended for a column.
+/// The form in which a column was written to the batch.
 enum Decoded {
     Value,
-    /// Not the value, but what changed in it.
+    /// The changes of a partial update, not the value.
     Changes,
 }
 
@@ -314,17 +315,17 @@ fn image_by<'a>(
     Ok(())
 }
 
-/// What an update has of JSON columns: changes instead of values. Where the before image has the document, the changes
-/// are made to it.
+/// The partial update of a row's JSON columns: changes instead of values. Where the before image has the document, the
+/// changes are applied to it.
 struct PartialJson<'a> {
-    /// A bit for each JSON column, whether the image has it or not: set where it has changes.
+    /// A bit for each JSON column, present in the image or not: set if the column has changes.
     columns: &'a [u8],
-    /// The row's documents as they were, by column.
+    /// The JSON documents of the before image, by column.
     documents: Vec<Option<&'a [u8]>>,
 }
 
 impl<'a> PartialJson<'a> {
-    /// Reads what stands between a row's images; the first of which is at `before`. `None` if the second has values.
+    /// Reads the part between a row's images, the first of which is at `before`. `None` if the second image has values.
     fn of_row(
         rows: &mut Bytes<'a>,
         table: &Columns,
@@ -334,7 +335,7 @@ impl<'a> PartialJson<'a> {
         const PARTIAL_JSON: u64 = 1;
         let options = rows.lenenc()?;
         if options & !PARTIAL_JSON != 0 {
-            return Err(DecodeErrorKind::Malformed("row value options that aren't known"));
+            return Err(DecodeErrorKind::Malformed("unknown row value options"));
         }
         if options & PARTIAL_JSON == 0 {
             return Ok(None);
@@ -395,7 +396,7 @@ mod tests {
     use crate::binlog::table_map::TableName;
     use rowmill_batch::{Batch, Cell, ColumnIndex, RowHeader, TableId, TransactionHeader};
 
-    /// A table of so many columns `TINYINT NULL`, of which the last ones may be MariaDB's row hashes.
+    /// A table of `columns` columns `TINYINT NULL`, and `hashes` of MariaDB's hidden row hashes after them.
     fn table(columns: usize, hashes: usize) -> Columns {
         let all = columns + hashes;
         let mut body = b"\x01\0\0\0\0\0\x01\0\x04shop\0\x01t\0".to_vec();
@@ -464,10 +465,10 @@ mod tests {
         Ok(images.map(|image| image.cells().map(number).collect()).collect())
     }
 
-    /// What stands before the columns' bitmaps, of version 1.
+    /// The part before the columns' bitmaps, in version 1.
     const START: &[u8] = b"\x01\0\0\0\0\0\x01\0";
 
-    /// Bits of a bitmap behind the last column mean nothing. MariaDB 10.5 sets them.
+    /// The bits of a bitmap after the last column are ignored. MariaDB 10.5 sets them.
     #[test]
     fn padding_of_the_bitmap_counts_for_nothing() {
         let table = table(26, 0);
@@ -482,16 +483,16 @@ mod tests {
                 assert_eq!(set, expected);
             }
         }
-        // Eight columns are there: one byte of NULLs, and not two.
+        // Eight columns are present: one byte of NULL bits, not two.
         let row = [0, 1, 2, 3, 4, 5, 6, 7, 8];
         let images = cells(&table, EventKind::WRITE_ROWS_V1, &insert(&[0xff, 0, 0, 0xfc], &row), None).expect("a row");
         assert_eq!(images[0][..8], [1, 2, 3, 4, 5, 6, 7, 8].map(Some));
-        // A row that takes no bytes is one whatever the padding is.
+        // A row of no bytes is one row, whatever the padding is.
         for bitmap in [[0, 0, 0, 0], [0, 0, 0, 0xfc]] {
             let images = cells(&table, EventKind::WRITE_ROWS_V1, &insert(&bitmap, &[]), None).expect("a row");
             assert_eq!(images, [vec![None; 26]]);
         }
-        // Both images of an update.
+        // The padding is ignored in both images of an update.
         let update = [START, &[26], &[1, 0, 0, 0xfc], &[1, 1, 0, 0xfc], &[0xfe, 1], &[0xfc, 2, 3]].concat();
         let images = cells(&table, EventKind::UPDATE_ROWS_V1, &update, None).expect("a row");
         assert_eq!((images[0][0], images[1][0], images[1][8]), (Some(1), Some(2), Some(3)));
@@ -500,10 +501,10 @@ mod tests {
             assert_eq!(Present::new(&vec![0xff; bytes], columns).count, columns);
             assert_eq!(Present::new(&vec![0; bytes], columns).count, 0);
         }
-        assert_eq!(Present::new(&[], 26).count, 0, "an image that isn't there");
+        assert_eq!(Present::new(&[], 26).count, 0, "an image that does not exist");
     }
 
-    /// Hidden columns are passed over, and are in images or not.
+    /// Hidden columns are skipped, whether images have them or not.
     #[test]
     fn hidden_columns_are_passed_over() {
         for columns in [3, 70] {

@@ -1,21 +1,22 @@
-//! The names of savepoints, as the servers compare them.
+//! The comparison of savepoint names, as the servers do it.
 //!
-//! Both families compare them in the collation of their identifiers, `utf8mb3_general_ci`, where letters of the same
-//! base are equal: `E`, `e` and `é`. MariaDB does so up to 11.4; from 11.5 on it compares identifiers in
-//! `utf8mb3_general1400_as_ci`, where accents count and case doesn't. No collation ignores spaces at a name's end here.
+//! Both families compare the names in the collation of their identifiers, `utf8mb3_general_ci`, in which letters with the
+//! same base letter are equal: `E`, `e` and `é`. MariaDB does so up to 11.4; from 11.5 on it compares identifiers in
+//! `utf8mb3_general1400_as_ci`, which is sensitive to accents and insensitive to case. Neither collation ignores spaces at
+//! the end of a savepoint's name.
 
-/// How a server compares the names.
+/// The collation of a server's savepoint names.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Collation {
-    /// By base letters.
+    /// `utf8mb3_general_ci`: names are equal if their base letters are.
     #[default]
     General,
-    /// Without case.
+    /// `utf8mb3_general1400_as_ci`: names are equal if they differ in case alone.
     AccentSensitive,
 }
 
 impl Collation {
-    /// That of a server, by the version in its format description: `9.7.4`, `10.11.18-MariaDB-log`.
+    /// Returns a server's collation, by the version in its format description: `9.7.4`, `10.11.18-MariaDB-log`.
     pub fn of_version(version: &[u8], is_mariadb: bool) -> Self {
         let number = |text: &[u8]| std::str::from_utf8(text).ok()?.parse::<u32>().ok();
         let mut numbers = version.split(|byte| !byte.is_ascii_digit()).map(|text| number(text).unwrap_or(0));
@@ -23,17 +24,17 @@ impl Collation {
         if is_mariadb && version >= (11, 5) { Self::AccentSensitive } else { Self::General }
     }
 
-    /// What names that are equal have in common, and others don't.
+    /// Returns the name's key: names are equal if and only if their keys are.
     pub fn key(self, name: &str) -> String {
         match self {
             _ if name.is_ascii() => name.to_ascii_lowercase(),
             Self::General => name.chars().map(base).collect(),
-            Self::AccentSensitive => name.chars().map(without_case).collect(),
+            Self::AccentSensitive => name.chars().map(fold_case).collect(),
         }
     }
 }
 
-/// The base letter of a character: the first of those that are equal to it.
+/// Returns the base letter of a character: the first of the characters that are equal to it.
 fn base(character: char) -> char {
     if character.is_ascii() {
         return character.to_ascii_lowercase();
@@ -43,8 +44,8 @@ fn base(character: char) -> char {
     first.map_or(character, |first| first.to_ascii_lowercase())
 }
 
-/// What a character and its capital have in common: the capital, where it is one character.
-fn without_case(character: char) -> char {
+/// Returns a character without its case: its capital if that is one character, or else its small letter.
+fn fold_case(character: char) -> char {
     let (mut capitals, mut small) = (character.to_uppercase(), character.to_lowercase());
     match (capitals.len(), small.len()) {
         (1, _) => capitals.next(),
@@ -54,7 +55,7 @@ fn without_case(character: char) -> char {
     .unwrap_or(character)
 }
 
-/// Characters that are equal in `utf8mb3_general_ci`, but for those of ASCII alone.
+/// Groups of characters that are equal in `utf8mb3_general_ci`, except groups of ASCII letters alone.
 ///
 /// ```sql
 /// SELECT HEX(WEIGHT_STRING(CONVERT(_utf16 x'00e9' USING utf8mb3) COLLATE utf8mb3_general_ci))
@@ -86,7 +87,7 @@ const EQUAL: &str = "\
 mod tests {
     use super::*;
 
-    /// What MySQL 9.7 and MariaDB 10.5 and 11.8 say to `SAVEPOINT a` and `ROLLBACK TO b`.
+    /// The results of `SAVEPOINT a` and `ROLLBACK TO b` on MySQL 9.7 and MariaDB 10.5 and 11.8.
     #[test]
     fn names_are_equal_where_the_servers_say_so() {
         for (a, b, general, accents) in [

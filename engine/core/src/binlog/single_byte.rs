@@ -1,23 +1,25 @@
-//! The single-byte character sets, as the servers have them: their tables differ in places from those
-//! of the same names elsewhere, and a value must be what `SELECT` says it is. MySQL and MariaDB have
-//! the same ones; the end-to-end tests compare each byte with the server's own conversion.
+//! The single-byte character sets, as the servers have them.
+//!
+//! The servers' tables differ in places from tables of the same names elsewhere, and a value must be what `SELECT`
+//! shows. MySQL and MariaDB have the same tables; the end-to-end tests compare each byte with the server's own
+//! conversion.
 //!
 //! ```sql
 //! SELECT CONVERT(CONVERT(x'80' USING cp850) USING utf8mb4)
 //! ```
 
-/// A set: its name, and what each byte stands for. `\u{fffd}`: the byte stands for nothing.
+/// A character set: its name, and the character of each byte; `\u{fffd}` for a byte without a character.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct SingleByte {
     pub name: &'static str,
-    /// Whether bytes below 0x80 stand for the ASCII characters; else [`SingleByte::characters`] has them too.
+    /// Whether bytes below 0x80 are ASCII characters; otherwise [`SingleByte::characters`] has their characters, too.
     pub ascii: bool,
-    /// Those of the bytes from 0x80 on, or from 0 on if the set isn't ASCII's.
+    /// The characters of the bytes from 0x80 on, or from 0 on if `ascii` is false.
     pub characters: &'static str,
 }
 
-/// The set of a name in `information_schema.character_sets`.
-pub(super) fn of_name(name: &str) -> Option<&'static SingleByte> {
+/// Returns the character set with a name of `information_schema.character_sets`.
+pub(super) fn by_name(name: &str) -> Option<&'static SingleByte> {
     ALL.iter().copied().find(|set| set.name == name)
 }
 

@@ -1,63 +1,63 @@
-//! Changes that can't be decoded and are passed over, where the user prefers that to a stop.
+//! Changes that cannot be decoded and are skipped, if the user prefers that to a stop.
 //!
-//! Only what nothing else depends on may be passed over: a statement that changes rows, a row, the rows of a table whose
-//! columns can't be known. Whatever leaves open which rows are missing, such as a damaged event, stops the decoder in any
-//! case.
+//! Only changes that nothing else depends on may be skipped: a statement that changes rows, a row, the rows of a table whose
+//! columns cannot be determined. An error that leaves unknown which rows are missing, such as a damaged event, always stops
+//! the decoder.
 
 use super::error::DecodeError;
 
-/// So much of a change is kept. The rest can be had from the binlog, at its place, as long as the server keeps that.
+/// The most bytes that are kept of a change. The rest is in the binlog, at the change's position, for as long as the server
+/// keeps the file.
 const CONTENT_MAX: usize = 32 << 10;
 
-/// A change that couldn't be decoded, and was passed over.
+/// A change that could not be decoded, and was skipped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SkippedChange {
-    /// Why, of what kind its event is, and where.
+    /// The cause, with the event's type and position.
     pub error: Box<DecodeError>,
-    /// The first of its rows in that event, counted as [`RowHeader::index_in_event`](rowmill_batch::RowHeader). 0 of a
+    /// The change's first row in that event, counted as [`RowHeader::index_in_event`](rowmill_batch::RowHeader). 0 for a
     /// statement.
     pub row: u32,
-    /// Its transaction's GTID; empty where there are none.
+    /// The transaction's GTID; empty if it has none.
     pub gtid: String,
-    /// When its statement began, in microseconds since 1970.
+    /// The time at which the change's statement began, in microseconds since 1970.
     pub time_us: i64,
-    /// What is known of it.
+    /// The change's content, truncated to the bytes that a dead letter can hold.
     pub content: SkippedContent,
-    /// How many bytes the content has, of which so many are kept as a dead letter can hold.
+    /// The size of the whole content in bytes.
     pub bytes: usize,
 }
 
-/// What is known of a change that can't be decoded.
+/// The content of a change that cannot be decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SkippedContent {
     /// A statement's text.
     Statement(String),
-    /// A row's images, as the binlog has them.
+    /// A row's images, as in the binlog.
     Images(Vec<u8>),
-    /// A row event from behind its header to before its checksum: all of its rows, or those from [`SkippedChange::row`] on,
-    /// can't be decoded.
+    /// A row event without its header and checksum, whose rows, or those from [`SkippedChange::row`] on, cannot be decoded.
     Event(Vec<u8>),
 }
 
 impl SkippedContent {
-    /// As much of a statement as is kept, and how many bytes it has.
+    /// Returns the kept part of a statement, and the size of the whole in bytes.
     pub(super) fn statement(mut text: String) -> (Self, usize) {
         let bytes = text.len();
         text.truncate(text.floor_char_boundary(CONTENT_MAX));
         (Self::Statement(text), bytes)
     }
 
-    /// The same of a row's images.
+    /// Returns the kept part of a row's images, and the size of the whole in bytes.
     pub(super) fn images(images: &[u8]) -> (Self, usize) {
         (Self::Images(kept(images)), images.len())
     }
 
-    /// The same of an event.
+    /// Returns the kept part of an event, and the size of the whole in bytes.
     pub(super) fn event(body: &[u8]) -> (Self, usize) {
         (Self::Event(kept(body)), body.len())
     }
 
-    /// How many bytes of it are kept.
+    /// Returns the number of bytes that are kept.
     pub fn kept(&self) -> usize {
         match self {
             Self::Statement(text) => text.len(),

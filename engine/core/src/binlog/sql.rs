@@ -1,29 +1,30 @@
 //! The tokens of SQL text, as the server that logged it reads them.
 //!
-//! Where a token ends depends on the session that sent the statement: on `ANSI_QUOTES` and
-//! `NO_BACKSLASH_ESCAPES` of its `sql_mode`, and on its client's character set: in some of them the second byte
-//! of a character may be a backslash, a backtick or a letter. The query event has both.
+//! Where a token ends depends on the session that sent the statement: on `ANSI_QUOTES` and `NO_BACKSLASH_ESCAPES` of
+//! its `sql_mode`, and on its client's character set, since in some sets the second byte of a character may be a
+//! backslash, a backtick or a letter. The query event has both.
 //! <https://dev.mysql.com/doc/refman/9.7/en/string-literals.html>, <https://dev.mysql.com/doc/refman/9.7/en/comments.html>
 
 use super::charset::Charset;
 
-/// What of a session decides how its text is read.
+/// The settings of a session that decide how its text is read.
 #[derive(Debug, Clone)]
 pub(super) struct Dialect {
-    /// Double quotes enclose identifiers, not strings.
+    /// Whether double quotes enclose identifiers, not strings.
     pub ansi_quotes: bool,
-    /// A backslash within a string is a character like any other.
+    /// Whether a backslash within a string is an ordinary character.
     pub plain_backslashes: bool,
     /// The character set of the text.
     pub charset: Charset,
 }
 
-/// Of text that the server writes itself: names are in its own character set, UTF-8, and quoted either way.
-pub(super) static OF_SERVER: Dialect = Dialect { ansi_quotes: true, plain_backslashes: true, charset: Charset::Utf8 };
+/// The dialect of text that the server generates: names are UTF-8, in either kind of quotes.
+pub(super) static SERVER_DIALECT: Dialect =
+    Dialect { ansi_quotes: true, plain_backslashes: true, charset: Charset::Utf8 };
 
 impl Dialect {
-    /// The length of the character that `bytes` begins with, as far as its further bytes can look like ASCII;
-    /// 1 in sets where they can't, or where the character isn't one of the set.
+    /// Returns the length of the first character of `bytes` if its further bytes may look like ASCII; 1 in character
+    /// sets where they can't, and for an invalid character.
     fn character_len(&self, bytes: &[u8]) -> usize {
         let Charset::MultiByte(set) = &self.charset else { return 1 };
         match (set.name, bytes) {
@@ -37,12 +38,12 @@ impl Dialect {
     }
 }
 
-/// A token. Comments and white space are none.
+/// A token. Comments and white space are not tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Token<'a> {
     /// A keyword, a name without quotes, or a number.
     Word(&'a [u8]),
-    /// A name in quotes: what stands between them, where the mark itself is written twice.
+    /// A quoted name: the quotation mark, and the text between the marks, in which the mark itself is doubled.
     Quoted(u8, &'a [u8]),
     /// A string.
     Text,
@@ -51,12 +52,12 @@ pub(super) enum Token<'a> {
 }
 
 impl Token<'_> {
-    /// Whether it is this keyword, given in upper case.
+    /// Whether the token is `keyword`; upper and lower case are the same.
     pub fn is(&self, keyword: &str) -> bool {
         matches!(self, Self::Word(word) if word.eq_ignore_ascii_case(keyword.as_bytes()))
     }
 
-    /// The name that it may be, as UTF-8; `None` if it is none, or not valid in the text's character set.
+    /// Returns the token as a name in UTF-8; `None` if it can't be a name, or is invalid in the text's character set.
     pub fn name(&self, dialect: &Dialect) -> Option<String> {
         let mut name = Vec::new();
         match *self {
@@ -76,7 +77,7 @@ impl Token<'_> {
     }
 }
 
-/// The tokens of a statement, one after another.
+/// An iterator over the tokens of a statement.
 #[derive(Debug, Clone)]
 pub(super) struct Tokens<'a> {
     rest: &'a [u8],
@@ -88,17 +89,17 @@ impl<'a> Tokens<'a> {
         Self { rest: text, dialect }
     }
 
-    /// The text that is left, without the comments and white space before it.
+    /// Returns the remaining text, without the comments and white space before it.
     pub fn rest(&self) -> &'a [u8] {
         without_comments(self.rest)
     }
 
-    /// Whether nothing stands between the last token and the next: a function's name and its parenthesis.
+    /// Whether the next token directly follows the last one, as the parenthesis of a function follows its name.
     pub fn is_adjacent(&self) -> bool {
         self.rest.first().is_some_and(|byte| !byte.is_ascii_whitespace() && *byte != b'/')
     }
 
-    /// The next word in upper case; empty where the next token isn't one.
+    /// Returns the next word in upper case; empty if the next token isn't a word.
     pub fn keyword(&mut self) -> String {
         match self.next() {
             Some(Token::Word(word)) => String::from_utf8_lossy(word).to_ascii_uppercase(),
@@ -106,7 +107,7 @@ impl<'a> Tokens<'a> {
         }
     }
 
-    /// The length of the word that `bytes` begins with.
+    /// Returns the length of the word at the beginning of `bytes`.
     fn word_len(&self, bytes: &[u8]) -> usize {
         let mut len = 0;
         while let Some(&byte) = bytes.get(len) {
@@ -118,7 +119,8 @@ impl<'a> Tokens<'a> {
         len
     }
 
-    /// What stands in quotes at the beginning of `bytes`, and the length with the marks. Without an end it is all.
+    /// Returns the quoted text at the beginning of `bytes`, and its length with the marks. Text without a closing mark
+    /// extends to the end.
     fn quoted(&self, bytes: &'a [u8], has_escapes: bool) -> (&'a [u8], usize) {
         let mark = bytes[0];
         let mut at = 1;
@@ -161,21 +163,21 @@ impl<'a> Iterator for Tokens<'a> {
     }
 }
 
-/// The text behind the white space and comments that it begins with. What stands in `/*! ... */` is executed: where a
-/// server doesn't execute it, it removes the exclamation mark before it logs the statement.
+/// Returns the text after leading white space and comments. The content of `/*! ... */` is part of the statement: a
+/// server that doesn't execute it removes the exclamation mark before it logs the statement.
 fn without_comments(text: &[u8]) -> &[u8] {
     let mut rest = text.trim_ascii_start();
     loop {
         let executed = rest.strip_prefix(b"/*!").or_else(|| rest.strip_prefix(b"/*M!"));
-        rest = if let Some(behind) = executed {
-            let digits = behind.iter().take(6).take_while(|byte| byte.is_ascii_digit()).count();
-            &behind[if digits >= 5 { digits } else { 0 }..]
+        rest = if let Some(after) = executed {
+            let digits = after.iter().take(6).take_while(|byte| byte.is_ascii_digit()).count();
+            &after[if digits >= 5 { digits } else { 0 }..]
         } else if rest.starts_with(b"/*") {
-            behind(&rest[2..], b"*/")
-        } else if let Some(behind) = rest.strip_prefix(b"*/") {
-            behind // the end of an executed one
+            after(&rest[2..], b"*/")
+        } else if let Some(after) = rest.strip_prefix(b"*/") {
+            after // the end of an executed comment
         } else if rest.starts_with(b"#") || is_line_comment(rest) {
-            behind(rest, b"\n")
+            after(rest, b"\n")
         } else {
             return rest;
         };
@@ -183,7 +185,7 @@ fn without_comments(text: &[u8]) -> &[u8] {
     }
 }
 
-/// Two hyphens begin a comment where white space or a control character follows.
+/// Whether the text begins with a line comment: two hyphens before white space or a control character.
 fn is_line_comment(text: &[u8]) -> bool {
     match text {
         b"--" => true,
@@ -192,8 +194,8 @@ fn is_line_comment(text: &[u8]) -> bool {
     }
 }
 
-/// What follows the first `end`; nothing where there is none.
-fn behind<'a>(text: &'a [u8], end: &[u8]) -> &'a [u8] {
+/// Returns the text after the first `end`; empty if there is none.
+fn after<'a>(text: &'a [u8], end: &[u8]) -> &'a [u8] {
     let at = text.windows(end.len()).position(|bytes| bytes == end);
     at.map_or(&[], |at| &text[at + end.len()..])
 }
@@ -203,7 +205,7 @@ mod tests {
     use super::*;
 
     fn dialect(charset: &str) -> Dialect {
-        Dialect { ansi_quotes: false, plain_backslashes: false, charset: Charset::of_name(charset) }
+        Dialect { ansi_quotes: false, plain_backslashes: false, charset: Charset::by_name(charset) }
     }
 
     fn shown(text: &[u8], dialect: &Dialect) -> String {
@@ -254,9 +256,9 @@ mod tests {
         ] {
             assert_eq!(shown(text, &dialect(charset)), "' a ` b", "{charset}");
         }
-        // One that isn't a character is two.
+        // An invalid character counts as two.
         assert_eq!(shown(b"'\x81' a", &dialect("cp932")), "' a");
-        // In the other sets it's a backslash and a backtick.
+        // In other sets the second byte is a backslash.
         assert_eq!(shown(b"'\xc3\x5c' a ' b", &dialect("latin1")), "' b");
     }
 
@@ -264,7 +266,7 @@ mod tests {
     fn names_are_decoded() {
         let name = |text: &[u8], dialect: &Dialect| Tokens::new(text, dialect).next()?.name(dialect);
         assert_eq!(name(b"`a``b\"`", &dialect("utf8mb4")).as_deref(), Some("a`b\""));
-        assert_eq!(name(b"\"a\"\"b\"", &OF_SERVER).as_deref(), Some("a\"b"));
+        assert_eq!(name(b"\"a\"\"b\"", &SERVER_DIALECT).as_deref(), Some("a\"b"));
         assert_eq!(name(b"`\x95\x5c`", &dialect("cp932")).as_deref(), Some("表"));
         assert_eq!(name(b"caf\xe9", &dialect("latin1")).as_deref(), Some("café"));
         assert_eq!(name(b"`\xff`", &dialect("utf8mb4")), None);

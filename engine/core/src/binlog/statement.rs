@@ -1,13 +1,14 @@
-//! What a statement that is logged as text means for the rows around it. DDL is never parsed: a
-//! statement is classified by its first words, and whether it is the whole of its transaction is what the
-//! events around it say, never its text.
+//! Classifies statements that are logged as text by their meaning for the rows around them.
+//!
+//! DDL is never parsed: a statement is classified by its first words. Whether a statement is a whole transaction
+//! follows from the events around it, never from its text.
 
-use super::sql::{Dialect, OF_SERVER, Token, Tokens};
+use super::sql::{Dialect, SERVER_DIALECT, Token, Tokens};
 
-/// What a statement means.
+/// The meaning of a statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Statement {
-    /// What follows is of one transaction, until it ends.
+    /// The beginning of a transaction.
     Begin,
     Commit,
     Rollback,
@@ -21,17 +22,17 @@ pub(super) enum Statement {
     Change,
     /// `DELETE FROM` a whole table.
     DeleteAll,
-    /// `CREATE TABLE`; its rows follow in the same transaction, or there are none, or, where it is a transaction of
-    /// its own, it makes them itself: see [`creates_rows`].
+    /// `CREATE TABLE`. Its rows, if any, follow in the same transaction; a statement that is a transaction of its own
+    /// may insert rows itself: see [`creates_rows`].
     CreateTable,
-    /// DDL of tables, their indexes and schemas.
+    /// DDL of tables, indexes and schemas.
     Schema,
-    /// What else changes no rows: other DDL, grants, the making of temporary tables.
+    /// Any other statement that changes no rows: other DDL, grants, the creation of temporary tables.
     Other,
 }
 
 impl Statement {
-    /// What a statement means.
+    /// Classifies a statement.
     pub fn of(text: &[u8], dialect: &Dialect) -> Self {
         let tokens = Tokens::new(text, dialect);
         let mut words = tokens.clone().filter(|token| !matches!(token, Token::Symbol(b'(' | b';')));
@@ -71,13 +72,13 @@ impl Statement {
                 | "SIGNAL" | "RESIGNAL" | "GET" | "BACKUP" | "CLONE" | "RESTART" | "SHUTDOWN",
                 ..,
             ) => Self::Other,
-            // INSERT, UPDATE, DELETE, REPLACE, LOAD, CALL, DO, SELECT, WITH, EXECUTE, and what isn't known here.
+            // INSERT, UPDATE, DELETE, REPLACE, LOAD, CALL, DO, SELECT, WITH, EXECUTE, and any unknown statement.
             _ => Self::Change,
         }
     }
 }
 
-/// What DDL means.
+/// Classifies DDL.
 fn definition(tokens: Tokens<'_>) -> Statement {
     let (verb, object) = verb_and_object(tokens);
     match (verb.as_str(), object.as_str()) {
@@ -87,7 +88,8 @@ fn definition(tokens: Tokens<'_>) -> Statement {
     }
 }
 
-/// A statement's verb and what it is about, in upper case, as `CREATE` and `TABLE`; empty where there is no word.
+/// Returns a statement's verb and the type of its object in upper case, such as `CREATE` and `TABLE`; empty if there is
+/// no word.
 pub(super) fn verb_and_object(mut tokens: Tokens<'_>) -> (String, String) {
     let verb = tokens.keyword();
     loop {
@@ -99,9 +101,9 @@ pub(super) fn verb_and_object(mut tokens: Tokens<'_>) -> (String, String) {
     }
 }
 
-/// Whether a `CREATE TABLE` that is a transaction of its own makes rows: it has a query, or copies another table.
-/// Outside of quotes and comments these words are reserved in both families, so that none is a name unless a dot
-/// is before it.
+/// Whether a `CREATE TABLE` that is a transaction of its own inserts rows: it has a query, or copies another table.
+/// Outside of quotes and comments the keywords of queries are reserved in both families, so each is a keyword unless a
+/// dot precedes it.
 pub(super) fn creates_rows(text: &[u8], dialect: &Dialect) -> bool {
     let mut tokens = Tokens::new(text, dialect).skip_while(|token| !token.is("TABLE"));
     let mut last = tokens.next();
@@ -120,25 +122,26 @@ pub(super) fn creates_rows(text: &[u8], dialect: &Dialect) -> bool {
     false
 }
 
-/// Whether a `DELETE FROM` has nothing but the name of a table with its schema. So does a server log that a table in
-/// memory lost its rows with the server's process.
+/// Whether a `DELETE FROM` has nothing but the quoted name of a table with its schema. A server logs this statement
+/// when a MEMORY table lost its rows with the server's process.
 fn is_delete_of_all(tokens: Tokens<'_>) -> bool {
     let rest: Vec<_> = tokens.skip(2).take(4).collect();
     matches!(rest[..], [Token::Quoted(..), Token::Symbol(b'.'), Token::Quoted(..)])
 }
 
-/// The name of a savepoint behind the first words. The server writes it itself: in UTF-8, and in quotes where it
-/// must be.
+/// Returns the name of a savepoint after the first `words` words. The server generates the text: in UTF-8, with quotes
+/// where they are necessary.
 fn savepoint(text: &[u8], words: usize) -> String {
-    let mut tokens = Tokens::new(text, &OF_SERVER);
+    let mut tokens = Tokens::new(text, &SERVER_DIALECT);
     tokens.by_ref().take(words).for_each(drop);
     let rest = String::from_utf8_lossy(tokens.rest()).into_owned();
-    tokens.next().and_then(|token| token.name(&OF_SERVER)).unwrap_or(rest)
+    tokens.next().and_then(|token| token.name(&SERVER_DIALECT)).unwrap_or(rest)
 }
 
-/// The id of an XA transaction behind two words, as the server writes it: numbers, and strings in hexadecimal.
+/// Returns the ID of an XA transaction after the first two words, as the server writes it: numbers, and strings in
+/// hexadecimal.
 fn xa_id(text: &[u8]) -> String {
-    let mut tokens = Tokens::new(text, &OF_SERVER);
+    let mut tokens = Tokens::new(text, &SERVER_DIALECT);
     tokens.by_ref().take(2).for_each(drop);
     String::from_utf8_lossy(tokens.rest()).trim().trim_end_matches(';').trim().to_ascii_lowercase()
 }
@@ -149,7 +152,7 @@ mod tests {
     use super::*;
 
     fn dialect(charset: &str) -> Dialect {
-        Dialect { ansi_quotes: false, plain_backslashes: false, charset: Charset::of_name(charset) }
+        Dialect { ansi_quotes: false, plain_backslashes: false, charset: Charset::by_name(charset) }
     }
 
     #[test]

@@ -1,32 +1,32 @@
-//! Which schemas' rows a statement that is logged as text changes, by its text: MariaDB's events don't say it.
+//! Finds the schemas whose rows a statement changes, from the statement's text: MariaDB's events don't list them.
 //!
-//! Certain, or unknown: a statement of another form than those here, or one that calls what may be a stored function,
-//! may change anything. Triggers, views and cascades of the tables that it names can't be seen here.
+//! The result is certain or unknown: a statement of a form that isn't recognized here, or one that calls what may be a
+//! stored function, may change anything. Triggers, views and cascades of the named tables don't show in the text.
 
 use super::sql::{Dialect, Token, Tokens};
 
-/// What a statement changes.
+/// The schemas whose rows a statement changes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Targets {
-    /// Rows of tables of these schemas at most.
+    /// Only rows of tables of these schemas.
     Schemas(Vec<String>),
-    /// It can't be told.
+    /// Maybe rows of any schema.
     Unknown,
 }
 
-/// A name in its parts, as `schema.table`.
+/// A name in its parts, such as `schema.table`.
 struct Name<'a> {
     first: Token<'a>,
     parts: usize,
     last: Token<'a>,
-    /// Where it ends among the tokens.
+    /// The index of the token after the name.
     end: usize,
 }
 
-/// A token, and whether the next one follows at once.
+/// A token, and whether the next one directly follows it.
 type Placed<'a> = (Token<'a>, bool);
 
-/// The schemas of which a statement changes rows; `default` is its session's, empty if it has none.
+/// Returns the schemas whose rows a statement changes. `default` is the session's schema, empty if it has none.
 pub(super) fn schemas(text: &[u8], dialect: &Dialect, default: &str) -> Targets {
     let mut rest = Tokens::new(text, dialect);
     let mut tokens = Vec::new();
@@ -45,7 +45,7 @@ fn is_at(tokens: &[Placed<'_>], at: usize, keyword: &str) -> bool {
     tokens.get(at).is_some_and(|(token, _)| token.is(keyword))
 }
 
-/// The tables that are changed, and maybe others.
+/// Returns the tables that the statement changes, and maybe others; `None` if they are unknown.
 fn named<'a>(tokens: &[Placed<'a>]) -> Option<Vec<Name<'a>>> {
     let is = |at: usize, keywords: &[&str]| keywords.iter().any(|keyword| is_at(tokens, at, keyword));
     let skip = |mut at: usize, keywords: &[&str]| {
@@ -54,14 +54,15 @@ fn named<'a>(tokens: &[Placed<'a>]) -> Option<Vec<Name<'a>>> {
         }
         at
     };
-    // What is changed; where the columns begin that an INSERT may list, which look like a function's arguments.
+    // The changed table, and the index at which the column list of an INSERT may begin, which looks like a function's
+    // arguments.
     let (names, columns) = if is(0, &["INSERT", "REPLACE"]) {
         let target = name(tokens, skip(1, &["LOW_PRIORITY", "DELAYED", "HIGH_PRIORITY", "IGNORE", "INTO"]))?;
         let end = target.end;
         (vec![target], Some(end))
     } else if is(0, &["UPDATE"]) {
         let target = name(tokens, skip(1, &["LOW_PRIORITY", "IGNORE"]))?;
-        // Of several tables it isn't told here which are changed.
+        // Of several tables it is unknown which ones are changed.
         if !is(target.end, &["SET"]) {
             return None;
         }
@@ -87,7 +88,7 @@ fn named<'a>(tokens: &[Placed<'a>]) -> Option<Vec<Name<'a>>> {
     (!may_call(tokens, columns)).then_some(names)
 }
 
-/// The name that begins at `at`.
+/// Returns the name that begins at the token `at`.
 fn name<'a>(tokens: &[Placed<'a>], at: usize) -> Option<Name<'a>> {
     let is_part = |token: &Token<'_>| matches!(token, Token::Word(_) | Token::Quoted(..));
     let first = tokens.get(at).map(|(token, _)| *token).filter(is_part)?;
@@ -98,8 +99,8 @@ fn name<'a>(tokens: &[Placed<'a>], at: usize) -> Option<Name<'a>> {
     (name.parts <= 2).then_some(name)
 }
 
-/// Whether something is called that may be a stored function, or a sequence is asked for a value, which changes it.
-/// `columns` is where a list of columns may begin.
+/// Whether the statement calls what may be a stored function, or takes a value from a sequence, which changes the
+/// sequence. `columns` is the index at which a list of columns may begin.
 fn may_call(tokens: &[Placed<'_>], columns: Option<usize>) -> bool {
     tokens.iter().enumerate().any(|(at, (token, is_adjacent))| {
         let is_before = |symbol: u8| matches!(tokens.get(at + 1), Some((Token::Symbol(found), _)) if *found == symbol);
@@ -121,7 +122,7 @@ fn may_call(tokens: &[Placed<'_>], columns: Option<usize>) -> bool {
     })
 }
 
-/// The schemas of names; `None` if one can't be told.
+/// Returns the schemas of names; `None` if one of them is unknown.
 fn resolve(names: &[Name<'_>], dialect: &Dialect, default: &str) -> Option<Vec<String>> {
     let schema = |name: &Name<'_>| {
         name.last.name(dialect)?;
@@ -131,7 +132,7 @@ fn resolve(names: &[Name<'_>], dialect: &Dialect, default: &str) -> Option<Vec<S
     names.iter().map(schema).collect()
 }
 
-/// What a parenthesis may follow that is no function.
+/// The keywords that a parenthesis may follow and that aren't functions.
 const KEYWORDS: &[&str] = &[
     "ALL",
     "AND",
@@ -181,8 +182,7 @@ const KEYWORDS: &[&str] = &[
     "XOR",
 ];
 
-/// Functions of the server that change nothing. With its parenthesis right behind it such a name is never that of a
-/// stored function.
+/// Built-in functions that change nothing. Directly before a parenthesis their names never mean a stored function.
 const FUNCTIONS: &[&str] = &[
     "ABS",
     "AVG",
@@ -296,7 +296,7 @@ mod tests {
     use super::*;
 
     fn dialect(charset: &str) -> Dialect {
-        Dialect { ansi_quotes: false, plain_backslashes: false, charset: Charset::of_name(charset) }
+        Dialect { ansi_quotes: false, plain_backslashes: false, charset: Charset::by_name(charset) }
     }
 
     #[test]

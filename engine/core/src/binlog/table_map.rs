@@ -1,6 +1,8 @@
-//! Table maps: what a table's columns are called and how their values are encoded. With
-//! `binlog_row_metadata=FULL` a table map says all that a reader needs; what it leaves out otherwise
-//! comes from information_schema, and is compared with what it has.
+//! Table maps: the names of a table's columns, and the encoding of their values.
+//!
+//! With `binlog_row_metadata=FULL` a table map has all that is needed. Otherwise the missing parts come from
+//! information_schema, whose columns are first compared with the table map.
+//!
 //! <https://dev.mysql.com/doc/dev/mysql-server/latest/classmysql_1_1binlog_1_1event_1_1Table__map__event.html>
 
 use super::bytes::Bytes;
@@ -10,7 +12,7 @@ use super::columns::{Columns, Family};
 use super::error::{DecodeErrorKind, Missing};
 use super::optional_metadata::Metadata;
 
-/// A table map's beginning: enough to tell whether the table is wanted.
+/// The head of a table map: enough to decide whether the table is selected.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TableName<'a> {
     pub schema: &'a str,
@@ -18,7 +20,7 @@ pub(super) struct TableName<'a> {
     rest: Bytes<'a>,
 }
 
-/// The server's number for a table, which the rows' events repeat.
+/// Returns the server's table number, by which row events refer to the table.
 pub(super) fn table_number(body: &[u8]) -> Result<u64, DecodeErrorKind> {
     Bytes(body).uint(6)
 }
@@ -26,7 +28,7 @@ pub(super) fn table_number(body: &[u8]) -> Result<u64, DecodeErrorKind> {
 impl<'a> TableName<'a> {
     pub fn parse(body: &'a [u8]) -> Result<Self, DecodeErrorKind> {
         let mut bytes = Bytes(body);
-        bytes.take(6 + 2)?; // the table's number, flags
+        bytes.take(6 + 2)?; // table number, flags
         let mut name = || {
             let len = usize::from(bytes.u8()?);
             let name =
@@ -38,7 +40,7 @@ impl<'a> TableName<'a> {
         Ok(Self { schema, table, rest: bytes })
     }
 
-    /// Reads the columns. What the map leaves out is taken from `catalog`.
+    /// Returns the columns; what the table map lacks is taken from `catalog`.
     pub fn columns(mut self, family: Family, catalog: Option<&[CatalogColumn]>) -> Result<Columns, ColumnsError> {
         let count = self.rest.lenenc_usize()?;
         if count > COLUMNS_MAX {
@@ -60,13 +62,13 @@ impl<'a> TableName<'a> {
     }
 }
 
-/// Of a table: their number has 16 bits in a batch, and no server has more than 4,096.
+/// The most columns of a table: a batch counts them in 16 bits, and no server allows more than 4,096.
 const COLUMNS_MAX: usize = u16::MAX as usize;
 
-/// Why a table map's columns can't be known.
+/// The reason why the columns of a table map are unknown.
 #[derive(Debug)]
 pub(super) enum ColumnsError {
-    /// It doesn't say all of them, and no catalog was given.
+    /// The table map lacks metadata, and no catalog was given.
     Missing(Missing),
     Decode(DecodeErrorKind),
 }
@@ -85,7 +87,7 @@ mod tests {
     use crate::binlog::catalog::append_unlisted;
     use crate::binlog::value::Codec;
 
-    /// A table map's body.
+    /// Returns a table map's body.
     fn map(types: &[(u8, &[u8])], nullable: &[u8], metadata: &[(u8, &[u8])]) -> Vec<u8> {
         let mut body = b"\x01\0\0\0\0\0\x01\0\x04shop\0\x01t\0".to_vec();
         body.push(types.len() as u8);
@@ -120,7 +122,7 @@ mod tests {
         columns.columns.iter().map(|column| column.name.as_str()).collect()
     }
 
-    /// As MariaDB 10.5 to 11.8 have it: `CREATE TABLE t (id INT PRIMARY KEY, doc TEXT, n INT, UNIQUE (doc))`.
+    /// `CREATE TABLE t (id INT PRIMARY KEY, doc TEXT, n INT, UNIQUE (doc))` on MariaDB 10.5 to 11.8.
     const HASHED: [(u8, &[u8]); 4] = [(3, &[]), (252, &[2]), (3, &[]), (8, &[])];
 
     #[test]
@@ -131,12 +133,12 @@ mod tests {
         let body = map(&HASHED, &[0x0e], &[(1, &[0x20]), (2, &[8]), (4, &hash), (8, key)]);
         let table = columns(&body, Family::MariaDb, None).expect("columns");
         assert_eq!(names(&table), ["id", "doc", "n"]);
-        assert_eq!((table.codecs.len(), table.widths.len()), (3, 4), "images have it");
-        // Of a key that can't be NULL it can't be either.
+        assert_eq!((table.codecs.len(), table.widths.len()), (3, 4), "row images contain the hash");
+        // The hash of a NOT NULL key isn't nullable either.
         let not_null = map(&HASHED, &[0x00], &[(1, &[0x20]), (2, &[8]), (4, &hash), (8, key)]);
         assert_eq!(names(&columns(&not_null, Family::MariaDb, None).expect("columns")), ["id", "doc", "n"]);
-        assert_eq!(names(&columns(&body, Family::MySql, None).expect("columns")).len(), 4, "MySQL has none");
-        // Others that are called alike.
+        assert_eq!(names(&columns(&body, Family::MySql, None).expect("columns")).len(), 4, "MySQL has no row hashes");
+        // Similar columns that are no row hashes.
         for (last, unsigned) in
             [(b"\x0dDB_ROW_HASH_1".as_slice(), 0x00), (b"\x0cDB_ROW_HASH_", 0x20), (b"\x0eDB_ROW_HASH_1b", 0x20)]
         {
@@ -154,7 +156,7 @@ mod tests {
             let table = columns(&body, Family::MariaDb, Some(&catalog)).expect("columns");
             assert_eq!((names(&table), table.widths.len()), (vec!["id", "doc", "n"], 4));
             assert_eq!(table.key, [ColumnIndex(0)]);
-            // MEMORY's indexes by hash have no such column.
+            // Hash indexes of MEMORY tables have no hidden column.
             let body = map(&HASHED[..3], &[6], &metadata[..metadata.len().min(1)]);
             let table = columns(&body, Family::MariaDb, Some(&catalog)).expect("columns");
             assert_eq!((names(&table), table.widths.len()), (vec!["id", "doc", "n"], 3));
@@ -175,17 +177,17 @@ mod tests {
         for types in [&types[..], &types[..4]] {
             let table = columns(&map(types, &[0x12], &[]), Family::MariaDb, Some(&catalog)).expect("columns");
             assert_eq!(names(&table), ["id", "doc", "row_start", "row_end"]);
-            assert_eq!(table.key, [ColumnIndex(0), ColumnIndex(3)], "as the map says it itself with FULL metadata");
+            assert_eq!(table.key, [ColumnIndex(0), ColumnIndex(3)], "the same key as with FULL metadata");
         }
         let mut catalog = listed(&[("id", "int(11)", None)]);
         append_unlisted(&mut catalog, true, 0);
         assert!(catalog.iter().all(|column| column.key_position.is_none()), "a table without a key");
         let mut none = Vec::new();
         append_unlisted(&mut none, true, 1);
-        assert!(none.is_empty(), "a table that isn't there");
+        assert!(none.is_empty(), "a table that doesn't exist");
     }
 
-    /// `mysql56_temporal_format=OFF`: no kind of metadata says how many digits of a second there are.
+    /// `mysql56_temporal_format=OFF`: no metadata has the number of fractional digits.
     #[test]
     fn digits_of_a_second_are_asked_for() {
         let types: [(u8, &[u8]); 4] = [(3, &[]), (7, &[]), (11, &[]), (12, &[])];
@@ -206,7 +208,7 @@ mod tests {
             let codecs = [Codec::TimestampHires { digits: 6 }, Codec::TimeOld, Codec::DatetimeHires { digits: 3 }];
             assert_eq!(table.codecs[1..], codecs);
             assert_eq!((names(&table), &*table.key), (vec!["id", "a", "b", "c"], &[ColumnIndex(0)][..]));
-            // Converted since.
+            // The columns were converted since.
             let catalog = listed(&[
                 ("id", "int(11)", Some(1)),
                 ("a", "timestamp(6)", None),
@@ -215,18 +217,18 @@ mod tests {
             ]);
             let fault = columns(body, Family::MariaDb, Some(&catalog)).expect_err("other columns");
             let ColumnsError::Decode(fault) = fault else { panic!("{fault:?}") };
-            assert!(fault.to_string().contains("column `a` is `timestamp(6)` there"), "{fault}");
+            assert!(fault.to_string().contains("column `a` is `timestamp(6)` in information_schema"), "{fault}");
         }
-        // Another name at the place.
+        // A column has another name.
         let mut catalog = listed(&[("id", "int(11)", Some(1)), ("a", "timestamp /* mariadb-5.3 */", None)]);
         catalog.extend(listed(&[("x", "time", None), ("c", "datetime", None)]));
         assert!(columns(&full, Family::MariaDb, Some(&catalog)).is_err());
-        // MySQL has no fraction in these.
+        // In MySQL these types have no fraction.
         let table = columns(&full, Family::MySql, None).expect("columns");
         assert_eq!(table.codecs[1..], [Codec::TimestampOld, Codec::TimeOld, Codec::DatetimeOld]);
     }
 
-    /// `ENUM(x'ff01','b') CHARACTER SET binary`, and so a SET.
+    /// `ENUM(x'ff01','b') CHARACTER SET binary`, and likewise a SET.
     #[test]
     fn members_may_be_bytes() {
         let types: [(u8, &[u8]); 3] = [(254, &[247, 1]), (254, &[248, 1]), (254, &[247, 1])];
@@ -236,7 +238,7 @@ mod tests {
         let body = map(&types, &[0], &[names, (10, &[63]), members[0], members[1]]);
         let table = columns(&body, Family::MariaDb, None).expect("columns");
         let kinds: Vec<Kind> = table.columns.iter().map(|column| column.kind).collect();
-        assert_eq!(kinds, [Kind::Bytes, Kind::Bytes, Kind::Enum], "text where all members are");
+        assert_eq!(kinds, [Kind::Bytes, Kind::Bytes, Kind::Enum], "text if all members are text");
         let value = |codec: &Codec, byte: u8| {
             let mut out = Vec::new();
             codec.decode(&mut Bytes(&[byte]), &mut out).expect("a value");
@@ -245,7 +247,7 @@ mod tests {
         assert_eq!((value(&table.codecs[0], 1), value(&table.codecs[0], 2)), (vec![0xff, 1], b"b".to_vec()));
         assert_eq!(value(&table.codecs[1], 3), b"\xff\x01,b");
         assert_eq!(value(&table.codecs[2], 1), "é".as_bytes());
-        // In a set of characters they must be some.
+        // In another character set the members must be valid text.
         let body = map(&types, &[0], &[names, (10, &[45]), members[0], members[1]]);
         assert!(columns(&body, Family::MariaDb, None).is_err());
     }

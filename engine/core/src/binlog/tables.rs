@@ -1,8 +1,8 @@
-//! The tables met so far. The server numbers them anew whenever it opens them, and repeats their
-//! maps before every statement; a version gets an id of its own only if its content is new.
+//! The tables seen so far. The server gives a table a new number whenever it opens the table, and repeats its table map
+//! before every statement; a table version gets an ID only if its columns are new.
 //!
-//! Tables come and go, and a table that was altered is a new version each time. So that memory doesn't grow with them,
-//! all are forgotten once there are many: a new generation begins. If the same ones come again there may be more.
+//! Tables are created and dropped, and every altered table is a new version. To bound memory, all versions are forgotten
+//! once there are many, and a new generation begins. If the same versions come again, the bound is raised.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
@@ -19,50 +19,52 @@ use super::error::{DecodeErrorKind, Missing};
 use super::projection::TableSelector;
 use super::table_map::{self, ColumnsError, TableName};
 
-/// Table maps are repeated before every statement, so that forgetting old ones costs little.
+/// The most table maps that are remembered. Forgetting them costs little, as maps are repeated before every statement.
 const TABLE_MAP_CACHE_MAX: usize = 4096;
 
-/// A generation may have so many columns, each table counted as a few more.
+/// The initial maximum size of a generation, in columns, each table counted as [`SIZE_OF_TABLE`] more.
 const SIZE_MAX: usize = if cfg!(test) { 1 << 5 } else { 1 << 15 };
-/// Of so many forgotten versions it is known that they were there.
+/// The most forgotten versions whose hashes are kept.
 const FORGOTTEN_MAX: usize = 1 << 16;
-/// What a table takes besides its columns, in columns.
+/// The size of a table besides its columns, in columns.
 const SIZE_OF_TABLE: usize = 8;
 
+/// The tables seen so far, by number and by version.
 #[derive(Debug, Default)]
 pub(super) struct Tables {
     by_number: FxHashMap<u64, KnownTable>,
-    /// Of this generation.
+    /// The table versions of the current generation.
     versions: Versions,
-    /// Versions that no batch had yet, in the order of their ids.
+    /// The versions that no batch had yet, in the order of their IDs.
     new: Vec<Arc<Table>>,
-    /// Columns as information_schema has them, of tables whose maps don't say all of them.
+    /// The columns from information_schema of tables whose maps do not describe them completely, by schema and table.
     catalog: HashMap<(String, String), Learned>,
 }
 
-/// What information_schema says of a table's columns, or why that can't be taken for what they were.
+/// A table's columns from information_schema, or the reason why they cannot be determined.
 type Learned = Result<(Vec<CatalogColumn>, Certainty), String>;
 
-/// How sure it is that columns are a table's.
+/// The certainty that looked-up columns are those of a table map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Certainty {
-    /// If they don't fit, that is a fault.
+    /// A mismatch is an error.
     Certain,
-    /// If they don't fit, they are others.
+    /// After a mismatch the columns are requested again.
     Guess,
 }
 
+/// The table of a table map.
 #[derive(Debug)]
 struct KnownTable {
-    /// The table map's body, to see that nothing changed.
+    /// The table map's body, for comparison with later maps of the same number.
     map: Vec<u8>,
-    /// `None` where the table isn't selected, or its columns can't be known.
+    /// `None` if the table is not selected, or if its columns cannot be determined.
     version: Option<Arc<TableVersion>>,
-    /// Why its columns can't be known.
+    /// The reason if the table's columns cannot be determined.
     unreadable: Option<Box<Unreadable>>,
 }
 
-/// A table that is selected, and whose columns can't be known.
+/// A selected table whose columns cannot be determined.
 #[derive(Debug, Clone)]
 pub(super) struct Unreadable {
     /// The table's name, with its schema.
@@ -70,20 +72,20 @@ pub(super) struct Unreadable {
     pub fault: DecodeErrorKind,
 }
 
-/// The versions of one generation, by their ids.
+/// The table versions of one generation.
 #[derive(Debug)]
 struct Versions {
     generation: u32,
     by_id: Vec<Arc<TableVersion>>,
-    /// Those of a schema and a table.
+    /// The versions' IDs, by schema and table.
     by_name: HashMap<(String, String), Vec<TableId>>,
-    /// All their columns, and a few more for each.
+    /// The size of all versions, in columns.
     size: usize,
-    /// How much is kept.
+    /// The size at which the generation ends, in columns.
     size_max: usize,
-    /// Of the size, what was met in an earlier generation already.
+    /// The size of the versions that an earlier generation already had, in columns.
     known_size: usize,
-    /// Hashes of the versions of earlier generations.
+    /// The hashes of earlier generations' versions.
     forgotten: FxHashSet<u64>,
 }
 
@@ -96,8 +98,8 @@ impl Default for Versions {
 
 impl Versions {
     fn find(&self, name: &(String, String), columns: &Columns) -> Option<Arc<TableVersion>> {
-        let of_name = self.by_name.get(name)?.iter().rev();
-        of_name.map(|id| &self.by_id[id.0 as usize]).find(|version| version.columns == *columns).map(Arc::clone)
+        let by_name = self.by_name.get(name)?.iter().rev();
+        by_name.map(|id| &self.by_id[id.0 as usize]).find(|version| version.columns == *columns).map(Arc::clone)
     }
 
     fn add(&mut self, (schema, name): (String, String), columns: Columns) -> Arc<TableVersion> {
@@ -114,10 +116,10 @@ impl Versions {
         version
     }
 
-    /// Whether there are too many. If most of them were forgotten before, there are just many tables: more are kept from now
-    /// on, so that the same ones aren't taken in again and again.
+    /// Whether there are too many versions. If earlier generations had most of them, there are simply many tables: the limit
+    /// is doubled, so that the same versions are not forgotten again and again.
     #[inline]
-    fn are_too_many(&mut self) -> bool {
+    fn is_full(&mut self) -> bool {
         if self.size >= self.size_max && self.known_size > self.size / 2 {
             self.size_max *= 2;
         }
@@ -141,22 +143,22 @@ pub(super) struct TableVersion {
 }
 
 impl TableVersion {
-    /// What it takes, in columns.
+    /// Returns the size in columns.
     fn size(&self) -> usize {
         SIZE_OF_TABLE + self.table.columns.len()
     }
 
-    /// The same for the same version of a table in any generation.
+    /// Returns a hash that is the same for the same table version in any generation.
     fn hash(&self) -> u64 {
         let Table { schema, name, columns, .. } = &*self.table;
         FxBuildHasher.hash_one((schema, name, columns))
     }
 }
 
-/// Why a table map can't be taken.
+/// An error in processing a table map.
 #[derive(Debug)]
 pub(super) enum TableMapError {
-    /// It doesn't say all of its columns: [`Tables::learn`] them.
+    /// The map does not describe the columns completely: [`Tables::learn`] them.
     Missing {
         schema: String,
         table: String,
@@ -172,8 +174,7 @@ impl From<DecodeErrorKind> for TableMapError {
 }
 
 impl Tables {
-    /// Takes a table map. Where columns can't be known it is a fault, or the table is [`Tables::unreadable`] if its rows are
-    /// passed over then.
+    /// Processes a table map. A table whose columns cannot be determined is an error, or [`Tables::unreadable`] if `skips`.
     pub fn map(
         &mut self,
         body: &[u8],
@@ -231,56 +232,57 @@ impl Tables {
         Ok(version)
     }
 
-    /// Whether there are so many that a new generation is to begin: asked between two transactions.
+    /// Whether there are so many table versions that a new generation must begin. Called between two transactions.
     #[inline]
-    pub fn are_too_many(&mut self) -> bool {
-        self.versions.are_too_many()
+    pub fn is_full(&mut self) -> bool {
+        self.versions.is_full()
     }
 
-    /// Forgets all tables. Only rows of batches that were cut may still name them. Returns the tables that no batch had yet.
+    /// Forgets all tables. Only rows of batches that were cut may still refer to them. Returns the tables that no batch had
+    /// yet.
     pub fn begin_generation(&mut self) -> Vec<Arc<Table>> {
         self.by_number.clear();
         self.versions.begin_generation();
         self.take_new()
     }
 
-    /// The table of a number: `Some(None)` where it isn't selected, or unreadable.
+    /// Returns the table of a number: `Some(None)` if the table is not selected or unreadable.
     pub fn by_number(&self, number: u64) -> Option<Option<&Arc<TableVersion>>> {
         self.by_number.get(&number).map(|known| known.version.as_ref())
     }
 
-    /// Why the table of a number can't be read, if it is selected.
+    /// Returns why the columns of a number's table cannot be determined, if the table is selected.
     pub fn unreadable(&self, number: u64) -> Option<&Unreadable> {
         self.by_number.get(&number)?.unreadable.as_deref()
     }
 
-    /// The name of a number's table, if it is selected.
+    /// Returns the name of a number's table, if the table is selected and readable.
     pub fn name(&self, number: u64) -> Option<String> {
         let version = self.by_number.get(&number)?.version.as_ref()?;
         Some(version.table.to_string())
     }
 
-    /// Columns of a table whose map doesn't say all of them.
+    /// Sets the columns of a table whose map does not describe them completely.
     pub fn learn(&mut self, schema: String, table: String, columns: Vec<CatalogColumn>, certainty: Certainty) {
         self.catalog.insert((schema, table), Ok((columns, certainty)));
     }
 
-    /// They can't be learned.
+    /// Marks a table's columns as impossible to determine.
     pub fn give_up(&mut self, schema: String, table: String, why: String) {
         self.catalog.insert((schema, table), Err(why));
     }
 
-    /// Whether columns of a table were learned, and fit its map if it came since.
+    /// Whether the columns of a table were learned, and match the table's maps since then, if there were any.
     pub fn knows(&self, schema: &str, table: &str) -> bool {
         self.catalog.get(&(schema.to_owned(), table.to_owned())).is_some_and(Result::is_ok)
     }
 
-    /// Whether columns of any table were learned.
+    /// Whether the columns of any table were learned.
     pub fn has_learned(&self) -> bool {
         !self.catalog.is_empty()
     }
 
-    /// A statement may have changed tables: what was learned of them may be wrong from here on.
+    /// Forgets the learned columns of the tables that a statement may have altered.
     pub fn forget_learned(&mut self, altered: &Altered) {
         let before = self.catalog.len();
         self.catalog.retain(|(schema, table), _| !altered.may_be(schema, table));
@@ -289,8 +291,8 @@ impl Tables {
         }
     }
 
-    /// The server's numbers mean nothing any more: another connection, maybe another server. It begins earlier: what was
-    /// learned of tables may be wrong there.
+    /// Forgets the table numbers and the learned columns, for a new connection, which may be to another server. The
+    /// connection begins at an earlier position, where the learned columns may be wrong.
     pub fn forget_numbers(&mut self) {
         self.by_number.clear();
         self.catalog.clear();
@@ -302,7 +304,7 @@ impl Tables {
         }
     }
 
-    /// The versions that no batch had yet.
+    /// Returns the versions that no batch had yet.
     pub fn take_new(&mut self) -> Vec<Arc<Table>> {
         mem::take(&mut self.new)
     }
@@ -356,7 +358,7 @@ mod tests {
             let column = format!("c{number}");
             map(&mut tables, number, "shop", &[&column], true).expect("taken");
             assert_eq!(tables.take_new().len(), 1);
-            if tables.are_too_many() {
+            if tables.is_full() {
                 assert!(tables.versions.by_id.len() <= SIZE_MAX / SIZE_OF_TABLE + 1);
                 assert!(tables.begin_generation().is_empty() && tables.by_number(number).is_none());
                 generations += 1;
@@ -377,7 +379,7 @@ mod tests {
             for number in 0..100 {
                 let column = format!("c{number}");
                 map(&mut tables, number, "shop", &[&column], true).expect("taken");
-                if tables.are_too_many() {
+                if tables.is_full() {
                     assert!(round < 2, "they fit by now");
                     tables.begin_generation();
                 }
@@ -416,7 +418,7 @@ mod tests {
                 CatalogColumn { is_hidden: false, name: name.to_owned(), column_type, charset, key_position: None };
             tables.learn("shop".to_owned(), "t".to_owned(), vec![column], Certainty::Certain);
         };
-        assert!(map(&mut tables, 1, "hidden", &["x"], false).is_ok(), "nobody needs them");
+        assert!(map(&mut tables, 1, "hidden", &["x"], false).is_ok(), "the table is not selected");
         assert!(is_unnamed(map(&mut tables, 2, "shop", &["x"], false)));
         learn(&mut tables, "a");
         map(&mut tables, 2, "shop", &["x"], false).expect("taken");

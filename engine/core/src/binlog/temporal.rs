@@ -1,4 +1,4 @@
-//! Dates and times as text, in MySQL's own form. Zero dates and zero parts stay as they are.
+//! Dates and times as text, in MySQL's notation. Zero dates and zero parts are kept.
 //! <https://dev.mysql.com/doc/dev/mysql-server/latest/field_8h.html> (`my_datetime_packed_from_binary`)
 
 use super::bytes::Bytes;
@@ -16,7 +16,7 @@ fn push_padded(mut number: u64, width: usize, out: &mut Vec<u8>) {
     out.extend_from_slice(&digits[20 - count..]);
 }
 
-/// The two digits of a number below 100.
+/// Returns the two digits of a number below 100.
 fn pair(number: u64) -> [u8; 2] {
     [b'0' + (number / 10) as u8, b'0' + (number % 10) as u8]
 }
@@ -46,7 +46,7 @@ fn push_time(hours: u64, minutes: u64, seconds: u64, out: &mut Vec<u8>) {
     push_padded(seconds, 2, out);
 }
 
-/// Appends the first `digits` of a fraction of a second.
+/// Appends the first `digits` digits of a fraction of a second.
 fn push_fraction(micros: u64, digits: u8, out: &mut Vec<u8>) {
     if digits == 0 {
         return;
@@ -62,13 +62,13 @@ fn push_fraction(micros: u64, digits: u8, out: &mut Vec<u8>) {
     out.truncate(at + usize::from(digits.min(6)));
 }
 
-/// Reads the fraction behind a time: hundredths in pairs of digits, to microseconds.
+/// Reads the fraction after a time as microseconds: a big-endian number of hundredths, ten-thousandths or millionths.
 fn fraction(bytes: &mut Bytes<'_>, digits: u8) -> Result<u64, DecodeErrorKind> {
     let len = fraction_len(digits)?;
     Ok(bytes.uint_be(len)? * [0, 10_000, 100, 1][len])
 }
 
-/// Bytes of a fraction of a second.
+/// Returns the length of a fraction of a second, in bytes.
 pub(super) fn fraction_len(digits: u8) -> Result<usize, DecodeErrorKind> {
     if digits > 6 {
         Err(DecodeErrorKind::Malformed("more than 6 digits of a second"))
@@ -77,14 +77,15 @@ pub(super) fn fraction_len(digits: u8) -> Result<usize, DecodeErrorKind> {
     }
 }
 
-/// `DATE`: 3 bytes, 5 bits of day, 4 of month, the rest year.
+/// Reads a `DATE`: 3 bytes, little-endian; from the lowest bit on 5 bits of day, 4 of month, and the year.
 pub(super) fn date(bytes: &mut Bytes<'_>, out: &mut Vec<u8>) -> Result<(), DecodeErrorKind> {
     let packed = bytes.uint(3)?;
     push_date(packed >> 9, packed >> 5 & 15, packed & 31, out);
     Ok(())
 }
 
-/// `DATETIME(digits)`: 5 bytes big-endian (sign, year * 13 + month, day, hour, minute, second), then the fraction.
+/// Reads a `DATETIME(digits)`: 5 bytes, big-endian (sign, year * 13 + month, day, hour, minute, second), then the
+/// fraction.
 pub(super) fn datetime2(bytes: &mut Bytes<'_>, digits: u8, out: &mut Vec<u8>) -> Result<(), DecodeErrorKind> {
     let packed = bytes.uint_be(5)?.wrapping_sub(0x80_0000_0000);
     let micros = fraction(bytes, digits)?;
@@ -102,7 +103,7 @@ fn push_packed_datetime(packed: u64, micros: u64, digits: u8, out: &mut Vec<u8>)
     push_fraction(micros, digits, out);
 }
 
-/// `DATETIME` before MySQL 5.6: 8 bytes, the decimal digits YYYYMMDDhhmmss.
+/// Reads a `DATETIME` from before MySQL 5.6: 8 bytes, the decimal digits YYYYMMDDhhmmss.
 pub(super) fn datetime_old(bytes: &mut Bytes<'_>, out: &mut Vec<u8>) -> Result<(), DecodeErrorKind> {
     let packed = bytes.u64()?;
     let (date, time) = (packed / 1_000_000, packed % 1_000_000);
@@ -112,7 +113,7 @@ pub(super) fn datetime_old(bytes: &mut Bytes<'_>, out: &mut Vec<u8>) -> Result<(
     Ok(())
 }
 
-/// `TIME(digits)`: a signed number of 3 bytes and the fraction's, big-endian, offset by its sign bit.
+/// Reads a `TIME(digits)`: a signed number of 3 bytes and the fraction's bytes, big-endian, offset by its sign bit.
 pub(super) fn time2(bytes: &mut Bytes<'_>, digits: u8, out: &mut Vec<u8>) -> Result<(), DecodeErrorKind> {
     let len = fraction_len(digits)?;
     let packed = bytes.uint_be(3 + len)? as i64 - (0x80_0000_i64 << (8 * len));
@@ -126,7 +127,7 @@ pub(super) fn time2(bytes: &mut Bytes<'_>, digits: u8, out: &mut Vec<u8>) -> Res
     Ok(())
 }
 
-/// `TIME` before MySQL 5.6: 3 bytes, the decimal digits hhmmss, signed.
+/// Reads a `TIME` from before MySQL 5.6: 3 bytes, the decimal digits hhmmss, signed.
 pub(super) fn time_old(bytes: &mut Bytes<'_>, out: &mut Vec<u8>) -> Result<(), DecodeErrorKind> {
     let packed = (bytes.uint(3)? as i64) << 40 >> 40;
     if packed < 0 {
@@ -137,7 +138,7 @@ pub(super) fn time_old(bytes: &mut Bytes<'_>, out: &mut Vec<u8>) -> Result<(), D
     Ok(())
 }
 
-/// `TIMESTAMP(digits)`: seconds since 1970 in 4 bytes, big-endian, then the fraction. In UTC.
+/// Reads a `TIMESTAMP(digits)`: seconds since 1970 in 4 bytes, big-endian, then the fraction. In UTC.
 pub(super) fn timestamp2(bytes: &mut Bytes<'_>, digits: u8, out: &mut Vec<u8>) -> Result<(), DecodeErrorKind> {
     let seconds = bytes.uint_be(4)?;
     let micros = fraction(bytes, digits)?;
@@ -145,7 +146,7 @@ pub(super) fn timestamp2(bytes: &mut Bytes<'_>, digits: u8, out: &mut Vec<u8>) -
     Ok(())
 }
 
-/// `TIMESTAMP` before MySQL 5.6: seconds since 1970 in 4 bytes, little-endian.
+/// Reads a `TIMESTAMP` from before MySQL 5.6: seconds since 1970 in 4 bytes, little-endian.
 pub(super) fn timestamp_old(bytes: &mut Bytes<'_>, out: &mut Vec<u8>) -> Result<(), DecodeErrorKind> {
     push_timestamp(u64::from(bytes.u32()?), 0, 0, out);
     Ok(())
@@ -153,8 +154,8 @@ pub(super) fn timestamp_old(bytes: &mut Bytes<'_>, out: &mut Vec<u8>) -> Result<
 
 fn push_timestamp(seconds: u64, micros: u64, digits: u8, out: &mut Vec<u8>) {
     if seconds == 0 && micros == 0 {
-        // TIMESTAMP has no value for 1970-01-01 00:00:00: zero is the zero date. MariaDB has one for
-        // the fractions of that second.
+        // TIMESTAMP has no value for 1970-01-01 00:00:00: zero is the zero date. MariaDB has values for the fractions
+        // of that second.
         push_date(0, 0, 0, out);
     } else {
         let (year, month, day) = civil_from_days(seconds / 86_400);
@@ -165,31 +166,31 @@ fn push_timestamp(seconds: u64, micros: u64, digits: u8, out: &mut Vec<u8>) {
     push_fraction(micros, digits, out);
 }
 
-/// Units of the last of `digits` in a second.
+/// Returns how many units of the last of `digits` fractional digits a second has.
 fn units_per_second(digits: u8) -> u64 {
     10u64.pow(u32::from(digits.min(6)))
 }
 
-/// Seconds and microseconds of a time in units of the last of its `digits`.
+/// Splits a time in units of the last of its `digits` fractional digits into seconds and microseconds.
 fn split_units(units: u64, digits: u8) -> (u64, u64) {
     let per_second = units_per_second(digits);
     (units / per_second, units % per_second * (1_000_000 / per_second))
 }
 
-/// Bytes of MariaDB's `TIME(digits)` in its own format.
+/// Returns the length of a `TIME(digits)` in MariaDB's own format, in bytes.
 pub(super) fn time_hires_len(digits: u8) -> Result<usize, DecodeErrorKind> {
     const LENS: [usize; 7] = [3, 4, 4, 5, 5, 5, 6];
     LENS.get(usize::from(digits)).copied().ok_or(DecodeErrorKind::Malformed("more than 6 digits of a second"))
 }
 
-/// Bytes of MariaDB's `DATETIME(digits)` in its own format.
+/// Returns the length of a `DATETIME(digits)` in MariaDB's own format, in bytes.
 pub(super) fn datetime_hires_len(digits: u8) -> Result<usize, DecodeErrorKind> {
     const LENS: [usize; 7] = [5, 6, 6, 7, 7, 7, 8];
     LENS.get(usize::from(digits)).copied().ok_or(DecodeErrorKind::Malformed("more than 6 digits of a second"))
 }
 
-/// `TIME(digits)` as MariaDB had it before 10.1 and has it with `mysql56_temporal_format=OFF`: a big-endian number of
-/// units of the last digit, to which the time behind the largest one, 839 hours, is added.
+/// Reads a `TIME(digits)` in MariaDB's own format, which versions before 10.1 and `mysql56_temporal_format=OFF` have: a
+/// big-endian number of units of the last digit, offset by 839 hours, the first time above the largest one.
 /// <https://github.com/MariaDB/server/blob/10.11/sql/field.cc> (`Field_time_hires`)
 pub(super) fn time_hires(bytes: &mut Bytes<'_>, digits: u8, out: &mut Vec<u8>) -> Result<(), DecodeErrorKind> {
     const ZERO_SECONDS: i64 = 839 * 3_600;
@@ -204,8 +205,8 @@ pub(super) fn time_hires(bytes: &mut Bytes<'_>, digits: u8, out: &mut Vec<u8>) -
     Ok(())
 }
 
-/// `DATETIME(digits)` in the same format: ((((year * 13 + month) * 32 + day) * 24 + hour) * 60 + minute) * 60 + second, in
-/// units of the last digit, big-endian.
+/// Reads a `DATETIME(digits)` in the same format: ((((year * 13 + month) * 32 + day) * 24 + hour) * 60 + minute) * 60 +
+/// second, in units of the last digit, big-endian.
 /// <https://github.com/MariaDB/server/blob/10.11/sql-common/my_time.c> (`pack_time`)
 pub(super) fn datetime_hires(bytes: &mut Bytes<'_>, digits: u8, out: &mut Vec<u8>) -> Result<(), DecodeErrorKind> {
     let (packed, micros) = split_units(bytes.uint_be(datetime_hires_len(digits)?)?, digits);
@@ -217,7 +218,8 @@ pub(super) fn datetime_hires(bytes: &mut Bytes<'_>, digits: u8, out: &mut Vec<u8
     Ok(())
 }
 
-/// `TIMESTAMP(digits)` in the same format: seconds since 1970 in 4 bytes, then units of the last digit, both big-endian.
+/// Reads a `TIMESTAMP(digits)` in the same format: seconds since 1970 in 4 bytes, then units of the last digit, both
+/// big-endian.
 pub(super) fn timestamp_hires(bytes: &mut Bytes<'_>, digits: u8, out: &mut Vec<u8>) -> Result<(), DecodeErrorKind> {
     let seconds = bytes.uint_be(4)?;
     let units = bytes.uint_be(fraction_len(digits)?)?;
@@ -225,7 +227,7 @@ pub(super) fn timestamp_hires(bytes: &mut Bytes<'_>, digits: u8, out: &mut Vec<u
     Ok(())
 }
 
-/// The Gregorian date of a day since 1970, by Howard Hinnant's algorithm.
+/// Returns the Gregorian date (year, month, day) of a number of days since 1970, by Howard Hinnant's algorithm.
 /// <https://howardhinnant.github.io/date_algorithms.html#civil_from_days>
 pub(crate) fn civil_from_days(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
@@ -238,7 +240,7 @@ pub(crate) fn civil_from_days(days: u64) -> (u64, u64, u64) {
     (year_of_era + era * 400 + u64::from(month <= 2), month, day)
 }
 
-/// A `DATETIME`, `TIMESTAMP` or `DATE` inside a JSON document: 8 bytes, little-endian, the fraction in the low 24 bits.
+/// Appends a `DATETIME`, `TIMESTAMP` or `DATE` of a JSON document: 64 bits, with the fraction in the low 24.
 pub(super) fn json_datetime(packed: u64, with_time: bool, out: &mut Vec<u8>) {
     if with_time {
         push_packed_datetime(packed >> 24, packed & 0xff_ffff, 6, out);
@@ -248,7 +250,7 @@ pub(super) fn json_datetime(packed: u64, with_time: bool, out: &mut Vec<u8>) {
     }
 }
 
-/// A `TIME` inside a JSON document.
+/// Appends a `TIME` of a JSON document.
 pub(super) fn json_time(packed: i64, out: &mut Vec<u8>) {
     if packed < 0 {
         out.push(b'-');
@@ -280,7 +282,7 @@ mod tests {
         assert_eq!(at(u32::MAX), "2106-02-07 06:28:15");
     }
 
-    /// MariaDB has `TIMESTAMP` values in the second of the zero date.
+    /// MariaDB has `TIMESTAMP` values within the second whose beginning is the zero date.
     #[test]
     fn a_fraction_of_the_first_second_is_no_zero_date() {
         let new = |digits, bytes: &[u8]| text(|b, o| timestamp2(b, digits, o), bytes);
@@ -293,7 +295,7 @@ mod tests {
         assert_eq!(hires(3, &[0; 6]), "0000-00-00 00:00:00.000");
     }
 
-    /// Of a row that MariaDB 11.8 wrote with `mysql56_temporal_format=OFF`.
+    /// The values of a row that MariaDB 11.8 wrote with `mysql56_temporal_format=OFF`.
     #[test]
     fn mariadbs_own_format() {
         let hex = |text: &str| {
@@ -312,7 +314,7 @@ mod tests {
             let zero = vec!["00"; datetime_hires_len(digits).expect("a length")].join(" ");
             assert_eq!(datetime(digits, &zero), format!("0000-00-00 00:00:00.{}", "0".repeat(usize::from(digits))));
         }
-        // No bytes are a panic.
+        // No bytes cause a panic.
         for len in 0..=8 {
             for digits in 0..=9 {
                 for byte in [0, 0xff] {

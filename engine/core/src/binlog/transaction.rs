@@ -1,9 +1,8 @@
-//! The transaction that is being read, and what of it is held back.
+//! The open transaction, and its rows that are held back.
 //!
-//! A binlog may have rows that never happened: MariaDB writes a whole transaction with a `ROLLBACK`
-//! behind it where temporary tables were made in it, `ROLLBACK TO` takes back what follows a
-//! savepoint, and a prepared XA transaction may be rolled back days later. So rows are held back
-//! until it is known that they were committed.
+//! A binlog may have rows that were rolled back: MariaDB logs a rolled-back transaction, with a `ROLLBACK` at its end, if the
+//! transaction created temporary tables; `ROLLBACK TO` undoes the rows after a savepoint; and a prepared XA transaction may
+//! be rolled back days later. Rows that may be rolled back are held back until their commit is read.
 
 use std::collections::HashMap;
 
@@ -12,120 +11,124 @@ use super::deferred::BatchAssembler;
 use crate::gtid::Gtid;
 use crate::position::ResumePoint;
 
-/// What is held back at most; a transaction that has more is handed on before its end is known.
-/// Tests get there.
+/// The most bytes of rows that are held back; rows of a larger transaction are emitted before its end is known. Smaller in
+/// tests, so that they reach it.
 pub(super) const HELD_BYTES_MAX: usize = if cfg!(test) { 64 << 10 } else { 32 << 20 };
 
-/// The transaction that is being read.
+/// The open transaction.
 #[derive(Debug)]
 pub(super) struct Transaction {
-    /// Where it begins.
+    /// The offset in the file.
     pub begin: u64,
     pub gtid: Option<Gtid>,
     pub commit_time_us: i64,
     pub server_id: u32,
     pub thread_id: u32,
-    /// Rows so far.
+    /// The number of rows so far.
     pub rows: u32,
-    /// An earlier run was done with all of it.
+    /// Whether an earlier run processed the whole transaction.
     pub is_past: bool,
-    /// Whether an earlier run was done with rows of it.
+    /// Whether an earlier run processed rows of the transaction.
     pub has_past_rows: bool,
-    /// Whether its end is a commit of its own, or that of the one statement in it.
+    /// Whether the transaction ends with a commit of its own, and not with its only statement.
     pub begun: bool,
-    /// Whether its statement isn't done: see [`Begin::is_void`](super::gtid_event::Begin::is_void).
+    /// Whether the transaction's statement has no effect: see [`Begin::is_void`](super::gtid_event::Begin::is_void).
     pub is_void: bool,
-    /// Where the event that is read begins in its compressed transaction, once unpacked. Such events have no place of their
-    /// own in the file: their rows are numbered from here, whichever tables are selected.
+    /// The current event's offset in the decompressed payload, if the transaction is compressed. Such events have no
+    /// position of their own in the file: their rows are numbered from this offset, whichever tables are selected.
     pub payload_offset: Option<u32>,
-    /// The id of an XA transaction.
+    /// The ID of an XA transaction.
     pub xa: Option<String>,
     pub hold: PendingTransaction,
 }
 
-/// What of a transaction is held back.
+/// The rows of the open transaction that are held back.
 #[derive(Debug)]
 pub(super) struct PendingTransaction {
     /// Whether rows are held back at all.
     pub on: bool,
-    /// Rows of earlier transactions in the batch that is being filled.
+    /// The number of rows of earlier transactions in the current batch.
     pub earlier: usize,
-    /// Full batches, of this transaction alone.
+    /// Full batches, with rows of this transaction alone.
     pub batches: Vec<RowBatch>,
-    /// How often rows of the transaction were handed on.
-    pub handed_on: u32,
-    /// Whether there was more than can be held back: nothing is, until the next savepoint.
+    /// How many times rows of the transaction were emitted.
+    pub emitted_resume: u32,
+    /// Whether the transaction had more rows than can be held back. No rows are then held back until the next savepoint.
     pub overflowed: bool,
     savepoints: Vec<(String, Savepoint)>,
 }
 
+/// The state of a transaction at a savepoint.
 #[derive(Debug, Clone, Copy)]
 struct Savepoint {
-    /// Full batches at that time.
+    /// The number of full batches.
     batches: usize,
-    /// Rows in the batch that was being filled.
+    /// The number of rows in the batch that was current then.
     batch_rows: usize,
-    /// Rows of the transaction.
+    /// The number of rows of the transaction.
     rows: u32,
-    /// How often rows had been handed on.
-    handed_on: u32,
+    /// How many times rows of the transaction had been emitted.
+    emitted_resume: u32,
 }
 
-/// What is left when a part of a transaction is taken back.
+/// The rest of a transaction after a rollback to a savepoint.
 #[derive(Debug)]
 pub(super) struct RolledBack {
-    /// Rows of the transaction.
+    /// The number of rows of the transaction.
     pub rows: u32,
-    /// Rows of the batch that is being filled.
+    /// The number of rows in the current batch.
     pub batch_rows: usize,
-    /// Instead of that batch, one that was full.
+    /// The replacement for the current batch, if a batch that has become full since the savepoint is reopened.
     pub batch: Option<BatchAssembler>,
 }
 
-/// Why a part of a transaction can't be taken back.
+/// Why a transaction cannot be rolled back to a savepoint.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum NotRolledBack {
-    /// Some of it was handed on already.
+    /// Some of the rows after the savepoint were emitted already.
     HandedOn,
-    /// There is no such savepoint.
+    /// The savepoint is unknown.
     Unknown,
 }
 
 impl PendingTransaction {
     pub fn new(earlier: usize) -> Self {
-        Self { on: false, earlier, batches: Vec::new(), handed_on: 0, overflowed: false, savepoints: Vec::new() }
+        Self { on: false, earlier, batches: Vec::new(), emitted_resume: 0, overflowed: false, savepoints: Vec::new() }
     }
 
-    /// Bytes of the full batches.
+    /// Returns the bytes of the full batches.
     pub fn bytes(&self) -> usize {
         self.batches.iter().map(RowBatch::row_bytes).sum()
     }
 
-    /// The batch that is being filled has none but the transaction's rows from now on. Gives how many others it had.
+    /// Notes that the current batch was divided, and has rows of this transaction alone from now on. Returns how many rows
+    /// of earlier transactions it had.
     pub fn divided(&mut self) -> usize {
         let earlier = std::mem::take(&mut self.earlier);
         self.savepoints.iter_mut().for_each(|(_, savepoint)| savepoint.batch_rows -= earlier);
         earlier
     }
 
-    /// A savepoint is made here. One of the same name is forgotten. `name` is what equal names have in common.
+    /// Adds a savepoint, in place of an earlier one of the same name. `name` is its
+    /// [`Collation::key`](super::savepoint::Collation::key).
     pub fn savepoint(&mut self, name: String, batch_rows: usize, rows: u32) {
         self.overflowed = false;
         self.savepoints.retain(|(known, _)| *known != name);
-        let savepoint = Savepoint { batches: self.batches.len(), batch_rows, rows, handed_on: self.handed_on };
+        let savepoint =
+            Savepoint { batches: self.batches.len(), batch_rows, rows, emitted_resume: self.emitted_resume };
         self.savepoints.push((name, savepoint));
     }
 
-    /// Takes back what came behind a savepoint. A server that logs a return to one has logged its making: where it
-    /// hasn't, since there was nothing to log yet, it ends the transaction by a `ROLLBACK` instead.
+    /// Discards the rows after a savepoint. A server that logs a rollback to a savepoint has logged the savepoint, too: if it
+    /// has not, because the transaction had nothing to log yet, it logs a `ROLLBACK` of the transaction instead.
     pub fn roll_back_to(&mut self, name: &str) -> Result<RolledBack, NotRolledBack> {
         let known = self.savepoints.iter().position(|(known, _)| known == name).ok_or(NotRolledBack::Unknown)?;
         let (_, savepoint) = self.savepoints[known];
         self.savepoints.truncate(known + 1);
-        if self.handed_on != savepoint.handed_on {
+        if self.emitted_resume != savepoint.emitted_resume {
             return Err(NotRolledBack::HandedOn);
         }
-        // The batch that was being filled then may be full now: of its rows some stay.
+        // The batch that was current at the savepoint may be full now: its first rows stay.
         let full = self.batches.get(savepoint.batches);
         let batch =
             full.map(|full| BatchAssembler::from_rows(&full.bytes, full.deferred.as_deref(), 0, savepoint.batch_rows));
@@ -134,24 +137,24 @@ impl PendingTransaction {
     }
 }
 
-/// XA transactions that are prepared and neither committed nor rolled back.
+/// The XA transactions that are prepared, and neither committed nor rolled back.
 #[derive(Debug, Default)]
 pub(super) struct PreparedXa {
     by_id: HashMap<String, Prepared>,
 }
 
-/// A prepared transaction.
+/// A prepared XA transaction.
 #[derive(Debug)]
 pub(super) struct Prepared {
     pub batches: Vec<RowBatch>,
-    /// From where to read on to meet it again.
+    /// The resume point before the transaction.
     resume: ResumePoint,
-    /// Orders them by age.
+    /// The transaction's sequence number, which orders prepared transactions by age.
     sequence: u64,
 }
 
 impl PreparedXa {
-    /// `resume` is the place before the transaction.
+    /// Adds a prepared transaction. `resume` is the resume point before it.
     pub fn insert(&mut self, id: String, batches: Vec<RowBatch>, resume: ResumePoint, sequence: u64) {
         self.by_id.insert(id, Prepared { batches, resume, sequence });
     }
@@ -164,12 +167,12 @@ impl PreparedXa {
         self.by_id.is_empty()
     }
 
-    /// Bytes of rows that are held back.
+    /// Returns the bytes of all prepared rows.
     pub fn bytes(&self) -> usize {
         self.by_id.values().flat_map(|prepared| &prepared.batches).map(RowBatch::row_bytes).sum()
     }
 
-    /// The place before the oldest.
+    /// Returns the resume point before the oldest prepared transaction.
     pub fn oldest(&self) -> Option<&ResumePoint> {
         self.by_id.values().min_by_key(|prepared| prepared.sequence).map(|prepared| &prepared.resume)
     }
@@ -188,7 +191,7 @@ mod tests {
         ResumePoint::at("server", BinlogPosition::new("binlog.000001", offset))
     }
 
-    /// A batch without rows, as full ones of a transaction are held back.
+    /// A held-back batch without rows.
     fn full() -> RowBatch {
         let bytes = Arc::new(Builder::with_capacity(0).finish());
         let (rows, new_tables) = (0, Vec::new());
@@ -205,7 +208,7 @@ mod tests {
         }
     }
 
-    /// What is left: rows of the transaction, and rows of the batch that is being filled.
+    /// Returns the remaining rows of the transaction, and of the current batch.
     fn roll_back_to(hold: &mut PendingTransaction, name: &str) -> Result<(u32, usize), NotRolledBack> {
         hold.roll_back_to(name).map(|left| (left.rows, left.batch_rows))
     }
@@ -217,7 +220,7 @@ mod tests {
         hold.savepoint("b".to_owned(), 13, 3);
         assert_eq!(roll_back_to(&mut hold, "b"), Ok((3, 13)));
         assert_eq!(roll_back_to(&mut hold, "a"), Ok((1, 11)), "those after it are forgotten");
-        assert_eq!(roll_back_to(&mut hold, "a"), Ok((1, 11)), "itself it stays");
+        assert_eq!(roll_back_to(&mut hold, "a"), Ok((1, 11)), "the savepoint itself stays");
     }
 
     #[test]
@@ -243,17 +246,17 @@ mod tests {
         hold.batches.push(full());
         hold.savepoint("a".to_owned(), 0, 7);
         hold.batches.extend([full(), full()]);
-        let left = hold.roll_back_to("a").expect("nothing was handed on");
+        let left = hold.roll_back_to("a").expect("nothing was emitted");
         assert!((left.rows, left.batch_rows, left.batch.is_some(), hold.batches.len()) == (7, 0, true, 1));
     }
 
     #[test]
     fn what_was_handed_on_is_not_taken_back() {
         let mut hold = PendingTransaction::new(0);
-        hold.handed_on = 1;
+        hold.emitted_resume = 1;
         hold.savepoint("a".to_owned(), 5, 9);
-        assert_eq!(roll_back_to(&mut hold, "a"), Ok((9, 5)), "what came before the savepoint may be handed on");
-        hold.handed_on = 2;
+        assert_eq!(roll_back_to(&mut hold, "a"), Ok((9, 5)), "rows before the savepoint may be emitted");
+        hold.emitted_resume = 2;
         assert_eq!(roll_back_to(&mut hold, "a"), Err(NotRolledBack::HandedOn));
     }
 

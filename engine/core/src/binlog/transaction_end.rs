@@ -1,4 +1,4 @@
-//! Where a transaction ends, of which no more is decoded: for who goes on after it.
+//! Finding a transaction's end without decoding its rows, to continue after the transaction.
 
 use std::ops::Range;
 
@@ -9,32 +9,35 @@ use super::query::Query;
 use super::statement::Statement;
 use crate::position::BinlogPosition;
 
-/// Where a transaction ends.
+/// The end of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TransactionEnd {
-    /// After its last event.
+    /// The position after the transaction's last event.
     pub position: BinlogPosition,
-    /// Its GTID, if it has one.
+    /// The transaction's GTID, if it has one.
     pub gtid: Option<String>,
 }
 
-/// Finds where the transaction ends that begins at a place. In: events of its file from there or from before on, each once.
+/// A search for the end of the transaction that begins at a position. It takes each event of the file once, from that
+/// position or an earlier one on.
 #[derive(Debug)]
 pub struct EndFinder {
     begin: BinlogPosition,
-    /// Where the last event ended.
+    /// The end of the last event, as an offset in the file.
     end: u64,
     checksums: Checksums,
     gtid: Option<String>,
     has_begun: bool,
-    /// Whether a statement alone ends it (MariaDB's GTID says so; other servers' statements without BEGIN do).
+    /// Whether the transaction ends with a commit. If not, its first statement ends it: MariaDB's GTID event says so, and on
+    /// other servers a statement without BEGIN.
     is_open: bool,
-    /// Whether its end isn't found: it is an XA transaction that is prepared only, or the file ends before it.
-    is_hopeless: bool,
+    /// Whether the end cannot be found: the transaction is only prepared (XA), or the file ends before it begins.
+    cannot_end: bool,
 }
 
 impl EndFinder {
-    /// For the transaction that begins at a place. Events come from the offset `from` of its file on.
+    /// Creates a search for the end of the transaction that begins at `begin`. The events come from the file's offset `from`
+    /// on.
     pub fn new(begin: BinlogPosition, from: u64) -> Self {
         Self {
             begin,
@@ -43,25 +46,25 @@ impl EndFinder {
             gtid: None,
             has_begun: false,
             is_open: false,
-            is_hopeless: false,
+            cannot_end: false,
         }
     }
 
-    /// Takes the next event. Gives the transaction's end once it is known. Events that can't be read are passed over.
+    /// Takes the next event, and returns the transaction's end once it is known. Events that cannot be read are skipped.
     pub fn event(&mut self, event: &[u8]) -> Option<TransactionEnd> {
         let header = EventHeader::parse(event).ok()?;
         let kind = header.kind;
-        if matches!(kind, EventKind::HEARTBEAT | EventKind::HEARTBEAT_V2) || self.is_hopeless {
+        if matches!(kind, EventKind::HEARTBEAT | EventKind::HEARTBEAT_V2) || self.cannot_end {
             return None;
         }
         let body = self.checksums.open(&header, event).unwrap_or(event.get(EventHeader::LEN..)?);
         if kind == EventKind::ROTATE && header.is_artificial() && self.has_begun {
-            return Some(self.found(self.end)); // the server crashed while it wrote it
+            return Some(self.found(self.end)); // the server crashed while it wrote the transaction
         }
         let Range { start: begin, end } = header.span_after(self.end)?;
         self.end = end;
         if begin < self.begin.offset || kind == EventKind::FORMAT_DESCRIPTION {
-            self.is_hopeless = matches!(kind, EventKind::ROTATE | EventKind::STOP);
+            self.cannot_end = matches!(kind, EventKind::ROTATE | EventKind::STOP);
             return None;
         }
         let gtid = match gtid_event::begin(&header, body) {
@@ -69,7 +72,7 @@ impl EndFinder {
             gtid => gtid.ok().flatten(),
         };
         if self.has_begun {
-            return Some(self.found(begin)); // the next one
+            return Some(self.found(begin)); // the next transaction begins here
         }
         self.has_begun = true;
         if let Some(gtid_event::Begin { gtid, standalone, .. }) = gtid {
@@ -79,13 +82,13 @@ impl EndFinder {
         None
     }
 
-    /// An event that isn't a GTID.
+    /// Processes an event that is not a GTID.
     fn after(&mut self, kind: EventKind, body: &[u8], begin: u64) -> Option<TransactionEnd> {
         self.has_begun = true;
         let ends = match kind {
-            // A prepared transaction ends by a commit far off: nothing goes on after it alone.
+            // A prepared transaction ends with a later commit: there is no position after this transaction alone.
             EventKind::XA_PREPARE if body.first() == Some(&0) => {
-                self.is_hopeless = true;
+                self.cannot_end = true;
                 return None;
             }
             EventKind::XID | EventKind::XA_PREPARE | EventKind::TRANSACTION_PAYLOAD => true,
@@ -99,7 +102,7 @@ impl EndFinder {
 
     /// Whether a statement ends the transaction.
     fn query(&mut self, kind: EventKind, body: &[u8]) -> bool {
-        // A text that is packed is long: it is none of those that begin or end one.
+        // A compressed text is long: it is not a statement that begins or ends a transaction.
         let Ok(query) = Query::parse(body) else { return false };
         if kind == EventKind::MARIADB_QUERY_COMPRESSED {
             return !self.is_open;

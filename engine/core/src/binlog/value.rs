@@ -1,4 +1,4 @@
-//! One column's value: from the row event's encoding to the packed one.
+//! Decodes a column's value from a row event's encoding to the packed batch's.
 //! <https://dev.mysql.com/doc/dev/mysql-server/latest/classmysql_1_1binlog_1_1event_1_1Rows__event.html>
 
 use super::bytes::Bytes;
@@ -6,7 +6,7 @@ use super::charset::{Charset, TextError};
 use super::error::DecodeErrorKind;
 use super::{decimal, json, mariadb, temporal};
 
-/// How a column's values are encoded in row events.
+/// The encoding of a column's values in row events.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Codec {
     Int {
@@ -35,7 +35,7 @@ pub(super) enum Codec {
         digits: u8,
     },
     TimestampOld,
-    /// MariaDB's `TIME(digits)` before it took over MySQL 5.6's format, as the next two; `digits` isn't 0.
+    /// `TIME(digits)` in MariaDB's own format from before it adopted MySQL 5.6's, like the next two; `digits` isn't 0.
     TimeHires {
         digits: u8,
     },
@@ -48,7 +48,7 @@ pub(super) enum Codec {
     Bit {
         len: usize,
     },
-    /// The members are UTF-8, or bytes where the column's kind is.
+    /// The members are UTF-8, or any bytes if the column's kind is bytes.
     Enum {
         len: usize,
         members: Vec<Box<[u8]>>,
@@ -97,16 +97,16 @@ impl From<TextError> for ValueError {
     }
 }
 
-/// How many bytes a value takes in a row event.
+/// The width of a value in a row event, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Width {
     Fixed(usize),
-    /// A length of so many bytes, 1 to 4, and what it says.
+    /// A length of 1 to 4 bytes, and as many bytes as it says.
     Prefixed(usize),
 }
 
 impl Width {
-    /// Passes over a value.
+    /// Skips a value.
     #[inline]
     pub fn skip(self, bytes: &mut Bytes<'_>) -> Result<(), DecodeErrorKind> {
         let len = match self {
@@ -118,10 +118,10 @@ impl Width {
 }
 
 impl Codec {
-    /// How many bytes a value takes.
+    /// Returns the width of a value.
     ///
     /// # Errors
-    /// If no value can be decoded by it.
+    /// If the codec can decode no value.
     pub fn width(&self) -> Result<Width, DecodeErrorKind> {
         Ok(match self {
             Self::Int { len }
@@ -155,7 +155,7 @@ impl Codec {
         matches!(self, Self::Json { .. })
     }
 
-    /// Reads one value and appends it in its packed form.
+    /// Reads one value and appends it in the packed batch's encoding.
     #[inline]
     pub fn decode(&self, bytes: &mut Bytes<'_>, out: &mut Vec<u8>) -> Result<(), ValueError> {
         match self {
@@ -200,7 +200,7 @@ impl Codec {
             }
             Self::Bit { len } => out.extend_from_slice(&bytes.uint_be(*len)?.to_le_bytes()),
             Self::Enum { len, members } => {
-                // Index 0 is the empty text that a value outside the list became.
+                // Index 0 is the empty text, which the server stores instead of a value outside the list.
                 let index = bytes.uint(*len)? as usize;
                 if let Some(index) = index.checked_sub(1) {
                     let Some(member) = members.get(index) else {

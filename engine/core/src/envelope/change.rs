@@ -1,4 +1,4 @@
-//! A row change, with what every format says of it.
+//! A row change with the metadata that all formats have.
 
 use rowmill_batch::json::Literal;
 use rowmill_batch::{Batch, Cell, Column, ColumnIndex, Image, Operation, Row, Table};
@@ -6,18 +6,18 @@ use rowmill_batch::{Batch, Cell, Column, ColumnIndex, Image, Operation, Row, Tab
 use super::json::{Escaping, push_string};
 use super::value::push_cell_as;
 
-/// Who the envelope says it comes from.
+/// The origin that messages name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceName {
-    /// The version of Rowmill.
+    /// Rowmill's version.
     pub version: String,
-    /// The logical name of the server, Debezium's `topic.prefix`.
+    /// The server's logical name: Debezium's `topic.prefix`.
     pub name: String,
-    /// Debezium's connector for such a server.
+    /// Debezium's connector for this family of servers.
     pub connector: Connector,
 }
 
-/// What Debezium calls the connector of a family of servers.
+/// The name of Debezium's connector for a family of servers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Connector {
     /// `mysql`
@@ -36,21 +36,21 @@ impl Connector {
     }
 }
 
-/// Which event is made of a row.
+/// The event to be written for a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyChange {
-    /// The one that it is.
+    /// The row's own change.
     None,
-    /// Of an update that changes the key: the old row is gone.
+    /// For an update that changes the primary key: the delete of the old row.
     Delete,
-    /// Of the same: the new row is there.
+    /// For an update that changes the primary key: the insert of the new row.
     Insert,
 }
 
 impl KeyChange {
-    /// The events that are made of a row, in their order: an update that changes the primary key is
-    /// two, as Debezium has it, so that each is of one key. Images may lack columns: those that didn't
-    /// change, of the key as well, and generated ones. What the key was must be known, and what became of it.
+    /// Returns the events for a row, in order. An update that changes the primary key is two events, as in Debezium,
+    /// so that each event is about one key. Row images may lack columns: columns that did not change, even of the
+    /// key, and generated columns. A change of the key counts only if the column is in both images.
     pub fn for_row(table: &Table, row: &Row<'_>) -> &'static [Self] {
         let (Some(before), Some(after)) = (row.before(), row.after()) else { return &[Self::None] };
         let changes = |column: &ColumnIndex| match (before.cell(*column), after.cell(*column)) {
@@ -61,7 +61,7 @@ impl KeyChange {
     }
 }
 
-/// A column, its label as [`TableText`] has it, and its value.
+/// A column, its label from [`TableText`], and its value.
 pub(super) type Labelled<'a> = (&'a Column, &'a Literal, Cell<'a>);
 
 /// A change to be written.
@@ -73,9 +73,10 @@ pub(super) struct Change<'a> {
     pub operation: Operation,
     pub before: Option<Image<'a>>,
     pub after: Option<Image<'a>>,
-    /// Of a new row that an update of the key made: what has the columns that `after` lacks since they didn't change.
+    /// For the insert of an update that changes the key: the image with the columns that `after` lacks because they
+    /// did not change.
     unchanged: Option<Image<'a>>,
-    /// Whether it's known to be the last of its transaction.
+    /// Whether the change is known to be the last of its transaction.
     pub is_last: bool,
     /// The wall clock in microseconds since 1970.
     pub now_us: i64,
@@ -100,8 +101,8 @@ impl<'a> Change<'a> {
         Self { source, table, text, origin, operation, before, after, unchanged, is_last, now_us }
     }
 
-    /// The columns of the row as it is now, of a deleted row as it was. What the newer image doesn't have is as it was
-    /// before.
+    /// Iterates over the columns of the after image; for a delete, of the before image. A column that the after image
+    /// lacks has its value from the before image.
     pub fn newest(&self) -> impl Iterator<Item = Labelled<'a>> {
         let Self { table, text, before, after, unchanged, .. } = *self;
         (0..).map(ColumnIndex).zip(&table.columns).zip(&text.columns).map(move |((index, column), name)| {
@@ -111,7 +112,8 @@ impl<'a> Change<'a> {
         })
     }
 
-    /// The columns that an update changed, as they were: those that both images have.
+    /// Iterates over the columns that an update changed, with their values before. Only columns that both images have
+    /// count.
     pub fn changed(&self) -> impl Iterator<Item = Labelled<'a>> {
         let Self { table, text, before, after, .. } = *self;
         let images = before.zip(after);
@@ -122,7 +124,7 @@ impl<'a> Change<'a> {
         })
     }
 
-    /// What happened, in a word.
+    /// Returns the operation as a word.
     pub fn word(&self) -> &'static str {
         match self.operation {
             Operation::Insert => "insert",
@@ -132,7 +134,7 @@ impl<'a> Change<'a> {
     }
 }
 
-/// Debezium's letter for what happened.
+/// Returns Debezium's letter for an operation.
 pub(super) fn code(operation: Operation) -> u8 {
     match operation {
         Operation::Insert => b'c',
@@ -141,7 +143,7 @@ pub(super) fn code(operation: Operation) -> u8 {
     }
 }
 
-/// What is the same in every row of a table.
+/// The texts that are the same for every row of a table version.
 #[derive(Debug, Clone)]
 pub(super) struct TableText {
     /// `,"name":` of each column.
@@ -150,15 +152,16 @@ pub(super) struct TableText {
     pub schema: Vec<u8>,
     /// `,"table":...`
     pub table: Vec<u8>,
-    /// Names as JSON: the schema's, the table's, and `"schema.table"`.
+    /// The names as JSON strings: the schema's, the table's, and `"schema.table"`.
     pub schema_name: Vec<u8>,
     pub table_name: Vec<u8>,
     pub full_name: Vec<u8>,
-    /// What [`Format::Row`](super::Format::Row) says behind the columns, up to its time: of inserts, updates, deletes.
+    /// The text that [`Format::Row`](super::Format::Row) has after the columns, up to the value of the time: for
+    /// inserts, updates and deletes.
     words: [Vec<u8>; 3],
 }
 
-/// `"snapshot"` to `"sequence"` of a source.
+/// Returns a source's text from `"snapshot"` to `"sequence"`.
 pub(super) fn schema_text(schema: &str) -> Vec<u8> {
     let mut out = b",\"snapshot\":\"false\",\"db\":".to_vec();
     push_string(schema, &mut out);
@@ -167,7 +170,8 @@ pub(super) fn schema_text(schema: &str) -> Vec<u8> {
 }
 
 impl TableText {
-    /// What the row itself has as it is to be written, all else plain.
+    /// Creates the texts of a table. Those that stand beside a row's values are escaped by `escaping`, the others are
+    /// plain.
     pub fn new(table: &Table, escaping: Escaping) -> Self {
         let labelled = |label: &[u8], text: &str| {
             let mut out = label.to_vec();
@@ -202,7 +206,7 @@ impl TableText {
         }
     }
 
-    /// What is said behind a row's columns.
+    /// Returns the text after a row's columns.
     pub fn words(&self, operation: Operation) -> &[u8] {
         let [inserted, updated, deleted] = &self.words;
         match operation {
@@ -213,8 +217,8 @@ impl TableText {
     }
 }
 
-/// Returns `name`, with another underscore before it for as long as a column of the table is called so. Columns keep
-/// their names. Case doesn't tell names apart: it doesn't for the server, nor for many that read the row.
+/// Returns `name`, with underscores put before it until no column of the table has the same name: columns keep their
+/// names. Case does not distinguish names, neither for the server nor for many consumers.
 fn unused_name(table: &Table, name: &str) -> String {
     let mut name = name.to_owned();
     while table.columns.iter().any(|column| column.name.to_lowercase() == name) {
@@ -223,14 +227,14 @@ fn unused_name(table: &Table, name: &str) -> String {
     name
 }
 
-/// Where a change comes from.
+/// The origin of a change.
 #[derive(Clone, Copy)]
 pub(super) struct Origin<'a> {
-    /// See [`time_us`].
+    /// The commit's time; see [`time_us`].
     pub time_us: i64,
-    /// When its statement began.
+    /// When the statement began, in microseconds since 1970.
     pub event_time_us: i64,
-    /// As [`TableText`] has them.
+    /// The texts of [`TableText`].
     pub schema: &'a [u8],
     pub table: &'a [u8],
     pub server_id: u32,
@@ -258,13 +262,13 @@ fn row_origin<'a>(text: &'a TableText, batch: &Batch<'a>, row: &Row<'_>) -> Orig
     }
 }
 
-/// When a change was committed; of servers that don't say when its statement began.
+/// Returns when a change was committed; if the server does not say, when its statement began.
 pub(super) fn time_us(commit_time_us: i64, begin_time_us: i64) -> i64 {
     if commit_time_us == 0 { begin_time_us } else { commit_time_us }
 }
 
-/// Appends an image as an object, without the columns that it doesn't have; `null` for none. A new row that an update of the
-/// key made has those that didn't change as well.
+/// Appends an image as a JSON object without the columns that the image lacks; `null` for `None`. The insert of an
+/// update that changes the key has the columns that did not change, too.
 pub(super) fn push_image(change: &Change<'_>, image: Option<Image<'_>>, escaping: Escaping, out: &mut Vec<u8>) {
     let Some(image) = image else {
         out.extend_from_slice(b"null");
@@ -278,7 +282,7 @@ pub(super) fn push_image(change: &Change<'_>, image: Option<Image<'_>>, escaping
     push_object(columns.map(|((column, label), cell)| (column, label, cell)), push_cell, out);
 }
 
-/// Appends columns as an object. Those that aren't there are left out.
+/// Appends columns as a JSON object. Absent columns are left out.
 #[inline]
 pub(super) fn push_object<'a>(
     columns: impl Iterator<Item = Labelled<'a>>,
@@ -294,7 +298,7 @@ pub(super) fn push_object<'a>(
     out.push(b'}');
 }
 
-/// Appends columns with a comma before each: `,"id":7,"note":null`. Those that aren't there are left out.
+/// Appends columns with a comma before each: `,"id":7,"note":null`. Absent columns are left out.
 #[inline]
 pub(super) fn push_columns<'a>(
     columns: impl Iterator<Item = Labelled<'a>>,
@@ -337,7 +341,7 @@ mod tests {
     const ABSENT: i64 = i64::MIN;
     const NULL: i64 = i64::MAX;
 
-    /// What is written of an update, a line for each event.
+    /// Returns an update's events, one line each.
     fn written(key: &[u32], before: [i64; 4], after: [i64; 4], format: Format) -> Vec<String> {
         let mut builder = Builder::with_capacity(0);
         builder.transaction(&TransactionHeader {
@@ -410,10 +414,10 @@ mod tests {
         assert_eq!(debezium(&[0], [1, 2, 3, ABSENT], [1, 2, 4, ABSENT]).len(), 1);
     }
 
-    /// `binlog_row_image=MINIMAL` and `NOBLOB`: what didn't change is in one of the images, or in neither.
+    /// `binlog_row_image=MINIMAL` and `NOBLOB`: columns that did not change are in one of the images, or in neither.
     #[test]
     fn images_may_lack_what_did_not_change() {
-        // A part of the key alone was changed: the other is in the image before.
+        // Only a part of the key changed: the other part is in the before image.
         let minimal = ([1, 2, ABSENT, ABSENT], [ABSENT, 9, ABSENT, ABSENT]);
         let events = debezium(&[0, 1], minimal.0, minimal.1);
         assert_eq!(events, [r#""d" {"a":1,"b":2} null"#, r#""c" null {"a":1,"b":9}"#]);
@@ -422,10 +426,10 @@ mod tests {
         let events = written(&[0, 1], minimal.0, minimal.1, Format::Maxwell);
         assert_eq!(events, [r#""delete" {"a":1,"b":2}"#, r#""insert" {"a":1,"b":9}"#]);
         assert_eq!(written(&[0, 1], minimal.0, minimal.1, Format::Row), ["1 2 null", "1 9 null"]);
-        // No part of it was.
+        // No part of the key changed.
         assert_eq!(debezium(&[0, 1], [1, 2, ABSENT, ABSENT], [ABSENT, ABSENT, 5, ABSENT]).len(), 1);
         assert_eq!(debezium(&[0, 1], [1, 2, ABSENT, ABSENT], [ABSENT, 2, 5, ABSENT]).len(), 1);
-        // What it was isn't known.
+        // The old key is unknown.
         assert_eq!(debezium(&[0], [ABSENT, 2, 3, 4], [9, 2, 3, 4]).len(), 1);
         let noblob = debezium(&[0], [1, 2, ABSENT, 4], [9, 2, 7, ABSENT]);
         assert_eq!(noblob, [r#""d" {"a":1,"b":2,"g":4} null"#, r#""c" null {"a":9,"b":2,"g":4,"n":7}"#]);

@@ -1,11 +1,11 @@
-//! Debezium's JSON envelope, as its JsonConverter writes it without schemas, so that consumers
-//! written for Debezium work unchanged.
+//! Debezium's JSON envelope, as Debezium's JsonConverter writes it without schemas, so that consumers written for
+//! Debezium work unchanged.
 //! <https://debezium.io/documentation/reference/stable/connectors/mysql.html#mysql-events>
 //!
 //! The handling modes are `decimal.handling.mode=string`, `time.precision.mode=isostring`,
-//! `binary.handling.mode=base64` and `bigint.unsigned.handling.mode=long`, but that an unsigned
-//! number beyond a signed 64-bit integer is written as what it is. A column that the row image
-//! doesn't have is left out of its object: it isn't NULL.
+//! `binary.handling.mode=base64` and `bigint.unsigned.handling.mode=long`, except that an unsigned number beyond a
+//! signed 64-bit integer is written as it is. A column that the row image lacks is left out of its object: it is not
+//! NULL.
 
 use rowmill_batch::json::Literal;
 
@@ -13,7 +13,8 @@ use super::change::{Change, Origin, SourceName, code, push_image, schema_text, t
 use super::json::{Escaping, push_int, push_string};
 use crate::binlog::SchemaChange;
 
-/// Writes changes. All rows of an event have most of what isn't the row's own in common, so that is kept.
+/// A writer of changes. It keeps the text that the rows of an event have in common, which is most of the text around
+/// their values.
 #[derive(Debug, Clone)]
 pub(super) struct Writer {
     escaping: Escaping,
@@ -22,15 +23,15 @@ pub(super) struct Writer {
     event: EventText,
 }
 
-/// What rows of one event, written at one time, have in common.
+/// The text that the rows of one event have in common if they are written at the same time.
 #[derive(Debug, Clone, Default)]
 struct EventText {
-    of: EventKey,
-    /// `,"source":` to the row's number.
+    key: EventKey,
+    /// From `,"source":` to before the row's index.
     until_row: Vec<u8>,
-    /// From behind it to the operation.
+    /// From after the row's index to before the operation.
     until_operation: Vec<u8>,
-    /// From behind it to the end.
+    /// From after the operation to the end.
     until_end: Vec<u8>,
 }
 
@@ -59,7 +60,7 @@ impl Writer {
 
     /// Appends a change.
     pub fn write(&mut self, change: &Change<'_>, out: &mut Vec<u8>) {
-        self.event.be_of(change, self.escaping);
+        self.event.update_for(change, self.escaping);
         let EventText { until_row, until_operation, until_end, .. } = &self.event;
         self.before.push_to(out);
         push_image(change, change.before, self.escaping, out);
@@ -74,20 +75,20 @@ impl Writer {
 }
 
 impl EventText {
-    /// Makes it that of a change's event.
-    fn be_of(&mut self, change: &Change<'_>, escaping: Escaping) {
+    /// Makes the text that of a change's event.
+    fn update_for(&mut self, change: &Change<'_>, escaping: Escaping) {
         let Change { source, origin, now_us, .. } = change;
-        if self.of.is_of(origin, *now_us) {
+        if self.key.matches(origin, *now_us) {
             return;
         }
-        self.of.be_of(origin, *now_us);
-        let Self { of: _, until_row, until_operation, until_end } = self;
+        self.key.assign(origin, *now_us);
+        let Self { key: _, until_row, until_operation, until_end } = self;
         for text in [&mut *until_row, until_operation, until_end] {
             text.clear();
         }
         until_row.extend_from_slice(b",");
         push_source_until_row(source, origin, until_row);
-        push_source_behind_row(origin, until_operation);
+        push_source_after_row(origin, until_operation);
         until_operation.extend_from_slice(b",\"transaction\":null,\"op\":\"");
         until_end.extend_from_slice(b"\",\"ts_ms\":");
         push_int(now_us / 1000, until_end);
@@ -103,9 +104,9 @@ impl EventText {
 }
 
 impl EventKey {
-    fn is_of(&self, origin: &Origin<'_>, now: i64) -> bool {
+    fn matches(&self, origin: &Origin<'_>, now: i64) -> bool {
         let Self { schema, table, gtid, file, position, time_us, now_us, server_id, thread_id } = self;
-        // What differs most often comes first.
+        // The fields that differ most often come first.
         *position == origin.position
             && gtid == origin.gtid
             && *now_us == now
@@ -116,7 +117,7 @@ impl EventKey {
             && file == origin.file
     }
 
-    fn be_of(&mut self, origin: &Origin<'_>, now: i64) {
+    fn assign(&mut self, origin: &Origin<'_>, now: i64) {
         let Self { schema, table, gtid, file, position, time_us, now_us, server_id, thread_id } = self;
         origin.schema.clone_into(schema);
         origin.table.clone_into(table);
@@ -127,14 +128,14 @@ impl EventKey {
     }
 }
 
-/// Appends a schema change, as the connector's schema change topic has it. Statements aren't parsed:
-/// which tables it is about is said by its text alone.
+/// Appends a schema change, as in the connector's schema change topic. Statements are not parsed, so only the
+/// statement's text says which tables it concerns.
 pub(super) fn write_schema_change(source: &SourceName, change: &SchemaChange, now_us: i64, out: &mut Vec<u8>) {
     let origin = Origin {
         time_us: time_us(change.commit_time_us, change.time_us),
         event_time_us: change.time_us,
         schema: &schema_text(change.schema.as_deref().unwrap_or_default()),
-        table: b",\"table\":\"\"", // its word for what isn't known
+        table: b",\"table\":\"\"", // Debezium's value where the table is not known
         server_id: change.server_id,
         gtid: &change.gtid,
         file: &change.file,
@@ -145,7 +146,7 @@ pub(super) fn write_schema_change(source: &SourceName, change: &SchemaChange, no
     out.push(b'{');
     push_source_until_row(source, &origin, out);
     push_int(origin.row, out);
-    push_source_behind_row(&origin, out);
+    push_source_after_row(&origin, out);
     out.extend_from_slice(b",\"ts_ms\":");
     push_int(now_us / 1000, out);
     out.extend_from_slice(b",\"databaseName\":");
@@ -185,7 +186,7 @@ fn push_source_until_row(source: &SourceName, origin: &Origin<'_>, out: &mut Vec
     out.extend_from_slice(b",\"row\":");
 }
 
-fn push_source_behind_row(origin: &Origin<'_>, out: &mut Vec<u8>) {
+fn push_source_after_row(origin: &Origin<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b",\"thread\":");
     match origin.thread_id {
         0 => out.extend_from_slice(b"null"),

@@ -1,4 +1,4 @@
-//! JSON as SQS takes it.
+//! JSON that SQS accepts, plain or escaped for a request's string.
 
 pub use rowmill_batch::json::push_string;
 pub(super) use rowmill_batch::json::push_utf8;
@@ -6,18 +6,18 @@ use rowmill_batch::json::{push_escaped, push_escaped_twice};
 
 use crate::binlog::civil_from_days;
 
-/// What JSON is written for.
+/// The context of written JSON: on its own, or within a JSON string.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Escaping {
-    /// To be read.
+    /// On its own: plain JSON.
     Plain,
-    /// To stand between the quotes of a JSON string, as a message's body does in a request to SQS. Most of what would be
-    /// escaped there is known beforehand.
+    /// Within the quotes of a JSON string, as a message's body in a request to SQS: escaped JSON. Most of the text to
+    /// be escaped is the same in each message, and escaped beforehand.
     Escaped,
 }
 
 impl Escaping {
-    /// What a string begins and ends with.
+    /// Returns the quote with which a string begins and ends.
     pub(super) fn quote(self) -> &'static [u8] {
         match self {
             Self::Plain => b"\"",
@@ -25,7 +25,7 @@ impl Escaping {
         }
     }
 
-    /// Appends a string.
+    /// Appends a string with its quotes.
     #[inline]
     pub(super) fn push_utf8(self, text: &[u8], out: &mut Vec<u8>) {
         match self {
@@ -38,7 +38,7 @@ impl Escaping {
         }
     }
 
-    /// Makes of plain JSON, from a place on, what is wanted.
+    /// Escapes the plain JSON from `start` on, if escaped JSON is wanted.
     pub(super) fn rewrite(self, start: usize, out: &mut Vec<u8>) {
         if self == Self::Escaped {
             let plain = out.split_off(start);
@@ -47,17 +47,18 @@ impl Escaping {
     }
 }
 
-/// How many bytes JSON has that stands between the quotes of a JSON string. Whoever wrote it escaped in it what SQS
-/// refuses, so that there is nothing but pairs of a backslash, and a quote or another backslash.
-pub fn plain_len(escaped: &[u8]) -> usize {
-    // By counts that fit into bytes, sixteen at a time.
+/// Returns the length in bytes of the plain JSON whose escaped form is `escaped`. The writer of the plain JSON has
+/// escaped the characters that SQS refuses, so each escape in `escaped` is a backslash before a quote or another
+/// backslash.
+pub fn unescaped_len(escaped: &[u8]) -> usize {
+    // The counts fit into bytes, so that sixteen bytes are counted at a time.
     let count = |bytes: &[u8]| bytes.iter().map(|byte| u8::from(matches!(byte, b'\\' | b'"'))).sum::<u8>();
     let halves: usize = escaped.chunks(usize::from(u8::MAX)).map(|bytes| usize::from(count(bytes))).sum();
     escaped.len() - halves / 2
 }
 
-/// The JSON that stands between the quotes of a JSON string; see [`plain_len`].
-pub fn plain(escaped: &str) -> String {
+/// Returns the plain JSON whose escaped form is `escaped`; see [`unescaped_len`].
+pub fn unescape(escaped: &str) -> String {
     let mut plain = String::with_capacity(escaped.len());
     let mut rest = escaped;
     while let Some((before, pair)) = rest.split_once('\\') {
@@ -76,7 +77,8 @@ pub fn push_int(number: impl itoa::Integer, out: &mut Vec<u8>) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
-/// Appends what is JSON already. SQS refuses two characters that JSON takes; they stand in its strings.
+/// Appends text that is JSON already. Two characters that JSON allows and SQS refuses are escaped; they occur only in
+/// strings.
 pub(super) fn push_raw(json: &[u8], out: &mut Vec<u8>) {
     let mut rest = json;
     // U+FFFE and U+FFFF: EF BF BE, EF BF BF.
@@ -88,7 +90,7 @@ pub(super) fn push_raw(json: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(rest);
 }
 
-/// Appends a time of RFC 3339, of microseconds since 1970: `2026-11-23T10:00:00.123456Z`.
+/// Appends a time, given in microseconds since 1970, as in RFC 3339: `2026-11-23T10:00:00.123456Z`.
 pub(super) fn push_time(time_us: i64, out: &mut Vec<u8>) {
     let time_us = u64::try_from(time_us).unwrap_or(0);
     let (seconds, micros) = (time_us / 1_000_000, time_us % 1_000_000);
@@ -99,7 +101,7 @@ pub(super) fn push_time(time_us: i64, out: &mut Vec<u8>) {
     out.extend_from_slice(text.as_bytes());
 }
 
-/// Appends bytes as a string of base64.
+/// Appends bytes as a base64 string.
 pub(super) fn push_base64(bytes: &[u8], escaping: Escaping, out: &mut Vec<u8>) {
     out.extend_from_slice(escaping.quote());
     base64_simd::STANDARD.encode_append(bytes, out);
@@ -126,8 +128,8 @@ mod tests {
             let mut expected = Vec::new();
             push_escaped(written.as_bytes(), &mut expected);
             prop_assert_eq!(&escaped, &expected);
-            prop_assert_eq!(plain_len(&escaped), written.len());
-            prop_assert_eq!(plain(std::str::from_utf8(&escaped).expect("UTF-8")), written);
+            prop_assert_eq!(unescaped_len(&escaped), written.len());
+            prop_assert_eq!(unescape(std::str::from_utf8(&escaped).expect("UTF-8")), written);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Maxwell's JSON, with its binlog position, GTID, server and thread: <https://maxwells-daemon.io/dataformat/>.
 //!
-//! `xid` isn't there: the binlog says it after the rows. `commit` is where a row is known to be its transaction's last. What
-//! else differs, docs/formats.md lists.
+//! There is no `xid`: the binlog has the transaction's `xid` only after the rows. `commit` is there if a row is known
+//! to be the last of its transaction. docs/formats.md lists the other differences.
 
 use rowmill_batch::{Cell, Column, Kind};
 
@@ -50,9 +50,9 @@ fn push_value(column: &Column, cell: Cell<'_>, out: &mut Vec<u8>) {
     let Cell::Value(bytes) = cell else { return push_cell(column, cell, out) };
     match column.kind {
         Kind::Date | Kind::Time | Kind::Datetime | Kind::Timestamp => push_utf8(bytes, out),
-        // JSON has numbers of any length.
+        // JSON numbers may have any length.
         Kind::Decimal | Kind::Json => push_raw(bytes, out),
-        // The binlog has them without the zero bytes that end them, and so has Maxwell.
+        // The binlog strips trailing zero bytes from `BINARY` values, and so does Maxwell.
         Kind::Bytes if column.mysql_type == "binary" => {
             let len = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
             push_cell(column, Cell::Value(&bytes[..len]), out);

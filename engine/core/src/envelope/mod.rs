@@ -1,4 +1,4 @@
-//! A row as a message body.
+//! The envelope: rows and schema changes come in, the JSON bodies of messages go out.
 
 mod change;
 mod cloudevents;
@@ -12,7 +12,7 @@ mod wkt;
 use rowmill_batch::{Batch, Row, Table};
 
 pub use change::{Connector, KeyChange, SourceName};
-pub use json::{Escaping, plain, plain_len, push_int, push_string};
+pub use json::{Escaping, push_int, push_string, unescape, unescaped_len};
 pub use value::{push_cell, push_cell_text, push_image};
 
 use change::{Change, TableText};
@@ -20,7 +20,7 @@ use change::{Change, TableText};
 use crate::binlog::SchemaChange;
 use crate::by_table::ByTable;
 
-/// How a change is written.
+/// The format of a message's body.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Format {
     /// Debezium's JSON envelope.
@@ -30,11 +30,11 @@ pub enum Format {
     CloudEvents,
     /// Maxwell's JSON.
     Maxwell,
-    /// The row alone, as Debezium's `ExtractNewRecordState` makes it.
+    /// The row alone, as Debezium's `ExtractNewRecordState` writes it.
     Row,
 }
 
-/// Writes changes.
+/// A writer of message bodies in one format.
 #[derive(Debug, Clone)]
 pub struct Envelope {
     format: Format,
@@ -45,18 +45,18 @@ pub struct Envelope {
 }
 
 impl Envelope {
-    /// For changes of one server.
+    /// Creates a writer for the changes of one server.
     pub fn new(format: Format, escaping: Escaping, source: SourceName) -> Self {
         Self { format, escaping, source, debezium: debezium::Writer::new(escaping), tables: ByTable::default() }
     }
 
-    /// From now on changes are of a server of this family.
+    /// Sets the family of servers from which the following changes come.
     pub fn set_connector(&mut self, connector: Connector) {
         self.source.connector = connector;
     }
 
-    /// Appends a row of `table`, or the part of it that [`KeyChange::for_row`] says. `now_us` is the wall clock in
-    /// microseconds since 1970.
+    /// Appends the event of a row of `table`, which for an update that changes the primary key is one of two
+    /// ([`KeyChange::for_row`]). `now_us` is the wall clock in microseconds since 1970.
     pub fn write(
         &mut self,
         table: &Table,
@@ -80,7 +80,7 @@ impl Envelope {
         self.escaping.rewrite(start, out);
     }
 
-    /// Appends a schema change, as Debezium's connector has it in its schema change topic.
+    /// Appends a schema change, as Debezium's connector writes it to its schema change topic.
     pub fn write_schema_change(&self, change: &SchemaChange, now_us: i64, out: &mut Vec<u8>) {
         let start = out.len();
         debezium::write_schema_change(&self.source, change, now_us, out);
@@ -198,7 +198,7 @@ mod tests {
             insta::assert_snapshot!(name, written.replace(",\"", ",\n\"").replace(":{", ":{\n"));
         }
     }
-    /// Writes an update in each format: of columns with a name, a kind, a MySQL type, and the cells before and after.
+    /// Writes an update in each format. A column has a name, a kind, a MySQL type, and the cells before and after.
     fn update(columns: &[(&str, Kind, &str, Cell<'_>, Cell<'_>)]) -> [String; 4] {
         let column = |&(name, kind, mysql_type, ..): &(&str, Kind, &str, Cell<'_>, Cell<'_>)| Column {
             name: name.to_owned(),
@@ -290,7 +290,7 @@ mod tests {
         let written = update(&names.map(|name| (name, Kind::Uint, "int unsigned", Cell::Null, Cell::Value(&one))));
         for text in &written {
             let value: serde_json::Value = serde_json::from_str(text).expect("JSON");
-            // Of keys that are there twice, the first would be lost.
+            // Of a key that occurs twice, the first value would be lost.
             assert_eq!(value.to_string().len(), text.len(), "{text}");
         }
         let [.., row] = &written;

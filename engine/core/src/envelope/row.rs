@@ -1,6 +1,7 @@
-//! The row alone, with a few words about it: what Debezium's `ExtractNewRecordState` makes of its envelope with
-//! `delete.tombstone.handling.mode=rewrite` and `add.fields=op,db,table,source.ts_ms`. Of a deleted row it is what it was.
-//! Where a column is called as one of the words, the word has another name: no key is there twice.
+//! The row alone, with some metadata: the output of Debezium's `ExtractNewRecordState` with
+//! `delete.tombstone.handling.mode=rewrite` and `add.fields=op,db,table,source.ts_ms`. A deleted row has the values
+//! of its before image. Where a column has the name of a metadata field, the field gets another name: no key occurs
+//! twice.
 //! <https://debezium.io/documentation/reference/stable/transformations/event-flattening.html>
 
 use super::change::{Change, push_columns};

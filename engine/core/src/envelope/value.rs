@@ -1,14 +1,14 @@
-//! A column's value as JSON, as Debezium's handling modes have it, and as text.
+//! A column's value as JSON, by Debezium's handling modes, and as text.
 
 use rowmill_batch::{Cell, Column, Image, Kind, Table};
 
 use super::json::{Escaping, push_base64, push_int, push_string};
 
-/// Stands for a value that the binlog doesn't have though it changed: Debezium's own placeholder
+/// Debezium's placeholder for a value that changed and that the binlog does not have
 /// (`unavailable.value.placeholder`).
 const UNAVAILABLE: &str = "__debezium_unavailable_value";
 
-/// Appends a value as JSON. A column that the row image doesn't have is `null`, as NULL is.
+/// Appends a value as JSON. A column that the row image lacks is written as `null`, like NULL.
 #[inline]
 pub fn push_cell(column: &Column, cell: Cell<'_>, out: &mut Vec<u8>) {
     push_cell_as(column, cell, Escaping::Plain, out);
@@ -23,7 +23,7 @@ pub(super) fn push_cell_as(column: &Column, cell: Cell<'_>, escaping: Escaping, 
     }
 }
 
-/// Appends a value as UTF-8 text: numbers in decimal, binary in base64, nothing for NULL.
+/// Appends a value as UTF-8 text: numbers in decimal, binary values in base64, nothing for NULL and without a value.
 pub fn push_cell_text(column: &Column, cell: Cell<'_>, out: &mut Vec<u8>) {
     let Cell::Value(bytes) = cell else { return };
     match column.kind {
@@ -35,7 +35,7 @@ pub fn push_cell_text(column: &Column, cell: Cell<'_>, out: &mut Vec<u8>) {
     }
 }
 
-/// Appends a row image as a JSON object, without the columns that it doesn't have.
+/// Appends a row image as a JSON object without the columns that the image lacks.
 pub fn push_image(table: &Table, image: Image<'_>, out: &mut Vec<u8>) {
     let mut separator = b'{';
     for (column, cell) in table.columns.iter().zip(image.cells()).filter(|(_, cell)| *cell != Cell::Absent) {
@@ -53,7 +53,7 @@ pub fn push_image(table: &Table, image: Image<'_>, out: &mut Vec<u8>) {
 
 fn push_value(column: &Column, bytes: &[u8], escaping: Escaping, out: &mut Vec<u8>) {
     let cell = Cell::Value(bytes);
-    // The decoder wrote text as UTF-8 and numbers in 8 bytes; transforms' edits were checked.
+    // The decoder wrote text as UTF-8 and numbers in 8 bytes; edits by transforms were checked.
     match column.kind {
         Kind::Int => push_int(cell.int().unwrap_or_default(), out),
         Kind::Uint | Kind::Year => push_int(cell.uint().unwrap_or_default(), out),
@@ -80,15 +80,15 @@ fn push_value(column: &Column, bytes: &[u8], escaping: Escaping, out: &mut Vec<u
     }
 }
 
-/// A `FLOAT` is written with the digits that tell it from its neighbours, not with those of the
-/// double that it was widened to.
+/// Appends a float. A `FLOAT` is written with the digits that distinguish it from its neighbours, not with those of
+/// the double to which it was widened.
 fn push_float(column: &Column, number: f64, out: &mut Vec<u8>) {
     let mut buffer = zmij::Buffer::new();
     let text = if column.mysql_type == "float" { buffer.format(number as f32) } else { buffer.format(number) };
     out.extend_from_slice(text.as_bytes());
 }
 
-/// `BIT(1)` is a boolean, a wider one its bytes, the lowest first.
+/// Appends a bit field: `BIT(1)` as a boolean, a wider one as its bytes, the lowest first.
 fn push_bits(column: &Column, bits: u64, escaping: Escaping, out: &mut Vec<u8>) {
     let width = column.mysql_type.trim_start_matches("bit(").trim_end_matches(')').parse().unwrap_or(64usize);
     if width == 1 {
@@ -99,7 +99,7 @@ fn push_bits(column: &Column, bits: u64, escaping: Escaping, out: &mut Vec<u8>) 
     }
 }
 
-/// A `POINT` column's values have their coordinates beside them, as Debezium writes them.
+/// Appends a geometry. Values of a `POINT` column have their coordinates, too, as Debezium writes them.
 fn push_geometry(column: &Column, bytes: &[u8], out: &mut Vec<u8>) {
     let Some((srid, wkb)) = bytes.split_first_chunk::<4>() else {
         out.extend_from_slice(b"null");
@@ -137,7 +137,7 @@ fn push_vector(bytes: &[u8], out: &mut Vec<u8>) {
         if number.is_finite() {
             out.extend_from_slice(zmij::Buffer::new().format(number).as_bytes());
         } else {
-            out.extend_from_slice(b"null"); // JSON has no word for it
+            out.extend_from_slice(b"null"); // JSON has no infinities and no NaN
         }
     }
     out.push(b']');

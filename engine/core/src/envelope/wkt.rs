@@ -1,9 +1,9 @@
-//! Geometries as text: `POINT (3 2)`, as the JTS library writes them, which Maxwell uses.
+//! Geometries as well-known text: `POINT (3 2)`, as the JTS library writes it, which Maxwell uses.
 //! <https://www.ogc.org/standards/sfa/> (well-known text and well-known binary)
 
 use std::io::Write;
 
-/// Collections in collections; deeper ones have no text here.
+/// The deepest nesting of collections. Deeper ones are not written as text.
 const DEPTH_MAX: usize = 100;
 
 const POINT: u32 = 1;
@@ -14,7 +14,7 @@ const MULTI_LINE_STRING: u32 = 5;
 const MULTI_POLYGON: u32 = 6;
 const COLLECTION: u32 = 7;
 
-/// Returns a geometry's text, `None` if its well-known binary isn't one.
+/// Returns a geometry's text; `None` if the bytes are not well-known binary.
 pub(super) fn text(wkb: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(wkb.len());
     let mut reader = Reader { bytes: wkb, is_big_endian: false };
@@ -42,7 +42,7 @@ impl Reader<'_> {
         self.array().map(u32::from_le_bytes)
     }
 
-    /// A geometry's byte order and type.
+    /// Reads a geometry's byte order, and returns its type.
     fn header(&mut self) -> Option<u32> {
         let [order] = self.array()?;
         self.is_big_endian = match order {
@@ -76,7 +76,7 @@ impl Reader<'_> {
         }
     }
 
-    /// A geometry of a known type in one of many, which leave its name out.
+    /// Reads a member of a multi-geometry, whose type is known and not written.
     fn part(&mut self, expected: u32, out: &mut Vec<u8>) -> Option<()> {
         if self.header()? != expected {
             return None;
@@ -117,7 +117,7 @@ impl Reader<'_> {
         self.coordinate(out)
     }
 
-    /// All digits, never an exponent.
+    /// Reads a coordinate and appends all its digits, never an exponent.
     fn coordinate(&mut self, out: &mut Vec<u8>) -> Option<()> {
         let number = self.array().map(f64::from_le_bytes).filter(|number| number.is_finite())?;
         write!(out, "{number}").ok()

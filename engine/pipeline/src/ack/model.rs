@@ -1,4 +1,4 @@
-//! What loom checks in every order of threads.
+//! Checks by loom, in every order of threads.
 
 use loom::future::block_on;
 use loom::thread;
@@ -11,10 +11,10 @@ fn limits(rows: u32) -> Cost {
     Cost { rows, bytes: 100 }
 }
 
-/// What the checkpoint writer does.
+/// Does the checkpoint writer's work, and returns the last checkpoint.
 fn last_checkpoint(mut feed: CheckpointFeed<u64>) -> Option<u64> {
     let mut last = None;
-    while block_on(feed.moved()) {
+    while block_on(feed.wait_for_advance()) {
         let Some(advance) = feed.take() else { continue };
         assert!(Some(advance.progress) > last, "the watermark never goes back");
         last = Some(advance.progress);
@@ -23,7 +23,7 @@ fn last_checkpoint(mut feed: CheckpointFeed<u64>) -> Option<u64> {
     last
 }
 
-/// No wake-up is lost: the reader gets its room, and the writer its last advance.
+/// No wake-up is lost: the reader gets its room, and the writer the last advance.
 #[test]
 fn all_is_acknowledged_within_the_budget() {
     loom::model(|| {
@@ -38,21 +38,21 @@ fn all_is_acknowledged_within_the_budget() {
     });
 }
 
-/// The writer is woken by what is acknowledged, though more may follow and there is room for it.
+/// An acknowledgement wakes the writer even if more batches may follow and there is room for them.
 #[test]
 fn what_is_acknowledged_wakes_the_writer() {
     loom::model(|| {
         let (mut acks, mut feed, _observer) = tracker(limits(10));
         let ack = block_on(acks.open((), 1, COST)).expect("going");
         let other = thread::spawn(move || ack.acknowledge());
-        assert!(block_on(feed.moved()));
+        assert!(block_on(feed.wait_for_advance()));
         assert_eq!(feed.take().map(|advance| advance.progress), Some(1));
         other.join().expect("no panic");
         drop(acks);
     });
 }
 
-/// The last of two parts that are resolved at once resolves the batch, whichever it is.
+/// Two parts are resolved at once: the last one, whichever that is, resolves the batch.
 #[test]
 fn parts_are_resolved_at_once() {
     for is_lost in [false, true] {
@@ -64,13 +64,13 @@ fn parts_are_resolved_at_once() {
             let other = thread::spawn(move || if is_lost { drop(part) } else { part.acknowledge() });
             ack.acknowledge();
             assert_eq!(last_checkpoint(feed), (!is_lost).then_some(1));
-            assert_eq!(observer.lost(), u64::from(is_lost));
+            assert_eq!(observer.lost_batches(), u64::from(is_lost));
             other.join().expect("no panic");
         });
     }
 }
 
-/// A batch stops while the one after it is delivered: the watermark stays directly before the row.
+/// A batch stops while the one after it is acknowledged: the watermark stays directly before the row.
 #[test]
 fn one_stops_while_another_is_acknowledged() {
     loom::model(|| {
@@ -88,7 +88,8 @@ fn one_stops_while_another_is_acknowledged() {
     });
 }
 
-/// Two batches stop at once: the first counts, whichever comes first, and nothing of it and after it is delivered.
+/// Two batches stop at once: the first batch's stop counts, in whatever order the calls come, and nothing from there
+/// on is delivered.
 #[test]
 fn two_stop_at_once() {
     loom::model(|| {
@@ -112,7 +113,7 @@ fn two_stop_at_once() {
     });
 }
 
-/// A part that is dropped wakes the reader, who waits for room that will never come.
+/// A part that is dropped wakes the reader, which waits for room that will never come.
 #[test]
 fn a_loss_wakes_who_waits_for_room() {
     loom::model(|| {

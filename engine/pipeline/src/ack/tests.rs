@@ -1,4 +1,4 @@
-//! The tracker's rules, one by one, and against a model of them.
+//! Tests of the tracker's rules, one by one and against a model.
 
 use std::task::Context;
 
@@ -10,7 +10,7 @@ use super::*;
 const LIMITS: Cost = Cost { rows: 100, bytes: 1000 };
 const COST: Cost = Cost { rows: 10, bytes: 10 };
 
-/// A future's value, if it need not wait.
+/// Returns a future's value if the future is ready.
 fn now<T>(future: impl Future<Output = T>) -> Option<T> {
     let mut future = std::pin::pin!(future);
     match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
@@ -30,12 +30,12 @@ fn a_batch_is_acknowledged_when_all_its_parts_are() {
     let (first, second) = (ack.part(0), ack.part(7));
     ack.acknowledge();
     second.acknowledge();
-    assert_eq!((now(feed.moved()), feed.take()), (None, None));
+    assert_eq!((now(feed.wait_for_advance()), feed.take()), (None, None));
     first.acknowledge();
-    assert_eq!(now(feed.moved()), Some(true));
+    assert_eq!(now(feed.wait_for_advance()), Some(true));
     assert_eq!(feed.take(), Some(Advance { progress: 1, rows: 10, bytes: 10 }));
     drop(acks);
-    assert_eq!((now(feed.moved()), observer.lost()), (Some(false), 0));
+    assert_eq!((now(feed.wait_for_advance()), observer.lost_batches()), (Some(false), 0));
 }
 
 #[test]
@@ -46,11 +46,11 @@ fn a_dropped_part_keeps_the_watermark_before_its_batch_for_good() {
     drop(second.part(5));
     assert_eq!(now(observer.stopped()), None, "parts of it are open");
     second.acknowledge();
-    assert_eq!((now(observer.stopped()), observer.lost()), (Some(()), 1));
+    assert_eq!((now(observer.stopped()), observer.lost_batches()), (Some(()), 1));
     assert_eq!(now(acks.open((), 4, COST)).map(|ack| ack.err()), Some(Some(Stopped)));
     first.acknowledge();
     assert_eq!(feed.take().map(|advance| advance.progress), Some(1));
-    assert_eq!(now(feed.moved()), Some(false));
+    assert_eq!(now(feed.wait_for_advance()), Some(false));
 }
 
 #[test]
@@ -62,16 +62,16 @@ fn a_stop_lets_the_watermark_get_to_its_row() {
     second.part(4).stop(14, "row 4".into());
     assert_eq!(now(observer.stopped()), Some(()));
     assert!(!first.is_stopped() && !before.is_stopped() && after.is_stopped() && third.is_stopped());
-    // What is not to be delivered may be dropped; the rest still counts.
+    // Acks of rows after the stop may be dropped; acks of earlier rows still count.
     drop((after, third));
     second.acknowledge();
     first.acknowledge();
     assert_eq!(feed.take().map(|advance| advance.progress), Some(10));
-    assert_eq!(now(feed.moved()), None, "a row before the stop isn't acknowledged");
+    assert_eq!(now(feed.wait_for_advance()), None, "a row before the stop isn't acknowledged");
     before.acknowledge();
-    let advance = feed.take().expect("it gets there");
+    let advance = feed.take().expect("the watermark gets to the row");
     assert_eq!(advance, Advance { progress: 14, rows: 0, bytes: 0 });
-    assert_eq!((now(feed.moved()), observer.lost()), (Some(false), 0));
+    assert_eq!((now(feed.wait_for_advance()), observer.lost_batches()), (Some(false), 0));
     feed.release(&advance);
     let stop = observer.stop().expect("a stop");
     assert_eq!((stop.cause.to_string(), stop.is_reached), ("row 4".to_owned(), true));
@@ -84,7 +84,7 @@ fn a_part_that_is_dropped_before_the_stop_is_a_loss() {
     drop(ack.part(1));
     ack.part(4).stop(4, "row 4".into());
     ack.acknowledge();
-    assert_eq!((now(feed.moved()), feed.take(), observer.lost()), (Some(false), None, 1));
+    assert_eq!((now(feed.wait_for_advance()), feed.take(), observer.lost_batches()), (Some(false), None, 1));
     assert!(observer.stop().is_some_and(|stop| !stop.is_reached));
 }
 
@@ -97,7 +97,7 @@ fn the_first_stop_counts() {
     first.part(3).stop(3, "row 3".into());
     first.part(5).stop(5, "row 5".into());
     first.acknowledge();
-    assert_eq!((feed.take().map(|advance| advance.progress), now(feed.moved())), (Some(3), Some(false)));
+    assert_eq!((feed.take().map(|advance| advance.progress), now(feed.wait_for_advance())), (Some(3), Some(false)));
     let stop = observer.stop().expect("a stop");
     assert_eq!((stop.cause.to_string(), stop.is_reached), ("row 3".to_owned(), false), "it isn't durable yet");
     assert!(observer.stop().is_none(), "its cause is given once");
@@ -114,7 +114,7 @@ fn a_stop_after_the_last_batch_lets_all_be_delivered() {
     ack.acknowledge();
     let advance = feed.take().expect("all of it");
     feed.release(&advance);
-    assert_eq!((advance.progress, now(feed.moved())), (10, Some(false)));
+    assert_eq!((advance.progress, now(feed.wait_for_advance())), (10, Some(false)));
     assert!(observer.stop().is_some_and(|stop| stop.is_reached));
 }
 
@@ -123,9 +123,9 @@ fn the_budget_is_held_until_the_progress_is_durable() {
     let (mut acks, mut feed, _observer) = tracker(LIMITS);
     let batches: Vec<_> = (1..=10).map(|progress| open(&mut acks, progress)).collect();
     assert!(now(acks.open((), 11, COST)).is_none(), "the rows are used up");
-    assert_eq!(now(feed.urgent()), None, "nothing is delivered");
+    assert_eq!(now(feed.wait_until_urgent()), None, "nothing is delivered");
     batches.into_iter().for_each(Ack::acknowledge);
-    assert_eq!(now(feed.urgent()), Some(()));
+    assert_eq!(now(feed.wait_until_urgent()), Some(()));
     let advance = feed.take().expect("an advance");
     assert!(now(acks.open((), 11, COST)).is_none(), "it is not durable yet");
     feed.release(&advance);
@@ -136,9 +136,9 @@ fn the_budget_is_held_until_the_progress_is_durable() {
     assert_eq!((advance.rows, advance.bytes), (1, 1000));
     feed.release(&advance);
     open(&mut acks, 12).acknowledge();
-    assert_eq!(now(feed.urgent()), None, "a tenth of the budget holds nobody up");
+    assert_eq!(now(feed.wait_until_urgent()), None, "a tenth of the budget is not urgent");
     drop(acks);
-    assert_eq!(now(feed.urgent()), Some(()), "nothing follows");
+    assert_eq!(now(feed.wait_until_urgent()), Some(()), "nothing follows");
 }
 
 #[derive(Debug, Clone)]
@@ -161,7 +161,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 0..200)
 }
 
-/// A batch of the model: its open parts' rows, and the lowest row that was lost.
+/// A batch of the model: the rows of its open parts, and the lowest row that was lost.
 #[derive(Debug, Default)]
 struct Modelled {
     open: Vec<u32>,
@@ -169,7 +169,8 @@ struct Modelled {
 }
 
 proptest! {
-    /// Against the obvious model: all batches and their parts; the place that the longest acknowledged run ends at.
+    /// The watermark follows a plain model: a list of all batches with their parts, and the end of the longest run of
+    /// acknowledged ones.
     #[test]
     fn follows_what_is_acknowledged(steps in steps()) {
         let (mut acks, mut feed, observer) = tracker(Cost { rows: u32::MAX, bytes: u32::MAX });
@@ -230,6 +231,6 @@ proptest! {
                 prop_assert_eq!(ack.is_stopped(), stop.is_some_and(|stop| (*batch, ack.row()) >= stop));
             }
         }
-        let _ = observer.lost();
+        let _ = observer.lost_batches();
     }
 }

@@ -1,4 +1,4 @@
-//! Logging in: the handshake, TLS, and the ways to prove the password.
+//! The login: handshake, TLS, and authentication plugins.
 //! <https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_connection_phase.html>
 
 use mysql_async::Opts;
@@ -8,27 +8,27 @@ use mysql_common::io::ParseBuf;
 use mysql_common::packets::{AuthPlugin, AuthSwitchRequest, HandshakePacket, HandshakeResponse, SslRequest};
 use mysql_common::proto::MySerialize;
 
-use super::super::driver::caught;
+use super::super::driver::catch_panic;
 use super::{ReplicationStream, Stream, StreamError};
 use crate::config::Secret;
 use crate::config::{Tls, TlsMode};
 
-/// What a connection logs in with.
+/// The address, credentials and TLS settings of a connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Login {
     pub host: String,
     pub port: u16,
-    /// A Unix socket, instead of host and port.
+    /// The path of a Unix socket, used instead of host and port.
     pub socket: Option<String>,
     pub user: String,
     pub password: Option<Secret>,
-    /// Whether the server may have the password itself, over a connection that nobody can read.
+    /// Whether the password may be sent in clear text, over a private connection to a trusted server.
     pub sends_clear_password: bool,
     pub tls: Tls,
 }
 
 impl Login {
-    /// As the driver logs in.
+    /// Takes over the driver's options.
     pub fn new(options: &Opts, tls: &Tls) -> Self {
         Self {
             host: options.ip_or_hostname().to_owned(),
@@ -42,36 +42,36 @@ impl Login {
     }
 }
 
-/// What is said of a plugin that isn't known here.
+/// Returns the error text for an authentication plugin that is not supported.
 pub(crate) fn unknown_plugin(name: &str) -> String {
     format!(
-        "the server asks for the authentication plugin `{name}`, which isn't known here; let the user have another one: \
+        "cannot log in: the authentication plugin `{name}` is not supported; change the user's plugin: \
          `ALTER USER ... IDENTIFIED WITH caching_sha2_password BY '...'` on MySQL, `ALTER USER ... IDENTIFIED VIA ed25519 \
          USING PASSWORD('...')` on MariaDB"
     )
 }
 
-/// What is said of a server that should have TLS and hasn't.
+/// Returns the error text for a server without TLS where TLS is required.
 pub(crate) fn no_tls(tls: &Tls) -> String {
     let section = tls.section;
     format!(
-        "the server offers no TLS, and {section}.mode asks for it (by default, of a server on another machine); let the \
-         server have a certificate, or set {section}.mode to \"preferred\""
+        "the server does not support TLS, and {section}.mode requires it (the default for a server on another machine); \
+         give the server a certificate, or set {section}.mode to \"preferred\""
     )
 }
 
-/// What is said where the password may not be sent as it is.
+/// Returns the error text if the password may not be sent in clear text.
 pub(crate) fn clear_password() -> String {
-    "the server asks for the password in clear text (`mysql_clear_password`), which is sent only to a server that TLS has \
-     verified, and only if the URL ends with `?enable_cleartext_plugin=true`; add that, and set the mode of TLS to \
+    "cannot log in: the server asks for the password in clear text (`mysql_clear_password`), which is sent only to a server \
+     that TLS has verified, and only if the URL ends with `?enable_cleartext_plugin=true`; add that, and set the TLS mode to \
      \"verify-identity\""
         .to_owned()
 }
 
-/// What is said where a plugin can do nothing without a password.
+/// Returns the error for a plugin that needs a password, if there is none.
 fn no_password(name: &str) -> StreamError {
     StreamError::Setup(anyhow::anyhow!(
-        "the server asks for the authentication plugin `{name}`, which needs a password, and there is none"
+        "cannot log in by the authentication plugin `{name}`, which needs a password: no password is configured"
     ))
 }
 
@@ -87,30 +87,31 @@ const CAPABILITIES: CapabilityFlags = CapabilityFlags::CLIENT_PROTOCOL_41
     .union(CapabilityFlags::CLIENT_PLUGIN_AUTH_LENENC_CLIENT_DATA)
     .union(CapabilityFlags::CLIENT_CONNECT_ATTRS);
 
-/// PARSEC's iterations are 1,024 times two to the power of a byte; MariaDB's own is 3 at most, this takes a second.
+/// Maximum of PARSEC's factor, which the server sends: PARSEC takes 1,024 * 2^factor iterations. MariaDB uses at most 3; this
+/// maximum takes a second.
 const PARSEC_FACTOR_MAX: u8 = 10;
 
-/// The password's proof is under way.
+/// The state of an authentication.
 struct Proof<'a> {
     plugin: AuthPlugin<'static>,
     nonce: Vec<u8>,
     password: &'a str,
-    /// Whether nobody between can read what is sent.
+    /// Whether the connection is encrypted, or is a local socket.
     is_private: bool,
     sends_clear_password: bool,
     switched: bool,
-    /// Whether PARSEC's salt was answered.
+    /// Whether PARSEC's salt has been answered.
     salted: bool,
 }
 
 impl ReplicationStream {
-    /// Answers the server's greeting.
+    /// Logs in: answers the server's greeting.
     pub(super) async fn log_in(&mut self, login: &Login) -> Result<(), StreamError> {
         let greeting = self.packet().await?;
         let handshake: HandshakePacket<'_> = parse(&greeting)?;
         let mut nonce = handshake.scramble_1_ref().to_vec();
         nonce.extend_from_slice(handshake.scramble_2_ref().unwrap_or_default());
-        nonce.resize(20, 0); // without the zero byte behind it
+        nonce.resize(20, 0); // without the terminating zero byte
         let version = handshake
             .maria_db_server_version_parsed()
             .or_else(|| handshake.server_version_parsed())
@@ -158,7 +159,7 @@ impl ReplicationStream {
         self.prove(&mut proof).await
     }
 
-    /// Answers what the server asks until it is content.
+    /// Answers the server's authentication requests until the server accepts the login.
     async fn prove(&mut self, proof: &mut Proof<'_>) -> Result<(), StreamError> {
         const OK: u8 = 0x00;
         const MORE_DATA: u8 = 0x01;
@@ -170,7 +171,7 @@ impl ReplicationStream {
             let packet = self.packet().await?;
             match (packet.first(), &proof.plugin) {
                 (Some(&OK), _) => return Ok(()),
-                // As servers asked for it that know no other plugins.
+                // The request of servers that know no other plugins.
                 (Some(&SWITCH), _) if packet.len() == 1 => {
                     return Err(StreamError::Setup(anyhow::anyhow!(unknown_plugin("mysql_old_password"))));
                 }
@@ -194,10 +195,10 @@ impl ReplicationStream {
                         let nonce = proof.nonce.iter().cycle();
                         password.iter_mut().zip(nonce).for_each(|(byte, nonce)| *byte ^= nonce);
                         let key = key.get(1..).ok_or(StreamError::Protocol("a public key"))?;
-                        // It panics at what is no key, and at a password that is too long for one.
-                        let encrypted = caught(|| crypto::encrypt(&password, key)).map_err(|error| {
+                        // `encrypt` panics if the key is invalid, or if the password is too long for the key.
+                        let encrypted = catch_panic(|| crypto::encrypt(&password, key)).map_err(|error| {
                             StreamError::Setup(anyhow::anyhow!(
-                                "the password can't be encrypted by the server's public key ({error}); set source.tls.mode \
+                                "cannot encrypt the password by the server's public key: {error}; set source.tls.mode \
                                  to \"verify-identity\", which needs no key"
                             ))
                         })?;
@@ -206,7 +207,7 @@ impl ReplicationStream {
                     _ => return Err(StreamError::Protocol("the answer to a password")),
                 },
                 (Some(_), AuthPlugin::MariadbParsec { .. }) if !proof.salted => {
-                    // The first servers that had it left out the byte before the salt.
+                    // The first servers with PARSEC omitted the byte before the salt.
                     let salt = packet.strip_prefix(&[MORE_DATA]).unwrap_or(&packet);
                     let answer = proof.answer_to_salt(salt)?;
                     self.send(&answer).await?;
@@ -218,7 +219,7 @@ impl ReplicationStream {
 }
 
 impl Proof<'_> {
-    /// What a plugin sends first.
+    /// Returns the first answer of the plugin.
     fn first_answer(&self) -> Result<Vec<u8>, StreamError> {
         match &self.plugin {
             AuthPlugin::MysqlClearPassword if self.is_private && self.sends_clear_password => Ok(self.clear()),
@@ -237,7 +238,7 @@ impl Proof<'_> {
         }
     }
 
-    /// PARSEC's answer: a nonce of our own, and the signature of both by a key that is made of password and salt.
+    /// Returns PARSEC's answer: the client's nonce, and a signature of both nonces by a key derived from password and salt.
     /// <https://mariadb.com/kb/en/authentication-plugin-parsec/>
     fn answer_to_salt(&mut self, salt: &[u8]) -> Result<Vec<u8>, StreamError> {
         self.salted = true;
@@ -261,8 +262,8 @@ impl Proof<'_> {
     }
 }
 
-/// The nonce of a request to switch, behind the plugin's name: all of it. Of other plugins a zero ends it, and the
-/// packet's own parser drops that; in ed25519's and PARSEC's, 32 random bytes, the last may be one.
+/// Returns the whole nonce of a request to switch, which follows the plugin's name. For other plugins a zero byte ends the
+/// nonce, and the packet's own parser drops that byte; a nonce of ed25519 or PARSEC, 32 random bytes, may itself end with one.
 fn whole_nonce(switch: &[u8]) -> &[u8] {
     switch.iter().position(|&byte| byte == 0).map_or(&[], |end| &switch[end + 1..])
 }

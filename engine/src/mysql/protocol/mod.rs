@@ -1,5 +1,5 @@
-//! The connection that streams the binlog. The driver, which serves all other questions, unpacks
-//! compressed transactions whole and copies each event; here events are read in place.
+//! The connection that streams the binlog. Events are read in place here; the driver, which runs all other statements,
+//! decompresses whole transactions and copies each event.
 //! <https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_replication.html>
 
 mod login;
@@ -23,48 +23,48 @@ use packets::{ReadBuffer, TooLarge, framed};
 use super::client::{CONNECT_TIMEOUT, timed_out};
 use super::tls::server_name;
 
-/// How often the server says that it is there when it has nothing else to say.
+/// How often the server sends a heartbeat while it has nothing else to send.
 pub(crate) const HEARTBEAT_PERIOD: Duration = Duration::from_secs(5);
-/// A connection that is silent for longer is taken for dead.
+/// A connection that is silent for longer counts as lost.
 const SILENCE_MAX: Duration = Duration::from_secs(20);
 
-/// How long the server may take to answer a statement.
+/// Time-out for the answer to a statement, and for sending one.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why a connection can't be used, or not any more.
+/// Why a connection cannot be used, or no longer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StreamError {
-    /// It was cut, or never came about.
+    /// The connection was cut, or could not be made.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// The server sends nothing, not even heartbeats.
+    /// The server sent nothing, not even heartbeats.
     #[error("the server sent nothing for {SILENCE_MAX:?}, not even a heartbeat")]
     Silence,
-    /// The server says that the stream ends here; a connection that is closed says nothing.
+    /// The server reported the end of the stream, which is not a closed connection.
     #[error("the server ended the stream")]
     End,
-    /// What the server says against it.
+    /// The server reported an error.
     #[error("{message} (error {code})")]
     Server {
-        /// MySQL's number.
+        /// MySQL's error code.
         code: u16,
-        /// MySQL's words.
+        /// MySQL's message.
         message: String,
     },
-    /// Something that the protocol doesn't have.
-    #[error("the server sent something else than {0}")]
+    /// The server violated the protocol.
+    #[error("unexpected packet from the server instead of {0}")]
     Protocol(&'static str),
-    /// What can't be done with the settings as they are.
+    /// The settings, or the server's data, do not allow to continue.
     #[error("{0:#}")]
     Setup(#[from] anyhow::Error),
 }
 
-/// A connection.
+/// A connection that can stream the binlog.
 #[derive(Debug)]
 pub(crate) struct ReplicationStream {
     stream: Stream,
     buffer: ReadBuffer,
-    /// The number of the next packet that is sent.
+    /// The sequence number of the next packet to send.
     sequence: u8,
 }
 
@@ -73,21 +73,21 @@ enum Stream {
     Tcp(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
     Unix(UnixStream),
-    /// While it is being secured.
+    /// During the TLS handshake.
     None,
 }
 
-/// From where the server shall send.
+/// A request for the binlog from a position.
 #[derive(Debug, Clone)]
 pub(crate) struct DumpRequest<'a> {
     pub file: &'a str,
     /// At most 4 GiB into the file.
     pub offset: u32,
-    /// Unlike every other replica's.
+    /// The server ID, which no other replica may have.
     pub server_id: u32,
-    /// MariaDB, which leaves out annotations unless they're asked for; their bytes count.
+    /// Whether to send annotation events. MariaDB omits them by default, though their bytes count in positions.
     pub annotations: bool,
-    /// Whether the stream ends where the binlog does, instead of waiting there.
+    /// Whether the stream ends at the end of the binlog, instead of waiting for more.
     pub ends: bool,
 }
 
@@ -110,7 +110,7 @@ impl ReplicationStream {
         timeout(CONNECT_TIMEOUT, connecting).await.unwrap_or_else(|_| Err(timed_out(CONNECT_TIMEOUT).into()))
     }
 
-    /// Runs a statement that gives no rows.
+    /// Runs a statement that returns no rows.
     pub async fn run(&mut self, statement: &str) -> Result<(), StreamError> {
         const COM_QUERY: u8 = 0x03;
         const OK: u8 = 0x00;
@@ -119,7 +119,7 @@ impl ReplicationStream {
         if answer.first() == Some(&OK) { Ok(()) } else { Err(StreamError::Protocol("an OK")) }
     }
 
-    /// Asks for the binlog. From then on only events are to be taken.
+    /// Requests the binlog. From then on only events may be taken.
     pub async fn dump(&mut self, request: &DumpRequest<'_>) -> Result<(), StreamError> {
         const COM_BINLOG_DUMP: u8 = 0x12;
         const SEND_ANNOTATE_ROWS: u16 = 2;
@@ -134,8 +134,8 @@ impl ReplicationStream {
         self.command(COM_BINLOG_DUMP, &body).await
     }
 
-    /// Asks for the transactions that aren't in a set of GTIDs, as [`GtidSet::encode`] writes it. From
-    /// then on only events are to be taken.
+    /// Requests the transactions that are not in a set of GTIDs, as encoded by [`GtidSet::encode`]. From then on only events
+    /// may be taken.
     ///
     /// [`GtidSet::encode`]: rowmill_core::gtid::GtidSet::encode
     pub async fn dump_by_gtids(&mut self, server_id: u32, gtids: &[u8]) -> Result<(), StreamError> {
@@ -152,7 +152,7 @@ impl ReplicationStream {
         self.command(COM_BINLOG_DUMP_GTID, &body).await
     }
 
-    /// The next event, from its header to its checksum, valid until the next call; `None` if it isn't there yet.
+    /// Returns the next event, from its header to its checksum, or `None` if it has not been received yet.
     #[inline]
     pub fn try_next_event(&mut self) -> Result<Option<&[u8]>, StreamError> {
         let extent = loop {
@@ -167,7 +167,7 @@ impl ReplicationStream {
         event(self.buffer.take(extent)).map(Some)
     }
 
-    /// Waits for the next event. Nothing is lost if this is cancelled.
+    /// Waits for the next event. Cancel-safe.
     pub async fn event(&mut self) -> Result<&[u8], StreamError> {
         let extent = loop {
             match self.buffer.extent()? {
@@ -178,7 +178,7 @@ impl ReplicationStream {
         event(self.buffer.take(extent))
     }
 
-    /// Waits until something comes. Nothing is lost if this is cancelled.
+    /// Waits until bytes are received. Cancel-safe.
     pub async fn receive(&mut self) -> Result<(), StreamError> {
         Ok(timeout(SILENCE_MAX, self.fill()).await.map_err(|_| StreamError::Silence)??)
     }
@@ -198,7 +198,7 @@ impl ReplicationStream {
         Ok(())
     }
 
-    /// A packet of the conversation; one that says an error is that error.
+    /// Receives a packet before the stream starts; an error packet is returned as the error.
     async fn packet(&mut self) -> Result<Vec<u8>, StreamError> {
         let extent = loop {
             match self.buffer.extent()? {
@@ -242,7 +242,7 @@ impl ReplicationStream {
 
     async fn secure(&mut self, host: &str, config: Arc<rustls::ClientConfig>) -> Result<(), StreamError> {
         let name = ServerName::try_from(server_name(host).to_owned())
-            .map_err(|_| StreamError::Setup(anyhow::anyhow!("`{host}` isn't a name that TLS can be made for")))?;
+            .map_err(|_| StreamError::Setup(anyhow::anyhow!("cannot use TLS with `{host}`: not a valid host name")))?;
         let Stream::Tcp(stream) = std::mem::replace(&mut self.stream, Stream::None) else { return Ok(()) };
         let stream = TlsConnector::from(config).connect(name, stream).await?;
         self.stream = Stream::Tls(Box::new(stream));
@@ -256,7 +256,7 @@ impl From<TooLarge> for StreamError {
     }
 }
 
-/// An event in its packet; an error or the stream's end otherwise.
+/// Returns the event in a packet; an error if the packet has an error or the end of the stream.
 #[inline]
 fn event(packet: &[u8]) -> Result<&[u8], StreamError> {
     const OK: u8 = 0x00;
@@ -274,9 +274,9 @@ fn error_of(packet: &[u8]) -> Option<StreamError> {
         return None;
     }
     let Some((&[low, high], message)) = packet[1..].split_first_chunk() else {
-        return Some(StreamError::Protocol("an error in words"));
+        return Some(StreamError::Protocol("an error packet"));
     };
-    // Before the greeting there is no SQL state.
+    // Errors before the greeting have no SQL state.
     let message = match message {
         [b'#', _, _, _, _, _, message @ ..] => message,
         message => message,

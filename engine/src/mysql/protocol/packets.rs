@@ -1,15 +1,15 @@
-//! Packets of the client/server protocol: bytes from the server in, whole payloads out, read in place.
+//! Packets of the client/server protocol: bytes from the server come in, whole payloads go out, read in place.
 //! <https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_basic_packets.html>
 
-/// A packet of this many bytes is followed by another one of the same payload.
+/// A packet of this many bytes is followed by another packet of the same payload.
 const PACKET_BYTES_MAX: usize = 0xff_ffff;
 const HEADER_LEN: usize = 4;
-/// Room for a read.
+/// The buffer grows by multiples of this many bytes.
 const READ_BYTES: usize = 256 << 10;
-/// No payload is larger: the server's limit is 1 GiB.
+/// Maximum bytes of a payload: the server's limit is 1 GiB.
 const PAYLOAD_BYTES_MAX: usize = (1 << 30) + (1 << 20);
 
-/// Bytes that were received and not yet used.
+/// A buffer of received bytes that are not yet used.
 #[derive(Debug, Default)]
 pub(super) struct ReadBuffer {
     bytes: Vec<u8>,
@@ -17,28 +17,28 @@ pub(super) struct ReadBuffer {
     end: usize,
 }
 
-/// How far the next payload goes.
+/// The extent of the next payload.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Extent {
-    /// Without its packets' headers.
+    /// Bytes of the payload, without packet headers.
     len: usize,
-    /// Where the next packet begins.
+    /// Index of the byte after the payload.
     end: usize,
-    /// The number of its last packet.
+    /// Sequence number of the last packet.
     pub sequence: u8,
 }
 
 /// A payload larger than any server sends.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the server sends more than 1 GiB in one packet")]
+#[error("the server sent a packet of more than 1 GiB")]
 pub(super) struct TooLarge;
 
 impl ReadBuffer {
-    /// Where the next read goes. Bytes that were used are overwritten.
+    /// Returns the free part of the buffer for the next read. Used bytes are overwritten.
     pub fn room(&mut self) -> &mut [u8] {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
-            // One huge row doesn't keep its room for ever.
+            // Release the memory of one huge row.
             if self.bytes.len() > 16 * READ_BYTES {
                 self.bytes = Vec::new();
             }
@@ -47,19 +47,19 @@ impl ReadBuffer {
             self.bytes.copy_within(self.start..self.end, 0);
             self.end -= self.start;
             self.start = 0;
-            // What is waited for may be large: the room doubles with it.
+            // The payload may be large: double the buffer.
             let len = self.bytes.len().max((self.end * 2).next_multiple_of(READ_BYTES)).max(READ_BYTES);
             self.bytes.resize(len, 0);
         }
         &mut self.bytes[self.end..]
     }
 
-    /// So many bytes were read into [`ReadBuffer::room`].
+    /// Adds `len` bytes that were read into [`ReadBuffer::room`].
     pub fn filled(&mut self, len: usize) {
         self.end += len;
     }
 
-    /// How far the next payload goes, if all of it is there.
+    /// Returns the extent of the next payload, or `None` until all of it is received.
     #[inline]
     pub fn extent(&self) -> Result<Option<Extent>, TooLarge> {
         let (mut end, mut payload_len) = (self.start, 0);
@@ -80,7 +80,7 @@ impl ReadBuffer {
         }
     }
 
-    /// The next payload, which goes so far. With this it is used, and stays where it is until more is read.
+    /// Takes the next payload, which has this extent. The bytes stay valid until the next read.
     #[inline]
     pub fn take(&mut self, Extent { len, end, .. }: Extent) -> &[u8] {
         let begin = self.start + HEADER_LEN;
@@ -91,7 +91,7 @@ impl ReadBuffer {
         &self.bytes[begin..begin + len]
     }
 
-    /// Moves the parts of a payload together, over the headers between them.
+    /// Joins the parts of a payload, overwriting the headers between them.
     fn join(&mut self, begin: usize, payload_len: usize) {
         let mut joined = PACKET_BYTES_MAX;
         let mut part = begin + PACKET_BYTES_MAX + HEADER_LEN;
@@ -104,7 +104,7 @@ impl ReadBuffer {
     }
 }
 
-/// Frames a payload as packets, the first of which has the number `sequence`.
+/// Frames a payload as packets, the first with the sequence number `sequence`.
 pub(super) fn framed(payload: &[u8], sequence: u8) -> Vec<u8> {
     let mut out = Vec::with_capacity(payload.len() + HEADER_LEN);
     let mut sequence = sequence;

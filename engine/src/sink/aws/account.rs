@@ -1,4 +1,4 @@
-//! What a queue is used by: region, endpoint, credentials, time-outs.
+//! The account by which a queue is used: region, endpoint, credentials, time-outs.
 
 use std::time::Duration;
 
@@ -16,20 +16,20 @@ use super::credentials::Credentials;
 use super::http::{CONNECT_TIMEOUT, Client, Connections, REQUEST_TIMEOUT};
 use crate::config::{Queue, Role};
 
-/// For bodies that no queue takes.
+/// The time-out of an attempt to store a large body in S3.
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// What a queue is used by.
+/// The account by which a queue is used.
 #[derive(Debug, Clone)]
 pub(in crate::sink) struct Account {
     config: SdkConfig,
     credentials: Credentials,
     connections: Connections,
-    /// Where the queue's URL says that it is asked.
+    /// The endpoint in the queue's URL.
     queue_endpoint: Option<String>,
 }
 
-/// Where the default chain finds credentials, and the role that is taken by them.
+/// The default chain of credentials providers, and the role that is assumed with its credentials.
 #[derive(Debug, Clone)]
 struct Chain {
     region: Option<String>,
@@ -38,27 +38,28 @@ struct Chain {
 }
 
 impl Account {
+    /// Loads the account for a queue, from its configuration, its URL and the environment.
     pub async fn of(queue: &Queue, connections: Connections) -> Self {
         let Queue { url, region, endpoint_url, role, .. } = queue;
         let url = url.to_string();
         let region = region.clone().or_else(|| region_of(&url));
         let chain = Chain { region, endpoint_url: endpoint_url.clone(), role: role.clone() };
         let config = chain.load().await;
-        // A configured endpoint is for all of AWS: a local server, mostly. The queue's host is for queues alone.
-        // So are FIPS and dual-stack endpoints that the environment asks for.
+        // A configured endpoint, mostly a local server, is for all AWS services, and takes precedence over the queue's host,
+        // which is for SQS alone. FIPS and dual-stack endpoints that the environment asks for take precedence, too.
         let is_configured = config.endpoint_url().is_some()
             || std::env::var_os("AWS_ENDPOINT_URL_SQS").is_some()
             || config.use_fips() == Some(true)
             || config.use_dual_stack() == Some(true);
         let queue_endpoint = endpoint_of(&url).filter(|_| !is_configured);
-        // All clients share them: what is slow is asked once.
+        // All clients share the credentials: a slow provider is asked once.
         let credentials = Credentials::new(SharedCredentialsProvider::new(chain));
         let shared = SharedCredentialsProvider::new(credentials.clone());
         let config = config.into_builder().credentials_provider(shared).build();
         Self { config, credentials, connections, queue_endpoint }
     }
 
-    /// A client of SQS for what is asked once.
+    /// Returns an SQS client of the SDK, for requests at the start.
     pub fn sqs(&self) -> aws_sdk_sqs::Client {
         let mut config = aws_sdk_sqs::config::Builder::from(&self.config);
         if let Some(url) = &self.queue_endpoint {
@@ -67,35 +68,35 @@ impl Account {
         aws_sdk_sqs::Client::from_conf(config.build())
     }
 
-    /// They may be why something was refused: they are asked for again.
+    /// Discards the credentials, which may be the cause of a refusal: the next request asks the provider again.
     pub fn forget_credentials(&self) {
         self.credentials.forget();
     }
 
-    /// The region.
+    /// Returns the region.
     ///
     /// # Errors
-    /// If there is none.
+    /// If no region is configured.
     pub fn region(&self) -> anyhow::Result<String> {
-        let region = self.config.region().context("there is no region: set `region`, or AWS_REGION")?;
+        let region = self.config.region().context("no region is configured; set `region`, or AWS_REGION")?;
         Ok(region.to_string())
     }
 
-    /// A client of SQS for messages; `url` is where the other one asks.
+    /// Returns a client that sends messages to SQS; `url` is the endpoint that the SDK's client uses.
     ///
     /// # Errors
-    /// If there is no region.
+    /// If no region is configured.
     pub fn client(&self, url: String) -> anyhow::Result<Client> {
         Ok(Client::new(url, self.region()?, self.credentials.clone(), self.connections.clone()))
     }
 
-    /// A client of S3.
+    /// Returns an S3 client of the SDK.
     pub fn s3(&self, endpoint_url: Option<&str>) -> aws_sdk_s3::Client {
         let mut config = aws_sdk_s3::config::Builder::from(&self.config).timeout_config(timeouts(UPLOAD_TIMEOUT));
         if let Some(url) = endpoint_url {
             config = config.endpoint_url(url);
         }
-        // A server that isn't AWS's has no names by bucket.
+        // A server that is not AWS's has no host name for each bucket.
         let is_aws = endpoint_url.is_none() && self.config.endpoint_url().is_none();
         aws_sdk_s3::Client::from_conf(config.force_path_style(!is_aws).build())
     }
@@ -107,10 +108,10 @@ fn timeouts(request: Duration) -> TimeoutConfig {
 
 impl Chain {
     async fn load(&self) -> SdkConfig {
-        // Retries are the lanes' business: they know what may be sent before what.
+        // The ordered queue retries: it knows which message may be sent before which.
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .retry_config(RetryConfig::disabled())
-            // They are kept by `Credentials`, which hears of refusals.
+            // `Credentials` caches them, and discards those that are refused.
             .identity_cache(IdentityCache::no_cache())
             .timeout_config(timeouts(REQUEST_TIMEOUT));
         if let Some(region) = self.region.clone() {
@@ -123,12 +124,12 @@ impl Chain {
     }
 
     async fn credentials(&self) -> Result<Keys, CredentialsError> {
-        // Made anew each time: the SDK's providers read the user's files once and never again.
+        // Loaded anew each time: the SDK's providers read the user's files only once.
         let config = self.load().await;
         let Some(Role { arn, external_id }) = &self.role else {
             let provider = config.credentials_provider();
             return provider
-                .ok_or_else(|| CredentialsError::not_loaded("nothing gives any"))?
+                .ok_or_else(|| CredentialsError::not_loaded("no credentials provider"))?
                 .provide_credentials()
                 .await;
         };
@@ -149,8 +150,8 @@ impl ProvideCredentials for Chain {
     }
 }
 
-/// The region of a queue's URL, by AWS's names of hosts: `sqs.eu-west-1.amazonaws.com`, with `sqs-fips`, with `.api.aws`,
-/// with what stands before a VPC endpoint's, and the legacy `eu-west-1.queue.amazonaws.com`.
+/// Returns the region in a queue's URL, by AWS's host names: `sqs.eu-west-1.amazonaws.com`, also with `sqs-fips`, with
+/// `.api.aws` or with a VPC endpoint's prefix, and the legacy `eu-west-1.queue.amazonaws.com`.
 /// <https://docs.aws.amazon.com/general/latest/gr/sqs-service.html>
 fn region_of(queue_url: &str) -> Option<String> {
     let (_, host) = origin(queue_url)?;
@@ -170,16 +171,17 @@ fn region_of(queue_url: &str) -> Option<String> {
     host.split('.').find(is_region).filter(|_| is_aws).map(str::to_owned)
 }
 
-/// Scheme and host of a queue's URL: what is asked.
+/// Returns scheme and host of a queue's URL: its endpoint.
 fn endpoint_of(queue_url: &str) -> Option<String> {
     let (scheme, host) = origin(queue_url)?;
     Some(format!("{scheme}://{host}"))
 }
 
+/// Returns scheme and host of a URL.
 fn origin(url: &str) -> Option<(&str, &str)> {
     let (scheme, rest) = url.split_once("://")?;
     let host = rest.split('/').next()?;
-    // What is made of a table's name is no host.
+    // A host with a placeholder is not known before the table.
     (!host.is_empty() && !host.contains('{')).then_some((scheme, host))
 }
 

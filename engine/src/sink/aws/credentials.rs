@@ -1,4 +1,4 @@
-//! Credentials of AWS, asked for again before they expire.
+//! AWS credentials, renewed before they expire.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -13,17 +13,18 @@ use tracing::warn;
 
 use super::error::describe;
 
-/// So long before their end they are asked for again.
+/// How long before their expiry credentials are renewed.
 const MARGIN: Duration = Duration::from_secs(5 * 60);
-/// What doesn't expire may be replaced all the same: a file, say.
+/// The age at which credentials without an expiry are renewed: they may have been replaced, in a file for example.
 const AGE_MAX: Duration = Duration::from_secs(15 * 60);
-/// While new ones can't be had, and the old ones hold.
+/// The pause between attempts to renew credentials that are still valid.
 const RETRY_DELAY: Duration = Duration::from_secs(30);
 
-/// How long a provider may take: one that asks a person, or a far server, takes its time.
+/// The time-out of a provider, long enough for one that asks a person or a distant server.
 const PROVIDER_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Keeps what a provider gives. It is asked by a task of its own: a request that gives up waiting doesn't end the asking.
+/// A cache of a provider's credentials. A task of its own asks the provider, so that a request that times out does not
+/// cancel the asking.
 #[derive(Debug, Clone)]
 pub(in crate::sink) struct Credentials(Arc<Shelf>);
 
@@ -39,14 +40,14 @@ struct State {
     asking: Option<Asking>,
 }
 
-/// The provider is asked; all who need it wait for the one answer.
+/// A pending answer of the provider, for which all requests without credentials wait.
 type Asking = Shared<BoxFuture<'static, Result<Identity, String>>>;
 
 #[derive(Debug)]
 struct Held {
     identity: Identity,
     expiry: Option<SystemTime>,
-    /// When to ask again.
+    /// When to renew.
     renewal: SystemTime,
 }
 
@@ -57,21 +58,22 @@ impl Held {
 }
 
 impl Credentials {
+    /// Creates an empty cache of the provider's credentials.
     pub fn new(provider: SharedCredentialsProvider) -> Self {
         Self(Arc::new(Shelf { provider, state: Mutex::default() }))
     }
 
-    /// Those that hold, while new ones are asked for if it is time.
+    /// Returns valid credentials, and starts to renew them when it is time. Waits for the provider only if there are none.
     ///
     /// # Errors
-    /// If there are none to be had, and none that hold.
+    /// If there are no valid credentials, and the provider fails.
     pub async fn get(&self, now: SystemTime) -> Result<Identity, String> {
         let asking = {
             let mut state = self.0.state();
             if let Some(held) = state.held.as_ref().filter(|held| now < held.renewal) {
                 return Ok(held.identity.clone());
             }
-            // One that is done, and left no others, failed.
+            // Only a task that panicked leaves a finished answer here: the provider is asked again.
             state.asking.take_if(|asking| asking.peek().is_some());
             let asking = state.asking.get_or_insert_with(|| Arc::clone(&self.0).ask(now)).clone();
             match state.held.as_ref().filter(|held| held.holds(now)) {
@@ -82,7 +84,7 @@ impl Credentials {
         asking.await
     }
 
-    /// They were refused: they are asked for again.
+    /// Discards the credentials, as they were refused: the next request asks the provider again.
     pub fn forget(&self) {
         self.0.state().held = None;
     }
@@ -105,12 +107,13 @@ impl Shelf {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Asks the provider in a task of its own, and stores its answer.
     fn ask(self: Arc<Self>, now: SystemTime) -> Asking {
         let task = tokio::spawn(async move {
             let answer = tokio::time::timeout(PROVIDER_TIMEOUT, self.provider.provide_credentials()).await;
             let answer = match answer {
                 Ok(answer) => answer.map_err(|error| describe(&error)),
-                Err(_) => Err(format!("their provider didn't answer in {} seconds", PROVIDER_TIMEOUT.as_secs())),
+                Err(_) => Err(format!("the provider did not answer in {} seconds", PROVIDER_TIMEOUT.as_secs())),
             };
             let mut state = self.state();
             state.asking = None;
@@ -118,7 +121,7 @@ impl Shelf {
                 Ok(credentials) => {
                     let expiry = credentials.expiry();
                     let renewal = expiry.map_or(now + AGE_MAX, |expiry| expiry.checked_sub(MARGIN).unwrap_or(expiry));
-                    // Those that are short-lived hold to their end, or each request would ask for new ones.
+                    // Short-lived credentials are used until they expire: otherwise each request would renew them.
                     let renewal = if renewal <= now { expiry.unwrap_or(renewal) } else { renewal };
                     let identity = Identity::from(credentials);
                     state.held = Some(Held { identity: identity.clone(), expiry, renewal });
@@ -127,7 +130,7 @@ impl Shelf {
                 Err(text) => {
                     let text = format!("no credentials: {text}");
                     let Some(old) = state.held.as_mut().filter(|old| old.holds(now)) else { return Err(text) };
-                    warn!(error = text, "the credentials can't be renewed; the old ones still hold");
+                    warn!(error = text, "cannot renew the credentials; the old ones are still valid");
                     let again = now + RETRY_DELAY;
                     old.renewal = old.expiry.map_or(again, |expiry| expiry.min(again));
                     Ok(old.identity.clone())
@@ -144,7 +147,7 @@ mod tests {
 
     use super::*;
 
-    /// Gives keys that hold for as long as it is told; fails where it is told so.
+    /// Provides numbered keys with these expiries, and then fails.
     #[derive(Debug)]
     struct Provider {
         asked: AtomicU32,
@@ -173,12 +176,12 @@ mod tests {
         (provider, Credentials::new(SharedCredentialsProvider::new(provider)))
     }
 
-    /// The numbers of the keys that are had at these seconds.
+    /// Returns the numbers of the keys at these seconds.
     async fn had(expiries: &[Option<u64>], at: &[u64]) -> Vec<Option<String>> {
         let (_, credentials) = provided(expiries.iter().map(|expiry| expiry.map(second)).collect());
         let mut had = Vec::new();
         for now in at {
-            // Where the old ones hold, new ones are asked for meanwhile.
+            // While the old keys are valid, they are renewed in the background.
             let _ = credentials.get(second(*now)).await;
             tokio::time::sleep(Duration::from_millis(1)).await;
             let identity = credentials.get(second(*now)).await.ok();
@@ -192,9 +195,9 @@ mod tests {
         let some = |nth: u32| Some(nth.to_string());
         let hourly = [Some(3_600), Some(7_200)];
         assert_eq!(had(&hourly, &[0, 3_299, 3_300, 3_301]).await, [some(0), some(0), some(1), some(1)]);
-        // Endless ones too, now and then.
+        // Keys without an expiry are renewed, too.
         assert_eq!(had(&[None, None], &[0, 899, 900]).await, [some(0), some(0), some(1)]);
-        // Short ones hold to their end.
+        // Short-lived keys are used until they expire.
         assert_eq!(had(&[Some(60), Some(120)], &[0, 59, 60]).await, [some(0), some(0), some(1)]);
     }
 
@@ -209,7 +212,7 @@ mod tests {
         let (provider, credentials) = provided(vec![Some(second(3_600))]);
         let mut asked = Vec::new();
         for now in [0, 3_400, 3_401, 3_429, 3_430] {
-            credentials.get(second(now)).await.expect("some hold");
+            credentials.get(second(now)).await.expect("valid keys");
             tokio::time::sleep(Duration::from_millis(1)).await;
             asked.push(provider.asked.load(Ordering::Relaxed));
         }
@@ -228,7 +231,7 @@ mod tests {
         assert_eq!(key().await, "1");
     }
 
-    /// Gives its keys after a time.
+    /// Provides keys after a delay.
     #[derive(Debug)]
     struct Slow(Duration, AtomicU32);
 
@@ -250,7 +253,7 @@ mod tests {
         let slow: &'static Slow = Box::leak(Box::new(Slow(Duration::from_secs(40), AtomicU32::new(0))));
         let credentials = Credentials::new(SharedCredentialsProvider::new(slow));
         let now = SystemTime::UNIX_EPOCH;
-        // As requests do, which wait for 15 seconds.
+        // Like requests, which wait for 15 seconds.
         for _ in 0..2 {
             let waited = tokio::time::timeout(Duration::from_secs(15), credentials.get(now)).await;
             assert!(waited.is_err(), "not yet");

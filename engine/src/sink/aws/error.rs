@@ -1,8 +1,8 @@
-//! Errors of the SDK as text.
+//! Texts of SDK errors.
 
 use std::error::Error;
 
-/// Words that say nothing: which part of the SDK failed.
+/// Texts that name only the part of the SDK that failed.
 const EMPTY_WORDS: [&str; 8] = [
     "dispatch failure",
     "service error",
@@ -14,15 +14,15 @@ const EMPTY_WORDS: [&str; 8] = [
     "the credential provider was not enabled",
 ];
 
-/// An error of the SDK in words: what its causes say, without the names of parts, and once each. What the user can do about
-/// it comes last.
+/// Returns the text of an SDK error: the texts of its causes, each once, without the names of parts, and the user's fix last
+/// where one is known.
 pub(in crate::sink) fn describe(error: &(dyn Error + 'static)) -> String {
     let mut said: Vec<String> = Vec::new();
     let mut cause = Some(error);
     while let Some(error) = cause {
         let text = error.to_string();
         let is_empty = EMPTY_WORDS.contains(&text.to_ascii_lowercase().as_str());
-        // Some repeat what their causes say.
+        // Some errors repeat the texts of their causes.
         said.retain(|earlier| !text.contains(earlier.as_str()));
         if !is_empty && !said.iter().any(|earlier| earlier.contains(&text)) {
             said.push(text);
@@ -34,8 +34,8 @@ pub(in crate::sink) fn describe(error: &(dyn Error + 'static)) -> String {
     }
     let text = said.join(": ");
     let has = |words: &str| text.to_ascii_lowercase().contains(words);
-    let fix = if has("no providers in chain provided credentials") || has("nothing gives any") {
-        "; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run where AWS gives a role (EC2, ECS, EKS)"
+    let fix = if has("no providers in chain provided credentials") || has("no credentials provider") {
+        "; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run with a role of EC2, ECS or EKS"
     } else if has("missing region") || has("region must be set") {
         "; set `region`, or AWS_REGION"
     } else {

@@ -1,8 +1,10 @@
-//! A client of SQS for requests that are written already.
+//! An SQS client that signs and sends finished request bodies.
 //!
-//! What the SDK does around a request costs several times what the request does. So a request is signed by the SDK's
-//! signer and sent by its HTTP connector, with its pool, its TLS and its proxies, and nothing is in between. Where to,
-//! the SDK has said when the queue was opened.
+//! In: an operation and its JSON. Out: the answer's JSON, or a failure. The client never retries.
+//!
+//! What the SDK's own client does around a request costs several times as much as the request itself. So a request is signed
+//! by the SDK's signer and sent by its HTTP connector, with its pool, TLS and proxies, and nothing in between. The endpoint
+//! is the one that the SDK used when the queue was opened.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,9 +34,10 @@ pub(in crate::sink) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 pub(in crate::sink) const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 
 const USER_AGENT: &str = concat!("rowmill/", env!("CARGO_PKG_VERSION"));
-/// AWS takes signatures of clocks that are wrong by up to five minutes.
+/// The least clock skew in seconds that is corrected: AWS accepts signatures with a skew of up to five minutes.
 const SKEW_MIN: i64 = 4 * 60;
-/// What refuses the keys, and not what they may do. <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/CommonErrors.html>
+/// Codes that refuse the credentials themselves, and not their permissions.
+/// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/CommonErrors.html>
 const WRONG_KEYS: [&str; 9] = [
     "ExpiredToken",
     "ExpiredTokenException",
@@ -47,17 +50,18 @@ const WRONG_KEYS: [&str; 9] = [
     "UnrecognizedClientException",
 ];
 
-/// Connections to queues, kept open for the next request of any sink. Where no sink is a queue, nothing is made.
+/// Connections to queues, kept open for the next request of any sink. Created at the first use.
 #[derive(Debug, Clone, Default)]
 pub struct Connections(Arc<Mutex<Option<Arc<Connector>>>>);
 
 impl Connections {
+    /// Returns the current pool of connections.
     fn current(&self) -> Arc<Connector> {
         let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(current.get_or_insert_with(|| Arc::new(connector())))
     }
 
-    /// One of them is dead. The others may be as dead, and would be waited for one by one: there will be new ones.
+    /// Drops the whole pool `dead` after a time-out, so that later requests do not each time out on a dead connection.
     fn give_up(&self, dead: &Arc<Connector>) {
         let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         current.take_if(|current| Arc::ptr_eq(current, dead));
@@ -76,23 +80,23 @@ struct Endpoint {
     url: String,
     region: String,
     credentials: Credentials,
-    /// By how many seconds the server's clock is ahead of ours, where that is why it refused a signature.
+    /// The seconds by which the server's clock is ahead of ours, once that may be why it refused a signature.
     skew: AtomicI64,
 }
 
-/// Why there is no answer to a request, or which one.
+/// The failure of a request.
 #[derive(Debug)]
 pub(in crate::sink) enum Failure {
     /// The service refuses the request.
     Refused {
-        /// Its code for why, without what it belongs to. Of an answer that isn't the service's own: its HTTP status.
+        /// The service's code without its namespace; the HTTP status where the answer is not from the service.
         code: String,
-        /// Its own words.
+        /// The service's message.
         message: String,
-        /// HTTP's status.
+        /// The HTTP status.
         status: u16,
     },
-    /// It wasn't sent, or there was no answer in time, or none that can be read.
+    /// The request was not sent, or there was no readable answer in time.
     Failed(String),
 }
 
@@ -107,13 +111,13 @@ impl std::fmt::Display for Failure {
 
 /// Sends requests to a queue's endpoint.
 pub(in crate::sink) trait Transport: std::fmt::Debug + Send + Sync {
-    /// Asks for an operation by what its request has as JSON, and gives what its answer has.
+    /// Sends a request with a JSON body, and returns the answer's body.
     ///
     /// # Errors
-    /// If there is no answer, or one that says no.
+    /// If there is no answer, or if the service refuses the request.
     fn call(&self, operation: &'static str, body: Vec<u8>) -> BoxFuture<'_, Result<Bytes, Failure>>;
 
-    /// Connections may be dead: the next request gets a new one.
+    /// Drops the connections, which may be dead: the next request opens a new one.
     fn reconnect(&self) {}
 }
 
@@ -136,10 +140,10 @@ impl Client {
 
     async fn call_in_time(&self, operation: &str, body: Vec<u8>) -> Result<Bytes, Failure> {
         let connector = self.connections.current();
-        // The credentials are another server's business.
+        // Credentials may come from another server, and have a time-out of their own.
         let signed = tokio::time::timeout(REQUEST_TIMEOUT, self.signed(operation, body)).await;
         let signed = signed.unwrap_or_else(|_| {
-            Err(format!("no credentials in {} seconds; they are still asked for", REQUEST_TIMEOUT.as_secs()))
+            Err(format!("no credentials in {} seconds; still waiting for the provider", REQUEST_TIMEOUT.as_secs()))
         });
         let request = signed.map_err(Failure::Failed)?;
         match tokio::time::timeout(REQUEST_TIMEOUT, self.call_by(&connector, request)).await {
@@ -151,7 +155,7 @@ impl Client {
         }
     }
 
-    /// The same, for as long as it takes.
+    /// Sends a signed request, without a time-out.
     async fn call_by(&self, connector: &Connector, request: HttpRequest) -> Result<Bytes, Failure> {
         let failed = |error: &(dyn std::error::Error + 'static)| Failure::Failed(describe(error));
         let mut response = connector.call(request).await.map_err(|error| failed(&error))?;
@@ -174,18 +178,18 @@ impl Client {
         let now = if skew < 0 { SystemTime::now() - ahead } else { SystemTime::now() + ahead };
         let identity = credentials.get(now).await?;
         let target = format!("AmazonSQS.{operation}");
-        // The last asks for the codes that clients know from before.
+        // The last header asks for the error codes of the older query protocol.
         let headers =
             [("content-type", "application/x-amz-json-1.0"), ("x-amz-target", &target), ("x-amzn-query-mode", "true")];
         let parameters = v4::SigningParams::builder().identity(&identity).region(region).name("sqs").time(now);
         let parameters = parameters.settings(SigningSettings::default()).build().expect("all are given").into();
         let signable = SignableRequest::new("POST", url, headers.into_iter(), SignableBody::Bytes(&body));
         let signed = signable.and_then(|signable| sign(signable, &parameters));
-        let signed = signed.map_err(|error| format!("it can't be signed: {}", describe(&error)))?;
+        let signed = signed.map_err(|error| format!("cannot sign the request: {}", describe(&error)))?;
         let length = body.len().to_string();
         let mut request = HttpRequest::new(SdkBody::from(body));
         let addressed = request.set_method("POST").and_then(|()| request.set_uri(url.as_str()));
-        addressed.map_err(|error| format!("the endpoint {url}: {error}"))?;
+        addressed.map_err(|error| format!("cannot use endpoint {url}: {error}"))?;
         let headers = headers.into_iter().chain([("content-length", &*length), ("user-agent", USER_AGENT)]);
         let into = request.headers_mut();
         for (name, value) in headers.chain(signed.output().headers()) {
@@ -195,7 +199,7 @@ impl Client {
     }
 }
 
-/// As the SDK's own is by default.
+/// Returns a connector like the SDK's default one.
 fn connector() -> Connector {
     let settings = HttpConnectorSettings::builder().connect_timeout(CONNECT_TIMEOUT).build();
     Connector::builder()
@@ -206,7 +210,7 @@ fn connector() -> Connector {
         .build()
 }
 
-/// What a service says of a request that it refuses: code and message.
+/// Returns the code and the message of a service's refusal.
 /// <https://smithy.io/2.0/aws/protocols/aws-json-1_0-protocol.html>
 fn refusal(response: &HttpResponse, body: &[u8]) -> (String, String) {
     #[derive(Deserialize)]
@@ -231,7 +235,7 @@ fn refusal(response: &HttpResponse, body: &[u8]) -> (String, String) {
     (code.to_owned(), message.unwrap_or_default())
 }
 
-/// By how many seconds the server's clock is ahead, if it's by so many that it refuses signatures.
+/// Returns the seconds by which the server's clock is ahead, if they are enough for it to refuse signatures.
 fn skew(response: &HttpResponse) -> Option<i64> {
     let theirs = DateTime::from_str(response.headers().get("date")?, DateTimeFormat::HttpDate).ok()?;
     let ours = DateTime::from(SystemTime::now());

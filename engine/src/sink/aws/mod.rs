@@ -1,4 +1,4 @@
-//! What sinks of AWS share: the account, its credentials, and requests that are signed and sent.
+//! The AWS parts of sinks: the account, its credentials, and signed requests.
 
 mod account;
 mod credentials;

@@ -1,38 +1,38 @@
-//! What a refusal's code says: whether the same message may be accepted later.
+//! The classes of SQS's error codes: whether the same message may be accepted later.
 //!
-//! The code decides and never the flag `SenderFault`, which SQS also sets where the sender can do nothing about it: where
-//! KMS throttles, say.
+//! A known code decides alone. The flag `SenderFault` counts only for unknown codes, as SQS also sets it where the sender is
+//! not at fault, such as when KMS throttles.
 //! <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html#API_SendMessageBatch_Errors>
 //! <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html#API_SendMessage_Errors>
 //! <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/CommonErrors.html>
 
-/// What a refusal says of what was sent.
+/// The class of a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Class {
-    /// It will never be accepted, for what it is.
+    /// The message, or the request, will never be accepted: it is rejected.
     Definite,
-    /// Too much at a time, of a queue or of its key: it may be accepted later.
+    /// The queue or its KMS key throttles: a later attempt may succeed.
     Throttled,
-    /// It may be accepted later.
+    /// A later attempt may succeed.
     Transient,
-    /// It may be accepted once somebody changed something, as this says.
+    /// A later attempt may succeed once an operator has made this fix.
     Operator(&'static str),
-    /// The code isn't known, and the sender is said to be at fault: it may be the message, or anything else.
+    /// The code is unknown, and the service blames the sender: the cause may be the message, or anything else.
     Unknown,
 }
 
 use Class::{Definite, Operator, Throttled, Transient};
 
-const KMS: &str = "let the key be enabled, and let the user have kms:GenerateDataKey and kms:Decrypt on it";
-const QUEUE: &str = "create the queue again, or correct `queue_url`";
-const ENDPOINT: &str = "check `queue_url`, `endpoint_url` and the proxy: something else answers than SQS";
-const RIGHTS: &str = "let the user have sqs:SendMessage and sqs:GetQueueAttributes on the queue";
-const KEYS: &str = "give it credentials that are valid; they are read again each time";
+const KMS: &str = "enable the key, and grant kms:GenerateDataKey and kms:Decrypt on it";
+const QUEUE: &str = "recreate the queue, or correct `queue_url`";
+const ENDPOINT: &str = "check `queue_url`, `endpoint_url` and the proxy: the answer is not from SQS";
+const RIGHTS: &str = "grant sqs:SendMessage and sqs:GetQueueAttributes on the queue";
+const KEYS: &str = "provide valid credentials; they are read again at each attempt";
 const CLOCK: &str = "check the credentials and this machine's clock";
 
-/// By their codes without what stands before the last `#` or the first dot of `AWS.SimpleQueueService.`, in no order.
+/// Classes by code, without a prefix up to `#`, the prefix `AWS.SimpleQueueService.` and the suffix `Exception`.
 const CLASSES: &[(&str, Class)] = &[
-    // The message, or the request that has it.
+    // The message or the request is wrong.
     ("InvalidMessageContents", Definite),
     ("BatchRequestTooLong", Definite),
     ("InvalidParameterValue", Definite),
@@ -51,7 +51,7 @@ const CLASSES: &[(&str, Class)] = &[
     ("Validation", Definite),
     ("ValidationError", Definite),
     ("HTTP 413", Definite),
-    // Too much.
+    // The service throttles.
     ("RequestThrottled", Throttled),
     ("Throttled", Throttled),
     ("Throttling", Throttled),
@@ -71,7 +71,7 @@ const CLASSES: &[(&str, Class)] = &[
     ("KMS.Throttling", Throttled),
     ("KMS.LimitExceeded", Throttled),
     ("HTTP 429", Throttled),
-    // The service.
+    // The service fails.
     ("InternalError", Transient),
     ("InternalFailure", Transient),
     ("InternalServerError", Transient),
@@ -82,7 +82,7 @@ const CLASSES: &[(&str, Class)] = &[
     ("HTTP 408", Transient),
     ("KMS.Internal", Transient),
     ("KMS.DependencyTimeout", Transient),
-    // The key of the queue.
+    // The queue's KMS key.
     ("KmsAccessDenied", Operator(KMS)),
     ("KmsDisabled", Operator(KMS)),
     ("KmsInvalidKeyUsage", Operator(KMS)),
@@ -96,7 +96,7 @@ const CLASSES: &[(&str, Class)] = &[
     ("KMS.KMSInvalidState", Operator(KMS)),
     ("KMS.NotFound", Operator(KMS)),
     ("KMS.OptInRequired", Operator(KMS)),
-    // The queue, and who asks.
+    // The queue, the endpoint, the permissions, the credentials, the clock.
     ("NonExistentQueue", Operator(QUEUE)),
     ("QueueDoesNotExist", Operator(QUEUE)),
     ("QueueDeletedRecently", Operator(QUEUE)),
@@ -127,7 +127,7 @@ const CLASSES: &[(&str, Class)] = &[
     ("RequestTimeTooSkewed", Operator(CLOCK)),
 ];
 
-/// By a code, and by whether the service says that the sender is at fault: by an entry's flag, or HTTP status 4xx.
+/// Returns the class of a code. `sender_fault` if the service blames the sender, by an entry's flag or HTTP status 4xx.
 pub(super) fn class(code: &str, sender_fault: bool) -> Class {
     let code = code.rsplit('#').next().unwrap_or(code);
     let code = code.strip_prefix("AWS.SimpleQueueService.").unwrap_or(code);
@@ -135,8 +135,8 @@ pub(super) fn class(code: &str, sender_fault: bool) -> Class {
     let is = |known: &str| known.eq_ignore_ascii_case(code) || known.eq_ignore_ascii_case(without_suffix);
     match CLASSES.iter().find(|(known, _)| is(known)) {
         Some((_, class)) => *class,
-        // A proxy's refusal, or one without a code, says nothing of the message unless it is "bad request".
-        // What is wrong with a key is never wrong with a message.
+        // A refusal by a proxy, or one without a code, does not blame the message unless it is "bad request".
+        // A problem of a key is never one of a message.
         None if code.starts_with("KMS.") || code.starts_with("Kms") => Transient,
         None if sender_fault && !code.starts_with("HTTP ") => Class::Unknown,
         None if code == "HTTP 400" => Class::Unknown,

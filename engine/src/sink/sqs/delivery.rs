@@ -1,4 +1,4 @@
-//! Delivering to a queue: what waits, what is in flight, and what becomes of each answer.
+//! Delivery to a queue: which messages wait, which requests are in flight, and how each answer is handled.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,22 +19,25 @@ use crate::config::OnError;
 use crate::failpoint::{self, Step};
 use crate::retry::FailureLog;
 
-/// With fewer in flight, a request doesn't wait to be full.
+/// With fewer requests in flight, a request leaves though it is not full.
 const REQUESTS_UNFULL_MAX: usize = 4;
-/// Messages that wait here and could leave at once, and their bytes; more wait where they come from.
+/// The most messages, and their bytes, that wait here and could leave at once; further ones wait at the inlet.
 const SENDABLE_MAX: usize = 2_000;
 const SENDABLE_BYTES_MAX: usize = 4 << 20;
-/// Bytes of all that wait here: most of them for others of their group.
+/// The most bytes of all messages that wait here, with those that wait for an earlier one of their message group.
 const WAITING_BYTES_MAX: usize = 32 << 20;
-/// How often it is said that a group holds up all others.
+/// The interval of warnings that one message group blocks all others.
 const HELD_UP_INTERVAL: Duration = Duration::from_secs(60);
-/// So often a message is refused by itself for a reason that isn't known, while others are accepted, before it counts as
-/// refused for what it is.
+/// How often a message is refused individually with an unknown code, while the queue accepts others in between, until it
+/// counts as rejected.
 const DOUBTS_MAX: u8 = 5;
-/// A dead letter that is refused though it is so short isn't refused for its length.
+/// A dead letter of up to this many bytes that is rejected is not rejected for its size.
 const LETTER_BYTES_MIN: usize = 1024;
 
-/// Delivers what comes until there is no more, and ends when all of it is accepted.
+/// Delivers messages until there are no more, and ends when all of them are accepted or rejected.
+///
+/// # Errors
+/// If the sink of dead letters has ended.
 pub(super) async fn deliver(sqs: Sqs, mut deliveries: Inlet, dead_letters: Option<DeadLetters>) -> anyhow::Result<()> {
     let dead_letters = dead_letters.filter(|_| sqs.on_error == OnError::DeadLetter);
     let mut delivering = Delivering {
@@ -49,7 +52,7 @@ pub(super) async fn deliver(sqs: Sqs, mut deliveries: Inlet, dead_letters: Optio
     };
     let mut open = true;
     loop {
-        // Those that are there count before it is asked whether none comes any more.
+        // Answers that have arrived are handled before `is_done` is checked.
         while let Some(answer) = delivering.requests.try_join_next() {
             delivering.joined(answer).await?;
         }
@@ -59,7 +62,7 @@ pub(super) async fn deliver(sqs: Sqs, mut deliveries: Inlet, dead_letters: Optio
         }
         let has_room = delivering.has_room();
         let wakes_at = delivering.wakes_at();
-        // In this order: what was answered makes room for what is delivered next.
+        // In this order: an answer makes room for the next delivery.
         tokio::select! {
             biased;
             Some(answer) = delivering.requests.join_next() => delivering.joined(answer).await?,
@@ -73,8 +76,8 @@ pub(super) async fn deliver(sqs: Sqs, mut deliveries: Inlet, dead_letters: Optio
 }
 
 impl Sqs {
-    /// Takes a message in: packed with the last of its group, where that is wanted and there is room. One that the
-    /// queue will never take is given back, with why. `ack` is of its batch.
+    /// Adds a message to the queue, or its row to the last message of its group, where the sink aggregates and the message
+    /// has room. Returns a message that the queue would never accept, with the reason. `ack` is that of its batch.
     fn take_in(
         &self,
         message: Message,
@@ -113,7 +116,7 @@ impl Sqs {
         }
         let fault = item.fault(self.aggregation).or_else(|| {
             let is_too_large = bytes > self.message_max;
-            is_too_large.then(|| format!("it has {bytes} bytes, the queue takes {}", self.message_max))
+            is_too_large.then(|| format!("too large: {bytes} bytes, the queue takes {}", self.message_max))
         });
         if let Some(fault) = fault {
             return Some((item, fault));
@@ -122,7 +125,10 @@ impl Sqs {
         None
     }
 
-    /// A message is never accepted for what it is: it becomes a dead letter, or stops the pipeline.
+    /// Makes a dead letter of a rejected message, or stops the pipeline before it.
+    ///
+    /// # Errors
+    /// If the sink of dead letters has ended.
     async fn reject(
         &self,
         queued_message: QueuedMessage,
@@ -138,21 +144,21 @@ impl Sqs {
             return Ok(());
         };
         for (message, ack) in queued_message.into_messages() {
-            warn!(sink = self.name, group = message.group, fault, "refused for ever, a dead letter now");
+            warn!(sink = self.name, group = message.group, fault, "message rejected, sent as a dead letter");
             dead_letters.send(&self.name, message, fault, ack).await?;
         }
         Ok(())
     }
 }
 
-/// What is on its way to a queue.
+/// The delivery to a queue: messages that wait, and requests in flight.
 struct Delivering {
     sink: Sqs,
     dead_letters: Option<DeadLetters>,
     queue: OrderedQueue<QueuedMessage>,
     requests: JoinSet<(Sent, Answer)>,
     flow: Flow,
-    /// Whether something was accepted since a message was refused for a reason that isn't known.
+    /// Whether a message was accepted since one was last refused with an unknown code.
     is_alive: bool,
     failures: FailureLog,
     held_up_said: Option<Instant>,
@@ -163,8 +169,8 @@ impl Delivering {
         self.queue.is_empty() && self.requests.is_empty()
     }
 
-    /// Whether more may wait here. A group of which many messages wait takes no room from others until there are very
-    /// many.
+    /// Whether further messages may wait here. Messages that wait for an earlier one of their group take no room from other
+    /// groups, up to [`WAITING_BYTES_MAX`].
     fn has_room(&mut self) -> bool {
         if self.queue.bytes() >= WAITING_BYTES_MAX {
             self.say_held_up();
@@ -173,6 +179,7 @@ impl Delivering {
         self.queue.sendable() < SENDABLE_MAX && self.queue.sendable_bytes() < SENDABLE_BYTES_MAX
     }
 
+    /// Logs a warning that one message group blocks all others, but not in an outage, and not too often.
     fn say_held_up(&mut self) {
         let now = Instant::now();
         if self.flow.is_probing() || self.held_up_said.is_some_and(|said| now - said < HELD_UP_INTERVAL) {
@@ -184,26 +191,26 @@ impl Delivering {
                 sink = self.sink.name,
                 group,
                 messages,
-                "the messages of one group, which leave one after another, hold up all others: spread them over more groups \
-                 by the route's `group`, or let several rows leave in one message by `aggregate`"
+                "head-of-line blocking: the messages of one group leave one after another, and block all others; spread them \
+                 over more groups by the route's `group`, or set `aggregate` to send several rows in one message"
             );
         }
     }
 
-    /// When to look again, though nothing came.
+    /// Returns when to check again if neither an answer nor a delivery comes.
     fn wakes_at(&self) -> Option<Instant> {
         let has_requests = self.queue.sendable() > 0;
         self.flow.wakes_at(has_requests, self.sink.store.is_none())
     }
 
-    /// Sends what may leave now.
+    /// Sends the requests that may leave now.
     fn send_requests(&mut self) {
         let now = Instant::now();
         if self.flow.is_silent(now, self.sink.store.is_none()) {
             warn!(
                 sink = self.sink.name,
                 requests = self.requests.len(),
-                "no answer for some seconds, trying new connections"
+                "no answer for some seconds; replacing the connections"
             );
             self.sink.transport.reconnect();
         }
@@ -247,7 +254,7 @@ impl Delivering {
             self.is_alive = true;
         }
         for Pending { group, item, .. } in accepted {
-            self.queue.accepted(group.as_deref());
+            self.queue.accept(group.as_deref());
             item.acknowledge();
             failpoint::reached(Step::Acknowledged);
         }
@@ -263,23 +270,16 @@ impl Delivering {
             if is_the_messages {
                 self.rejected(pending, &fault).await?;
             } else {
-                self.queue.refused(pending);
+                self.queue.requeue(pending);
             }
         }
-        refused.into_iter().rev().for_each(|message| self.queue.refused(message));
+        refused.into_iter().rev().for_each(|message| self.queue.requeue(message));
         let pause = self.flow.answered(sent, outcome, Instant::now());
         match reason.map(|Reason { text, .. }| text).or(doubt) {
             Some(reason) => {
                 if let Some(since) = self.failures.failed(&reason) {
                     let delay = pause.map(tracing::field::debug);
-                    warn!(
-                        sink = self.sink.name,
-                        messages = failed,
-                        ?since,
-                        delay,
-                        reason,
-                        "not accepted, trying again"
-                    );
+                    warn!(sink = self.sink.name, messages = failed, ?since, delay, reason, "not accepted; retrying");
                 }
             }
             None => {
@@ -291,32 +291,32 @@ impl Delivering {
         Ok(())
     }
 
-    /// Handles a message that is refused for what it is, or for one of its rows.
+    /// Handles a message that is rejected, perhaps for one of its rows.
     async fn rejected(&mut self, pending: Pending<QueuedMessage>, fault: &str) -> anyhow::Result<()> {
         let Pending { group, mut item, bytes } = pending;
         let aggregation = self.sink.aggregation;
         if item.has_several() {
-            // One of its rows is to blame: each goes again by itself.
+            // One of its rows may be the cause: each row is sent again alone.
             let single = |item: QueuedMessage| Pending { group: group.clone(), bytes: item.bytes(aggregation), item };
-            self.queue.divided(group.as_deref(), item.into_single().map(single).collect());
+            self.queue.requeue_split(group.as_deref(), item.into_single().map(single).collect());
             return Ok(());
         }
         if item.message().is_dead_letter && bytes > LETTER_BYTES_MIN {
-            error!(sink = self.sink.name, bytes, fault, "a dead letter is refused, it is shortened");
+            error!(sink = self.sink.name, bytes, fault, "dead letter rejected, sent again shortened");
             item.shorten(bytes / 2);
             let bytes = item.bytes(aggregation);
-            self.queue.divided(group.as_deref(), vec![Pending { group: group.clone(), bytes, item }]);
+            self.queue.requeue_split(group.as_deref(), vec![Pending { group: group.clone(), bytes, item }]);
             return Ok(());
         }
         self.sink.reject(item, fault, self.dead_letters.as_ref()).await?;
-        self.queue.accepted(group.as_deref());
+        self.queue.accept(group.as_deref());
         Ok(())
     }
 
     async fn take_in(&mut self, Delivery { messages, ack }: Delivery) -> anyhow::Result<()> {
         for message in messages {
             if ack.is_stopped_at(message.row) {
-                // A part that isn't acknowledged says that not all of it was sent.
+                // A part that is dropped without an acknowledgement records that not all of the delivery was sent.
                 drop(ack.part(message.row));
                 break;
             }
@@ -324,19 +324,19 @@ impl Delivering {
                 self.sink.reject(queued_message, &fault, self.dead_letters.as_ref()).await?;
             }
         }
-        // Its parts are all that is left to do.
+        // Its parts have all messages.
         ack.acknowledge();
         Ok(())
     }
 }
 
-/// Leaves of a request what may still be delivered, once something stopped the pipeline. Groups go on without the rest.
+/// Removes the messages that must not be delivered after a row stopped the pipeline. Their groups continue without them.
 fn without_stopped(request: Request, queue: &mut OrderedQueue<QueuedMessage>) -> Request {
     let mut left = Request::with_capacity(request.len());
     for Pending { group, bytes, item } in request {
         match item.without_stopped() {
             Some(item) => left.push(Pending { group, bytes, item }),
-            None => queue.accepted(group.as_deref()),
+            None => queue.accept(group.as_deref()),
         }
     }
     left
@@ -345,8 +345,8 @@ fn without_stopped(request: Request, queue: &mut OrderedQueue<QueuedMessage>) ->
 fn refusal(queue_url: &str, message: &Message, text: &str) -> anyhow::Error {
     let start: String = message.body.plain().chars().take(200).collect();
     anyhow!(
-        "the queue {queue_url} refuses a message for what it is ({text}); group `{}`, {} bytes, beginning {start}; \
-         drop or change such rows by a transform, or set `on_error = \"dead-letter\"` for this sink",
+        "cannot deliver to queue {queue_url}: message rejected ({text}); group `{}`, {} bytes, beginning {start}; drop or \
+         change such rows by a transform, or set `on_error = \"dead-letter\"` for this sink",
         message.group,
         message.body.len()
     )

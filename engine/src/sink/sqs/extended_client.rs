@@ -1,5 +1,5 @@
-//! Bodies that are larger than a queue takes: they go to S3, and their places to the queue, by the convention of
-//! AWS's extended client libraries, whose consumers read them.
+//! Large messages: bodies that are larger than a queue takes go to S3, and pointers to the queue, by the convention of AWS's
+//! extended client libraries, whose consumers read them.
 //! <https://github.com/awslabs/amazon-sqs-java-extended-client-lib>
 
 use anyhow::anyhow;
@@ -12,10 +12,10 @@ use super::super::OpenError;
 use super::super::aws::{Account, describe};
 use crate::config::LargeMessages;
 
-/// The attribute that tells a consumer that a body is a place: its value is the bytes there.
+/// The attribute that tells a consumer that a body is a pointer: its value is the size of the stored body in bytes.
 pub(super) const SIZE_ATTRIBUTE: &str = "ExtendedPayloadSize";
 
-/// A bucket that takes bodies.
+/// A bucket for large bodies.
 #[derive(Debug, Clone)]
 pub(super) struct Store {
     client: aws_sdk_s3::Client,
@@ -23,21 +23,23 @@ pub(super) struct Store {
     prefix: String,
 }
 
-/// A body that is, or is to be, in a bucket.
+/// A body that is stored, or is to be stored, in a bucket.
 #[derive(Debug)]
 pub(super) struct Stored {
     key: String,
-    /// The message's body instead.
+    /// The body that the message has instead.
     pub pointer: String,
-    /// Bytes of what it points to.
+    /// The bytes of the stored body.
     pub size: usize,
-    /// What isn't in the bucket yet.
+    /// The body, until it is stored.
     body: Option<Bytes>,
 }
 
 impl Store {
+    /// Opens the bucket of `large_messages`.
+    ///
     /// # Errors
-    /// If the bucket isn't there. Whether it may be written to shows when something is.
+    /// If the bucket does not exist, or cannot be reached. Whether it may be written to shows at the first large message.
     pub async fn open(account: &Account, large_messages: &LargeMessages) -> Result<Self, OpenError> {
         let LargeMessages { bucket, prefix, endpoint_url } = large_messages;
         let client = account.s3(endpoint_url.as_deref());
@@ -45,18 +47,18 @@ impl Store {
             let is_missing = error.as_service_error().is_some_and(|error| error.is_not_found());
             if is_missing {
                 return Err(OpenError::Definite(anyhow!(
-                    "there is no bucket `{bucket}`; create it, or mend `large_messages`"
+                    "cannot use bucket `{bucket}`: it does not exist; create the bucket, or correct `large_messages`"
                 )));
             }
-            // To look at a bucket takes another permission than to write into it.
+            // HeadBucket takes another permission than PutObject, so that a refusal does not count.
             if error.raw_response().is_none() {
-                return Err(OpenError::Transient(anyhow!("the bucket `{bucket}`: {}", describe(&error))));
+                return Err(OpenError::Transient(anyhow!("cannot reach bucket `{bucket}`: {}", describe(&error))));
             }
         }
         Ok(Self { client, bucket: bucket.clone(), prefix: prefix.clone() })
     }
 
-    /// A place for a body. Each has its own: a consumer may remove what it has read.
+    /// Returns a body to be stored, with a key of its own: a consumer may delete the object that it has read.
     pub fn place(&self, body: Bytes) -> Stored {
         let key = format!("{}{:032x}", self.prefix, rand::random::<u128>());
         let mut pointer = b"[\"software.amazon.payloadoffloading.PayloadS3Pointer\",{\"s3BucketName\":".to_vec();
@@ -68,10 +70,10 @@ impl Store {
         Stored { key, pointer, size: body.len(), body: Some(body) }
     }
 
-    /// Puts a body where it is to be, unless it is there.
+    /// Stores a body, unless it is stored already.
     ///
     /// # Errors
-    /// Why it isn't there: it may be tried again.
+    /// If the body cannot be stored now; a later attempt may succeed.
     pub async fn put(&self, stored: &mut Stored) -> Result<(), String> {
         let Some(body) = &stored.body else { return Ok(()) };
         let object =
@@ -82,7 +84,7 @@ impl Store {
                 _ => describe(&error),
             };
             let bucket = &self.bucket;
-            return Err(format!("a large message can't be put into the bucket `{bucket}` (s3:PutObject): {text}"));
+            return Err(format!("cannot store a large message in bucket `{bucket}` (s3:PutObject): {text}"));
         }
         stored.body = None;
         Ok(())

@@ -1,12 +1,12 @@
-//! Dead letters that fit: a record of what went wrong must not be what stops the engine.
+//! Shortens dead letters, so that one that is too large for its queue does not stop the engine.
 
 use serde_json::{Map, Value};
 
-/// Says which fields of a letter are cut, and how many bytes they had.
+/// The field that names the shortened fields, each with its original bytes.
 const SHORTENED: &str = "shortened";
 
-/// A letter, a JSON object, with so few bytes: the longest of its fields is cut until it fits, and `shortened` says how
-/// long each of those was. What isn't an object is cut as a text.
+/// Shortens a dead letter, a JSON object, to at most `bytes_max` bytes: the longest field is cut until the letter fits, and
+/// `shortened` has the original bytes of each field that was cut. A letter that is not an object is cut as a text.
 pub(super) fn shortened(letter: &str, bytes_max: usize) -> String {
     let mut fields: Map<String, Value> = match serde_json::from_str(letter) {
         Ok(Value::Object(fields)) => fields,
@@ -27,17 +27,17 @@ pub(super) fn shortened(letter: &str, bytes_max: usize) -> String {
             return text;
         }
         let Some((name, longest)) = fields.iter_mut().max_by_key(|(_, value)| value.to_string().len()) else {
-            return text; // nothing is left to be cut
+            return text; // no field is left
         };
         let part = match std::mem::take(longest) {
             Value::String(text) => text,
             other => other.to_string(),
         };
         if part.is_empty() {
-            return text; // as short as it gets
+            return text; // as short as possible
         }
         original.entry(name.clone()).or_insert_with(|| part.len().into());
-        // Escaped, a byte takes up to six: what is cut is rather too little, and more in the next round.
+        // A byte takes up to six when escaped: this cuts too little rather than too much, and the next round cuts more.
         let kept = part.floor_char_boundary(part.len().saturating_sub((excess / 6).max(16)));
         *longest = Value::String(part[..kept].to_owned());
     }
@@ -56,7 +56,7 @@ mod tests {
         assert_eq!((&value["error"], &value["row"]), (&"why".into(), &7.into()));
         assert_eq!(value["shortened"]["body"], 3000);
         assert!(value["body"].as_str().is_some_and(|body| body.starts_with("é\né")));
-        // Once more, and it still says how long it was at first.
+        // Shortened once more, the letter still has the original size.
         let again: Value = serde_json::from_str(&shortened(&text, 200)).expect("JSON");
         assert_eq!(again["shortened"]["body"], 3000);
     }

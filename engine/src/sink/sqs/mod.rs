@@ -1,9 +1,9 @@
-//! An SQS queue, standard or FIFO.
+//! The sink of an SQS queue, standard or FIFO.
 //!
-//! Messages wait in an [ordered queue](rowmill_pipeline::ordered_queue), leave by `SendMessageBatch`, ten a request and several requests at a
-//! time, and go again until they are accepted: an outage of any length loses nothing, it stops the
-//! reading. On a FIFO queue each message group has one message in flight, so its order survives
-//! retries.
+//! In: deliveries of messages. Out: requests `SendMessageBatch`, of up to ten messages, several of them concurrently.
+//! Messages wait in an [ordered queue](rowmill_pipeline::ordered_queue) and are retried until they are accepted or
+//! rejected: an outage of any length loses nothing, and only stops the reading. On a FIFO queue each message group has one
+//! message in flight, so that retries keep its order.
 //! <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html>
 
 mod codes;

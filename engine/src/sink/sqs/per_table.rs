@@ -1,4 +1,4 @@
-//! Queues of tables: one for each, opened when its first message comes.
+//! The sink of a queue for each table, which is opened when its first message comes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,12 +18,12 @@ use crate::ack::{self, Ack};
 use crate::config::{OnError, Queue};
 use crate::retry::FailureLog;
 
-/// Deliveries that wait for a queue that takes some.
+/// The most deliveries that wait for a queue that is not stalled.
 const DELIVERIES_WAITING_MAX: usize = 8;
-/// Bytes of messages that wait for queues that take none.
+/// The most bytes of messages that wait for stalled queues.
 const OVERFLOW_BYTES_MAX: u32 = 32 << 20;
 
-/// Queues whose URLs are made of tables' names.
+/// Queues whose URLs are made of the tables' names.
 #[derive(Debug)]
 pub(in crate::sink) struct QueuePerTable {
     name: String,
@@ -31,7 +31,7 @@ pub(in crate::sink) struct QueuePerTable {
     account: Account,
 }
 
-/// Those that have messages.
+/// The queues that have had messages.
 struct Open {
     outlets: HashMap<Arc<str>, Outlet>,
     running: JoinSet<anyhow::Result<()>>,
@@ -55,12 +55,12 @@ impl QueuePerTable {
                     Some(delivery) => this.hand_on(delivery, &mut open).await?,
                     None => break,
                 },
-                // While its outlet is there, a queue ends by an error alone.
+                // While its outlet exists, a queue ends only with an error.
                 Some(ended) = open.running.join_next() => ended.unwrap_or_else(resume_panic)?,
             }
         }
         open.outlets.clear();
-        // All are waited for: what is before a row that one stopped at is still to be delivered by the others.
+        // Waits for all queues: when a row of one stops the pipeline, the others still deliver their messages before the row.
         while let Some(ended) = open.running.join_next().await {
             if let Err(error) = ended.unwrap_or_else(resume_panic) {
                 failed.get_or_insert(error);
@@ -80,18 +80,18 @@ impl QueuePerTable {
                 outlet
             });
             if outlet.send(delivery).await.is_err() {
-                // It has failed, and says why itself.
+                // The queue has failed, and its task returns the error.
                 while let Some(ended) = open.running.join_next().await {
                     ended.unwrap_or_else(resume_panic)?;
                 }
-                anyhow::bail!("the queue {url} has stopped");
+                anyhow::bail!("cannot deliver to queue {url}: its task has ended");
             }
         }
         Ok(())
     }
 
-    /// Opens a queue when its first message comes, and delivers to it. While it can't be opened, those of other tables are
-    /// not held up.
+    /// Opens a queue when its first message comes, and delivers to it. While the queue cannot be opened, those of other
+    /// tables are not blocked.
     async fn run_queue(
         self: Arc<Self>,
         url: Arc<str>,
@@ -112,10 +112,10 @@ impl QueuePerTable {
         Ok(())
     }
 
-    /// Opens a queue, trying again until it can be reached. `None` if what is for it is not to be delivered any more.
+    /// Opens a queue, and retries until the queue can be reached. `None` if its messages must not be delivered any more.
     ///
     /// # Errors
-    /// If it isn't there, or may not be used.
+    /// If the queue does not exist, or must not be used.
     async fn open(&self, url: &str, ack: &Ack) -> anyhow::Result<Option<Sqs>> {
         check_name(url).with_context(|| format!("sink.{}", self.name))?;
         let (mut delays, mut failures) = (delays(None), FailureLog::default());
@@ -127,7 +127,7 @@ impl QueuePerTable {
                 Err(OpenError::Transient(error) | OpenError::NeedsOperator(error)) => {
                     let error = format!("{error:#}");
                     if let Some(since) = failures.failed(&error) {
-                        warn!(sink = self.name, ?since, error, "can't be opened, trying again");
+                        warn!(sink = self.name, ?since, error, "cannot open the queue; retrying");
                     }
                     tokio::time::sleep(delays.next_delay()).await;
                 }
@@ -135,7 +135,7 @@ impl QueuePerTable {
         }
     }
 
-    /// Messages for a queue that isn't there.
+    /// Makes dead letters of the messages for a queue that cannot be used, or stops the pipeline before them.
     async fn reject(
         &self,
         delivery: Delivery,
@@ -143,14 +143,14 @@ impl QueuePerTable {
         dead_letters: Option<&DeadLetters>,
     ) -> anyhow::Result<()> {
         let Some(dead_letters) = dead_letters.filter(|_| self.queue.on_error == OnError::DeadLetter) else {
-            // The first stops the pipeline; those after it are not to be delivered either.
+            // The first message stops the pipeline; later ones must not be delivered either.
             if let Some((_, ack)) = delivery.split().next() {
                 ack::stop(ack, error);
             }
             return Ok(());
         };
         let fault = format!("{error:#}");
-        warn!(sink = self.name, messages = delivery.messages.len(), fault, "refused for ever, dead letters now");
+        warn!(sink = self.name, messages = delivery.messages.len(), fault, "messages rejected, sent as dead letters");
         for (message, ack) in delivery.split() {
             dead_letters.send(&self.name, message, &fault, ack).await?;
         }
@@ -158,7 +158,7 @@ impl QueuePerTable {
     }
 }
 
-/// Whether SQS may have a queue of this name at all: tables may be called otherwise than queues.
+/// Checks that SQS allows a queue of this name: the names of tables may have other characters.
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_CreateQueue.html>
 fn check_name(url: &str) -> anyhow::Result<()> {
     const CHARS_MAX: usize = 80;
@@ -167,22 +167,22 @@ fn check_name(url: &str) -> anyhow::Result<()> {
     let is_known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
     anyhow::ensure!(
         !word.is_empty() && name.len() <= CHARS_MAX && word.chars().all(is_known),
-        "there can be no queue {url}: a queue's name has at most {CHARS_MAX} letters, digits, hyphens and underscores; add \
-         a [[route]] for the table to a sink whose queue_url names a queue"
+        "cannot use queue {url}: its name is not 1 to {CHARS_MAX} letters, digits, hyphens and underscores; add a [[route]] \
+         for the table to a sink whose queue_url names a queue"
     );
     Ok(())
 }
 
-/// A panic of a queue ends the engine at once.
+/// Passes on the panic of a queue's task, which ends the engine at once.
 fn resume_panic(panic: JoinError) -> anyhow::Result<()> {
     std::panic::resume_unwind(panic.into_panic())
 }
 
-/// What of a delivery is for which queue, each in binlog order.
+/// Splits a delivery by queue, each part in binlog order.
 fn by_queue(Delivery { messages, ack }: Delivery) -> Vec<(Arc<str>, Delivery)> {
     let mut queues: Vec<(Arc<str>, Vec<Message>)> = Vec::new();
     for message in messages {
-        let url = message.queue.clone().expect("messages for queues of tables say which");
+        let url = message.queue.clone().expect("messages for a queue per table have its URL");
         match queues.iter_mut().rev().find(|(known, _)| *known == url) {
             Some((_, messages)) => messages.push(message),
             None => queues.push((url, vec![message])),
@@ -193,7 +193,7 @@ fn by_queue(Delivery { messages, ack }: Delivery) -> Vec<(Arc<str>, Delivery)> {
         (url, Delivery { messages, ack })
     });
     let deliveries = parts.collect();
-    // The parts are all that is left to do.
+    // The parts have all messages.
     ack.acknowledge();
     deliveries
 }

@@ -1,4 +1,4 @@
-//! A queue that is there: how it is opened, and what it takes.
+//! An opened queue: how it is opened, and the limits of its messages.
 
 use std::sync::{Arc, OnceLock};
 
@@ -13,7 +13,7 @@ use super::extended_client::Store;
 use super::request::LIMITS;
 use crate::config::{Aggregation, OnError, Queue};
 
-/// A queue that is there.
+/// An opened queue.
 #[derive(Debug)]
 pub(in crate::sink) struct Sqs {
     pub(super) name: String,
@@ -21,15 +21,19 @@ pub(in crate::sink) struct Sqs {
     pub(super) queue_url: String,
     pub(super) fifo: bool,
     pub(super) on_error: OnError,
-    /// Bytes of a message: its body and attributes.
+    /// The most bytes of a message: of its body and attributes.
     pub(super) message_max: usize,
     pub(super) aggregation: Option<Aggregation>,
     pub(super) store: Option<Store>,
-    /// Of the pauses' jitter; `None`: random.
+    /// The seed of the pauses' jitter; random if `None`.
     pub(super) jitter_seed: Option<u64>,
 }
 
 impl Sqs {
+    /// Opens the queue at `url`, and the bucket for its large messages.
+    ///
+    /// # Errors
+    /// If the queue or the bucket does not exist, must not be used, or cannot be reached.
     pub async fn open(name: &str, url: &str, queue: &Queue, account: Account) -> Result<Self, OpenError> {
         let Queue { on_error, aggregation, large_messages, .. } = queue;
         account.region().map_err(OpenError::Definite)?;
@@ -58,7 +62,7 @@ impl Sqs {
         })
     }
 
-    /// A queue for the simulation.
+    /// Returns a queue for the simulation.
     #[cfg(test)]
     pub fn simulated(queue: super::super::fake::FakeQueue) -> Self {
         let super::super::fake::FakeQueue { name, is_fifo, on_error, aggregation, jitter_seed, answers } = queue;
@@ -76,12 +80,13 @@ impl Sqs {
     }
 }
 
-/// Asks a queue how large its messages may be: so it is known to be there. Gives where it was asked, too.
+/// Asks the queue for the largest size of its messages, which shows that it exists. Returns the size in bytes, and the
+/// endpoint that was asked.
 async fn look_up(client: &aws_sdk_sqs::Client, url: &str) -> Result<(usize, String), OpenError> {
     let request = client.get_queue_attributes().queue_url(url).attribute_names(QueueAttributeName::MaximumMessageSize);
     let endpoint: Arc<OnceLock<String>> = Arc::default();
     let asked = Arc::clone(&endpoint);
-    // The SDK knows it by its region, the environment and the user's profile.
+    // The SDK derives the endpoint from the region, the environment and the user's profile.
     let request = request.customize().mutate_request(move |request| {
         asked.get_or_init(|| request.uri().to_owned());
     });
@@ -95,17 +100,19 @@ async fn look_up(client: &aws_sdk_sqs::Client, url: &str) -> Result<(usize, Stri
     };
     let Some(code) = error.code() else {
         return Err(OpenError::Transient(anyhow!(
-            "the queue {url} can't be reached; are `queue_url`, `endpoint_url` and `region` right? {}",
+            "cannot reach queue {url}: {}; check `queue_url`, `endpoint_url` and `region`",
             describe(&error)
         )));
     };
     if code.ends_with("NonExistentQueue") || code.ends_with("QueueDoesNotExist") {
-        return Err(OpenError::Definite(anyhow!("there is no queue {url}; create it, or correct `queue_url`")));
+        return Err(OpenError::Definite(anyhow!(
+            "cannot use queue {url}: it does not exist; create the queue, or correct `queue_url`"
+        )));
     }
     let text = format!("{code}: {}", error.message().unwrap_or_default());
     let status = error.raw_response().map_or(0, |response| response.status().as_u16());
     let why = match class(code, (400..500).contains(&status)) {
-        // SQS also says so of a queue that isn't there.
+        // SQS also answers this for a queue that does not exist.
         Class::Operator(_) if code.starts_with("AccessDenied") => OpenError::Definite,
         Class::Definite => OpenError::Definite,
         Class::Operator(_) | Class::Unknown => OpenError::NeedsOperator,
@@ -113,12 +120,12 @@ async fn look_up(client: &aws_sdk_sqs::Client, url: &str) -> Result<(usize, Stri
     };
     let fix = match class(code, true) {
         Class::Operator(fix) => fix,
-        _ => "let the user have sqs:SendMessage and sqs:GetQueueAttributes on it",
+        _ => "grant sqs:SendMessage and sqs:GetQueueAttributes on the queue",
     };
-    Err(why(anyhow!("the queue {url} can't be used: {text}; {fix}")))
+    Err(why(anyhow!("cannot use queue {url}: {text}; {fix}")))
 }
 
-/// Bytes that fit for certain into a message of so many when they're compressed and in base64, whatever they are.
+/// Returns how many bytes of any text always fit into a message of `message_max` bytes, compressed and in base64.
 pub(super) fn certain_when_compressed(message_max: usize) -> usize {
     message_max / 10 * 7
 }

@@ -1,7 +1,7 @@
-//! What leaves for a queue: a message, or several rows packed into one.
+//! Messages for a queue, each with one row or, as an aggregate, with several.
 //!
-//! Rows are packed while they wait: one that comes joins the last of its group, if that is of the same table
-//! and has room. So nothing waits to be packed: a slow stream's rows leave one by one, a backlog's leave full.
+//! Rows are aggregated while they wait: a row joins the last message of its group, if that is of the same table and has
+//! room. So no row waits to be aggregated: the rows of a slow stream leave one by one, those of a backlog in full messages.
 
 use libdeflater::{CompressionLvl, Compressor};
 use rowmill_core::batch::json::{push_escaped, push_string};
@@ -16,28 +16,28 @@ use crate::config::{AggregateForm, Aggregation, Compression};
 
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html>
 const ATTRIBUTES_MAX: usize = 10;
-/// The attribute that says by what a body is compressed: it is base64 then.
+/// The attribute that names the compression of a body, which is base64 then.
 const ENCODING_ATTRIBUTE: &str = "content-encoding";
 const TEXT: &str = "String";
 const NUMBER: &str = "Number";
 
-/// Rows that room is made for at once, beside the first.
+/// The rows after the first for which memory is reserved at once.
 const ROWS_EXPECTED: usize = 15;
 
-/// A message on its way, and rows that leave with it.
+/// A message that waits or is in flight, and the rows that are aggregated with it.
 #[derive(Debug)]
 pub(super) struct QueuedMessage {
     first: Message,
     more: Vec<Message>,
-    /// Of the first message, and of all others of its batch: they are delivered together.
+    /// The ack of the first message and of all others of its batch: they are delivered together.
     ack: Ack,
-    /// Of others, by the index in `more` of the first of each batch.
+    /// The acks of further batches, each with the index in `more` of the first message of its batch.
     more_acks: Vec<(usize, Ack)>,
-    /// It was sent: it may be accepted though nobody knows, so that it must stay what it is.
+    /// Sent at least once: SQS may have accepted the message, so retries must be identical.
     is_sealed: bool,
-    /// How often it was refused by itself for a reason that isn't known, while the queue took others.
+    /// How often the message was refused individually with an unknown code, while the queue accepted others.
     doubts: u8,
-    /// What leaves instead of the text, of one that is large.
+    /// The form in which a large body is sent instead of its text.
     payload: Option<Box<PayloadForm>>,
 }
 
@@ -48,7 +48,7 @@ enum PayloadForm {
 }
 
 impl QueuedMessage {
-    /// `ack` is of its batch: a part of it is taken.
+    /// Creates a message with a part of `ack`, the ack of its batch.
     pub fn new(message: Message, ack: &Ack) -> Self {
         let ack = ack.part(message.row);
         Self {
@@ -62,7 +62,7 @@ impl QueuedMessage {
         }
     }
 
-    /// Its bytes as SQS counts them; of one that isn't compressed yet, as if it weren't to be.
+    /// Returns the bytes as SQS counts them; where the body is yet to be compressed, those of the uncompressed body.
     pub fn bytes(&self, aggregation: Option<Aggregation>) -> usize {
         let Message { body, attributes, .. } = &self.first;
         let attributes: usize = attributes.iter().map(|(name, value)| name.len() + value.len() + TEXT.len()).sum();
@@ -80,11 +80,11 @@ impl QueuedMessage {
         body + attributes + encoding
     }
 
-    /// Why no queue would take it, whatever its size.
+    /// Returns the reason why no queue would accept the message, apart from its size.
     pub fn fault(&self, aggregation: Option<Aggregation>) -> Option<String> {
         let Message { body, attributes, .. } = &self.first;
         if body.is_empty() {
-            return Some("its body is empty".to_owned());
+            return Some("the body is empty".to_owned());
         }
         let ours = [
             self.compression(aggregation).map(|_| ENCODING_ATTRIBUTE),
@@ -92,31 +92,32 @@ impl QueuedMessage {
         ];
         let count = attributes.len() + ours.iter().flatten().count();
         if count > ATTRIBUTES_MAX {
-            return Some(format!("it has {count} attributes, SQS takes {ATTRIBUTES_MAX}"));
+            return Some(format!("too many attributes: {count}, SQS takes {ATTRIBUTES_MAX}"));
         }
-        // With one name twice not the message is refused, but the whole request.
+        // For a duplicate name SQS refuses the whole request, and not only the message.
         for (nth, (name, value)) in attributes.iter().enumerate() {
             if let Some((_, other)) = attributes[..nth].iter().find(|(earlier, _)| earlier == name) {
-                return Some(format!("it has the attribute `{name}` twice, as `{other}` and as `{value}`"));
+                return Some(format!("duplicate attribute `{name}`, as `{other}` and as `{value}`"));
             }
             if ours.contains(&Some(name.as_str())) {
-                return Some(format!("it has the attribute `{name}`, which its sink adds"));
+                return Some(format!("reserved attribute `{name}`, which the sink adds"));
             }
         }
         let wrong = attributes.iter().find(|(name, value)| value.is_empty() || !is_attribute_name(name))?;
-        Some(format!("SQS takes no attribute `{}` with the value `{}`", wrong.0, wrong.1))
+        Some(format!("invalid attribute `{}` with the value `{}`", wrong.0, wrong.1))
     }
 
-    /// How it is packed, if it is.
+    /// Returns the form of the aggregate, if the sink aggregates the message.
     fn form(&self, aggregation: Option<Aggregation>) -> Option<AggregateForm> {
         self.first.table.and(aggregation).map(|aggregation| aggregation.form)
     }
 
+    /// Returns the compression of the body, if it is to be compressed.
     fn compression(&self, aggregation: Option<Aggregation>) -> Option<Compression> {
         self.first.table.and(aggregation)?.compression
     }
 
-    /// Compresses it now, to know how large it is. Does nothing where rows aren't compressed.
+    /// Compresses the body now, so that its size is known. Does nothing where the sink does not compress the message.
     pub fn compress(&mut self, aggregation: Option<Aggregation>) {
         if let Some(compression) = self.compression(aggregation) {
             let text = compressed(&self.text(aggregation), compression);
@@ -124,7 +125,7 @@ impl QueuedMessage {
         }
     }
 
-    /// Its body is to go to a bucket, and its place there to the queue.
+    /// Replaces the body by a pointer to S3, where the body is still to be stored.
     pub fn place(&mut self, aggregation: Option<Aggregation>, store: &Store) {
         let body = match self.payload.take().map(|payload| *payload) {
             Some(PayloadForm::Compressed(text)) => text,
@@ -133,10 +134,10 @@ impl QueuedMessage {
         self.payload = Some(Box::new(PayloadForm::Stored(store.place(body.into()))));
     }
 
-    /// Puts its body into the bucket, if that is to be and isn't done.
+    /// Stores the body in S3, if the message has a pointer and the body is not stored yet.
     ///
     /// # Errors
-    /// Why it isn't there: it may be tried again.
+    /// If the body cannot be stored now; a later attempt may succeed.
     pub async fn store(&mut self, store: &Store) -> Result<(), String> {
         match self.payload.as_deref_mut() {
             Some(PayloadForm::Stored(stored)) => store.put(stored).await,
@@ -144,50 +145,50 @@ impl QueuedMessage {
         }
     }
 
-    /// Of a dead letter: its text is cut to so many bytes.
+    /// Shortens a dead letter to at most `bytes_max` bytes.
     pub fn shorten(&mut self, bytes_max: usize) {
         self.first.body = letter::shortened(&self.first.body.plain(), bytes_max).into();
         self.payload = None;
     }
 
-    /// It was refused once more for a reason that isn't known. Gives how often it was so far.
+    /// Counts a refusal with an unknown code. Returns their number so far.
     pub fn doubt(&mut self) -> u8 {
         self.doubts = self.doubts.saturating_add(1);
         self.doubts
     }
 
-    /// Whether some of it is not to be delivered any more.
+    /// Whether some of the rows must not be delivered any more.
     pub fn is_stopped(&self) -> bool {
         let last = self.more.last().unwrap_or(&self.first);
         self.newest_ack().is_stopped_at(last.row)
     }
 
-    /// Leaves what may still be delivered, once something stopped the pipeline: `None` if nothing is left. What was sent
-    /// stays what it is.
+    /// Removes the rows that must not be delivered after a row stopped the pipeline. `None` if no row remains. A message
+    /// that was sent stays as it is.
     pub fn without_stopped(mut self) -> Option<Self> {
         if self.ack.is_stopped() {
-            return None; // its rows are in order: all are
+            return None; // the first row is stopped, and so are all later ones
         }
         while !self.is_sealed && self.is_stopped() {
             self.more.pop();
-            // An ack whose rows are all gone is dropped: its batch is after the stop.
+            // An ack without rows is dropped unacknowledged: its rows are after the stop.
             self.more_acks.pop_if(|(first, _)| *first == self.more.len());
         }
         Some(self)
     }
 
-    /// The message, or the first of its rows.
+    /// Returns the message, or the first one of an aggregate.
     pub fn message(&self) -> &Message {
         &self.first
     }
 
-    /// From now on it stays what it is.
+    /// Fixes the content: no row may join any more.
     pub fn seal(&mut self) {
         self.is_sealed = true;
     }
 
-    /// Whether a row may leave with it. `position` alone may differ in what they say beside their bodies: it's the
-    /// first row's.
+    /// Whether a row may join the message. Of the attributes only `position` may differ; the aggregate has that of its first
+    /// row.
     pub fn may_take(&self, row: &Message) -> bool {
         fn said(message: &Message) -> impl Iterator<Item = &(String, String)> {
             message.attributes.iter().filter(|(name, _)| name != "position")
@@ -197,12 +198,12 @@ impl QueuedMessage {
         !self.is_sealed && self.payload.is_none() && is_like && !row.body.is_empty() && said(first).eq(said(row))
     }
 
-    /// By how many bytes it is longer with a row.
+    /// Returns the bytes by which a row lengthens the message.
     pub fn longer_by(row: &Message) -> usize {
         row.body.len() + ",".len()
     }
 
-    /// A row leaves with it. `ack` is of the row's batch: a part of it is taken, where none was.
+    /// Adds a row. `ack` is that of the row's batch: the message takes a part of it, unless it has one of that batch.
     pub fn take(&mut self, row: Message, ack: &Ack) {
         if self.more.is_empty() {
             self.more.reserve(ROWS_EXPECTED);
@@ -213,18 +214,18 @@ impl QueuedMessage {
         self.more.push(row);
     }
 
-    /// That of its last row.
+    /// Returns the ack of the last row.
     fn newest_ack(&self) -> &Ack {
         self.more_acks.last().map_or(&self.ack, |(_, ack)| ack)
     }
 
-    /// It is delivered.
+    /// Acknowledges all rows.
     pub fn acknowledge(self) {
         self.ack.acknowledge();
         self.more_acks.into_iter().for_each(|(_, ack)| ack.acknowledge());
     }
 
-    /// Its rows, or the message itself, each with an ack of its own.
+    /// Returns the message, or those of an aggregate, each with an ack of its own.
     pub fn into_messages(self) -> Vec<(Message, Ack)> {
         let Self { first, more, mut ack, more_acks, .. } = self;
         let mut more_acks = more_acks.into_iter().peekable();
@@ -236,17 +237,17 @@ impl QueuedMessage {
             let part = ack.part(message.row);
             out.push((message, part));
         }
-        // Its parts are all that is left to do.
+        // Its parts have all messages.
         ack.acknowledge();
         out
     }
 
-    /// Whether it has several rows.
+    /// Whether the message is an aggregate of several rows.
     pub fn has_several(&self) -> bool {
         !self.more.is_empty()
     }
 
-    /// Its rows, each to leave by itself.
+    /// Returns the rows as messages of their own, which no row may join.
     pub fn into_single(self) -> impl Iterator<Item = Self> {
         self.into_messages().into_iter().map(|(first, ack)| {
             let (more, more_acks) = Default::default();
@@ -254,7 +255,7 @@ impl QueuedMessage {
         })
     }
 
-    /// Appends what leaves as its body, as it stands in a request.
+    /// Appends the body to be sent, escaped as in a request.
     fn push_escaped(&self, aggregation: Option<Aggregation>, out: &mut Vec<u8>) {
         match (self.payload.as_deref(), self.compression(aggregation)) {
             (Some(PayloadForm::Stored(stored)), _) => push_escaped(stored.pointer.as_bytes(), out),
@@ -273,7 +274,7 @@ impl QueuedMessage {
         }
     }
 
-    /// Its text before it is compressed.
+    /// Returns the text of the body before compression.
     fn text(&self, aggregation: Option<Aggregation>) -> String {
         let [open, between, close] = self.around(aggregation);
         let mut text = String::with_capacity(self.more.len() * (self.first.body.len() + between.len()));
@@ -287,7 +288,7 @@ impl QueuedMessage {
         text
     }
 
-    /// What stands before its first row, between them, and behind the last.
+    /// Returns the texts before the first row, between rows, and after the last row.
     fn around(&self, aggregation: Option<Aggregation>) -> [&'static str; 3] {
         match self.form(aggregation) {
             None => [""; 3],
@@ -296,7 +297,7 @@ impl QueuedMessage {
         }
     }
 
-    /// Of several rows it is a function of the first and the last.
+    /// Returns the deduplication ID; an aggregate's is a function of those of its first and its last row.
     fn deduplication_id(&self) -> String {
         let first = &self.first.deduplication_id;
         match self.more.last() {
@@ -305,7 +306,7 @@ impl QueuedMessage {
         }
     }
 
-    /// Appends it as an entry of a request: JSON.
+    /// Appends the message as an entry of a request, in JSON.
     /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatchRequestEntry.html>
     pub fn write_entry(&self, index: usize, fifo: bool, aggregation: Option<Aggregation>, out: &mut Vec<u8>) {
         let Message { group, attributes, .. } = &self.first;
@@ -314,7 +315,7 @@ impl QueuedMessage {
         out.extend_from_slice(b"\",\"MessageBody\":\"");
         self.push_escaped(aggregation, out);
         out.push(b'"');
-        // On a standard queue a group doesn't order messages: it shares the queue fairly.
+        // On a standard queue a message group orders nothing, and shares the queue fairly.
         if !group.is_empty() {
             out.extend_from_slice(b",\"MessageGroupId\":");
             push_string(group, out);
@@ -347,7 +348,7 @@ impl QueuedMessage {
     }
 }
 
-/// By the names of HTTP's content codings.
+/// Returns the compression's name among HTTP's content codings.
 fn name(compression: Compression) -> &'static str {
     match compression {
         Compression::Zstd => "zstd",
@@ -355,15 +356,15 @@ fn name(compression: Compression) -> &'static str {
     }
 }
 
-/// A text's bytes, compressed, in base64.
+/// Returns the compressed text in base64.
 fn compressed(text: &str, compression: Compression) -> String {
     let bytes = match compression {
         Compression::Zstd => zstd::bulk::compress(text.as_bytes(), zstd::DEFAULT_COMPRESSION_LEVEL)
-            .expect("writing to memory doesn't fail"),
+            .expect("writing to memory does not fail"),
         Compression::Gzip => {
             let mut compressor = Compressor::new(CompressionLvl::default());
             let mut bytes = vec![0; compressor.gzip_compress_bound(text.len())];
-            let len = compressor.gzip_compress(text.as_bytes(), &mut bytes).expect("room for all that it may take");
+            let len = compressor.gzip_compress(text.as_bytes(), &mut bytes).expect("room for the compression bound");
             bytes.truncate(len);
             bytes
         }
@@ -371,6 +372,7 @@ fn compressed(text: &str, compression: Compression) -> String {
     base64_simd::STANDARD.encode_to_string(bytes)
 }
 
+/// Whether SQS accepts a name of an attribute.
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-message-metadata.html>
 fn is_attribute_name(name: &str) -> bool {
     let are_allowed = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
@@ -408,7 +410,7 @@ mod tests {
         Some(Aggregation { form, bytes: 1000, compression: None })
     }
 
-    /// As SQS reads it.
+    /// Returns the entry as SQS parses it.
     fn entry(queued_message: &QueuedMessage, fifo: bool, aggregation: Option<Aggregation>) -> Value {
         let mut out = Vec::new();
         queued_message.write_entry(7, fifo, aggregation, &mut out);
@@ -485,7 +487,7 @@ mod tests {
         pack.acknowledge();
         assert_eq!(progress(&mut feed), Some(12));
 
-        // Each by itself, in any order.
+        // Each row alone, in any order.
         let (pack, mut feed, batches) = of_two_batches();
         batches.into_iter().for_each(Ack::acknowledge);
         let mut single: Vec<_> = pack.into_single().collect();
@@ -501,7 +503,7 @@ mod tests {
 
     #[test]
     fn rows_after_a_stop_do_not_leave() {
-        // The row that stops the pipeline: its batch and index; what is left, and how far all gets.
+        // The row that stops the pipeline, by batch and index; the rows that remain; the watermark that is reached.
         for (batch, row, left, reached) in [
             (0, 0, &[][..], Some(4)),
             (0, 2, &[1], Some(4)),
@@ -532,7 +534,7 @@ mod tests {
         assert!(pack.may_take(&row(Some(7), "2")));
         assert!(!pack.may_take(&row(Some(8), "2")));
         assert!(!pack.may_take(&row(None, "2")));
-        assert!(!pack.may_take(&row(Some(7), "")), "SQS would refuse it");
+        assert!(!pack.may_take(&row(Some(7), "")), "SQS would reject an empty body");
         assert!(!queued_message(None, "1", "a", "b:4:0").may_take(&row(None, "2")));
         pack.seal();
         assert!(!pack.may_take(&row(Some(7), "2")));
@@ -542,7 +544,7 @@ mod tests {
 
     #[test]
     fn compressed_rows_are_base64_and_never_larger_than_foreseen() {
-        // Nothing is harder to compress than what is random.
+        // Random text compresses worst.
         let noise: String = (0..50_000).map(|_| char::from(rand::random_range(b'!'..=b'~'))).collect();
         for compression in [Compression::Zstd, Compression::Gzip] {
             let aggregation =
@@ -552,7 +554,7 @@ mod tests {
             assert!(body.len() <= noise.len() / 7 * 10, "{} of {}", body.len(), noise.len());
             assert!(base64_simd::STANDARD.decode_to_vec(body).is_ok());
             assert_eq!(sent["MessageAttributes"]["content-encoding"]["StringValue"], name(compression));
-            // What isn't a row leaves as it is.
+            // A message that is not a row is sent as it is.
             let sent = entry(&queued_message(None, &noise, "a", "b:4:0"), false, aggregation);
             assert_eq!(sent["MessageBody"], noise.as_str());
         }
@@ -567,23 +569,23 @@ mod tests {
             queued_message.fault(None)
         };
         assert_eq!(with("n", "v", 8), None);
-        assert_eq!(with("n", "v", 9).as_deref(), Some("it has 11 attributes, SQS takes 10"));
+        assert_eq!(with("n", "v", 9).as_deref(), Some("too many attributes: 11, SQS takes 10"));
         for (name, value) in
             [("n", ""), ("two words", "v"), ("aws.", "v"), ("AMAZON.n", "v"), (".n", "v"), ("a..b", "v")]
         {
             assert!(with(name, value, 1).is_some(), "{name}");
         }
         assert!(queued_message(None, "", "a", "b:4:0").fault(None).is_some());
-        // A name twice, and one that compressed rows have already.
+        // A duplicate name, and one that the sink adds to compressed rows.
         let mut twice = queued_message(Some(7), "{}", "a", "b:4:0");
         twice.first.attributes.push(("table".to_owned(), "mine".to_owned()));
         let fault = twice.fault(None);
-        assert_eq!(fault.as_deref(), Some("it has the attribute `table` twice, as `shop.orders` and as `mine`"));
+        assert_eq!(fault.as_deref(), Some("duplicate attribute `table`, as `shop.orders` and as `mine`"));
         let mut encoded = queued_message(Some(7), "{}", "a", "b:4:0");
         encoded.first.attributes.push((ENCODING_ATTRIBUTE.to_owned(), "mine".to_owned()));
         assert_eq!(encoded.fault(None), None);
         let compressed = Aggregation { form: AggregateForm::Array, bytes: 1000, compression: Some(Compression::Gzip) };
         let fault = encoded.fault(Some(compressed));
-        assert_eq!(fault.as_deref(), Some("it has the attribute `content-encoding`, which its sink adds"));
+        assert_eq!(fault.as_deref(), Some("reserved attribute `content-encoding`, which the sink adds"));
     }
 }

@@ -1,4 +1,6 @@
-//! A request to a queue, and what comes of it.
+//! Requests to a queue, and their answers.
+//!
+//! In: a request of messages. Out: the messages by outcome: accepted, refused for now, rejected, or doubtful.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -15,12 +17,13 @@ use super::queued_message::QueuedMessage;
 use crate::config::Aggregation;
 use crate::failpoint::{self, Step};
 
+/// The limits of a request.
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html>
 pub(super) const LIMITS: RequestLimits = RequestLimits { messages: 10, bytes: 1 << 20 };
 
 pub(super) type Request = Vec<Pending<QueuedMessage>>;
 
-/// Where requests go.
+/// The destination of requests, and how messages are written for it.
 pub(super) struct To {
     pub transport: Arc<dyn Transport>,
     pub url: String,
@@ -29,40 +32,40 @@ pub(super) struct To {
     pub store: Option<Store>,
 }
 
-/// What came of a request.
+/// The outcome of a request, by message.
 #[derive(Default)]
 pub(super) struct Answer {
     pub accepted: Request,
-    /// To be sent again, in their order.
+    /// Messages to be sent again, in their order.
     pub refused: Request,
-    /// Why, where some were refused.
+    /// The reason, if some were refused.
     pub reason: Option<Reason>,
-    /// Rejected accepted, for what they are, and why.
+    /// Messages that will never be accepted, each with the reason.
     pub rejected: Vec<(Pending<QueuedMessage>, String)>,
-    /// Refused by themselves, and it isn't known whether for what they are: what was said.
+    /// Messages refused individually with an unknown code, perhaps to be rejected, each with the error.
     pub doubtful: Vec<(Pending<QueuedMessage>, String)>,
 }
 
-/// Why something wasn't accepted that may be later.
+/// The reason why messages were not accepted, but may be later.
 #[derive(Debug)]
 pub(super) struct Reason {
     pub text: String,
     pub is_throttled: bool,
 }
 
-/// What the queue said to a request.
+/// The queue's answer to a request.
 enum SendOutcome {
-    /// Something of each entry.
+    /// An outcome for each entry.
     Entries(Output),
-    /// It was no use now: it can't be reached, is throttling, or fails.
+    /// Nothing is accepted now: the queue cannot be reached, throttles or fails.
     Retry(Reason),
-    /// Nothing of it is accepted, because of what at least one message is.
+    /// Nothing is accepted, because at least one message is to be rejected.
     Rejected(String),
-    /// Nothing of it is accepted, perhaps because of what a message is.
+    /// Nothing is accepted, perhaps because of one of the messages.
     Unknown(String),
 }
 
-/// What became of a request's entries.
+/// The outcomes of a request's entries.
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html>
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "PascalCase")]
@@ -73,7 +76,7 @@ struct Output {
     failed: Vec<Refused>,
 }
 
-/// Beside what is of use, an entry has digests and numbers.
+/// An accepted entry. Its digests and numbers are not used.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Accepted {
@@ -92,14 +95,14 @@ struct Refused {
     message: Option<String>,
 }
 
-/// Where an entry stands in its request; `None` of what we can't have sent.
+/// Parses the index of an entry in its request. `None` for an ID that no entry has.
 fn index<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
     let id = Cow::<str>::deserialize(deserializer)?;
     Ok(id.parse().ok().filter(|index| *index < LIMITS.messages))
 }
 
-/// Sends a request once. One that is refused as a whole, perhaps for what one of its messages is, is sent again message by
-/// message: the others aren't to blame.
+/// Sends a request once. A request that is refused as a whole, perhaps because of one of its messages, is sent again message
+/// by message, so that the other messages are accepted.
 pub(super) async fn send(to: To, mut request: Request) -> Answer {
     let mut answer = Answer::default();
     if let Some(store) = &to.store {
@@ -129,7 +132,7 @@ pub(super) async fn send(to: To, mut request: Request) -> Answer {
         }
         let alone = vec![message];
         let said = ask(&to, &alone).await;
-        // The others would wait for the same.
+        // The other messages would be refused for the same reason.
         is_away = matches!(said, SendOutcome::Retry(_));
         answer.take(alone, said);
     }
@@ -141,7 +144,7 @@ async fn ask(to: &To, request: &Request) -> SendOutcome {
     let failure = match to.transport.call("SendMessageBatch", body(to, request)).await {
         Ok(answer) => match serde_json::from_slice(&answer) {
             Ok(output) => return SendOutcome::Entries(output),
-            Err(error) => return not_now(format!("the answer can't be read: {error}")),
+            Err(error) => return not_now(format!("cannot parse the answer: {error}")),
         },
         Err(failure) => failure,
     };
@@ -157,7 +160,7 @@ async fn ask(to: &To, request: &Request) -> SendOutcome {
 }
 
 impl Reason {
-    /// What may be accepted later, by its class.
+    /// Creates the reason of a refusal that may pass, by its class.
     fn of(class: Class, text: String) -> Self {
         match class {
             Class::Operator(fix) => Self { text: format!("{text}; {fix}"), is_throttled: false },
@@ -166,7 +169,7 @@ impl Reason {
     }
 }
 
-/// What is sent for a request.
+/// Returns the JSON body of a request.
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html>
 fn body(to: &To, request: &Request) -> Vec<u8> {
     // Most bodies are JSON, whose quotes are escaped.
@@ -184,7 +187,7 @@ fn body(to: &To, request: &Request) -> Vec<u8> {
 }
 
 impl Answer {
-    /// What it says of the queue.
+    /// Returns what the answer shows about the queue.
     pub fn outcome(&self) -> Outcome {
         let is_alive = !self.accepted.is_empty() || !self.rejected.is_empty();
         match &self.reason {
@@ -195,7 +198,7 @@ impl Answer {
         }
     }
 
-    /// Takes in what was said to a request.
+    /// Adds the messages of a request by their outcomes.
     fn take(&mut self, request: Request, said: SendOutcome) {
         let output = match said {
             SendOutcome::Entries(output) => output,
@@ -236,10 +239,10 @@ impl Answer {
                     }
                     self.refused.push(message);
                 }
-                // What the answer doesn't name wasn't accepted.
+                // A message that the answer does not name was not accepted.
                 None => {
                     self.reason.get_or_insert_with(|| Reason {
-                        text: "the answer doesn't say what became of them".to_owned(),
+                        text: "the answer does not name these messages".to_owned(),
                         is_throttled: false,
                     });
                     self.refused.push(message);
@@ -255,7 +258,7 @@ mod tests {
     use super::*;
     use crate::ack::tests::ack;
 
-    /// Each kind of entry once, and one that isn't named.
+    /// Each kind of entry once, and one that the answer does not name.
     #[test]
     fn each_entry_has_its_own_fate() {
         let message = |body: &str| Message { body: body.into(), ..Message::default() };

@@ -20,11 +20,11 @@ use tokio::time::Instant;
 
 type Answering = dyn Fn(&[Value]) -> Result<Value, Failure> + Send + Sync;
 
-/// Answers after a time what a closure says of the bodies.
+/// Answers requests with a closure's answer to their entries, after a delay.
 struct Scripted {
     answer: Box<Answering>,
     takes: Duration,
-    /// Bodies that were accepted.
+    /// The accepted bodies.
     arrived: Arc<Mutex<Vec<String>>>,
 }
 
@@ -52,7 +52,7 @@ impl Transport for Scripted {
     }
 }
 
-/// Accepts all but what `refuse` has a code for.
+/// Accepts all entries except those for which `refuse` returns a code.
 fn each(entries: &[Value], refuse: impl Fn(&str) -> Option<&'static str>) -> Value {
     let (mut successful, mut failed) = (Vec::new(), Vec::new());
     for (index, entry) in entries.iter().enumerate() {
@@ -154,14 +154,14 @@ async fn a_request_that_cant_be_read_is_split_until_the_bad_message_stands_alone
         };
         let mut rig = Rig::start(Duration::from_millis(5), |_| {}, answer);
         rig.send(messages(&["a", "b", "bad", "c"])).await;
-        // Others show that the queue works.
+        // Accepted messages show that the queue works.
         let mut more = 0;
         while rig.observer.stopped().now_or_never().is_none() && more < 200 {
             rig.send(messages(&["more"])).await;
             tokio::time::sleep(Duration::from_millis(100)).await;
             more += 1;
         }
-        assert!(more < 100, "{code}: nothing came of it");
+        assert!(more < 100, "{code}: the pipeline did not stop");
         let (arrived, stop) = rig.end().await;
         let stop = stop.expect("it stops there");
         assert!(stop.contains(code) && stop.contains("beginning bad"), "{stop}");
@@ -170,7 +170,7 @@ async fn a_request_that_cant_be_read_is_split_until_the_bad_message_stands_alone
     }
 }
 
-/// A reason that isn't known, for everything: it's the queue, and no message.
+/// With an unknown code for every message, the cause is the queue, and no message.
 #[tokio::test(start_paused = true)]
 async fn a_queue_that_refuses_everything_is_waited_for() {
     let start = Instant::now();
@@ -193,7 +193,7 @@ async fn a_queue_that_refuses_everything_is_waited_for() {
 async fn a_hot_group_takes_no_room_from_others() {
     let mut rig = Rig::start(Duration::from_millis(10), |sqs| sqs.fifo = true, |entries| Ok(each(entries, |_| None)));
     let start = Instant::now();
-    // Far more than could leave at once.
+    // Far more messages of the hot group than could leave at once.
     for batch in 0..100 {
         let rows = (0..200).map(|row| match row % 5 {
             0 => message("hot", "hot"),
@@ -214,7 +214,7 @@ async fn a_hot_group_takes_no_room_from_others() {
 
 #[tokio::test(start_paused = true)]
 async fn a_dead_letter_fits() {
-    // The queue takes less than it said.
+    // The queue takes less than its limit says.
     let takes: VecDeque<usize> = [5_000, 1_500].into();
     for (max, most) in takes.into_iter().zip([20_000, 20_000]) {
         let answer =

@@ -1,4 +1,4 @@
-//! What bindgen makes of the WIT world, and a table as the world has it.
+//! The bindings generated from the WIT world, and the conversion of a table to the world's type.
 
 use rowmill_core::batch::{Kind, Table};
 

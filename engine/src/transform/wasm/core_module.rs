@@ -1,5 +1,5 @@
-//! Plain core modules: the same rows and verdicts as components have, over linear memory. Specified in
-//! `wit/core-module.md`.
+//! Plugins that are core modules: the same rows and verdicts as components have, in linear memory. The interface is
+//! specified in `wit/core-module.md`.
 
 use rowmill_core::batch::{Kind, Table};
 use wasmtime::{Caller, Engine, InstancePre, Linker, Memory, Store, TypedFunc, bail, format_err};
@@ -9,18 +9,18 @@ use super::limits::{LINE_BYTES_MAX, NAME_BYTES_MAX};
 use super::memory::memory;
 use super::state::PluginState;
 
-/// What a module must export to be one.
+/// The export by which a core module is recognized as a plugin.
 pub(in crate::transform) const PROCESS: &str = "rowmill_process";
 const IMPORTS: &str = "rowmill";
 
-/// What an answer begins with.
+/// The status that an answer begins with.
 const DONE: u32 = 0;
 const REJECTED: u32 = 1;
 const RETRY: u32 = 2;
 
 type Call = TypedFunc<(u32, u32), u64>;
 
-/// A module's functions.
+/// A module's memory and exported functions.
 pub(in crate::transform) struct ModuleGuest {
     memory: Memory,
     alloc: TypedFunc<u32, u32>,
@@ -32,12 +32,12 @@ pub(in crate::transform) struct ModuleGuest {
 impl ModuleGuest {
     pub fn new(store: &mut Store<PluginState>, module: &InstancePre<PluginState>) -> wasmtime::Result<Self> {
         let instance = module.instantiate(&mut *store)?;
-        // What a reactor's runtime needs before anything else.
+        // A WASI reactor must be initialized before any other call.
         if instance.get_func(&mut *store, "_initialize").is_some() {
             instance.get_typed_func::<(), ()>(&mut *store, "_initialize")?.call(&mut *store, ())?;
         }
         let memory = instance.get_memory(&mut *store, "memory");
-        let memory = memory.ok_or_else(|| format_err!("it doesn't export its memory as `memory`"))?;
+        let memory = memory.ok_or_else(|| format_err!("no memory is exported as `memory`"))?;
         let optional = |store: &mut Store<PluginState>, name: &str| {
             let is_there = instance.get_func(&mut *store, name).is_some();
             is_there.then(|| instance.get_typed_func(&mut *store, name)).transpose()
@@ -88,7 +88,7 @@ impl ModuleGuest {
                     deletes: has(8),
                 })
             }
-            other => bail!("it returned a malformed interest: {other}"),
+            other => bail!("malformed interest: {other}"),
         }))
     }
 
@@ -101,13 +101,13 @@ impl ModuleGuest {
         })
     }
 
-    /// Gives where the answer is: its address, and its length.
+    /// Calls a function with a copy of `input`. Returns the answer's address and length.
     fn call(&self, store: &mut Store<PluginState>, function: &Call, input: &[u8]) -> wasmtime::Result<(usize, usize)> {
         let len = u32::try_from(input.len())?;
         let at = self.alloc.call(&mut *store, len)?;
         self.memory
             .write(&mut *store, at as usize, input)
-            .map_err(|_| format_err!("`rowmill_alloc` gave {at}, and there are no {len} bytes"))?;
+            .map_err(|_| format_err!("`rowmill_alloc` returned {at}, where the memory does not have {len} bytes"))?;
         let answer = function.call(&mut *store, (at, len))?;
         Ok(((answer >> 32) as usize, answer as u32 as usize))
     }
@@ -115,39 +115,38 @@ impl ModuleGuest {
     fn answer<'s>(&self, store: &'s Store<PluginState>, (at, len): (usize, usize)) -> wasmtime::Result<Answer<'s>> {
         let len_max = store.data().answer_max();
         if len > len_max {
-            bail!("its answer has {len} bytes, and may have {len_max}; raise `output` in its .toml");
+            bail!("answer of {len} bytes: the limit is {len_max}; raise `output` in its .toml");
         }
         let bytes = self.memory.data(store).get(at..).and_then(|rest| rest.get(..len));
-        let mut words =
-            Words(bytes.ok_or_else(|| format_err!("its answer of {len} bytes at {at} isn't in its memory"))?);
+        let mut words = Words(bytes.ok_or_else(|| format_err!("answer of {len} bytes at {at} outside its memory"))?);
         let status = words.u32()?;
         let message = || String::from_utf8_lossy(words.0).into_owned();
         Ok(match status {
             DONE => Answer::Done(words),
             REJECTED => Answer::Rejected(message()),
             RETRY => Answer::Retry(message()),
-            other => bail!("it returned a malformed answer: status {other}"),
+            other => bail!("malformed answer: status {other}"),
         })
     }
 }
 
-/// A sink's number; `None` for the one that the routes give.
+/// Returns a sink's index; `None` for the route's sink.
 fn given(sink: u32) -> Option<u32> {
     Some(sink).filter(|&sink| sink != u32::MAX)
 }
 
-/// What a module says.
+/// A module's answer.
 enum Answer<'a> {
     Done(Words<'a>),
     Rejected(String),
     Retry(String),
 }
 
-/// Little-endian words, read one after another.
+/// Little-endian 32-bit words, read one after another.
 struct Words<'a>(&'a [u8]);
 
 impl<'a> Words<'a> {
-    /// All of them are a verdict.
+    /// Reads all remaining words as a verdict.
     fn verdict(mut self) -> wasmtime::Result<Verdict> {
         let mut counts = [0; 7];
         for count in &mut counts {
@@ -162,7 +161,7 @@ impl<'a> Words<'a> {
                 let image = match image {
                     0 => types::Image::Before,
                     1 => types::Image::After,
-                    other => bail!("it returned a malformed verdict: image {other}"),
+                    other => bail!("malformed verdict: image {other}"),
                 };
                 let state = u8::try_from(state).unwrap_or(u8::MAX);
                 Ok(types::Edit { row, image, column, state, value_len })
@@ -177,7 +176,7 @@ impl<'a> Words<'a> {
             arena: self.bytes(arena)?.to_vec(),
         };
         if !self.0.is_empty() {
-            bail!("it returned a malformed verdict: {} bytes too many", self.0.len());
+            bail!("malformed verdict: {} bytes after its end", self.0.len());
         }
         Ok(verdict)
     }
@@ -189,14 +188,13 @@ impl<'a> Words<'a> {
 
     fn bytes(&mut self, len: usize) -> wasmtime::Result<&'a [u8]> {
         let split = self.0.split_at_checked(len);
-        let (taken, rest) = split.ok_or_else(|| format_err!("it returned a malformed answer: it ends too soon"))?;
+        let (taken, rest) = split.ok_or_else(|| format_err!("malformed answer: too short"))?;
         self.0 = rest;
         Ok(taken)
     }
 
     fn words<const N: usize>(&mut self, count: usize) -> wasmtime::Result<Vec<[u32; N]>> {
-        let len =
-            count.checked_mul(4 * N).ok_or_else(|| format_err!("it returned a malformed answer: {count} items"))?;
+        let len = count.checked_mul(4 * N).ok_or_else(|| format_err!("malformed answer: {count} items"))?;
         let bytes = self.bytes(len)?;
         let word = |bytes: &[u8]| bytes.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
         let item = |item: &[u8]| std::array::from_fn(|index| word(&item[4 * index..]));
@@ -232,7 +230,7 @@ fn packed_table(table: &Table) -> Vec<u8> {
     out
 }
 
-/// In the order of the world's `kind`.
+/// Returns a kind's index in the WIT world's `kind`.
 fn kind_number(kind: Kind) -> u32 {
     match kind {
         Kind::Int => 0,
@@ -255,7 +253,7 @@ fn kind_number(kind: Kind) -> u32 {
     }
 }
 
-/// Offers modules what they may import.
+/// Returns a linker with the functions that modules may import.
 pub(in crate::transform) fn linker(engine: &Engine) -> wasmtime::Result<Linker<PluginState>> {
     let mut linker = Linker::new(engine);
     linker.func_wrap(IMPORTS, "sink", |mut caller: Caller<'_, PluginState>, at: u32, len: u32| {
@@ -263,7 +261,7 @@ pub(in crate::transform) fn linker(engine: &Engine) -> wasmtime::Result<Linker<P
         Ok(caller.data().sink_number(&name).unwrap_or(u32::MAX))
     })?;
     linker.func_wrap(IMPORTS, "log", |mut caller: Caller<'_, PluginState>, level: u32, at: u32, len: u32| {
-        // The rest of a longer one is cut off.
+        // One byte more than a line may have shows `write_log` that the message is longer.
         let message = text(&mut caller, at, len.min(LINE_BYTES_MAX as u32 + 1))?;
         caller.data_mut().write_log(level, message);
         Ok(())
@@ -290,10 +288,10 @@ pub(in crate::transform) fn linker(engine: &Engine) -> wasmtime::Result<Linker<P
     Ok(linker)
 }
 
-/// A text that can't be long.
+/// Reads a name, whose length is limited.
 fn name(caller: &mut Caller<'_, PluginState>, at: u32, len: u32) -> wasmtime::Result<String> {
     if len as usize > NAME_BYTES_MAX {
-        bail!("a name of {len} bytes; names may have {NAME_BYTES_MAX}");
+        bail!("name of {len} bytes: names may have {NAME_BYTES_MAX} bytes");
     }
     text(caller, at, len)
 }
@@ -301,7 +299,7 @@ fn name(caller: &mut Caller<'_, PluginState>, at: u32, len: u32) -> wasmtime::Re
 fn text(caller: &mut Caller<'_, PluginState>, at: u32, len: u32) -> wasmtime::Result<String> {
     let memory = memory(caller)?;
     let bytes = memory.data(&caller).get(at as usize..).and_then(|rest| rest.get(..len as usize));
-    let bytes = bytes.ok_or_else(|| format_err!("a text of {len} bytes at {at} isn't in its memory"))?;
+    let bytes = bytes.ok_or_else(|| format_err!("text of {len} bytes at {at} outside its memory"))?;
     Ok(String::from_utf8_lossy(bytes).into_owned())
 }
 
@@ -311,7 +309,7 @@ mod tests {
     use crate::plugin::Rows;
     use std::path::Path;
 
-    /// Compares with a file of hexadecimal bytes, sixteen a line. `ROWMILL_WRITE_VECTORS` writes it anew.
+    /// Compares bytes with a file of hexadecimal bytes, sixteen per line. `ROWMILL_WRITE_VECTORS` rewrites the file.
     fn compare(name: &str, bytes: &[u8]) {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit/vectors").join(name);
         let line = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ") + "\n";
@@ -330,7 +328,7 @@ mod tests {
         compare("batch.hex", &rows.bytes);
         compare("table.hex", &packed_table(&rows.tables[0]));
 
-        // The verdict that wit/vectors/README.md tells of.
+        // The verdict that wit/vectors/README.md describes.
         let words: Vec<u32> = [
             &[0, 2, 1, 1, 1, 1, 1, 30][..],
             &[0, 1],

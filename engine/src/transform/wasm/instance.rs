@@ -17,13 +17,13 @@ use super::limits::Resources;
 use super::state::{ANSWER_BYTES_MAX, Counters, Current, PluginState};
 use super::ticker::{EPOCH, Ticker};
 
-/// What a plugin said of a batch.
+/// A plugin's answer for a batch.
 pub(in crate::transform) struct Answer {
     pub verdict: Verdict,
     pub commands: HostCommands,
 }
 
-/// What there is to call.
+/// The exported functions of an instance.
 enum Guest {
     Component(Transform),
     Module(Box<ModuleGuest>),
@@ -38,33 +38,33 @@ pub(in crate::transform) struct Instance {
     deadline_epochs: u64,
 }
 
-/// Compiled code, its imports given.
+/// Compiled code with resolved imports.
 pub(in crate::transform) enum Code {
     Component(TransformPre<PluginState>),
     Module(InstancePre<PluginState>),
 }
 
-/// What an instance is made of.
+/// The parts that each instance of a plugin is created from.
 pub(in crate::transform) struct InstanceTemplate {
     pub engine: Engine,
-    /// Of the engine's deadlines.
+    /// The clock of the engine's deadlines.
     pub ticker: Arc<Ticker>,
     pub code: Code,
     pub name: Arc<str>,
     pub manifest: Manifest,
     pub sinks: Arc<[String]>,
     pub counters: Counters,
-    /// What the first instance that was asked said of each table: what rows are decoded for.
+    /// The first answer to `describe` of any instance for each table: rows are decoded for it.
     pub agreed_interests: Arc<Mutex<Interests>>,
-    /// Whether rows that it fails on are dead letters, whatever its manifest says.
+    /// Whether rows that the plugin fails on become dead letters, whatever its manifest says.
     pub force_dead_letter: bool,
 }
 
 impl Instance {
-    /// Makes an instance, and hands it its settings.
+    /// Creates an instance, and passes it the settings.
     ///
     /// # Errors
-    /// If it traps at its start, or refuses its settings.
+    /// If the instance traps at its start, or refuses the settings.
     pub fn new(template: &InstanceTemplate) -> anyhow::Result<Self> {
         let Manifest { limits, grants, settings, .. } = &template.manifest;
         let state = PluginState::new(
@@ -85,7 +85,7 @@ impl Instance {
             Code::Component(transform) => transform.instantiate(&mut store).map(Guest::Component),
             Code::Module(module) => ModuleGuest::new(&mut store, module).map(|guest| Guest::Module(Box::new(guest))),
         };
-        let guest = guest.map_err(|error| anyhow!("it isn't a transform, or it fails when it starts: {error:#}"))?;
+        let guest = guest.map_err(|error| anyhow!("cannot start an instance: {error:#}"))?;
         store.set_epoch_deadline(deadline_epochs);
         let configured = match &guest {
             Guest::Component(transform) => transform.call_configure(&mut store, settings),
@@ -93,8 +93,8 @@ impl Instance {
         };
         match configured {
             Ok(Ok(())) => {}
-            Ok(Err(message)) => bail!("it refuses its settings: {message}"),
-            Err(trap) => bail!("it failed when it was given its settings: {trap:#}"),
+            Ok(Err(message)) => bail!("`configure` refused the settings: {message}"),
+            Err(trap) => bail!("`configure` failed: {trap:#}"),
         }
         match store.data_mut().take_fault() {
             Some(fault) => bail!("{fault}"),
@@ -108,7 +108,7 @@ impl Instance {
         }
     }
 
-    /// What the plugin wants of a table's rows: asks it if it wasn't asked before.
+    /// Returns the plugin's interest in a table. The plugin is asked once.
     pub fn interest(&mut self, table: &Table, manifest: &Manifest) -> Result<&Interest, PluginError> {
         if self.interests().get(table).is_none() {
             let is_meant = manifest.tables.as_ref().is_none_or(|tables| tables.matches(&table.schema, &table.name));
@@ -118,10 +118,10 @@ impl Instance {
             drop(first);
             self.store.data_mut().interests_mut().insert(table, interest);
         }
-        Ok(self.interests().get(table).expect("it was asked"))
+        Ok(self.interests().get(table).expect("inserted above"))
     }
 
-    /// What the plugin wants of tables, as far as it was asked.
+    /// Returns the plugin's interests in tables, as far as it was asked.
     pub fn interests(&self) -> &Interests {
         self.store.data().interests()
     }
@@ -135,15 +135,15 @@ impl Instance {
         };
         let interest = match answer {
             Ok(Ok(interest)) => interest,
-            Ok(Err(message)) => return Err(PluginError::Reject(format!("it refuses the table: {message}"))),
+            Ok(Err(message)) => return Err(PluginError::Reject(format!("`describe` refused the table: {message}"))),
             Err(trap) => return Err(self.trap(&trap)),
         };
         self.faults()?;
         Interest::new(interest, table).map_err(PluginError::Malformed)
     }
 
-    /// Lets the plugin decide on the `asked` rows of a batch; it may see the others. It may have the host hold `output_max` bytes
-    /// for it, and answer as many.
+    /// Lets the plugin decide on the `asked` rows of a batch; the plugin sees the other rows, too. Its host commands and its
+    /// answer may each take `output_max` bytes.
     pub fn process(
         &mut self,
         rows: &Arc<Vec<u8>>,
@@ -173,12 +173,12 @@ impl Instance {
         Ok(Answer { verdict, commands })
     }
 
-    /// How many sinks it may name.
+    /// Returns the number of sinks that the plugin may name.
     pub fn sinks(&self) -> usize {
         self.store.data().sink_count()
     }
 
-    /// The messages of rows by one of the plugin's recipes; `None` if they have more than `bytes_max`.
+    /// Renders the messages of rows by one of the plugin's recipes. `None` if they take more than `bytes_max` bytes.
     pub fn messages(
         &mut self,
         recipe: u32,
@@ -192,14 +192,14 @@ impl Instance {
         Ok(recipe.messages(batch, rows, tables, interests, bytes_max))
     }
 
-    /// A trap, with what the guest said before it.
+    /// Converts a trap to an error, after the last error message of the plugin.
     fn trap(&mut self, trap: &wasmtime::Error) -> PluginError {
         const TOO_MUCH: &str = "fuel allocated for hostcalls has been exhausted";
         let state = self.store.data_mut();
         let mut text = format!("{trap:#}");
         if text.contains(TOO_MUCH) {
             text = format!(
-                "it gives the host more than {} bytes in one call; raise `output` in its .toml",
+                "more than {} bytes passed to the host in one call; raise `output` in its .toml",
                 state.answer_max()
             );
         }

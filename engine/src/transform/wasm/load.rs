@@ -1,4 +1,4 @@
-//! Finding and loading plugins, at the start and whenever their files change.
+//! Finds, compiles and loads plugins, at the start and when their files change.
 
 use std::collections::BTreeMap;
 use std::fs::DirBuilder;
@@ -25,7 +25,8 @@ use super::state::{PluginState, add_to_linker};
 use super::ticker::Ticker;
 
 const MAGIC: &[u8] = b"\0asm";
-/// The layer in a WebAssembly file's header: <https://github.com/WebAssembly/component-model/blob/main/design/mvp/Binary.md>
+/// The version and layer in a WebAssembly file's header:
+/// <https://github.com/WebAssembly/component-model/blob/main/design/mvp/Binary.md>
 const MODULE: [u8; 4] = [1, 0, 0, 0];
 const COMPONENT: [u8; 4] = [0x0d, 0, 1, 0];
 
@@ -33,34 +34,34 @@ pub(in crate::transform) const INTERFACE: &str = "rowmill:transform/";
 pub(in crate::transform) const VERSION: &str = "0.1.0";
 const EXPORTS: [&str; 3] = ["configure", "describe", "process"];
 
-/// A guest's stack: a recursion without end is a trap.
+/// The size of a plugin's stack in bytes. An endless recursion is a trap.
 const STACK_MAX: usize = 1 << 20;
 
-/// How long a file may take to compile, and after how long it is said that it does.
+/// The maximum time of a file's compilation, and the time after which the compilation is logged.
 const COMPILE_TIME_MAX: Duration = Duration::from_secs(120);
 const COMPILE_TIME_QUIET: Duration = Duration::from_secs(3);
 
-/// What plugins are loaded with.
+/// The settings for loading plugins.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where they are; `None`: there are none.
+    /// The plugins directory; `None`: there are no plugins.
     pub directory: Option<PathBuf>,
-    /// Where compiled code is kept, so that no file is compiled twice; `None`: nowhere.
+    /// The directory for compiled code, so that no file is compiled twice; `None`: no cache.
     pub cache: Option<PathBuf>,
-    /// The names that they may send rows to.
+    /// The names of the sinks that plugins may send rows to.
     pub sinks: Vec<String>,
-    /// Whether there is a sink for dead letters.
+    /// Whether there is a dead-letter sink.
     pub has_dead_letters: bool,
-    /// How many threads run transforms.
+    /// The number of threads that run transforms.
     pub threads: usize,
-    /// Whether rows that a plugin fails on are set aside as dead letters, whatever its .toml says.
+    /// Whether rows that a plugin fails on become dead letters, whatever its manifest says.
     pub force_dead_letter: bool,
-    /// Whether the server tells the names of tables apart by case.
+    /// Whether the server's table names are case-sensitive.
     pub case: config::NameCase,
 }
 
 impl Settings {
-    /// As a configuration has them.
+    /// Takes the settings from a configuration.
     pub fn of(config: &config::Config) -> Self {
         let config::Plugins { directory, cache, threads } = config.plugins.clone();
         Self {
@@ -74,14 +75,14 @@ impl Settings {
         }
     }
 
-    /// To try a plugin by itself: on one thread, with sinks of these names.
+    /// Returns the settings for trying a plugin: on one thread, with sinks of these names.
     pub fn for_tests(sinks: Vec<String>) -> Self {
         let case = config::NameCase::default();
         Self { directory: None, cache: None, sinks, has_dead_letters: true, threads: 1, force_dead_letter: true, case }
     }
 }
 
-/// Loads plugins.
+/// A loader of plugins: the WebAssembly engine, the host functions and the cache.
 pub struct Loader {
     settings: Settings,
     sinks: Arc<[String]>,
@@ -92,7 +93,7 @@ pub struct Loader {
     ticker: Arc<Ticker>,
 }
 
-/// What tells whether a plugin's files changed, without reading them: of the `.wasm` and of the `.toml`.
+/// The fingerprints of a plugin's `.wasm` and `.toml`, which tell whether the files changed without reading them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::transform) struct FileFingerprint(FileStamp, Option<FileStamp>);
 
@@ -105,19 +106,19 @@ impl std::fmt::Debug for Loader {
 }
 
 impl Loader {
-    /// Makes what plugins are loaded and run with.
+    /// Creates a loader.
     ///
     /// # Errors
-    /// If this machine can't run WebAssembly.
+    /// If this machine cannot run WebAssembly.
     pub fn new(settings: Settings) -> anyhow::Result<Self> {
-        let failed = |error: wasmtime::Error| anyhow!("the WebAssembly engine can't be made: {error:#}");
+        let failed = |error: wasmtime::Error| anyhow!("cannot create the WebAssembly engine: {error:#}");
         let mut config = Config::new();
         config.epoch_interruption(true).concurrency_support(false).max_wasm_stack(STACK_MAX);
-        // It is a convenience: without it plugins are compiled at each start.
+        // Without the cache plugins are compiled at each start, which is no reason to stop.
         let cache = settings.cache.as_deref().and_then(|directory| match cache(directory) {
             Ok(cache) => Some(cache),
             Err(error) => {
-                warn!(error = format!("{error:#}"), "compiled plugins aren't kept: each start compiles them");
+                warn!(error = format!("{error:#}"), "compiled plugins are not cached; each start compiles them");
                 None
             }
         });
@@ -133,18 +134,18 @@ impl Loader {
     /// Loads every plugin of the directory, in file-name order.
     ///
     /// # Errors
-    /// If one of them can't be loaded: the error names the file and what mends it.
+    /// If a plugin cannot be loaded: the error names the file and the fix.
     pub fn load_all(&self) -> anyhow::Result<Chain> {
         let plugins = self.scan()?.into_keys().map(|path| self.load(&path));
         Ok(Chain::new(plugins.collect::<anyhow::Result<_>>()?))
     }
 
-    /// How many compiled pieces came from the cache, and how many had to be compiled.
+    /// Returns how many compilations were read from the cache, and how many were not in it.
     pub fn cache_use(&self) -> Option<(usize, usize)> {
         self.cache.as_ref().map(|cache| (cache.cache_hits(), cache.cache_misses()))
     }
 
-    /// The plugins' files, in the order of their names.
+    /// Returns the plugins' files, in the order of their names.
     pub(in crate::transform) fn scan(&self) -> anyhow::Result<BTreeMap<PathBuf, FileFingerprint>> {
         let Some(directory) = &self.settings.directory else { return Ok(BTreeMap::new()) };
         let read = || {
@@ -155,29 +156,29 @@ impl Loader {
                 if is_hidden || path.extension().is_none_or(|extension| extension != "wasm") {
                     continue;
                 }
-                // What went away meanwhile isn't there; what can't be looked at may be.
+                // A file that is gone meanwhile is left out. Any other error may concern an existing file, and fails the scan.
                 if let Some(stamp) = stamp(&path)? {
                     found.insert(path.clone(), FileFingerprint(stamp, self::stamp(&path.with_extension("toml"))?));
                 }
             }
             Ok::<_, std::io::Error>(found)
         };
-        read().with_context(|| format!("the plugins directory {} can't be read", directory.display()))
+        read().with_context(|| format!("cannot read the plugins directory {}", directory.display()))
     }
 
-    /// Loads one.
+    /// Loads a plugin.
     ///
     /// # Errors
-    /// If it isn't a transform, or doesn't start: the error names the file.
+    /// If the file is not a transform, or no instance can be started: the error names the file.
     pub fn load(&self, path: &Path) -> anyhow::Result<Arc<Plugin>> {
         let load = || {
             let bytes = read_file(path)?;
             anyhow::Ok(Arc::new(self.plugin(path, &bytes)?))
         };
-        load().with_context(|| format!("plugin {}", path.display()))
+        load().with_context(|| format!("cannot load plugin {}", path.display()))
     }
 
-    /// What tells its content from another version's.
+    /// Returns the SHA-256 digest of a plugin's files, which tells its versions apart.
     pub(in crate::transform) fn digest(path: &Path) -> anyhow::Result<[u8; 32]> {
         Ok(digest(&read_file(path)?, path))
     }
@@ -190,7 +191,8 @@ impl Loader {
         manifest.tables = manifest.tables.map(|tables| tables.with_case(&self.settings.case));
         if manifest.on_error == OnError::DeadLetter && !self.settings.has_dead_letters {
             bail!(
-                "its .toml says on_error = \"dead-letter\", and the configuration has no `[dead_letter]` with a `sink`"
+                "its .toml says on_error = \"dead-letter\", but the configuration has no `[dead_letter]` with a `sink`; \
+                 add one, or change `on_error`"
             );
         }
         let code = self.code(bytes)?;
@@ -209,30 +211,32 @@ impl Loader {
         Ok(Plugin::new(blueprint, digest, first, self.settings.threads))
     }
 
-    /// Compiles a file.
+    /// Compiles a plugin's file.
     fn code(&self, bytes: &[u8]) -> anyhow::Result<Code> {
         check_nesting(bytes)?;
         let layer = bytes.strip_prefix(MAGIC).and_then(|rest| rest.first_chunk::<4>());
         match layer {
             Some(&COMPONENT) => self.component(bytes),
             Some(&MODULE) => {
-                // The component encoder counts on a module that is whole.
+                // The component encoder expects a valid module.
                 Module::validate(&self.engine, bytes)
-                    .map_err(|error| anyhow!("the file isn't valid WebAssembly: {error:#}"))?;
+                    .map_err(|error| anyhow!("the file is not valid WebAssembly: {error:#}"))?;
                 if exports(bytes, core_module::PROCESS) {
                     self.module(bytes)
                 } else {
                     self.component(&component_of(bytes)?)
                 }
             }
-            Some(_) => bail!("the file is WebAssembly of a version that isn't known"),
+            Some(_) => bail!("the file has an unknown version of WebAssembly"),
             None => {
-                bail!("the file isn't WebAssembly; the plugins directory's `.wasm` files must be compiled transforms")
+                bail!(
+                    "the file is not WebAssembly; the `.wasm` files of the plugins directory must be compiled transforms"
+                )
             }
         }
     }
 
-    /// Compiles on a thread of its own: what takes too long is left alone there, and ends by itself some day.
+    /// Compiles on a thread of its own. A compilation that takes too long is abandoned: its thread ends with it.
     fn compile<T: Send + 'static>(
         &self,
         bytes: &[u8],
@@ -244,24 +248,24 @@ impl Loader {
             let _ = done.send(compile(&engine, bytes));
         });
         let compiled = result.recv_timeout(COMPILE_TIME_QUIET).or_else(|_| {
-            info!(bytes = len, "compiling a plugin, which takes a while");
+            info!(bytes = len, "still compiling a plugin");
             result.recv_timeout(COMPILE_TIME_MAX - COMPILE_TIME_QUIET)
         });
-        let compiled = compiled.map_err(|_| anyhow!("it takes longer than {COMPILE_TIME_MAX:?} to compile"))?;
-        compiled.map_err(|error| anyhow!("the file isn't valid WebAssembly: {error:#}"))
+        let compiled = compiled.map_err(|_| anyhow!("cannot compile the file within {COMPILE_TIME_MAX:?}"))?;
+        compiled.map_err(|error| anyhow!("the file is not valid WebAssembly: {error:#}"))
     }
 
     fn component(&self, bytes: &[u8]) -> anyhow::Result<Code> {
         let component = self.compile(bytes, Component::new)?;
         check_interface(&self.engine, &component)?;
         let mut linker = self.linker.clone();
-        // A toolchain's runtime may import WASI without using it: a call of it is an error of that batch.
+        // A toolchain's runtime may import WASI without using it: only a call is a trap.
         linker.define_unknown_imports_as_traps(&component).map_err(|error| anyhow!("{error:#}"))?;
         linker
             .instantiate_pre(&component)
             .and_then(TransformPre::new)
             .map(Code::Component)
-            .map_err(|error| anyhow!("it isn't a transform: {error:#}"))
+            .map_err(|error| anyhow!("the component is not a transform: {error:#}"))
     }
 
     fn module(&self, bytes: &[u8]) -> anyhow::Result<Code> {
@@ -269,28 +273,29 @@ impl Loader {
         self.module_linker
             .instantiate_pre(&module)
             .map(Code::Module)
-            .map_err(|error| anyhow!("it imports what isn't offered (see wit/core-module.md): {error:#}"))
+            .map_err(|error| anyhow!("cannot resolve the module's imports (see wit/core-module.md): {error:#}"))
     }
 }
 
-/// A file of a plugin, whole.
+/// Reads a file of a plugin.
 ///
 /// # Errors
-/// If it isn't a regular file (to open a pipe waits for whoever writes it), or is too large.
+/// If the file is not a regular one (opening a pipe would wait for its writer), or is too large.
 pub(in crate::transform) fn read_file(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let metadata = std::fs::metadata(path).context("the file can't be read")?;
+    let metadata = std::fs::metadata(path).context("cannot read the file")?;
     if !metadata.is_file() {
-        bail!("it isn't a regular file");
+        bail!("not a regular file");
     }
     if metadata.len() > FILE_BYTES_MAX {
-        bail!("the file has {} bytes, and may have {FILE_BYTES_MAX}", metadata.len());
+        bail!("file of {} bytes: the limit is {FILE_BYTES_MAX}", metadata.len());
     }
-    std::fs::read(path).context("the file can't be read")
+    std::fs::read(path).context("cannot read the file")
 }
 
+/// Checks that no function has too deeply nested blocks. Other defects of the file are found later.
+///
 /// # Errors
-/// If a function has so many blocks within each other that it would take minutes to compile. What else is wrong with the
-/// file is found later.
+/// If a function has so deeply nested blocks that it could take minutes to compile.
 fn check_nesting(bytes: &[u8]) -> anyhow::Result<()> {
     let payloads = wasmparser::Parser::new(0).parse_all(bytes).map_while(Result::ok);
     for payload in payloads {
@@ -308,16 +313,14 @@ fn check_nesting(bytes: &[u8]) -> anyhow::Result<()> {
                 _ => {}
             }
             if depth > NESTING_MAX {
-                bail!(
-                    "a function has more than {NESTING_MAX} blocks within each other: it would take too long to compile"
-                );
+                bail!("a function has more than {NESTING_MAX} nested blocks, and would take too long to compile");
             }
         }
     }
     Ok(())
 }
 
-/// Whether a valid module exports something of this name.
+/// Returns whether a valid module has an export of this name.
 fn exports(module: &[u8], name: &str) -> bool {
     let exports = wasmparser::Parser::new(0).parse_all(module).find_map(|payload| match payload {
         Ok(wasmparser::Payload::ExportSection(exports)) => Some(exports),
@@ -326,7 +329,7 @@ fn exports(module: &[u8], name: &str) -> bool {
     exports.is_some_and(|exports| exports.into_iter().flatten().any(|export| export.name == name))
 }
 
-/// The component in a core module that was built with an SDK.
+/// Makes a component of a core module that was built with an SDK.
 fn component_of(module: &[u8]) -> anyhow::Result<Vec<u8>> {
     wit_component::ComponentEncoder::default()
         .validate(true)
@@ -334,17 +337,17 @@ fn component_of(module: &[u8]) -> anyhow::Result<Vec<u8>> {
         .and_then(|mut encoder| encoder.encode())
         .map_err(|error| {
             anyhow!(
-                "the module isn't a transform: {error:#}; build it with a Rowmill SDK, or as a component of the world \
-                 {INTERFACE}transform@{VERSION}, or let it export {}",
+                "the module is not a transform: {error:#}; build it with a Rowmill SDK, or as a component of the world \
+                 {INTERFACE}transform@{VERSION}, or export {}",
                 core_module::PROCESS
             )
         })
 }
 
-/// `None` if there is no such file.
+/// Returns a file's size, modification time and inode; `None` if there is no such file.
 ///
 /// # Errors
-/// If that can't be told.
+/// If the file cannot be inspected.
 fn stamp(path: &Path) -> std::io::Result<Option<FileStamp>> {
     match std::fs::metadata(path) {
         Ok(metadata) => Ok(Some((metadata.len(), metadata.modified().ok(), metadata.ino()))),
@@ -363,7 +366,10 @@ fn digest(bytes: &[u8], path: &Path) -> [u8; 32] {
         .into()
 }
 
-/// A directory for compiled code. What is there is run as it is: nobody else may write there.
+/// Opens the cache of compiled code. Its content is executed unchecked, so no other user may write there.
+///
+/// # Errors
+/// If another user owns the directory or may write there, or it cannot be created or written.
 fn cache(directory: &Path) -> anyhow::Result<Cache> {
     let shown = directory.display();
     let make = || {
@@ -372,22 +378,24 @@ fn cache(directory: &Path) -> anyhow::Result<Cache> {
         let metadata = std::fs::metadata(&directory)?;
         Ok::<_, std::io::Error>((directory, metadata))
     };
-    let (directory, metadata) = make().with_context(|| format!("the plugins' cache {shown} can't be made"))?;
+    let (directory, metadata) = make().with_context(|| format!("cannot create the plugins' cache {shown}"))?;
     let writable_by_others = metadata.permissions().mode() & 0o022;
     if writable_by_others != 0 {
-        bail!("others may write to the plugins' cache {shown}: run `chmod go-w {shown}`");
+        bail!("cannot use the plugins' cache {shown}: other users may write there; run `chmod go-w {shown}`");
     }
     let own = std::fs::metadata("/proc/self").map(|own| own.uid());
     if own.is_ok_and(|own| own != metadata.uid()) {
-        bail!("the plugins' cache {shown} belongs to another user: set `plugins.cache` to a directory of this one's");
+        bail!(
+            "cannot use the plugins' cache {shown}: another user owns it; set `plugins.cache` to a directory of this user"
+        );
     }
-    check_writable(&directory).with_context(|| format!("the plugins' cache {shown} can't be written"))?;
+    check_writable(&directory).with_context(|| format!("cannot write to the plugins' cache {shown}"))?;
     let mut config = CacheConfig::new();
     config.with_directory(directory);
-    Cache::new(config).map_err(|error| anyhow!("the plugins' cache can't be used: {error:#}"))
+    Cache::new(config).map_err(|error| anyhow!("cannot use the plugins' cache: {error:#}"))
 }
 
-/// Whether a directory may be written to.
+/// Checks that this process can write to a directory.
 fn check_writable(directory: &Path) -> std::io::Result<()> {
     let path = directory.join(format!(".probe-{}", std::process::id()));
     std::fs::write(&path, b"")?;
@@ -402,15 +410,14 @@ fn check_interface(engine: &Engine, component: &Component) -> anyhow::Result<()>
             None => import.starts_with("wasi:"),
         };
         if !known {
-            bail!("it imports `{import}`, and this rowmill offers {INTERFACE}...@{VERSION} only");
+            bail!("unknown import `{import}`: this version of rowmill offers {INTERFACE}...@{VERSION} only");
         }
     }
     let exports: Vec<&str> = component_type.exports(engine).map(|(name, _)| name).collect();
     for needed in EXPORTS {
         if !exports.contains(&needed) {
             bail!(
-                "it doesn't export `{needed}`: it isn't a transform of the world {INTERFACE}transform@{VERSION} (a \
-                 transform exports {})",
+                "missing export `{needed}`: a transform of the world {INTERFACE}transform@{VERSION} exports {}",
                 EXPORTS.join(", ")
             );
         }

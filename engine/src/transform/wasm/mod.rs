@@ -1,4 +1,4 @@
-//! The WebAssembly host: loads plugins, makes instances of them, and calls them within limits.
+//! The WebAssembly host: loads plugins, creates instances of them, and calls these within limits.
 
 pub(super) mod bindings;
 mod core_module;

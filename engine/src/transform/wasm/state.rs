@@ -1,4 +1,4 @@
-//! What a plugin's calls of the host see and do: the state of an instance.
+//! The state of an instance, and the host functions that a plugin calls.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -17,13 +17,13 @@ use super::bindings::host::{self, Level};
 use super::bindings::{bulk, query, types};
 use super::limits::{self, COUNTERS_MAX, LINE_BYTES_MAX, LINES_MAX, NAME_BYTES_MAX, PRINTED_BYTES_MAX, Resources};
 
-/// Bytes of an answer that is about no rows.
+/// The maximum size of an answer to `configure` and `describe`, in bytes.
 pub(super) const ANSWER_BYTES_MAX: usize = 1 << 20;
 
-/// Counters that a plugin keeps by itself.
+/// A plugin's own counters, by name.
 pub(in crate::transform) type Counters = Arc<Mutex<BTreeMap<String, u64>>>;
 
-/// What a plugin's calls of the host see.
+/// The state that host functions read and change.
 pub(in crate::transform) struct PluginState {
     name: Arc<str>,
     sinks: Arc<[String]>,
@@ -32,31 +32,31 @@ pub(in crate::transform) struct PluginState {
     current: Current,
     interests: Interests,
     recipes: Recipes,
-    /// What is wrong with a recipe or an order; said when the call is over.
+    /// The first invalid recipe, query or command of the call, which is reported when the call is over.
     fault: Option<String>,
-    /// Of the current call.
+    /// The host commands of the current call.
     commands: HostCommands,
-    /// The last error that it logged during the call: mostly why it traps then.
+    /// The last error that the plugin logged or printed during the call, which mostly explains a trap.
     last_error: Option<String>,
-    /// A line that it began to print.
+    /// The beginning of a line that is not yet printed completely.
     line: String,
-    /// What it printed in this call.
+    /// The bytes printed in this call.
     printed_bytes: usize,
-    /// Lines that it logged in this call.
+    /// The number of lines logged in this call.
     logged: usize,
-    /// Bytes that it may answer in this call.
+    /// The maximum size of this call's answer, in bytes.
     answer_max: usize,
-    /// How often it looked at a clock.
+    /// The number of reads of the clock without a time of day.
     ticks: u64,
     resources: Resources,
 }
 
-/// The batch that a plugin was called for.
+/// The batch of the current call.
 #[derive(Default)]
 pub(super) struct Current {
     pub rows: Arc<Vec<u8>>,
     pub tables: Arc<[Arc<Table>]>,
-    /// The rows that it decides on.
+    /// The rows that the plugin decides on.
     pub asked: Vec<u32>,
 }
 
@@ -168,7 +168,7 @@ impl host::Host for PluginState {
 }
 
 impl Current {
-    /// There is none outside `process`: then it's as one without rows.
+    /// Returns the scope of queries. Outside of `process` there is no batch, and the scope is a batch without rows.
     fn asked<'a>(&'a self, interests: &'a Interests) -> BatchQuery<'a> {
         static NONE: LazyLock<Vec<u8>> = LazyLock::new(|| Builder::with_capacity(0).finish());
         let batch = Batch::parse(&self.rows).or_else(|_| Batch::parse(&NONE));
@@ -178,7 +178,7 @@ impl Current {
 }
 
 impl PluginState {
-    /// A question that makes no sense is a fault of the call.
+    /// Answers a query. An invalid query makes the call fail.
     fn ask<T: Default>(&mut self, question: impl FnOnce(BatchQuery<'_>) -> Result<T, String>) -> T {
         question(self.current.asked(&self.interests)).unwrap_or_else(|new| {
             self.fault.get_or_insert(new);
@@ -193,7 +193,7 @@ impl PluginState {
     }
 }
 
-/// What its instance does with it.
+/// The functions for `Instance`.
 impl PluginState {
     pub fn new(name: Arc<str>, sinks: Arc<[String]>, grants: Grants, counters: Counters, resources: Resources) -> Self {
         Self {
@@ -216,9 +216,9 @@ impl PluginState {
         }
     }
 
-    /// A call about a batch begins; it may answer `answer_max` bytes.
+    /// Begins a call about a batch, whose answer may have `answer_max` bytes.
     pub(super) fn begin_call(&mut self, batch: Current, answer_max: usize) {
-        // A call that was given up may have left one.
+        // A call that trapped may have left one.
         self.fault = None;
         self.last_error = None;
         (self.printed_bytes, self.logged) = (0, 0);
@@ -227,13 +227,13 @@ impl PluginState {
         self.current = batch;
     }
 
-    /// The call is over. Returns what the plugin had the host do.
+    /// Ends the call, and returns the plugin's host commands.
     pub(super) fn end_call(&mut self) -> HostCommands {
         self.current = Current::default();
         std::mem::take(&mut self.commands)
     }
 
-    /// What is wrong with what the plugin told the host, if something is.
+    /// Takes the first invalid recipe, query or command of the plugin, if there is one.
     pub fn take_fault(&mut self) -> Option<String> {
         self.fault.take()
     }
@@ -250,7 +250,7 @@ impl PluginState {
         &mut self.interests
     }
 
-    /// The recipes, and the interests by which they find columns.
+    /// Returns the recipes, and the interests that their columns are checked against.
     pub fn recipes(&mut self) -> (&mut Recipes, &Interests) {
         (&mut self.recipes, &self.interests)
     }
@@ -264,14 +264,14 @@ impl PluginState {
     }
 }
 
-/// What both kinds of guests may ask for.
+/// The functions that components and core modules share.
 impl PluginState {
-    /// A sink's number.
+    /// Returns the index of the sink of this name.
     pub fn sink_number(&self, name: &str) -> Option<u32> {
         self.sinks.iter().position(|sink| *sink == name).map(|index| index as u32)
     }
 
-    /// Logs a line. Levels are numbered as in the world: from 0, an error, to 4.
+    /// Logs a line. Levels are numbered as in the WIT world: from 0 (error) to 4 (trace).
     pub fn write_log(&mut self, level: u32, message: String) {
         let plugin = Arc::clone(&self.name);
         let plugin = &*plugin;
@@ -279,7 +279,7 @@ impl PluginState {
         self.logged += 1;
         if self.logged > LINES_MAX {
             if self.logged == LINES_MAX + 1 {
-                warn!(plugin, "it logs more than {LINES_MAX} lines in one call: the others are dropped");
+                warn!(plugin, "more than {LINES_MAX} log lines in one call; dropping the others");
             }
             return;
         }
@@ -295,7 +295,7 @@ impl PluginState {
         }
     }
 
-    /// It prints: whole lines go to the log. What it prints as an error is why it traps, if it does.
+    /// Logs printed output line by line. Output to stderr is kept to explain a trap, if one follows.
     pub fn print(&mut self, piece: &[u8], is_error: bool) {
         const LEVEL_INFO: u32 = 2;
         let room = self.print_room();
@@ -316,17 +316,17 @@ impl PluginState {
         }
     }
 
-    /// How many bytes it may still print in this call.
+    /// Returns the number of bytes that the plugin may still print in this call.
     pub fn print_room(&self) -> usize {
         PRINTED_BYTES_MAX.saturating_sub(self.printed_bytes)
     }
 
-    /// How many bytes it may answer in this call.
+    /// Returns the maximum size of this call's answer, in bytes.
     pub fn answer_max(&self) -> usize {
         self.answer_max
     }
 
-    /// Of a clock that goes on with every look at it, and tells nothing.
+    /// Returns the time of a clock that advances with each read, and has no relation to the time of day.
     pub fn next_tick_ns(&mut self) -> u64 {
         self.ticks += 1;
         self.ticks * 1000
@@ -336,9 +336,8 @@ impl PluginState {
         let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
         let is_known = counters.contains_key(&counter);
         if !is_known && (counters.len() >= COUNTERS_MAX || counter.len() > NAME_BYTES_MAX) {
-            let fault = format!(
-                "it counts under more than {COUNTERS_MAX} names, or under one of more than {NAME_BYTES_MAX} bytes"
-            );
+            let fault =
+                format!("more than {COUNTERS_MAX} counters, or a counter's name of more than {NAME_BYTES_MAX} bytes");
             self.fault.get_or_insert(fault);
             return;
         }
@@ -346,16 +345,16 @@ impl PluginState {
         *count = count.saturating_add(n);
     }
 
-    /// The time in microseconds since 1970, if it is granted.
+    /// Returns the time in microseconds since 1970, if the clock is granted.
     pub fn granted_time(&self) -> Option<u64> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.grants.clock.then_some(now.as_micros() as u64)
     }
 
-    /// What a clock shows: the time if it is granted, else when the batch's first change was committed.
+    /// Returns the time in microseconds since 1970 if the clock is granted, else the commit time of the batch's first row.
     pub fn clock_us(&self) -> u64 {
         let of_batch = || self.current.asked(&self.interests).times().next().unwrap_or_default();
-        // Runtimes take 0 for a broken clock.
+        // Runtimes treat 0 as a broken clock.
         self.granted_time().unwrap_or_else(|| of_batch().max(1) as u64)
     }
 
@@ -364,13 +363,13 @@ impl PluginState {
     }
 }
 
-/// Offers plugins what their world imports.
+/// Adds the imports of the WIT world to a linker.
 pub(in crate::transform) fn add_to_linker(linker: &mut Linker<PluginState>) -> wasmtime::Result<()> {
     types::add_to_linker::<_, HasSelf<_>>(linker, |state| state)?;
     query::add_to_linker::<_, HasSelf<_>>(linker, |state| state)?;
     bulk::add_to_linker::<_, HasSelf<_>>(linker, |state| state)?;
     host::add_to_linker::<_, HasSelf<_>>(linker, |state| state)?;
-    // By hand, not by bindgen: the rows go from the batch into the guest's memory, copied once.
+    // Not generated by bindgen, so that the rows are copied once only, from the batch to the plugin's memory.
     linker
         .instance("rowmill:transform/batch@0.1.0")?
         .func_wrap("rows", |store: wasmtime::StoreContextMut<'_, PluginState>, (): ()| {

@@ -1,4 +1,4 @@
-//! The clock of deadlines: counts an engine's epochs while a guest runs, and sleeps while none does.
+//! The clock of deadlines: advances the epoch of a wasmtime engine while a plugin runs, and sleeps while none does.
 
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -8,24 +8,24 @@ use std::time::Duration;
 
 use wasmtime::Engine;
 
-/// Deadlines are so many of these ahead.
+/// The length of an epoch. Deadlines are set in epochs.
 pub(in crate::transform) const EPOCH: Duration = Duration::from_millis(10);
-/// It sleeps once no guest has run for so many epochs: to be woken at each call would cost more than to tick.
+/// The clock sleeps after this many epochs in which no plugin ran. To wake it at each call would cost more than to tick.
 const IDLE_EPOCHS: u32 = 100;
 
-/// See the module's description.
+/// The clock of one wasmtime engine.
 #[derive(Debug, Default)]
 pub(in crate::transform) struct Ticker {
     running: AtomicUsize,
     thread: OnceLock<Thread>,
 }
 
-/// A guest runs: epochs are counted until this is dropped.
+/// A guard for the time in which a plugin runs: the epoch advances until it is dropped.
 #[derive(Debug)]
 pub(in crate::transform) struct Running(Arc<Ticker>);
 
 impl Ticker {
-    /// Ticks for as long as the engine is used.
+    /// Starts the clock, which ticks for as long as the engine is used.
     pub fn start(engine: &Engine) -> Arc<Self> {
         let ticker = Arc::new(Self::default());
         let (weak, weak_ticker) = (engine.weak(), Arc::downgrade(&ticker));
@@ -37,7 +37,7 @@ impl Ticker {
                 if !is_idle {
                     engine.increment_epoch();
                 }
-                drop((engine, ticker)); // it must not keep them
+                drop((engine, ticker)); // the thread must not keep them alive
                 if is_idle {
                     std::thread::park();
                     idle = 0;
@@ -51,7 +51,7 @@ impl Ticker {
         ticker
     }
 
-    /// A guest begins to run.
+    /// Keeps the clock ticking until the guard is dropped.
     pub fn run(self: &Arc<Self>) -> Running {
         self.running.fetch_add(1, Ordering::SeqCst);
         self.wake();
@@ -73,6 +73,6 @@ impl Drop for Running {
 
 impl Drop for Ticker {
     fn drop(&mut self) {
-        self.wake(); // to end
+        self.wake(); // so that the thread ends
     }
 }

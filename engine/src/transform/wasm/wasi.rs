@@ -1,6 +1,6 @@
-//! The little of WASI (preview 1) that language runtimes ask for at their start: no files, no network, no
-//! arguments, no environment; what is printed goes to the engine's log. The clock shows when the batch's first
-//! change was made: never the time of day unless that is granted.
+//! The part of WASI (preview 1) that language runtimes need at their start: no files, no network, no arguments, no
+//! environment; printed output goes to the engine's log. The clock shows the time of day if it is granted, else the
+//! commit time of the batch's first row.
 //! <https://github.com/WebAssembly/WASI/blob/main/legacy/preview1/docs.md>
 
 use rand::Rng;
@@ -20,7 +20,7 @@ const REALTIME: u32 = 0;
 const STDOUT: u32 = 1;
 const STDERR: u32 = 2;
 
-/// Functions that only say that there is nothing.
+/// Functions that only return the error "bad file descriptor", with the number of their parameters.
 const EMPTY: [(&str, usize); 20] = [
     ("fd_advise", 4),
     ("fd_allocate", 3),
@@ -47,7 +47,7 @@ const EMPTY: [(&str, usize); 20] = [
 pub(in crate::transform) fn add_to_linker(linker: &mut Linker<PluginState>) -> wasmtime::Result<()> {
     let engine = linker.engine().clone();
     for (name, parameters) in EMPTY {
-        // All are of 32 bits, but for sizes and offsets.
+        // All parameters have 32 bits, except sizes and offsets.
         let wide: &[usize] = match name {
             "fd_advise" => &[1, 2],
             "fd_allocate" => &[1, 2],
@@ -97,7 +97,7 @@ pub(in crate::transform) fn add_to_linker(linker: &mut Linker<PluginState>) -> w
         let bytes = memory.data_mut(&mut caller).get_mut(to as usize..).and_then(|rest| rest.get_mut(..len as usize));
         match bytes {
             Some(bytes) => rand::rng().fill_bytes(bytes),
-            None => bail!("{len} bytes at {to} aren't in its memory"),
+            None => bail!("{len} bytes at {to} are outside its memory"),
         }
         Ok(SUCCESS)
     })?;
@@ -115,7 +115,7 @@ pub(in crate::transform) fn add_to_linker(linker: &mut Linker<PluginState>) -> w
             for index in 0..count {
                 let vector = read(&mut caller, vectors.saturating_add(8 * index), 8)?;
                 let (at, piece_len) = (word(&vector), word(&vector[4..]));
-                // What is printed beyond that is dropped, and never copied.
+                // Output beyond the limit is dropped, and never copied.
                 let printed = piece_len.min(caller.data().print_room() as u32);
                 let piece = read(&mut caller, at, printed)?;
                 len = len.saturating_add(piece_len);
@@ -134,11 +134,11 @@ pub(in crate::transform) fn add_to_linker(linker: &mut Linker<PluginState>) -> w
         }
         let mut status = [0; 24];
         status[0] = 2; // a character device
-        status[8] = 1 << 6; // that may be written
+        status[8] = 1 << 6; // with the right to write
         write(&mut caller, to, &status)?;
         Ok(SUCCESS)
     })?;
-    // Whoever sleeps wakes at once.
+    // A sleep ends at once.
     linker.func_wrap(
         MODULE,
         "poll_oneoff",
@@ -158,8 +158,7 @@ pub(in crate::transform) fn add_to_linker(linker: &mut Linker<PluginState>) -> w
         },
     )?;
     linker.func_wrap(MODULE, "sched_yield", || SUCCESS)?;
-    linker
-        .func_wrap(MODULE, "proc_exit", |code: u32| -> wasmtime::Result<()> { bail!("it exited with code {code}") })?;
+    linker.func_wrap(MODULE, "proc_exit", |code: u32| -> wasmtime::Result<()> { bail!("exit with code {code}") })?;
     Ok(())
 }
 
@@ -176,6 +175,6 @@ fn read(caller: &mut Caller<'_, PluginState>, at: u32, len: u32) -> wasmtime::Re
     let memory = memory(caller)?;
     match memory.data(&caller).get(at as usize..).and_then(|rest| rest.get(..len as usize)) {
         Some(bytes) => Ok(bytes.to_vec()),
-        None => bail!("{len} bytes at {at} aren't in its memory"),
+        None => bail!("{len} bytes at {at} are outside its memory"),
     }
 }

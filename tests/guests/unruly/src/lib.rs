@@ -64,7 +64,7 @@ impl Guest for Unruly {
                     std::hint::black_box(recurse(1));
                 }
                 "fail" => {
-                    // Behind the texts of all messages.
+                    // After the texts of all messages.
                     why_failed.extend_from_slice(b"told to fail");
                     verdict.fails.push(types::RowFail { row, message_len: 12 });
                 }

@@ -1,7 +1,7 @@
-//! rustcdc, making JSON of each row and counting, for the benchmark.
+//! Counts rows, each serialized as JSON, by rustcdc, for the benchmark.
 //!
-//! Arguments: port, user, password, binlog file, rows to count, a directory for its checkpoint. Prints seconds from the
-//! start to the first row, and from there to the last.
+//! Arguments: port, user, password, binlog file, rows to count, a directory for the checkpoint. Prints the seconds from the
+//! start to the first row, and from the first row to the last.
 
 use std::time::Instant;
 

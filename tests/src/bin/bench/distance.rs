@@ -1,4 +1,4 @@
-//! Queues that are far away, and groups of which one message is in flight.
+//! Distant queues, and message groups with one message in flight.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -10,12 +10,12 @@ use crate::report::Report;
 use crate::{Case, RUNS, To, Workload, engine, median};
 
 const DISTANCES_MS: [u64; 4] = [0, 2, 10, 50];
-/// Changes of which some are of one key.
+/// Changes of a run; some of them have the same key.
 const CHANGES: usize = 20_000;
 const HOT_PERCENT: [usize; 4] = [0, 5, 20, 50];
 const HOT_DISTANCE: Duration = Duration::from_millis(10);
 
-/// How fast it is where answers come late, and what a key that changes often leaves of that for others.
+/// Measures throughput with delayed answers, and the throughput that a hot key leaves for other keys.
 pub async fn distance(mysql: &MySql, workload: &Workload, report: &mut Report) -> anyhow::Result<()> {
     report.line(&format!(
         "### How far away the queue is\n\nThe first workload, a row a message; medians of {RUNS} runs.\n"
@@ -52,7 +52,7 @@ pub async fn distance(mysql: &MySql, workload: &Workload, report: &mut Report) -
     Ok(())
 }
 
-/// A new binlog file of changes, so many of a hundred of one key: its name.
+/// Makes a new binlog file of changes, `percent` of them of one key, and returns its name.
 async fn changes(mysql: &MySql, percent: usize) -> anyhow::Result<String> {
     mysql.run("DROP SCHEMA IF EXISTS hot; CREATE SCHEMA hot; CREATE TABLE hot.t (id INT PRIMARY KEY, n INT, text CHAR(80))").await?;
     mysql.run("INSERT INTO hot.t VALUES (0, 0, 'the hot one'); FLUSH BINARY LOGS").await?;
@@ -68,18 +68,18 @@ async fn changes(mysql: &MySql, percent: usize) -> anyhow::Result<String> {
     Ok(file)
 }
 
-/// What a drain saw.
+/// The requests that a drain has seen.
 #[derive(Debug, Clone, Copy, Default)]
 struct Seen {
     /// When the first request came.
     first: Option<Instant>,
     /// Messages of other keys so far.
     others: usize,
-    /// When the last of them was answered.
+    /// When the last of these messages was answered.
     last: Option<Instant>,
 }
 
-/// Messages a second of the other keys, from the first request to the answer of the last.
+/// Returns the messages a second of the other keys, from the first request to the answer to the last one.
 async fn others(mysql: &MySql, file: &str, count: usize) -> anyhow::Result<f64> {
     let directory = scratch("distance");
     let seen: Arc<Mutex<Seen>> = Arc::default();
@@ -107,6 +107,6 @@ async fn others(mysql: &MySql, file: &str, count: usize) -> anyhow::Result<f64> 
     })
     .await
     .with_context(|| engine.log())?;
-    drop(engine); // the hot key's would take their time
+    drop(engine); // the hot key's messages would take long
     Ok(count as f64 / seconds)
 }

@@ -1,4 +1,4 @@
-//! How soon.
+//! Latencies: from start to first event, and from commit to queue.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,11 +10,11 @@ use rowmill_tests::{Engine, EngineConfig, MySql, scratch, top};
 use crate::To;
 use crate::report::Report;
 
-/// Of the workload.
+/// The workload's rate.
 const COMMITS_PER_SECOND: u32 = 500;
 const COMMITS: u32 = 5_000;
 
-/// How soon: from the start to the first event, and from a commit to the queue that accepts it.
+/// Measures the latency from the start to the first event, and from a commit to its acceptance by the queue.
 pub async fn latencies(mysql: &MySql, report: &mut Report) -> anyhow::Result<()> {
     let directory = scratch("bench");
     let plugins = directory.join("plugins");
@@ -41,7 +41,7 @@ pub async fn latencies(mysql: &MySql, report: &mut Report) -> anyhow::Result<()>
         rowmill_tests::wait_for("it arrives", Duration::from_secs(20), || std::future::ready(Ok(has(id)))).await
     };
 
-    // Once to compile the plugin, and to have a checkpoint; what comes first at the next start is there already.
+    // The first run compiles the plugin and makes a checkpoint; each later run finds its first event in the binlog.
     let mut first_event = Vec::new();
     Engine::start_and_wait(&config).await?.stop().await?;
     for id in 1..=5 {
@@ -72,7 +72,7 @@ pub async fn latencies(mysql: &MySql, report: &mut Report) -> anyhow::Result<()>
     }
     delays.sort_by(f64::total_cmp);
     let percentile = |percent: usize| delays[(delays.len() * percent / 100).min(delays.len() - 1)];
-    // Quiet for a while: what it has then is what it keeps.
+    // After a pause, the memory in use is the memory that the engine retains.
     tokio::time::sleep(Duration::from_secs(5)).await;
     let idle = engine.process().memory()? / 1_000_000;
     engine.stop().await?;

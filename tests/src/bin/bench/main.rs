@@ -1,5 +1,5 @@
-//! How fast, how small and how soon: the engine beside what the wire, MySQL's own tool and other readers of binlogs can do,
-//! in one run on the same binlogs. `tests/bench` builds and runs it.
+//! Measures throughput, memory and latency of the engine and of the bare stream, MySQL's own tool and other binlog readers, in
+//! one run on the same binlogs. `tests/bench` builds and runs it.
 
 mod distance;
 mod latencies;
@@ -20,15 +20,15 @@ use serde_json::Value;
 use report::Report;
 
 const RUNS: usize = 3;
-/// Who is slower than this is waited for no longer.
+/// A slower engine is given up.
 const ROWS_A_SECOND_MIN: f64 = 20_000.0;
-/// The workloads' scripts, in the order in which they are loaded: name, file, row changes.
+/// The workloads, in the order in which they are loaded: name, script, row changes.
 const WORKLOADS: [(&str, &str, f64); 2] = [
     ("Large and small transactions, two huge ones", "bench.sql", 1_525_000.0),
     ("Small transactions only", "bench-small.sql", 1_990_000.0),
 ];
 
-/// What the engine is measured at: what it is called, its transforms, and where it delivers to.
+/// A measured configuration: name, transforms and sink.
 type Case = (&'static str, &'static [&'static str], To);
 
 const FILTER: &[&str] = &["target/guests/tenth.wasm"];
@@ -37,7 +37,7 @@ const CASES: [Case; 6] = [
     ("Rowmill, every row in Debezium's envelope, to a null sink", &[], To::Null),
     ("Rowmill, the same, to the drain, a row a message", &[], To::Drain { more: "" }),
     ("Rowmill, the same, packed", &[], To::Drain { more: "aggregate = \"array\"\n" }),
-    ("Rowmill, packed and compressed", &[], To::Drain { more: "aggregate = \"array\"\ncompress = \"zstd\"\n" }),
+    ("Rowmill, packed and compressed", &[], To::Drain { more: "aggregate = \"array\"\ncompression = \"zstd\"\n" }),
     ("Rowmill, packed, `format = \"row\"`", &[], To::Drain { more: "aggregate = \"array\"\nformat = \"row\"\n" }),
 ];
 
@@ -55,14 +55,14 @@ async fn main() -> anyhow::Result<()> {
             scaling::backlog(None, &mut report).await?;
             report.write()
         }
-        // A part of it isn't for the docs.
+        // A part of the section is not written to the docs.
         ["backlog", words] => scaling::backlog(Some(words), &mut Report::new("backlog")).await,
         [section] if SECTIONS.contains(&section) => sections(&[section]).await,
         _ => bail!("there is no `{}`: tests/bench says at its head what there is", arguments.join(" ")),
     }
 }
 
-/// Measures, and writes into the docs.
+/// Measures sections, and writes their reports into the docs.
 async fn sections(wanted: &[&str]) -> anyhow::Result<()> {
     let (mysql, workloads) = loaded().await?;
     for section in wanted {
@@ -79,7 +79,7 @@ async fn sections(wanted: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One run of the case whose name has these words.
+/// Runs the first case whose name contains `words` once.
 async fn one(words: &str, workload: usize) -> anyhow::Result<()> {
     let (mysql, workloads) = loaded().await?;
     let workload = &workloads[workload];
@@ -94,10 +94,10 @@ async fn one(words: &str, workload: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A server with the workloads in its binlog: loaded by the first run.
+/// Starts a server with the workloads in its binlog; the first run loads them.
 async fn loaded() -> anyhow::Result<(MySql, Vec<Workload>)> {
     let directory = top().join("target/bench");
-    // With the data, which go where the server can't start.
+    // The marker is within the data directory, which is removed when the server cannot start.
     let marker = directory.join("data/loaded");
     let is_loaded = marker.exists();
     if !is_loaded && directory.exists() {
@@ -120,14 +120,13 @@ async fn loaded() -> anyhow::Result<(MySql, Vec<Workload>)> {
     let workloads = WORKLOADS.into_iter().zip(files.lines());
     let workloads = workloads.map(|((name, _, rows), file)| Workload::new(name, &mysql, file, rows));
     let workloads = workloads.collect::<anyhow::Result<_>>()?;
-    // Its tables are read whole by some.
+    // Some readers read whole tables first.
     mysql.run("GRANT SELECT, RELOAD, SHOW DATABASES, LOCK TABLES ON *.* TO rowmill@'%'").await?;
     rest(&mysql).await?;
     Ok((mysql, workloads))
 }
 
-/// Waits until the server does nothing: what loading or a start left to be written and purged would be taken from whoever is
-/// measured first.
+/// Waits until the server is idle: writes and purges left by loading or by the start would distort the first measurement.
 async fn rest(mysql: &MySql) -> anyhow::Result<()> {
     const LOOK_INTERVAL: Duration = Duration::from_secs(1);
     const CPU_SECONDS_MAX: f64 = 0.05;
@@ -145,7 +144,7 @@ async fn rest(mysql: &MySql) -> anyhow::Result<()> {
 struct Workload {
     name: &'static str,
     file: String,
-    /// Row changes.
+    /// The number of row changes.
     rows: f64,
     size: u64,
 }
@@ -161,7 +160,7 @@ impl Workload {
 /// One measurement.
 #[derive(Debug, Clone)]
 struct Run {
-    /// Row changes.
+    /// The number of row changes.
     rows: f64,
     seconds: f64,
     cpu: Option<f64>,
@@ -188,7 +187,7 @@ async fn median(mut run: impl AsyncFnMut() -> anyhow::Result<Run>) -> anyhow::Re
     Ok(runs[RUNS / 2].clone())
 }
 
-/// Rows a second, of us and of others.
+/// Measures rows a second, of the engine and of other readers.
 async fn throughput(mysql: &MySql, workload: &Workload, report: &mut Report) -> anyhow::Result<()> {
     let Workload { name, rows, size, .. } = workload;
     report.line(&format!("### {name}\n"));
@@ -261,22 +260,22 @@ async fn bare_stream(mysql: &MySql, Workload { file, rows, .. }: &Workload) -> a
     Ok(Run::of(*rows, started.elapsed().as_secs_f64()))
 }
 
-/// Where an engine delivers to.
+/// The sink that an engine delivers to.
 #[derive(Debug, Clone, Copy)]
 enum To {
     Null,
-    /// A queue that accepts everything; `more` stands in its sink's configuration.
+    /// A queue that accepts everything; `more` is appended to its sink's configuration.
     Drain {
         more: &'static str,
     },
-    /// The same, so many milliseconds away.
+    /// Such a queue with a delay of `milliseconds`.
     Far {
         milliseconds: u64,
     },
 }
 
 impl To {
-    /// The sink's configuration, and the drain.
+    /// Returns the sink's configuration, and the drain.
     fn sink(self, look: impl Fn(&str) + Send + Sync + 'static) -> anyhow::Result<(String, Option<Drain>)> {
         let (more, milliseconds) = match self {
             To::Null => return Ok(("[sink.all]\ntype = \"null\"\n".to_owned(), None)),
@@ -292,12 +291,12 @@ impl To {
     }
 }
 
-/// From the moment that the engine reads until its checkpoint is behind the workload's file.
+/// Measures from the start of reading until the checkpoint is past the end of the workload's file.
 async fn engine(mysql: &MySql, workload: &Workload, case: &Case) -> anyhow::Result<Run> {
     engine_until(mysql, workload, &(workload.file.clone(), workload.size), case).await
 }
 
-/// The same, to a place that may be in another file.
+/// Measures until the checkpoint is at a position, which may be in another file.
 async fn engine_until(
     mysql: &MySql,
     Workload { file, rows, .. }: &Workload,
@@ -312,7 +311,7 @@ async fn engine_until(
     }
     let (sink, drain) = to.sink(|_| {})?;
     let more = format!("[plugins]\ndir = \"{}\"\n{sink}", plugins.display());
-    // Without TLS, as the others.
+    // Without TLS, as the other readers.
     let source = format!("tables = [\"bench.*\", \"scale.*\"]\nstart = \"{file}:4\"\ntls = {{ mode = \"disabled\" }}");
     let config = EngineConfig::new(&directory, mysql, &source, &more);
     let mut engine = Engine::start_and_wait(&config).await?;

@@ -1,4 +1,4 @@
-//! Other readers of binlogs, as far as they are there.
+//! Other binlog readers, as far as they are installed.
 
 use std::process::Command;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use rowmill_tests::{MySql, Process, scratch, top};
 
 use crate::{Run, Workload};
 
-/// Those that are slow read so many.
+/// The number of rows that slow readers read.
 const FEWER_ROWS: f64 = 300_000.0;
 
 /// A program that counts rows.
@@ -18,12 +18,12 @@ pub struct Peer {
     rows: f64,
 }
 
-/// Those that are there.
+/// Returns the readers that are installed.
 pub async fn peers(mysql: &MySql, Workload { file, rows, .. }: &Workload) -> anyhow::Result<Vec<(&'static str, Peer)>> {
     let (port, password) = (mysql.port().to_string(), mysql.password());
     let mut peers = Vec::new();
     if let Ok(classpath) = std::env::var("DEBEZIUM_CLASSPATH") {
-        // Where the server has GTIDs it begins by them: behind those that are in earlier files.
+        // Where the server has GTIDs, Debezium starts by them: after those of earlier files.
         let mut conn = mysql.connect().await?;
         let events: Vec<mysql_async::Row> = conn.query(format!("SHOW BINLOG EVENTS IN '{file}' LIMIT 2")).await?;
         conn.disconnect().await?;
@@ -51,13 +51,13 @@ pub async fn peers(mysql: &MySql, Workload { file, rows, .. }: &Workload) -> any
 }
 
 impl Peer {
-    /// From its first row to its last. It prints both times, as `tests/peers` has them.
+    /// Measures from the first row to the last one. The program prints both times, as those in `tests/peers` do.
     pub async fn run(&mut self) -> anyhow::Result<Run> {
         let log = scratch("bench-peer").join("peer.log");
         let mut process = Process::start(&mut self.command, &log)?;
         let (mut peak, mut cpu) = (0, 0.0);
         while process.ended()?.is_none() {
-            // It may have ended just now.
+            // The process may have ended just now.
             peak = process.peak_memory().unwrap_or(peak);
             cpu = process.cpu_seconds().unwrap_or(cpu);
             tokio::time::sleep(Duration::from_millis(50)).await;

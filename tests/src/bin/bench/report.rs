@@ -1,11 +1,11 @@
-//! What was measured, for people who read docs.
+//! The report of the measurements, in Markdown.
 
 use anyhow::Context;
 use rowmill_tests::top;
 
 const FILE: &str = "docs/speed.md";
 
-/// Lines of one section, which are printed as they come.
+/// The lines of one section, which are also printed as they come.
 #[derive(Debug)]
 pub struct Report {
     section: String,
@@ -23,7 +23,7 @@ impl Report {
         self.text.push('\n');
     }
 
-    /// Puts it into the docs, in the place of what was there.
+    /// Replaces the section in the docs.
     pub fn write(&self) -> anyhow::Result<()> {
         let path = top().join(FILE);
         let docs = std::fs::read_to_string(&path)?;

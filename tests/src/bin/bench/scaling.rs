@@ -1,4 +1,4 @@
-//! Whether cost grows with what there is to do, and no faster; and whether memory doesn't.
+//! Whether cost grows linearly with the work, and whether memory stays constant.
 
 use rowmill_tests::{MySql, scratch};
 
@@ -9,7 +9,7 @@ const TABLE_ROWS: u32 = 200_000;
 const CELLS: u32 = 2_000_000;
 const BACKLOG_GB: u64 = 10;
 
-/// Rows of as many tables, of tables as wide, and through as many transforms.
+/// Measures rows of a growing number of tables, of columns and of transforms.
 pub async fn scaling(mysql: &MySql, workload: &Workload, report: &mut Report) -> anyhow::Result<()> {
     report.line("### What it grows with\n\n| what | rows/s | columns/s |\n| --- | --- | --- |");
     let mut line = |name: &str, columns: f64, run: &Run| {
@@ -29,7 +29,7 @@ pub async fn scaling(mysql: &MySql, workload: &Workload, report: &mut Report) ->
     }
     for transforms in [&["plugins/mask-email.wasm"; 1][..], &["plugins/mask-email.wasm"; 8]] {
         let case: Case = ("", transforms, To::Null);
-        // Once: eight take minutes.
+        // One run instead of a median: eight transforms take minutes.
         let run = engine(mysql, workload, &case).await?;
         let name = format!("the first workload, each order's address hashed by {} transform(s)", transforms.len());
         line(&name, 7.0, &run);
@@ -38,7 +38,7 @@ pub async fn scaling(mysql: &MySql, workload: &Workload, report: &mut Report) ->
     Ok(())
 }
 
-/// A new binlog file with a hundred rows a transaction, each of another table than the one before.
+/// Makes a new binlog file with a hundred rows per transaction, each of another table than the previous one.
 async fn rows_of_tables(mysql: &MySql, tables: u32) -> anyhow::Result<Workload> {
     let table = |nth: u32| format!("scale.t{nth}");
     mysql.run("DROP SCHEMA IF EXISTS scale; CREATE SCHEMA scale").await?;
@@ -57,7 +57,7 @@ async fn rows_of_tables(mysql: &MySql, tables: u32) -> anyhow::Result<Workload> 
     file(mysql, TABLE_ROWS).await
 }
 
-/// A new binlog file with as many values as any, in rows of so many columns.
+/// Makes a new binlog file with a constant number of values, in rows of `columns` columns.
 async fn wide_rows(mysql: &MySql, columns: u32) -> anyhow::Result<Workload> {
     let names: Vec<String> = (1..columns).map(|nth| format!("c{nth}")).collect();
     let define: Vec<String> = names.iter().map(|name| format!("{name} INT")).collect();
@@ -75,7 +75,7 @@ async fn wide_rows(mysql: &MySql, columns: u32) -> anyhow::Result<Workload> {
     file(mysql, rows / 1_000 * 1_000).await
 }
 
-/// The binlog file up to now.
+/// Returns the binlog file up to now.
 async fn file(mysql: &MySql, rows: u32) -> anyhow::Result<Workload> {
     let (file, _) = mysql.binlog_end().await?;
     mysql.run("FLUSH BINARY LOGS").await?;
@@ -83,12 +83,12 @@ async fn file(mysql: &MySql, rows: u32) -> anyhow::Result<Workload> {
     Workload::new("", mysql, &file, f64::from(rows))
 }
 
-/// What of ten gigabytes of binlog is in memory at a time: in all cases, or those whose names have these words.
+/// Measures the memory used while ten gigabytes of binlog are read: in all cases, or in those whose names contain `words`.
 pub async fn backlog(words: Option<&str>, report: &mut Report) -> anyhow::Result<()> {
     let options = ["--sync-binlog=0", "--max-binlog-size=1G", "--innodb-flush-log-at-trx-commit=0"];
     let mysql = MySql::start(&scratch("bench-backlog"), &options).await?;
     let first = mysql.binlog_end().await?.0;
-    // The engine that stores nothing: its rows are in the binlog alone.
+    // The BLACKHOLE engine stores nothing: its rows are in the binlog alone.
     let columns = "id INT, note VARCHAR(2000), at DATETIME(6), amount DECIMAL(12,2)";
     mysql.run(&format!("CREATE SCHEMA bench; CREATE TABLE bench.fat ({columns}) ENGINE = BLACKHOLE")).await?;
     let seq = "CREATE TABLE bench.seq AS WITH RECURSIVE s(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < 1000) SELECT n FROM s";

@@ -1,4 +1,4 @@
-//! Rows into batches: when a batch is full, and whether it is handed on or held back.
+//! Filling batches with rows: when a batch is full, and whether it is emitted or held back.
 
 use std::mem;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use super::super::transaction::{HELD_BYTES_MAX, Transaction};
 use super::{Decoder, RowBatch, Span};
 use crate::position::{BinlogPosition, EventOffset, PartialTransaction, ResumePoint};
 
-/// What a batch without rows carries.
+/// The content of a batch without rows.
 pub(super) enum WithoutRows {
     SchemaChange(SchemaChange),
     Skipped(SkippedChange),
@@ -44,7 +44,7 @@ impl Decoder {
             rows.unpacked(&unpacked);
         }
         if rows.columns() != version.columns.widths.len() {
-            return Err(DecodeErrorKind::Malformed("a row event with other columns than its table map"));
+            return Err(DecodeErrorKind::Malformed("a row event whose columns differ from its table map"));
         }
         let Some(transaction) = &self.transaction else {
             return Err(DecodeErrorKind::Malformed("rows outside a transaction"));
@@ -63,8 +63,10 @@ impl Decoder {
         Ok(())
     }
 
-    /// Takes rows of an event, at least one, until there are no more or the batch is full. The first is at `place`, which
-    /// moves with them. At a row that can't be decoded both stand before it.
+    /// Adds rows of an event to the batch, at least one, until the event ends or the batch is full.
+    ///
+    /// `place` is the offset of the next row, and moves with `rows`. After an error, both are before the row that cannot be
+    /// decoded.
     fn fill(
         &mut self,
         rows: &mut RowsEvent<'_>,
@@ -102,14 +104,14 @@ impl Decoder {
                 rows.rewind(at);
                 return Err(fault);
             }
-            // What is past of an XA transaction is decided by its commit.
+            // Whether an earlier run processed an XA transaction is decided by its commit.
             if transaction.xa.is_none() && is_past(skip.as_ref(), &position.file, *place) {
                 batch.abandon_row();
                 transaction.has_past_rows = true;
             } else {
                 match layout {
                     None => batch.end_row(),
-                    Some(layout) => batch.end_row_in_part(layout, &at[..at.len() - rows.rest().len()]),
+                    Some(layout) => batch.end_projected_row(layout, &at[..at.len() - rows.rest().len()]),
                 }
                 self.moved = true;
             }
@@ -122,10 +124,10 @@ impl Decoder {
         Ok(())
     }
 
-    /// Passes over the next row, which can't be decoded: if it can't be told where it ends, all rows to the event's end.
+    /// Skips the next row, which cannot be decoded, or all rows to the event's end if the row's end is unknown.
     ///
     /// # Errors
-    /// The fault, if nothing is passed over.
+    /// `fault`, unless changes are skipped.
     #[cold]
     fn skip_row(
         &mut self,
@@ -141,7 +143,7 @@ impl Decoder {
         let (version, kind) = (Arc::clone(version), rows.kind().event_kind());
         let at = rows.rest();
         let skipped = *place;
-        let content = match self.batch.pass_row(rows, &version) {
+        let content = match self.batch.skip_row(rows, &version) {
             Ok(()) => SkippedContent::images(&at[..at.len() - rows.rest().len()]),
             Err(_) => {
                 rows.finish();
@@ -155,7 +157,7 @@ impl Decoder {
         self.skip(fault, kind, Some(version.table.to_string()), header, skipped, content)
     }
 
-    /// Skips the rows of a table that isn't selected, or, with a record of each event, those of one whose columns can't be known.
+    /// Skips an event's rows, with a record of the event if the table is selected but its columns cannot be determined.
     fn skip_unreadable(
         &mut self,
         number: u64,
@@ -170,10 +172,10 @@ impl Decoder {
         self.skip(fault, kind.event_kind(), Some(table), header, place, SkippedContent::event(body))
     }
 
-    /// Emits a record of a change that is skipped, unless an earlier run did.
+    /// Emits a record of a skipped change, unless an earlier run did.
     ///
     /// # Errors
-    /// The fault, if it isn't wanted.
+    /// `fault`, unless changes are skipped.
     pub(super) fn skip(
         &mut self,
         fault: DecodeErrorKind,
@@ -206,7 +208,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// Whether an earlier run was done with the row at a place of the current file.
+    /// Whether an earlier run processed the row at an offset of the current file.
     pub(super) fn is_past(&self, place: EventOffset) -> bool {
         is_past(self.skip.as_ref(), &self.position.file, place)
     }
@@ -224,19 +226,18 @@ impl Decoder {
         self.batch_has_transaction = true;
     }
 
-    /// The batch is full within a transaction: it is handed on, or held back. `place` is that of the
-    /// next row.
+    /// Emits or holds back the batch, which is full within a transaction. `place` is the offset of the next row.
     fn cut_within(&mut self, place: EventOffset) -> Result<(), DecodeErrorKind> {
         let partial = Some(PartialTransaction { file: self.position.file.clone(), progress: place });
         let Some(Transaction { hold, .. }) = &mut self.transaction else { return Ok(()) };
         if !hold.on || hold.overflowed {
-            hold.handed_on += 1;
+            hold.emitted_resume += 1;
             hold.divided();
             self.resume.partial = partial;
             self.cut();
             return Ok(());
         }
-        // What is before the transaction in the batch is committed.
+        // The batch's rows before the transaction are committed.
         let earlier = hold.divided();
         if earlier > 0 {
             let (committed, open) = mem::replace(&mut self.batch, BatchAssembler::with_capacity(0)).divide(earlier);
@@ -255,13 +256,11 @@ impl Decoder {
         if hold.bytes() + self.prepared.bytes() > HELD_BYTES_MAX {
             if xa.is_some() {
                 return Err(DecodeErrorKind::Unsupported {
-                    what: format!(
-                        "XA transactions of more than {HELD_BYTES_MAX} bytes that are prepared and not committed"
-                    ),
-                    mend: "commit or roll back prepared transactions sooner; or start from a position after them",
+                    what: format!("more than {HELD_BYTES_MAX} bytes of prepared, uncommitted XA transactions"),
+                    fix: "commit or roll back prepared transactions sooner, or start from a position after them",
                 });
             }
-            hold.handed_on += 1;
+            hold.emitted_resume += 1;
             hold.overflowed = true;
             self.ready.extend(hold.batches.drain(..));
             self.resume.partial = partial;
@@ -273,7 +272,7 @@ impl Decoder {
         self.batch.is_full(self.batch_max)
     }
 
-    /// Hands on what the batch has.
+    /// Emits the batch.
     pub(super) fn cut(&mut self) {
         let resume = self.resume();
         let batch = self.take_batch(resume);
@@ -289,7 +288,7 @@ impl Decoder {
                 transaction.hold.divided();
             }
         }
-        let resume = self.ready.back().map_or(&*self.handed_on, |batch| &batch.resume).clone();
+        let resume = self.ready.back().map_or(&*self.emitted_resume, |batch| &batch.resume).clone();
         let bytes = Arc::new(Builder::with_capacity(0).finish());
         let (schema_change, skipped) = match what {
             WithoutRows::SchemaChange(change) => (Some(Box::new(change)), None),
@@ -303,7 +302,7 @@ impl Decoder {
             skipped,
             skips: self.skips,
             new_tables: Vec::new(),
-            before: Arc::clone(&self.handed_on),
+            before: Arc::clone(&self.emitted_resume),
             resume,
         });
     }
@@ -322,15 +321,15 @@ impl Decoder {
             skipped: None,
             skips: self.skips,
             new_tables: Vec::new(),
-            before: Arc::clone(&self.handed_on),
+            before: Arc::clone(&self.emitted_resume),
             resume,
         }
     }
 
-    /// Forgets the tables met so far, between two transactions.
+    /// Begins a new generation of tables, between two transactions.
     #[cold]
     pub(super) fn begin_table_generation(&mut self) {
-        // Their rows come with the commit, and name them.
+        // Prepared rows are emitted at their commit, and refer to tables of this generation.
         if !self.prepared.is_empty() {
             return;
         }
@@ -350,20 +349,20 @@ impl Decoder {
 
     fn pop_ready(&mut self) -> Option<RowBatch> {
         let mut batch = self.ready.pop_front()?;
-        // Here and not before: a batch that is held back must not keep what an earlier one projections.
+        // Not earlier: a batch that is held back must not take new tables that a batch emitted before it needs.
         batch.new_tables.append(&mut self.tables.take_new());
-        batch.before = mem::replace(&mut self.handed_on, Arc::new(batch.resume.clone()));
+        batch.before = mem::replace(&mut self.emitted_resume, Arc::new(batch.resume.clone()));
         Some(batch)
     }
 
-    /// From where to read on behind the last transaction, with the set of what was executed.
+    /// Returns the resume point after the last transaction, with the set of executed transactions.
     pub(super) fn resume(&self) -> ResumePoint {
         let gtids = self.resume.gtids.clone().or_else(|| self.gtids.clone());
         ResumePoint { gtids, ..self.resume.clone() }
     }
 }
 
-/// Whether an earlier run, which got to `skip`, was done with the row at a place of a file.
+/// Whether an earlier run, which processed all rows before `skip`, processed the row at `place` of a file.
 fn is_past(skip: Option<&PartialTransaction>, file: &str, place: EventOffset) -> bool {
     skip.is_some_and(|partial| partial.file != file || place < partial.progress)
 }

@@ -1,4 +1,4 @@
-//! The decoder: follows transactions and positions, and gathers rows into batches.
+//! The decoder's event loop: follows transactions and positions, and collects rows into batches.
 
 mod batches;
 mod row_batch;
@@ -39,15 +39,15 @@ pub use row_batch::{BATCH_BYTES_MAX, BATCH_ROWS_MAX, Next, RowBatch};
 use crate::gtid::{GtidSet, GtidText, Newest};
 use crate::position::{BinlogPosition, EventOffset, PartialTransaction, ResumePoint};
 
-/// More rows than an event has: each takes a byte, and an event at most 1 GiB.
+/// An upper bound of an event's rows: each takes at least one byte, and an event has at most 1 GiB.
 const MAX_EVENT_ROWS: u64 = 1 << 30;
 
-/// Decodes a binlog's events, in their order, into batches.
+/// Decodes a binlog's events, in order, into batches.
 pub struct Decoder {
     select: Box<dyn TableSelector>,
-    /// Whether schema changes are wanted.
+    /// Whether schema changes are emitted.
     schema_changes: bool,
-    /// Whether changes that can't be decoded are passed over.
+    /// Whether changes that cannot be decoded are skipped.
     skips: bool,
     tables: Tables,
     projections: ProjectionCache,
@@ -56,52 +56,53 @@ pub struct Decoder {
     alterations: Vec<(BinlogPosition, Altered)>,
     checksums: Checksums,
     family: Family,
-    /// How the server compares the names of savepoints.
+    /// The server's collation of savepoint names.
     savepoints: Collation,
-    /// How much of the event that is being read was done.
+    /// The progress within the current event.
     done: EventState,
     position: BinlogPosition,
     transaction: Option<Transaction>,
     prepared: PreparedXa,
-    /// Counts transactions.
+    /// The number of transactions begun so far.
     sequence: u64,
-    /// Rows that an earlier run was done with.
+    /// The end of the rows that an earlier run processed.
     skip: Option<PartialTransaction>,
-    /// All transactions that were committed, where that is known.
+    /// All transactions that were committed, where they are known.
     gtids: Option<Arc<GtidSet>>,
-    /// Read by MariaDB's GTIDs: of each domain and server the last transaction of an earlier run that wasn't met yet.
+    /// When starting by MariaDB's GTIDs: for each domain and server, the last transaction of an earlier run, until the
+    /// reading reaches it.
     awaited: Vec<(u32, Newest)>,
-    /// What tells the file that is being read from others of its name.
+    /// The identity of the current file, which differs from that of other files with the same name.
     file: Option<u32>,
-    /// What ends at the position.
+    /// The events that end at the position, for its fingerprint.
     trail: Trail,
-    /// From where to read on behind the last transaction.
+    /// The resume point after the last transaction.
     resume: ResumePoint,
-    /// That of the last batch that was handed on.
-    handed_on: Arc<ResumePoint>,
+    /// The resume point of the last emitted batch.
+    emitted_resume: Arc<ResumePoint>,
     batch: BatchAssembler,
-    /// When it is full.
+    /// The size at which the batch is full.
     batch_max: BatchLimits,
-    /// Whether the batch's newest transaction is the one that is open.
+    /// Whether the batch's newest transaction is the open one.
     batch_has_transaction: bool,
-    /// Of that transaction.
+    /// The text of that transaction's GTID.
     gtid_text: GtidText,
     ready: VecDeque<RowBatch>,
-    /// Whether `resume` moved since the last batch.
+    /// Whether `resume` has moved since the last batch.
     moved: bool,
-    /// How many rows of the event that is being read were decoded.
+    /// The number of rows decoded so far of the current event.
     rows_of_event: u32,
-    /// Why nothing is decoded any more, once all before it is handed over.
+    /// The error that stopped the decoding, returned once everything before it is emitted.
     failed: Option<Box<DecodeError>>,
 }
 
-/// How much of an event was done.
+/// The progress within an event.
 #[derive(Debug, Default)]
 enum EventState {
     #[default]
     Nothing,
     All,
-    /// Some events of a compressed transaction.
+    /// Some events of a compressed transaction are done.
     Part(Box<OpenPayload>),
 }
 
@@ -109,20 +110,19 @@ enum EventState {
 #[derive(Debug)]
 struct OpenPayload {
     payload: Payload,
-    /// Where its body is in the event that holds it.
+    /// The body's byte range in the outer event.
     body: Range<usize>,
     span: Span,
 }
 
-/// Where an event lies in its file.
+/// An event's byte range in its file.
 #[derive(Debug, Clone, Copy)]
 struct Span {
     begin: u64,
     end: u64,
 }
 
-/// Why an event can't be taken: a fault of an event, which may be one inside another, or columns that
-/// must be known first.
+/// Why an event was not processed: an error, of the event or of one inside it, or columns that must be looked up first.
 #[derive(Debug)]
 enum EventOutcome {
     Failed { fault: DecodeErrorKind, kind: EventKind, table: Option<String> },
@@ -130,7 +130,7 @@ enum EventOutcome {
 }
 
 impl EventOutcome {
-    /// A fault of an event of this kind.
+    /// An error in an event of this type.
     fn of(fault: DecodeErrorKind, kind: EventKind) -> Self {
         Self::Failed { fault, kind, table: None }
     }
@@ -143,8 +143,8 @@ impl std::fmt::Debug for Decoder {
 }
 
 impl Decoder {
-    /// Reads on at `resume`: the first event must be one that the server sends for that position.
-    /// Rows of tables that `select` refuses are passed over.
+    /// Creates a decoder that starts at `resume`: the first event must be the first that the server sends for that
+    /// position. Rows of tables that `select` does not select are skipped.
     pub fn new(resume: ResumePoint, select: Box<dyn TableSelector>) -> Self {
         Self {
             select,
@@ -167,7 +167,7 @@ impl Decoder {
             awaited: awaited(&resume),
             file: None,
             trail: Trail::default(),
-            handed_on: Arc::new(resume.clone()),
+            emitted_resume: Arc::new(resume.clone()),
             resume,
             batch: BatchAssembler::first(),
             batch_max: BatchLimits { rows: BATCH_ROWS_MAX, bytes: BATCH_BYTES_MAX },
@@ -180,39 +180,42 @@ impl Decoder {
         }
     }
 
-    /// Hands on schema changes as well ([`RowBatch::schema_change`]), if they are `wanted`: those that
-    /// the event says or leaves open to be about schemas of which tables are selected.
+    /// Emits schema changes as well ([`RowBatch::schema_change`]), if `wanted`.
+    ///
+    /// Includes the changes of schemas with selected tables, and those whose event does not name the schemas.
     pub fn with_schema_changes(self, wanted: bool) -> Self {
         Self { schema_changes: wanted, ..self }
     }
 
-    /// Skips changes that can't be decoded, if nothing else depends on them, and emits a record of each
-    /// ([`RowBatch::skipped`]): changes that are logged as statements, rows with values that can't be decoded, rows of
-    /// tables whose columns can't be known. What else can't be decoded is an error all the same.
+    /// Skips changes that cannot be decoded, if `wanted`, and emits a record of each ([`RowBatch::skipped`]).
+    ///
+    /// Only changes that nothing else depends on are skipped: changes logged as statements, rows with values that cannot be
+    /// decoded, and rows of tables whose columns cannot be determined. Any other decode error still stops the decoder.
     pub fn with_skips(self, wanted: bool) -> Self {
         Self { skips: wanted, ..self }
     }
 
-    /// Collects the statements that may change columns, if that is `wanted`, for [`Decoder::take_alterations`].
+    /// Collects the statements that may change columns, if `wanted`, for [`Decoder::take_alterations`].
     pub fn with_alterations(self, wanted: bool) -> Self {
         Self { wants_alterations: wanted, ..self }
     }
 
-    /// From now on a batch is full when it costs so much, if it isn't before.
+    /// Limits the cost of a batch from now on; the decoder's own limits still apply.
     pub fn bound_batches(&mut self, Cost { rows, bytes }: Cost) {
         self.batch_max =
             BatchLimits { rows: BATCH_ROWS_MAX.min(rows as usize), bytes: BATCH_BYTES_MAX.min(bytes as usize) };
     }
 
-    /// Goes on with an event, from its header to its checksum. Called with the same bytes again and
-    /// again until it gives [`Next::Event`]: so that no event, and be it a compressed transaction of
-    /// a million rows, fills more than a batch at a time.
+    /// Continues decoding an event, given from its header to its checksum.
+    ///
+    /// The caller passes the same bytes until the result is [`Next::Event`], so that no event, not even a compressed
+    /// transaction of a million rows, fills more than one batch at a time.
     ///
     /// # Errors
-    /// If the event can't be decoded with certainty. All that is decoded before the fault, and may be delivered, was
-    /// handed over before: the rows of earlier transactions, and those of the open one unless they are held back. The
-    /// last batch's [`RowBatch::resume`] stands directly before the fault. From then on the decoder gives this error
-    /// alone, until [`Decoder::rewind`].
+    /// If the event cannot be decoded with certainty. All rows before the error that may be delivered have been emitted
+    /// by then: those of earlier transactions, and those of the open transaction unless they are held back. The last
+    /// batch's [`RowBatch::resume`] is directly before the error. Every later call returns the same error, until
+    /// [`Decoder::rewind`].
     pub fn next(&mut self, event: &[u8]) -> Result<Next, Box<DecodeError>> {
         loop {
             if let Some(batch) = self.pop() {
@@ -224,7 +227,7 @@ impl Decoder {
             let step = match mem::take(&mut self.done) {
                 EventState::All => return Ok(Next::Event),
                 EventState::Nothing => self.begin_event(event),
-                EventState::Part(open) => self.go_on(event, open),
+                EventState::Part(open) => self.continue_payload(event, open),
             };
             match step {
                 Ok(()) => {}
@@ -246,8 +249,9 @@ impl Decoder {
         }
     }
 
-    /// The event that is being read can't be decoded for want of something outside, such as a table's columns: gives
-    /// what may be delivered of all before it, batch by batch, as before an error of [`Decoder::next`].
+    /// Gives up on the current event, because something outside the decoder is missing, such as a table's columns.
+    ///
+    /// Returns all rows before the event that may be delivered, batch by batch, as before an error of [`Decoder::next`].
     pub fn give_up(&mut self) -> Option<RowBatch> {
         if self.ready.is_empty() {
             self.cut_before_event();
@@ -255,17 +259,17 @@ impl Decoder {
         self.pop()
     }
 
-    /// Where the transaction that is being read begins, or else the next event.
+    /// Returns the start of the open transaction, or of the next event if no transaction is open.
     pub fn transaction_begin(&self) -> BinlogPosition {
         let offset = self.transaction.as_ref().map_or(self.position.offset, |transaction| transaction.begin);
         BinlogPosition { offset, ..self.position.clone() }
     }
 
-    /// Hands over what is decoded before the event that is being read, or before the row of it that can't be decoded.
+    /// Emits all rows before the current event, or before its row that cannot be decoded.
     fn cut_before_event(&mut self) {
         if let Some(transaction) = &self.transaction {
             if transaction.hold.on && !transaction.hold.overflowed {
-                // Nobody knows whether its rows were committed.
+                // Whether the transaction's rows were committed is unknown.
                 let earlier = transaction.hold.earlier;
                 self.transaction = None;
                 self.batch_has_transaction = false;
@@ -273,7 +277,7 @@ impl Decoder {
             } else if transaction.rows > 0 {
                 let rows = self.rows_of_event.max(transaction.payload_offset.unwrap_or(0));
                 let progress = EventOffset { event: self.position.offset, rows };
-                // The resume point doesn't go back to what an earlier run was done with.
+                // The resume point must not go back to rows that an earlier run processed.
                 if !self.is_past(progress) {
                     self.resume.partial = Some(PartialTransaction { file: self.position.file.clone(), progress });
                 }
@@ -284,36 +288,36 @@ impl Decoder {
         }
     }
 
-    /// What statements that were met since this was asked last may have changed, and where each begins. Only for a decoder
-    /// [`with_alterations`](Self::with_alterations).
+    /// Returns the tables that the statements since the last call may have altered, with each statement's position. Needs
+    /// [`Decoder::with_alterations`].
     #[inline]
     pub fn take_alterations(&mut self) -> Vec<(BinlogPosition, Altered)> {
         mem::take(&mut self.alterations)
     }
 
-    /// A table's columns, as [`Next::Columns`] asked for. Where they don't fit the rows that is an error.
+    /// Sets a table's columns, as requested by [`Next::Columns`]. Columns that do not match the table map are an error.
     pub fn learn(&mut self, schema: String, table: String, columns: Vec<CatalogColumn>) {
         self.tables.learn(schema, table, columns, Certainty::Certain);
     }
 
-    /// Whether a table's columns are known by [`Decoder::learn`], and fit its rows if any came since.
+    /// Whether a table's columns are known by [`Decoder::learn`] and match the table's maps since then, if there were any.
     pub fn knows_columns(&self, schema: &str, table: &str) -> bool {
         self.tables.knows(schema, table)
     }
 
-    /// A table's columns, as they are thought to be: if they don't fit the rows they are asked for once more.
-    pub fn try_columns(&mut self, schema: String, table: String, columns: Vec<CatalogColumn>) {
+    /// Sets a table's presumed columns: if they do not match the table map, they are requested once more.
+    pub fn learn_guess(&mut self, schema: String, table: String, columns: Vec<CatalogColumn>) {
         self.tables.learn(schema, table, columns, Certainty::Guess);
     }
 
-    /// A table's columns, as [`Next::Columns`] asked for, can't be known, for a reason that isn't the connection's: its rows
-    /// are passed over. Only for a decoder [`with_skips`](Self::with_skips).
+    /// Marks the columns requested by [`Next::Columns`] as impossible to determine, for a reason other than the
+    /// connection: the table's rows are skipped. Needs [`Decoder::with_skips`].
     pub fn give_up_columns(&mut self, schema: String, table: String, why: String) {
         self.tables.give_up(schema, table, why);
     }
 
-    /// What there is, though it may be little: called when no event is waiting, so that rows don't.
-    /// `None` within a transaction (its end is near) and where nothing happened.
+    /// Returns the rows so far, even if they are few. Called when no event is waiting, so that rows do not wait either.
+    /// `None` within a transaction, whose end is near, and if nothing has happened since the last batch.
     pub fn flush(&mut self) -> Option<RowBatch> {
         if self.transaction.is_none() && self.moved {
             self.cut();
@@ -321,7 +325,7 @@ impl Decoder {
         self.pop()
     }
 
-    /// Forgets what wasn't handed on, because the connection was lost: gives from where to read on.
+    /// Discards everything that was not emitted, after a lost connection, and returns the resume point.
     pub fn rewind(&mut self) -> ResumePoint {
         self.transaction = None;
         self.prepared = PreparedXa::default();
@@ -330,7 +334,7 @@ impl Decoder {
         self.alterations.clear();
         self.checksums = Checksums::Unknown;
         self.done = EventState::Nothing;
-        self.resume = ResumePoint::clone(&self.handed_on);
+        self.resume = ResumePoint::clone(&self.emitted_resume);
         self.position = self.resume.position.clone();
         self.skip = self.resume.partial.clone();
         self.gtids = self.resume.gtids.clone().filter(|_| !is_by_mariadb_gtids(&self.resume));
@@ -344,19 +348,19 @@ impl Decoder {
         self.resume.clone()
     }
 
-    /// What comes next is of another server, or from another place: from `resume` on. What wasn't
-    /// handed on is forgotten.
+    /// Moves the decoder to `resume`, on another server or at another position. Everything that was not emitted is
+    /// discarded.
     pub fn relocate(&mut self, resume: ResumePoint) {
-        self.handed_on = Arc::new(resume);
+        self.emitted_resume = Arc::new(resume);
         self.rewind();
     }
 
-    /// A place between two transactions, before all rows that weren't handed on yet.
+    /// Returns the resume point before all rows that were not emitted yet.
     pub fn resume_before(&self) -> &ResumePoint {
-        &self.handed_on
+        &self.emitted_resume
     }
 
-    /// The family of the server, once a file's first event was read.
+    /// Returns the server's family, which is known once a file's first event is read.
     pub fn connector(&self) -> Connector {
         match self.family {
             Family::MySql => Connector::MySql,
@@ -364,12 +368,12 @@ impl Decoder {
         }
     }
 
-    /// How far the binlog was read.
+    /// Returns the position up to which the binlog was read.
     pub fn position(&self) -> &BinlogPosition {
         &self.position
     }
 
-    /// The transactions that were committed before [`Decoder::position`], if that is between two of them and known.
+    /// Returns the transactions committed before [`Decoder::position`], if known. Valid between two transactions only.
     pub fn gtids(&self) -> Option<&Arc<GtidSet>> {
         self.gtids.as_ref()
     }
@@ -383,7 +387,7 @@ impl Decoder {
         let span = header
             .span_after(at)
             .map_or(Span { begin: at, end: at }, |Range { start: begin, end }| Span { begin, end });
-        // A table map may come again, once its table's columns are known.
+        // A table map is processed again once its table's columns are known.
         let trail = (kind == EventKind::TABLE_MAP).then_some(self.trail);
         if span.begin < span.end {
             if self.transaction.is_none() {
@@ -411,15 +415,15 @@ impl Decoder {
         Ok(())
     }
 
-    /// The next event of a compressed transaction.
-    fn go_on(&mut self, bytes: &[u8], mut open: Box<OpenPayload>) -> Result<(), EventOutcome> {
+    /// Processes the next event of a compressed transaction.
+    fn continue_payload(&mut self, bytes: &[u8], mut open: Box<OpenPayload>) -> Result<(), EventOutcome> {
         let OpenPayload { payload, body, span } = &mut *open;
         let packed = bytes.get(body.clone()).unwrap_or_default();
-        // Rows are numbered from there by 32 bits.
+        // Rows are numbered from this offset with 32 bits.
         let Ok(offset) = u32::try_from(payload.offset() + MAX_EVENT_ROWS) else {
             let fault = DecodeErrorKind::Unsupported {
                 what: "a compressed transaction of more than 3 GiB".to_owned(),
-                mend: "turn `binlog_transaction_compression` off for such transactions",
+                fix: "turn `binlog_transaction_compression` off for such transactions",
             };
             return Err(EventOutcome::of(fault, EventKind::TRANSACTION_PAYLOAD));
         };
@@ -434,7 +438,7 @@ impl Decoder {
             transaction.payload_offset = Some(offset);
         }
         let outcome = self.dispatch(&header, body, *span);
-        // An event that projections a table's columns comes again.
+        // An event that needs a table's columns is processed again.
         if outcome.is_ok() {
             payload.take();
         }
@@ -442,7 +446,7 @@ impl Decoder {
         outcome
     }
 
-    /// A format description: at the head of a file, and of each connection.
+    /// Processes a format description, which comes at the head of a file and of each connection.
     fn begin_file(&mut self, header: &EventHeader, event: &[u8]) -> Result<(), DecodeErrorKind> {
         let FileFormat { identity, is_mariadb, savepoints } = FileFormat::parse(header, event)?;
         self.family = if is_mariadb { Family::MariaDb } else { Family::MySql };
@@ -483,7 +487,7 @@ impl Decoder {
         self.control(header, body, span).map_err(|fault| halt(fault, None))
     }
 
-    /// Events that aren't rows.
+    /// Processes an event that has no rows.
     fn control(&mut self, header: &EventHeader, body: &[u8], span: Span) -> Result<(), DecodeErrorKind> {
         match header.kind {
             EventKind::GTID => self.begin(header, span, gtid_event::mysql(body, false)?),
@@ -530,15 +534,15 @@ impl Decoder {
             | EventKind::VIEW_CHANGE
             | EventKind::MARIADB_ANNOTATE_ROWS
             | EventKind::MARIADB_BINLOG_CHECKPOINT => Ok(()),
-            // Context for a statement that follows; the statement itself is what counts.
+            // Context for the statement that follows, which is an event of its own.
             EventKind::INTVAR | EventKind::RAND | EventKind::USER_VAR | EventKind::BEGIN_LOAD_QUERY => Ok(()),
             EventKind::EXECUTE_LOAD_QUERY => self.query(header, Query::parse_load(body)?, span),
-            // What a server sends is decrypted: it marks the event as ignorable then. In the encrypted file it isn't marked,
-            // and what follows can't be read.
+            // A server sends decrypted events, and marks this one as ignorable. In the encrypted file this event is not
+            // marked, and the events after it cannot be read.
             EventKind::MARIADB_START_ENCRYPTION if header.is_ignorable() => Ok(()),
             EventKind::MARIADB_START_ENCRYPTION => Err(DecodeErrorKind::Unsupported {
                 what: "an encrypted binlog file".to_owned(),
-                mend: "read it from its server, which decrypts it",
+                fix: "read the file from its server, which decrypts it",
             }),
             _ if header.is_ignorable() => Ok(()),
             _ => Err(DecodeErrorKind::UnknownEvent),
@@ -546,8 +550,8 @@ impl Decoder {
     }
 }
 
-/// Whether a place is said by MariaDB's GTIDs alone: then the reading begins with a file that has them, and passes over
-/// what they cover.
+/// Whether a resume point consists of MariaDB's GTIDs alone: the reading then begins with a file that contains them, and
+/// skips the transactions that they cover.
 fn is_by_mariadb_gtids(resume: &ResumePoint) -> bool {
     resume.position.file.is_empty() && matches!(resume.gtids.as_deref(), Some(GtidSet::MariaDb(_)))
 }

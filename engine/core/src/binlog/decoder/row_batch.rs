@@ -1,4 +1,4 @@
-//! What the decoder hands out.
+//! The decoder's output.
 
 use std::sync::Arc;
 
@@ -13,43 +13,43 @@ use super::super::skipped::SkippedChange;
 use super::Decoder;
 use crate::position::ResumePoint;
 
-/// A batch is handed on when it has this many rows,
+/// The rows at which a batch is full.
 pub const BATCH_ROWS_MAX: usize = 2048;
-/// or this many bytes. A single row may be larger.
+/// The bytes at which a batch is full. A single row may be larger.
 pub const BATCH_BYTES_MAX: usize = 512 << 10;
 
-/// Decoded rows, in binlog order. May have no rows: then it says how far the binlog was read, and maybe
-/// that tables were changed.
+/// A batch of decoded rows, in binlog order. A batch without rows moves the resume point, and may carry a schema change or
+/// a skipped change.
 #[derive(Debug, Clone)]
 pub struct RowBatch {
-    /// The rows, packed: what was decoded of them.
+    /// The packed rows, with their decoded columns.
     pub bytes: Arc<Vec<u8>>,
-    /// The rest, if there is one.
+    /// The deferred columns, if there are any.
     pub deferred: Option<Arc<DeferredColumns>>,
-    /// How many there are.
+    /// The number of rows.
     pub rows: usize,
-    /// A statement that changed tables or schemas behind the rows of earlier batches; this one has none.
+    /// A schema change after the rows of earlier batches; this batch has no rows.
     pub schema_change: Option<Box<SchemaChange>>,
-    /// A change after the rows of earlier batches that couldn't be decoded; this batch has no rows.
+    /// A change after the rows of earlier batches that could not be decoded; this batch has no rows.
     pub skipped: Option<Box<SkippedChange>>,
-    /// Whether a row of this batch that can't be decoded is to be passed over ([`Decoder::with_skips`]).
+    /// Whether a row of this batch that cannot be decoded is to be skipped ([`Decoder::with_skips`]).
     pub skips: bool,
-    /// Table versions that no earlier batch had, in the order of their ids. They are all of one generation: where it isn't
-    /// that of the tables before, the rows of this batch and of later ones name none of those any more.
+    /// The table versions that are new in this batch, in the order of their IDs, all of one generation. If it is a new
+    /// generation, neither this batch's rows nor later ones refer to tables of earlier generations.
     pub new_tables: Vec<Arc<Table>>,
-    /// From where to read on before this batch: what the batch before it, or the place that the reading began at, says.
+    /// The resume point before this batch: that of the batch before it, or the start point.
     pub before: Arc<ResumePoint>,
-    /// From where to read on once all rows of this batch (and of those before it) are done with.
+    /// The resume point once all rows up to the end of this batch are done.
     pub resume: ResumePoint,
 }
 
 impl RowBatch {
-    /// Bytes of its rows.
+    /// Returns the bytes of the rows, with their deferred columns.
     pub(in crate::binlog) fn row_bytes(&self) -> usize {
         self.bytes.len() + self.deferred.as_ref().map_or(0, |deferred| deferred.bytes())
     }
 
-    /// What the batch takes of the in-flight budget.
+    /// Returns the batch's cost in the in-flight budget.
     pub fn cost(&self) -> Cost {
         let change = self.schema_change.as_ref().map_or((0, 0), |change| (1, change.statement.len()));
         let skipped = self.skipped.as_ref().map_or((0, 0), |skipped| (1, skipped.content.kept()));
@@ -58,20 +58,20 @@ impl RowBatch {
     }
 }
 
-/// What the decoder has, or needs, next.
+/// The result of [`Decoder::next`]: a batch, or what the decoder needs next.
 #[derive(Debug)]
 pub enum Next {
-    /// A batch that is full.
+    /// A complete batch.
     Batch(Box<RowBatch>),
-    /// This table's columns as information_schema has them: see [`Decoder::learn`].
+    /// A request for a table's columns from information_schema: see [`Decoder::learn`].
     Columns {
         /// The table's schema.
         schema: String,
-        /// Its name.
+        /// The table's name.
         table: String,
-        /// What its table map lacks.
+        /// What the table map lacks.
         missing: Missing,
     },
-    /// The event is done with: the next one may come.
+    /// The event is done: the decoder needs the next one.
     Event,
 }

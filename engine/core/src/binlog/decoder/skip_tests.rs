@@ -1,11 +1,11 @@
-//! Changes that cannot be decoded, and are skipped.
+//! Tests of changes that cannot be decoded and are skipped.
 
 use super::super::writer::*;
 use super::super::{SkippedChange, SkippedContent};
 use super::tests::*;
 use super::*;
 
-/// Transactions of rows `(id, text)` in `shop.texts`, each of which is an event.
+/// Returns a log of transactions in `shop.texts`, each with one event of rows `(id, text)`.
 fn log_of_texts(transactions: &[&[(i32, &[u8])]]) -> Log {
     let mut log = Log::new();
     let types = [ColumnType::Int, ColumnType::Varchar { bytes_max: 40 }];
@@ -31,7 +31,7 @@ fn skipping(resume: ResumePoint, rows_max: u32) -> Decoder {
     decoder(resume, rows_max).with_skips(true)
 }
 
-/// The index in its event, and the content, of each change that was passed over.
+/// Returns the index in its event, and the content, of each skipped change.
 fn skipped(batches: &[RowBatch]) -> Vec<(u32, SkippedContent)> {
     batches.iter().filter_map(|batch| batch.skipped.as_ref()).map(|it| (it.row, it.content.clone())).collect()
 }
@@ -52,7 +52,7 @@ fn a_row_that_cannot_be_decoded_is_passed_over_alone() {
         let all = read(&mut skipping(begin_of(FILE), rows_max), &log).expect("decoded");
         assert_eq!((all_ids(&all), skipped(&all)), (vec![1, 3, 6], bad.to_vec()), "batches of {rows_max}");
         assert_eq!(all.last().map(|batch| &batch.resume.position), Some(&log.writer.position()));
-        // At each resume point a restart repeats no row, and loses none of either.
+        // A restart at any resume point repeats no row, and loses neither rows nor skipped changes.
         for (index, batch) in (1..).zip(&all) {
             let rest = read(&mut skipping(batch.resume.clone(), 2), &log).expect("decoded");
             let before = all_ids(&all[..index]);
@@ -65,14 +65,14 @@ fn a_row_that_cannot_be_decoded_is_passed_over_alone() {
             assert!(places.all(|place| partial.is_none_or(|partial| place >= partial)), "from {}", batch.resume);
         }
         let whole = read(&mut skipping(all.last().expect("one").resume.clone(), 2), &log).expect("decoded");
-        assert_eq!((all_ids(&whole), skipped(&whole)), (vec![], vec![]), "all is done with");
+        assert_eq!((all_ids(&whole), skipped(&whole)), (vec![], vec![]), "everything is done");
     }
     let first = &read(&mut skipping(begin_of(FILE), 9), &log).expect("decoded")[0];
     let SkippedChange { error, gtid, bytes, .. } = &**first.skipped.as_ref().expect("it comes before the open rows");
     assert!(gtid.ends_with(":1") && *bytes == 7 && error.transaction.is_some() && error.position.offset > 200);
     assert_eq!((error.kind, error.table.as_deref()), (EventKind::WRITE_ROWS, Some("shop.texts")));
     assert!(matches!(&error.fault, DecodeErrorKind::Text { column, .. } if column == "v"), "{error}");
-    // It is an error otherwise.
+    // Without `with_skips` the row is an error.
     let (batches, error) = read_to_fault(&mut decoder(begin_of(FILE), 9), &log);
     assert_eq!((all_ids(&batches), matches!(error.fault, DecodeErrorKind::Text { .. })), (vec![1], true));
 }

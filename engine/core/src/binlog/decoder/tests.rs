@@ -1,4 +1,4 @@
-//! The decoder's rules, one by one; `model` tests them all together.
+//! Tests of the decoder's rules, one by one; `model` tests them together.
 
 use rowmill_batch::{Batch, ColumnIndex};
 use rowmill_pipeline::ack::Cost;
@@ -13,7 +13,7 @@ use crate::gtid::{Gtid, Source};
 
 pub(super) const FILE: &str = "binlog.000001";
 
-/// Every table but those of `hidden`.
+/// Selects every table except those of the schema `hidden`.
 pub(super) struct NotHidden;
 
 impl TableSelector for NotHidden {
@@ -26,7 +26,7 @@ impl TableSelector for NotHidden {
     }
 }
 
-/// A server's binlog, written statement by statement: table `shop.t` with the column `id`.
+/// A server's binlog, written statement by statement, with the table `shop.t` and its column `id`.
 pub(super) struct Log {
     pub writer: BinlogWriter,
     pub named: bool,
@@ -42,7 +42,7 @@ impl Log {
         self.writer.write(&Event::Query(Statement::new(text)));
     }
 
-    /// A transaction's beginning; gives where that is.
+    /// Begins a transaction, and returns its offset.
     pub fn begin(&mut self) -> u64 {
         self.number += 1;
         let gtid = Some(Gtid::MySql { source: Source::new([1; 16], ""), number: self.number });
@@ -62,7 +62,7 @@ impl Log {
         [Event::TableMap { number: 5, table }, Event::Rows(rows)]
     }
 
-    /// Rows in one event; gives where that begins.
+    /// Inserts rows in one event, and returns the event's offset.
     pub fn insert(&mut self, ids: &[i32]) -> u64 {
         let [map, rows] = self.events(ids);
         self.writer.write(&map);
@@ -113,7 +113,7 @@ pub(super) fn ids(batch: &RowBatch) -> Vec<i64> {
     batch.rows().map(|row| row.newest().cell(ColumnIndex(0)).int().expect("an id")).collect()
 }
 
-/// The batches before the first bad event of a dump, and why it is bad.
+/// Returns the batches before the first bad event of a dump, and its error.
 pub(super) fn read_to_fault(decoder: &mut Decoder, log: &Log) -> (Vec<RowBatch>, DecodeError) {
     let mut batches = Vec::new();
     for event in log.writer.dump(&decoder.position().clone()) {
@@ -125,10 +125,10 @@ pub(super) fn read_to_fault(decoder: &mut Decoder, log: &Log) -> (Vec<RowBatch>,
             }
         }
     }
-    panic!("all of it is decoded")
+    panic!("every event was decoded")
 }
 
-/// All batches of a dump; the last one is what a pause gives.
+/// Returns all batches of a dump; the last one is flushed.
 pub(super) fn read(decoder: &mut Decoder, log: &Log) -> Result<Vec<RowBatch>, Box<DecodeError>> {
     let mut batches = Vec::new();
     for event in log.writer.dump(&decoder.position().clone()) {
@@ -221,7 +221,7 @@ fn what_is_in_no_file_moves_no_position() {
     }
 }
 
-/// A transaction of these events, compressed. Gives where it begins, and where each of them does once unpacked.
+/// Writes a compressed transaction of these events. Returns its offset, and the events' offsets once decompressed.
 pub(super) fn compressed(log: &mut Log, events: Vec<Event>) -> (u64, Vec<u32>) {
     log.number += 1;
     log.writer.write(&Event::Gtid { gtid: None, commit_time_us: 0 });
@@ -323,7 +323,7 @@ fn what_a_crash_cut_off_never_happened() {
     let mut log = Log::new();
     log.begin();
     log.writer.rotate();
-    assert_eq!(fault(&log, 10), DecodeErrorKind::Malformed("a transaction that the file's end cuts off"));
+    assert_eq!(fault(&log, 10), DecodeErrorKind::Malformed("the file ends within a transaction"));
 }
 
 #[test]
@@ -334,13 +334,13 @@ fn a_prepared_transaction_comes_when_it_is_committed() {
     log.prepare(&id, &[1, 2, 3]);
     log.transaction(&[4]);
     let open = read_all(&log, 2);
-    assert_eq!((all_ids(&open), &open[0].resume.position), (vec![0, 4], &before), "it must be met again");
+    assert_eq!((all_ids(&open), &open[0].resume.position), (vec![0, 4], &before), "it must be read again");
     log.query(&format!("XA COMMIT {id}"));
     let batches = read_all(&log, 2);
     assert_eq!(all_ids(&batches), [0, 4, 1, 2, 3]);
     let [.., first, last] = &batches[..] else { panic!("two batches of it") };
     assert_eq!((&first.resume.position, &last.resume.position), (&before, &log.writer.position()));
-    assert_eq!(last.resume.partial, None, "once all of it is handed on it doesn't come again");
+    assert_eq!(last.resume.partial, None, "once all of it is emitted it doesn't come again");
     let again = read(&mut decoder(first.resume.clone(), 2), &log).expect("decoded");
     assert_eq!(all_ids(&again), [1, 2, 3], "it comes whole or not at all, and nothing else comes again");
 }
@@ -360,7 +360,7 @@ fn a_prepared_transaction_may_be_rolled_back_or_unknown() {
         progress: EventOffset { event: log.writer.position().offset, rows: 0 },
     };
     let resume = ResumePoint { partial: Some(partial), ..ResumePoint::at("server", after) };
-    assert!(read(&mut decoder(resume, 2), &log).is_ok(), "an earlier run was done with it");
+    assert!(read(&mut decoder(resume, 2), &log).is_ok(), "an earlier run processed it");
 }
 
 #[test]
@@ -437,7 +437,7 @@ fn columns_are_learned_anew_after_statements_and_lost_connections() {
             batch.rows().map(|row| row.table().0).collect::<Vec<_>>()
         })
         .collect();
-    assert_eq!(tables, [0, 1], "the first row is of the table as it was then");
+    assert_eq!(tables, [0, 1], "the first row has the table version of its time");
 }
 
 #[test]
@@ -498,7 +498,7 @@ fn a_bad_event_after_more_than_can_be_held_back() {
         most_handed = most_handed.max(handed);
         let Some(last) = batches.last() else { continue };
         let (again, _) = read_to_fault(&mut decoder(last.resume.clone(), 1), &log);
-        assert!(all_ids(&again).first().is_none_or(|first| *first == handed), "nothing of {rows} rows comes again");
+        assert!(all_ids(&again).first().is_none_or(|first| *first == handed), "none of {rows} rows comes again");
     }
     assert!(most_handed > 500, "more than {most_handed} rows can be held back");
 }

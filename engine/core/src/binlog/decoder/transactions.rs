@@ -1,4 +1,4 @@
-//! Where transactions begin and how they end, and what positions follow from that.
+//! The beginnings and ends of transactions, and the resume points that follow from them.
 
 use std::mem;
 use std::sync::Arc;
@@ -24,12 +24,12 @@ impl Decoder {
             return Err(DecodeErrorKind::Malformed("a transaction that begins within another"));
         }
         self.tables.forget_numbers_if_many();
-        if self.tables.are_too_many() {
+        if self.tables.is_full() {
             self.begin_table_generation();
         }
         self.sequence += 1;
         let is_past = match &begin.gtid {
-            // A number is given once: a transaction that is in the set is the one that was read, wherever it comes.
+            // A MySQL GTID is never reused: a transaction in the set is the one that was read, at whatever position.
             Some(gtid @ Gtid::MySql { .. }) => self.gtids.as_ref().is_some_and(|gtids| gtids.contains(gtid)),
             Some(gtid @ Gtid::MariaDb { .. }) if !self.awaited.is_empty() => self.is_before_start(gtid)?,
             _ => false,
@@ -52,15 +52,15 @@ impl Decoder {
         Ok(())
     }
 
-    /// Whether a transaction of MariaDB's was done with by an earlier run. Sequences tell that of each domain and server up
-    /// to the last one that the run had, and not after: they may step down (`gtid_strict_mode = OFF`).
+    /// Whether an earlier run processed a MariaDB transaction. Within a domain and server, sequence numbers show that up to
+    /// the run's last transaction, but not after it, because they may decrease (`gtid_strict_mode = OFF`).
     fn is_before_start(&mut self, gtid: &Gtid) -> Result<bool, DecodeErrorKind> {
         let Gtid::MariaDb { domain, server, sequence } = *gtid else { return Ok(false) };
         let is_same = |(of, newest): &(u32, Newest)| (*of, newest.server) == (domain, server);
         let Some(done) = self.awaited.iter().find(|of| is_same(of)).map(|(_, newest)| newest.sequence) else {
             return Ok(false);
         };
-        // The next number shows that nothing is missing as well as the same one does.
+        // The next sequence number, like the same one, shows that no transaction is missing.
         if sequence > done.saturating_add(1) {
             let done = Gtid::MariaDb { domain, server, sequence: done };
             return Err(DecodeErrorKind::MissingGtid { done: done.to_string(), found: gtid.to_string() });
@@ -70,7 +70,7 @@ impl Decoder {
 
     pub(super) fn query(&mut self, header: &EventHeader, query: Query<'_>, span: Span) -> Result<(), DecodeErrorKind> {
         if self.transaction.is_none() {
-            // Servers without GTID events: a statement begins its own transaction.
+            // On servers without GTID events, a statement begins its own transaction.
             self.begin(header, span, Begin::default())?;
         }
         let Some(transaction) = &mut self.transaction else { return Ok(()) };
@@ -80,13 +80,13 @@ impl Decoder {
                 transaction.thread_id = query.thread_id;
                 Ok(())
             }
-            // In a transaction of its own, which says that it begins, rows follow.
+            // Only in a transaction with a BEGIN do rows follow such a statement.
             Statement::CreateTable if !transaction.begun && query.creates_rows() => {
                 self.forget_learned(&query, span);
                 self.change(header, &query, span)
             }
-            // Tables in memory are empty when the server was started again: older ones log it so, as a transaction
-            // without a beginning, which others' deletions have. It is what TRUNCATE is.
+            // Older servers log that a MEMORY table is empty after a restart as a DELETE in a transaction without a BEGIN.
+            // Other DELETE statements have a BEGIN. Without one, the statement is treated as a TRUNCATE.
             Statement::DeleteAll if transaction.begun => self.change(header, &query, span),
             Statement::CreateTable | Statement::DeleteAll | Statement::Schema => {
                 let (begun, is_void) = (transaction.begun, transaction.is_void);
@@ -128,8 +128,8 @@ impl Decoder {
         }
     }
 
-    /// A change that is logged as a statement: of a schema of which no tables are selected it doesn't matter, nor does one
-    /// that an earlier run was done with.
+    /// Processes a change that is logged as a statement: an error or a skipped change, unless its schema has no selected
+    /// tables or an earlier run processed it.
     fn change(&mut self, header: &EventHeader, query: &Query<'_>, span: Span) -> Result<(), DecodeErrorKind> {
         let place = EventOffset { event: span.begin, rows: 0 };
         if !self.is_done_at(place) && query.may_change(|schema| self.select.schema(schema)) {
@@ -140,7 +140,7 @@ impl Decoder {
         if begun { Ok(()) } else { self.commit(span.end) }
     }
 
-    /// Forgets the open transaction's rows since a savepoint.
+    /// Discards the open transaction's rows since a savepoint.
     fn roll_back_to(&mut self, name: String) -> Result<(), DecodeErrorKind> {
         let Some(transaction) = &mut self.transaction else { return Ok(()) };
         match transaction.hold.roll_back_to(&self.savepoints.key(&name)) {
@@ -160,20 +160,19 @@ impl Decoder {
         }
     }
 
-    /// Whether an earlier run was done with the open transaction, whatever is in it. Rows of a prepared one count: its commit
-    /// decides.
+    /// Whether an earlier run processed the whole open transaction. False for an XA transaction, whose commit decides.
     pub(super) fn is_done_with(&self) -> bool {
         self.transaction.as_ref().is_some_and(|transaction| transaction.is_past && transaction.xa.is_none())
     }
 
-    /// Whether a schema change may be of a schema of which tables are selected.
+    /// Whether a schema change may concern a schema with selected tables.
     fn may_be_wanted(&self, query: &Query<'_>) -> bool {
         query
             .changed_schemas()
             .is_none_or(|schemas| schemas.is_empty() || schemas.iter().any(|schema| self.select.schema(schema)))
     }
 
-    /// Columns that were learned may be wrong after a statement that names their table.
+    /// Forgets the looked-up columns of the tables that a statement may have altered, and records the statement if wanted.
     fn forget_learned(&mut self, query: &Query<'_>, span: Span) {
         if !self.wants_alterations && !self.tables.has_learned() {
             return;
@@ -185,7 +184,7 @@ impl Decoder {
         }
     }
 
-    /// Hands on what a statement changed, if that is wanted and wasn't done by an earlier run.
+    /// Emits a schema change, if schema changes are wanted and no earlier run processed it.
     fn schema_change(&mut self, header: &EventHeader, query: &Query<'_>, span: Span) {
         let Some(transaction) = &self.transaction else { return };
         let is_past = self.is_done_at(EventOffset { event: span.begin, rows: 0 });
@@ -207,7 +206,7 @@ impl Decoder {
         self.cut_without_rows(WithoutRows::SchemaChange(change));
     }
 
-    /// The open transaction ends at `end`, committed.
+    /// Commits the open transaction, which ends at `end`.
     pub(super) fn commit(&mut self, end: u64) -> Result<(), DecodeErrorKind> {
         let Some(transaction) = self.transaction.take() else {
             return Err(DecodeErrorKind::Malformed("a commit without a transaction"));
@@ -221,7 +220,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// The open transaction ends at `end`; none of its rows ever happened.
+    /// Rolls back the open transaction, which ends at `end`.
     pub(super) fn roll_back(&mut self, end: u64) -> Result<(), DecodeErrorKind> {
         let gtid = self.transaction.as_ref().and_then(|transaction| transaction.gtid.clone());
         self.discard_transaction()?;
@@ -229,13 +228,13 @@ impl Decoder {
         Ok(())
     }
 
-    /// Forgets the rows of the open transaction.
+    /// Discards the open transaction's rows.
     pub(super) fn discard_transaction(&mut self) -> Result<(), DecodeErrorKind> {
-        // An earlier run may have emitted rows of it, and wasn't told that they never happened.
+        // An earlier run may have emitted rows of the transaction without reading that it was rolled back.
         let offset = self.transaction.as_ref().and_then(|transaction| transaction.payload_offset);
         let is_known = self.is_past(EventOffset { event: self.position.offset, rows: offset.unwrap_or(0) });
         let is_discarded =
-            |of: &mut Transaction| of.hold.handed_on == 0 && (!of.has_past_rows || of.is_past || is_known);
+            |of: &mut Transaction| of.hold.emitted_resume == 0 && (!of.has_past_rows || of.is_past || is_known);
         let Some(Transaction { hold, .. }) = self.transaction.take_if(is_discarded) else {
             return Err(self.rolled_back_too_late());
         };
@@ -245,7 +244,7 @@ impl Decoder {
     }
 
     pub(super) fn end_transaction(&mut self, gtid: Option<Gtid>, end: u64) {
-        // Not before its end: one that a crash cut off leaves its number to the next.
+        // Only at the transaction's end: the next transaction reuses the number of one that a crash cut off.
         if let (Some(Gtid::MariaDb { domain, server, sequence }), false) = (&gtid, self.awaited.is_empty()) {
             self.awaited.retain(|(of, done)| (of, done.server) != (domain, *server) || done.sequence > *sequence);
         }
@@ -259,11 +258,11 @@ impl Decoder {
         }
     }
 
-    /// An XA transaction is prepared here, or committed in one phase.
+    /// Processes an XA PREPARE event, which may also commit the transaction in one phase.
     pub(super) fn prepare_xa(&mut self, body: &[u8], span: Span) -> Result<(), DecodeErrorKind> {
         let one_phase = Bytes(body).u8()? != 0;
         if one_phase && self.is_past_commit(span) {
-            return self.roll_back(span.end); // an earlier run was done with it
+            return self.roll_back(span.end); // an earlier run processed the transaction
         }
         if one_phase {
             return self.commit(span.end);
@@ -278,7 +277,7 @@ impl Decoder {
         if self.batch_has_transaction {
             self.batch.mark_last_in_transaction();
         }
-        // What stands in the batch before it is committed.
+        // The batch's rows before the transaction are committed.
         let (committed, open) = mem::replace(&mut self.batch, BatchAssembler::with_capacity(0)).divide(earlier);
         self.batch = open;
         if self.batch.count() > 0 {
@@ -301,7 +300,7 @@ impl Decoder {
                 if self.moved {
                     self.cut();
                 }
-                // Its rows lie far back: from where to read on doesn't follow from them, but from its end.
+                // The transaction's rows are at an earlier position: the resume point follows from its commit instead.
                 let resume = self.resume();
                 let has_rows = !prepared.batches.is_empty();
                 let batches = prepared.batches.into_iter();
@@ -320,12 +319,12 @@ impl Decoder {
         self.commit(span.end)
     }
 
-    /// Whether an earlier run was done with the open transaction, or with what is at a place in it.
+    /// Whether an earlier run processed the whole open transaction, or its change at `place`.
     pub(super) fn is_done_at(&self, place: EventOffset) -> bool {
         self.transaction.as_ref().is_some_and(|transaction| transaction.is_past) || self.is_past(place)
     }
 
-    /// Whether an earlier run was done with the transaction that the event commits.
+    /// Whether an earlier run processed the transaction that the event commits.
     fn is_past_commit(&self, span: Span) -> bool {
         self.is_done_at(EventOffset { event: span.begin, rows: 0 })
     }
@@ -340,15 +339,15 @@ impl Decoder {
         let mut bytes = Bytes(body);
         let offset = bytes.u64()?;
         let file = std::str::from_utf8(bytes.0).map_err(|_| DecodeErrorKind::Malformed("a binlog file's name"))?;
-        // The first rotation of a connection repeats where it was asked to begin.
+        // The first rotation of a connection repeats the requested position.
         if self.position.file == file && self.position.offset == offset {
             return Ok(());
         }
         if self.transaction.is_some() {
             if !header.is_artificial() {
-                return Err(DecodeErrorKind::Malformed("a transaction that the file's end cuts off"));
+                return Err(DecodeErrorKind::Malformed("the file ends within a transaction"));
             }
-            // The server crashed while it wrote it: it never was committed.
+            // The server crashed while it wrote the transaction, which was therefore never committed.
             self.discard_transaction()?;
         }
         if self.position.file != file {
@@ -357,38 +356,39 @@ impl Decoder {
             };
             self.skip.take_if(|partial| partial.file != file && is_before_file(partial));
         }
-        // Its format description, which follows, makes it a place to read on from.
+        // The resume point moves to the new file only at its format description, which follows.
         self.position = BinlogPosition::new(file, offset);
         self.file = None;
         Ok(())
     }
 
-    /// What the head of a file says was executed before it.
+    /// Takes the GTID set at a file's head: the transactions executed before the file.
     pub(super) fn previous_gtids(&mut self, set: GtidSet) -> Result<(), DecodeErrorKind> {
         let is_met = |domain: u32, done: Newest| {
             let met = set.newest(domain, done.server);
             met.is_some_and(|met| met >= done.sequence)
         };
         self.awaited.retain(|(domain, done)| !is_met(*domain, *done));
-        // MariaDB's list may lack domains that were forgotten; what is known by counting stays. The set has transactions
-        // that are prepared, and the reading goes on before those: they must not count as past there.
+        // A set that is known by counting stays, since MariaDB's list may lack domains that the server forgot. A file's set
+        // includes prepared transactions, and the resume point is before those: they must not count as processed there.
         if self.gtids.is_none() && self.prepared.oldest().is_none() {
             self.gtids = Some(Arc::new(set));
-            self.moved = true; // the place is still the head of the file; what is before it is known now
+            self.moved = true; // the position is still the file's head, but the transactions before it are known now
         }
         Ok(())
     }
 
-    /// The current position is between two transactions.
+    /// Moves the resume point to the current position, which is between two transactions.
     pub(super) fn boundary(&mut self) {
         self.moved = true;
         let BinlogPosition { file, offset } = &self.position;
         let here = EventOffset { event: *offset, rows: 0 };
-        // An earlier run may have been further.
+        // An earlier run may have processed rows past this position.
         let further = if self.is_past(here) { self.skip.clone() } else { None };
-        // A dump can't be asked to begin past 4 GiB of a file, nor may a prepared transaction be missed, and before all
-        // awaited transactions were met, GTIDs alone say where another server goes on: then an earlier position stands,
-        // and the rest says how far from it all is past.
+        // The resume point's position stays at an earlier one in three cases, and the partial transaction then says up to
+        // where all rows after it are processed: a dump cannot start past 4 GiB of a file; a prepared transaction must be
+        // read again; and GTIDs alone identify the resume point on another server until all awaited transactions are
+        // reached.
         let is_earlier = *offset > u64::from(u32::MAX) || !self.awaited.is_empty();
         let stays = self.prepared.oldest().cloned().or_else(|| is_earlier.then(|| self.resume.clone()));
         match stays {

@@ -26,7 +26,7 @@ fn file(name: &str) -> Vec<u8> {
     std::fs::read(format!("{}/../../tests/data/{name}", env!("CARGO_MANIFEST_DIR"))).expect("a binlog file")
 }
 
-/// The events of a file: where each begins, and how long it is.
+/// Returns the offset and the size of each of a file's events.
 fn extents(file: &[u8]) -> Vec<(usize, usize)> {
     let mut at = 4;
     let mut extents = Vec::new();
@@ -41,7 +41,7 @@ fn extents(file: &[u8]) -> Vec<(usize, usize)> {
     extents
 }
 
-/// Changes an event, and its checksum with it.
+/// Changes an event, and corrects its checksum.
 fn change(file: &mut [u8], (at, size): (usize, usize), change: impl FnOnce(&mut [u8])) {
     let event = &mut file[at..at + size];
     change(event);
@@ -64,7 +64,8 @@ fn with_gtid(file: &mut [u8], extent: (usize, usize), server: u32, sequence: u64
     });
 }
 
-/// What a server sends from an offset on: the format description, of which it clears what is the file's alone.
+/// Returns the events that a server sends from an offset on. If that is not the file's head, the server clears the fields of
+/// the format description that apply to the whole file.
 fn sent(file: &[u8], offset: usize) -> Vec<Vec<u8>> {
     let extents = extents(file);
     let (head, rest) = extents.split_first().expect("a format description");
@@ -80,8 +81,8 @@ fn sent(file: &[u8], offset: usize) -> Vec<Vec<u8>> {
     std::iter::once(format).chain(rest).collect()
 }
 
-/// Reads events to the end, as they come: what is there is handed on after each. Gives the rows' places (event and
-/// index) and each resume point, with the number of rows up to it.
+/// The result of reading events with a flush after each: each row's event position and index in its event, and each resume
+/// point with the number of rows before it.
 #[derive(Debug, Default)]
 struct Read {
     rows: Vec<(u64, u32)>,
@@ -93,7 +94,7 @@ fn read(resume: ResumePoint, events: &[Vec<u8>]) -> Result<Read, String> {
     let mut read = Read::default();
     let take = |batch: super::super::RowBatch, read: &mut Read| {
         if let Some(deferred) = &batch.deferred {
-            assert!(deferred.bytes() > 0, "rows stand in it");
+            assert!(deferred.bytes() > 0, "it has rows");
         }
         let rows = rowmill_batch::Batch::parse(&batch.bytes).expect("a batch");
         read.rows.extend(rows.rows().map(|row| (row.header().event_position, row.header().index_in_event)));
@@ -114,7 +115,7 @@ fn read(resume: ResumePoint, events: &[Vec<u8>]) -> Result<Read, String> {
     Ok(read)
 }
 
-/// The rotation that a server makes for a connection which begins at a file's head.
+/// Returns the artificial rotation that a server sends on a connection that begins at a file's head.
 fn rotation(file: &str) -> Vec<u8> {
     let mut event = vec![0, 0, 0, 0, 4, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x20, 0];
     event.extend(4u64.to_le_bytes());
@@ -141,7 +142,7 @@ fn sequences_that_step_down_are_new_rows() {
     }
     let whole = read(at(4), &sent(&file, 4)).expect("rows");
     assert_eq!(whole.rows, all, "each row, whatever its number");
-    // From every resume point on, the numbers of before it notwithstanding.
+    // The same holds from every resume point on, whatever the sequence numbers before it.
     for (resume, rows) in &whole.resumes {
         let again = read(resume.clone(), &sent(&file, resume.position.offset as usize)).expect("rows");
         assert_eq!(again.rows, all[*rows..], "from {resume}");
@@ -154,7 +155,7 @@ fn by_gtids_each_domain_and_server_is_compared_up_to_its_last() {
     let all = read(at(4), &sent(&file, 4)).expect("rows");
     let gtids = events_of_kind(&file, GTID_EVENT);
     let count = gtids.len();
-    // Two servers take turns, the second one's numbers lower; and step down once more at the end.
+    // Two servers alternate, the second with lower sequence numbers, and at the end the numbers of both decrease.
     let mut numbers: Vec<(u32, u64)> =
         (0..count as u64).map(|i| (1 + i as u32 % 2, if i % 2 == 0 { 1000 + i } else { i })).collect();
     numbers[count - 2].1 = 1;
@@ -165,7 +166,7 @@ fn by_gtids_each_domain_and_server_is_compared_up_to_its_last() {
     let mut events = vec![rotation(FILE)];
     events.extend(sent(&file, 4));
     let ends: Vec<u64> = gtids.iter().skip(1).map(|(at, _)| *at as u64).collect();
-    // Any number of transactions of each server may be done with: servers of one domain don't agree on their order.
+    // Any number of each server's transactions may be done, because the servers of one domain may order them differently.
     for first in 1..(count - 2) / 2 {
         for second in 1..(count - 2) / 2 {
             let done: BTreeSet<usize> = (0..first).map(|i| 2 * i).chain((0..second).map(|i| 2 * i + 1)).collect();
@@ -177,7 +178,7 @@ fn by_gtids_each_domain_and_server_is_compared_up_to_its_last() {
             let transaction = |event: u64| ends.partition_point(|end| *end <= event);
             let expected: Vec<_> =
                 all.rows.iter().filter(|(event, _)| !done.contains(&transaction(*event))).copied().collect();
-            assert_eq!(found.rows, expected, "behind {set}");
+            assert_eq!(found.rows, expected, "after {set}");
             for (resume, rows) in &found.resumes {
                 let is_caught_up = !resume.position.file.is_empty();
                 assert!(is_caught_up || resume.gtids.as_ref() == Some(&gtids), "{resume}");
@@ -186,7 +187,7 @@ fn by_gtids_each_domain_and_server_is_compared_up_to_its_last() {
                 } else {
                     read(resume.clone(), &events)
                 };
-                assert_eq!(again.expect("rows").rows, expected[*rows..], "from {resume}, behind {set}");
+                assert_eq!(again.expect("rows").rows, expected[*rows..], "from {resume}, after {set}");
             }
             let (last, _) = found.resumes.last().expect("a resume point");
             let newest = |server| last.gtids.as_ref().and_then(|gtids| gtids.newest(0, server));
@@ -199,7 +200,7 @@ fn by_gtids_each_domain_and_server_is_compared_up_to_its_last() {
 fn a_gtid_that_is_missing_is_not_passed_over() {
     let mut file = file("mariadb-11.8.binlog");
     let gtids = events_of_kind(&file, GTID_EVENT);
-    let behind = |file: &[u8], sequence: u64| {
+    let read_after = |file: &[u8], sequence: u64| {
         let set: GtidSet = format!("0-1-{sequence}").parse().expect("a set");
         let start = ResumePoint { gtids: Some(Arc::new(set)), ..ResumePoint::at("other", BinlogPosition::new("", 4)) };
         let mut events = vec![rotation(FILE)];
@@ -207,12 +208,12 @@ fn a_gtid_that_is_missing_is_not_passed_over() {
         read(start, &events)
     };
     let third = sequence(&file, gtids[3]);
-    assert!(behind(&file, third).is_ok());
-    // The server's own numbers go on where the other's ended.
-    assert!(behind(&file, sequence(&file, gtids[0]) - 1).is_ok());
+    assert!(read_after(&file, third).is_ok());
+    // The server's sequence numbers continue where the other server's ended.
+    assert!(read_after(&file, sequence(&file, gtids[0]) - 1).is_ok());
     with_gtid(&mut file, gtids[3], 7, third);
     with_gtid(&mut file, gtids[4], 7, third + 1);
-    let error = behind(&file, third).expect_err("the transaction isn't there");
+    let error = read_after(&file, third).expect_err("the transaction isn't there");
     assert!(error.contains(&format!("not 0-1-{third}")), "{error}");
 }
 
@@ -243,7 +244,7 @@ fn each_resume_point_has_a_fingerprint() {
             let offset = resume.position.offset as usize;
             assert_eq!(finding(resume, &original), Finding::Fits, "{name}: {resume}");
             assert_eq!(finding(resume, &other_file), Finding::OtherFile, "{name}: {resume}");
-            // The same place, once the connection was made again there.
+            // A connection that begins at the resume point yields the same fingerprints.
             let again = read(resume.clone(), &sent(&original, offset)).expect("rows");
             for (later, _) in again.resumes.iter().filter(|(later, _)| later.position.offset > resume.position.offset) {
                 assert!(
@@ -263,7 +264,7 @@ fn each_resume_point_has_a_fingerprint() {
                 change(&mut other, last, |event| event[byte] ^= 1);
                 assert_eq!(finding(resume, &other), Finding::OtherEvents, "{name}: {resume}, byte {byte}");
             }
-            // Nothing is there, or only a part.
+            // The last event is missing or cut off.
             assert_eq!(finding(resume, &original[..offset - 4]), Finding::OtherEvents, "{name}: {resume}");
         }
     }
@@ -283,7 +284,7 @@ fn layouts_that_are_not_read_are_refused() {
         let mut other = original.clone();
         change(&mut other, format, |event| event[byte] = value);
         let error = read(at(4), &sent(&other, 4)).expect_err("refused");
-        assert!(error.contains("can't be decoded yet"), "{error}");
+        assert!(error.contains("not supported yet"), "{error}");
     }
 }
 
@@ -292,7 +293,7 @@ fn what_is_past_stays_past_until_it_is_reached() {
     let file = file("mysql-9.7.binlog");
     let all = read(at(4), &sent(&file, 4)).expect("rows");
     for (place, rows) in all.resumes.iter().filter(|(place, _)| place.position.offset > 4) {
-        // As beyond 4 GiB: the reading begins at the head of the file, and passes over all that is before the place.
+        // As past 4 GiB, the reading begins at the head of the file, and skips all rows before the resume point.
         let partial = PartialTransaction {
             file: FILE.to_owned(),
             progress: EventOffset { event: place.position.offset, rows: 0 },

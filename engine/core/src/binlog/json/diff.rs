@@ -1,5 +1,5 @@
-//! Partial updates of JSON columns (`binlog_row_value_options=PARTIAL_JSON`): instead of the new
-//! document the binlog has what changed in the old one.
+//! Partial updates of JSON columns (`binlog_row_value_options=PARTIAL_JSON`): instead of the new document the binlog
+//! has the changes of the old one.
 //! <https://dev.mysql.com/doc/dev/mysql-server/latest/json__diff_8h.html>
 
 use std::borrow::Cow;
@@ -49,13 +49,13 @@ impl<'a> Diff<'a> {
     }
 }
 
-/// Appends the document that `diffs` make of `document`, as text.
+/// Applies `diffs` to `document`, and appends the result as text.
 pub(in super::super) fn apply(document: &[u8], diffs: &[u8], out: &mut Vec<u8>) -> Result<(), DecodeErrorKind> {
     let mut bytes = Bytes(diffs);
     if bytes.is_empty() {
         return super::decode(document, out);
     }
-    // What is read are parts of the document and of the changes, none of them twice.
+    // Parts of the document and of the changes are read, and no byte of them twice.
     let mut budget = Budget(document.len() + diffs.len());
     let mut root = Node::of(document);
     while !bytes.is_empty() {
@@ -89,13 +89,13 @@ pub(in super::super) fn describe(diffs: &[u8], out: &mut Vec<u8>) -> Result<(), 
     Ok(())
 }
 
-/// A document, taken apart along the paths of changes; the rest of it is still in the binary format.
+/// A document that is unpacked along the paths of changes, and still in the binary format elsewhere.
 #[derive(Debug)]
 enum Node<'a> {
-    /// A value's type and where its bytes begin.
+    /// A value's type, and the bytes from the value on.
     Packed(u8, &'a [u8]),
     Array(Vec<Node<'a>>),
-    /// Ordered as the server orders keys: the shorter first, then by bytes.
+    /// In the server's order of keys: shorter keys first, then by bytes.
     Object(Vec<(Cow<'a, str>, Node<'a>)>),
 }
 
@@ -108,7 +108,7 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// Takes a container apart, its members not.
+    /// Unpacks a container, but not its members.
     fn unpack(&mut self, budget: &mut Budget) -> Result<(), DecodeErrorKind> {
         let Self::Packed(kind, body) = *self else { return Ok(()) };
         let (object, width) = match kind {
@@ -163,7 +163,7 @@ impl<'a> Node<'a> {
         Ok(())
     }
 
-    /// The member that a path's leg names. The first and last cell of what isn't an array is itself.
+    /// Returns the member that a path's leg names. A value that isn't an array is its own first and last cell.
     fn member(&mut self, leg: &Leg, budget: &mut Budget) -> Result<&mut Self, DecodeErrorKind> {
         self.unpack(budget)?;
         let member = match (self, leg) {
@@ -178,15 +178,15 @@ impl<'a> Node<'a> {
     }
 }
 
-/// Where a key is, or where it would be.
+/// Returns the index of a key, or as an error the index at which it would be inserted.
 fn position(members: &[(Cow<'_, str>, Node<'_>)], key: &str) -> Result<usize, usize> {
     members.binary_search_by(|(known, _)| (known.len(), known.as_bytes()).cmp(&(key.len(), key.as_bytes())))
 }
 
-/// Makes a change.
+/// Applies a change.
 ///
 /// # Errors
-/// If the document doesn't have what the change is about.
+/// If the change doesn't fit the document.
 fn change<'a>(root: &mut Node<'a>, diff: Diff<'a>, budget: &mut Budget) -> Result<(), DecodeErrorKind> {
     let Diff { operation, path, value } = diff;
     let mut legs = legs(path).ok_or(MALFORMED_DIFF)?;
@@ -231,7 +231,7 @@ enum Leg {
     Cell(Cell),
 }
 
-/// An array's cell, counted from its first or from its last.
+/// A cell of an array, counted from the first or from the last one.
 #[derive(Debug, PartialEq)]
 struct Cell {
     index: usize,
@@ -239,7 +239,7 @@ struct Cell {
 }
 
 impl Cell {
-    /// Where the cell is in an array of so many, or where it would be inserted.
+    /// Returns the cell's index in an array of `len` cells, or as an error the index at which it would be inserted.
     fn position(&self, len: usize) -> Result<usize, usize> {
         match (self.from_end, self.index < len) {
             (false, true) => Ok(self.index),
@@ -250,14 +250,14 @@ impl Cell {
     }
 }
 
-/// A path's legs: `$.key."other key"[3][last-1]`. `None` if it isn't a path of one value: the server refuses wildcards and
-/// ranges (`.*`, `[*]`, `**`, `[1 to 3]`) where it writes.
+/// Returns a path's legs: `$.key."other key"[3][last-1]`; `None` if it isn't the path of one value. The server rejects
+/// wildcards and ranges (`.*`, `[*]`, `**`, `[1 to 3]`) in the paths of changes.
 /// <https://github.com/mysql/mysql-server/blob/trunk/sql-common/json_path.cc> (`parse_path`)
 fn legs(path: &str) -> Option<Vec<Leg>> {
     let mut rest = skip_space(skip_space(path).strip_prefix('$')?);
     let mut legs = Vec::new();
     while !rest.is_empty() {
-        // No document is deeper. Without this bound changes could make one that is, level by level.
+        // No document is deeper. Without this bound changes could nest one deeper, level by level.
         if legs.len() == DEPTH_MAX {
             return None;
         }
@@ -271,7 +271,7 @@ fn legs(path: &str) -> Option<Vec<Leg>> {
     Some(legs)
 }
 
-/// What the server passes over between the parts of a path.
+/// Whether the server ignores a character between the parts of a path.
 fn is_space(character: char) -> bool {
     matches!(character, ' ' | '\t'..='\r')
 }
@@ -280,7 +280,7 @@ fn skip_space(text: &str) -> &str {
     text.trim_start_matches(is_space)
 }
 
-/// A cell's leg after its bracket (`3]`, `last]`, `last - 2]`), and what follows.
+/// Parses a cell's leg after its bracket (`3]`, `last]`, `last - 2]`), and returns the rest as well.
 fn cell_leg(text: &str) -> Option<(Leg, &str)> {
     let text = skip_space(text);
     let (cell, after) = match text.strip_prefix("last").map(skip_space) {
@@ -299,14 +299,14 @@ fn cell_leg(text: &str) -> Option<(Leg, &str)> {
     Some((Leg::Cell(cell), skip_space(after).strip_prefix(']')?))
 }
 
-/// A number of 32 bits, and what follows.
+/// Parses a number of 32 bits, and returns the rest as well.
 fn number(text: &str) -> Option<(usize, &str)> {
     let end = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
     let (digits, after) = text.split_at(end);
     Some((digits.parse::<u32>().ok()? as usize, after))
 }
 
-/// A member's leg after its dot (`key`, `"other key"`), and what follows.
+/// Parses a member's leg after its dot (`key`, `"other key"`), and returns the rest as well.
 fn member_leg(text: &str) -> Option<(Leg, &str)> {
     let text = skip_space(text);
     let (name, after) = match text.strip_prefix('"') {
@@ -326,7 +326,7 @@ fn member_leg(text: &str) -> Option<(Leg, &str)> {
     Some((Leg::Key(unescape(name)?), after))
 }
 
-/// Where a JSON string's closing quote is.
+/// Returns the index of a JSON string's closing quote.
 fn end_of_string(text: &str) -> Option<usize> {
     let mut escaped = false;
     text.bytes().position(|byte| {
@@ -336,7 +336,7 @@ fn end_of_string(text: &str) -> Option<usize> {
     })
 }
 
-/// A JSON string's content.
+/// Returns a JSON string's content.
 fn unescape(text: &str) -> Option<String> {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -364,7 +364,7 @@ fn unescape(text: &str) -> Option<String> {
     Some(out)
 }
 
-/// The character of an escape after its `\u`, which may be two (`d83d\ude00`), and what follows.
+/// Parses an escape after its `\u`, which may be a pair (`d83d\ude00`), and returns the rest as well.
 fn unescape_utf16(text: &str) -> Option<(char, &str)> {
     let unit = |text: &str| -> Option<u16> {
         let digits = text.get(..4).filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))?;
@@ -423,7 +423,7 @@ mod tests {
         assert_eq!(of(&[diff(0, "$.a[0]", SEVEN)]), r#"{"a": 7, "b": [true, null]}"#);
         assert_eq!(of(&[diff(1, "$.b[1]", SEVEN), diff(1, "$.b[99]", SEVEN)]), r#"{"a": 1, "b": [true, 7, null, 7]}"#);
         assert_eq!(of(&[diff(2, "$.b[0]", b""), diff(2, "$.a", b"")]), r#"{"b": [null]}"#);
-        // From the end, beyond either end, and in what isn't an array.
+        // From the end, beyond either end, and in a value that isn't an array.
         assert_eq!(of(&[diff(0, "$.b[last]", SEVEN)]), r#"{"a": 1, "b": [true, 7]}"#);
         assert_eq!(of(&[diff(0, "$.b[last-1]", SEVEN)]), r#"{"a": 1, "b": [7, null]}"#);
         assert_eq!(of(&[diff(2, "$ . b [ last - 1 ] ", b"")]), r#"{"a": 1, "b": [null]}"#);
@@ -488,7 +488,7 @@ mod tests {
         }
     }
 
-    /// Changes that each go deeper than the one before would make a document as deep as the event is long.
+    /// Changes that each go deeper than the last could make a document as deep as the event is long.
     #[test]
     fn a_document_gets_no_deeper_than_the_server_allows() {
         let nested = |levels: usize| {

@@ -11,16 +11,16 @@ use super::temporal;
 
 pub(super) use diff::{apply, describe};
 
-/// The server allows 100 levels.
+/// The most levels of nesting; the server allows 100.
 const DEPTH_MAX: usize = 110;
 
 const MALFORMED: DecodeErrorKind = DecodeErrorKind::Malformed("a JSON document");
 
-/// The bytes of a document that may still be read.
+/// The number of bytes of a document that may still be read.
 ///
-/// A document holds each of its containers, keys and texts at a place of its own, also after updates in place, so that
-/// reading all of them reads no byte twice. Offsets of a malformed one may lead many members to the same container, and
-/// that one's members to a third, which would be exponential work.
+/// Each container, key and text of a document has bytes of its own, also after updates in place, so reading all of them
+/// reads no byte twice. In a malformed document the offsets of many members may lead to the same container, and those
+/// of its members to a third one, which would be exponential work.
 struct Budget(usize);
 
 impl Budget {
@@ -30,14 +30,14 @@ impl Budget {
 
     #[inline]
     fn spend(&mut self, bytes: usize) -> Result<(), DecodeErrorKind> {
-        // Not `ok_or`, here and below: it would make, and drop, an error for each value.
+        // Not `ok_or`, here and below, which would build and drop an error for each value.
         let Some(left) = self.0.checked_sub(bytes) else { return Err(MALFORMED) };
         self.0 = left;
         Ok(())
     }
 }
 
-/// Appends a document as text. No bytes at all are the document `null`.
+/// Appends a document as text; an empty one is `null`.
 pub(super) fn decode(document: &[u8], out: &mut Vec<u8>) -> Result<(), DecodeErrorKind> {
     match document.split_first() {
         None => out.extend_from_slice(b"null"),
@@ -83,7 +83,7 @@ fn value(kind: u8, body: &[u8], depth: usize, budget: &mut Budget, out: &mut Vec
     }
 }
 
-/// Containers below 64 KiB have offsets of 2 bytes, others of 4.
+/// The width of a container's offsets: 2 bytes in containers below 64 KiB, 4 bytes in others.
 #[derive(Clone, Copy, PartialEq)]
 enum Width {
     Small,
@@ -98,13 +98,13 @@ impl Width {
         }
     }
 
-    /// Whether a value of this type stands in its entry instead of an offset.
+    /// Whether an entry has a value of this type in place of its offset.
     const fn inlines(self, kind: u8) -> bool {
         matches!(kind, 0x04..=0x06) || matches!(self, Self::Large) && matches!(kind, 0x07 | 0x08)
     }
 }
 
-/// An array's or object's members, in their order.
+/// The members of an array or object that are left to read, in their order.
 struct Container<'a> {
     body: &'a [u8],
     width: Width,
@@ -113,7 +113,7 @@ struct Container<'a> {
     left: usize,
 }
 
-/// A member: its key in an object, its type and where its bytes begin.
+/// A member: its key in an object, its type, and the bytes from its value on.
 type Member<'a> = (Option<&'a str>, u8, &'a [u8]);
 
 impl<'a> Container<'a> {
@@ -122,7 +122,7 @@ impl<'a> Container<'a> {
         let mut bytes = Bytes(body);
         let count = bytes.uint(len)? as usize;
         let size = bytes.uint(len)? as usize;
-        // An offset counts from the container's own start, and nothing of it lies past its size.
+        // Offsets count from the container's start, and no part of it lies past its size.
         let Some(body) = body.get(..size) else { return Err(MALFORMED) };
         let Some(keys) = body.get(2 * len..).map(Bytes) else { return Err(MALFORMED) };
         let Some(keys_len) = count.checked_mul(if object { len + 2 } else { 0 }) else { return Err(MALFORMED) };
@@ -203,7 +203,7 @@ fn push_int(number: impl itoa::Integer, out: &mut Vec<u8>) -> Result<(), DecodeE
     Ok(())
 }
 
-/// A length of 7 bits a byte, the lowest first.
+/// Reads a length of 7 bits a byte, the lowest first.
 fn variable_len(bytes: &mut Bytes<'_>) -> Result<usize, DecodeErrorKind> {
     let mut len = 0u64;
     for shift in (0..35).step_by(7) {
@@ -216,10 +216,10 @@ fn variable_len(bytes: &mut Bytes<'_>) -> Result<usize, DecodeErrorKind> {
     Err(MALFORMED)
 }
 
-/// A value of a MySQL type that JSON has no word for.
+/// Appends a value of a MySQL type that JSON doesn't have.
 /// <https://github.com/mysql/mysql-server/blob/trunk/sql-common/json_dom.cc> (`wrapper_to_string`)
 fn opaque(mut bytes: Bytes<'_>, budget: &mut Budget, out: &mut Vec<u8>) -> Result<(), DecodeErrorKind> {
-    /// Texts of subqueries are kept as values of this type.
+    /// The type of texts from subqueries.
     const VAR_STRING: u8 = 253;
     let column_type = bytes.u8()?;
     let len = variable_len(&mut bytes)?;
@@ -265,14 +265,14 @@ fn push_base64(column_type: u8, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), D
     Ok(())
 }
 
-/// Appends a string with its quotes, escaped as the server does.
+/// Appends a string in quotes, escaped as the server does it.
 fn push_string(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
     let mut rest = text.as_bytes();
     while let Some(plain) = rest.iter().position(|&byte| byte < 0x20 || byte == b'"' || byte == b'\\') {
-        let (before, behind) = rest.split_at(plain);
+        let (before, after) = rest.split_at(plain);
         out.extend_from_slice(before);
-        match behind[0] {
+        match after[0] {
             b'"' => out.extend_from_slice(b"\\\""),
             b'\\' => out.extend_from_slice(b"\\\\"),
             0x08 => out.extend_from_slice(b"\\b"),
@@ -287,7 +287,7 @@ fn push_string(text: &str, out: &mut Vec<u8>) {
                 out.push(HEX[usize::from(control & 15)]);
             }
         }
-        rest = &behind[1..];
+        rest = &after[1..];
     }
     out.extend_from_slice(rest);
     out.push(b'"');
@@ -313,7 +313,7 @@ mod tests {
         assert_eq!(text(&[0x0f, 246, 4, 3, 1, 0x8a, 0x05]), "10.5");
     }
 
-    /// `{"a": 1, "b": [true, null]}`, laid out by hand after the format's description.
+    /// `{"a": 1, "b": [true, null]}`, encoded by hand from the format's description.
     #[test]
     fn containers() {
         let array = [2, 0, 10, 0, 4, 1, 0, 4, 0, 0];
@@ -325,7 +325,7 @@ mod tests {
         assert_eq!(text(&object), r#"{"a": 1, "b": [true, null]}"#);
     }
 
-    /// A value of a type that JSON has no word for: `len` bytes of it.
+    /// Returns a value of `len` bytes, of a type that JSON doesn't have.
     fn opaque_value(column_type: u8, len: usize) -> Vec<u8> {
         let mut value = vec![0x0f, column_type];
         let mut rest = len;
@@ -352,10 +352,10 @@ mod tests {
     #[test]
     fn texts_of_subqueries_are_texts() {
         assert_eq!(text(b"\x0f\xfd\x03a\"b"), r#""a\"b""#);
-        assert_eq!(text(b"\x0f\xfd\x01\xff"), r#""base64:type253:/w==""#, "no text of JSON");
+        assert_eq!(text(b"\x0f\xfd\x01\xff"), r#""base64:type253:/w==""#, "not valid text");
     }
 
-    /// An array of `count` members that are all the value at `at`; `rest` follows its entries.
+    /// Returns an array of `count` members that are all the value at `at`; `rest` follows the entries.
     fn array(count: u16, kind: u8, at: u16, rest: &[u8]) -> Vec<u8> {
         let mut array = count.to_le_bytes().to_vec();
         array.extend((4 + 3 * count + rest.len() as u16).to_le_bytes());
@@ -380,7 +380,7 @@ mod tests {
             nested = array(4, 0x02, 4 + 3 * 4, &nested);
         }
         assert_eq!(decoded_len(&[&[0x02], &nested[..]].concat()), Err(MALFORMED));
-        // An array in itself.
+        // An array that contains itself.
         assert_eq!(decoded_len(&[&[0x02], &array(4, 0x02, 0, b"")[..]].concat()), Err(MALFORMED));
         // 10,000 times the same text of 10,000 bytes, binary value, and key.
         for (kind, value) in [(0x0c, [0x90, 0x4e].as_slice()), (0x0f, &[252, 0x90, 0x4e])] {
@@ -393,7 +393,7 @@ mod tests {
         object.extend([4, 0, 0].repeat(1_000));
         object.extend([b'k'; 10_000]);
         assert_eq!(decoded_len(&[&[0x00], &object[..]].concat()), Err(MALFORMED));
-        // A count that its bytes can't hold.
+        // A count that doesn't fit the container's size.
         assert_eq!(decoded_len(&[0x03, 0xff, 0xff, 0xff, 0xff, 8, 0, 0, 0]), Err(MALFORMED));
     }
 

@@ -1,10 +1,10 @@
-//! Random histories of a server, and the rows as they must come of it.
+//! Random histories of a server, and the items that must arrive.
 
 use proptest::prelude::*;
 
 use super::super::writer::{Change, Value};
 
-/// What a server does, one after the other.
+/// The steps that a server does, in order.
 #[derive(Debug, Clone)]
 pub struct History {
     pub setup: Setup,
@@ -15,7 +15,7 @@ pub struct History {
 pub struct Setup {
     pub flavor: Flavor,
     pub checksums: bool,
-    /// MariaDB: whether events within transactions lack their position, and rows are packed.
+    /// MariaDB: whether events within transactions lack their position, and rows are compressed.
     pub terse: bool,
     /// Whether table maps name their columns (`binlog_row_metadata=FULL`).
     pub names_columns: bool,
@@ -37,19 +37,19 @@ pub enum Step {
     Transaction {
         parts: Vec<Part>,
         end: End,
-        /// MySQL: in a payload, packed or not.
+        /// MySQL: whether the events are in a payload, and whether that is compressed.
         payload: Option<bool>,
     },
     Xa {
         parts: Vec<Part>,
         one_phase: bool,
     },
-    /// One of the prepared transactions ends.
+    /// Ends one of the prepared transactions.
     XaEnd {
         pick: usize,
         is_commit: bool,
     },
-    /// A table gets another column, or one of its columns another name.
+    /// Adds a column to a table, or renames one.
     Alter {
         table: usize,
         rename: bool,
@@ -58,20 +58,20 @@ pub enum Step {
     CreateWithRows {
         rows: usize,
     },
-    /// A statement that changes no rows that count: a grant, or a change in a schema that isn't selected.
+    /// A statement that changes no selected rows: the creation of a user, or a change in a schema that isn't selected.
     Statement {
         other_schema: bool,
     },
-    /// An event that is passed over.
+    /// An event that readers ignore.
     Ignorable,
     Rotate,
-    /// The server ends and begins again.
+    /// The server is shut down and restarts.
     Restart,
-    /// It ends without saying so, maybe within a transaction.
+    /// The server crashes, maybe within a transaction, and restarts.
     Crash {
         parts: Option<Vec<Part>>,
     },
-    /// The file is larger than it was.
+    /// The file grows by a gap.
     Grow {
         gib: u64,
     },
@@ -82,9 +82,9 @@ pub enum Part {
     Rows {
         table: usize,
         change: Change,
-        /// Rows of each event.
+        /// The number of rows of each event.
         events: Vec<usize>,
-        /// Not all columns are in the images.
+        /// Whether the row images lack some columns.
         partial: bool,
         big: bool,
     },
@@ -146,7 +146,7 @@ pub fn history() -> impl Strategy<Value = History> {
     (setup, proptest::collection::vec(step, 1..14)).prop_map(|(setup, steps)| History { setup, steps })
 }
 
-/// A row as it must come.
+/// A row as it must arrive.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
     pub table: String,
@@ -161,7 +161,7 @@ pub struct Row {
     pub transaction: Head,
 }
 
-/// What rows share with their transaction.
+/// The fields that rows share with their transaction.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Head {
     pub file: String,
@@ -172,7 +172,7 @@ pub struct Head {
     pub thread_id: u32,
 }
 
-/// What a reader gets.
+/// An item that a reader receives.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Item {
     Row(Row),
@@ -194,7 +194,7 @@ impl Item {
         }
     }
 
-    /// The item without what another server says otherwise: where it is.
+    /// Returns the item without its positions, which differ on another server.
     pub fn elsewhere(&self) -> Self {
         match self.clone() {
             Self::Row(row) => {

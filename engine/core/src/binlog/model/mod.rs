@@ -1,6 +1,7 @@
-//! The decoder against a model: of any history of a server, each row that was committed comes exactly once, in the
-//! order of the commits, whatever the batches' bounds are, wherever the connection is lost, and at whichever resume
-//! point a later run begins.
+//! Tests the decoder against a model of a server.
+//!
+//! Of any history each committed row must arrive exactly once, in the order of the commits, whatever the bounds of
+//! batches are, wherever the connection is lost, and at whichever resume point a later run begins.
 
 mod history;
 mod reader;
@@ -19,7 +20,7 @@ use super::{DecodeError, DecodeErrorKind, EndFinder, EventKind, TransactionEnd};
 use crate::gtid::GtidSet;
 use crate::position::{BinlogPosition, EventOffset, PartialTransaction, ResumePoint};
 
-/// Where a history's reading begins, and how many of its items come before.
+/// Returns the resume point at which reading begins, and the number of items before it.
 fn beginning(written: &Written, reading: Reading) -> (ResumePoint, usize) {
     let starts: Vec<&Boundary> = written.boundaries.iter().filter(|boundary| boundary.is_start()).collect();
     let Boundary { position, committed, executed, .. } = starts[reading.begin % starts.len()];
@@ -35,7 +36,7 @@ fn check(history: &History, reading: Reading) -> Result<(), TestCaseError> {
     if read_on(&mut whole, &dump)? == Outcome::Whole {
         let end = whole.decoder.resume_before();
         let is_held_back = written.boundaries.last().is_some_and(|last| last.has_prepared) || whole.is_far(end);
-        prop_assert!(is_held_back || end.partial.is_none(), "everything is done with, and yet it is {}", end);
+        prop_assert!(is_held_back || end.partial.is_none(), "the resume point after all transactions is {}", end);
         reconnects(&written, reading, whole.calls)?;
         restarts(&written, reading, &whole)?;
         relocations(history, &written, reading, &whole)?;
@@ -50,7 +51,7 @@ fn check(history: &History, reading: Reading) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// Reads on, and looks whether what comes is what was committed.
+/// Continues reading, and compares the items that arrived with the committed ones.
 fn read_on(reader: &mut Reader<'_>, dump: &[EventBytes]) -> Result<Outcome, TestCaseError> {
     let stop = reader.read(dump);
     let (written, items) = (reader.written, &reader.items[..]);
@@ -61,7 +62,7 @@ fn read_on(reader: &mut Reader<'_>, dump: &[EventBytes]) -> Result<Outcome, Test
             Ok(Outcome::Whole)
         }
         Err(Stop::ConnectionLost) => {
-            // Rows may have come of a transaction that is rolled back later.
+            // Rows of a transaction that is rolled back later may have arrived.
             let newest = items.last().and_then(Item::row).map(|Row { transaction, .. }| transaction);
             let begin = newest.map(|Head { file, position, .. }| BinlogPosition::new(file.clone(), *position));
             let void = begin.and_then(|begin| written.voids.get(&begin));
@@ -81,7 +82,7 @@ fn read_on(reader: &mut Reader<'_>, dump: &[EventBytes]) -> Result<Outcome, Test
     }
 }
 
-/// A stop that is deserved: rows were void behind more than can be held back.
+/// Checks that an error is expected: rows became void after more of them than can be held back.
 fn check_stop(written: &Written, items: &[Item], first: usize, error: &DecodeError) -> Result<(), TestCaseError> {
     match &error.fault {
         DecodeErrorKind::RolledBack { since, .. } => {
@@ -92,9 +93,9 @@ fn check_stop(written: &Written, items: &[Item], first: usize, error: &DecodeErr
             let expected = &written.committed[first..*committed];
             let (before, within) = items.split_at(expected.len().min(items.len()));
             prop_assert_eq!(before, expected);
-            let handed_on: Vec<Item> = rows.iter().take(within.len()).cloned().map(Item::Row).collect();
-            prop_assert_eq!(within, &handed_on[..]);
-            prop_assert!(!within.is_empty(), "nothing of it was handed on: {}", error);
+            let emitted_items: Vec<Item> = rows.iter().take(within.len()).cloned().map(Item::Row).collect();
+            prop_assert_eq!(within, &emitted_items[..]);
+            prop_assert!(!within.is_empty(), "no row of the transaction was emitted: {}", error);
         }
         DecodeErrorKind::Unsupported { .. } if written.has_big_rows => {
             prop_assert_eq!(items, &written.committed[first..][..items.len()]);
@@ -108,7 +109,7 @@ fn because(fault: &TestCaseError, what: String) -> TestCaseError {
     TestCaseError::fail(format!("{what}: {fault}"))
 }
 
-/// The connection is lost after each call in turn, and once more a little later.
+/// Loses the connection after each call in turn, and once more a little later.
 fn reconnects(written: &Written, reading: Reading, calls: usize) -> Result<(), TestCaseError> {
     let (start, first) = beginning(written, reading);
     for lost_after in 0..calls {
@@ -117,13 +118,13 @@ fn reconnects(written: &Written, reading: Reading, calls: usize) -> Result<(), T
         for calls_left in [Some(lost_after), Some(lost_after * 5 % 17), None] {
             reader.calls_left = calls_left;
             let outcome = read_on(&mut reader, &written.writer.dump(&resume.position))
-                .map_err(|fault| because(&fault, format!("lost after call {lost_after}, read on at {resume}")))?;
+                .map_err(|fault| because(&fault, format!("lost after call {lost_after}, resumed at {resume}")))?;
             if outcome == Outcome::VoidCame {
                 resume = reader.decoder.rewind();
                 reader.calls_left = None;
                 let stop = reader.read(&written.writer.dump(&resume.position));
                 let is_told = matches!(stop, Err(Stop::Error(error)) if matches!(error.fault, DecodeErrorKind::RolledBack { .. }));
-                prop_assert!(is_told, "rows came that never happened, and nobody is told: read on at {}", resume);
+                prop_assert!(is_told, "void rows arrived, and no error is reported: resumed at {}", resume);
             }
             if outcome != Outcome::ConnectionLost {
                 break;
@@ -134,10 +135,10 @@ fn reconnects(written: &Written, reading: Reading, calls: usize) -> Result<(), T
     Ok(())
 }
 
-/// Another run begins at each resume point that there was.
+/// Begins another run at the resume point of each batch.
 fn restarts(written: &Written, reading: Reading, whole: &Reader<'_>) -> Result<(), TestCaseError> {
     for (index, handed) in whole.batches.iter().enumerate() {
-        // Bounds, pauses and columns may be other ones then.
+        // The other run may have other bounds, pauses and projections.
         let other = Reading {
             rows_max: if index % 2 == 0 { reading.rows_max } else { 1 + (index as u32 * 7) % 20 },
             pauses: reading.pauses.rotate_left(index as u32),
@@ -151,12 +152,13 @@ fn restarts(written: &Written, reading: Reading, whole: &Reader<'_>) -> Result<(
     Ok(())
 }
 
-/// Changes that are logged as statements are skipped: a record of each comes, and all rows as if there were none. After a restart at any batch's resume point nothing is missing of either.
+/// Skips changes that are logged as statements: a record of each arrives, and all rows arrive as without them. After a
+/// restart at any batch's resume point no record and no row is missing.
 fn skips(written: &Written, reading: Reading) -> Result<(), TestCaseError> {
     let reading = Reading { skips: true, ..reading };
     let (start, first) = beginning(written, reading);
     let mut whole = Reader::new(written, start.clone(), first, reading);
-    // Other batches have another bound on what is held back.
+    // Batches that end elsewhere change how much can be held back, so this run may stop earlier.
     if read_on(&mut whole, &written.writer.dump(&start.position))? != Outcome::Whole {
         return Ok(());
     }
@@ -172,36 +174,36 @@ fn skips(written: &Written, reading: Reading) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// The end of each transaction is found, from where it begins and from the head of its file on.
+/// Finds the end of each transaction, reading from its beginning and from the head of its file.
 fn ends(written: &Written) -> Result<(), TestCaseError> {
     let mut last = None;
     for (item, xa) in written.committed.iter().zip(&written.xa_first) {
         let Item::Row(Row { transaction, .. }) = item else { continue };
-        // One that is prepared ends far off.
+        // A prepared transaction ends elsewhere.
         if xa.is_some() || last.replace(transaction) == Some(transaction) {
             continue;
         }
         let begin = BinlogPosition::new(transaction.file.clone(), transaction.position);
         let is_after =
             |boundary: &&Boundary| boundary.position.file == begin.file && boundary.position.offset > begin.offset;
-        // In the next file, if the server ends the file then.
+        // If the server ends the file after the transaction, the next boundary is in the next file.
         let Some(end) = written.boundaries.iter().find(is_after) else { continue };
         for offset in [begin.offset, BinlogPosition::FIRST_EVENT] {
             if u32::try_from(offset).is_err() {
-                continue; // no server can be asked for it
+                continue; // no server accepts this position
             }
             let mut finder = EndFinder::new(begin.clone(), offset);
             let dump = written.writer.dump(&BinlogPosition { offset, ..begin.clone() });
             let found = dump.iter().find_map(|event| finder.event(event));
             let gtid = (!transaction.gtid.is_empty()).then(|| transaction.gtid.clone());
             let expected = TransactionEnd { position: end.position.clone(), gtid };
-            prop_assert_eq!(found, Some(expected), "of {}, read from {} on", begin, offset);
+            prop_assert_eq!(found, Some(expected), "the end of {}, read from {}", begin, offset);
         }
     }
     Ok(())
 }
 
-/// The server is replaced by a replica of it, from each resume point that has GTIDs.
+/// Replaces the server by a replica, at each resume point that has GTIDs.
 fn relocations(
     history: &History,
     written: &Written,
@@ -227,7 +229,7 @@ fn relocations(
         reader
             .decoder
             .relocate(ResumePoint { gtids: Some(Arc::clone(&gtids)), ..ResumePoint::at("replica", position) });
-        // Asked by a position, a server sends what is in the set as well; MariaDB is always asked so.
+        // For a request by position, a server also sends the transactions in the set. MariaDB is always asked by position.
         let dump = match index % 2 {
             0 => dump_by_gtids(&replica, &gtids),
             _ => replica.writer.dump(&replica.boundaries[0].position),
@@ -245,7 +247,7 @@ fn relocations(
         let expected: Vec<Item> = replica.committed.iter().filter(is_new).map(Item::elsewhere).collect();
         let found: Vec<Item> = reader.items.iter().map(Item::elsewhere).collect();
         prop_assert_eq!(found, expected, "after {}", gtids);
-        // And from there on a later run.
+        // A later run continues from one of the replica's resume points.
         if !reader.batches.is_empty() {
             let handed = reader.batches[reading.pauses as usize % reader.batches.len()].clone();
             again_on_replica(&replica, reading, &reader.items, &handed)?;
@@ -254,7 +256,7 @@ fn relocations(
     Ok(())
 }
 
-/// What a server sends of the transactions that aren't in a set.
+/// Returns what a server sends for a request of the transactions that aren't in a set.
 fn dump_by_gtids(written: &Written, gtids: &GtidSet) -> Vec<EventBytes> {
     match gtids {
         GtidSet::MySql(_) => written.writer.dump_by_gtids(gtids),
@@ -262,8 +264,13 @@ fn dump_by_gtids(written: &Written, gtids: &GtidSet) -> Vec<EventBytes> {
     }
 }
 
-/// Another run begins at a resume point that is of the replica: by GTIDs alone, as long as those say more than a position.
-fn again_on_replica(replica: &Written, reading: Reading, items: &[Item], handed: &Handed) -> Result<(), TestCaseError> {
+/// Begins another run at a resume point of the replica: by GTIDs alone, as long as the resume point has no position.
+fn again_on_replica(
+    replica: &Written,
+    reading: Reading,
+    items: &[Item],
+    handed: &EmittedBatch,
+) -> Result<(), TestCaseError> {
     let ResumePoint { position, gtids, .. } = &handed.resume;
     let dump = match gtids {
         Some(gtids) if position.file.is_empty() => dump_by_gtids(replica, gtids),
@@ -288,14 +295,15 @@ fn again_on_replica(replica: &Written, reading: Reading, items: &[Item], handed:
             index.is_some_and(|index| replica.xa_first[index].is_some())
         }
     });
-    prop_assert!(first == handed.next || may_repeat, "{} items come again", handed.next - first);
+    prop_assert!(first == handed.next || may_repeat, "{} items arrive again", handed.next - first);
     Ok(())
 }
 
-/// Each event in turn can't be decoded: all that was committed before it comes, and the resume point is directly before it.
+/// Makes each event in turn undecodable: all items that were committed before it arrive, and the resume point is
+/// directly before it.
 fn faults(written: &Written, reading: Reading, (start, first): &(ResumePoint, usize)) -> Result<(), TestCaseError> {
     let dump = written.writer.dump(&start.position);
-    // The first is the rotation that no file has.
+    // The first event is the artificial rotation.
     for bad in 1..dump.len() {
         let mut reader = Reader::new(written, start.clone(), *first, reading);
         let mut events = dump[..bad].to_vec();
@@ -306,8 +314,8 @@ fn faults(written: &Written, reading: Reading, (start, first): &(ResumePoint, us
                 *event.last_mut().expect("a checksum") ^= 0xff;
                 events.push(event.into());
             }
-            // Before the format description nobody knows whether there are checksums.
-            // One that an earlier run was done with is passed over.
+            // Before the format description it is unknown whether events have checksums. A statement that an earlier
+            // run processed is skipped.
             1 if start.partial.is_some() => continue,
             1 if bad > 1 => events.push(written.writer.loose(&statement)),
             _ if bad > 1 => {
@@ -334,9 +342,9 @@ fn fault(
 ) -> Result<(), TestCaseError> {
     let (first, next) = (reader.first, reader.first + reader.items.len());
     let committed = written.boundary_before(&error.position).committed.max(first);
-    prop_assert!(next >= committed, "{} items were committed before, {} came", committed - first, next - first);
+    prop_assert!(next >= committed, "{} items committed before the event, {} arrived", committed - first, next - first);
     let resume = reader.batches.last().map_or(start, |handed| &handed.resume).clone();
-    // What came of the transaction that is open. It may be rolled back later.
+    // The number of rows of the open transaction that arrived. The transaction may be rolled back later.
     let rows_of_open = next - committed;
     let begin = BinlogPosition::new(error.position.file.clone(), error.transaction.unwrap_or(0));
     if let Some(void) = written.voids.get(&begin).filter(|_| rows_of_open > 0) {
@@ -358,22 +366,22 @@ fn fault(
         let expected = PartialTransaction { file: error.position.file.clone(), progress };
         prop_assert_eq!(resume.partial.as_ref(), Some(&expected), "the resume point isn't directly before the event");
     }
-    prop_assert_eq!(reader.decoder.next(&[]).err().map(|again| *again), Some(error.clone()), "the error stays");
-    // What comes after it was mended.
+    prop_assert_eq!(reader.decoder.next(&[]).err().map(|again| *again), Some(error.clone()), "the error is repeated");
+    // The items that arrive after the event is fixed.
     let handed = reader.batches.last();
     let next = handed.map_or(first, |handed| next_item(written, handed));
-    let mut mended = Reader::new(written, resume.clone(), next, reading);
-    read_on(&mut mended, &written.writer.dump(&resume.position))?;
+    let mut retried = Reader::new(written, resume.clone(), next, reading);
+    read_on(&mut retried, &written.writer.dump(&resume.position))?;
     Ok(())
 }
 
-/// Whether a set has a transaction.
+/// Whether a set contains a transaction.
 fn is_in(set: &GtidSet, gtid: &str) -> bool {
     let one: GtidSet = gtid.parse().expect("a GTID");
     !one.is_empty() && one.is_subset_of(set)
 }
 
-/// So many that it takes seconds; `PROPTEST_CASES` says otherwise.
+/// Returns a configuration with cases for a few seconds, or as many as `PROPTEST_CASES` says.
 fn config() -> ProptestConfig {
     let default = ProptestConfig::default();
     let cases = if std::env::var_os("PROPTEST_CASES").is_some() { default.cases } else { 400 };
@@ -389,8 +397,8 @@ proptest! {
     }
 }
 
-/// Rows are emitted, a savepoint is made, and all is rolled back: the connection may be lost between the last batch and the
-/// error.
+/// Rows are emitted, a savepoint is set, and the transaction is rolled back: the connection may be lost between the
+/// last batch and the error.
 #[test]
 fn a_transaction_with_a_savepoint_is_rolled_back_too_late() {
     let rows = || {
@@ -409,14 +417,14 @@ fn a_transaction_with_a_savepoint_is_rolled_back_too_late() {
         for rows_max in 1..8 {
             let (bytes_max, needs, knows_gtids, begin, skips) = (u32::MAX, None, true, 0, false);
             let reading = Reading { rows_max, bytes_max, pauses: 0, needs, knows_gtids, begin, skips };
-            check(&history, reading).expect("it is as it must be");
+            check(&history, reading).expect("the model's items");
             let written = history.write(false);
-            reconnects(&written, reading, 60).expect("it is as it must be");
+            reconnects(&written, reading, 60).expect("the model's items");
         }
     }
 }
 
-/// The same of a compressed transaction, in which the rollback lies within the event that has the rows.
+/// The same for a compressed transaction, whose rollback is within the event that has the rows.
 #[test]
 fn a_compressed_transaction_is_rolled_back_too_late() {
     let rows = |events| Part::Rows { table: 0, change: Change::Write, events, partial: false, big: false };
@@ -431,12 +439,12 @@ fn a_compressed_transaction_is_rolled_back_too_late() {
     for rows_max in 1..9 {
         let (bytes_max, needs, knows_gtids, begin, skips) = (u32::MAX, None, false, 0, false);
         let reading = Reading { rows_max, bytes_max, pauses: 0, needs, knows_gtids, begin, skips };
-        check(&history, reading).expect("it is as it must be");
-        reconnects(&history.write(false), reading, 60).expect("it is as it must be");
+        check(&history, reading).expect("the model's items");
+        reconnects(&history.write(false), reading, 60).expect("the model's items");
     }
 }
 
-/// The servers' own tools read what the writer writes, and see as many rows.
+/// The servers' own tools can read the writer's files, and find the same number of rows.
 #[test]
 #[ignore = "needs the servers' tools: their paths in MYSQLBINLOG and MARIADB_BINLOG"]
 fn the_servers_tools_read_the_same() {
@@ -449,7 +457,7 @@ fn the_servers_tools_read_the_same() {
     let (mut rows, mut files) = (0, 0);
     while files < 120 {
         let mut history = history().new_tree(&mut runner).expect("a history").current();
-        // A file with a gap is none, and the tools refuse what a crash cut off.
+        // No real file has a gap, and the tools reject a transaction that a crash cut off.
         history.steps.retain(|step| !matches!(step, Step::Grow { .. } | Step::Crash { .. } | Step::Ignorable));
         let written = history.write(false);
         let tool = if history.setup.flavor == Flavor::MariaDb { "MARIADB_BINLOG" } else { "MYSQLBINLOG" };

@@ -1,4 +1,4 @@
-//! Reads a history as the engine does, and compares what comes with the model.
+//! Reads a history as the engine does, and collects the items and batches that arrive.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,20 +17,20 @@ use super::server::is_selected;
 use super::written::{Boundary, Written};
 use crate::position::{BinlogPosition, PartialTransaction, ResumePoint, file_number};
 
-/// How a history is read.
+/// The way in which a history is read.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reading {
     pub rows_max: u32,
     pub bytes_max: u32,
-    /// After which events there is a pause: their numbers' bits, of 64.
+    /// The events after which there is a pause, as bits of their number modulo 64.
     pub pauses: u64,
-    /// Which columns are projection at once. `None`: all.
+    /// The seed of the projections. `None`: no column is deferred.
     pub needs: Option<u64>,
-    /// Whether the GTIDs before the beginning are known.
+    /// Whether the GTID set at the beginning is known.
     pub knows_gtids: bool,
-    /// Where it begins, among the places where it may.
+    /// The boundary at which reading begins, among those at which it may begin.
     pub begin: usize,
-    /// Changes are logged as statements among the rows, and passed over.
+    /// Whether changes are logged as statements among the rows, and skipped.
     pub skips: bool,
 }
 
@@ -51,7 +51,7 @@ pub(super) fn reading() -> impl Strategy<Value = Reading> {
     )
 }
 
-/// Of each table some columns, by the seed. Changes its mind now and then.
+/// A projection of some columns of each table, by the seed, which changes now and then.
 pub(super) struct Columns {
     pub seed: Option<u64>,
     pub asked: std::cell::Cell<u64>,
@@ -68,7 +68,7 @@ impl TableSelector for Columns {
 
     fn projection(&self, table: &Table) -> Option<TableProjection> {
         let Some(seed) = self.seed else { return Some(TableProjection::default()) };
-        // Now and then it isn't known yet.
+        // Now and then the projection isn't known yet.
         if self.asked.get().is_multiple_of(5) {
             return None;
         }
@@ -89,20 +89,20 @@ impl TableSelector for Columns {
     }
 }
 
-/// A run of the engine: what it got so far.
+/// A run of the engine, with what has arrived so far.
 pub(super) struct Reader<'a> {
     pub written: &'a Written,
     pub reading: Reading,
     pub decoder: Decoder,
     pub tables: HashMap<TableId, Arc<Table>>,
-    /// The index, among what was committed, of the first item of this connection.
+    /// The index of this connection's first item among the committed ones.
     pub first: usize,
-    /// What came on this connection.
+    /// The items that arrived on this connection.
     pub items: Vec<Item>,
-    pub batches: Vec<Handed>,
-    /// The statements that were passed over.
+    pub batches: Vec<EmittedBatch>,
+    /// The statements that were skipped.
     pub skipped: Vec<String>,
-    /// All of them that there were.
+    /// All statements that were logged among the rows.
     pub statements: Vec<String>,
     pub events: u64,
     /// Calls of [`Decoder::next`] until the connection is lost.
@@ -110,13 +110,13 @@ pub(super) struct Reader<'a> {
     pub calls: usize,
 }
 
-/// A batch that was handed on.
+/// A batch that was emitted.
 #[derive(Debug, Clone)]
-pub(super) struct Handed {
-    /// The index, among what was committed, of the item after it.
+pub(super) struct EmittedBatch {
+    /// The index of the item after the batch among the committed ones.
     pub next: usize,
     pub rows: usize,
-    /// How many statements were passed over so far.
+    /// The number of statements that were skipped so far.
     pub skipped: usize,
     pub resume: ResumePoint,
 }
@@ -131,9 +131,9 @@ pub(super) enum Stop {
 pub(super) enum Outcome {
     Whole,
     ConnectionLost,
-    /// The connection was lost after rows of a transaction came that never happened.
+    /// The connection was lost after rows of a transaction arrived that is rolled back later.
     VoidCame,
-    /// By an error that the history deserves.
+    /// Reading stopped with an error that is expected for the history.
     Stopped,
 }
 
@@ -158,11 +158,11 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Forgets what wasn't handed on, and gives from where to read on.
+    /// Drops what wasn't emitted, and returns the resume point.
     pub fn reconnect(&mut self) -> ResumePoint {
         let resume = self.decoder.rewind();
         if let Some(handed) = self.batches.last() {
-            assert_eq!(resume, handed.resume, "what was handed on counts");
+            assert_eq!(resume, handed.resume, "the resume point is the last batch's");
             self.first = next_item(self.written, handed);
         }
         self.items.clear();
@@ -170,11 +170,11 @@ impl<'a> Reader<'a> {
     }
 
     pub fn read(&mut self, events: &[EventBytes]) -> Result<(), Stop> {
-        // The open transaction, and how many statements it had.
+        // The beginning of the open transaction, and the number of its statements.
         let mut transaction = (BinlogPosition::new("", 0), 0);
         for event in events {
             let kind = EventHeader::parse(event).expect("a header").kind;
-            // Here a transaction is open, for certain.
+            // Before these events a transaction is always open.
             if self.reading.skips && matches!(kind, EventKind::TABLE_MAP | EventKind::XID) {
                 let begin = self.decoder.transaction_begin();
                 let nth = if transaction.0 == begin { transaction.1 + 1 } else { 1 };
@@ -212,7 +212,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// No event is waiting.
+    /// Flushes the decoder, as when no event is waiting.
     pub fn pause(&mut self) {
         while let Some(batch) = self.decoder.flush() {
             self.take(batch);
@@ -285,24 +285,24 @@ impl<'a> Reader<'a> {
         self.check_resume(&batch.resume);
         let next = self.first + self.items.len();
         let skipped = self.skipped.len();
-        self.batches.push(Handed { next, rows: batch.rows, skipped, resume: batch.resume });
+        self.batches.push(EmittedBatch { next, rows: batch.rows, skipped, resume: batch.resume });
     }
 
-    /// A dump can be asked for the place, and the set of GTIDs is that of the place.
+    /// Checks that a dump can begin at a resume point, and that the resume point's GTID set is that of its position.
     pub fn check_resume(&self, resume: &ResumePoint) {
-        assert!(u32::try_from(resume.position.offset).is_ok(), "no server can be asked for {resume}");
+        assert!(u32::try_from(resume.position.offset).is_ok(), "no server accepts {resume}");
         if resume.position.file.is_empty() {
-            return; // GTIDs alone say where it is
+            return; // the resume point has GTIDs only
         }
         let Some(gtids) = &resume.gtids else { return };
         let Boundary { executed, .. } = self.written.boundary_before(&resume.position);
-        // A replica may be read from before what is done with at first, and past 4 GiB the position stays.
+        // On a replica the position may at first be before the end of the set, and past 4 GiB the position stays.
         let is_further = &*resume.server == "replica" || self.written.has_large_file();
         let is_right = if is_further { executed.is_subset_of(gtids) } else { **gtids == *executed };
         assert!(is_right, "{resume} has the GTIDs {gtids} instead of {executed}");
     }
 
-    /// Whether a place is past 4 GiB of its file.
+    /// Whether a resume point is past 4 GiB of its file.
     pub fn is_far(&self, resume: &ResumePoint) -> bool {
         let is_far = |partial: &PartialTransaction| u32::try_from(partial.progress.event).is_err();
         resume.partial.as_ref().is_some_and(is_far)
@@ -322,12 +322,12 @@ pub(super) fn values(table: &Table, image: Image<'_>) -> Vec<Value> {
     image.cells().zip(table.columns.iter().map(|column| column.kind)).map(value).collect()
 }
 
-/// The index of the first item that comes after a restart at a batch's resume point; what was handed on before it doesn't
-/// come again.
+/// Returns the index of the first item that arrives after a restart at a batch's resume point; items before it don't
+/// arrive again.
 ///
-/// Two kinds of items may come again: a schema change, until its transaction's end or a row of it is known; and an XA
-/// transaction that wasn't handed on to its end, as its rows lie where it was prepared.
-pub(super) fn next_item(written: &Written, handed: &Handed) -> usize {
+/// Two kinds of items may arrive again: a schema change, until its transaction's end or a row of it is known; and an XA
+/// transaction that wasn't emitted to its end, as its rows have the positions at which it was prepared.
+pub(super) fn next_item(written: &Written, handed: &EmittedBatch) -> usize {
     let next = handed.next;
     let newest = next.checked_sub(1).and_then(|index| written.committed.get(index));
     if let (Some(Item::SchemaChange { file, event_position, .. }), true) = (newest, handed.rows == 0) {

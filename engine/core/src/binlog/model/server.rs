@@ -1,4 +1,4 @@
-//! The server: the binlog that it writes of a history, and what it commits.
+//! The model of a server: writes the binlog of a history, and records the committed items.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,13 +12,13 @@ use super::written::{Boundary, Void, Written};
 use crate::gtid::{Gtid, Source};
 use crate::position::BinlogPosition;
 
-struct Scribe {
+struct ModelServer {
     setup: Setup,
     out: Written,
     tables: Vec<TableDefinition>,
     prepared: Vec<(XaId, Vec<Row>)>,
     transactions: u64,
-    /// The last GTID's number of each source or domain.
+    /// The number of the last GTID of each source or domain.
     numbers: HashMap<u32, u64>,
     restarts: u64,
     value: i32,
@@ -27,7 +27,7 @@ struct Scribe {
     gtid: Option<Gtid>,
 }
 
-/// An event of a transaction, and what it does.
+/// An event of a transaction, and its effect.
 struct Entry {
     event: Event,
     effect: Effect,
@@ -40,11 +40,11 @@ enum Effect {
     RollbackTo(String),
 }
 
-/// How a transaction begins.
+/// The beginning of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Beginning<'a> {
     Begin,
-    /// A statement that is a transaction.
+    /// A statement that is a transaction of its own.
     Standalone,
     Xa(&'a XaId),
 }
@@ -53,7 +53,7 @@ pub const SERVER_UUID: [u8; 16] = [7; 16];
 const TIME_S: u32 = 1_790_000_000;
 
 impl History {
-    /// Writes the binlog; with other file names and rotations where it is that of a replica.
+    /// Writes the binlog; a replica's has other file names and rotations.
     pub fn write(&self, is_replica: bool) -> Written {
         let server = if self.setup.flavor == Flavor::MariaDb { Server::MariaDb } else { Server::MySql };
         let prefix = if is_replica { "replica-bin" } else { "binlog" };
@@ -68,7 +68,7 @@ impl History {
             with_savepoints: HashSet::new(),
             has_big_rows: false,
         };
-        let mut scribe = Scribe {
+        let mut scribe = ModelServer {
             setup: self.setup,
             out,
             tables: tables(self.setup.names_columns),
@@ -131,18 +131,18 @@ fn tables(named: bool) -> Vec<TableDefinition> {
     ]
 }
 
-/// A table's name and those of its columns.
+/// Returns a table's name and the names of its columns.
 fn shown(table: &TableDefinition) -> String {
     let columns: Vec<&str> = table.columns.iter().map(|column| column.name.as_str()).collect();
     format!("{}.{} {columns:?}", table.schema, table.name)
 }
 
-/// Which tables are read.
+/// Whether the tables of a schema are read.
 pub fn is_selected(schema: &str) -> bool {
     schema == "shop"
 }
 
-impl Scribe {
+impl ModelServer {
     fn is_mariadb(&self) -> bool {
         self.setup.flavor == Flavor::MariaDb
     }
@@ -150,7 +150,7 @@ impl Scribe {
     fn step(&mut self, step: &Step) {
         match step {
             Step::Transaction { parts, end, payload } => self.transaction(parts, *end, *payload),
-            // MariaDB logs those as any other transaction.
+            // MariaDB logs a commit in one phase as any other transaction.
             Step::Xa { parts, one_phase: true } if self.is_mariadb() => self.transaction(parts, End::Xid, None),
             Step::Xa { parts, one_phase } => self.xa(parts, *one_phase),
             Step::XaEnd { pick, is_commit } => self.xa_end(*pick, *is_commit),
@@ -294,7 +294,7 @@ impl Scribe {
         let statement =
             Statement { changed_schemas, schema: schema.clone(), text: text.clone(), ..Statement::default() };
         let span = self.out.writer.write(&Event::Query(statement));
-        // What isn't known to be about other schemas is told.
+        // A change is reported unless it is known to concern other schemas.
         if is_selected(&schema) || self.is_mariadb() {
             self.out.committed.push(Item::SchemaChange {
                 statement: text,
@@ -318,7 +318,7 @@ impl Scribe {
         self.end();
     }
 
-    /// Begins a transaction: its GTID event, and the statement that begins it unless a payload has that.
+    /// Begins a transaction: writes its GTID event, and its first statement unless a payload has that.
     fn begin(&mut self, beginning: Beginning<'_>, with_statement: bool) -> Head {
         self.transactions += 1;
         let writer = &mut self.out.writer;
@@ -331,7 +331,7 @@ impl Scribe {
         match self.setup.flavor {
             Flavor::MySql | Flavor::MySqlTagged | Flavor::MySqlAnonymous => {
                 let tag = if self.setup.flavor == Flavor::MySqlTagged && parity { "tag" } else { "" };
-                // Without tags all numbers are of one source.
+                // Without tags all GTIDs have the same source.
                 let number = if self.setup.flavor == Flavor::MySql { self.all_numbers() + 1 } else { number };
                 let gtid = Gtid::MySql { source: Source::new(SERVER_UUID, tag), number };
                 let gtid = (self.setup.flavor != Flavor::MySqlAnonymous).then_some(gtid);
@@ -381,7 +381,7 @@ impl Scribe {
         Event::Query(Statement { thread_id: 9, ..Statement::new("BEGIN") })
     }
 
-    /// The open transaction is complete.
+    /// Completes the open transaction.
     fn end(&mut self) {
         if self.gtid.is_some() {
             let parity = u32::from(self.transactions % 2 == 1);
@@ -447,7 +447,7 @@ impl Scribe {
         entries
     }
 
-    /// A table map, and events of its rows.
+    /// Appends a table map, and events with rows of the table.
     fn rows(
         &mut self,
         table: usize,
@@ -457,7 +457,7 @@ impl Scribe {
         big: bool,
         entries: &mut Vec<Entry>,
     ) {
-        // A server that begins again gives other numbers.
+        // A restarted server assigns other table numbers.
         let number = (table as u64 + self.restarts) % 4 + 70;
         let definition = self.tables[table].clone();
         self.out.has_big_rows |= big && table == 1;
@@ -504,7 +504,7 @@ impl Scribe {
         }
     }
 
-    /// A row of values that no other has.
+    /// Returns the values of a row, which differ from those of other rows.
     fn image(&mut self, table: &TableDefinition, big: bool) -> Vec<Value> {
         let mut values = Vec::new();
         for column in &table.columns {
@@ -523,7 +523,7 @@ impl Scribe {
         values
     }
 
-    /// Writes a transaction's events. Gives its rows, and those too that were taken back.
+    /// Writes a transaction's events. Returns its remaining rows, and all its rows with those that were rolled back.
     fn lay(&mut self, entries: Vec<Entry>, payload: Option<bool>, head: &Head) -> (Vec<Row>, Vec<Row>) {
         let mut head = head.clone();
         let time_s = if payload.is_some() { TIME_S } else { self.out.writer.timestamp_s };
@@ -534,7 +534,7 @@ impl Scribe {
         });
         let (mut rows, mut written) = (Vec::<Row>::new(), Vec::new());
         let mut savepoints: Vec<(String, usize)> = Vec::new();
-        // In a payload rows are numbered from where their event begins in it.
+        // In a payload a row's index counts from the offset of its event within the payload.
         let (mut payload_offset, mut is_void) = (0, false);
         for Entry { event, effect } in entries {
             let first_index = if payload.is_some() { payload_offset } else { 0 };
@@ -562,7 +562,7 @@ impl Scribe {
                     self.out.with_savepoints.insert(BinlogPosition::new(head.file.clone(), head.position));
                 }
                 Effect::RollbackTo(name) => {
-                    let index = savepoints.iter().position(|(known, _)| *known == name).expect("a savepoint there is");
+                    let index = savepoints.iter().position(|(known, _)| *known == name).expect("an existing savepoint");
                     savepoints.truncate(index + 1);
                     rows.truncate(savepoints[index].1);
                     is_void = true;
@@ -570,7 +570,7 @@ impl Scribe {
             }
         }
         if is_void {
-            // What follows a savepoint is held back.
+            // Rows after a savepoint are held back.
             self.void(&head, written.clone(), true);
         }
         (rows, written)

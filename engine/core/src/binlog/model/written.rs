@@ -12,72 +12,72 @@ use crate::position::{BinlogPosition, file_number};
 #[derive(Debug)]
 pub struct Written {
     pub writer: BinlogWriter,
-    /// All that was committed, in the order of the commits.
+    /// The committed items, in the order of the commits.
     pub committed: Vec<Item>,
-    /// Of an item of an XA transaction, the index of that transaction's first.
+    /// For each item of an XA transaction, the index of the transaction's first item.
     pub xa_first: Vec<Option<usize>>,
-    /// Transactions of which something never happened, by where they begin.
+    /// Transactions with void rows, by their beginning.
     pub voids: HashMap<BinlogPosition, Void>,
-    /// What the tables are, from a position on.
+    /// The definitions of all tables, each from a position on.
     pub definitions: Vec<(BinlogPosition, Vec<TableDefinition>)>,
-    /// The places between two transactions.
+    /// The positions between two transactions.
     pub boundaries: Vec<Boundary>,
-    /// Transactions with savepoints, by where they begin.
+    /// Transactions with savepoints, by their beginning.
     pub with_savepoints: HashSet<BinlogPosition>,
     /// Whether some rows are so large that not all of them can be held back.
     pub has_big_rows: bool,
 }
 
-/// A place between two transactions.
+/// A position between two transactions.
 #[derive(Debug, Clone)]
 pub struct Boundary {
     pub position: BinlogPosition,
     /// Whether an XA transaction is prepared and neither committed nor rolled back.
     pub has_prepared: bool,
-    /// What was committed before.
+    /// The number of items that were committed before.
     pub committed: usize,
-    /// What was executed before.
+    /// The transactions that were executed before.
     pub executed: GtidSet,
 }
 
-/// A transaction of which something never happened.
+/// A transaction with void rows: it was rolled back at least in part, or a crash cut it off.
 #[derive(Debug)]
 pub struct Void {
-    /// What was committed before.
+    /// The number of items that were committed before.
     pub committed: usize,
-    /// Its rows, those that were taken back included.
+    /// The transaction's rows, including the void ones.
     pub rows: Vec<Row>,
-    /// Whether its rows are known from the start to be void perhaps.
+    /// Whether it is known before the rows that they may be void, so that they are held back.
     pub is_held: bool,
 }
 
 impl Boundary {
-    /// Whether the reading may begin there: a dump can be asked for it, and it is known of no transaction that isn't.
+    /// Whether reading may begin here: a server accepts the position, and no XA transaction is prepared.
     pub fn is_start(&self) -> bool {
         !self.has_prepared && u32::try_from(self.position.offset).is_ok()
     }
 }
 
 impl Written {
-    /// The last place between two transactions before a position.
+    /// Returns the last boundary that isn't after a position.
     pub fn boundary_before(&self, at: &BinlogPosition) -> &Boundary {
         let place = |position: &BinlogPosition| (file_number(&position.file), position.offset);
         let before = self.boundaries.iter().rev().find(|boundary| place(&boundary.position) <= place(at));
         before.expect("the first is the beginning")
     }
 
-    /// Whether a file is larger than a dump's positions can say.
+    /// Whether a file is larger than a dump's positions can address (4 GiB).
     pub fn has_large_file(&self) -> bool {
         self.boundaries.iter().any(|boundary| u32::try_from(boundary.position.offset).is_err())
     }
 
-    /// A table's columns at a position, as information_schema has them there.
+    /// Returns a table's columns as information_schema has them at a position.
     pub fn catalog(&self, at: &BinlogPosition, schema: &str, table: &str) -> Vec<CatalogColumn> {
         let place = |position: &BinlogPosition| (file_number(&position.file), position.offset);
         let known = self.definitions.iter().rev().find(|(from, _)| place(from) <= place(at));
         let (_, tables) = known.expect("the first is from the beginning");
         let is_it = |known: &&TableDefinition| known.schema == schema && known.name == table;
-        let table = tables.iter().find(is_it).expect("a table there is");
+        let table = tables.iter().find(is_it).expect("an existing table");
         let column = |(index, column): (usize, &ColumnDefinition)| {
             let (column_type, is_text) = match column.column_type {
                 ColumnType::Int => ("int".to_owned(), false),

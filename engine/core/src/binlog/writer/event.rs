@@ -1,4 +1,4 @@
-//! Events as values.
+//! Binlog events as values.
 
 use std::fmt;
 
@@ -8,62 +8,62 @@ use crate::gtid::{Gtid, GtidSet};
 /// An event, without its header and checksum.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// The executed transactions at the head of a MySQL file.
+    /// The executed transactions, at the head of a MySQL file.
     PreviousGtids(GtidSet),
-    /// The same of a MariaDB file.
+    /// The executed transactions, at the head of a MariaDB file.
     GtidList(GtidSet),
-    /// A MySQL transaction's beginning: anonymous without a GTID, in the tagged format if the GTID has a tag.
+    /// The beginning of a MySQL transaction, in the tagged format if the GTID has a tag.
     Gtid {
-        /// `None`: anonymous.
+        /// The GTID; `None` for an anonymous transaction.
         gtid: Option<Gtid>,
-        /// In microseconds since 1970.
+        /// The commit time, in microseconds since 1970.
         commit_time_us: u64,
     },
-    /// A MariaDB transaction's beginning. The header has its server.
+    /// The beginning of a MariaDB transaction. The header has the GTID's server ID.
     MariaDbGtid {
         /// The replication domain.
         domain: u32,
-        /// The number in the domain.
+        /// The sequence number in the domain.
         sequence: u64,
-        /// Whether one statement follows, without a commit of its own.
+        /// Whether the transaction is one statement without a commit event.
         standalone: bool,
-        /// A group commit's id.
+        /// The ID of a group commit.
         commit_id: Option<u64>,
-        /// The XA transaction that is prepared at the end.
+        /// The XA transaction that is prepared at the transaction's end.
         prepared: Option<XaId>,
     },
     /// A statement.
     Query(Statement),
-    /// A statement, packed (MariaDB).
+    /// A compressed statement (MariaDB).
     CompressedQuery(Statement),
-    /// The description of a table.
+    /// A table map.
     TableMap {
-        /// The server's number of the table.
+        /// The server's table number.
         number: u64,
-        /// Its columns.
+        /// The table.
         table: TableDefinition,
     },
-    /// Changed rows.
+    /// A row event.
     Rows(Rows),
-    /// A commit.
+    /// A commit, with its XID.
     Xid(u64),
     /// The preparation of an XA transaction, or its commit in one phase.
     XaPrepare {
-        /// Whether it is committed by this.
+        /// Whether the transaction is committed in one phase.
         one_phase: bool,
-        /// Its id.
+        /// The ID of the XA transaction.
         id: XaId,
     },
     /// The end of a file.
     Rotate {
         /// The next file.
         file: String,
-        /// Where to begin in it.
+        /// The position to begin at in the next file, in bytes.
         offset: u64,
     },
-    /// The server's end.
+    /// The server's shutdown.
     Stop,
-    /// A sign of life, which no file has.
+    /// A heartbeat, which is in no file.
     Heartbeat {
         /// The current file.
         file: String,
@@ -72,24 +72,24 @@ pub enum Event {
     RowsQuery(String),
     /// The text of a statement whose rows follow (MariaDB).
     AnnotateRows(String),
-    /// MariaDB's oldest file that recovery needs.
+    /// The oldest file that recovery needs (MariaDB).
     BinlogCheckpoint(String),
-    /// A compressed transaction's events (MySQL).
+    /// A compressed transaction (MySQL).
     Payload {
-        /// The events inside.
+        /// The inner events.
         events: Vec<Event>,
-        /// Whether they're packed by zstd.
+        /// Whether the events are compressed with zstd; otherwise they are stored uncompressed.
         zstd: bool,
     },
-    /// The report of lost events.
+    /// A report of lost events.
     Incident(String),
-    /// Anything else.
+    /// Any other event.
     Other {
         /// The event's type.
         kind: EventKind,
-        /// Whether readers may pass over it.
+        /// Whether readers may ignore the event.
         ignorable: bool,
-        /// What follows its header.
+        /// The bytes after the header.
         body: Vec<u8>,
     },
 }
@@ -97,28 +97,28 @@ pub enum Event {
 /// A statement that is logged as text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Statement {
-    /// The session in which it ran.
+    /// The ID of the session that ran the statement.
     pub thread_id: u32,
     /// The session's schema.
     pub schema: String,
-    /// The schemas that it changed, where it says so.
+    /// The schemas that the statement changed; `None` if the event doesn't say.
     pub changed_schemas: Option<Vec<String>>,
-    /// The statement.
+    /// The statement's text.
     pub text: String,
 }
 
-/// The id of an XA transaction.
+/// The ID of an XA transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct XaId {
-    /// The format's number.
+    /// The format ID.
     pub format: u32,
-    /// The global part.
+    /// The global transaction ID.
     pub global: Vec<u8>,
-    /// The branch.
+    /// The branch qualifier.
     pub branch: Vec<u8>,
 }
 
-/// As the servers write it in statements: `X'7831',X'',1`.
+/// Writes the ID as the servers do in statements: `X'7831',X'',1`.
 impl fmt::Display for XaId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { format, global, branch } = self;
@@ -131,7 +131,7 @@ impl fmt::Display for XaId {
     }
 }
 
-/// A table.
+/// The definition of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableDefinition {
     /// Its schema.
@@ -146,18 +146,18 @@ pub struct TableDefinition {
     pub named: bool,
 }
 
-/// A column.
+/// The definition of a column.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ColumnDefinition {
     /// Its name.
     pub name: String,
     /// Its type.
     pub column_type: ColumnType,
-    /// Whether it may be NULL.
+    /// Whether the column may be NULL.
     pub nullable: bool,
 }
 
-/// The types that the writer knows.
+/// The column types that the writer supports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ColumnType {
     /// `INT`.
@@ -166,67 +166,67 @@ pub enum ColumnType {
     BigintUnsigned,
     /// `DOUBLE`.
     Double,
-    /// `VARCHAR` in utf8mb4, of at most so many bytes.
+    /// `VARCHAR` in utf8mb4.
     Varchar {
-        /// Four for each character.
+        /// The most bytes of a value: four for each character.
         bytes_max: u16,
     },
     /// `LONGTEXT` in utf8mb4.
     Longtext,
 }
 
-/// A column of a row.
+/// The value of a column in a row image.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
-    /// The image doesn't have the column.
+    /// The row image doesn't have the column.
     Absent,
     /// NULL.
     Null,
-    /// Of an `INT`.
+    /// A value of an `INT`.
     Int(i32),
-    /// Of a `BIGINT UNSIGNED`.
+    /// A value of a `BIGINT UNSIGNED`.
     Uint(u64),
-    /// Of a `DOUBLE`.
+    /// A value of a `DOUBLE`.
     Double(f64),
-    /// Of a `VARCHAR` or `LONGTEXT`.
+    /// A value of a `VARCHAR` or `LONGTEXT`.
     Text(String),
-    /// The same, with bytes that may stand for nothing.
+    /// The same, with bytes that may be invalid text.
     Bytes(Vec<u8>),
 }
 
-/// What happened to the rows of an event.
+/// The change that an event makes to its rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    /// They are new.
+    /// The rows are inserted.
     Write,
-    /// They changed.
+    /// The rows are updated.
     Update,
-    /// They are gone.
+    /// The rows are deleted.
     Delete,
 }
 
 /// A row event. All images of one kind have the same columns.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rows {
-    /// The server's number of the table.
+    /// The server's table number.
     pub number: u64,
-    /// What happened to the rows.
+    /// The change of the rows.
     pub change: Change,
-    /// How the rows are laid out.
+    /// The layout of the event.
     pub layout: RowsLayout,
-    /// The rows: before (empty for `Write`) and after (empty for `Delete`).
+    /// The rows: before image (empty for `Write`) and after image (empty for `Delete`).
     pub rows: Vec<(Vec<Value>, Vec<Value>)>,
     /// The types of the table's columns.
     pub columns: Vec<ColumnType>,
 }
 
-/// How a row event is laid out.
+/// The layout of a row event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RowsLayout {
     /// Version 1: MariaDB's.
     V1,
     /// Version 2: MySQL's.
     V2,
-    /// Version 1 with packed rows (MariaDB's `log_bin_compress`).
+    /// Version 1 with compressed rows (MariaDB's `log_bin_compress`).
     CompressedV1,
 }

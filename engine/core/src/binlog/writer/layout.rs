@@ -1,4 +1,4 @@
-//! How events are laid out.
+//! The encoding of events.
 
 use libdeflater::{CompressionLvl, Compressor};
 
@@ -9,10 +9,10 @@ use super::event::{
 };
 use crate::gtid::{Gtid, GtidSet, Newest};
 
-/// In an event's flags: readers that don't know it may pass over it.
+/// The flag of an event that a reader may ignore if it doesn't know the event's type.
 const IGNORABLE: u16 = 0x80;
 
-/// What an event's header says.
+/// The fields of an event's header.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Header {
     pub timestamp_s: u32,
@@ -22,7 +22,7 @@ pub(super) struct Header {
     pub log_pos: u32,
 }
 
-/// An event's bytes.
+/// Returns an event's bytes.
 pub(super) fn frame(header: Header, body: &[u8], checksum: bool) -> Vec<u8> {
     let size = EventHeader::LEN + body.len() + if checksum { 4 } else { 0 };
     let mut bytes = Vec::with_capacity(size);
@@ -40,7 +40,7 @@ pub(super) fn frame(header: Header, body: &[u8], checksum: bool) -> Vec<u8> {
 }
 
 impl Event {
-    /// The event's type.
+    /// Returns the event's type.
     pub fn kind(&self) -> EventKind {
         match self {
             Self::PreviousGtids(_) => EventKind::PREVIOUS_GTIDS,
@@ -67,7 +67,7 @@ impl Event {
         }
     }
 
-    /// How many rows it has.
+    /// Returns the number of rows in the event.
     pub(super) fn rows(&self) -> usize {
         match self {
             Self::Rows(rows) => rows.rows.len(),
@@ -76,7 +76,7 @@ impl Event {
         }
     }
 
-    /// The flags of its header.
+    /// Returns the flags of the event's header.
     pub(super) fn flags(&self) -> u16 {
         match self {
             Self::PreviousGtids(_) | Self::RowsQuery(_) | Self::Other { ignorable: true, .. } => IGNORABLE,
@@ -84,13 +84,13 @@ impl Event {
         }
     }
 
-    /// What follows the header, without a checksum.
+    /// Returns the bytes after the header, without a checksum.
     pub fn body(&self) -> Vec<u8> {
         let mut out = Vec::new();
         match self {
             Self::PreviousGtids(set) => out = set.encode(),
             Self::GtidList(set) => {
-                let GtidSet::MariaDb(domains) = set else { panic!("MariaDB's") };
+                let GtidSet::MariaDb(domains) = set else { panic!("MySQL's GTIDs in a GTID list") };
                 out.extend((domains.values().map(Vec::len).sum::<usize>() as u32).to_le_bytes());
                 for (domain, Newest { server, sequence }) in
                     domains.iter().flat_map(|(domain, newest)| newest.iter().map(move |newest| (domain, newest)))
@@ -158,7 +158,7 @@ fn gtid_body(gtid: Option<&Gtid>, commit_time_us: u64, out: &mut Vec<u8>) {
     let (uuid, tag, number) = match gtid {
         None => ([0; 16], None, 0),
         Some(Gtid::MySql { source, number }) => (source.uuid, source.tag.as_deref(), *number),
-        Some(Gtid::MariaDb { .. }) => panic!("MySQL's"),
+        Some(Gtid::MariaDb { .. }) => panic!("MariaDB's GTID in a MySQL event"),
     };
     if let Some(tag) = tag {
         let mut fields = Vec::new();
@@ -170,13 +170,13 @@ fn gtid_body(gtid: Option<&Gtid>, commit_time_us: u64, out: &mut Vec<u8>) {
         let mut field = |numbers: &[u64]| numbers.iter().for_each(|number| serialize(*number, &mut fields));
         field(&[4, 2, 5, 4, 6, commit_time_us, 8, 0, 9, 90_704]);
         serialize(1, out); // the format's version
-        let len = fields.len() + 3; // with the version, this length and the number of the last field that counts
+        let len = fields.len() + 3; // with the version, this length and the last mandatory field
         serialize(if len < 128 { len } else { len + 1 } as u64, out);
         serialize(0, out);
         out.extend(fields);
         return;
     }
-    out.push(1); // it may hold other things than rows
+    out.push(1); // flags: the transaction may have changes that are logged as statements
     out.extend(uuid);
     out.extend(number.to_le_bytes());
     out.push(2); // a logical clock follows
@@ -187,7 +187,7 @@ fn gtid_body(gtid: Option<&Gtid>, commit_time_us: u64, out: &mut Vec<u8>) {
     out.extend(90_704u32.to_le_bytes());
 }
 
-/// A number in MySQL's serialization format: as many low one bits as bytes follow the first.
+/// Appends a number in MySQL's serialization format: as many low one bits as bytes follow the first.
 fn serialize(number: u64, out: &mut Vec<u8>) {
     let bits = 64 - number.leading_zeros() as usize;
     match (1..=8).find(|len| bits <= 7 * len) {
@@ -199,7 +199,7 @@ fn serialize(number: u64, out: &mut Vec<u8>) {
     }
 }
 
-/// A number as the client protocol encodes it.
+/// Appends a length-encoded integer of the client protocol.
 fn lenenc(number: usize, out: &mut Vec<u8>) {
     match number {
         0..=250 => out.push(number as u8),
@@ -237,7 +237,7 @@ fn payload_body(events: &[Event], zstd: bool, out: &mut Vec<u8>) {
     out.extend(packed);
 }
 
-/// MariaDB's header of a packed part, and the part.
+/// Returns bytes compressed, after MariaDB's header of a compressed part.
 fn deflated(bytes: &[u8]) -> Vec<u8> {
     let mut compressor = Compressor::new(CompressionLvl::default());
     let mut packed = vec![0; compressor.zlib_compress_bound(bytes.len())];
@@ -249,7 +249,7 @@ fn deflated(bytes: &[u8]) -> Vec<u8> {
 }
 
 impl Statement {
-    /// A statement in no schema.
+    /// Returns a statement of a session without a schema.
     pub fn new(text: impl Into<String>) -> Self {
         Self { text: text.into(), ..Self::default() }
     }
@@ -262,9 +262,9 @@ impl Statement {
             schemas.iter().for_each(|schema| status.extend(schema.bytes().chain([0])));
         }
         out.extend(self.thread_id.to_le_bytes());
-        out.extend(0u32.to_le_bytes()); // how long it took
+        out.extend(0u32.to_le_bytes()); // execution time
         out.push(self.schema.len() as u8);
-        out.extend(0u16.to_le_bytes()); // its error
+        out.extend(0u16.to_le_bytes()); // error code
         out.extend((status.len() as u16).to_le_bytes());
         out.extend(status);
         out.extend(self.schema.bytes().chain([0]));
@@ -356,7 +356,7 @@ impl Rows {
 
     fn write(&self, out: &mut Vec<u8>) {
         out.extend(&self.number.to_le_bytes()[..6]);
-        out.extend(1u16.to_le_bytes()); // the statement's end
+        out.extend(1u16.to_le_bytes()); // flags: the statement's last event
         if self.layout == RowsLayout::V2 {
             out.extend(2u16.to_le_bytes()); // no extra data
         }
@@ -394,7 +394,7 @@ fn bitmap(bits: impl IntoIterator<Item = bool>) -> Vec<u8> {
     bytes
 }
 
-/// Which of the columns that are there are NULL, and the values of the others.
+/// Appends a row image: which of the present columns are NULL, and the values of the others.
 fn image(values: &[Value], types: &[ColumnType], out: &mut Vec<u8>) {
     let there = values.iter().zip(types).filter(|(value, _)| **value != Value::Absent);
     out.extend(bitmap(there.clone().map(|(value, _)| *value == Value::Null)));

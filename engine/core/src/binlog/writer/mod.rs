@@ -1,11 +1,11 @@
 //! Binlogs for tests: events as values in, a server's files and its dumps out.
 //!
-//! A [`BinlogWriter`] lays events out as MySQL and MariaDB do: headers, positions, checksums, a file's head, and what a
-//! dump adds (the artificial rotation, the format description without a position). Formats:
+//! A [`BinlogWriter`] encodes events as MySQL and MariaDB do: headers, positions, checksums, a file's head, and the
+//! events that a dump adds (the artificial rotation, the format description without a position). Formats:
 //! <https://dev.mysql.com/doc/dev/mysql-server/latest/namespacemysql_1_1binlog_1_1event.html> and
 //! <https://mariadb.com/kb/en/replication-protocol/>; the constants of the format descriptions are those of `tests/data`.
 
-// It writes what tests ask for; what can't be written is a fault of the test.
+// An event that can't be written is an error of the test.
 #![allow(clippy::missing_panics_doc)]
 
 mod event;
@@ -21,10 +21,10 @@ pub use event::{
 };
 use layout::{Header, frame};
 
-/// In an event's flags: made for one connection, not in the file.
+/// The flag of an event that is made for one connection, and isn't in the file.
 const ARTIFICIAL: u16 = 0x20;
 
-/// Whose format is written.
+/// The server whose format is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Server {
     /// MySQL 9.7.
@@ -33,22 +33,22 @@ pub enum Server {
     MariaDb,
 }
 
-/// Where an event lies in its file.
+/// The range of an event in its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
-    /// Its first byte.
+    /// The position of the event's first byte.
     pub begin: u64,
-    /// The byte after its last.
+    /// The position after the event's last byte.
     pub end: u64,
 }
 
-/// The event itself, as a dump gives it to a reader.
+/// The bytes of an event, as a dump sends them.
 pub type EventBytes = std::sync::Arc<[u8]>;
 
 #[derive(Debug)]
 struct File {
     name: String,
-    /// What was executed before it.
+    /// The transactions that were executed before the file.
     previous: GtidSet,
     events: Vec<Written>,
 }
@@ -57,12 +57,12 @@ struct File {
 struct Written {
     span: Span,
     bytes: EventBytes,
-    /// The transaction that it is of.
+    /// The GTID of the event's transaction.
     gtid: Option<Gtid>,
     rows: usize,
 }
 
-/// A server's binlog in the making.
+/// A server's binlog that is being written.
 #[derive(Debug)]
 pub struct BinlogWriter {
     server: Server,
@@ -70,20 +70,20 @@ pub struct BinlogWriter {
     file_prefix: String,
     files: Vec<File>,
     offset: u64,
-    /// The transactions that were executed.
+    /// The executed transactions.
     executed: GtidSet,
-    /// The transaction that is open.
+    /// The GTID of the open transaction.
     open: Option<Gtid>,
-    /// What events say of their time.
+    /// The timestamp of events, in seconds since 1970.
     pub timestamp_s: u32,
-    /// The server that events say they come from.
+    /// The server ID of events.
     pub server_id: u32,
-    /// Whether events say where they end. MariaDB's within transactions don't.
+    /// Whether events have their end position. MariaDB's don't within transactions.
     pub positions: bool,
 }
 
 impl BinlogWriter {
-    /// A server's first file, which has its head only. Files are called `prefix.000001` and so on.
+    /// Begins a server's first file, with its head only. Files are named `prefix.000001` and so on.
     pub fn new(server: Server, checksums: bool, file_prefix: &str) -> Self {
         let executed = match server {
             Server::MySql => GtidSet::mysql(),
@@ -105,27 +105,27 @@ impl BinlogWriter {
         writer
     }
 
-    /// Where the next event begins.
+    /// Returns the position of the next event.
     pub fn position(&self) -> BinlogPosition {
         BinlogPosition::new(self.file(), self.offset)
     }
 
-    /// The current file's name.
+    /// Returns the current file's name.
     pub fn file(&self) -> &str {
         self.files.last().map_or("", |file| &file.name)
     }
 
-    /// The transactions that were executed: [`BinlogWriter::execute`].
+    /// Returns the executed transactions: see [`BinlogWriter::execute`].
     pub fn executed(&self) -> &GtidSet {
         &self.executed
     }
 
-    /// A transaction begins: its events are what a dump by GTIDs leaves out if the reader has it.
+    /// Opens a transaction, whose events a dump by GTIDs omits if the reader has the transaction.
     pub fn open(&mut self, gtid: Option<Gtid>) {
         self.open = gtid;
     }
 
-    /// The open transaction is complete. Without this a crash cut it off.
+    /// Completes the open transaction. Without this call a crash cuts it off.
     pub fn execute(&mut self) {
         if let Some(gtid) = self.open.take() {
             self.executed.add(&gtid);
@@ -151,18 +151,18 @@ impl BinlogWriter {
         self.begin_file();
     }
 
-    /// Begins the next file as after a crash: the file before just ends, maybe within a transaction.
+    /// Begins the next file as after a crash: the previous file ends without a rotation, maybe within a transaction.
     pub fn crash(&mut self) {
         self.open = None;
         self.begin_file();
     }
 
-    /// The next event begins so many bytes later: what lies between was lost to no reader, and makes a file large.
+    /// Leaves a gap of `bytes` bytes before the next event, which makes a file large.
     pub fn skip(&mut self, bytes: u64) {
         self.offset += bytes;
     }
 
-    /// A file as it is on disk, by its index; of one without gaps.
+    /// Returns a file as it is on disk, by its index; the file must have no gaps.
     pub fn file_bytes(&self, index: usize) -> Vec<u8> {
         let events = self.files[index].events.iter().flat_map(|event| event.bytes.iter().copied());
         b"\xfebin".iter().copied().chain(events).collect()
@@ -173,31 +173,31 @@ impl BinlogWriter {
         self.checksums
     }
 
-    /// An event that is in no file, without a position.
+    /// Returns an event that is in no file, without a position.
     pub fn loose(&self, event: &Event) -> EventBytes {
         self.frame(event.kind(), event.flags(), 0, &event.body()).into()
     }
 
-    /// An event that is in no file, as one that the server makes for a connection.
+    /// Returns an event that is in no file, as the server makes one for a connection.
     pub fn artificial(&self, event: &Event) -> EventBytes {
         const ARTIFICIAL: u16 = 0x20;
         self.frame(event.kind(), event.flags() | ARTIFICIAL, 0, &event.body()).into()
     }
 
-    /// How many rows a file has, by its index: those of all tables.
+    /// Returns the number of rows in a file, by its index, of all tables.
     pub fn rows_of(&self, index: usize) -> usize {
         self.files[index].events.iter().map(|event| event.rows).sum()
     }
 
-    /// How many files there are.
+    /// Returns the number of files.
     pub fn file_count(&self) -> usize {
         self.files.len()
     }
 
-    /// What a server sends to a reader that asks for events from a position on: the artificial rotation, the format description
-    /// (without a position, unless the position is the file's beginning) and the events.
+    /// Returns what a server sends for a request by position: the artificial rotation, the format description (without
+    /// a position, unless the request is for the file's beginning) and the events.
     pub fn dump(&self, from: &BinlogPosition) -> Vec<EventBytes> {
-        let index = self.files.iter().position(|file| file.name == from.file).expect("a file that there is");
+        let index = self.files.iter().position(|file| file.name == from.file).expect("an existing file");
         let mut events = vec![self.artificial_rotate(&from.file, from.offset)];
         let is_head = from.offset == BinlogPosition::FIRST_EVENT;
         if !is_head {
@@ -220,14 +220,16 @@ impl BinlogWriter {
         events
     }
 
-    /// The last file that has all that is missing of a set.
+    /// Returns the beginning of the last file that has, with the files after it, all transactions that `executed`
+    /// lacks.
     pub fn file_before(&self, executed: &GtidSet) -> BinlogPosition {
         let file = self.files.iter().rfind(|file| file.previous.is_subset_of(executed)).unwrap_or(&self.files[0]);
         BinlogPosition::new(file.name.clone(), BinlogPosition::FIRST_EVENT)
     }
 
-    /// What a server sends to a reader that asks for the transactions that aren't in a set: from the beginning of the last file that
-    /// has all that is missing; MySQL says by a heartbeat how far it is after those that it leaves out.
+    /// Returns what a server sends for a request by GTIDs: the events of transactions that `executed` lacks, from the
+    /// beginning of the last file that has, with the files after it, all of them. After omitted events MySQL sends a
+    /// heartbeat with the position.
     pub fn dump_by_gtids(&self, executed: &GtidSet) -> Vec<EventBytes> {
         let first = self.files.iter().rposition(|file| file.previous.is_subset_of(executed)).unwrap_or(0);
         let mut events = Vec::new();
@@ -250,7 +252,7 @@ impl BinlogWriter {
         events
     }
 
-    /// What a server sends while nothing happens.
+    /// Returns a heartbeat, which a server sends while there are no events.
     pub fn heartbeat(&self, file: &str, offset: u64) -> EventBytes {
         let event = Event::Heartbeat { file: file.to_owned() };
         self.timeless(event.kind(), 0, offset as u32, &event.body()).into()
@@ -372,7 +374,7 @@ impl BinlogWriter {
         let mut body = vec![4, 0];
         body.extend(version);
         body.resize(52, 0);
-        body.extend([0; 4]); // when it was made
+        body.extend([0; 4]); // creation time
         body.push(EventHeader::LEN as u8);
         let lens_at = body.len();
         body.resize(lens_at + count, 0);
@@ -384,7 +386,7 @@ impl BinlogWriter {
         }
         body.push(u8::from(self.checksums));
         if !self.checksums {
-            body.extend([0; 4]); // room for it is there in any case
+            body.extend([0; 4]); // the checksum's space is always there
         }
         self.frame(EventKind::FORMAT_DESCRIPTION, 0, log_pos, &body)
     }
