@@ -27,13 +27,13 @@ pub type Advance = ack::Advance<ResumePoint>;
 pub struct BatchOrigin {
     /// The resume point before the batch.
     before: Arc<ResumePoint>,
-    places: OnceLock<Places>,
+    places: OnceLock<RowPositions>,
 }
 
 /// The binlog positions of the rows of a batch that have messages, by row index in the batch. They are looked up when a row
 /// stops the pipeline.
 #[derive(Debug, Default)]
-pub struct Places {
+pub struct RowPositions {
     /// The binlog files, usually one.
     files: Vec<String>,
     /// Ordered by the first row.
@@ -73,13 +73,13 @@ impl BatchOrigin {
     }
 
     /// Sets the positions of the batch's rows. Only the first call has an effect.
-    pub fn set_places(&self, places: Places) {
+    pub fn set_places(&self, places: RowPositions) {
         let _ = self.places.set(places);
     }
 }
 
-impl Places {
-    /// Adds a row of `batch`; `index` is the row's index in the batch as decoded. Rows are added in order, or [`Places::sort`]
+impl RowPositions {
+    /// Adds a row of `batch`; `index` is the row's index in the batch as decoded. Rows are added in order, or [`RowPositions::sort`]
     /// is called after the last one.
     #[inline]
     pub fn row(&mut self, index: u32, row: &Row<'_>, batch: &Batch<'_>) {
@@ -191,7 +191,7 @@ pub(crate) mod tests {
     fn a_stop_is_directly_before_its_row() {
         let (mut acks, mut feed, observer) = ack::tracker(LIMITS);
         let ack = open(&mut acks, 100, 900);
-        let mut places = Places::default();
+        let mut places = RowPositions::default();
         places.other(3, &BinlogPosition::new("binlog.000002", 250), 300, 5);
         places.other(0, &BinlogPosition::new("binlog.000001", 200), 200, 0);
         places.sort();

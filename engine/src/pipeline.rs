@@ -79,7 +79,7 @@ pub(crate) struct Stages {
     pub chain: CurrentChain,
     /// The number of workers.
     pub workers: usize,
-    pub dispatcher: Router,
+    pub router: Router,
     pub sinks: Vec<Box<dyn Sink>>,
     /// The sink of dead letters.
     pub dead_letters: Option<SinkId>,
@@ -139,7 +139,7 @@ impl Stages {
             first_resume,
             chain,
             workers,
-            dispatcher,
+            router,
             sinks,
             dead_letters,
             checkpoint,
@@ -174,7 +174,7 @@ impl Stages {
         let outlets: Arc<[_]> = outlets.collect();
         let skips = Arc::default();
         for tasks in tasks {
-            let worker = Worker::new(tasks, dispatcher.clone(), Arc::clone(&outlets), Arc::clone(&skips));
+            let worker = Worker::new(tasks, router.clone(), Arc::clone(&outlets), Arc::clone(&skips));
             deliverers.push(threads.spawn_worker(&mut stages, worker));
         }
         drop(outlets); // each sink ends when the last worker has ended

@@ -14,7 +14,7 @@ use rowmill_core::envelope::{Connector, Envelope, Escaping, Format, KeyChange, S
 use rowmill_core::position::BinlogPosition;
 use rowmill_core::route::{GroupTemplate, TableTemplate, deduplication_id, schema_change_id, skipped_id, sqs_id};
 
-use crate::ack::Places;
+use crate::ack::RowPositions;
 use crate::config::{self, Attribute, Destinations, SinkId};
 use crate::sink::{Body, Message};
 use crate::transform::{DeadRow, Emitted, Passed, Stop, TransformError, Transformed};
@@ -62,7 +62,7 @@ pub struct RoutedBatch {
     /// Messages by sink, each in binlog order.
     pub by_sink: Vec<Vec<Message>>,
     /// The binlog positions of the messages' rows.
-    pub places: Places,
+    pub places: RowPositions,
     /// The row that stops the pipeline: there are no messages of this row or of later ones.
     pub stop: Option<Stop>,
 }
@@ -117,10 +117,10 @@ impl Router {
         let parse = |bytes| Batch::parse(bytes).expect("batches are written by the builder");
         let batch = parse(&bytes);
         let seen: Vec<Batch<'_>> = seen.iter().map(|bytes| parse(bytes)).collect();
-        let mut out = Out::new(self.sinks.len(), rows.len(), self.body_bytes);
+        let mut out = MessageWriter::new(self.sinks.len(), rows.len(), self.body_bytes);
         let unrouted = self.write_rows(&batch, rows, emitted, &seen, tables, now_us, &mut out);
         self.body_bytes = out.bodies.len().checked_div(out.ends.len()).unwrap_or(self.body_bytes);
-        let Out { mut by_sink, mut places, bodies, ends, .. } = out;
+        let MessageWriter { mut by_sink, mut places, bodies, ends, .. } = out;
         let bodies = Bytes::from(bodies);
         let mut start = 0;
         for (sink, message, end) in ends {
@@ -158,7 +158,7 @@ impl Router {
         seen: &[Batch<'_>],
         tables: &[Arc<Table>],
         now_us: i64,
-        out: &mut Out,
+        out: &mut MessageWriter,
     ) -> Result<(), Stop> {
         let mut emitted = emitted.into_iter().peekable();
         for Passed { row, origin, reroute } in rows {
@@ -205,7 +205,7 @@ impl Router {
         dead: &DeadRow,
         tables: &[Arc<Table>],
         now_us: i64,
-        places: &mut Places,
+        places: &mut RowPositions,
         by_sink: &mut [Vec<Message>],
     ) {
         let sink = self.dead_letter_sink.expect("plugins that make dead letters are loaded only with a sink for them");
@@ -245,7 +245,7 @@ impl Router {
     }
 
     /// Adds the dead letter of a change that cannot be decoded. Each table has one message group.
-    fn skipped(&self, skipped: &SkippedChange, origin: u32, places: &mut Places, by_sink: &mut [Vec<Message>]) {
+    fn skipped(&self, skipped: &SkippedChange, origin: u32, places: &mut RowPositions, by_sink: &mut [Vec<Message>]) {
         let sink = self.dead_letter_sink.expect("undecodable changes are skipped only with a sink for dead letters");
         let SkippedChange { error, row, gtid, time_us, content, bytes } = skipped;
         let DecodeError { position: BinlogPosition { file, offset }, transaction, table, fault, .. } = &**error;
@@ -291,7 +291,7 @@ impl Router {
     ///
     /// # Panics
     /// If no sink for schema changes is configured; the decoder emits none then.
-    pub fn schema_change(&self, change: &SchemaChange, server: &str, now_us: i64, dispatched: &mut RoutedBatch) {
+    pub fn schema_change(&self, change: &SchemaChange, server: &str, now_us: i64, routed: &mut RoutedBatch) {
         let sink = self.schema_change_sink.expect("schema changes are decoded only with a sink for them");
         let mut body = Vec::with_capacity(1024);
         self.envelopes[sink.0].write_schema_change(change, now_us, &mut body);
@@ -299,8 +299,8 @@ impl Router {
         let group = sqs_id(change.schema.clone().unwrap_or_default());
         let deduplication_id = schema_change_id(server, change);
         let transaction = BinlogPosition::new(change.file.as_str(), change.transaction_position);
-        dispatched.places.other(0, &transaction, change.event_position, 0);
-        dispatched.by_sink[sink.0].push(Message { body, group, deduplication_id, ..Message::default() });
+        routed.places.other(0, &transaction, change.event_position, 0);
+        routed.by_sink[sink.0].push(Message { body, group, deduplication_id, ..Message::default() });
     }
 
     /// Adds a message that a transform made.
@@ -312,7 +312,7 @@ impl Router {
         message: Emitted,
         seen: &[Batch<'_>],
         tables: &[Arc<Table>],
-        out: &mut Out,
+        out: &mut MessageWriter,
     ) -> Result<(), Stop> {
         let Emitted { batch, row, origin, sink, text, mut attributes } = message;
         let batch = &seen[batch as usize];
@@ -451,9 +451,9 @@ fn is_traceparent(text: &str) -> bool {
 }
 
 /// Messages that are being written.
-struct Out {
+struct MessageWriter {
     by_sink: Vec<Vec<Message>>,
-    places: Places,
+    places: RowPositions,
     outputs: OutputCounter,
     /// The bodies one after another, in one allocation.
     bodies: Vec<u8>,
@@ -461,14 +461,14 @@ struct Out {
     ends: Vec<(SinkId, usize, usize)>,
 }
 
-impl Out {
+impl MessageWriter {
     /// Reserves memory for the messages of `rows` rows.
     fn new(sinks: usize, rows: usize, body_bytes: usize) -> Self {
         // A single sink takes all rows.
         let expected = if sinks == 1 { rows } else { 0 };
         Self {
             by_sink: (0..sinks).map(|_| Vec::with_capacity(expected)).collect(),
-            places: Places::default(),
+            places: RowPositions::default(),
             outputs: OutputCounter::default(),
             bodies: Vec::with_capacity(rows * (body_bytes + body_bytes / 8)),
             ends: Vec::with_capacity(rows),

@@ -85,7 +85,7 @@ impl StartError {
 }
 
 /// Repeats `attempt` until it succeeds or fails for good. Without `waits`, the first failure is final.
-async fn until_there<T>(waits: bool, mut attempt: impl AsyncFnMut() -> Result<T, StartError>) -> anyhow::Result<T> {
+async fn retry_start<T>(waits: bool, mut attempt: impl AsyncFnMut() -> Result<T, StartError>) -> anyhow::Result<T> {
     let mut delays = Delays::new(START_DELAY_MIN, START_DELAY_MAX, None);
     let mut failures = FailureLog::default();
     loop {
@@ -138,13 +138,13 @@ async fn prepare(config: Config, waits: bool, reading: &Handle) -> anyhow::Resul
                 Err(StartError { error, may_pass: false })
             }
         };
-        sinks.push(until_there(waits, open).await?);
+        sinks.push(retry_start(waits, open).await?);
     }
     if let config::Checkpoint::MySql(MySqlCheckpoint { options, tls, .. }) = &checkpoint_config {
         warn_unverified(options, tls);
     }
     let (mut checkpoint, mut saved) =
-        until_there(waits, async || Ok(Checkpoint::open(&checkpoint_config).await?)).await?;
+        retry_start(waits, async || Ok(Checkpoint::open(&checkpoint_config).await?)).await?;
     let chain = plugins_running.chain();
     let connect = async || {
         // Earlier attempts may have taken long: the checkpoint must stay held meanwhile.
@@ -159,11 +159,11 @@ async fn prepare(config: Config, waits: bool, reading: &Handle) -> anyhow::Resul
             return Err(problem.into());
         }
         let start = server.locate(&source.start, saved.clone()).await.map_err(|error| {
-            let (error, is_behind) = match error {
+            let (error, is_transient) = match error {
                 LocateError::Transient(error) => (error, true),
                 LocateError::Definite(error) => (error, false),
             };
-            let may_pass = is_behind || is_lost_connection(&error);
+            let may_pass = is_transient || is_lost_connection(&error);
             let whose = match is_first_run {
                 true => "cannot find the start point".to_owned(),
                 false => format!("checkpoint {}", checkpoint.describe()),
@@ -184,7 +184,7 @@ async fn prepare(config: Config, waits: bool, reading: &Handle) -> anyhow::Resul
         let opening = reading.spawn(Source::open(server, source.clone(), start, Box::new(selection), schemas));
         Ok((opening.await??, source, version, names_columns, position, first_resume))
     };
-    let (source, source_config, version, names_columns, position, first_resume) = until_there(waits, connect).await?;
+    let (source, source_config, version, names_columns, position, first_resume) = retry_start(waits, connect).await?;
     for server in source_config.candidates() {
         warn_unverified(&server.options, &server.tls);
     }
@@ -203,7 +203,7 @@ async fn prepare(config: Config, waits: bool, reading: &Handle) -> anyhow::Resul
         queue: config.queue_of_table().cloned(),
     });
     let dead_letters = destinations.dead_letters;
-    let dispatcher = Router::new(destinations, needs.collect(), source_config.name.clone(), source.connector());
+    let router = Router::new(destinations, needs.collect(), source_config.name.clone(), source.connector());
     info!(
         source = source_config.address,
         version,
@@ -216,7 +216,7 @@ async fn prepare(config: Config, waits: bool, reading: &Handle) -> anyhow::Resul
         first_resume,
         chain,
         workers: plugins.threads,
-        dispatcher,
+        router,
         sinks,
         dead_letters,
         checkpoint,
@@ -254,12 +254,12 @@ impl Prepared {
             // After a signal the process must end in time: the server is not asked for the end of the transaction.
             Err(error) if was_told.get() => return Err(error),
             Err(error) => {
-                let way_on = tokio::select! {
-                    way_on = way_on(&error, &source_config) => way_on,
+                let resume_command = tokio::select! {
+                    resume_command = resume_command(&error, &source_config) => resume_command,
                     _ = signals.next() => None,
                 };
-                return Err(match way_on {
-                    Some(way_on) => anyhow!("{error:#}. {way_on}"),
+                return Err(match resume_command {
+                    Some(resume_command) => anyhow!("{error:#}. {resume_command}"),
                     None => error,
                 });
             }
@@ -270,7 +270,7 @@ impl Prepared {
 
 /// Returns the command that continues after the transaction of the row that stopped the pipeline. `None` if no row stopped
 /// it, if not everything before the row is delivered, or if the server does not tell where the transaction ends.
-async fn way_on(error: &anyhow::Error, source: &config::Source) -> Option<String> {
+async fn resume_command(error: &anyhow::Error, source: &config::Source) -> Option<String> {
     let stopped: &StoppedAtRow = error.downcast_ref()?;
     if !stopped.is_reached {
         return None;

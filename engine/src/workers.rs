@@ -55,7 +55,7 @@ pub struct Task {
 #[derive(Debug)]
 pub struct Worker {
     tasks: mpsc::Receiver<Task>,
-    dispatcher: Router,
+    router: Router,
     /// One for each sink; `None` for a sink that discards messages.
     outlets: Arc<[Option<SinkOutlet>]>,
     skips: Arc<SkipCounter>,
@@ -136,11 +136,11 @@ impl Worker {
     /// discards messages. All workers share `skips`.
     pub fn new(
         tasks: mpsc::Receiver<Task>,
-        dispatcher: Router,
+        router: Router,
         outlets: Arc<[Option<SinkOutlet>]>,
         skips: Arc<SkipCounter>,
     ) -> Self {
-        Self { tasks, dispatcher, outlets, skips }
+        Self { tasks, router, outlets, skips }
     }
 
     /// Processes tasks until there are no more, or until a row stops the pipeline: one that a transform fails on, that has
@@ -168,11 +168,11 @@ impl Worker {
         transformed.skipped.extend(skipped.map(|skipped| (0, *skipped)));
         transformed.skipped.iter().for_each(|(_, skipped)| self.skips.count(skipped));
         let now_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as i64);
-        let mut dispatched = self.dispatcher.messages(transformed, Arc::clone(&resume.server), &tables, now_us);
-        if let (Some(change), None) = (schema_change, &dispatched.stop) {
-            self.dispatcher.schema_change(&change, &resume.server, now_us, &mut dispatched);
+        let mut routed = self.router.messages(transformed, Arc::clone(&resume.server), &tables, now_us);
+        if let (Some(change), None) = (schema_change, &routed.stop) {
+            self.router.schema_change(&change, &resume.server, now_us, &mut routed);
         }
-        let RoutedBatch { by_sink, mut places, stop } = dispatched;
+        let RoutedBatch { by_sink, mut places, stop } = routed;
         if let Some(Stop { origin, .. }) = stop {
             let batch = Batch::parse(&bytes).expect("batches are written by the builder");
             places.row(origin, &batch.row(RowIndex(origin)), &batch);
@@ -258,8 +258,8 @@ mod tests {
         let (mut acks, mut feed, observer) = tracker(LIMITS);
         let (outlet, mut inlet) = sink::outlet(1, sink::Overflow::new(0));
         let (_, tasks) = mpsc::channel(1);
-        let dispatcher = Router::new(Destinations::default(), Vec::new(), String::new(), Connector::MySql);
-        let worker = Worker::new(tasks, dispatcher, Arc::new([None, Some(outlet)]), Arc::default());
+        let router = Router::new(Destinations::default(), Vec::new(), String::new(), Connector::MySql);
+        let worker = Worker::new(tasks, router, Arc::new([None, Some(outlet)]), Arc::default());
         let mut hand_on = |by_sink| {
             let ack = open(&mut acks, 4, 8);
             let is_taken = worker.hand_on(by_sink, &ack).now_or_never().expect("room or an end");

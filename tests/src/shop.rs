@@ -128,7 +128,7 @@ impl Shop {
             format!("UPDATE shop.customers SET version = 2, email = 'customer{id}@example.org' WHERE id = {id}"),
         ];
         let change = |operation, version| Change { table: "customers", id, operation, version };
-        let story = format!("customer {id} signs up and mends the address");
+        let story = format!("customer {id} signs up and corrects the address");
         (statements, Committed { changes: vec![change('c', 1), change('u', 2)], story })
     }
 

@@ -265,15 +265,17 @@ async fn plugins_and_queues_that_are_not_there() -> anyhow::Result<()> {
     };
     sqs.create("there").await?;
     accepted(&queue("there")).await?;
-    refused(&queue("missing"), 1, &["sink.out", "there is no queue", "/missing", "create it"]).await?;
+    refused(&queue("missing"), 1, &["sink.out", "cannot use queue", "/missing: it does not exist", "create the queue"])
+        .await?;
     let dead = EngineConfig {
         text: queue("there").text.replace(&sqs.endpoint(), &format!("http://127.0.0.1:{}", free_port())),
         ..queue("there")
     };
-    refused(&dead, 1, &["sink.out", "can't be reached", "endpoint"]).await?;
+    refused(&dead, 1, &["sink.out", "cannot reach queue", "endpoint"]).await?;
     let forbidding = format!("http://127.0.0.1:{}", forbidding_endpoint().await?);
     let forbidden = EngineConfig { text: queue("there").text.replace(&sqs.endpoint(), &forbidding), ..queue("there") };
-    let words = ["sink.out", "/there can't be used", "sqs:SendMessage and sqs:GetQueueAttributes", "AccessDenied"];
+    let words =
+        ["sink.out", "cannot use queue", "/there: ", "sqs:SendMessage and sqs:GetQueueAttributes", "AccessDenied"];
     refused(&forbidden, 1, &words).await?;
 
     let plugins = directory.join("plugins");
@@ -380,7 +382,7 @@ async fn a_server_that_asks_for_another_authentication() -> anyhow::Result<()> {
     let salt = |with: &[u8]| [with, b"P\0", &[9; 18]].concat();
     let sha2 = || switch(b"caching_sha2_password", &[&[7; 20][..], &[0]].concat());
     let (full, key) = (|| vec![1, 4], |key: &[u8]| [&b"\x01"[..], key].concat());
-    let mends = "source.tls.mode";
+    let fix = "source.tls.mode";
     for (answers, password, words) in [
         (vec![switch(b"auth_gssapi_client", b"x")], PASSWORD, "`auth_gssapi_client`"),
         (vec![switch(b"dialog", b"\x02Password:")], PASSWORD, "`dialog`"),
@@ -400,8 +402,8 @@ async fn a_server_that_asks_for_another_authentication() -> anyhow::Result<()> {
         (vec![switch(b"parsec", &nonce), b"\x01P".to_vec()], PASSWORD, "`parsec"),
         (vec![switch(b"parsec", &nonce), [&b"\x01P\xff"[..], &[9; 18]].concat()], PASSWORD, "`parsec"),
         (vec![switch(b"parsec", &nonce), switch(b"parsec", &nonce)], PASSWORD, "PARSEC's salt"),
-        (vec![sha2(), full(), key(b"no key")], PASSWORD, mends),
-        (vec![sha2(), full(), key(SMALL_KEY.as_bytes())], PASSWORD, mends),
+        (vec![sha2(), full(), key(b"no key")], PASSWORD, fix),
+        (vec![sha2(), full(), key(SMALL_KEY.as_bytes())], PASSWORD, fix),
         (vec![sha2(), full(), Vec::new()], PASSWORD, "a public key"),
     ] {
         let port = asking_server(&answers).await?;

@@ -533,7 +533,7 @@ async fn a_warning_before_the_server_purges() -> anyhow::Result<()> {
         .with_context(|| engine.log())?;
     // The progress line shows the lag: one row was delivered.
     let says_how_far =
-        |log: String| log.lines().any(|line| line.contains("progress rows=1 ") && line.contains(" behind="));
+        |log: String| log.lines().any(|line| line.contains("progress rows=1 ") && line.contains(" lag="));
     wait_for("how far it is", Duration::from_secs(20), || async { Ok(says_how_far(engine.log()).then_some(())) })
         .await
         .with_context(|| engine.log())?;

@@ -144,7 +144,7 @@ async fn a_refused_message_stops_the_engine() -> anyhow::Result<()> {
     let status = engine.end(SOON).await?;
     let log = engine.log();
     assert_eq!(status.code(), Some(1), "{log}");
-    for words in [queue.url.as_str(), "refuses a message for what it is", "group `all`", "on_error = \"dead-letter\""] {
+    for words in [queue.url.as_str(), "message rejected", "group `all`", "on_error = \"dead-letter\""] {
         assert!(log.contains(words), "`{words}` isn't in {log}");
     }
     assert!(!config.has_reached(&mysql.binlog_end().await?)?, "the checkpoint is before it");
@@ -363,7 +363,7 @@ async fn another_server_takes_all_in_order() -> anyhow::Result<()> {
     let config = config(&mysql, &directory, &sqs, &sqs.create("t").await?, &role("222222222222"));
     let mut engine = Engine::start(&config)?;
     let status = engine.end(SOON).await?;
-    assert!(status.code() == Some(1) && engine.log().contains("there is no queue"), "{}", engine.log());
+    assert!(status.code() == Some(1) && engine.log().contains("cannot use queue"), "{}", engine.log());
     Ok(())
 }
 
@@ -463,7 +463,7 @@ async fn large_messages_go_to_a_bucket() -> anyhow::Result<()> {
             let mut engine = Engine::start(&config)?;
             let status = engine.end(SOON).await?;
             let log = engine.log();
-            assert!(status.code() == Some(1) && log.contains("there is no bucket `large`"), "{log}");
+            assert!(status.code() == Some(1) && log.contains("cannot use bucket `large`: it does not exist"), "{log}");
             consumer(&["bucket", "large"])?;
         }
         deliver_all(&mysql, &config).await?;
@@ -521,7 +521,10 @@ async fn each_table_has_its_queue() -> anyhow::Result<()> {
     let mut engine = Engine::start_and_wait(&config).await?;
     let status = engine.end(SOON).await?;
     let (log, missing) = (engine.log(), payments.url.replace("shop-payments", "shop-others"));
-    assert!(status.code() == Some(1) && log.contains(&format!("there is no queue {missing}")), "{log}");
+    assert!(
+        status.code() == Some(1) && log.contains(&format!("cannot use queue {missing}: it does not exist")),
+        "{log}"
+    );
     assert!(!config.has_reached(&mysql.binlog_end().await?)?, "the checkpoint is before it");
 
     let config = EngineConfig::new(&directory, &mysql, source, &sink("dead-letter"));

@@ -213,7 +213,7 @@ async fn a_faulty_endpoint_loses_nothing() -> anyhow::Result<()> {
     let until_much_failed = async |Ground { config, faults, .. }: Ground<'_>| {
         let engine = Engine::start_and_wait(config).await?;
         rowmill_tests::wait_for("much fails", 10 * DRAIN, || {
-            let failed = engine.log().matches("not accepted, trying again").count();
+            let failed = engine.log().matches("not accepted; retrying").count();
             std::future::ready(Ok((failed >= faults).then_some(())))
         })
         .await?;
@@ -291,7 +291,7 @@ async fn lost_answers(ground: Ground<'_>) -> anyhow::Result<Engine> {
         times.push(now_ms());
         tokio::time::sleep(Duration::from_millis(random.random_range(20..300))).await;
     }
-    assert!(engine.log().contains("not accepted, trying again"), "{}", engine.log());
+    assert!(engine.log().contains("not accepted; retrying"), "{}", engine.log());
     proxy.stall();
     times.push(now_ms());
     Ok(engine)

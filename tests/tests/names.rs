@@ -257,7 +257,7 @@ async fn messages_go_where_their_table_is_meant() -> anyhow::Result<()> {
     assert_eq!(letters.len(), 2, "{letters:?}");
     for (letter, queue) in letters.iter().zip(["/my.db-t", "/%21shop-a%2Cb"]) {
         let error = letter["error"].as_str().unwrap_or_default();
-        assert!(error.contains(queue) && error.contains("there can be no queue"), "{error}");
+        assert!(error.contains(queue) && error.contains("cannot use queue"), "{error}");
     }
     Ok(())
 }

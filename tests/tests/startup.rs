@@ -70,7 +70,7 @@ async fn a_server_that_is_not_up_yet() -> anyhow::Result<()> {
     let output = config.command(&["run", "--no-wait"])?.output()?;
     ensure!(output.status.code() == Some(1) && started.elapsed() < SOON, "{output:?}");
     let engine = Engine::start(&config)?;
-    says(&engine, "can't start yet, trying again").await?;
+    says(&engine, "cannot start yet; retrying").await?;
     proxy.refuse(false);
     says(&engine, "running").await?;
     ends_soon(engine).await
@@ -84,7 +84,7 @@ async fn a_queue_that_is_not_up_yet() -> anyhow::Result<()> {
     let port = free_port();
     let sink = format!("[sink.a]\ntype = \"sqs\"\nqueue_url = \"http://127.0.0.1:{port}/1/a\"\n");
     let engine = Engine::start(&EngineConfig::new(&directory, &mysql, SHOP, &sink))?;
-    says(&engine, "can't start yet, trying again").await?;
+    says(&engine, "cannot start yet; retrying").await?;
     ensure!(
         !engine.log().contains("DispatchFailure") && engine.log().contains("Connection refused"),
         "{}",

@@ -137,7 +137,7 @@ async fn a_refused_message_leaves_the_checkpoint_directly_before_it() -> anyhow:
     let config = EngineConfig::new(&directory, &mysql, SHOP, &more);
     for _ in 0..2 {
         let error = Engine::failed(&config).await?;
-        ensure!(error.contains("refuses a message for what it is") && error.contains("checkpoint set"), "{error}");
+        ensure!(error.contains("message rejected") && error.contains("checkpoint set"), "{error}");
         let checkpoint: Value = serde_json::from_str(&std::fs::read_to_string(config.checkpoint())?)?;
         ensure!(checkpoint["past"]["rows"] == 100, "{checkpoint}");
     }

@@ -392,7 +392,7 @@ fn stages(fakes: &Fakes) -> Stages {
         first_resume: world.checkpoint.clone(),
         chain: CurrentChain::of(Chain::of(vec![first, second])),
         workers,
-        dispatcher: Router::new(config.destinations, needs.collect(), "simulated".to_owned(), Connector::MySql),
+        router: Router::new(config.destinations, needs.collect(), "simulated".to_owned(), Connector::MySql),
         sinks,
         dead_letters: Some(SinkId(2)),
         checkpoint: Checkpoint::simulated(Duration::from_millis(below(1000)), writes),

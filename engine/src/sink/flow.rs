@@ -85,7 +85,7 @@ pub(super) enum Outcome {
     /// The queue accepted or rejected each message.
     Accepted,
     /// The queue accepted or rejected some messages; the others are to be retried.
-    Partly,
+    Partial,
     /// The queue throttles.
     Throttled,
     /// The queue accepted nothing, or there is no answer.
@@ -191,7 +191,7 @@ impl Flow {
                 self.concurrency.answered(now - at, was_full, now);
                 None
             }
-            Outcome::Partly => {
+            Outcome::Partial => {
                 self.outage = None;
                 self.pause(now)
             }

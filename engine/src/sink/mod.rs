@@ -31,6 +31,7 @@ use crate::config::{self, SinkKind};
 /// A message to be delivered.
 #[derive(Debug, Default)]
 pub struct Message {
+    /// The body.
     pub body: Body,
     /// The message group, within which an ordered sink keeps the order. Empty where the sink needs none.
     pub group: String,

@@ -32,7 +32,7 @@ impl Overflow {
 /// The sending half of the queue: the outlet of the workers.
 #[derive(Debug, Clone)]
 pub struct Outlet {
-    deliveries: mpsc::UnboundedSender<Waiting>,
+    deliveries: mpsc::UnboundedSender<QueuedDelivery>,
     /// Places for deliveries that wait while the sink is not stalled.
     places: Arc<Semaphore>,
     is_stalled: Arc<AtomicBool>,
@@ -44,7 +44,7 @@ pub struct Outlet {
 pub struct Inlet {
     /// The delivery that was put back.
     first: Option<Delivery>,
-    deliveries: mpsc::UnboundedReceiver<Waiting>,
+    deliveries: mpsc::UnboundedReceiver<QueuedDelivery>,
     places: Arc<Semaphore>,
     is_stalled: Arc<AtomicBool>,
 }
@@ -54,7 +54,7 @@ pub struct Inlet {
 pub struct Closed;
 
 #[derive(Debug)]
-struct Waiting {
+struct QueuedDelivery {
     delivery: Delivery,
     /// The delivery's place, or its bytes of the overflow.
     _room: OwnedSemaphorePermit,
@@ -77,7 +77,7 @@ impl Outlet {
     /// If the sink has ended.
     pub async fn send(&self, delivery: Delivery) -> Result<(), Closed> {
         let room = self.room(&delivery).await?;
-        self.deliveries.send(Waiting { delivery, _room: room }).map_err(|_| Closed)
+        self.deliveries.send(QueuedDelivery { delivery, _room: room }).map_err(|_| Closed)
     }
 
     async fn room(&self, delivery: &Delivery) -> Result<OwnedSemaphorePermit, Closed> {
@@ -132,7 +132,7 @@ impl Inlet {
         self.first = Some(delivery);
     }
 
-    fn taken(&self, waiting: Waiting) -> Delivery {
+    fn taken(&self, waiting: QueuedDelivery) -> Delivery {
         self.is_stalled.store(false, Ordering::Relaxed);
         waiting.delivery
     }

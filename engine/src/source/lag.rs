@@ -66,7 +66,7 @@ impl Lag {
                 warn!(
                     source = address,
                     lag = ?age,
-                    kept = ?kept,
+                    retention = ?kept,
                     "the lag exceeds half of the server's binlog retention: changes that are purged before they are read are \
                      lost; find out why messages are not delivered faster, or raise binlog_expire_logs_seconds"
                 );

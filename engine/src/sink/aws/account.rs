@@ -31,7 +31,7 @@ pub(in crate::sink) struct Account {
 
 /// The default chain of credentials providers, and the role that is assumed with its credentials.
 #[derive(Debug, Clone)]
-struct Chain {
+struct ProviderChain {
     region: Option<String>,
     endpoint_url: Option<String>,
     role: Option<Role>,
@@ -43,7 +43,7 @@ impl Account {
         let Queue { url, region, endpoint_url, role, .. } = queue;
         let url = url.to_string();
         let region = region.clone().or_else(|| region_of(&url));
-        let chain = Chain { region, endpoint_url: endpoint_url.clone(), role: role.clone() };
+        let chain = ProviderChain { region, endpoint_url: endpoint_url.clone(), role: role.clone() };
         let config = chain.load().await;
         // A configured endpoint, mostly a local server, is for all AWS services, and takes precedence over the queue's host,
         // which is for SQS alone. FIPS and dual-stack endpoints that the environment asks for take precedence, too.
@@ -106,7 +106,7 @@ fn timeouts(request: Duration) -> TimeoutConfig {
     TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(request).build()
 }
 
-impl Chain {
+impl ProviderChain {
     async fn load(&self) -> SdkConfig {
         // The ordered queue retries: it knows which message may be sent before which.
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
@@ -141,7 +141,7 @@ impl Chain {
     }
 }
 
-impl ProvideCredentials for Chain {
+impl ProvideCredentials for ProviderChain {
     fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
     where
         Self: 'a,

@@ -26,32 +26,32 @@ const PROVIDER_TIMEOUT: Duration = Duration::from_secs(120);
 /// A cache of a provider's credentials. A task of its own asks the provider, so that a request that times out does not
 /// cancel the asking.
 #[derive(Debug, Clone)]
-pub(in crate::sink) struct Credentials(Arc<Shelf>);
+pub(in crate::sink) struct Credentials(Arc<CredentialsCache>);
 
 #[derive(Debug)]
-struct Shelf {
+struct CredentialsCache {
     provider: SharedCredentialsProvider,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    held: Option<Held>,
-    asking: Option<Asking>,
+    held: Option<CachedCredentials>,
+    asking: Option<PendingCredentials>,
 }
 
 /// A pending answer of the provider, for which all requests without credentials wait.
-type Asking = Shared<BoxFuture<'static, Result<Identity, String>>>;
+type PendingCredentials = Shared<BoxFuture<'static, Result<Identity, String>>>;
 
 #[derive(Debug)]
-struct Held {
+struct CachedCredentials {
     identity: Identity,
     expiry: Option<SystemTime>,
     /// When to renew.
     renewal: SystemTime,
 }
 
-impl Held {
+impl CachedCredentials {
     fn holds(&self, now: SystemTime) -> bool {
         self.expiry.is_none_or(|expiry| now < expiry)
     }
@@ -60,7 +60,7 @@ impl Held {
 impl Credentials {
     /// Creates an empty cache of the provider's credentials.
     pub fn new(provider: SharedCredentialsProvider) -> Self {
-        Self(Arc::new(Shelf { provider, state: Mutex::default() }))
+        Self(Arc::new(CredentialsCache { provider, state: Mutex::default() }))
     }
 
     /// Returns valid credentials, and starts to renew them when it is time. Waits for the provider only if there are none.
@@ -75,7 +75,7 @@ impl Credentials {
             }
             // Only a task that panicked leaves a finished answer here: the provider is asked again.
             state.asking.take_if(|asking| asking.peek().is_some());
-            let asking = state.asking.get_or_insert_with(|| Arc::clone(&self.0).ask(now)).clone();
+            let asking = state.asking.get_or_insert_with(|| Arc::clone(&self.0).send_once(now)).clone();
             match state.held.as_ref().filter(|held| held.holds(now)) {
                 Some(held) => return Ok(held.identity.clone()),
                 None => asking,
@@ -102,13 +102,13 @@ impl ProvideCredentials for Credentials {
     }
 }
 
-impl Shelf {
+impl CredentialsCache {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks the provider in a task of its own, and stores its answer.
-    fn ask(self: Arc<Self>, now: SystemTime) -> Asking {
+    fn send_once(self: Arc<Self>, now: SystemTime) -> PendingCredentials {
         let task = tokio::spawn(async move {
             let answer = tokio::time::timeout(PROVIDER_TIMEOUT, self.provider.provide_credentials()).await;
             let answer = match answer {
@@ -124,7 +124,7 @@ impl Shelf {
                     // Short-lived credentials are used until they expire: otherwise each request would renew them.
                     let renewal = if renewal <= now { expiry.unwrap_or(renewal) } else { renewal };
                     let identity = Identity::from(credentials);
-                    state.held = Some(Held { identity: identity.clone(), expiry, renewal });
+                    state.held = Some(CachedCredentials { identity: identity.clone(), expiry, renewal });
                     Ok(identity)
                 }
                 Err(text) => {

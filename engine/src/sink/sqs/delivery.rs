@@ -11,9 +11,9 @@ use tracing::{error, info, warn};
 
 use super::super::flow::{Flow, Sent};
 use super::super::{DeadLetters, Delivery, Inlet, Message};
-use super::queue::{Sqs, certain_when_compressed};
+use super::queue::{Sqs, uncompressed_max};
 use super::queued_message::QueuedMessage;
-use super::request::{Answer, LIMITS, Reason, Request, To, send};
+use super::request::{Answer, LIMITS, Reason, Request, RequestTarget, send};
 use crate::ack::{self, Ack};
 use crate::config::OnError;
 use crate::failpoint::{self, Step};
@@ -40,7 +40,7 @@ const LETTER_BYTES_MIN: usize = 1024;
 /// If the sink of dead letters has ended.
 pub(super) async fn deliver(sqs: Sqs, mut deliveries: Inlet, dead_letters: Option<DeadLetters>) -> anyhow::Result<()> {
     let dead_letters = dead_letters.filter(|_| sqs.on_error == OnError::DeadLetter);
-    let mut delivering = Delivering {
+    let mut delivering = QueueDelivery {
         queue: OrderedQueue::new(LIMITS),
         requests: JoinSet::new(),
         flow: Flow::new(sqs.jitter_seed),
@@ -89,17 +89,17 @@ impl Sqs {
         if let Some(aggregation) = self.aggregation {
             queue.join_last(group.as_deref(), |last| {
                 let joins = |row: &mut Message| {
-                    last.bytes + QueuedMessage::longer_by(row) <= aggregation.bytes && last.item.may_take(row)
+                    last.bytes + QueuedMessage::added_bytes(row) <= aggregation.bytes && last.item.can_join(row)
                 };
                 if let Some(row) = alone.take_if(joins) {
-                    last.bytes += QueuedMessage::longer_by(&row);
+                    last.bytes += QueuedMessage::added_bytes(&row);
                     last.item.take(row, ack);
                 }
             });
         }
         let mut item = QueuedMessage::new(alone?, ack);
         let mut bytes = item.bytes(self.aggregation);
-        if bytes > certain_when_compressed(self.message_max) {
+        if bytes > uncompressed_max(self.message_max) {
             item.compress(self.aggregation);
             bytes = item.bytes(self.aggregation);
         }
@@ -152,7 +152,7 @@ impl Sqs {
 }
 
 /// The delivery to a queue: messages that wait, and requests in flight.
-struct Delivering {
+struct QueueDelivery {
     sink: Sqs,
     dead_letters: Option<DeadLetters>,
     queue: OrderedQueue<QueuedMessage>,
@@ -164,7 +164,7 @@ struct Delivering {
     held_up_said: Option<Instant>,
 }
 
-impl Delivering {
+impl QueueDelivery {
     fn is_done(&self) -> bool {
         self.queue.is_empty() && self.requests.is_empty()
     }
@@ -173,14 +173,14 @@ impl Delivering {
     /// groups, up to [`WAITING_BYTES_MAX`].
     fn has_room(&mut self) -> bool {
         if self.queue.bytes() >= WAITING_BYTES_MAX {
-            self.say_held_up();
+            self.warn_blocked();
             return false;
         }
         self.queue.sendable() < SENDABLE_MAX && self.queue.sendable_bytes() < SENDABLE_BYTES_MAX
     }
 
     /// Logs a warning that one message group blocks all others, but not in an outage, and not too often.
-    fn say_held_up(&mut self) {
+    fn warn_blocked(&mut self) {
         let now = Instant::now();
         if self.flow.is_probing() || self.held_up_said.is_some_and(|said| now - said < HELD_UP_INTERVAL) {
             return;
@@ -230,7 +230,7 @@ impl Delivering {
             request.iter_mut().for_each(|pending| pending.item.seal());
             let sent = self.flow.sent(request.iter().map(|pending| pending.bytes).sum(), now);
             let Sqs { transport, queue_url, fifo, aggregation, store, .. } = &self.sink;
-            let to = To {
+            let to = RequestTarget {
                 transport: Arc::clone(transport),
                 url: queue_url.clone(),
                 fifo: *fifo,

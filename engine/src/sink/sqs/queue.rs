@@ -45,8 +45,7 @@ impl Sqs {
             None => None,
         };
         let aggregation = aggregation.map(|aggregation| {
-            let fits =
-                if aggregation.compression.is_some() { certain_when_compressed(message_max) } else { message_max };
+            let fits = if aggregation.compression.is_some() { uncompressed_max(message_max) } else { message_max };
             Aggregation { bytes: aggregation.bytes.min(fits), ..aggregation }
         });
         Ok(Self {
@@ -126,6 +125,6 @@ async fn look_up(client: &aws_sdk_sqs::Client, url: &str) -> Result<(usize, Stri
 }
 
 /// Returns how many bytes of any text always fit into a message of `message_max` bytes, compressed and in base64.
-pub(super) fn certain_when_compressed(message_max: usize) -> usize {
+pub(super) fn uncompressed_max(message_max: usize) -> usize {
     message_max / 10 * 7
 }

@@ -189,7 +189,7 @@ impl QueuedMessage {
 
     /// Whether a row may join the message. Of the attributes only `position` may differ; the aggregate has that of its first
     /// row.
-    pub fn may_take(&self, row: &Message) -> bool {
+    pub fn can_join(&self, row: &Message) -> bool {
         fn said(message: &Message) -> impl Iterator<Item = &(String, String)> {
             message.attributes.iter().filter(|(name, _)| name != "position")
         }
@@ -199,7 +199,7 @@ impl QueuedMessage {
     }
 
     /// Returns the bytes by which a row lengthens the message.
-    pub fn longer_by(row: &Message) -> usize {
+    pub fn added_bytes(row: &Message) -> usize {
         row.body.len() + ",".len()
     }
 
@@ -453,8 +453,8 @@ mod tests {
             let mut bytes = pack.bytes(aggregation(form));
             for (body, id) in [("22", "b"), ("3", "c")] {
                 let row = queued_message(Some(7), body, id, "b:4:1").first;
-                assert!(pack.may_take(&row));
-                bytes += QueuedMessage::longer_by(&row);
+                assert!(pack.can_join(&row));
+                bytes += QueuedMessage::added_bytes(&row);
                 pack.take(row, &crate::ack::tests::ack());
             }
             assert_eq!(sent(&pack), (three.into(), "a+c".into()));
@@ -531,13 +531,13 @@ mod tests {
     fn what_was_sent_or_is_another_tables_stays_alone() {
         let mut pack = queued_message(Some(7), "1", "a", "b:4:0");
         let row = |table, body| queued_message(table, body, "2", "b:4:1").first;
-        assert!(pack.may_take(&row(Some(7), "2")));
-        assert!(!pack.may_take(&row(Some(8), "2")));
-        assert!(!pack.may_take(&row(None, "2")));
-        assert!(!pack.may_take(&row(Some(7), "")), "SQS would reject an empty body");
-        assert!(!queued_message(None, "1", "a", "b:4:0").may_take(&row(None, "2")));
+        assert!(pack.can_join(&row(Some(7), "2")));
+        assert!(!pack.can_join(&row(Some(8), "2")));
+        assert!(!pack.can_join(&row(None, "2")));
+        assert!(!pack.can_join(&row(Some(7), "")), "SQS would reject an empty body");
+        assert!(!queued_message(None, "1", "a", "b:4:0").can_join(&row(None, "2")));
         pack.seal();
-        assert!(!pack.may_take(&row(Some(7), "2")));
+        assert!(!pack.can_join(&row(Some(7), "2")));
         let alone = queued_message(None, "a transform's text", "a", "b:4:0");
         assert_eq!(entry(&alone, true, aggregation(AggregateForm::Array))["MessageBody"], "a transform's text");
     }

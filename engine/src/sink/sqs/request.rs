@@ -24,7 +24,7 @@ pub(super) const LIMITS: RequestLimits = RequestLimits { messages: 10, bytes: 1 
 pub(super) type Request = Vec<Pending<QueuedMessage>>;
 
 /// The destination of requests, and how messages are written for it.
-pub(super) struct To {
+pub(super) struct RequestTarget {
     pub transport: Arc<dyn Transport>,
     pub url: String,
     pub fifo: bool,
@@ -103,7 +103,7 @@ fn index<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<usi
 
 /// Sends a request once. A request that is refused as a whole, perhaps because of one of its messages, is sent again message
 /// by message, so that the other messages are accepted.
-pub(super) async fn send(to: To, mut request: Request) -> Answer {
+pub(super) async fn send(to: RequestTarget, mut request: Request) -> Answer {
     let mut answer = Answer::default();
     if let Some(store) = &to.store {
         let mut ready = Request::with_capacity(request.len());
@@ -119,7 +119,7 @@ pub(super) async fn send(to: To, mut request: Request) -> Answer {
         }
     }
     failpoint::reached(Step::Sending);
-    let said = ask(&to, &request).await;
+    let said = send_once(&to, &request).await;
     if !matches!(said, SendOutcome::Rejected(_) | SendOutcome::Unknown(_)) || request.len() == 1 {
         answer.take(request, said);
         return answer;
@@ -131,7 +131,7 @@ pub(super) async fn send(to: To, mut request: Request) -> Answer {
             continue;
         }
         let alone = vec![message];
-        let said = ask(&to, &alone).await;
+        let said = send_once(&to, &alone).await;
         // The other messages would be refused for the same reason.
         is_away = matches!(said, SendOutcome::Retry(_));
         answer.take(alone, said);
@@ -139,7 +139,7 @@ pub(super) async fn send(to: To, mut request: Request) -> Answer {
     answer
 }
 
-async fn ask(to: &To, request: &Request) -> SendOutcome {
+async fn send_once(to: &RequestTarget, request: &Request) -> SendOutcome {
     let not_now = |text: String| SendOutcome::Retry(Reason { text, is_throttled: false });
     let failure = match to.transport.call("SendMessageBatch", body(to, request)).await {
         Ok(answer) => match serde_json::from_slice(&answer) {
@@ -171,7 +171,7 @@ impl Reason {
 
 /// Returns the JSON body of a request.
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html>
-fn body(to: &To, request: &Request) -> Vec<u8> {
+fn body(to: &RequestTarget, request: &Request) -> Vec<u8> {
     // Most bodies are JSON, whose quotes are escaped.
     let bytes: usize = request.iter().map(|pending| pending.bytes + pending.bytes / 4 + 256).sum();
     let mut body = Vec::with_capacity(bytes);
@@ -193,7 +193,7 @@ impl Answer {
         match &self.reason {
             Some(reason) if reason.is_throttled => Outcome::Throttled,
             None if self.doubtful.is_empty() => Outcome::Accepted,
-            _ if is_alive => Outcome::Partly,
+            _ if is_alive => Outcome::Partial,
             _ => Outcome::Refused,
         }
     }
