@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use rowmill_core::batch::{Batch, Row};
+use rowmill_core::batch::{Batch, Row, Table};
 use rowmill_core::position::{BinlogPosition, EventOffset, PartialTransaction, ResumePoint};
 use rowmill_pipeline::ack;
 pub use rowmill_pipeline::ack::{Cost, Stopped};
@@ -36,8 +36,23 @@ pub struct BatchOrigin {
 pub struct RowPositions {
     /// The binlog files, usually one.
     files: Vec<String>,
+    /// The tables, each once for consecutive runs.
+    tables: Vec<Arc<Table>>,
     /// Ordered by the first row.
     runs: Vec<Run>,
+}
+
+/// The position of a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowPosition {
+    /// The table, `schema.table`, if the row is one of a table.
+    pub table: Option<String>,
+    /// Where the transaction begins.
+    pub transaction: BinlogPosition,
+    /// The event and the row's index in it.
+    pub offset: EventOffset,
+    /// When the transaction was committed, in microseconds since 1970; 0 where unknown.
+    pub commit_time_us: i64,
 }
 
 /// Consecutive rows of an event.
@@ -52,6 +67,10 @@ struct Run {
     /// Where the transaction begins, in bytes from the file's start.
     transaction: u64,
     file: u32,
+    /// The table's index in [`RowPositions::tables`], if the row is one of a table.
+    table: Option<u32>,
+    /// When the transaction was committed, in microseconds since 1970; 0 where unknown.
+    commit_time_us: i64,
     /// The transaction's index in the batch.
     nth_transaction: usize,
 }
@@ -72,6 +91,11 @@ impl BatchOrigin {
         Self { before, places: OnceLock::new() }
     }
 
+    /// Returns the position of a row of the batch, by its index in it.
+    pub fn position(&self, row: u32) -> Option<RowPosition> {
+        self.places.get()?.find(row)
+    }
+
     /// Sets the positions of the batch's rows. Only the first call has an effect.
     pub fn set_places(&self, places: RowPositions) {
         let _ = self.places.set(places);
@@ -82,7 +106,7 @@ impl RowPositions {
     /// Adds a row of `batch`; `index` is the row's index in the batch as decoded. Rows are added in order, or [`RowPositions::sort`]
     /// is called after the last one.
     #[inline]
-    pub fn row(&mut self, index: u32, row: &Row<'_>, batch: &Batch<'_>) {
+    pub fn row(&mut self, index: u32, row: &Row<'_>, table: &Arc<Table>, batch: &Batch<'_>) {
         let header = row.header();
         let is_next = |last: &Run| {
             (last.event, last.nth_transaction) == (header.event_position, row.transaction())
@@ -93,7 +117,12 @@ impl RowPositions {
         }
         let transaction = batch.transaction(row.transaction()).header();
         let file = self.file(transaction.file);
+        if self.tables.last().is_none_or(|last| !Arc::ptr_eq(last, table)) {
+            self.tables.push(Arc::clone(table));
+        }
         self.runs.push(Run {
+            table: Some(self.tables.len() as u32 - 1),
+            commit_time_us: transaction.commit_time_us,
             row: index,
             index: header.index_in_event,
             event: header.event_position,
@@ -109,6 +138,8 @@ impl RowPositions {
         let file = self.file(&transaction.file);
         let transaction = transaction.offset;
         self.runs.push(Run {
+            table: None,
+            commit_time_us: 0,
             row: index,
             index: index_in_event,
             event,
@@ -123,11 +154,15 @@ impl RowPositions {
         self.runs.sort_by_key(|run| run.row);
     }
 
-    /// Returns where a row's transaction begins, and the row's offset in the file.
-    fn find(&self, row: u32) -> Option<(BinlogPosition, EventOffset)> {
+    /// Returns the position of a row.
+    fn find(&self, row: u32) -> Option<RowPosition> {
         let run = self.runs[..self.runs.partition_point(|run| run.row <= row)].last()?;
-        let transaction = BinlogPosition::new(self.files[run.file as usize].clone(), run.transaction);
-        Some((transaction, EventOffset { event: run.event, rows: run.index + (row - run.row) }))
+        Some(RowPosition {
+            table: run.table.map(|index| self.tables[index as usize].to_string()),
+            transaction: BinlogPosition::new(self.files[run.file as usize].clone(), run.transaction),
+            offset: EventOffset { event: run.event, rows: run.index + (row - run.row) },
+            commit_time_us: run.commit_time_us,
+        })
     }
 
     fn file(&mut self, name: &str) -> u32 {
@@ -142,11 +177,11 @@ impl RowPositions {
 /// Stops the pipeline at the row of an ack: neither this row nor a later one is to be delivered, and the checkpoint ends up
 /// directly before it.
 pub fn stop(ack: Ack, error: anyhow::Error) {
-    let BatchOrigin { before, places } = ack.batch();
-    let place = places.get().and_then(|places| places.find(ack.row()));
+    let BatchOrigin { before, .. } = ack.batch();
+    let place = ack.batch().position(ack.row());
     // Every row that may stop the pipeline has a position; otherwise the whole batch would be delivered again.
     let (transaction, before) = match place {
-        Some((transaction, progress)) => {
+        Some(RowPosition { transaction, offset: progress, .. }) => {
             let partial = PartialTransaction { file: transaction.file.clone(), progress };
             (transaction, ResumePoint::clone(before).advanced_to(partial))
         }

@@ -28,6 +28,7 @@ pub mod ack;
 pub mod check;
 pub mod checkpoint;
 pub mod config;
+pub mod dead_letter;
 pub mod failpoint;
 pub mod mysql;
 pub mod pipeline;

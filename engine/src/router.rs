@@ -10,12 +10,13 @@ use bytes::Bytes;
 use rowmill_core::ByTable;
 use rowmill_core::batch::{Batch, Kind, Operation, Row, Table};
 use rowmill_core::binlog::{DecodeError, SchemaChange, SkippedChange, SkippedContent};
-use rowmill_core::envelope::{Connector, Envelope, Escaping, Format, KeyChange, SourceName, push_int, push_string};
+use rowmill_core::envelope::{Connector, Envelope, Escaping, Format, KeyChange, SourceName};
 use rowmill_core::position::BinlogPosition;
 use rowmill_core::route::{GroupTemplate, TableTemplate, deduplication_id, schema_change_id, skipped_id, sqs_id};
 
 use crate::ack::RowPositions;
 use crate::config::{self, Attribute, Destinations, SinkId};
+use crate::dead_letter::{Content, DeadLetter, Origin, Stage};
 use crate::sink::{Body, Message};
 use crate::transform::{DeadRow, Emitted, Passed, Stop, TransformError, Transformed};
 
@@ -169,7 +170,7 @@ impl Router {
             }
             let row = batch.row(row);
             let table = &tables[row.table().0 as usize];
-            out.places.row(origin, &row, batch);
+            out.places.row(origin, &row, table, batch);
             for &part in KeyChange::for_row(table, &row) {
                 let output = OutputSlot { part, number: out.outputs.next(origin) };
                 let address = self.address(table, batch, &row, overrides, output);
@@ -212,30 +213,35 @@ impl Router {
         let batch = Batch::parse(&dead.batch).expect("batches are written by the builder");
         let row = batch.row(dead.row);
         let table = &tables[row.table().0 as usize];
-        let TransformError { plugin, file, position, row: row_index, fault, .. } = &dead.error;
-        let mut body = Vec::with_capacity(1024);
-        let mut text = |label: &[u8], text: &str| {
-            body.extend_from_slice(label);
-            push_string(text, &mut body);
-        };
-        text(b"{\"plugin\":", plugin);
-        text(b",\"error\":", fault);
-        text(b",\"file\":", file);
-        body.extend_from_slice(b",\"pos\":");
-        push_int(*position, &mut body);
-        body.extend_from_slice(b",\"row\":");
-        push_int(*row_index, &mut body);
-        body.extend_from_slice(b",\"change\":");
+        let TransformError { plugin, code, fault, .. } = &dead.error;
+        let transaction = batch.transaction(row.transaction()).header();
         let mut change = Vec::new();
         self.envelopes[sink.0].write(table, &batch, &row, KeyChange::None, now_us, &mut change);
-        body.extend_from_slice(Body::new(change.into(), self.sinks[sink.0].escaping).plain().as_bytes());
-        body.push(b'}');
+        let change = Body::new(change.into(), self.sinks[sink.0].escaping);
+        let (table_name, change) = (table.to_string(), change.plain());
+        let letter = DeadLetter {
+            stage: Stage::Transform,
+            name: Some(plugin),
+            code,
+            error: fault,
+            source: Some(Origin {
+                table: Some(&table_name),
+                file: transaction.file,
+                pos: row.header().event_position,
+                row: row.header().index_in_event,
+                event_type: None,
+                gtid: transaction.gtid,
+                ts_ms: (transaction.commit_time_us > 0).then_some(transaction.commit_time_us / 1000),
+            }),
+            destination: None,
+            content: Content::Change(&change),
+        };
+        let body = letter.to_json();
         let group = GroupTemplate::default().group(table, &row);
         let deduplication_id = deduplication_id(&self.server, &batch, &row, u32::MAX);
-        let body = Body::new(body.into(), Escaping::Plain);
-        places.row(dead.origin, &row, &batch);
+        places.row(dead.origin, &row, table, &batch);
         by_sink[sink.0].push(Message {
-            body,
+            body: body.into(),
             group,
             deduplication_id,
             row: dead.origin,
@@ -249,36 +255,36 @@ impl Router {
         let sink = self.dead_letter_sink.expect("undecodable changes are skipped only with a sink for dead letters");
         let SkippedChange { error, row, gtid, time_us, content, bytes } = skipped;
         let DecodeError { position: BinlogPosition { file, offset }, transaction, table, fault, .. } = &**error;
-        let mut body = Vec::with_capacity(1024);
-        let mut text = |label: &[u8], text: &str| {
-            body.extend_from_slice(label);
-            push_string(text, &mut body);
+        let encoded = match content {
+            SkippedContent::Statement(_) => String::new(),
+            SkippedContent::Images(bytes) | SkippedContent::Event(bytes) => STANDARD.encode_to_string(bytes),
         };
-        text(b"{\"stage\":\"source\",\"error\":", &fault.to_string());
-        if let Some(table) = table {
-            text(b",\"table\":", table);
-        }
-        text(b",\"file\":", file);
-        text(b",\"gtid\":", gtid);
-        match content {
-            SkippedContent::Statement(statement) => text(b",\"statement\":", statement),
-            SkippedContent::Images(images) => text(b",\"images\":", &STANDARD.encode_to_string(images)),
-            SkippedContent::Event(event) => text(b",\"event\":", &STANDARD.encode_to_string(event)),
-        }
-        let mut number = |label: &[u8], number: i64| {
-            body.extend_from_slice(label);
-            push_int(number, &mut body);
+        let letter = DeadLetter {
+            stage: Stage::Source,
+            name: None,
+            code: fault.code(),
+            error: &fault.to_string(),
+            source: Some(Origin {
+                table: table.as_deref(),
+                file,
+                pos: *offset,
+                row: *row,
+                event_type: Some(error.kind.0),
+                gtid,
+                ts_ms: Some(time_us / 1000),
+            }),
+            destination: None,
+            content: match content {
+                SkippedContent::Statement(statement) => Content::Statement(statement, *bytes),
+                SkippedContent::Images(_) => Content::Images(&encoded, *bytes),
+                SkippedContent::Event(_) => Content::Event(&encoded, *bytes),
+            },
         };
-        number(b",\"bytes\":", *bytes as i64);
-        number(b",\"type\":", error.kind.0.into());
-        number(b",\"pos\":", *offset as i64);
-        number(b",\"row\":", (*row).into());
-        number(b",\"ts_ms\":", time_us / 1000);
-        body.push(b'}');
+        let body = letter.to_json();
         let transaction = BinlogPosition::new(file.as_str(), transaction.unwrap_or(*offset));
         places.other(origin, &transaction, *offset, *row);
         by_sink[sink.0].push(Message {
-            body: Body::new(body.into(), Escaping::Plain),
+            body: body.into(),
             group: sqs_id(table.clone().unwrap_or_else(|| "statements".to_owned())),
             deduplication_id: skipped_id(&self.server, skipped),
             row: origin,
@@ -324,7 +330,7 @@ impl Router {
         let (sink, group, deduplication_id) = address.map_err(|error| Stop { origin, error })?;
         add_attributes(&self.sinks[sink.0].attributes, table, batch, &row, &mut attributes);
         let (body, queue) = (text.body().into(), self.queue(sink, table));
-        out.places.row(origin, &row, batch);
+        out.places.row(origin, &row, table, batch);
         let table = None; // never aggregated
         let message =
             Message { body, group, deduplication_id, attributes, table, queue, row: origin, is_dead_letter: false };

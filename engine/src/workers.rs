@@ -175,7 +175,8 @@ impl Worker {
         let RoutedBatch { by_sink, mut places, stop } = routed;
         if let Some(Stop { origin, .. }) = stop {
             let batch = Batch::parse(&bytes).expect("batches are written by the builder");
-            places.row(origin, &batch.row(RowIndex(origin)), &batch);
+            let row = batch.row(RowIndex(origin));
+            places.row(origin, &row, &tables[row.table().0 as usize], &batch);
         }
         places.sort();
         ack.batch().set_places(places);

@@ -121,12 +121,18 @@ async fn a_refused_message_is_a_dead_letter() -> anyhow::Result<()> {
         let letters = std::fs::read_to_string(&letters)?;
         let letters: Vec<Value> = letters.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
         let [letter] = &letters[..] else { panic!("{} letters", letters.len()) };
-        assert_eq!(letter["sink"], "notes");
+        assert_eq!((&letter["stage"], &letter["name"]), (&"sink".into(), &"notes".into()));
+        assert_eq!((&letter["code"], &letter["destination"]["sink"]), (&"too-large".into(), &"notes".into()));
         let error = letter["error"].as_str().unwrap_or_default();
         assert!(error.contains("the queue takes 1048576"), "{error}");
         let body: Value = serde_json::from_str(letter["body"].as_str().context("the body as it was")?)?;
         assert_eq!(body["after"]["id"], 5);
-        assert_eq!(letter["group"], "all");
+        assert_eq!(letter["destination"]["group"], "all");
+        let source = &letter["source"];
+        assert_eq!((&source["file"], &source["pos"]), (&body["source"]["file"], &body["source"]["pos"]));
+        let name = |key: &str| body["source"][key].as_str().unwrap_or_default();
+        let table = format!("{}.{}", name("db"), name("table"));
+        assert_eq!(source["table"], table);
     }
     Ok(())
 }
@@ -206,7 +212,7 @@ async fn queues_get_what_they_are_for() -> anyhow::Result<()> {
     let letter: Value = serde_json::from_str(std::fs::read_to_string(&letters)?.trim_end())?;
     let error = letter["error"].as_str().unwrap_or_default();
     assert!(error.contains("the queue takes 2048"), "{error}");
-    assert_eq!(letter["group"], "notes:2");
+    assert_eq!(letter["destination"]["group"], "notes:2");
     Ok(())
 }
 

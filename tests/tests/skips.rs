@@ -97,7 +97,10 @@ async fn statements_are_dead_letters(name: &str, build: Build) -> anyhow::Result
         ensure!(statements[3] == "UPDATE shop.t SET v = 'mixed' WHERE id = 1", "{statements:#?}");
         for letter in &letters {
             ensure!(text(letter, "stage") == "source" && text(letter, "error").contains("as a statement"), "{letter}");
-            ensure!(letter["pos"].as_u64() > Some(4) && text(letter, "file").starts_with("binlog."), "{letter}");
+            ensure!(
+                letter["source"]["pos"].as_u64() > Some(4) && text(&letter["source"], "file").starts_with("binlog."),
+                "{letter}"
+            );
         }
     }
     Ok(())
@@ -146,7 +149,9 @@ async fn rows_are_dead_letters() -> anyhow::Result<()> {
     ensure!(at_once.len() == count, "{} of {count} letters", at_once.len());
     let first = &at_once[0];
     ensure!(
-        text(first, "table") == "shop.t" && first["row"].as_u64().is_some() && !text(first, "gtid").is_empty(),
+        text(&first["source"], "table") == "shop.t"
+            && first["source"]["row"].as_u64().is_some()
+            && !text(&first["source"], "gtid").is_empty(),
         "{first}"
     );
     // The null bitmap, the key, the text with its length, the number.
@@ -190,10 +195,13 @@ async fn rows_of_unknown_columns_are_dead_letters() -> anyhow::Result<()> {
         let expected = ["c t 1", "c t 2", "c t 3", "c old 3", "c t 4"];
         ensure!(rig.changes()? == expected, "{:?}", rig.changes()?);
         let letters = letters(&dead)?;
-        let kinds: Vec<_> = letters.iter().map(|letter| letter["type"].as_u64()).collect();
+        let kinds: Vec<_> = letters.iter().map(|letter| letter["source"]["event_type"].as_u64()).collect();
         ensure!(kinds == [Some(30), Some(31), Some(2)], "an insert, an update, a statement: {letters:#?}");
         for letter in &letters[..2] {
-            ensure!(text(letter, "table") == "shop.old" && text(letter, "error").contains("ALTER TABLE"), "{letter}");
+            ensure!(
+                text(&letter["source"], "table") == "shop.old" && text(letter, "error").contains("ALTER TABLE"),
+                "{letter}"
+            );
             ensure!(text(letter, "event").len() > 20, "{letter}");
         }
     }

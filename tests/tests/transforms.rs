@@ -97,9 +97,10 @@ async fn rows_that_a_transform_fails_on_are_set_aside() -> anyhow::Result<()> {
         assert_eq!(letter["change"]["after"]["act"], *act);
         let error = letter["error"].as_str().unwrap_or_default();
         assert!(error.contains(words), "{act}: {error}");
-        assert_eq!(letter["plugin"], "unruly");
+        assert_eq!((&letter["stage"], &letter["name"]), (&"transform".into(), &"unruly".into()));
+        assert!(letter["code"].as_str().is_some_and(|code| !code.is_empty()), "{letter}");
         assert_eq!(
-            (&letter["pos"], &letter["file"]),
+            (&letter["source"]["pos"], &letter["source"]["file"]),
             (&letter["change"]["source"]["pos"], &letter["change"]["source"]["file"])
         );
     }

@@ -13,12 +13,12 @@ mod null;
 mod outlet;
 mod sqs;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use anyhow::Context;
 use futures_util::future::BoxFuture;
 use rowmill_core::batch::TableId;
-use rowmill_core::envelope::push_string;
 use rowmill_core::route::sqs_id;
 
 pub use aws::Connections;
@@ -27,6 +27,7 @@ pub use outlet::{Inlet, Outlet, Overflow, outlet};
 
 use crate::ack::Ack;
 use crate::config::{self, SinkKind};
+use crate::dead_letter::{Content, DeadLetter, Destination, Origin, Stage};
 
 /// A message to be delivered.
 #[derive(Debug, Default)]
@@ -76,6 +77,22 @@ impl Delivery {
     }
 }
 
+/// Why a sink rejects a message for good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Rejection {
+    /// The code, for programs: of SQS as SQS writes it, else one of Rowmill's in kebab case.
+    code: Cow<'static, str>,
+    /// The cause, for people; it has the code of SQS.
+    error: String,
+}
+
+impl Rejection {
+    /// A rejection by Rowmill: no queue would take the message.
+    fn new(code: &'static str, error: impl Into<String>) -> Self {
+        Self { code: code.into(), error: error.into() }
+    }
+}
+
 /// The sink of dead letters, for messages that another sink rejects.
 #[derive(Debug, Clone)]
 pub struct DeadLetters {
@@ -88,33 +105,37 @@ impl DeadLetters {
     ///
     /// # Errors
     /// If the sink of dead letters has ended.
-    async fn send(&self, sink: &str, message: Message, fault: &str, ack: Ack) -> anyhow::Result<()> {
+    async fn send(&self, sink: &str, message: Message, rejection: &Rejection, ack: Ack) -> anyhow::Result<()> {
         let Message { body, group, deduplication_id, attributes, row, .. } = message;
-        let mut letter = Vec::with_capacity(body.len() + 256);
-        let mut text = |label: &str, text: &str| {
-            letter.extend_from_slice(label.as_bytes());
-            push_string(text, &mut letter);
-        };
-        text("{\"sink\":", sink);
-        text(",\"error\":", fault);
-        text(",\"group\":", &group);
-        text(",\"deduplication_id\":", &deduplication_id);
-        text(",\"body\":", &body.plain());
-        let mut label = ",\"attributes\":{";
-        for (nth, (name, value)) in attributes.iter().enumerate() {
-            // An attribute that is there twice is why the message was rejected: `error` has both values.
-            if attributes[..nth].iter().any(|(earlier, _)| earlier == name) {
-                continue;
-            }
-            text(label, name);
-            text(":", value);
-            label = ",";
+        let position = ack.batch().position(row);
+        let origin = position.as_ref().map(|position| Origin {
+            table: position.table.as_deref(),
+            file: &position.transaction.file,
+            pos: position.offset.event,
+            row: position.offset.rows,
+            event_type: None,
+            gtid: "",
+            ts_ms: (position.commit_time_us > 0).then_some(position.commit_time_us / 1000),
+        });
+        let letter = DeadLetter {
+            stage: Stage::Sink,
+            name: Some(sink),
+            code: &rejection.code,
+            error: &rejection.error,
+            source: origin,
+            destination: Some(Destination {
+                sink,
+                group: &group,
+                deduplication_id: &deduplication_id,
+                attributes: &attributes,
+            }),
+            content: Content::Body(&body.plain()),
         }
-        letter.extend_from_slice(if attributes.is_empty() { b"}" } else { b"}}" });
+        .to_json();
         // A standard queue needs no deduplication ID: each dead letter is unique then.
         let unique = || format!("{:032x}", rand::random::<u128>());
         let letter = Message {
-            body: String::from_utf8(letter).expect("JSON is written as UTF-8").into(),
+            body: letter.into(),
             group: if group.is_empty() { sqs_id(sink.to_owned()) } else { group },
             deduplication_id: if deduplication_id.is_empty() { unique() } else { deduplication_id },
             row,

@@ -17,6 +17,18 @@ pub(crate) enum PluginError {
     Malformed(String),
 }
 
+impl PluginError {
+    /// Returns the code of the error, for programs.
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Trap(_) => "trapped",
+            Self::Reject(_) => "rejected",
+            Self::Retry(_) => "retries-exhausted",
+            Self::Malformed(_) => "malformed-verdict",
+        }
+    }
+}
+
 impl std::fmt::Display for PluginError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -42,12 +54,20 @@ pub struct TransformError {
     pub position: u64,
     /// The row's index in that event.
     pub row: u32,
+    /// The code of the error, for programs.
+    pub code: &'static str,
     /// The cause.
     pub fault: String,
 }
 
 impl TransformError {
-    pub(super) fn new(plugin: &str, batch: &Batch<'_>, row: &Row<'_>, tables: &[Arc<Table>], fault: String) -> Self {
+    pub(super) fn new(
+        plugin: &str,
+        batch: &Batch<'_>,
+        row: &Row<'_>,
+        tables: &[Arc<Table>],
+        fault: &PluginError,
+    ) -> Self {
         let header = row.header();
         let table = tables.get(header.table.0 as usize);
         Self {
@@ -56,7 +76,8 @@ impl TransformError {
             file: batch.transaction(row.transaction()).header().file.to_owned(),
             position: header.event_position,
             row: header.index_in_event,
-            fault,
+            code: fault.code(),
+            fault: fault.to_string(),
         }
     }
 }

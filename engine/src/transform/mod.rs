@@ -226,7 +226,7 @@ fn run_one(transform: &dyn Transform, tables: &Arc<[Arc<Table>]>, state: &mut Tr
         let only = only.clone();
         state.rows.clear();
         let bytes = Arc::clone(&state.bytes);
-        state.fail(transform, tables, &bytes, only.row, only.origin, whole.to_string());
+        state.fail(transform, tables, &bytes, only.row, only.origin, &whole);
         return;
     }
     let (bytes, rows) = (Arc::clone(&state.bytes), std::mem::take(&mut state.rows));
@@ -323,7 +323,7 @@ impl Transformed {
             (0..).zip(&mut self.rows).for_each(|(index, passed)| passed.row = RowIndex(index));
         }
         for (row, origin, fault) in failed {
-            self.fail(transform, tables, &seen, row, origin, fault);
+            self.fail(transform, tables, &seen, row, origin, &PluginError::Reject(fault));
         }
     }
 
@@ -335,7 +335,7 @@ impl Transformed {
         bytes: &Arc<Vec<u8>>,
         row: RowIndex,
         origin: u32,
-        fault: String,
+        fault: &PluginError,
     ) {
         let batch = Batch::parse(bytes).expect("batches are written by the builder");
         let error = TransformError::new(transform.name(), &batch, &batch.row(row), tables, fault);

@@ -151,6 +151,31 @@ pub enum DecodeErrorKind {
     Incident(String),
 }
 
+impl DecodeErrorKind {
+    /// Returns the code of the error, for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Truncated => "truncated",
+            Self::Malformed(_) => "malformed",
+            Self::UnknownEvent => "unknown-event",
+            Self::Unsupported { .. } => "unsupported",
+            Self::Checksum { .. } => "checksum-mismatch",
+            Self::Incomplete(_) | Self::OtherColumns { .. } | Self::UnknownColumns(_) | Self::HiddenMembers { .. } => {
+                "unknown-columns"
+            }
+            Self::NoTableMap(_) => "no-table-map",
+            Self::Statement(_) => "statement",
+            Self::RowTooLarge => "row-too-large",
+            Self::RolledBack { .. } => "rolled-back",
+            Self::UnknownSavepoint(_) => "unknown-savepoint",
+            Self::UnknownXa(_) => "unknown-xa",
+            Self::MissingGtid { .. } => "missing-gtid",
+            Self::Text { .. } => "invalid-text",
+            Self::Incident(_) => "incident",
+        }
+    }
+}
+
 /// A property of the columns that a table map lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Missing {

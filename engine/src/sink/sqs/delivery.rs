@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::super::flow::{Flow, Sent};
-use super::super::{DeadLetters, Delivery, Inlet, Message};
+use super::super::{DeadLetters, Delivery, Inlet, Message, Rejection};
 use super::queue::{Sqs, uncompressed_max};
 use super::queued_message::QueuedMessage;
 use super::request::{Answer, LIMITS, Reason, Request, RequestTarget, send};
@@ -83,7 +83,7 @@ impl Sqs {
         message: Message,
         ack: &Ack,
         queue: &mut OrderedQueue<QueuedMessage>,
-    ) -> Option<(QueuedMessage, String)> {
+    ) -> Option<(QueuedMessage, Rejection)> {
         let group = self.fifo.then(|| message.group.clone());
         let mut alone = Some(message);
         if let Some(aggregation) = self.aggregation {
@@ -114,12 +114,12 @@ impl Sqs {
             item.shorten(self.message_max.saturating_sub(around));
             bytes = item.bytes(self.aggregation);
         }
-        let fault = item.fault(self.aggregation).or_else(|| {
-            let is_too_large = bytes > self.message_max;
-            is_too_large.then(|| format!("too large: {bytes} bytes, the queue takes {}", self.message_max))
+        let rejection = item.rejection(self.aggregation).or_else(|| {
+            let error = || format!("{bytes} bytes, the queue takes {}", self.message_max);
+            (bytes > self.message_max).then(|| Rejection::new("too-large", error()))
         });
-        if let Some(fault) = fault {
-            return Some((item, fault));
+        if let Some(rejection) = rejection {
+            return Some((item, rejection));
         }
         queue.push(Pending { group, bytes, item });
         None
@@ -132,20 +132,25 @@ impl Sqs {
     async fn reject(
         &self,
         queued_message: QueuedMessage,
-        fault: &str,
+        rejection: &Rejection,
         dead_letters: Option<&DeadLetters>,
     ) -> anyhow::Result<()> {
         let Some(dead_letters) = dead_letters else {
-            let error =
-                refusal(&self.queue_url, queued_message.message(), fault).context(format!("sink.{}", self.name));
+            let error = refusal(&self.queue_url, queued_message.message(), &rejection.error)
+                .context(format!("sink.{}", self.name));
             if let Some((_, ack)) = queued_message.into_messages().into_iter().next() {
                 ack::stop(ack, error);
             }
             return Ok(());
         };
         for (message, ack) in queued_message.into_messages() {
-            warn!(sink = self.name, group = message.group, fault, "message rejected, sent as a dead letter");
-            dead_letters.send(&self.name, message, fault, ack).await?;
+            warn!(
+                sink = self.name,
+                group = message.group,
+                error = rejection.error,
+                "message rejected, sent as a dead letter"
+            );
+            dead_letters.send(&self.name, message, rejection, ack).await?;
         }
         Ok(())
     }
@@ -258,17 +263,17 @@ impl QueueDelivery {
             item.acknowledge();
             failpoint::reached(Step::Acknowledged);
         }
-        for (pending, fault) in rejected {
-            self.rejected(pending, &fault).await?;
+        for (pending, rejection) in rejected {
+            self.rejected(pending, &rejection).await?;
         }
         let failed = refused.len() + doubtful.len();
-        let doubt = doubtful.last().map(|(_, text)| text.clone());
+        let doubt = doubtful.last().map(|(_, rejection)| rejection.error.clone());
         let is_alive = self.is_alive;
         self.is_alive &= doubtful.is_empty();
-        for (mut pending, fault) in doubtful.into_iter().rev() {
+        for (mut pending, rejection) in doubtful.into_iter().rev() {
             let is_the_messages = is_alive && (pending.item.has_several() || pending.item.doubt() >= DOUBTS_MAX);
             if is_the_messages {
-                self.rejected(pending, &fault).await?;
+                self.rejected(pending, &rejection).await?;
             } else {
                 self.queue.requeue(pending);
             }
@@ -292,7 +297,7 @@ impl QueueDelivery {
     }
 
     /// Handles a message that is rejected, perhaps for one of its rows.
-    async fn rejected(&mut self, pending: Pending<QueuedMessage>, fault: &str) -> anyhow::Result<()> {
+    async fn rejected(&mut self, pending: Pending<QueuedMessage>, rejection: &Rejection) -> anyhow::Result<()> {
         let Pending { group, mut item, bytes } = pending;
         let aggregation = self.sink.aggregation;
         if item.has_several() {
@@ -302,13 +307,13 @@ impl QueueDelivery {
             return Ok(());
         }
         if item.message().is_dead_letter && bytes > LETTER_BYTES_MIN {
-            error!(sink = self.sink.name, bytes, fault, "dead letter rejected, sent again shortened");
+            error!(sink = self.sink.name, bytes, error = rejection.error, "dead letter rejected, sent again shortened");
             item.shorten(bytes / 2);
             let bytes = item.bytes(aggregation);
             self.queue.requeue_split(group.as_deref(), vec![Pending { group: group.clone(), bytes, item }]);
             return Ok(());
         }
-        self.sink.reject(item, fault, self.dead_letters.as_ref()).await?;
+        self.sink.reject(item, rejection, self.dead_letters.as_ref()).await?;
         self.queue.accept(group.as_deref());
         Ok(())
     }
@@ -320,8 +325,8 @@ impl QueueDelivery {
                 drop(ack.part(message.row));
                 break;
             }
-            if let Some((queued_message, fault)) = self.sink.take_in(message, &ack, &mut self.queue) {
-                self.sink.reject(queued_message, &fault, self.dead_letters.as_ref()).await?;
+            if let Some((queued_message, rejection)) = self.sink.take_in(message, &ack, &mut self.queue) {
+                self.sink.reject(queued_message, &rejection, self.dead_letters.as_ref()).await?;
             }
         }
         // Its parts have all messages.

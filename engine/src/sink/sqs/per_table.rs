@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::super::aws::Account;
 use super::super::flow::delays;
 use super::super::outlet::{self, Inlet, Outlet, Overflow};
-use super::super::{DeadLetters, Delivery, Message, OpenError, Sink};
+use super::super::{DeadLetters, Delivery, Message, OpenError, Rejection, Sink};
 use super::queue::Sqs;
 use crate::ack::{self, Ack};
 use crate::config::{OnError, Queue};
@@ -149,10 +149,15 @@ impl QueuePerTable {
             }
             return Ok(());
         };
-        let fault = format!("{error:#}");
-        warn!(sink = self.name, messages = delivery.messages.len(), fault, "messages rejected, sent as dead letters");
+        let rejection = Rejection::new("no-queue", format!("{error:#}"));
+        warn!(
+            sink = self.name,
+            messages = delivery.messages.len(),
+            error = rejection.error,
+            "messages rejected, sent as dead letters"
+        );
         for (message, ack) in delivery.split() {
-            dead_letters.send(&self.name, message, &fault, ack).await?;
+            dead_letters.send(&self.name, message, &rejection, ack).await?;
         }
         Ok(())
     }

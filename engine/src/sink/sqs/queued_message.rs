@@ -8,7 +8,7 @@ use rowmill_core::batch::json::{push_escaped, push_string};
 use rowmill_core::envelope::push_int;
 use rowmill_core::route::sqs_id;
 
-use super::super::Message;
+use super::super::{Message, Rejection};
 use super::extended_client::{SIZE_ATTRIBUTE, Store, Stored};
 use super::letter;
 use crate::ack::Ack;
@@ -81,10 +81,10 @@ impl QueuedMessage {
     }
 
     /// Returns the reason why no queue would accept the message, apart from its size.
-    pub fn fault(&self, aggregation: Option<Aggregation>) -> Option<String> {
+    pub fn rejection(&self, aggregation: Option<Aggregation>) -> Option<Rejection> {
         let Message { body, attributes, .. } = &self.first;
         if body.is_empty() {
-            return Some("the body is empty".to_owned());
+            return Some(Rejection::new("empty-body", "the body is empty"));
         }
         let ours = [
             self.compression(aggregation).map(|_| ENCODING_ATTRIBUTE),
@@ -92,19 +92,23 @@ impl QueuedMessage {
         ];
         let count = attributes.len() + ours.iter().flatten().count();
         if count > ATTRIBUTES_MAX {
-            return Some(format!("too many attributes: {count}, SQS takes {ATTRIBUTES_MAX}"));
+            let error = format!("too many attributes: {count}, SQS takes {ATTRIBUTES_MAX}");
+            return Some(Rejection::new("too-many-attributes", error));
         }
         // For a duplicate name SQS refuses the whole request, and not only the message.
         for (nth, (name, value)) in attributes.iter().enumerate() {
             if let Some((_, other)) = attributes[..nth].iter().find(|(earlier, _)| earlier == name) {
-                return Some(format!("duplicate attribute `{name}`, as `{other}` and as `{value}`"));
+                let error = format!("duplicate attribute `{name}`, as `{other}` and as `{value}`");
+                return Some(Rejection::new("duplicate-attribute", error));
             }
             if ours.contains(&Some(name.as_str())) {
-                return Some(format!("reserved attribute `{name}`, which the sink adds"));
+                let error = format!("reserved attribute `{name}`, which the sink adds");
+                return Some(Rejection::new("reserved-attribute", error));
             }
         }
         let wrong = attributes.iter().find(|(name, value)| value.is_empty() || !is_attribute_name(name))?;
-        Some(format!("invalid attribute `{}` with the value `{}`", wrong.0, wrong.1))
+        let error = format!("invalid attribute `{}` with the value `{}`", wrong.0, wrong.1);
+        Some(Rejection::new("invalid-attribute", error))
     }
 
     /// Returns the form of the aggregate, if the sink aggregates the message.
@@ -566,7 +570,7 @@ mod tests {
             let mut queued_message = queued_message(None, "{}", "a", "b:4:0");
             let more = (0..count).map(|nth| (format!("{name}{nth}"), value.to_owned()));
             queued_message.first.attributes.extend(more);
-            queued_message.fault(None)
+            queued_message.rejection(None).map(|rejection| rejection.error)
         };
         assert_eq!(with("n", "v", 8), None);
         assert_eq!(with("n", "v", 9).as_deref(), Some("too many attributes: 11, SQS takes 10"));
@@ -575,17 +579,17 @@ mod tests {
         {
             assert!(with(name, value, 1).is_some(), "{name}");
         }
-        assert!(queued_message(None, "", "a", "b:4:0").fault(None).is_some());
+        assert!(queued_message(None, "", "a", "b:4:0").rejection(None).is_some());
         // A duplicate name, and one that the sink adds to compressed rows.
         let mut twice = queued_message(Some(7), "{}", "a", "b:4:0");
         twice.first.attributes.push(("table".to_owned(), "mine".to_owned()));
-        let fault = twice.fault(None);
-        assert_eq!(fault.as_deref(), Some("duplicate attribute `table`, as `shop.orders` and as `mine`"));
+        let error = twice.rejection(None).map(|rejection| rejection.error);
+        assert_eq!(error.as_deref(), Some("duplicate attribute `table`, as `shop.orders` and as `mine`"));
         let mut encoded = queued_message(Some(7), "{}", "a", "b:4:0");
         encoded.first.attributes.push((ENCODING_ATTRIBUTE.to_owned(), "mine".to_owned()));
-        assert_eq!(encoded.fault(None), None);
+        assert_eq!(encoded.rejection(None), None);
         let compressed = Aggregation { form: AggregateForm::Array, bytes: 1000, compression: Some(Compression::Gzip) };
-        let fault = encoded.fault(Some(compressed));
-        assert_eq!(fault.as_deref(), Some("reserved attribute `content-encoding`, which the sink adds"));
+        let error = encoded.rejection(Some(compressed)).map(|rejection| rejection.error);
+        assert_eq!(error.as_deref(), Some("reserved attribute `content-encoding`, which the sink adds"));
     }
 }

@@ -9,6 +9,7 @@ use rowmill_core::batch::json::push_string;
 use rowmill_pipeline::ordered_queue::{Pending, RequestLimits};
 use serde::Deserialize;
 
+use super::super::Rejection;
 use super::super::aws::{Failure, Transport};
 use super::super::flow::Outcome;
 use super::codes::{Class, class};
@@ -41,9 +42,9 @@ pub(super) struct Answer {
     /// The reason, if some were refused.
     pub reason: Option<Reason>,
     /// Messages that will never be accepted, each with the reason.
-    pub rejected: Vec<(Pending<QueuedMessage>, String)>,
+    pub rejected: Vec<(Pending<QueuedMessage>, Rejection)>,
     /// Messages refused individually with an unknown code, perhaps to be rejected, each with the error.
-    pub doubtful: Vec<(Pending<QueuedMessage>, String)>,
+    pub doubtful: Vec<(Pending<QueuedMessage>, Rejection)>,
 }
 
 /// The reason why messages were not accepted, but may be later.
@@ -60,9 +61,9 @@ enum SendOutcome {
     /// Nothing is accepted now: the queue cannot be reached, throttles or fails.
     Retry(Reason),
     /// Nothing is accepted, because at least one message is to be rejected.
-    Rejected(String),
+    Rejected(Rejection),
     /// Nothing is accepted, perhaps because of one of the messages.
-    Unknown(String),
+    Unknown(Rejection),
 }
 
 /// The outcomes of a request's entries.
@@ -152,8 +153,8 @@ async fn send_once(to: &RequestTarget, request: &Request) -> SendOutcome {
     match failure {
         Failure::Failed(_) => not_now(text),
         Failure::Refused { code, status, .. } => match class(&code, (400..500).contains(&status)) {
-            Class::Definite => SendOutcome::Rejected(text),
-            Class::Unknown => SendOutcome::Unknown(text),
+            Class::Definite => SendOutcome::Rejected(Rejection { code: code.into(), error: text }),
+            Class::Unknown => SendOutcome::Unknown(Rejection { code: code.into(), error: text }),
             class => SendOutcome::Retry(Reason::of(class, text)),
         },
     }
@@ -207,32 +208,32 @@ impl Answer {
                 self.reason = Some(reason);
                 return;
             }
-            SendOutcome::Rejected(text) => {
-                self.rejected.extend(request.into_iter().map(|message| (message, text.clone())));
+            SendOutcome::Rejected(rejection) => {
+                self.rejected.extend(request.into_iter().map(|message| (message, rejection.clone())));
                 return;
             }
-            SendOutcome::Unknown(text) => {
-                self.doubtful.extend(request.into_iter().map(|message| (message, text.clone())));
+            SendOutcome::Unknown(rejection) => {
+                self.doubtful.extend(request.into_iter().map(|message| (message, rejection.clone())));
                 return;
             }
         };
         let mut accepted = [false; LIMITS.messages];
         output.successful.iter().filter_map(|entry| entry.id).for_each(|index| accepted[index] = true);
-        let mut faults: [Option<(Class, String)>; LIMITS.messages] = Default::default();
+        let mut refusals: [Option<(Class, Rejection)>; LIMITS.messages] = Default::default();
         for Refused { id, code, sender_fault, message } in output.failed {
             let text = format!("{code}: {}", message.unwrap_or_default());
             let class = class(&code, sender_fault);
             match id {
-                Some(index) => faults[index] = Some((class, text)),
+                Some(index) => refusals[index] = Some((class, Rejection { code: code.into(), error: text })),
                 None => self.reason = Some(Reason::of(class, text)),
             }
         }
         for (index, message) in request.into_iter().enumerate() {
-            match faults[index].take() {
+            match refusals[index].take() {
                 _ if accepted[index] => self.accepted.push(message),
-                Some((Class::Definite, text)) => self.rejected.push((message, text)),
-                Some((Class::Unknown, text)) => self.doubtful.push((message, text)),
-                Some((class, text)) => {
+                Some((Class::Definite, rejection)) => self.rejected.push((message, rejection)),
+                Some((Class::Unknown, rejection)) => self.doubtful.push((message, rejection)),
+                Some((class, Rejection { error: text, .. })) => {
                     let is_throttled = self.reason.as_ref().is_some_and(|reason| reason.is_throttled);
                     if !is_throttled {
                         self.reason = Some(Reason::of(class, text));
@@ -285,8 +286,11 @@ mod tests {
         assert_eq!(bodies(&answer.refused), ["refused", "forgotten", "encrypted"]);
         assert_eq!(answer.outcome(), Outcome::Throttled);
         let [(rejected, why)] = &answer.rejected[..] else { panic!("{} rejected", answer.rejected.len()) };
-        assert_eq!((&*body(rejected), why.as_str()), ("rejected", "InvalidMessageContents: "));
+        assert_eq!(
+            (&*body(rejected), &*why.error, &*why.code),
+            ("rejected", "InvalidMessageContents: ", "InvalidMessageContents")
+        );
         let [(doubtful, why)] = &answer.doubtful[..] else { panic!("{} doubtful", answer.doubtful.len()) };
-        assert_eq!((&*body(doubtful), why.as_str()), ("doubtful", "SomethingNew: "));
+        assert_eq!((&*body(doubtful), &*why.error, &*why.code), ("doubtful", "SomethingNew: ", "SomethingNew"));
     }
 }
