@@ -15,14 +15,6 @@ const INTERVAL_LAGGING: Duration = Duration::from_secs(10);
 /// The interval of the lines otherwise, if anything was delivered.
 const INTERVAL: Duration = Duration::from_secs(60);
 
-/// Of events that may occur for every row, this many are logged one by one, and then the 16th, the 32nd and so on.
-const LOGGED_EACH: u64 = 10;
-
-/// Whether the `nth` of many similar events is logged.
-pub fn is_logged(nth: u64) -> bool {
-    nth <= LOGGED_EACH || nth.is_power_of_two()
-}
-
 /// Logs progress lines about the rows that are delivered.
 #[derive(Debug)]
 pub struct ProgressReporter(Mutex<State>);

@@ -81,6 +81,14 @@ impl FailureLog {
     }
 }
 
+/// Of events that may occur for every row, this many are logged one by one, and then the 16th, the 32nd and so on.
+const LOGGED_EACH: u64 = 10;
+
+/// Whether the `nth` of many similar events is logged.
+pub fn is_logged(nth: u64) -> bool {
+    nth <= LOGGED_EACH || nth.is_power_of_two()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,7 +15,7 @@ use tracing::warn;
 
 use crate::ack::{self, Ack, AckOpener, BatchOrigin, Cost, StopError};
 use crate::failpoint::{self, Step};
-use crate::progress::is_logged;
+use crate::retry::is_logged;
 use crate::router::{RoutedBatch, Router};
 #[cfg(test)]
 use crate::simulation::Mutation;

@@ -17,7 +17,7 @@ use super::wasm::instance::{Code, Instance, InstanceTemplate};
 use super::wasm::limits::OUTPUT_A_ROW;
 use super::wasm::load::{INTERFACE, VERSION};
 use super::{Decided, Passed, Transform, rewrite};
-use crate::progress::is_logged;
+use crate::retry::is_logged;
 
 /// The pauses before the retries of a batch, if the plugin asks for them.
 const RETRY_DELAYS: [Duration; 3] = [Duration::from_millis(50), Duration::from_millis(250), Duration::from_secs(1)];
