@@ -366,7 +366,7 @@ async fn old_temporals_are_what_they_are_or_stop() -> anyhow::Result<()> {
         let status = engine.end(SOON).await?;
         let log = engine.log();
         assert_eq!(status.code(), Some(1), "{log}");
-        for words in ["shop.t", "digits of a second", "lacks SELECT on it", "ALTER TABLE ... FORCE"] {
+        for words in ["shop.t", "fractional-second precision", "lacks SELECT on it", "ALTER TABLE ... FORCE"] {
             assert!(log.contains(words), "`{words}` isn't in: {log}");
         }
         // With that privilege.
