@@ -6,7 +6,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rowmill::plugin::{Gauge, sample_rows};
+use rowmill::cli::plugin::Gauge;
+use rowmill::fixture::sample_rows;
 use rowmill_core::batch::{Batch, Cell, Image, Kind, RowIndex, Table};
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Config, Engine, Store};

@@ -25,17 +25,15 @@
 //! `rowmill-pipeline` use no socket, file or clock.
 
 pub mod ack;
-pub mod check;
 pub mod checkpoint;
+pub mod cli;
 pub mod config;
 pub mod dead_letter;
 pub mod failpoint;
+pub mod fixture;
 pub mod mysql;
 pub mod pipeline;
-pub mod plugin;
-pub mod printer;
 mod progress;
-pub mod replay;
 pub mod retry;
 pub mod router;
 pub mod run;
@@ -46,6 +44,5 @@ pub mod signals;
 mod simulation;
 pub mod sink;
 pub mod source;
-pub mod tail;
 pub mod transform;
 pub mod workers;

@@ -6,12 +6,13 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
+use rowmill::cli::plugin::{self, Language, Tested};
+use rowmill::cli::printer::Form;
+use rowmill::cli::replay::{self, Wanted};
+use rowmill::cli::{check, tail};
 use rowmill::config::{Config, ConfigError, Start, TablePatterns, parse_start};
-use rowmill::plugin::{self, Language, Tested};
-use rowmill::printer::Form;
-use rowmill::replay::{self, Wanted};
 use rowmill::retry::error_text;
-use rowmill::{check, checkpoint, run, signals, tail};
+use rowmill::{checkpoint, run, signals};
 use tracing::error;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;

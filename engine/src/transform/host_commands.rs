@@ -206,7 +206,7 @@ impl BatchQuery<'_> {
 mod tests {
     use super::super::interest::Interests;
     use super::*;
-    use crate::plugin::sample_rows;
+    use crate::fixture::sample_rows;
     use rowmill_core::batch::Batch;
 
     fn rule(inserts: bool, all_of: Vec<super::super::wasm::bindings::query::Condition>) -> Rows {

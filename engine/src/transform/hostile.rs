@@ -10,7 +10,7 @@ use super::error::PluginError;
 use super::wasm::limits::LINES_MAX;
 use super::wasm::load::{Loader, Settings};
 use super::{Decided, Passed, Plugin, Transform};
-use crate::plugin::sample_rows;
+use crate::fixture::sample_rows;
 
 const LIMITS: &str = "deadline = \"100ms\"\nmemory = \"16MiB\"\noutput = \"1MiB\"\n";
 /// The time for a call with a deadline of 100 ms, on a busy machine.

@@ -306,7 +306,7 @@ fn text(caller: &mut Caller<'_, PluginState>, at: u32, len: u32) -> wasmtime::Re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plugin::Rows;
+    use crate::fixture::Rows;
     use std::path::Path;
 
     /// Compares bytes with a file of hexadecimal bytes, sixteen per line. `ROWMILL_WRITE_VECTORS` rewrites the file.

@@ -8,8 +8,8 @@ use futures_util::FutureExt;
 use serde_json::{Map, Value, json};
 
 use super::module_in;
-use super::rows::{Rows, batch, row_json};
 use crate::config::SinkId;
+use crate::fixture::{Rows, batch, row_json};
 use crate::transform::{Chain, Emitted, Loader, Settings};
 
 /// The endings of the names of files with rows, and of files with expected results.

@@ -9,8 +9,8 @@ use anyhow::{Context, bail};
 use rowmill_core::binlog::{DecodeErrorKind, Decoder, Next};
 use rowmill_core::position::{BinlogPosition, ResumePoint};
 
+use super::printer::{Form, Printer};
 use crate::config::TablePatterns;
-use crate::printer::{Form, Printer};
 
 /// The first bytes of a binlog file, and of an encrypted one.
 /// <https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_replication_binlog_event.html>

@@ -19,6 +19,9 @@ use rowmill_core::batch::{
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+/// The number of sample rows, which are one batch.
+const BATCH_ROWS: usize = 256;
+
 /// The time of the first row's change, in microseconds since 1970; each later row's is one second later.
 const FIRST_TIME_US: i64 = 1_700_000_000_000_000;
 
@@ -274,6 +277,37 @@ fn image_json(table: &Table, image: Image<'_>) -> Value {
 /// If `bytes` is not a batch.
 pub fn batch(bytes: &[u8]) -> Batch<'_> {
     Batch::parse(bytes).expect("batches are written by the builder")
+}
+
+/// Returns the sample rows: a packed batch, and the tables of its rows.
+///
+/// # Panics
+/// If the sample rows are invalid, on which this crate's tests would fail.
+pub fn sample_rows() -> (Arc<Vec<u8>>, Arc<[Arc<Table>]>) {
+    let rows = Rows::parse(&sample()).expect("the sample rows are valid");
+    (rows.bytes, rows.tables)
+}
+
+/// Returns the sample rows as lines of JSON: ten columns and about 250 bytes each.
+pub(crate) fn sample() -> String {
+    let mut text = "{\"sinks\": [\"order-management\", \"events\", \"europe\"]}\n{\"table\": \"shop.orders\", \"columns\": [\"id bigint\", \
+        \"customer int unsigned\", \"status varchar(20)\", \"total decimal(10,2)\", \"country char(2)\", \"email varchar(100)\", \
+        \"rating double\", \"note text\", \"created_at datetime\", \"updated_at timestamp\"], \"key\": [\"id\"]}\n"
+        .to_owned();
+    for id in 0..BATCH_ROWS {
+        // A tenth is paid, a fifth is German.
+        let status = if id % 10 == 0 { "paid" } else { "new" };
+        let country = if id % 5 == 1 { "DE" } else { "FR" };
+        let note = "words about the order ".repeat(3);
+        text.push_str(&format!(
+            "{{\"op\": \"c\", \"table\": \"shop.orders\", \"after\": {{\"id\": {id}, \"customer\": {}, \"status\": \"{status}\", \
+             \"total\": \"{}.50\", \"country\": \"{country}\", \"email\": \"customer{id}@example.com\", \"rating\": 4.5, \
+             \"note\": \"{note}\", \"created_at\": \"2026-11-24 10:00:00\", \"updated_at\": \"2026-11-24 10:11:12\"}}}}\n",
+            id * 7,
+            id * 13
+        ));
+    }
+    text
 }
 
 #[cfg(test)]

@@ -7,10 +7,10 @@ use std::sync::{Arc, OnceLock};
 use rowmill_core::binlog::RowBatch;
 use tokio::sync::{mpsc, watch};
 
+use super::printer::{Form, Printer};
 use crate::ack::{Cost, StopError};
 use crate::config::{self, InFlight, OnError, Start};
 use crate::mysql::Server;
-use crate::printer::{Form, Printer};
 use crate::schema_history::SchemaHistory;
 use crate::source::{Outlet, Source};
 

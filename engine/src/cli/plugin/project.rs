@@ -37,7 +37,7 @@ struct File {
 
 macro_rules! files {
     ($($path:literal <- $from:literal),+ $(,)?) => {
-        &[$(File { path: $path, text: include_str!(concat!("../../../sdk/", $from)) }),+]
+        &[$(File { path: $path, text: include_str!(concat!("../../../../sdk/", $from)) }),+]
     };
 }
 

@@ -2,14 +2,10 @@
 
 mod inspect;
 mod project;
-mod rows;
 mod test;
 
-pub use inspect::{Cost, Gauge, inspect, sample_rows};
+pub use inspect::{Cost, Gauge, inspect};
 pub use project::{Language, build, new};
-#[cfg(test)]
-pub(crate) use rows::Rows;
-pub use rows::{row_json, table_json};
 pub use test::{Tested, test};
 
 use std::path::{Path, PathBuf};

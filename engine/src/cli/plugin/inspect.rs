@@ -7,16 +7,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use futures_util::FutureExt;
-use rowmill_core::batch::Table;
 
 use super::module_in;
-use super::rows::{Rows, batch};
+use crate::fixture::{Rows, batch, sample};
 use crate::transform::{Chain, Loader, Plugin, Settings};
 
 /// How long rows are passed through a plugin to measure the time per row.
 const MEASURED_FOR: Duration = Duration::from_millis(500);
-/// The number of sample rows, which are one batch.
-const BATCH_ROWS: usize = 256;
 
 /// Describes a module: its world and version, its imports, its limits, and the time per row. The rows are those of
 /// `rows`, a file of lines of JSON, else sample rows of a table with ten columns.
@@ -108,35 +105,4 @@ impl Gauge {
         }
         Ok(cost)
     }
-}
-
-/// Returns the sample rows: a packed batch, and the tables of its rows.
-///
-/// # Panics
-/// If the sample rows are invalid, on which this crate's tests would fail.
-pub fn sample_rows() -> (Arc<Vec<u8>>, Arc<[Arc<Table>]>) {
-    let rows = Rows::parse(&sample()).expect("the sample rows are valid");
-    (rows.bytes, rows.tables)
-}
-
-/// Returns the sample rows as lines of JSON: ten columns and about 250 bytes each.
-fn sample() -> String {
-    let mut text = "{\"sinks\": [\"order-management\", \"events\", \"europe\"]}\n{\"table\": \"shop.orders\", \"columns\": [\"id bigint\", \
-        \"customer int unsigned\", \"status varchar(20)\", \"total decimal(10,2)\", \"country char(2)\", \"email varchar(100)\", \
-        \"rating double\", \"note text\", \"created_at datetime\", \"updated_at timestamp\"], \"key\": [\"id\"]}\n"
-        .to_owned();
-    for id in 0..BATCH_ROWS {
-        // A tenth is paid, a fifth is German.
-        let status = if id % 10 == 0 { "paid" } else { "new" };
-        let country = if id % 5 == 1 { "DE" } else { "FR" };
-        let note = "words about the order ".repeat(3);
-        text.push_str(&format!(
-            "{{\"op\": \"c\", \"table\": \"shop.orders\", \"after\": {{\"id\": {id}, \"customer\": {}, \"status\": \"{status}\", \
-             \"total\": \"{}.50\", \"country\": \"{country}\", \"email\": \"customer{id}@example.com\", \"rating\": 4.5, \
-             \"note\": \"{note}\", \"created_at\": \"2026-11-24 10:00:00\", \"updated_at\": \"2026-11-24 10:11:12\"}}}}\n",
-            id * 7,
-            id * 13
-        ));
-    }
-    text
 }

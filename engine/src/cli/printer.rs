@@ -9,7 +9,7 @@ use rowmill_core::batch::{Batch, Table};
 use rowmill_core::binlog::RowBatch;
 use rowmill_core::envelope::{Connector, Envelope, Escaping, Format, KeyChange, SourceName};
 
-use crate::plugin::{row_json, table_json};
+use crate::fixture::{row_json, table_json};
 
 /// The form of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
