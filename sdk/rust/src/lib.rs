@@ -25,16 +25,19 @@
 //! that the transform doesn't ask for.
 
 pub mod json;
+mod out;
 mod outcome;
 mod recipe;
 mod row;
 #[doc(hidden)]
 pub mod runtime;
+mod table;
 
 pub use outcome::{Message, Outcome};
 pub use recipe::{Part, Recipe};
-pub use row::{Row, Table};
+pub use row::Row;
 pub use rowmill_batch::{Cell, Column, Kind, Operation};
+pub use table::Table;
 
 use bindings::rowmill::transform::host;
 
