@@ -39,7 +39,7 @@ pub mod router;
 pub mod run;
 pub mod schema_history;
 mod selection;
-pub mod signals;
+pub mod shutdown;
 #[cfg(test)]
 mod simulation;
 pub mod sink;

@@ -12,7 +12,7 @@ use rowmill::cli::replay::{self, Wanted};
 use rowmill::cli::{check, tail};
 use rowmill::config::{Config, ConfigError, Start, TablePatterns, parse_start};
 use rowmill::retry::error_text;
-use rowmill::{checkpoint, run, signals};
+use rowmill::{checkpoint, run, shutdown};
 use tracing::error;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
@@ -313,7 +313,7 @@ fn form(record: bool) -> Form {
 fn tail(config: Config, start: Start, form: Form) -> anyhow::Result<()> {
     let runtime = run::runtime()?;
     let result = runtime.block_on(async {
-        let mut signals = signals::Signals::listen()?;
+        let mut signals = shutdown::Signals::listen()?;
         let mut out = BufWriter::new(std::io::stdout());
         let stop = async {
             signals.next().await;

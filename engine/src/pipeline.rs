@@ -14,7 +14,6 @@ use futures_util::future::BoxFuture;
 use rowmill_core::position::ResumePoint;
 use rowmill_pipeline::ack::{StopReport, Undelivered, tracker};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -25,6 +24,7 @@ use crate::config::SinkId;
 use crate::failpoint::{self, Step};
 use crate::progress::ProgressReporter;
 use crate::router::Router;
+use crate::shutdown::{Shutdown, ShutdownTrigger, shutdown};
 use crate::sink::{self, DeadLetters, Overflow, Sink};
 use crate::source::Lag;
 use crate::transform::CurrentChain;
@@ -131,7 +131,7 @@ impl Stages {
     /// Runs the stages with the `source`, until `next_signal` returns, a stage fails, or a row stops the pipeline.
     pub(crate) async fn run<S: Future<Output = anyhow::Result<()>> + Send + 'static>(
         self,
-        source: impl FnOnce(Intake, watch::Receiver<bool>) -> S,
+        source: impl FnOnce(Intake, Shutdown) -> S,
         threads: &impl Threads,
         next_signal: impl AsyncFnMut() -> &'static str,
     ) -> anyhow::Result<Ended> {
@@ -147,7 +147,7 @@ impl Stages {
             lag,
             shutdown_timeout,
         } = self;
-        let (stop, stopped) = watch::channel(false);
+        let (stop, stopped) = shutdown();
         let (acks, feed, observer) = tracker(in_flight);
 
         let mut stages = JoinSet::new();
@@ -203,7 +203,7 @@ struct Supervised<'a> {
     deliverers: Vec<AbortHandle>,
     observer: &'a AckObserver,
     /// Stops the source.
-    stop: watch::Sender<bool>,
+    stop: ShutdownTrigger,
     shutdown_timeout: Duration,
 }
 
@@ -218,7 +218,7 @@ impl Supervised<'_> {
             let ended = tokio::select! {
                 biased;
                 ended = self.stages.join_next() => ended,
-                () = self.observer.stopped(), if !*self.stop.borrow() => {
+                () = self.observer.stopped(), if !self.stop.is_requested() => {
                     self.drain(&mut deadline);
                     continue;
                 }
@@ -263,7 +263,7 @@ impl Supervised<'_> {
 
     /// Stops the source, and sets the deadline for the rows in flight unless it is set.
     fn drain(&self, deadline: &mut Option<Instant>) {
-        self.stop.send_replace(true);
+        self.stop.request();
         let last_checkpoint = last_checkpoint_time(self.shutdown_timeout);
         deadline.get_or_insert_with(|| Instant::now() + self.shutdown_timeout - last_checkpoint);
     }

@@ -18,7 +18,7 @@ use crate::pipeline::{Ended, OwnThreads, Stages, StoppedAtRow};
 use crate::retry::{Delays, FailureLog, error_text};
 use crate::router::{Router, SinkRequirements};
 use crate::selection::Selection;
-use crate::signals::Signals;
+use crate::shutdown::Signals;
 use crate::sink::{self, Connections, OpenError};
 use crate::source::{self, LocateError, Source};
 use crate::transform::{Loader, Reloader, Settings};
@@ -238,7 +238,7 @@ impl Prepared {
     async fn run(self, reading: &Handle, mut signals: Signals) -> anyhow::Result<()> {
         let Self { source, source_config, stages, plugins } = self;
         plugins.watch();
-        let run_source = |intake, stopped| source.run(intake, stopped);
+        let run_source = |intake, shutdown| source.run(intake, shutdown);
         let was_told = Cell::new(false);
         let next_signal = async || {
             let name = signals.next().await;

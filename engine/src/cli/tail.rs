@@ -5,13 +5,14 @@ use std::io::Write;
 use std::sync::{Arc, OnceLock};
 
 use rowmill_core::binlog::RowBatch;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use super::printer::{Form, Printer};
 use crate::ack::{Cost, StopError};
 use crate::config::{self, InFlight, OnError, Start};
 use crate::mysql::Server;
 use crate::schema_history::SchemaHistory;
+use crate::shutdown::shutdown;
 use crate::source::{Outlet, Source};
 
 /// Batches that may wait to be written.
@@ -69,10 +70,10 @@ pub async fn run(
     let (batches, mut batches_out) = mpsc::channel::<RowBatch>(BATCHES_WAITING_MAX);
     let cause: Arc<OnceLock<StopError>> = Arc::default();
     let outlet = Batches { batches, stop: Arc::clone(&cause) };
-    let (_going, stopped) = watch::channel(false);
+    let (_trigger, shutdown) = shutdown();
     let mut printer = Printer::new(out, form);
     printer.set_connector(source.connector());
-    let mut reading = std::pin::pin!(source.run(outlet, stopped));
+    let mut reading = std::pin::pin!(source.run(outlet, shutdown));
     loop {
         tokio::select! {
             biased;

@@ -10,7 +10,6 @@ use rowmill_core::batch::{ColumnIndex, Row};
 use rowmill_core::envelope::Connector;
 use rowmill_core::position::ResumePoint;
 use serde_json::{Value, json};
-use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -22,6 +21,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::{AggregateForm, Aggregation, Config, OnError, SinkId};
 use crate::pipeline::{CheckpointUnwritten, Ended, Stages, StoppedAtRow, Threads};
 use crate::router::{Router, SinkRequirements};
+use crate::shutdown::Shutdown;
 use crate::sink::Sink;
 use crate::sink::fake::{Answers, FakeQueue};
 use crate::source::{Lag, Outlet};
@@ -206,12 +206,12 @@ fn one_run(world: &Arc<Mutex<World>>, plan: Plan, summary: &mut Summary) {
     let plan = Arc::new(plan);
     // Dropping the runtime ends the process: everything in flight is lost.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    let (end, error_text) = runtime.expect("a runtime").block_on(process(Arc::clone(world), Arc::clone(&plan)));
+    let (end, took_to_stop) = runtime.expect("a runtime").block_on(process(Arc::clone(world), Arc::clone(&plan)));
     let mut world = lock(world);
     match end {
         End::Hangs => world.violated(|| format!("the run hangs: {plan:?}")),
         End::Killed => summary.kills += 1,
-        End::Itself(Ok(Ended::Delivered)) => summary.signals += u64::from(error_text.is_some()),
+        End::Itself(Ok(Ended::Delivered)) => summary.signals += u64::from(took_to_stop.is_some()),
         End::Itself(Ok(Ended::Undelivered { .. })) => {
             summary.drain_timeouts += 1;
             if !plan.has_slow_queues() {
@@ -220,8 +220,8 @@ fn one_run(world: &Arc<Mutex<World>>, plan: Plan, summary: &mut Summary) {
         }
         End::Itself(Err(error)) => failed(&mut world, &plan, &error, summary),
     }
-    if error_text.is_some_and(|took| took > SHUTDOWN_TIMEOUT) {
-        world.violated(|| format!("the run took {error_text:?} to stop"));
+    if took_to_stop.is_some_and(|took| took > SHUTDOWN_TIMEOUT) {
+        world.violated(|| format!("the run took too long to stop: {took_to_stop:?}"));
     }
 }
 
@@ -273,11 +273,11 @@ async fn process(world: Arc<Mutex<World>>, plan: Arc<Plan>) -> (End, Option<Dura
     let outage = || now + Duration::from_millis(if plan.has_outage { below(OUTAGE_MAX_MS) } else { 0 });
     let outage_ends = [outage(), outage(), outage()];
     let fakes = Fakes { world: Arc::clone(&world), plan: Arc::clone(&plan), outage_ends };
-    let error_text: Arc<Mutex<Option<Instant>>> = Arc::default();
+    let signalled_at: Arc<Mutex<Option<Instant>>> = Arc::default();
     let signal = {
-        let (world, error_text, at) = (Arc::clone(&world), Arc::clone(&error_text), plan.signal);
+        let (world, signalled_at, at) = (Arc::clone(&world), Arc::clone(&signalled_at), plan.signal);
         async move || {
-            if error_text.lock().expect("no panic").is_some() {
+            if signalled_at.lock().expect("no panic").is_some() {
                 return std::future::pending().await;
             }
             match at {
@@ -290,13 +290,13 @@ async fn process(world: Arc<Mutex<World>>, plan: Arc<Plan>) -> (End, Option<Dura
                     }
                 }
             }
-            *error_text.lock().expect("no panic") = Some(Instant::now());
+            *signalled_at.lock().expect("no panic") = Some(Instant::now());
             "SIGTERM"
         }
     };
     let stages = stages(&fakes);
     let first = lock(&world).first_left();
-    let source = move |intake, stopped| source(fakes, first, intake, stopped);
+    let source = move |intake, shutdown| source(fakes, first, intake, shutdown);
     let run = timeout(RUN_TIME_MAX, stages.run(source, &OneThread, signal));
     let killed = async {
         match plan.kill {
@@ -309,17 +309,12 @@ async fn process(world: Arc<Mutex<World>>, plan: Arc<Plan>) -> (End, Option<Dura
         () = killed => End::Killed,
         end = run => end.map_or(End::Hangs, End::Itself),
     };
-    let error_text = *error_text.lock().expect("no panic");
-    (end, error_text.map(|error_text| error_text.elapsed()))
+    let signalled_at = *signalled_at.lock().expect("no panic");
+    (end, signalled_at.map(|signalled_at| signalled_at.elapsed()))
 }
 
 /// Runs the fake source, which hands on batches of random sizes until it is stopped.
-async fn source(
-    fakes: Fakes,
-    first: usize,
-    mut intake: Intake,
-    mut stopped: watch::Receiver<bool>,
-) -> anyhow::Result<()> {
+async fn source(fakes: Fakes, first: usize, mut intake: Intake, mut shutdown: Shutdown) -> anyhow::Result<()> {
     let history = Arc::clone(&lock(&fakes.world).history);
     let read = async {
         let rows = history.rows.len();
@@ -352,7 +347,7 @@ async fn source(
     tokio::select! {
         biased;
         result = read => result,
-        _ = stopped.wait_for(|stopped| *stopped) => Ok(()),
+        () = shutdown.requested() => Ok(()),
     }
 }
 

@@ -18,7 +18,6 @@ use anyhow::Context;
 use rowmill_core::binlog::{CatalogColumn, Decoder, EndFinder, Next, RowBatch, TableSelector, TransactionEnd};
 use rowmill_core::envelope::Connector;
 use rowmill_core::position::{BinlogPosition, ResumePoint};
-use tokio::sync::watch;
 use tracing::{info, warn};
 
 use catalog::{Catalog, ColumnRequest, ColumnsError};
@@ -34,6 +33,7 @@ use crate::mysql::protocol::{ReplicationStream, StreamError};
 use crate::mysql::{ConnectError, Flavor, Server, is_definite, is_lost_connection, with_fix};
 use crate::retry::{Delays, FailureLog, error_text};
 use crate::schema_history::SchemaHistory;
+use crate::shutdown::Shutdown;
 
 /// Rows are handed on at least this often while events arrive without a pause, even if few of them are of selected tables.
 const BATCH_AGE_MAX: Duration = Duration::from_millis(10);
@@ -119,19 +119,19 @@ impl Source {
         Arc::clone(&self.lag)
     }
 
-    /// Reads until `stop` is true, or until the outlet takes no more batches.
+    /// Reads until the shutdown is requested, or until the outlet takes no more batches.
     ///
     /// # Errors
     /// If the server no longer has the next event, or if its binlog was replaced. An event that cannot be decoded is no error
     /// here: it stops the outlet.
-    pub async fn run(mut self, mut outlet: impl Outlet, mut stop: watch::Receiver<bool>) -> anyhow::Result<()> {
+    pub async fn run(mut self, mut outlet: impl Outlet, mut shutdown: Shutdown) -> anyhow::Result<()> {
         let (lag, history, address) = (self.lag(), Arc::clone(&self.history), self.config.address.clone());
         self.decoder.bound_batches(outlet.batch_limits());
         let result = tokio::select! {
             result = self.follow(&mut outlet) => result,
             () = lag.watch(&address) => Ok(()),
             error = history.watch() => Err(error),
-            _ = stop.wait_for(|stop| *stop) => Ok(()),
+            () = shutdown.requested() => Ok(()),
         };
         match result.map_err(anyhow::Error::downcast::<StopError>) {
             Err(Ok(error)) => outlet.stop(error),
