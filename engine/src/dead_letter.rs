@@ -1,4 +1,4 @@
-//! The dead-letter record: one JSON object for each change or message that is not delivered, of one shape for every cause.
+//! The dead-letter record: a JSON object for a change or a message that is not delivered, of the same shape for every cause.
 //!
 //! In: what failed and why, where it came from and where it was to go. Out: the record's text. `docs/operations.md` has the
 //! reference.
@@ -57,10 +57,11 @@ pub struct Origin<'a> {
     /// The event's type, of a change that cannot be decoded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub event_type: Option<u8>,
-    /// The transaction's GTID, if it is known.
+    /// The transaction's GTID; empty where it is not known, as for rejected messages.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub gtid: &'a str,
-    /// When the transaction was committed, in milliseconds since 1970, if that is known.
+    /// When the transaction was committed, in milliseconds since 1970, if that is known; of a change that cannot be decoded,
+    /// when its statement began.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ts_ms: Option<i64>,
 }
@@ -70,11 +71,11 @@ pub struct Origin<'a> {
 pub struct Destination<'a> {
     /// The sink's name.
     pub sink: &'a str,
-    /// The message group; empty where the sink needs none.
+    /// The message group; may be empty where the sink needs none.
     pub group: &'a str,
-    /// The deduplication ID; empty where the sink needs none.
+    /// The deduplication ID; may be empty where the sink needs none.
     pub deduplication_id: &'a str,
-    /// The attributes: names and values. Of a name that is there twice the first value is written; `error` has both.
+    /// The attributes: names and values. Of a duplicate name the first value is written; `error` has both.
     #[serde(serialize_with = "attributes")]
     pub attributes: &'a [(String, String)],
 }

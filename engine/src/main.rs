@@ -264,7 +264,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Sets up the log. A separate thread writes it, and lines are dropped while its reader is stuck: nothing waits for the log.
+/// Sets up the log. A separate thread writes it. While standard error is blocked and [`LINES_WAITING_MAX`] lines wait,
+/// further lines are dropped, so that no other thread waits for the log.
 fn log(format: LogFormat) -> anyhow::Result<WorkerGuard> {
     // The driver is off: it logs errors that Rowmill handles and logs itself.
     let level = match std::env::var("ROWMILL_LOG") {
@@ -277,7 +278,7 @@ fn log(format: LogFormat) -> anyhow::Result<WorkerGuard> {
     let (writer, writing) =
         NonBlockingBuilder::default().buffered_lines_limit(LINES_WAITING_MAX).finish(std::io::stderr());
     let log = tracing_subscriber::fmt().with_env_filter(level).with_writer(writer).with_target(false);
-    // A line that cannot be written would be reported to standard error, which fails as well, and panics.
+    // By default a failed write is reported on standard error, where the report fails as well, and panics.
     let log = log.log_internal_errors(false);
     match format {
         LogFormat::Json => log.json().flatten_event(true).with_ansi(false).init(),

@@ -39,11 +39,11 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
 /// How the pipeline ended, where no error ended it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ended {
-    /// Everything that was read is delivered, and the checkpoint is after it.
+    /// Everything that was read is delivered, and the checkpoint covers it.
     Delivered,
-    /// The checkpoint covers the rows that are delivered; others are not delivered.
+    /// The checkpoint covers all rows before the first one that is not delivered. The next start reads the rest again.
     Undelivered {
-        /// The rows that are not delivered, as read from the binlog.
+        /// Rows of the batches that the watermark has not passed, as read from the binlog. Some of them may be delivered.
         rows: u64,
     },
 }
@@ -91,7 +91,7 @@ pub(crate) struct Stages {
     pub shutdown_timeout: Duration,
 }
 
-/// The threads of the source and the workers.
+/// Spawns the source and the workers on their threads.
 pub(crate) trait Threads {
     /// Spawns the source.
     fn spawn_source(

@@ -10,7 +10,7 @@ use tracing::info;
 use crate::ack::Advance;
 use crate::source::Lag;
 
-/// The interval of the lines while the lag is at least as long.
+/// The interval of the lines while the lag is at least this long.
 const INTERVAL_LAGGING: Duration = Duration::from_secs(10);
 /// The interval of the lines otherwise, if anything was delivered.
 const INTERVAL: Duration = Duration::from_secs(60);

@@ -5,8 +5,8 @@ use std::time::Duration;
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio::time::Instant;
 
-/// While an operation keeps failing, each new reason is logged, up to this number of reasons, and after that one reason in
-/// every interval.
+/// While an operation keeps failing, each new reason is logged, up to `REASONS_MAX` reasons. Any other failure is logged if
+/// nothing was logged for `REASON_INTERVAL`.
 const REASONS_MAX: usize = 8;
 const REASON_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -84,7 +84,7 @@ impl FailureLog {
 /// Of events that may occur for every row, this many are logged one by one, and then the 16th, the 32nd and so on.
 const LOGGED_EACH: u64 = 10;
 
-/// Whether the `nth` of many similar events is logged.
+/// Returns whether the `nth` of many similar events is logged.
 pub fn is_logged(nth: u64) -> bool {
     nth <= LOGGED_EACH || nth.is_power_of_two()
 }

@@ -140,7 +140,7 @@ impl Router {
             self.skipped(skipped, *origin, &mut places, &mut by_sink);
         }
         if let Some(sink) = self.dead_letter_sink {
-            // The sink of dead letters may have rows, too.
+            // The sink of dead letters may get messages of rows, too.
             by_sink[sink.0].sort_by_key(|message| message.row);
         }
         RoutedBatch { by_sink, places, stop }
@@ -250,7 +250,8 @@ impl Router {
         });
     }
 
-    /// Adds the dead letter of a change that cannot be decoded. Each table has one message group.
+    /// Adds the dead letter of a change that cannot be decoded. Each table has one message group, and changes without a table
+    /// share one.
     fn skipped(&self, skipped: &SkippedChange, origin: u32, places: &mut RowPositions, by_sink: &mut [Vec<Message>]) {
         let sink = self.dead_letter_sink.expect("undecodable changes are skipped only with a sink for dead letters");
         let SkippedChange { error, row, gtid, time_us, content, bytes } = skipped;
@@ -446,7 +447,7 @@ pub fn plural(operation: Operation) -> &'static str {
     }
 }
 
-/// Whether a text is a `traceparent`. A queue may reject an attribute with another text, and the row with it.
+/// Whether a text is a `traceparent`. Any other text would be in an attribute for which a queue may reject the whole message.
 fn is_traceparent(text: &str) -> bool {
     const LENGTHS: [usize; 4] = [2, 32, 16, 2];
     let mut parts = text.split('-');

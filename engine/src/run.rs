@@ -27,8 +27,8 @@ use crate::transform::{Loader, Reloader, Settings};
 const START_DELAY_MIN: Duration = Duration::from_millis(100);
 const START_DELAY_MAX: Duration = Duration::from_secs(5);
 
-/// Runs the engine until a signal stops it. Servers and queues that cannot be reached at the start are retried if `waits`,
-/// and are an error otherwise.
+/// Runs the engine until a signal stops it. With `waits`, retries servers and queues that cannot be reached at the start;
+/// without, they are an error.
 ///
 /// # Errors
 /// If the engine cannot start, or if a stage fails. The checkpoint is then before everything that is not delivered.
@@ -111,7 +111,7 @@ struct Prepared {
     plugins: Reloader,
 }
 
-/// Opens the plugins, the sinks, the checkpoint and the source: all of them exist and may be used then.
+/// Opens the plugins, the sinks, the checkpoint and the source. Once this returns, all of them exist and can be used.
 async fn prepare(config: Config, waits: bool, reading: &Handle) -> anyhow::Result<Prepared> {
     let settings = Settings::of(&config);
     let Config {
@@ -171,7 +171,7 @@ async fn prepare(config: Config, waits: bool, reading: &Handle) -> anyhow::Resul
             StartError { error: error.context(whose), may_pass }
         })?;
         if is_first_run {
-            // Written before the first change: a restart until then would begin at another position otherwise.
+            // Written before anything is read: a restart before the next checkpoint would begin elsewhere otherwise.
             checkpoint.write(&start.resume).await?;
             // Later attempts begin there, too.
             saved = Some(start.resume.clone());

@@ -22,7 +22,8 @@ const LONG_TEXT: usize = 256 << 10;
 #[derive(Debug)]
 pub struct SchemaHistory(Mutex<Known>);
 
-/// The schema history that a checkpoint needs, and the minimum sequence number.
+/// Identifies a state of a process's schema history. In a checkpoint: the history that the checkpoint needs, in this state
+/// or a later one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mark {

@@ -151,7 +151,7 @@ impl Worker {
             let chain = Arc::clone(&task.chain);
             let goes_on = self.task(task).await;
             if !goes_on {
-                // Workers that wait for this batch's turn must not wait for ever.
+                // Workers that wait until this batch has passed a plugin with one instance must not wait for ever.
                 chain.close();
                 return;
             }

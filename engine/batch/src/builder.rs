@@ -17,6 +17,7 @@ pub struct Builder {
     bytes: Vec<u8>,
     row_offsets: Vec<u32>,
     transaction_offsets: Vec<u32>,
+    /// The offset of the row that was begun last.
     row_at: usize,
     image: OpenImage,
 }
@@ -26,8 +27,11 @@ pub struct Builder {
 struct OpenImage {
     at: usize,
     columns: usize,
+    /// The index of the next column.
     column: usize,
+    /// The offset of the array of the columns' ends.
     ends_at: usize,
+    /// The offset of the columns' values, from which their ends count.
     data_at: usize,
 }
 
@@ -71,7 +75,8 @@ impl Builder {
         self.bytes.extend_from_slice(gtid.as_bytes());
     }
 
-    /// Begins the transaction of another batch's row unless it is the newest. To be called before the row is copied.
+    /// Begins the transaction of another batch's row, unless that transaction is already the newest of this batch.
+    /// Called before the row is copied.
     pub fn transaction_of(&mut self, batch: &Batch<'_>, row: &Row<'_>) {
         let transaction = batch.transaction(row.transaction());
         let newest = self.transaction_offsets.last().map(|&at| &self.bytes[at as usize..]);
@@ -109,7 +114,7 @@ impl Builder {
         self.image = OpenImage { at, columns, column: 0, ends_at, data_at };
     }
 
-    /// Returns the buffer to which the next column's value is to be appended. Call [`Builder::end_value`] after it.
+    /// Returns the buffer to which the caller appends the next column's value, and then calls [`Builder::end_value`].
     #[inline]
     pub fn value(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
@@ -155,7 +160,7 @@ impl Builder {
         image.column = column;
     }
 
-    /// Writes the next column as it was read from another batch.
+    /// Writes a column's content, as read from another batch, as the next column.
     pub fn cell(&mut self, cell: Cell<'_>) {
         match cell {
             Cell::Absent => self.absent(),
@@ -231,8 +236,9 @@ impl Builder {
         }
     }
 
-    /// Copies a row of another batch with edits, and its transaction unless it is the newest. `write` is called for
-    /// each column of each image: it writes the column and returns true, or returns false to have the column copied.
+    /// Copies a row of another batch with edits, and its transaction unless that is already the newest of this batch.
+    /// `write` is called for each column of each image: it writes the column and returns true, or returns false to have
+    /// the column copied.
     pub fn copy_row_edited(
         &mut self,
         batch: &Batch<'_>,
@@ -258,7 +264,8 @@ impl Builder {
         }
     }
 
-    /// Copies a row of another batch unchanged, as one block of memory, and its transaction unless it is the newest.
+    /// Copies a row of another batch unchanged, as one block of memory, and its transaction unless that is already the
+    /// newest of this batch.
     pub fn copy_row(&mut self, batch: &Batch<'_>, row: RowIndex) {
         let row = batch.row(row);
         self.transaction_of(batch, &row);

@@ -1,8 +1,8 @@
 //! The packed row batch: the format in which row changes pass from the decoder to the transforms and all later
 //! stages.
 //!
-//! The binlog decoder writes row changes into a [`Builder`]; the transforms, the dispatch and the envelope read the
-//! same bytes in place through a [`Batch`]. A transform reads any column of any row in O(1) and copies none.
+//! The binlog decoder writes row changes into a [`Builder`]; the transforms, the router and the envelope read the same
+//! bytes in place through a [`Batch`]. A transform reads any column of any row in O(1) and copies none.
 //! `wit/packed-batch.md` specifies the layout.
 //!
 //! This crate knows neither MySQL's encodings nor WebAssembly. It has no dependencies, so that the plugins' SDK can

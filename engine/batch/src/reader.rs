@@ -86,7 +86,7 @@ impl<'a> Batch<'a> {
         self.rows
     }
 
-    /// Returns an estimate, in bytes, of the size of a batch of `rows` of these rows, with an eighth to spare.
+    /// Estimates how many bytes a batch of `rows` of this batch's rows takes, with an eighth to spare.
     pub fn bytes_of(&self, rows: usize) -> usize {
         let exact = self.bytes.len() * rows / self.rows.max(1);
         exact + exact / 8 + HEADER_LEN
@@ -363,8 +363,8 @@ impl<'a> Image<'a> {
     }
 }
 
-/// Returns a column's content. `states` is the byte with its state and those of its neighbours; `data` returns its
-/// bytes.
+/// Returns a column's content. `states` is the byte with the states of this column and its neighbours; `data` returns
+/// the column's bytes.
 #[inline]
 fn cell<'a>(states: u8, column: usize, data: impl FnOnce() -> &'a [u8]) -> Cell<'a> {
     match states >> (column % 4 * 2) & 3 {

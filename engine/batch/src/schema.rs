@@ -192,7 +192,7 @@ pub fn split_name(text: &str, separator: char) -> Option<(Cow<'_, str>, &str)> {
     Some((unquoted(name)?, rest))
 }
 
-/// Returns where the name in backticks ends with which the text begins.
+/// Returns the end of the name in backticks with which the text begins; `None` if it begins with no such name.
 fn quoted_end(text: &str) -> Option<usize> {
     let mut rest = text.strip_prefix('`')?;
     loop {

@@ -33,8 +33,8 @@ pub enum Gtid {
 pub struct Source {
     /// The server's UUID.
     pub uuid: [u8; 16],
-    /// The tag, which is not empty. `None` rather than an empty text stands for no tag: comparing two empty texts,
-    /// whose pointers point to nothing, is slow where the C library compares by masked vectors.
+    /// The tag, which is not empty. `None` stands for no tag, rather than an empty text: comparing two empty texts is
+    /// slow where the C library compares by masked vectors, since their pointers point to no memory.
     pub tag: Option<Box<str>>,
 }
 
@@ -166,8 +166,9 @@ impl GtidSet {
         }
     }
 
-    /// Whether the set contains a transaction. For MariaDB: whether the transaction is not newer than the newest one
-    /// of its server in its domain, which is a valid test only up to a known position.
+    /// Whether the set contains a transaction. A MariaDB set contains the transactions whose numbers are not above that
+    /// of the newest one of their server in their domain. As numbers may decrease, this holds only for transactions up
+    /// to the newest one.
     pub fn contains(&self, gtid: &Gtid) -> bool {
         match (self, gtid) {
             (Self::MySql(sources), Gtid::MySql { source, number }) => sources

@@ -113,8 +113,9 @@ impl ResumePoint {
 }
 
 impl ResumePoint {
-    /// Returns the resume point with all rows before `partial` done. A `partial` that is not ahead changes nothing:
-    /// the rows of an XA transaction are where the transaction was prepared, which may be far back.
+    /// Returns the resume point with all rows before `partial` done. A `partial` that is not after what is known to be
+    /// done changes nothing: the rows of an XA transaction have the positions at which it was prepared, which may be
+    /// much earlier.
     pub fn advanced_to(self, partial: PartialTransaction) -> Self {
         let place = |file: &str, progress: EventOffset| (file_number(file), progress);
         let known = match &self.partial {

@@ -3,8 +3,8 @@
 //!
 //! The reader opens an [`Ack`] for each batch, in binlog order, and takes the batch's share of the in-flight budget
 //! with it. The ack is split into parts, one for each sink and message. A batch is acknowledged when all its parts
-//! are: each is durable at its sink, dropped on purpose, or durable as a dead letter. The watermark is the end of the
-//! longest run of acknowledged batches.
+//! are. A part is acknowledged when its messages are durable at their sink or as dead letters, or when it needs no
+//! delivery. The watermark is the end of the longest run of acknowledged batches.
 //!
 //! Invariants, whatever the order of calls, and whichever thread panics (checked against a model by proptest, and by
 //! loom in every order of threads):
@@ -30,9 +30,9 @@ use crate::sync::{Arc, AtomicU32, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ord
 /// A batch's share of the in-flight budget.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cost {
-    /// Rows as read from the binlog, before the transforms.
+    /// Rows as read from the binlog, before the transforms; a change that is no row counts as one.
     pub rows: u32,
-    /// Bytes of the packed batch.
+    /// Bytes of the batch in memory.
     pub bytes: u32,
 }
 
@@ -96,7 +96,7 @@ pub fn tracker<P, B>(limits: Cost) -> (AckOpener<P, B>, CheckpointFeed<P>, AckOb
     (AckOpener(Arc::clone(&shared), PhantomData), CheckpointFeed(Arc::clone(&shared)), AckObserver(shared))
 }
 
-/// The reader's end, which opens batches. Dropping it says that no batch follows.
+/// The reader's end, which opens batches. When it is dropped, no batch follows.
 #[derive(Debug)]
 pub struct AckOpener<P, B = ()>(Arc<Shared<P>>, PhantomData<fn(B)>);
 
@@ -148,7 +148,7 @@ struct State<P> {
     entries: VecDeque<Entry<P>>,
     /// Entries that have open parts.
     unresolved: usize,
-    /// The share of all batches that are opened and not released.
+    /// The sum of the shares of all batches that are opened and not released.
     in_flight: Held,
     /// The move of the watermark since the checkpoint writer's last [`CheckpointFeed::take`].
     pending: Option<Advance<P>>,
@@ -171,7 +171,7 @@ struct State<P> {
 struct Stop<P> {
     sequence: u64,
     row: u32,
-    /// Whether the stop is at no row of a batch but after the last batch.
+    /// Whether the stop is after the last batch, rather than at a row of a batch.
     is_after_all: bool,
     /// The progress directly before the row; `None` once the watermark is there.
     progress: Option<P>,
@@ -195,7 +195,7 @@ enum Outcome {
     Lost,
 }
 
-/// The share of several batches in the budget.
+/// The sum of several batches' shares of the budget.
 #[derive(Debug, Clone, Copy, Default)]
 struct Held {
     rows: u64,
@@ -241,8 +241,8 @@ impl<P, B> AckOpener<P, B> {
         .await
     }
 
-    /// Stops the pipeline after the last batch that was opened, because what follows cannot be read. Everything
-    /// before still is to be delivered.
+    /// Stops the pipeline after the last batch that was opened, because what follows cannot be read. All opened batches
+    /// are still to be delivered.
     pub fn stop(&mut self, cause: StopCause) {
         let mut state = self.0.state();
         let sequence = state.first + state.entries.len() as u64;
@@ -287,7 +287,7 @@ impl<P> CheckpointFeed<P> {
         state.pending.take()
     }
 
-    /// Returns an advance's share to the budget. To be called once the advance's progress is durable.
+    /// Returns an advance's share to the budget. Called once the advance's progress is durable.
     pub fn release(&mut self, advance: &Advance<P>) {
         let mut state = self.0.state();
         state.in_flight.rows -= advance.rows;

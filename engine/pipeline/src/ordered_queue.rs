@@ -1,8 +1,8 @@
 //! The order of a sink's messages: messages come in, in binlog order; the messages of the next request go out.
 //!
-//! A message group has at most one message in flight: the next one waits until it is accepted. So the order within a
-//! group is kept whichever requests, or entries of them, fail. Messages without a group are sent in the order in
-//! which they come.
+//! A message group has at most one message in flight: the next message waits until that one is accepted. So the order
+//! within a group is kept whichever requests, or entries of them, fail. Messages without a group are sent in the order
+//! in which they come; one that was not accepted is sent again before the others.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -38,8 +38,8 @@ pub struct OrderedQueue<T> {
     limits: RequestLimits,
     ungrouped: VecDeque<Pending<T>>,
     groups: HashMap<String, GroupQueue<T>>,
-    /// Groups that have a message pending and none in flight: the longest ready first, except that a group whose
-    /// message was refused goes to the front.
+    /// Groups that have a message pending and none in flight, in the order in which they became ready. A group whose
+    /// message was not accepted goes to the front.
     ready: VecDeque<String>,
     len: usize,
     bytes: usize,
@@ -137,8 +137,9 @@ impl<T> OrderedQueue<T> {
         self.sendable() >= self.limits.messages
     }
 
-    /// Removes and returns the messages of the next request; none if none may go now. Each must be answered by one
-    /// call of [`OrderedQueue::accept`], [`OrderedQueue::requeue`] or [`OrderedQueue::requeue_split`].
+    /// Removes and returns the messages of the next request; an empty list if no message may go now. For each message
+    /// the caller must then call one of [`OrderedQueue::accept`], [`OrderedQueue::requeue`] and
+    /// [`OrderedQueue::requeue_split`].
     pub fn next_request(&mut self) -> Vec<Pending<T>> {
         let mut request: Vec<Pending<T>> = Vec::new();
         let mut bytes = 0;
@@ -187,7 +188,7 @@ impl<T> OrderedQueue<T> {
         }
     }
 
-    /// Puts a message that was not accepted back, before all others of its group.
+    /// Puts back a message that was not accepted, before all others of its group.
     pub fn requeue(&mut self, message: Pending<T>) {
         self.len += 1;
         self.bytes += message.bytes;
@@ -204,7 +205,7 @@ impl<T> OrderedQueue<T> {
         self.ready.push_front(group);
     }
 
-    /// Puts several messages in the place of one that was not accepted, in their order, before all others of its
+    /// Puts back several messages in place of one that was not accepted, in their order, before all others of its
     /// group.
     pub fn requeue_split(&mut self, group: Option<&str>, messages: Vec<Pending<T>>) {
         let bytes = messages.iter().map(|message| message.bytes).sum::<usize>();

@@ -1,8 +1,9 @@
 //! The sequencer: workers process numbered batches in parallel, and pass one after another, in the order of the
 //! numbers. It only orders, and acknowledges nothing.
 //!
-//! A number's place is reserved as a [`Turn`], in order, and later resolved by [`Permit::pass`]. A turn or permit
-//! that is dropped otherwise (an error, a panic, an aborted task) closes the sequencer: no number passes after that.
+//! A number's place is reserved as a [`Turn`], in order, and later resolved by [`Permit::pass`]. A turn that is dropped
+//! before its wait has ended, or a permit that is dropped before it has passed (an error, a panic, an aborted task),
+//! closes the sequencer: no number passes after that.
 
 use std::future::poll_fn;
 use std::sync::PoisonError;
@@ -32,7 +33,7 @@ pub struct Permit<'a> {
     is_passed: bool,
 }
 
-/// A number's place in the sequence.
+/// A number's reserved place in the sequence.
 #[derive(Debug)]
 #[must_use = "a turn that is dropped closes the sequencer"]
 pub struct Turn {

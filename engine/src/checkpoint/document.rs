@@ -48,7 +48,7 @@ struct PartialTransactionDocument {
     rows: u32,
 }
 
-/// See [`Fingerprint`]. In hex.
+/// A fingerprint, in hex: see [`Fingerprint`].
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FingerprintDocument {

@@ -94,8 +94,8 @@ impl Store for FileStore {
 }
 
 fn replace(path: &Path, epoch: Epoch, text: &str) -> anyhow::Result<()> {
-    // Protects the checkpoint where files cannot be locked, or if this process's lock file was removed. A checkpoint that was
-    // damaged meanwhile is replaced.
+    // Protects the checkpoint if this process's lock file was removed, once another process has written a checkpoint with a
+    // higher epoch. A checkpoint that was damaged meanwhile is replaced.
     if let Ok(Some(text)) = read(path)
         && let Ok(document::Content { epoch: newer, .. }) = document::read(&text)
         && newer > epoch

@@ -24,8 +24,8 @@ use document::Content;
 
 pub use edit::{set, show};
 
-/// The fencing token: incremented each time a process acquires the checkpoint. A process with a lower epoch than the stored one
-/// has lost the checkpoint.
+/// The fencing token: a process that acquires the checkpoint gets an epoch above the stored one. A process with a lower
+/// epoch than the stored one has lost the checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Epoch(pub u64);
 
@@ -38,7 +38,7 @@ pub trait Store: Send + Debug {
     fn interval(&self) -> Duration;
 
     /// Acquires the checkpoint until the store is dropped or the process ends in any way. Returns the text that was written
-    /// last, and an epoch above those of all earlier holders.
+    /// last, and an epoch above the stored one.
     ///
     /// Fails if another process holds the checkpoint: the error names that process.
     fn acquire(&mut self) -> BoxFuture<'_, anyhow::Result<(Epoch, Option<String>)>>;
@@ -74,7 +74,7 @@ pub trait Store: Send + Debug {
 pub struct Checkpoint {
     store: Box<dyn Store>,
     epoch: Epoch,
-    /// The schema history that the checkpoint needs that was read, until another checkpoint is written.
+    /// The mark of the schema history that the stored checkpoint needs; `None` once this process has written a checkpoint.
     saved: Option<Mark>,
     /// The schema history, written before a checkpoint that needs it.
     schemas: Option<Arc<SchemaHistory>>,

@@ -1,7 +1,8 @@
-//! Numbers with units.
+//! Sizes and durations.
 
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use serde::Deserialize;
 
 /// A number, or text of a number and a unit.
@@ -17,25 +18,40 @@ pub(crate) enum Quantity {
 impl Quantity {
     /// Returns the bytes of a number, or of text such as `64MiB`. `None`: 0, or not a size.
     pub fn bytes(&self) -> Option<usize> {
-        self.in_units(&[("", 1), ("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)])
+        let bytes = match self {
+            Self::Number(bytes) => *bytes,
+            Self::Text(text) => text.parse::<ByteSize>().ok()?.as_u64(),
+        };
+        usize::try_from(bytes).ok().filter(|&bytes| bytes > 0)
     }
 
     /// Returns the duration of text such as `250ms` or `8s`. `None`: 0, or not a duration.
     pub fn duration(&self) -> Option<Duration> {
-        let milliseconds = self.in_units(&[("ms", 1), ("s", 1000), ("m", 60_000)])?;
-        Some(Duration::from_millis(milliseconds as u64))
+        let Self::Text(text) = self else { return None };
+        humantime::parse_duration(text).ok().filter(|duration| !duration.is_zero())
     }
+}
 
-    /// Returns the number in the smallest unit, if it is more than 0.
-    fn in_units(&self, units: &[(&str, u64)]) -> Option<usize> {
-        let (number, unit) = match self {
-            Self::Number(number) => (*number, ""),
-            Self::Text(text) => {
-                let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-                (text[..end].parse().ok()?, text[end..].trim())
-            }
-        };
-        let (_, factor) = units.iter().find(|(name, _)| *name == unit)?;
-        usize::try_from(number.checked_mul(*factor)?).ok().filter(|&number| number > 0)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_durations_have_units() {
+        let text = |text: &str| Quantity::Text(text.to_owned());
+        assert_eq!(text("64MiB").bytes(), Some(64 << 20));
+        assert_eq!(text("64 KiB").bytes(), Some(64 << 10));
+        assert_eq!(text("1000").bytes(), Some(1000));
+        assert_eq!(text("1MB").bytes(), Some(1_000_000));
+        assert_eq!(Quantity::Number(7).bytes(), Some(7));
+        for wrong in ["", "0", "MiB", "1 parsec", "-1"] {
+            assert_eq!(text(wrong).bytes(), None, "{wrong}");
+        }
+        assert_eq!(text("250ms").duration(), Some(Duration::from_millis(250)));
+        assert_eq!(text("1m 30s").duration(), Some(Duration::from_secs(90)));
+        for wrong in ["", "0s", "5", "5 parsecs", "-1s"] {
+            assert_eq!(text(wrong).duration(), None, "{wrong}");
+        }
+        assert_eq!(Quantity::Number(5).duration(), None);
     }
 }

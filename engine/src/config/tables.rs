@@ -15,8 +15,8 @@ const SYSTEM_SCHEMAS: [&str; 4] = ["mysql", "information_schema", "performance_s
 /// (`_orders_new`). Such a name begins with an underscore.
 const SCHEMA_CHANGE_ENDINGS: [&str; 5] = ["_gho", "_ghc", "_del", "_new", "_old"];
 
-/// A selection of tables. By default these are all but those of system schemas and the work tables of online schema changes,
-/// which must be named without a wildcard.
+/// A selection of tables. Without patterns it has all tables but those of system schemas and the work tables of online
+/// schema changes: a pattern must name such a schema or such a table without a wildcard.
 #[derive(Debug, Clone, Default)]
 pub struct TablePatterns {
     patterns: Vec<Pattern>,
@@ -96,7 +96,7 @@ impl TablePatterns {
         Ok(Self { patterns: patterns.iter().map(pattern).collect::<Result<_, String>>()?, case: NameCase::default() })
     }
 
-    /// Returns whether the server ignores the case of names.
+    /// Returns the rule for the case of names, which is shared with [`TablePatterns::with_case`].
     pub fn case(&self) -> &NameCase {
         &self.case
     }

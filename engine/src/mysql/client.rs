@@ -1,4 +1,4 @@
-//! A connection by the driver with a time-out for every statement, so that a silent server cannot block the engine.
+//! A driver connection with a time-out for every statement, so that a silent server cannot block the engine.
 
 use std::fmt;
 use std::io::{Error as IoError, ErrorKind};

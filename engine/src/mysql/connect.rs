@@ -1,4 +1,4 @@
-//! Connects by the driver, with TLS as configured.
+//! Connects through the driver, with TLS as configured.
 
 use anyhow::anyhow;
 use mysql_async::{DriverError, Opts, OptsBuilder, SslOpts};

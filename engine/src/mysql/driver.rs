@@ -25,7 +25,7 @@ const TRIES: usize = 4;
 #[error("{0}")]
 pub(super) struct Panicked(Cow<'static, str>);
 
-/// Connects by the driver. Reasons that the user must act on are [`Error::Other`].
+/// Connects through the driver. An error that the user must act on is [`Error::Other`].
 ///
 /// # Errors
 /// The driver's.
@@ -36,7 +36,7 @@ pub(super) async fn connect(options: &Opts, tls: &Tls) -> Result<Conn, Error> {
             Ok(result) => return result.map_err(with_fix),
             Err(error) => panicked = Some(error),
         }
-        // The binlog protocol's own login returns the reason, if the login can never succeed.
+        // The login of the replication stream does not panic, and returns the reason if no login can succeed.
         ReplicationStream::connect(&Login::new(options, tls)).await.map_err(to_driver_error)?;
     }
     let reason = panicked.map(|error| error.to_string()).unwrap_or_default();
@@ -96,7 +96,7 @@ fn said(panic: &(dyn Any + Send)) -> Cow<'static, str> {
     }
 }
 
-/// Does the same for a future.
+/// Runs a future that may panic, without the panic's message on standard error.
 async fn catch_panic_async<T>(future: impl Future<Output = T>) -> Result<T, Panicked> {
     let mut future = pin!(future);
     poll_fn(|context| match catch_panic(|| future.as_mut().poll(context)) {

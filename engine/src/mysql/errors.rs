@@ -11,7 +11,8 @@ pub(crate) const ER_ACCESS_DENIED: u16 = 1045;
 pub(crate) const ER_SPECIFIC_ACCESS_DENIED: u16 = 1227;
 pub(crate) const ER_PARSE: u16 = 1064;
 
-/// Codes of definite errors when connecting: privileges, databases, hosts, accounts. All other codes are transient.
+/// Codes of definite errors when connecting, beside [`ER_ACCESS_DENIED`]: privileges, databases, hosts, accounts. All other
+/// codes are transient.
 /// <https://dev.mysql.com/doc/mysql-errors/8.4/en/server-error-reference.html>
 pub(super) const DEFINITE: [u16; 13] = [1044, 1049, 1130, 1227, 1251, 1524, 1698, 1820, 1862, 3118, 3159, 3955, 4151];
 
@@ -29,7 +30,8 @@ pub enum ConnectError {
     Definite(anyhow::Error),
 }
 
-/// Returns whether a statement failed because of the connection, or because the server is starting, stopping or overloaded.
+/// Returns whether a statement failed because of the connection, or because the server is starting, stopping, read-only or
+/// overloaded.
 pub(crate) fn is_lost_connection(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| match (cause.downcast_ref::<mysql_async::Error>(), cause.downcast_ref::<StreamError>()) {
         (Some(mysql_async::Error::Server(error)), _) => is_transient(error.code),

@@ -1,7 +1,7 @@
 //! The MySQL client: connections, TLS, login, time-outs, and a server's settings.
 //!
 //! The source, the checkpoint store and `check` share this module. There are two kinds of connection: [`Client`] runs
-//! statements by the driver; [`protocol`] streams the binlog, and reads its events in place.
+//! statements through the driver; [`protocol`] streams the binlog, and reads its events in place.
 
 mod client;
 pub(crate) mod columns;

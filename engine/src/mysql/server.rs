@@ -24,7 +24,7 @@ pub enum Flavor {
 }
 
 impl Flavor {
-    /// Returns the name that messages have.
+    /// Returns the connector that messages name for this family.
     pub fn connector(self) -> Connector {
         match self {
             Self::MySql => Connector::MySql,

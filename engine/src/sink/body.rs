@@ -7,7 +7,8 @@ use bytestring::ByteString;
 use rowmill_core::batch::json::push_escaped;
 use rowmill_core::envelope::{Escaping, unescape, unescaped_len};
 
-/// A message's body: UTF-8 without characters that SQS rejects. The text may be stored escaped, as in a JSON request.
+/// A message's body: UTF-8, without characters that SQS rejects unless a transform wrote it. The text may be stored escaped,
+/// as in a JSON request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Body {
     text: Bytes,

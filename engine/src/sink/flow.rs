@@ -52,7 +52,8 @@ pub(super) struct Flow {
     outage: Option<Outage>,
     /// The number of outages so far.
     outages: u64,
-    /// How often the requests in flight were given up. `in_flight` and `bytes` count those sent since the last time.
+    /// How often all requests in flight were given up, as none was answered. `in_flight` and `bytes` count the requests that
+    /// were sent since the last time.
     generation: u64,
     /// The end of the pause after messages were refused; nothing leaves before it.
     paused_until: Option<Instant>,
@@ -130,8 +131,8 @@ impl Flow {
         self.outage.is_some()
     }
 
-    /// Returns when to check the flow again if no answer comes. `has_requests` if there are messages to send. `listens` if
-    /// silence is a sign of dead connections; it is none where requests include slow uploads to S3.
+    /// Returns when to check the flow again if no answer comes. `has_requests` says whether there are messages to send, and
+    /// `listens` whether silence is a sign of dead connections, which it is not where requests include slow uploads to S3.
     pub fn wakes_at(&self, has_requests: bool, listens: bool) -> Option<Instant> {
         match &self.outage {
             Some(outage) => (has_requests && outage.probes < PROBES_MAX).then_some(outage.next_probe),
@@ -142,8 +143,9 @@ impl Flow {
         }
     }
 
-    /// Ends a pause that is over. Returns true if no request was answered for so long that connections may be dead: an
-    /// outage begins, and the unanswered requests no longer count. Never true unless `listens`.
+    /// Ends a pause that is over, and returns whether the queue is silent: no request was answered for so long that the
+    /// connections may be dead. Then an outage begins, and the unanswered requests no longer count. Without `listens` a queue
+    /// is never silent.
     pub fn is_silent(&mut self, now: Instant, listens: bool) -> bool {
         self.paused_until.take_if(|until| now >= *until);
         let is_over = self.in_flight > 0 && now >= self.last_answer + SILENCE;

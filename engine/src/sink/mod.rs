@@ -34,9 +34,10 @@ use crate::dead_letter::{Content, DeadLetter, Destination, Origin, Stage};
 pub struct Message {
     /// The body.
     pub body: Body,
-    /// The message group, within which an ordered sink keeps the order. Empty where the sink needs none.
+    /// The message group, within which an ordered sink keeps the order. May be empty where the sink needs none.
     pub group: String,
-    /// The deduplication ID: the same whenever the same change is sent. Empty where the sink needs none.
+    /// The deduplication ID: the same whenever the same change is sent, except for some dead letters. May be empty where the
+    /// sink needs none.
     pub deduplication_id: String,
     /// Message attributes: names and values.
     pub attributes: Vec<(String, String)>,
@@ -61,7 +62,8 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// Returns each message with an ack of its own.
+    /// Returns each message with an ack of its own. The messages that the caller does not take from the iterator stay
+    /// unacknowledged.
     pub fn split(self) -> impl Iterator<Item = (Message, Ack)> {
         let Self { messages, ack } = self;
         let count = messages.len();
@@ -69,7 +71,7 @@ impl Delivery {
         (1..).zip(messages).filter_map(move |(number, message)| {
             let ack = whole.as_ref()?.part(message.row);
             if number == count {
-                // Its parts have all messages.
+                // Each message has a part of its own now.
                 whole.take().into_iter().for_each(Ack::acknowledge);
             }
             Some((message, ack))
@@ -77,17 +79,17 @@ impl Delivery {
     }
 }
 
-/// Why a sink rejects a message for good.
+/// The reason why a sink rejects a message for good.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Rejection {
     /// The code, for programs: of SQS as SQS writes it, else one of Rowmill's in kebab case.
     code: Cow<'static, str>,
-    /// The cause, for people; it has the code of SQS.
+    /// The cause, for people. It begins with the code where SQS rejects the message.
     error: String,
 }
 
 impl Rejection {
-    /// A rejection by Rowmill: no queue would take the message.
+    /// Creates a rejection by Rowmill itself, with a code of its own.
     fn new(code: &'static str, error: impl Into<String>) -> Self {
         Self { code: code.into(), error: error.into() }
     }
@@ -174,7 +176,7 @@ pub trait Sink: Send {
 /// The error of a sink that cannot be opened.
 #[derive(Debug)]
 pub enum OpenError {
-    /// The queue does not exist, or access is denied.
+    /// No retry can succeed: the queue or the bucket does not exist, access is denied, or a file cannot be opened.
     Definite(anyhow::Error),
     /// An operator must fix something outside the queue: credentials, a clock, an endpoint.
     NeedsOperator(anyhow::Error),

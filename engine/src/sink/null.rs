@@ -32,7 +32,7 @@ impl Sink for Null {
 
     fn run(self: Box<Self>, mut deliveries: Inlet, _: Option<DeadLetters>) -> BoxFuture<'static, anyhow::Result<()>> {
         async move {
-            // Only dead letters come here: workers acknowledge all other messages themselves.
+            // Only dead letters of other sinks come here: a worker acknowledges its own messages for this sink without sending them.
             while let Some(delivery) = deliveries.recv().await {
                 delivery.ack.acknowledge();
             }

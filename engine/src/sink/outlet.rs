@@ -60,7 +60,8 @@ struct QueuedDelivery {
     _room: OwnedSemaphorePermit,
 }
 
-/// Returns a queue with this many `places`, and with `overflow` for deliveries while its sink is stalled.
+/// Creates a queue with this many `places`, and with `overflow` for deliveries while its sink is stalled. Returns its two
+/// halves.
 pub fn outlet(places: usize, overflow: Overflow) -> (Outlet, Inlet) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let places = Arc::new(Semaphore::new(places));

@@ -14,7 +14,7 @@ use super::start_point::{ResumeBy, StartPoint, is_within_reach, within_reach};
 use crate::config::Start;
 use crate::mysql::{ER_PARSE, Flavor, Server};
 
-/// How often MySQL is asked whether it has executed the transactions of its binlog, and the pause between two questions.
+/// How many times MySQL is asked whether it has executed the transactions of its binlog, and the pause after each question.
 const COMMITTED_TRIES: u32 = 10;
 const COMMITTED_DELAY: Duration = Duration::from_millis(300);
 
@@ -189,7 +189,7 @@ impl Server {
         Ok(StartPoint { resume, by: ResumeBy::Gtids, from: position })
     }
 
-    /// MariaDB: completes the positions of domains to the set of all servers' transactions before them.
+    /// MariaDB: returns the set of all servers' transactions at `positions`, which has one transaction a domain.
     async fn complete_gtids(&mut self, positions: &GtidSet, why: &str) -> Result<GtidSet, LocateError> {
         let executed = self.executed().await?;
         if !positions.is_subset_of(&executed) {

@@ -261,7 +261,7 @@ impl Source {
                     }
                     Ok(Next::Columns { schema, table, missing }) => {
                         let rows = decoder.position().clone();
-                        // The decoder asks for the same columns again: those of the schema history do not fit.
+                        // If the decoder requests the same columns again, those of the schema history do not fit.
                         let is_wrong = tried.take().is_some_and(|tried| tried == (schema.clone(), table.clone()));
                         if is_wrong {
                             schemas.forget(&schema, &table);

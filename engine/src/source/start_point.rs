@@ -21,8 +21,8 @@ pub enum ResumeBy {
     /// By a position in a file.
     Position,
     /// By a set of GTIDs that are done. MySQL gets the set. MariaDB is asked for the head of a file before which all
-    /// transactions are in the set: asked by one GTID of each domain, MariaDB would skip transactions that another server of
-    /// the domain wrote before that GTID and that are not done.
+    /// transactions are in the set. MariaDB's own request has one GTID a domain, and would skip transactions that are not
+    /// done, if another server of the domain wrote them before that GTID.
     Gtids,
 }
 
@@ -42,7 +42,7 @@ impl std::fmt::Display for StartPoint {
     }
 }
 
-/// Whether a position can be requested: a dump request has 32 bits for the offset.
+/// Returns whether a position can be requested: a dump request has 32 bits for the offset.
 pub(super) fn is_within_reach(position: &BinlogPosition) -> bool {
     u32::try_from(position.offset).is_ok()
 }

@@ -15,7 +15,7 @@ use crate::mysql::{ConnectError, Flavor};
 const NET_WRITE_TIMEOUT_S: u32 = 30 * 24 * 3600;
 /// Why reading was interrupted.
 pub(super) enum Interruption {
-    /// A new connection may succeed.
+    /// The connection failed. A new one may succeed, unless `mysql::is_definite` says otherwise.
     Transient(StreamError),
     /// No new connection can succeed.
     Definite(anyhow::Error),

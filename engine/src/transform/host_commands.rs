@@ -78,6 +78,8 @@ impl HostCommands {
         Ok(())
     }
 
+    /// Adds a command to set the sink, the message group, or both, of rows.
+    ///
     /// # Errors
     /// If a row's table does not have a column of the group, or the column is outside the plugin's interest.
     pub fn reroute(
@@ -101,6 +103,8 @@ impl HostCommands {
         Ok(())
     }
 
+    /// Adds a command to set a column of rows to a value, or to NULL without one.
+    ///
     /// # Errors
     /// If a row's table does not have the column, the column is outside the plugin's interest, or the value is not valid for
     /// the column's type.

@@ -12,9 +12,13 @@ use super::wasm::bindings::types;
 /// A plugin's interest in a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Interest {
+    /// Rows are kept, and the plugin does not see them.
     Pass,
+    /// Rows are dropped, and the plugin does not see them.
     Drop,
+    /// The plugin decides on all rows, and may use all columns.
     All,
+    /// The plugin decides on rows of some operations, and may use these columns. Other rows are kept.
     Columns(Arc<WantedColumns>),
 }
 
@@ -92,6 +96,8 @@ impl WantedColumns {
         self.columns.as_ref().is_none_or(|columns| columns.contains(column))
     }
 
+    /// Whether all before images that the plugin sees are decoded: those of deletes always are, those of updates only if
+    /// the plugin reads them.
     fn has_before(&self) -> bool {
         self.before || !self.updates
     }
@@ -103,7 +109,7 @@ pub(super) fn table_projection(table: &Table, interests: &[Interest]) -> TablePr
     TableProjection { inserts: of(Operation::Insert), updates: of(Operation::Update), deletes: of(Operation::Delete) }
 }
 
-/// Returns the columns needed of rows with one operation. `None`: all.
+/// Returns the columns of rows with one operation that the transforms need. `None`: all.
 fn row_projection(table: &Table, interests: &[Interest], operation: Operation) -> Option<RowProjection> {
     // The message group is made of the primary key, also for messages made of rows that are dropped.
     let key: ColumnSet = table.key.iter().copied().collect();

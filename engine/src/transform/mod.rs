@@ -76,13 +76,13 @@ pub(crate) struct Decided {
 /// A batch after the transforms.
 #[derive(Debug)]
 pub struct Transformed {
-    /// A packed batch that contains [`Transformed::rows`], and possibly other rows.
+    /// A packed batch that contains the rows of `rows`, and possibly others.
     pub bytes: Arc<Vec<u8>>,
     /// The remaining rows, in binlog order.
     pub rows: Vec<Passed>,
     /// The messages that transforms made, in the order of the rows that they are made of.
     pub emitted: Vec<Emitted>,
-    /// The batches that contain these rows; [`Emitted::batch`] is an index into this list.
+    /// The batches that contain the rows of `emitted`; [`Emitted::batch`] is an index into this list.
     pub seen: Vec<Arc<Vec<u8>>>,
     /// Rows for the dead-letter sink, in binlog order.
     pub dead: Vec<DeadRow>,
@@ -346,7 +346,8 @@ impl Transformed {
         }
     }
 
-    /// Translates indexes among the rows that the transforms were given to indexes in the decoded batch: `origins`.
+    /// Replaces each origin, an index among the rows that the transforms were given, by the row's index in the decoded batch,
+    /// which `origins` has for each of these rows.
     fn set_origins(&mut self, origins: &[u32]) {
         let rows = self.rows.iter_mut().map(|passed| &mut passed.origin);
         let messages = self.emitted.iter_mut().map(|emitted| &mut emitted.origin);

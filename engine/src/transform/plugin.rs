@@ -71,7 +71,7 @@ impl Plugin {
         &self.blueprint.name
     }
 
-    /// Describes what the plugin is and may do, for people: names and values.
+    /// Returns what the plugin is and what it may do, for people: names and values.
     pub fn describe(&self) -> Vec<(&'static str, String)> {
         let InstanceTemplate { engine, code, manifest, .. } = &self.blueprint;
         let (what, imports): (String, Vec<String>) = match code {

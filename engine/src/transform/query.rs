@@ -367,7 +367,7 @@ fn time(text: &str) -> Option<i64> {
     let mut parts = clock.split(':').map(str::parse::<u32>);
     let (hours, minutes, seconds) = (parts.next()?.ok()?, parts.next()?.ok()?, parts.next()?.ok()?);
     let fraction: u32 = if fraction.is_empty() { 0 } else { format!("{fraction:0<6}").get(..6)?.parse().ok()? };
-    // Cannot overflow: `hours` and `minutes` have 32 bits.
+    // Overflows only for billions of hours; a `TIME` has at most 838.
     let seconds = (i64::from(hours) * 60 + i64::from(minutes)) * 60 + i64::from(seconds);
     let size = seconds * 1_000_000 + i64::from(fraction);
     Some(if negative { -size } else { size })

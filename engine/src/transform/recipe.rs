@@ -24,7 +24,7 @@ pub(super) struct RenderedMessages {
     text: ByteString,
     /// Each message's row, and the offsets at which it begins, its group ends, and its body ends.
     places: Vec<(RowIndex, usize, usize, usize)>,
-    /// The rows whose table does not have all columns of the recipe, with the causes.
+    /// The rows for whose table the recipe cannot be compiled, with the causes.
     pub fails: Vec<(RowIndex, String)>,
 }
 
@@ -140,7 +140,7 @@ impl Recipe {
         Ok(Self { fields, group, plans: OfTables::default() })
     }
 
-    /// Renders each row's message, in the rows' order. `None` if the messages take more than `bytes_max` bytes.
+    /// Renders the rows' messages, in the rows' order. `None` if the messages take more than `bytes_max` bytes.
     pub fn messages(
         &mut self,
         batch: &Batch<'_>,

@@ -1,4 +1,4 @@
-//! Validates a plugin's answer: indexes, lengths, values and UTF-8. Nothing of an answer is used before.
+//! Validates a plugin's answer: indexes, lengths, values and UTF-8. Nothing of an answer is used before it is validated.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -18,11 +18,11 @@ use super::wasm::instance::{Answer, Instance};
 use super::wasm::limits::{ATTRIBUTE_BYTES, EDIT_BYTES, FAIL_BYTES, MESSAGE_BYTES, REROUTE_BYTES, ROW_BYTES};
 use crate::config::SinkId;
 
-/// Validates an answer about a batch, and renders the messages that it leaves to the host. All of it takes at most
-/// `output_max` bytes of memory.
+/// Validates an answer about a batch, and renders the messages that the answer leaves to the host. The answer and these
+/// messages take at most `output_max` bytes of memory.
 ///
 /// # Errors
-/// If the answer is invalid, or takes more.
+/// If the answer is invalid, or takes more memory.
 pub(super) fn check(
     instance: &mut Instance,
     answer: Answer,

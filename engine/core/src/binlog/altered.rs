@@ -21,7 +21,8 @@ pub struct Altered {
 }
 
 impl Altered {
-    /// Returns `None` if the statement changes no columns. `schemas` are those that the statement's event lists.
+    /// Creates the record of a statement; `None` if the statement changes no columns. `schemas` are those that the
+    /// statement's event lists.
     pub(super) fn by(statement: &str, schemas: Option<Vec<&str>>) -> Option<Self> {
         let (verb, object) = verb_and_object(statement);
         if !matches!(verb.as_str(), "CREATE" | "ALTER" | "DROP" | "RENAME") {
@@ -38,7 +39,7 @@ impl Altered {
         Some(Self { statement: statement.to_lowercase(), shown, schemas, is_of_schema, is_of_index })
     }
 
-    /// Returns the same for a statement of which only the text is known.
+    /// Creates the record of a statement of which only the text is known; `None` if the statement changes no columns.
     pub fn of_statement(statement: &str) -> Option<Self> {
         Self::by(statement, None)
     }
@@ -48,7 +49,7 @@ impl Altered {
         &self.shown
     }
 
-    /// Returns the memory that this takes, in bytes.
+    /// Returns the memory that the record takes, in bytes.
     pub fn bytes(&self) -> usize {
         size_of::<Self>() + self.statement.len() + self.shown.len()
     }

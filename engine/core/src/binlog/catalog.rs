@@ -7,8 +7,8 @@ use super::charset::Charset;
 use super::column_type::{ColumnType, code};
 use super::error::DecodeErrorKind;
 
-/// The prefix, before a number, of the names of MariaDB's hidden hashes of unique keys that have no B-tree (of long
-/// texts, or `USING HASH`).
+/// The prefix of the names of MariaDB's hidden hash columns; a number follows it. Each unique key without a B-tree (on
+/// long texts, or `USING HASH`) has one.
 pub(super) const ROW_HASH_PREFIX: &str = "DB_ROW_HASH_";
 
 /// A column, from `information_schema.columns`.

@@ -1,6 +1,6 @@
-//! Lazy decoding. Transforms mostly decide on a row by a few of its columns: the columns of the projection are decoded
-//! immediately, and the row's images are kept beside them as in the binlog. [`DeferredColumns::decode_rows`] decodes all
-//! columns of the rows that need them.
+//! Deferred columns. Transforms mostly decide on a row by a few of its columns: the columns of the projection are
+//! decoded immediately, and the row's images are kept beside them as in the binlog. [`DeferredColumns::decode_rows`]
+//! decodes all columns of the rows that need them.
 
 use std::sync::Arc;
 
@@ -28,8 +28,8 @@ pub(super) struct ProjectionCache {
 }
 
 impl ProjectionCache {
-    /// Forgets projections that have changed, or that were unknown. Called before a batch's first row, so that projections
-    /// stay the same within a batch.
+    /// Forgets projections that may have changed, or that were unknown. Called before a batch's first row, so that
+    /// projections stay the same within a batch.
     pub fn refresh(&mut self, select: &dyn TableSelector) {
         let version = select.version();
         if self.version != version {
@@ -118,11 +118,13 @@ impl DeferredColumns {
         self.images.len() + size_of_val(&*self.rows)
     }
 
+    /// Adds the images of the next row; empty images if all of its columns were decoded.
     fn add_row(&mut self, layout: LayoutIndex, images: &[u8]) {
         self.images.extend_from_slice(images);
         self.rows.push(DeferredRow { end: self.images.len(), layout });
     }
 
+    /// Returns the layout and the images of a row; `None` if all of its columns were decoded.
     fn row_images(&self, RowIndex(row): RowIndex) -> Option<(&Arc<ImageLayout>, &[u8])> {
         let row = row as usize;
         let DeferredRow { end, layout } = self.rows[row];
@@ -130,9 +132,10 @@ impl DeferredColumns {
         (start < end).then(|| (&self.layouts[layout.0 as usize], &self.images[start..end]))
     }
 
-    /// Packs rows with all their columns. `batch` has the decoded columns of the same batch.
+    /// Packs rows with all their columns. `batch` has the packed rows of the batch to which the deferred columns
+    /// belong.
     ///
-    /// Rows that cannot be decoded with certainty are left out, and returned as errors, in order.
+    /// Rows that cannot be decoded with certainty are left out of the packed batch, and returned as errors, in order.
     pub fn decode_rows(&self, batch: &Batch<'_>, rows: impl IntoIterator<Item = RowIndex>) -> (Vec<u8>, Vec<RowError>) {
         let mut errors = Vec::new();
         let mut out = Builder::with_capacity(self.images.len());
@@ -275,7 +278,8 @@ impl BatchAssembler {
         self.deferred.add_row(LayoutIndex(0), &[]);
     }
 
-    /// Returns the layout of an event's rows in this batch. `version` is that of their projections.
+    /// Returns the layout of an event's images, and adds it to the batch if the last layout differs. `version` is the
+    /// [`TableSelector::version`] of the rows' projections.
     pub fn layout(&mut self, event: &RowsEvent<'_>, table: &Arc<TableVersion>, version: u64) -> LayoutIndex {
         let deferred = &mut self.deferred;
         if deferred.layouts.is_empty() {
@@ -294,7 +298,8 @@ impl BatchAssembler {
         LayoutIndex(deferred.layouts.len() as u32 - 1)
     }
 
-    /// Ends the row begun last, of which the projection was decoded. `images` are the row's images in the event.
+    /// Ends the row begun last, of which the columns of the projection were decoded. `images` are the row's images in
+    /// the event.
     pub fn end_projected_row(&mut self, layout: LayoutIndex, images: &[u8]) {
         self.decoded.end_row();
         self.deferred.add_row(layout, images);

@@ -1,11 +1,13 @@
 //! The binlog decoder: binlog events in, packed row batches out. No I/O: [`Decoder::next`] takes an event's bytes.
 //!
 //! ```text
-//!   event ──▶ decoder (transactions, positions) ──▶ rows ──▶ value ──▶ batch builder
-//!     │            ├─▶ transaction (rows held back until their transaction is committed)
-//!     │            └─▶ tables, table_map (columns, once per table version)
-//!     ├─▶ payload, mariadb (decompression)
-//!     └─▶ deferred (columns outside the projection)
+//!   event ──▶ decoder ──▶ rows ──▶ value ──▶ deferred (packed rows and deferred columns) ──▶ RowBatch
+//!     │            ├─▶ gtid_event, query, statement (where transactions begin and end)
+//!     │            ├─▶ transaction, savepoint (rows held back until their transaction is committed)
+//!     │            ├─▶ tables, table_map, catalog (columns, once per table version)
+//!     │            ├─▶ projection, projection_plan (the columns that are decoded immediately)
+//!     │            └─▶ history (the fingerprints of positions)
+//!     └─▶ payload, mariadb (decompression)
 //! ```
 //!
 //! Column names come from the binlog itself (`binlog_row_metadata=FULL`), or else from information_schema, checked against

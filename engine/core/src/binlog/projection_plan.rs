@@ -28,9 +28,9 @@ pub(super) struct ImagePlan {
 /// The plan for an image that has all of the table's columns.
 #[derive(Debug)]
 struct FullImagePlan {
-    /// The columns of the binlog's image, with the hidden ones.
+    /// The number of columns of the binlog's image, with the hidden ones.
     columns: usize,
-    /// The columns of the batch's image.
+    /// The number of columns of the batch's image.
     visible: usize,
     /// A mask of all columns; as in all masks here, bit `n` is column `n`.
     all: u64,
@@ -110,6 +110,7 @@ impl FullImagePlan {
         Self { columns, visible: table.columns.len(), all, reads, end: gap }
     }
 
+    /// Reads an image.
     fn go(&self, rows: &mut Bytes<'_>, table: &Columns, builder: &mut Builder) -> Result<(), DecodeErrorKind> {
         let nulls = rows.uint(self.columns.div_ceil(8))? & self.all;
         builder.begin_image(self.visible);
@@ -147,6 +148,7 @@ impl SkipRun {
         }
     }
 
+    /// Skips the run's columns. `nulls` has the image's NULL columns.
     #[inline]
     fn pass(&self, rows: &mut Bytes<'_>, table: &Columns, nulls: u64) -> Result<(), DecodeErrorKind> {
         if nulls & self.mask != 0 {

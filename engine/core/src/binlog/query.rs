@@ -58,8 +58,8 @@ impl<'a> Query<'a> {
         Self::parse_with_header(0, body)
     }
 
-    /// Reads a `LOAD DATA` event, which has fields about the loaded file between the lengths and the parts that they
-    /// measure.
+    /// Parses a `LOAD DATA` event, which has fields about the loaded file between the lengths and the parts of these
+    /// lengths.
     /// <https://dev.mysql.com/doc/dev/mysql-server/latest/classmysql_1_1binlog_1_1event_1_1Execute__load__query__event.html>
     pub fn parse_load(body: &'a [u8]) -> Result<Self, DecodeErrorKind> {
         const OF_FILE: usize = 13;
@@ -174,7 +174,8 @@ impl<'a> Query<'a> {
         }
     }
 
-    /// Returns the status variables from the value of `wanted` on; `None` if the event doesn't have it.
+    /// Returns the status variables' bytes from the value of the variable `wanted` on; `None` if the event doesn't have
+    /// it.
     fn status_from(&self, wanted: u8) -> Option<Bytes<'a>> {
         let mut status = Bytes(self.status);
         while !status.is_empty() {

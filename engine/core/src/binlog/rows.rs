@@ -177,7 +177,7 @@ impl<'a> RowsEvent<'a> {
     }
 
     /// Reads the next row's images into the row that was begun in `builder`. Columns outside the plan's projection are
-    /// skipped, and absent there. Without a plan all columns are read.
+    /// skipped, and written as absent. Without a plan all columns are read.
     pub fn next_row(
         &mut self,
         table: &Columns,
@@ -268,6 +268,7 @@ enum Decoded {
     Changes,
 }
 
+/// Reads an image that has values: by the plan's fast path if that applies, or else column by column.
 #[inline]
 fn image(
     rows: &mut Bytes<'_>,
@@ -286,6 +287,7 @@ fn image(
     })
 }
 
+/// Reads an image column by column. `decode` reads the value of a column.
 #[inline]
 fn image_by<'a>(
     rows: &mut Bytes<'a>,
@@ -315,8 +317,8 @@ fn image_by<'a>(
     Ok(())
 }
 
-/// The partial update of a row's JSON columns: changes instead of values. Where the before image has the document, the
-/// changes are applied to it.
+/// The partial update of a row's JSON columns: the after image has changes of documents instead of documents. Where the
+/// before image has the old document, the changes are applied to it.
 struct PartialJson<'a> {
     /// A bit for each JSON column, present in the image or not: set if the column has changes.
     columns: &'a [u8],
@@ -325,7 +327,8 @@ struct PartialJson<'a> {
 }
 
 impl<'a> PartialJson<'a> {
-    /// Reads the part between a row's images, the first of which is at `before`. `None` if the second image has values.
+    /// Reads the part between a row's two images; `before` begins at the before image. Returns `None` if the after
+    /// image has values only.
     fn of_row(
         rows: &mut Bytes<'a>,
         table: &Columns,
@@ -353,6 +356,7 @@ impl<'a> PartialJson<'a> {
         Ok(Some(Self { columns, documents }))
     }
 
+    /// Reads the after image.
     fn image(
         &self,
         rows: &mut Bytes<'a>,
@@ -382,6 +386,7 @@ impl<'a> PartialJson<'a> {
     }
 }
 
+/// Reads a JSON document, or a document's changes, after its length.
 fn document<'a>(rows: &mut Bytes<'a>, len_bytes: usize) -> Result<&'a [u8], DecodeErrorKind> {
     let len = rows.uint(len_bytes)? as usize;
     rows.take(len)

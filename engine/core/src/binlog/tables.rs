@@ -136,6 +136,7 @@ impl Versions {
     }
 }
 
+/// A version of a selected table, and how the values of its columns are read.
 #[derive(Debug)]
 pub(super) struct TableVersion {
     pub table: Arc<Table>,
@@ -174,7 +175,11 @@ impl From<DecodeErrorKind> for TableMapError {
 }
 
 impl Tables {
-    /// Processes a table map. A table whose columns cannot be determined is an error, or [`Tables::unreadable`] if `skips`.
+    /// Processes a table map.
+    ///
+    /// # Errors
+    /// If the columns of a selected table must be looked up, or cannot be determined. With `skips` the latter is no
+    /// error: the table is [`Tables::unreadable`].
     pub fn map(
         &mut self,
         body: &[u8],
@@ -206,6 +211,7 @@ impl Tables {
         Ok(())
     }
 
+    /// Returns the table version of a table map, which is new if its columns are.
     fn version(&mut self, name: TableName<'_>, family: Family) -> Result<Arc<TableVersion>, TableMapError> {
         let key = (name.schema.to_owned(), name.table.to_owned());
         let mut learned = self.catalog.get(&key);
@@ -238,15 +244,16 @@ impl Tables {
         self.versions.is_full()
     }
 
-    /// Forgets all tables. Only rows of batches that were cut may still refer to them. Returns the tables that no batch had
-    /// yet.
+    /// Forgets all tables: only rows of batches that have ended may still refer to them. Returns the tables that no
+    /// batch had yet.
     pub fn begin_generation(&mut self) -> Vec<Arc<Table>> {
         self.by_number.clear();
         self.versions.begin_generation();
         self.take_new()
     }
 
-    /// Returns the table of a number: `Some(None)` if the table is not selected or unreadable.
+    /// Returns the table of a number: `Some(None)` if the table is not selected or unreadable, `None` if no table map
+    /// announced the number.
     pub fn by_number(&self, number: u64) -> Option<Option<&Arc<TableVersion>>> {
         self.by_number.get(&number).map(|known| known.version.as_ref())
     }
@@ -298,6 +305,7 @@ impl Tables {
         self.catalog.clear();
     }
 
+    /// Forgets the table numbers if there are too many. Called between two transactions.
     pub fn forget_numbers_if_many(&mut self) {
         if self.by_number.len() > TABLE_MAP_CACHE_MAX {
             self.by_number.clear();

@@ -18,7 +18,7 @@ pub(super) const HELD_BYTES_MAX: usize = if cfg!(test) { 64 << 10 } else { 32 <<
 /// The open transaction.
 #[derive(Debug)]
 pub(super) struct Transaction {
-    /// The offset in the file.
+    /// The offset in the file at which the transaction begins.
     pub begin: u64,
     pub gtid: Option<Gtid>,
     pub commit_time_us: i64,
@@ -30,12 +30,13 @@ pub(super) struct Transaction {
     pub is_past: bool,
     /// Whether an earlier run processed rows of the transaction.
     pub has_past_rows: bool,
-    /// Whether the transaction ends with a commit of its own, and not with its only statement.
+    /// Whether the transaction ends with an event of its own, such as a commit, rather than with its only statement.
     pub begun: bool,
     /// Whether the transaction's statement has no effect: see [`Begin::is_void`](super::gtid_event::Begin::is_void).
     pub is_void: bool,
     /// The current event's offset in the decompressed payload, if the transaction is compressed. Such events have no
-    /// position of their own in the file: their rows are numbered from this offset, whichever tables are selected.
+    /// position of their own in the file: an event's rows are numbered from this offset, so that the numbers do not
+    /// depend on which tables are selected.
     pub payload_offset: Option<u32>,
     /// The ID of an XA transaction.
     pub xa: Option<String>,
@@ -101,8 +102,8 @@ impl PendingTransaction {
         self.batches.iter().map(RowBatch::row_bytes).sum()
     }
 
-    /// Notes that the current batch was divided, and has rows of this transaction alone from now on. Returns how many rows
-    /// of earlier transactions it had.
+    /// Records that the rows of earlier transactions are no longer in the current batch, which has rows of this
+    /// transaction alone from now on. Returns how many those rows were.
     pub fn divided(&mut self) -> usize {
         let earlier = std::mem::take(&mut self.earlier);
         self.savepoints.iter_mut().for_each(|(_, savepoint)| savepoint.batch_rows -= earlier);
@@ -119,8 +120,11 @@ impl PendingTransaction {
         self.savepoints.push((name, savepoint));
     }
 
-    /// Discards the rows after a savepoint. A server that logs a rollback to a savepoint has logged the savepoint, too: if it
-    /// has not, because the transaction had nothing to log yet, it logs a `ROLLBACK` of the transaction instead.
+    /// Discards the rows after a savepoint. A server that did not log the savepoint, because the transaction had
+    /// nothing to log yet, logs a `ROLLBACK` of the transaction instead of a rollback to the savepoint.
+    ///
+    /// # Errors
+    /// If rows after the savepoint were emitted, or the savepoint is unknown.
     pub fn roll_back_to(&mut self, name: &str) -> Result<RolledBack, NotRolledBack> {
         let known = self.savepoints.iter().position(|(known, _)| known == name).ok_or(NotRolledBack::Unknown)?;
         let (_, savepoint) = self.savepoints[known];
@@ -128,7 +132,7 @@ impl PendingTransaction {
         if self.emitted_resume != savepoint.emitted_resume {
             return Err(NotRolledBack::HandedOn);
         }
-        // The batch that was current at the savepoint may be full now: its first rows stay.
+        // The batch that was current at the savepoint may be full by now: it is opened again with its rows up to there.
         let full = self.batches.get(savepoint.batches);
         let batch =
             full.map(|full| BatchAssembler::from_rows(&full.bytes, full.deferred.as_deref(), 0, savepoint.batch_rows));
@@ -191,7 +195,7 @@ mod tests {
         ResumePoint::at("server", BinlogPosition::new("binlog.000001", offset))
     }
 
-    /// A held-back batch without rows.
+    /// Returns a held-back batch without rows.
     fn full() -> RowBatch {
         let bytes = Arc::new(Builder::with_capacity(0).finish());
         let (rows, new_tables) = (0, Vec::new());

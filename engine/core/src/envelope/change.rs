@@ -36,7 +36,7 @@ impl Connector {
     }
 }
 
-/// The event to be written for a row.
+/// The message that is written for a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyChange {
     /// The row's own change.
@@ -48,9 +48,9 @@ pub enum KeyChange {
 }
 
 impl KeyChange {
-    /// Returns the events for a row, in order. An update that changes the primary key is two events, as in Debezium,
-    /// so that each event is about one key. Row images may lack columns: columns that did not change, even of the
-    /// key, and generated columns. A change of the key counts only if the column is in both images.
+    /// Returns the messages for a row, in order. An update that changes the primary key is two messages, as in
+    /// Debezium, so that each message is about one key. Row images may lack columns: columns that did not change, even
+    /// of the key, and generated columns. A change of the key counts only if the column is in both images.
     pub fn for_row(table: &Table, row: &Row<'_>) -> &'static [Self] {
         let (Some(before), Some(after)) = (row.before(), row.after()) else { return &[Self::None] };
         let changes = |column: &ColumnIndex| match (before.cell(*column), after.cell(*column)) {
@@ -217,8 +217,8 @@ impl TableText {
     }
 }
 
-/// Returns `name`, with underscores put before it until no column of the table has the same name: columns keep their
-/// names. Case does not distinguish names, neither for the server nor for many consumers.
+/// Returns a name for a metadata field that no column of the table has: `name`, with as many underscores before it as
+/// that takes. Names that differ only in case count as the same, as for the server and many consumers.
 fn unused_name(table: &Table, name: &str) -> String {
     let mut name = name.to_owned();
     while table.columns.iter().any(|column| column.name.to_lowercase() == name) {

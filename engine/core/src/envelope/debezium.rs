@@ -13,8 +13,8 @@ use super::change::{Change, Origin, SourceName, code, push_image, schema_text, t
 use super::json::{Escaping, push_int, push_string};
 use crate::binlog::SchemaChange;
 
-/// A writer of changes. It keeps the text that the rows of an event have in common, which is most of the text around
-/// their values.
+/// A writer of changes. It keeps the text that the rows of a binlog event have in common, which is most of the text
+/// around their values.
 #[derive(Debug, Clone)]
 pub(super) struct Writer {
     escaping: Escaping,
@@ -23,7 +23,7 @@ pub(super) struct Writer {
     event: EventText,
 }
 
-/// The text that the rows of one event have in common if they are written at the same time.
+/// The text that the rows of one binlog event have in common if they are written at the same time.
 #[derive(Debug, Clone, Default)]
 struct EventText {
     key: EventKey,
@@ -75,7 +75,7 @@ impl Writer {
 }
 
 impl EventText {
-    /// Makes the text that of a change's event.
+    /// Updates the text to that of a change's binlog event.
     fn update_for(&mut self, change: &Change<'_>, escaping: Escaping) {
         let Change { source, origin, now_us, .. } = change;
         if self.key.matches(origin, *now_us) {

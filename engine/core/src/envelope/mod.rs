@@ -55,8 +55,8 @@ impl Envelope {
         self.source.connector = connector;
     }
 
-    /// Appends the event of a row of `table`, which for an update that changes the primary key is one of two
-    /// ([`KeyChange::for_row`]). `now_us` is the wall clock in microseconds since 1970.
+    /// Appends the body of one of the messages of a row of `table`: an update that changes the primary key has two, any
+    /// other row has one ([`KeyChange::for_row`]). `now_us` is the wall clock in microseconds since 1970.
     pub fn write(
         &mut self,
         table: &Table,

@@ -23,7 +23,8 @@ pub(super) fn push_cell_as(column: &Column, cell: Cell<'_>, escaping: Escaping, 
     }
 }
 
-/// Appends a value as UTF-8 text: numbers in decimal, binary values in base64, nothing for NULL and without a value.
+/// Appends a value as UTF-8 text: numbers in decimal, binary values in base64. Appends nothing for NULL, or if the
+/// value is unknown.
 pub fn push_cell_text(column: &Column, cell: Cell<'_>, out: &mut Vec<u8>) {
     let Cell::Value(bytes) = cell else { return };
     match column.kind {

@@ -28,7 +28,7 @@ pub(crate) struct Login {
 }
 
 impl Login {
-    /// Takes over the driver's options.
+    /// Makes a login from the driver's options.
     pub fn new(options: &Opts, tls: &Tls) -> Self {
         Self {
             host: options.ip_or_hostname().to_owned(),
@@ -171,7 +171,7 @@ impl ReplicationStream {
             let packet = self.packet().await?;
             match (packet.first(), &proof.plugin) {
                 (Some(&OK), _) => return Ok(()),
-                // The request of servers that know no other plugins.
+                // A request without a plugin's name means the plugin of old servers, which know no other one.
                 (Some(&SWITCH), _) if packet.len() == 1 => {
                     return Err(StreamError::Setup(anyhow::anyhow!(unknown_plugin("mysql_old_password"))));
                 }

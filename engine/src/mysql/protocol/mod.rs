@@ -31,7 +31,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(20);
 /// Time-out for the answer to a statement, and for sending one.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why a connection cannot be used, or no longer.
+/// Why a connection cannot be used, or can no longer be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StreamError {
     /// The connection was cut, or could not be made.
@@ -54,7 +54,7 @@ pub(crate) enum StreamError {
     /// The server violated the protocol.
     #[error("unexpected packet from the server instead of {0}")]
     Protocol(&'static str),
-    /// The settings, or the server's data, do not allow to continue.
+    /// The settings or the server's data make it impossible to continue.
     #[error("{0:#}")]
     Setup(#[from] anyhow::Error),
 }

@@ -4,7 +4,7 @@
 /// A packet of this many bytes is followed by another packet of the same payload.
 const PACKET_BYTES_MAX: usize = 0xff_ffff;
 const HEADER_LEN: usize = 4;
-/// The buffer grows by multiples of this many bytes.
+/// The buffer's size is a multiple of this many bytes. For a larger payload the buffer doubles.
 const READ_BYTES: usize = 256 << 10;
 /// Maximum bytes of a payload: the server's limit is 1 GiB.
 const PAYLOAD_BYTES_MAX: usize = (1 << 30) + (1 << 20);

@@ -1,4 +1,4 @@
-//! The account by which a queue is used: region, endpoint, credentials, time-outs.
+//! The account with which a queue is used: region, endpoint, credentials, time-outs.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::config::{Queue, Role};
 /// The time-out of an attempt to store a large body in S3.
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// The account by which a queue is used.
+/// The account with which a queue is used.
 #[derive(Debug, Clone)]
 pub(in crate::sink) struct Account {
     config: SdkConfig,

@@ -14,8 +14,8 @@ const EMPTY_WORDS: [&str; 8] = [
     "the credential provider was not enabled",
 ];
 
-/// Returns the text of an SDK error: the texts of its causes, each once, without the names of parts, and the user's fix last
-/// where one is known.
+/// Returns the text of an SDK error: the texts of its causes, each once, without the names of the SDK's parts, and at the end
+/// the user's fix where one is known.
 pub(in crate::sink) fn describe(error: &(dyn Error + 'static)) -> String {
     let mut said: Vec<String> = Vec::new();
     let mut cause = Some(error);

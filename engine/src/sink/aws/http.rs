@@ -2,9 +2,9 @@
 //!
 //! In: an operation and its JSON. Out: the answer's JSON, or a failure. The client never retries.
 //!
-//! What the SDK's own client does around a request costs several times as much as the request itself. So a request is signed
-//! by the SDK's signer and sent by its HTTP connector, with its pool, TLS and proxies, and nothing in between. The endpoint
-//! is the one that the SDK used when the queue was opened.
+//! The SDK's own client does work around each request that costs several times as much as the request itself. So a request
+//! is signed by the SDK's signer and sent by the SDK's HTTP connector, with its pool, TLS and proxies, and nothing in between.
+//! The endpoint is the one that the SDK used when the queue was opened.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -80,7 +80,8 @@ struct Endpoint {
     url: String,
     region: String,
     credentials: Credentials,
-    /// The seconds by which the server's clock is ahead of ours, once that may be why it refused a signature.
+    /// The seconds by which the server's clock is ahead of the local one, as the last refusal of the credentials showed; 0 for
+    /// a small skew, and before.
     skew: AtomicI64,
 }
 
@@ -235,7 +236,7 @@ fn refusal(response: &HttpResponse, body: &[u8]) -> (String, String) {
     (code.to_owned(), message.unwrap_or_default())
 }
 
-/// Returns the seconds by which the server's clock is ahead, if they are enough for it to refuse signatures.
+/// Returns the seconds by which the server's clock is ahead of the local one, if the skew is at least [`SKEW_MIN`].
 fn skew(response: &HttpResponse) -> Option<i64> {
     let theirs = DateTime::from_str(response.headers().get("date")?, DateTimeFormat::HttpDate).ok()?;
     let ours = DateTime::from(SystemTime::now());

@@ -30,7 +30,8 @@ const RIGHTS: &str = "grant sqs:SendMessage and sqs:GetQueueAttributes on the qu
 const KEYS: &str = "provide valid credentials; they are read again at each attempt";
 const CLOCK: &str = "check the credentials and this machine's clock";
 
-/// Classes by code, without a prefix up to `#`, the prefix `AWS.SimpleQueueService.` and the suffix `Exception`.
+/// Classes by code. An answer's code is looked up without a prefix up to `#` and without `AWS.SimpleQueueService.`, both with
+/// and without its suffix `Exception`.
 const CLASSES: &[(&str, Class)] = &[
     // The message or the request is wrong.
     ("InvalidMessageContents", Definite),
@@ -127,7 +128,8 @@ const CLASSES: &[(&str, Class)] = &[
     ("RequestTimeTooSkewed", Operator(CLOCK)),
 ];
 
-/// Returns the class of a code. `sender_fault` if the service blames the sender, by an entry's flag or HTTP status 4xx.
+/// Returns the class of a code. `sender_fault` says whether the service blames the sender, by an entry's flag or HTTP status
+/// 4xx.
 pub(super) fn class(code: &str, sender_fault: bool) -> Class {
     let code = code.rsplit('#').next().unwrap_or(code);
     let code = code.strip_prefix("AWS.SimpleQueueService.").unwrap_or(code);
@@ -135,9 +137,9 @@ pub(super) fn class(code: &str, sender_fault: bool) -> Class {
     let is = |known: &str| known.eq_ignore_ascii_case(code) || known.eq_ignore_ascii_case(without_suffix);
     match CLASSES.iter().find(|(known, _)| is(known)) {
         Some((_, class)) => *class,
-        // A refusal by a proxy, or one without a code, does not blame the message unless it is "bad request".
         // A problem of a key is never one of a message.
         None if code.starts_with("KMS.") || code.starts_with("Kms") => Transient,
+        // A refusal by a proxy, or one without a code, does not blame the message unless it is "bad request".
         None if sender_fault && !code.starts_with("HTTP ") => Class::Unknown,
         None if code == "HTTP 400" => Class::Unknown,
         None => Transient,

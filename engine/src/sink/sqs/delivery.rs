@@ -24,14 +24,14 @@ const REQUESTS_UNFULL_MAX: usize = 4;
 /// The most messages, and their bytes, that wait here and could leave at once; further ones wait at the inlet.
 const SENDABLE_MAX: usize = 2_000;
 const SENDABLE_BYTES_MAX: usize = 4 << 20;
-/// The most bytes of all messages that wait here, with those that wait for an earlier one of their message group.
+/// The most bytes of all messages that wait here, including those that wait for an earlier one of their message group.
 const WAITING_BYTES_MAX: usize = 32 << 20;
 /// The interval of warnings that one message group blocks all others.
 const HELD_UP_INTERVAL: Duration = Duration::from_secs(60);
-/// How often a message is refused individually with an unknown code, while the queue accepts others in between, until it
-/// counts as rejected.
+/// The number of times that a message is refused individually with an unknown code, while the queue accepts others in
+/// between, until the message counts as rejected.
 const DOUBTS_MAX: u8 = 5;
-/// A dead letter of up to this many bytes that is rejected is not rejected for its size.
+/// A rejected dead letter is shortened and sent again, unless it has at most this many bytes: its size is not the cause then.
 const LETTER_BYTES_MIN: usize = 1024;
 
 /// Delivers messages until there are no more, and ends when all of them are accepted or rejected.
@@ -76,8 +76,8 @@ pub(super) async fn deliver(sqs: Sqs, mut deliveries: Inlet, dead_letters: Optio
 }
 
 impl Sqs {
-    /// Adds a message to the queue, or its row to the last message of its group, where the sink aggregates and the message
-    /// has room. Returns a message that the queue would never accept, with the reason. `ack` is that of its batch.
+    /// Adds a message to the queue. Where the sink aggregates, and the last message of the group has room, the row joins that
+    /// message instead. Returns a message that the queue would never accept, with the reason. `ack` is the batch's.
     fn take_in(
         &self,
         message: Message,
@@ -329,7 +329,7 @@ impl QueueDelivery {
                 self.sink.reject(queued_message, &rejection, self.dead_letters.as_ref()).await?;
             }
         }
-        // Its parts have all messages.
+        // Each message that was taken in has a part of its own now.
         ack.acknowledge();
         Ok(())
     }

@@ -6,7 +6,8 @@ use serde_json::{Map, Value};
 const SHORTENED: &str = "shortened";
 
 /// Shortens a dead letter, a JSON object, to at most `bytes_max` bytes: the longest field is cut until the letter fits, and
-/// `shortened` has the original bytes of each field that was cut. A letter that is not an object is cut as a text.
+/// `shortened` has the original bytes of each field that was cut. A text that is not an object is cut as the field `body`.
+/// Where the limit is less than the fields' names need, the letter is as short as possible.
 pub(super) fn shortened(letter: &str, bytes_max: usize) -> String {
     let mut fields: Map<String, Value> = match serde_json::from_str(letter) {
         Ok(Value::Object(fields)) => fields,

@@ -90,7 +90,7 @@ impl QueuePerTable {
         Ok(())
     }
 
-    /// Opens a queue when its first message comes, and delivers to it. While the queue cannot be opened, those of other
+    /// Opens a queue when its first message comes, and delivers to it. While the queue cannot be opened, the queues of other
     /// tables are not blocked.
     async fn run_queue(
         self: Arc<Self>,
@@ -198,7 +198,7 @@ fn by_queue(Delivery { messages, ack }: Delivery) -> Vec<(Arc<str>, Delivery)> {
         (url, Delivery { messages, ack })
     });
     let deliveries = parts.collect();
-    // The parts have all messages.
+    // Each queue's messages have a part of their own now.
     ack.acknowledge();
     deliveries
 }

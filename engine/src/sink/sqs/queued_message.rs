@@ -14,6 +14,7 @@ use super::letter;
 use crate::ack::Ack;
 use crate::config::{AggregateForm, Aggregation, Compression};
 
+/// The most attributes of a message.
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html>
 const ATTRIBUTES_MAX: usize = 10;
 /// The attribute that names the compression of a body, which is base64 then.
@@ -33,7 +34,8 @@ pub(super) struct QueuedMessage {
     ack: Ack,
     /// The acks of further batches, each with the index in `more` of the first message of its batch.
     more_acks: Vec<(usize, Ack)>,
-    /// Sent at least once: SQS may have accepted the message, so retries must be identical.
+    /// Whether no row may join or leave: the message was sent, and SQS may have accepted it, so retries must be identical; or
+    /// its row was sent before in an aggregate that was rejected.
     is_sealed: bool,
     /// How often the message was refused individually with an unknown code, while the queue accepted others.
     doubts: u8,
@@ -167,8 +169,8 @@ impl QueuedMessage {
         self.newest_ack().is_stopped_at(last.row)
     }
 
-    /// Removes the rows that must not be delivered after a row stopped the pipeline. `None` if no row remains. A message
-    /// that was sent stays as it is.
+    /// Removes the rows that must not be delivered after a row stopped the pipeline. `None` if the first row must not be
+    /// delivered. Otherwise a message that was sent stays whole, as it may have been accepted.
     pub fn without_stopped(mut self) -> Option<Self> {
         if self.ack.is_stopped() {
             return None; // the first row is stopped, and so are all later ones
@@ -241,7 +243,7 @@ impl QueuedMessage {
             let part = ack.part(message.row);
             out.push((message, part));
         }
-        // Its parts have all messages.
+        // Each message has a part of its own now.
         ack.acknowledge();
         out
     }

@@ -261,7 +261,7 @@ pub(in crate::transform) fn linker(engine: &Engine) -> wasmtime::Result<Linker<P
         Ok(caller.data().sink_number(&name).unwrap_or(u32::MAX))
     })?;
     linker.func_wrap(IMPORTS, "log", |mut caller: Caller<'_, PluginState>, level: u32, at: u32, len: u32| {
-        // One byte more than a line may have shows `write_log` that the message is longer.
+        // One byte more than a line may have is read, so that `write_log` sees that the message is longer.
         let message = text(&mut caller, at, len.min(LINE_BYTES_MAX as u32 + 1))?;
         caller.data_mut().write_log(level, message);
         Ok(())

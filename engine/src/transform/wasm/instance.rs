@@ -108,7 +108,7 @@ impl Instance {
         }
     }
 
-    /// Returns the plugin's interest in a table. The plugin is asked once.
+    /// Returns the plugin's interest in a table. Each instance is asked once for each table.
     pub fn interest(&mut self, table: &Table, manifest: &Manifest) -> Result<&Interest, PluginError> {
         if self.interests().get(table).is_none() {
             let is_meant = manifest.tables.as_ref().is_none_or(|tables| tables.matches(&table.schema, &table.name));
@@ -192,7 +192,7 @@ impl Instance {
         Ok(recipe.messages(batch, rows, tables, interests, bytes_max))
     }
 
-    /// Converts a trap to an error, after the last error message of the plugin.
+    /// Converts a trap to an error that begins with the plugin's last error message, if there is one.
     fn trap(&mut self, trap: &wasmtime::Error) -> PluginError {
         const TOO_MUCH: &str = "fuel allocated for hostcalls has been exhausted";
         let state = self.store.data_mut();

@@ -156,7 +156,7 @@ impl Loader {
                 if is_hidden || path.extension().is_none_or(|extension| extension != "wasm") {
                     continue;
                 }
-                // A file that is gone meanwhile is left out. Any other error may concern an existing file, and fails the scan.
+                // A file that was removed meanwhile is left out. Any other error may concern an existing file, and fails the scan.
                 if let Some(stamp) = stamp(&path)? {
                     found.insert(path.clone(), FileFingerprint(stamp, self::stamp(&path.with_extension("toml"))?));
                 }
@@ -236,7 +236,7 @@ impl Loader {
         }
     }
 
-    /// Compiles on a thread of its own. A compilation that takes too long is abandoned: its thread ends with it.
+    /// Compiles on a thread of its own. A compilation that takes too long is abandoned, and its thread ends when it is done.
     fn compile<T: Send + 'static>(
         &self,
         bytes: &[u8],
@@ -259,7 +259,7 @@ impl Loader {
         let component = self.compile(bytes, Component::new)?;
         check_interface(&self.engine, &component)?;
         let mut linker = self.linker.clone();
-        // A toolchain's runtime may import WASI without using it: only a call is a trap.
+        // A toolchain's runtime may import functions of WASI that it never calls: only a call is a trap.
         linker.define_unknown_imports_as_traps(&component).map_err(|error| anyhow!("{error:#}"))?;
         linker
             .instantiate_pre(&component)
@@ -295,7 +295,7 @@ pub(in crate::transform) fn read_file(path: &Path) -> anyhow::Result<Vec<u8>> {
 /// Checks that no function has too deeply nested blocks. Other defects of the file are found later.
 ///
 /// # Errors
-/// If a function has so deeply nested blocks that it could take minutes to compile.
+/// If a function's blocks are nested so deeply that it could take minutes to compile.
 fn check_nesting(bytes: &[u8]) -> anyhow::Result<()> {
     let payloads = wasmparser::Parser::new(0).parse_all(bytes).map_while(Result::ok);
     for payload in payloads {

@@ -46,7 +46,7 @@ pub(in crate::transform) struct PluginState {
     logged: usize,
     /// The maximum size of this call's answer, in bytes.
     answer_max: usize,
-    /// The number of reads of the clock without a time of day.
+    /// The number of times that the clock without a time of day was read.
     ticks: u64,
     resources: Resources,
 }
@@ -218,7 +218,7 @@ impl PluginState {
 
     /// Begins a call about a batch, whose answer may have `answer_max` bytes.
     pub(super) fn begin_call(&mut self, batch: Current, answer_max: usize) {
-        // A call that trapped may have left one.
+        // A call that returned an error may have left one.
         self.fault = None;
         self.last_error = None;
         (self.printed_bytes, self.logged) = (0, 0);

@@ -47,7 +47,7 @@ const EMPTY: [(&str, usize); 20] = [
 pub(in crate::transform) fn add_to_linker(linker: &mut Linker<PluginState>) -> wasmtime::Result<()> {
     let engine = linker.engine().clone();
     for (name, parameters) in EMPTY {
-        // All parameters have 32 bits, except sizes and offsets.
+        // All parameters have 32 bits, except file sizes, offsets, cookies and rights.
         let wide: &[usize] = match name {
             "fd_advise" => &[1, 2],
             "fd_allocate" => &[1, 2],

@@ -25,6 +25,7 @@ pub(super) enum WithoutRows {
 }
 
 impl Decoder {
+    /// Processes a row event: decodes its rows into batches.
     pub(super) fn rows(
         &mut self,
         kind: RowsKind,
@@ -213,6 +214,7 @@ impl Decoder {
         is_past(self.skip.as_ref(), &self.position.file, place)
     }
 
+    /// Begins the open transaction in the current batch.
     fn begin_in_batch(&mut self) {
         let Some(transaction) = &self.transaction else { return };
         self.batch.transaction(&TransactionHeader {
@@ -226,7 +228,8 @@ impl Decoder {
         self.batch_has_transaction = true;
     }
 
-    /// Emits or holds back the batch, which is full within a transaction. `place` is the offset of the next row.
+    /// Ends the batch, which is full within a transaction: emits it or holds it back. `place` is the offset of the next
+    /// row.
     fn cut_within(&mut self, place: EventOffset) -> Result<(), DecodeErrorKind> {
         let partial = Some(PartialTransaction { file: self.position.file.clone(), progress: place });
         let Some(Transaction { hold, .. }) = &mut self.transaction else { return Ok(()) };
@@ -237,7 +240,7 @@ impl Decoder {
             self.cut();
             return Ok(());
         }
-        // The batch's rows before the transaction are committed.
+        // The batch's rows of earlier transactions are committed, and are emitted by themselves.
         let earlier = hold.divided();
         if earlier > 0 {
             let (committed, open) = mem::replace(&mut self.batch, BatchAssembler::with_capacity(0)).divide(earlier);
@@ -268,11 +271,12 @@ impl Decoder {
         Ok(())
     }
 
+    /// Whether the current batch is full.
     pub(super) fn is_full(&self) -> bool {
         self.batch.is_full(self.batch_max)
     }
 
-    /// Emits the batch.
+    /// Ends the current batch, and emits it.
     pub(super) fn cut(&mut self) {
         let resume = self.resume();
         let batch = self.take_batch(resume);
@@ -280,7 +284,8 @@ impl Decoder {
         self.moved = false;
     }
 
-    /// Emits a batch without rows, after the committed rows before it.
+    /// Emits a batch without rows, which does not move the resume point. If the current batch has committed rows only,
+    /// it is emitted first; if it has rows of the open transaction, it stays the current one.
     pub(super) fn cut_without_rows(&mut self, what: WithoutRows) {
         if !self.batch_has_transaction && self.moved {
             self.cut();
@@ -307,6 +312,7 @@ impl Decoder {
         });
     }
 
+    /// Ends the current batch and returns it, with `resume` as its resume point.
     pub(super) fn take_batch(&mut self, resume: ResumePoint) -> RowBatch {
         let rows = self.batch.count();
         let next = self.batch.successor();
@@ -342,6 +348,7 @@ impl Decoder {
         }
     }
 
+    /// Returns the next batch that is ready.
     #[inline]
     pub(super) fn pop(&mut self) -> Option<RowBatch> {
         if self.ready.is_empty() { None } else { self.pop_ready() }
@@ -349,7 +356,8 @@ impl Decoder {
 
     fn pop_ready(&mut self) -> Option<RowBatch> {
         let mut batch = self.ready.pop_front()?;
-        // Not earlier: a batch that is held back must not take new tables that a batch emitted before it needs.
+        // The first batch to leave the decoder takes the new tables. Were they assigned earlier, a batch that is held
+        // back could take tables that a batch emitted before it needs.
         batch.new_tables.append(&mut self.tables.take_new());
         batch.before = mem::replace(&mut self.emitted_resume, Arc::new(batch.resume.clone()));
         Some(batch)

@@ -60,12 +60,13 @@ pub struct Decoder {
     savepoints: Collation,
     /// The progress within the current event.
     done: EventState,
+    /// The end of the last event that is done: the start of the current one.
     position: BinlogPosition,
     transaction: Option<Transaction>,
     prepared: PreparedXa,
     /// The number of transactions begun so far.
     sequence: u64,
-    /// The end of the rows that an earlier run processed.
+    /// The place up to which an earlier run processed all rows; they are not emitted again.
     skip: Option<PartialTransaction>,
     /// All transactions that were committed, where they are known.
     gtids: Option<Arc<GtidSet>>,
@@ -76,10 +77,12 @@ pub struct Decoder {
     file: Option<u32>,
     /// The events that end at the position, for its fingerprint.
     trail: Trail,
-    /// The resume point after the last transaction.
+    /// The resume point after the last transaction. Its `partial` is within the open transaction once rows of that were
+    /// emitted.
     resume: ResumePoint,
-    /// The resume point of the last emitted batch.
+    /// The resume point of the last batch that [`Decoder::next`], [`Decoder::give_up`] or [`Decoder::flush`] returned.
     emitted_resume: Arc<ResumePoint>,
+    /// The batch that is being filled.
     batch: BatchAssembler,
     /// The size at which the batch is full.
     batch_max: BatchLimits,
@@ -87,8 +90,9 @@ pub struct Decoder {
     batch_has_transaction: bool,
     /// The text of that transaction's GTID.
     gtid_text: GtidText,
+    /// The batches to return next.
     ready: VecDeque<RowBatch>,
-    /// Whether `resume` has moved since the last batch.
+    /// Whether there may be something that no batch has yet: a row in `batch`, or a change of the resume point.
     moved: bool,
     /// The number of rows decoded so far of the current event.
     rows_of_event: u32,
@@ -99,8 +103,10 @@ pub struct Decoder {
 /// The progress within an event.
 #[derive(Debug, Default)]
 enum EventState {
+    /// The event was not begun, or must be begun again.
     #[default]
     Nothing,
+    /// The whole event is done.
     All,
     /// Some events of a compressed transaction are done.
     Part(Box<OpenPayload>),
@@ -122,15 +128,17 @@ struct Span {
     end: u64,
 }
 
-/// Why an event was not processed: an error, of the event or of one inside it, or columns that must be looked up first.
+/// The reason why an event was not processed.
 #[derive(Debug)]
 enum EventOutcome {
+    /// The event, or an event inside it, cannot be decoded.
     Failed { fault: DecodeErrorKind, kind: EventKind, table: Option<String> },
+    /// Columns must be looked up first; the event is processed again after that.
     Columns { schema: String, table: String, missing: Missing },
 }
 
 impl EventOutcome {
-    /// An error in an event of this type.
+    /// Creates the outcome of an error in an event of this type.
     fn of(fault: DecodeErrorKind, kind: EventKind) -> Self {
         Self::Failed { fault, kind, table: None }
     }
@@ -182,7 +190,7 @@ impl Decoder {
 
     /// Emits schema changes as well ([`RowBatch::schema_change`]), if `wanted`.
     ///
-    /// Includes the changes of schemas with selected tables, and those whose event does not name the schemas.
+    /// These are the changes of schemas with selected tables, and the changes whose event does not name the schemas.
     pub fn with_schema_changes(self, wanted: bool) -> Self {
         Self { schema_changes: wanted, ..self }
     }
@@ -208,8 +216,8 @@ impl Decoder {
 
     /// Continues decoding an event, given from its header to its checksum.
     ///
-    /// The caller passes the same bytes until the result is [`Next::Event`], so that no event, not even a compressed
-    /// transaction of a million rows, fills more than one batch at a time.
+    /// The caller passes the same bytes until the result is [`Next::Event`]. Of a compressed transaction one inner
+    /// event is decoded at a time, so that the rows of a large one are never all in memory.
     ///
     /// # Errors
     /// If the event cannot be decoded with certainty. All rows before the error that may be delivered have been emitted
@@ -259,13 +267,15 @@ impl Decoder {
         self.pop()
     }
 
-    /// Returns the start of the open transaction, or of the next event if no transaction is open.
+    /// Returns the start of the open transaction, or of the next event if no transaction is open. To be called before
+    /// [`Decoder::give_up`], which discards a transaction that is held back.
     pub fn transaction_begin(&self) -> BinlogPosition {
         let offset = self.transaction.as_ref().map_or(self.position.offset, |transaction| transaction.begin);
         BinlogPosition { offset, ..self.position.clone() }
     }
 
-    /// Emits all rows before the current event, or before its row that cannot be decoded.
+    /// Queues all rows before the current event, or before its row that cannot be decoded, in a last batch. Rows of the
+    /// open transaction that are held back are discarded.
     fn cut_before_event(&mut self) {
         if let Some(transaction) = &self.transaction {
             if transaction.hold.on && !transaction.hold.overflowed {
@@ -316,8 +326,9 @@ impl Decoder {
         self.tables.give_up(schema, table, why);
     }
 
-    /// Returns the rows so far, even if they are few. Called when no event is waiting, so that rows do not wait either.
-    /// `None` within a transaction, whose end is near, and if nothing has happened since the last batch.
+    /// Returns the rows so far, even if they are few: the caller calls this when the server has no further event, so
+    /// that rows do not wait for one. Returns `None` within a transaction, since its end follows soon, and if nothing
+    /// has happened since the last batch.
     pub fn flush(&mut self) -> Option<RowBatch> {
         if self.transaction.is_none() && self.moved {
             self.cut();
@@ -355,7 +366,7 @@ impl Decoder {
         self.rewind();
     }
 
-    /// Returns the resume point before all rows that were not emitted yet.
+    /// Returns the resume point directly before the rows that were not emitted yet.
     pub fn resume_before(&self) -> &ResumePoint {
         &self.emitted_resume
     }
@@ -378,6 +389,7 @@ impl Decoder {
         self.gtids.as_ref()
     }
 
+    /// Begins an event, and processes all of it unless it is a compressed transaction.
     fn begin_event(&mut self, bytes: &[u8]) -> Result<(), EventOutcome> {
         self.rows_of_event = 0;
         let header = EventHeader::parse(bytes).map_err(|fault| EventOutcome::of(fault, EventKind(0)))?;
@@ -387,7 +399,8 @@ impl Decoder {
         let span = header
             .span_after(at)
             .map_or(Span { begin: at, end: at }, |Range { start: begin, end }| Span { begin, end });
-        // A table map is processed again once its table's columns are known.
+        // A table map is processed again once its table's columns are known: its first pass must leave no trace in
+        // `trail`.
         let trail = (kind == EventKind::TABLE_MAP).then_some(self.trail);
         if span.begin < span.end {
             if self.transaction.is_none() {
@@ -460,6 +473,7 @@ impl Decoder {
         Ok(())
     }
 
+    /// Processes an event, which may be inside a compressed transaction. `span` is the range of the outer event.
     fn dispatch(&mut self, header: &EventHeader, body: &[u8], span: Span) -> Result<(), EventOutcome> {
         let kind = header.kind;
         let halt = |fault, table| EventOutcome::Failed { fault, kind, table };
@@ -550,12 +564,13 @@ impl Decoder {
     }
 }
 
-/// Whether a resume point consists of MariaDB's GTIDs alone: the reading then begins with a file that contains them, and
-/// skips the transactions that they cover.
+/// Whether a resume point consists of MariaDB's GTIDs alone: the reading then begins at the head of a file, and skips
+/// the transactions that the GTIDs cover.
 fn is_by_mariadb_gtids(resume: &ResumePoint) -> bool {
     resume.position.file.is_empty() && matches!(resume.gtids.as_deref(), Some(GtidSet::MariaDb(_)))
 }
 
+/// Returns the initial value of [`Decoder::awaited`].
 fn awaited(resume: &ResumePoint) -> Vec<(u32, Newest)> {
     let gtids = resume.gtids.as_deref().filter(|_| is_by_mariadb_gtids(resume));
     gtids.into_iter().flat_map(GtidSet::newest_of_servers).collect()

@@ -15,22 +15,22 @@ use crate::position::ResumePoint;
 
 /// The rows at which a batch is full.
 pub const BATCH_ROWS_MAX: usize = 2048;
-/// The bytes at which a batch is full. A single row may be larger.
+/// The bytes at which a batch is full, deferred columns included. A single row may be larger.
 pub const BATCH_BYTES_MAX: usize = 512 << 10;
 
 /// A batch of decoded rows, in binlog order. A batch without rows moves the resume point, and may carry a schema change or
 /// a skipped change.
 #[derive(Debug, Clone)]
 pub struct RowBatch {
-    /// The packed rows, with their decoded columns.
+    /// The packed rows. Deferred columns are absent in them.
     pub bytes: Arc<Vec<u8>>,
     /// The deferred columns, if there are any.
     pub deferred: Option<Arc<DeferredColumns>>,
     /// The number of rows.
     pub rows: usize,
-    /// A schema change after the rows of earlier batches; this batch has no rows.
+    /// A schema change, which follows the rows of earlier batches. The batch then has no rows.
     pub schema_change: Option<Box<SchemaChange>>,
-    /// A change after the rows of earlier batches that could not be decoded; this batch has no rows.
+    /// A change that could not be decoded, which follows the rows of earlier batches. The batch then has no rows.
     pub skipped: Option<Box<SkippedChange>>,
     /// Whether a row of this batch that cannot be decoded is to be skipped ([`Decoder::with_skips`]).
     pub skips: bool,
@@ -49,7 +49,7 @@ impl RowBatch {
         self.bytes.len() + self.deferred.as_ref().map_or(0, |deferred| deferred.bytes())
     }
 
-    /// Returns the batch's cost in the in-flight budget.
+    /// Returns the batch's share of the in-flight budget. A schema change or skipped change counts as a row.
     pub fn cost(&self) -> Cost {
         let change = self.schema_change.as_ref().map_or((0, 0), |change| (1, change.statement.len()));
         let skipped = self.skipped.as_ref().map_or((0, 0), |skipped| (1, skipped.content.kept()));

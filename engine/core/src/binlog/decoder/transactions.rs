@@ -19,6 +19,7 @@ use crate::gtid::{Gtid, GtidSet, Newest};
 use crate::position::{BinlogPosition, EventOffset, Fingerprint, PartialTransaction, ResumePoint, file_number};
 
 impl Decoder {
+    /// Begins a transaction.
     pub(super) fn begin(&mut self, header: &EventHeader, span: Span, begin: Begin) -> Result<(), DecodeErrorKind> {
         if self.transaction.is_some() {
             return Err(DecodeErrorKind::Malformed("a transaction that begins within another"));
@@ -52,15 +53,19 @@ impl Decoder {
         Ok(())
     }
 
-    /// Whether an earlier run processed a MariaDB transaction. Within a domain and server, sequence numbers show that up to
-    /// the run's last transaction, but not after it, because they may decrease (`gtid_strict_mode = OFF`).
+    /// Whether an earlier run processed a MariaDB transaction. The sequence numbers of a server in a domain show this
+    /// until the last transaction of that run is reached. After it they do not, because they may decrease
+    /// (`gtid_strict_mode = OFF`).
+    ///
+    /// # Errors
+    /// If the last transaction of the earlier run is not in the binlog.
     fn is_before_start(&mut self, gtid: &Gtid) -> Result<bool, DecodeErrorKind> {
         let Gtid::MariaDb { domain, server, sequence } = *gtid else { return Ok(false) };
         let is_same = |(of, newest): &(u32, Newest)| (*of, newest.server) == (domain, server);
         let Some(done) = self.awaited.iter().find(|of| is_same(of)).map(|(_, newest)| newest.sequence) else {
             return Ok(false);
         };
-        // The next sequence number, like the same one, shows that no transaction is missing.
+        // The number after `done`, like `done` itself, shows that no transaction is missing.
         if sequence > done.saturating_add(1) {
             let done = Gtid::MariaDb { domain, server, sequence: done };
             return Err(DecodeErrorKind::MissingGtid { done: done.to_string(), found: gtid.to_string() });
@@ -68,6 +73,7 @@ impl Decoder {
         Ok(sequence <= done)
     }
 
+    /// Processes a statement.
     pub(super) fn query(&mut self, header: &EventHeader, query: Query<'_>, span: Span) -> Result<(), DecodeErrorKind> {
         if self.transaction.is_none() {
             // On servers without GTID events, a statement begins its own transaction.
@@ -80,7 +86,7 @@ impl Decoder {
                 transaction.thread_id = query.thread_id;
                 Ok(())
             }
-            // Only in a transaction with a BEGIN do rows follow such a statement.
+            // The rows of the new table follow as row events only in a transaction with a BEGIN.
             Statement::CreateTable if !transaction.begun && query.creates_rows() => {
                 self.forget_learned(&query, span);
                 self.change(header, &query, span)
@@ -243,8 +249,10 @@ impl Decoder {
         Ok(())
     }
 
+    /// Moves the position and the resume point after the transaction that was open, and emits the batch if it is full.
     pub(super) fn end_transaction(&mut self, gtid: Option<Gtid>, end: u64) {
-        // Only at the transaction's end: the next transaction reuses the number of one that a crash cut off.
+        // Not before the transaction's end: after a crash that cuts a transaction off, the next one has the same
+        // number.
         if let (Some(Gtid::MariaDb { domain, server, sequence }), false) = (&gtid, self.awaited.is_empty()) {
             self.awaited.retain(|(of, done)| (of, done.server) != (domain, *server) || done.sequence > *sequence);
         }
@@ -277,7 +285,7 @@ impl Decoder {
         if self.batch_has_transaction {
             self.batch.mark_last_in_transaction();
         }
-        // The batch's rows before the transaction are committed.
+        // The batch's rows of earlier transactions are committed, and stay in the current batch.
         let (committed, open) = mem::replace(&mut self.batch, BatchAssembler::with_capacity(0)).divide(earlier);
         self.batch = open;
         if self.batch.count() > 0 {
@@ -292,6 +300,7 @@ impl Decoder {
         Ok(())
     }
 
+    /// Processes the commit of a prepared XA transaction: emits its rows.
     pub(super) fn commit_xa(&mut self, id: &str, span: Span) -> Result<(), DecodeErrorKind> {
         let is_past = self.is_past_commit(span);
         match self.prepared.remove(id) {
@@ -300,7 +309,8 @@ impl Decoder {
                 if self.moved {
                     self.cut();
                 }
-                // The transaction's rows are at an earlier position: the resume point follows from its commit instead.
+                // The rows have the positions at which they were prepared, which say nothing about progress: only after
+                // the last batch does the resume point move, to after the commit.
                 let resume = self.resume();
                 let has_rows = !prepared.batches.is_empty();
                 let batches = prepared.batches.into_iter();
@@ -329,12 +339,14 @@ impl Decoder {
         self.is_done_at(EventOffset { event: span.begin, rows: 0 })
     }
 
+    /// Returns the error of a rollback of rows that were emitted.
     pub(super) fn rolled_back_too_late(&self) -> DecodeErrorKind {
         let begin = self.transaction.as_ref().map_or(self.position.offset, |transaction| transaction.begin);
         let since = BinlogPosition::new(self.position.file.clone(), begin);
         DecodeErrorKind::RolledBack { held_bytes: HELD_BYTES_MAX, since }
     }
 
+    /// Processes a rotation: the next event is in another file.
     pub(super) fn rotate(&mut self, header: &EventHeader, body: &[u8]) -> Result<(), DecodeErrorKind> {
         let mut bytes = Bytes(body);
         let offset = bytes.u64()?;
@@ -362,15 +374,16 @@ impl Decoder {
         Ok(())
     }
 
-    /// Takes the GTID set at a file's head: the transactions executed before the file.
+    /// Processes the GTID set at a file's head: the transactions executed before the file.
     pub(super) fn previous_gtids(&mut self, set: GtidSet) -> Result<(), DecodeErrorKind> {
         let is_met = |domain: u32, done: Newest| {
             let met = set.newest(domain, done.server);
             met.is_some_and(|met| met >= done.sequence)
         };
         self.awaited.retain(|(domain, done)| !is_met(*domain, *done));
-        // A set that is known by counting stays, since MariaDB's list may lack domains that the server forgot. A file's set
-        // includes prepared transactions, and the resume point is before those: they must not count as processed there.
+        // A set that is known already is kept, since MariaDB's list may lack domains that the server forgot. The set at
+        // a file's head includes prepared transactions, whose rows were not emitted: as the resume point is before
+        // them, it must not count them as processed.
         if self.gtids.is_none() && self.prepared.oldest().is_none() {
             self.gtids = Some(Arc::new(set));
             self.moved = true; // the position is still the file's head, but the transactions before it are known now
@@ -383,12 +396,11 @@ impl Decoder {
         self.moved = true;
         let BinlogPosition { file, offset } = &self.position;
         let here = EventOffset { event: *offset, rows: 0 };
-        // An earlier run may have processed rows past this position.
+        // An earlier run may have processed rows after this position.
         let further = if self.is_past(here) { self.skip.clone() } else { None };
-        // The resume point's position stays at an earlier one in three cases, and the partial transaction then says up to
-        // where all rows after it are processed: a dump cannot start past 4 GiB of a file; a prepared transaction must be
-        // read again; and GTIDs alone identify the resume point on another server until all awaited transactions are
-        // reached.
+        // In three cases the resume point keeps an earlier position, and `partial` says up to where the rows after that
+        // position are processed: a dump cannot start past 4 GiB of a file; a prepared transaction must be read again;
+        // and on another server GTIDs alone identify the resume point until all awaited transactions are reached.
         let is_earlier = *offset > u64::from(u32::MAX) || !self.awaited.is_empty();
         let stays = self.prepared.oldest().cloned().or_else(|| is_earlier.then(|| self.resume.clone()));
         match stays {
