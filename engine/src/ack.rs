@@ -110,6 +110,7 @@ impl RowPositions {
         let header = row.header();
         let is_next = |last: &Run| {
             (last.event, last.nth_transaction) == (header.event_position, row.transaction())
+                && index >= last.row
                 && header.index_in_event.wrapping_sub(last.index) == index.wrapping_sub(last.row)
         };
         if self.runs.last().is_some_and(is_next) {
@@ -239,5 +240,51 @@ pub(crate) mod tests {
         let partial =
             PartialTransaction { file: "binlog.000002".to_owned(), progress: EventOffset { event: 300, rows: 7 } };
         assert_eq!(feed.take().map(|advance| advance.progress), Some(resume(100).advanced_to(partial)));
+    }
+
+    /// A row that is added after a later one of its event has a position of its own.
+    #[test]
+    fn rows_may_be_added_out_of_order() {
+        use rowmill_core::batch::{Builder, Operation, RowHeader, TableId, TransactionHeader};
+        let table = Arc::new(Table {
+            id: TableId(0),
+            generation: 0,
+            schema: "shop".to_owned(),
+            name: "t".to_owned(),
+            columns: Vec::new(),
+            key: Vec::new(),
+        });
+        let (file, gtid) = ("binlog.000007", "");
+        let mut builder = Builder::with_capacity(0);
+        let transaction =
+            TransactionHeader { file, position: 200, gtid, commit_time_us: 7, server_id: 1, thread_id: 1 };
+        builder.transaction(&transaction);
+        for index in 0..6 {
+            let (operation, event_position) = (Operation::Insert, if index < 2 { 300 } else { 400 });
+            builder.begin_row(&RowHeader {
+                table: table.id,
+                operation,
+                columns: 0,
+                index_in_transaction: index,
+                index_in_event: if index < 2 { index } else { index - 2 },
+                event_position,
+                time_us: 0,
+            });
+            builder.begin_image(0);
+            builder.end_image();
+            builder.end_row();
+        }
+        let bytes = builder.finish();
+        let batch = Batch::parse(&bytes).expect("a batch");
+        let mut positions = RowPositions::default();
+        for index in [4, 5, 2, 0] {
+            positions.row(index, &batch.row(rowmill_core::batch::RowIndex(index)), &table, &batch);
+        }
+        positions.sort();
+        let found = |index| positions.find(index).map(|found| (found.offset.event, found.offset.rows, found.table));
+        let expected = |event, rows| Some((event, rows, Some("shop.t".to_owned())));
+        assert_eq!((found(0), found(2)), (expected(300, 0), expected(400, 0)));
+        assert_eq!((found(4), found(5)), (expected(400, 2), expected(400, 3)));
+        assert_eq!(positions.find(5).map(|found| found.commit_time_us), Some(7));
     }
 }

@@ -116,8 +116,17 @@ impl DeadLetter<'_> {
             _ => push_string(content, &mut text),
         }
         text.push(b'}');
-        String::from_utf8(text).expect("JSON is written as UTF-8")
+        escape_noncharacters(String::from_utf8(text).expect("JSON is written as UTF-8"))
     }
+}
+
+/// Escapes the two characters in a JSON text that are neither escaped by serde_json nor accepted by SQS.
+/// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html>
+pub fn escape_noncharacters(json: String) -> String {
+    if !json.contains(['\u{fffe}', '\u{ffff}']) {
+        return json;
+    }
+    json.replace('\u{fffe}', "\\ufffe").replace('\u{ffff}', "\\uffff")
 }
 
 fn attributes<S: Serializer>(attributes: &[(String, String)], serializer: S) -> Result<S::Ok, S::Error> {
@@ -173,6 +182,24 @@ mod tests {
             "body": "{\"x\":1}",
         });
         assert_eq!(record(Content::Body("{\"x\":1}")), expected);
+    }
+
+    #[test]
+    fn no_character_is_left_that_sqs_refuses() {
+        let text = "\u{1}\u{fffe}\u{ffff}";
+        let letter = DeadLetter {
+            stage: Stage::Source,
+            name: None,
+            code: "statement",
+            error: text,
+            source: None,
+            destination: None,
+            content: Content::Body(text),
+        };
+        let json = letter.to_json();
+        assert!(!json.contains(['\u{1}', '\u{fffe}', '\u{ffff}']), "{json}");
+        let value: Value = serde_json::from_str(&json).expect("JSON");
+        assert_eq!((&value["error"], &value["body"]), (&json!(text), &json!(text)));
     }
 
     #[test]

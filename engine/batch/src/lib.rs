@@ -18,7 +18,8 @@ pub use builder::Builder;
 pub use layout::{MAGIC, RowHeader, TransactionHeader};
 pub use reader::{Batch, Cell, FormatError, Image, Row, Transaction};
 pub use schema::{
-    Column, ColumnIndex, ImageKind, Kind, Operation, RowIndex, Table, TableId, quoted, schema_and_table, split_name,
+    Column, ColumnIndex, ImageKind, Kind, Operation, RowIndex, Table, TableId, quoted, schema_and_table, shown_name,
+    split_name,
 };
 
 #[cfg(test)]

@@ -162,8 +162,13 @@ impl Table {
 /// Writes `schema.table`, each name as [`quoted`] returns it, so that no two tables are shown alike.
 impl std::fmt::Display for Table {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{}", quoted(&self.schema, '.'), quoted(&self.name, '.'))
+        f.write_str(&shown_name(&self.schema, &self.name))
     }
+}
+
+/// Returns a table's full name, each part in backticks where it has a dot or a backtick.
+pub fn shown_name(schema: &str, table: &str) -> String {
+    format!("{}.{}", quoted(schema, '.'), quoted(table, '.'))
 }
 
 /// Returns a name as it is written beside a separator. A name that contains the separator or a backtick is put in

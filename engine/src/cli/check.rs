@@ -5,11 +5,11 @@ use std::fmt::Display;
 use std::io::Write;
 use std::time::Duration;
 
-use rowmill_core::batch::Operation;
+use rowmill_core::batch::{Operation, shown_name};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::{self, Config, MySqlCheckpoint, Route, ServerOptions, Tls};
-use crate::mysql::{ConnectError, Server, shown_name};
+use crate::mysql::{ConnectError, Server};
 use crate::retry::error_text;
 use crate::router::plural;
 use crate::sink::{self, Connections};

@@ -5,9 +5,12 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::Deserialize;
 
+/// A longer duration is a mistake, and would overflow a clock.
+const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+
 /// A number, or text of a number and a unit.
 #[derive(Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a number from 0 on, or a text with a unit, such as \"64MiB\" or \"8s\"")]
 pub(crate) enum Quantity {
     /// A number without a unit.
     Number(u64),
@@ -25,10 +28,11 @@ impl Quantity {
         usize::try_from(bytes).ok().filter(|&bytes| bytes > 0)
     }
 
-    /// Returns the duration of text such as `250ms` or `8s`. `None`: 0, or not a duration.
+    /// Returns the duration of text such as `250ms` or `8s`. `None`: 0, more than a year, or not a
+    /// duration.
     pub fn duration(&self) -> Option<Duration> {
         let Self::Text(text) = self else { return None };
-        humantime::parse_duration(text).ok().filter(|duration| !duration.is_zero())
+        humantime::parse_duration(text).ok().filter(|duration| !duration.is_zero() && *duration <= DURATION_MAX)
     }
 }
 
@@ -49,9 +53,22 @@ mod tests {
         }
         assert_eq!(text("250ms").duration(), Some(Duration::from_millis(250)));
         assert_eq!(text("1m 30s").duration(), Some(Duration::from_secs(90)));
-        for wrong in ["", "0s", "5", "5 parsecs", "-1s"] {
+        for wrong in ["", "0s", "5", "5 parsecs", "-1s", "1000years"] {
             assert_eq!(text(wrong).duration(), None, "{wrong}");
         }
         assert_eq!(Quantity::Number(5).duration(), None);
+    }
+
+    #[test]
+    fn other_values_are_refused_in_plain_words() {
+        #[derive(Debug, Deserialize)]
+        struct File {
+            #[allow(dead_code)]
+            size: Quantity,
+        }
+        for value in ["-1", "1.5", "true", "[1]"] {
+            let error = toml::from_str::<File>(&format!("size = {value}")).expect_err(value).to_string();
+            assert!(error.contains("a text with a unit") && !error.contains("Quantity"), "{error}");
+        }
     }
 }

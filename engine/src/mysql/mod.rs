@@ -16,4 +16,4 @@ pub(crate) use client::Client;
 pub(crate) use connect::driver_connection;
 pub use errors::ConnectError;
 pub(crate) use errors::{ER_PARSE, ER_SOURCE_FATAL_ERROR_READING_BINLOG, is_definite, is_lost_connection, with_fix};
-pub use server::{Flavor, Problem, Server, shown_name};
+pub use server::{Flavor, Problem, Server};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use mysql_async::Row;
-use rowmill_core::batch::quoted;
+use rowmill_core::batch::shown_name;
 use rowmill_core::envelope::Connector;
 use tracing::debug;
 
@@ -57,11 +57,6 @@ pub struct Problem {
     pub what: String,
     /// How to fix the problem.
     pub fix: String,
-}
-
-/// Returns a table's name as messages show it, in backticks where needed.
-pub fn shown_name(schema: &str, table: &str) -> String {
-    format!("{}.{}", quoted(schema, '.'), quoted(table, '.'))
 }
 
 impl Server {

@@ -134,12 +134,21 @@ impl DeadLetters {
             content: Content::Body(&body.plain()),
         }
         .to_json();
-        // A standard queue needs no deduplication ID: each dead letter is unique then.
-        let unique = || format!("{:032x}", rand::random::<u128>());
+        // The same for the same rejected message, and another one for each sink. A standard queue's message has no ID: its
+        // position and content are as good.
+        let id = match (&position, deduplication_id.is_empty()) {
+            (_, false) => format!("{sink} {deduplication_id}"),
+            (Some(position), true) => {
+                let digest = libdeflater::crc32(body.plain().as_bytes());
+                let (file, offset) = (&position.transaction.file, position.offset);
+                format!("{sink} {file}:{}:{} {digest:08x}", offset.event, offset.rows)
+            }
+            (None, true) => format!("{:032x}", rand::random::<u128>()),
+        };
         let letter = Message {
             body: letter.into(),
             group: if group.is_empty() { sqs_id(sink.to_owned()) } else { group },
-            deduplication_id: if deduplication_id.is_empty() { unique() } else { deduplication_id },
+            deduplication_id: sqs_id(id),
             row,
             is_dead_letter: true,
             ..Message::default()

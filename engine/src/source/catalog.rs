@@ -16,7 +16,7 @@ use super::stream::{Interruption, open_finite_stream};
 use crate::config;
 use crate::mysql::columns::list_columns;
 use crate::mysql::protocol::{ReplicationStream, StreamError};
-use crate::mysql::{ConnectError, Flavor, Server};
+use crate::mysql::{ConnectError, Flavor, Server, is_lost_connection};
 
 /// An idle connection is closed after this time.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -100,11 +100,13 @@ impl Catalog {
         table: &str,
     ) -> Result<(Vec<CatalogColumn>, BinlogPosition, Flavor), ConnectError> {
         let columns = list_columns(&mut server, schema, table).await.map_err(|error| {
-            let is_refusal = matches!(error, mysql_async::Error::Server(_));
             let error = anyhow::Error::new(error).context(format!("cannot look up the columns of {schema}.{table}"));
-            if is_refusal { ConnectError::Definite(error) } else { ConnectError::Transient(error) }
+            match is_lost_connection(&error) {
+                true => ConnectError::Transient(error),
+                false => ConnectError::Definite(error),
+            }
         })?;
-        let (end, _) = server.binlog_end().await.map_err(|error| match super::is_lost_connection(&error) {
+        let (end, _) = server.binlog_end().await.map_err(|error| match is_lost_connection(&error) {
             true => ConnectError::Transient(error),
             false => ConnectError::Definite(error),
         })?;

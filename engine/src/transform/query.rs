@@ -367,9 +367,8 @@ fn time(text: &str) -> Option<i64> {
     let mut parts = clock.split(':').map(str::parse::<u32>);
     let (hours, minutes, seconds) = (parts.next()?.ok()?, parts.next()?.ok()?, parts.next()?.ok()?);
     let fraction: u32 = if fraction.is_empty() { 0 } else { format!("{fraction:0<6}").get(..6)?.parse().ok()? };
-    // Overflows only for billions of hours; a `TIME` has at most 838.
-    let seconds = (i64::from(hours) * 60 + i64::from(minutes)) * 60 + i64::from(seconds);
-    let size = seconds * 1_000_000 + i64::from(fraction);
+    let seconds = (i64::from(hours) * 60 + i64::from(minutes)) * 60 + i64::from(seconds); // of 32-bit numbers: it fits
+    let size = seconds.checked_mul(1_000_000)?.checked_add(i64::from(fraction))?;
     Some(if negative { -size } else { size })
 }
 
@@ -396,7 +395,8 @@ mod tests {
             assert!(Scalar::parse(kind, text).is_none(), "{text}");
         }
         // A plugin may pass any text.
-        assert!(Scalar::parse(Kind::Time, "4294967295:4294967295:4294967295").is_some());
+        assert!(Scalar::parse(Kind::Time, "4294967295:4294967295:4294967295").is_none());
+        assert!(Scalar::parse(Kind::Time, "2000000000:00:00").is_some());
         assert!(Scalar::parse(Kind::Time, "9223372036854775807:00:00").is_none());
     }
 

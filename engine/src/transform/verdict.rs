@@ -139,6 +139,9 @@ pub(super) fn check(
         decision.emitted.extend(written.messages().map(|(row, text)| emitted(row, sink, text, Vec::new())));
         decision.fails.extend(written.fails);
     }
+    // A row fails once, for the first reason.
+    decision.fails.sort_by_key(|(row, _)| *row);
+    decision.fails.dedup_by_key(|(row, _)| *row);
     for &(row, _) in &decision.fails {
         decision.keep[row.0 as usize] = false;
     }

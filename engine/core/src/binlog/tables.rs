@@ -9,7 +9,7 @@ use std::hash::BuildHasher;
 use std::mem;
 use std::sync::Arc;
 
-use rowmill_batch::{Table, TableId};
+use rowmill_batch::{Table, TableId, shown_name};
 use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 
 use super::altered::Altered;
@@ -198,7 +198,7 @@ impl Tables {
             match self.version(name, family) {
                 Ok(known) => version = Some(known),
                 Err(TableMapError::Decode(fault)) if skips => {
-                    let table = format!("{}.{}", key.0, key.1);
+                    let table = shown_name(&key.0, &key.1);
                     if let Some(learned) = self.catalog.get_mut(&key) {
                         *learned = Err(fault.to_string());
                     }

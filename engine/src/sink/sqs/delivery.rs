@@ -110,7 +110,7 @@ impl Sqs {
             bytes = item.bytes(self.aggregation);
         }
         if bytes > self.message_max && item.message().is_dead_letter {
-            let around = bytes - item.message().body.len();
+            let around = bytes.saturating_sub(item.message().body.len());
             item.shorten(self.message_max.saturating_sub(around));
             bytes = item.bytes(self.aggregation);
         }

@@ -2,6 +2,8 @@
 
 use serde_json::{Map, Value};
 
+use crate::dead_letter::escape_noncharacters;
+
 /// The field that names the shortened fields, each with its original bytes.
 const SHORTENED: &str = "shortened";
 
@@ -22,7 +24,7 @@ pub(super) fn shortened(letter: &str, bytes_max: usize) -> String {
         if !original.is_empty() {
             whole.insert(SHORTENED.to_owned(), Value::Object(original.clone()));
         }
-        let text = Value::Object(whole).to_string();
+        let text = escape_noncharacters(Value::Object(whole).to_string());
         let excess = text.len().saturating_sub(bytes_max);
         if excess == 0 {
             return text;
@@ -73,5 +75,11 @@ mod tests {
         }
         let text = shortened(&"x".repeat(5000), 300);
         assert!(text.len() <= 300 && text.contains("\"body\":\"xxx"));
+    }
+
+    #[test]
+    fn no_character_is_left_that_sqs_refuses() {
+        let text = shortened("{\"body\":\"\\ufffe\\uffff\"}", 1000);
+        assert!(!text.contains(['\u{fffe}', '\u{ffff}']), "{text}");
     }
 }

@@ -13,6 +13,7 @@ use std::mem;
 use std::ops::Range;
 use std::sync::Arc;
 
+use rowmill_batch::shown_name;
 use rowmill_pipeline::ack::Cost;
 
 use super::altered::Altered;
@@ -494,7 +495,7 @@ impl Decoder {
                 TableMapError::Missing { schema, table, missing } => EventOutcome::Columns { schema, table, missing },
                 TableMapError::Decode(fault) => {
                     let name = TableName::parse(body).ok();
-                    halt(fault, name.map(|name| format!("{}.{}", name.schema, name.table)))
+                    halt(fault, name.map(|name| shown_name(name.schema, name.table)))
                 }
             });
         }
