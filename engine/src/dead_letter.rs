@@ -71,6 +71,9 @@ pub struct Origin<'a> {
 pub struct Destination<'a> {
     /// The sink's name.
     pub sink: &'a str,
+    /// The URL of the queue, where the sink has one for each table.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue: Option<&'a str>,
     /// The message group; may be empty where the sink needs none.
     pub group: &'a str,
     /// The deduplication ID; may be empty where the sink needs none.
@@ -164,6 +167,7 @@ mod tests {
             }),
             destination: Some(Destination {
                 sink: "orders",
+                queue: None,
                 group: "orders:1",
                 deduplication_id: "id",
                 attributes: &attributes,

@@ -108,7 +108,7 @@ impl DeadLetters {
     /// # Errors
     /// If the sink of dead letters has ended.
     async fn send(&self, sink: &str, message: Message, rejection: &Rejection, ack: Ack) -> anyhow::Result<()> {
-        let Message { body, group, deduplication_id, attributes, row, .. } = message;
+        let Message { body, group, deduplication_id, attributes, queue, row, .. } = message;
         let position = ack.batch().position(row);
         let origin = position.as_ref().map(|position| Origin {
             table: position.table.as_deref(),
@@ -127,6 +127,7 @@ impl DeadLetters {
             source: origin,
             destination: Some(Destination {
                 sink,
+                queue: queue.as_deref(),
                 group: &group,
                 deduplication_id: &deduplication_id,
                 attributes: &attributes,
