@@ -79,6 +79,8 @@ struct Run {
 #[derive(Debug, thiserror::Error)]
 #[error("{error:#}")]
 pub struct StopError {
+    /// What tells the server that the position is of from others; empty where the reader is still to say it.
+    pub server: Arc<str>,
     /// Where the transaction of the row or event begins.
     pub transaction: BinlogPosition,
     /// The cause.
@@ -189,12 +191,13 @@ pub fn stop(ack: Ack, error: anyhow::Error) {
         None => (before.position.clone(), ResumePoint::clone(before)),
     };
     error!(error = format!("{error:#}"), %transaction, "stopping: rows before this row are delivered first");
-    ack.stop(before, StopError { transaction, error }.into());
+    let server = Arc::clone(&before.server);
+    ack.stop(before, StopError { server, transaction, error }.into());
 }
 
 /// Stops the pipeline after the last batch, as the next event cannot be read.
 pub fn stop_reading(acks: &mut AckOpener, error: StopError) {
-    let StopError { transaction, error: why } = &error;
+    let StopError { transaction, error: why, .. } = &error;
     error!(error = format!("{why:#}"), %transaction, "stopping: rows before this event are delivered first");
     acks.stop(error.into());
 }

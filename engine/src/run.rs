@@ -11,6 +11,7 @@ use rowmill_core::binlog::TransactionEnd;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tracing::{debug, info, warn};
 
+use crate::ack::StopError;
 use crate::checkpoint::Checkpoint;
 use crate::config::{self, Config, MySqlCheckpoint};
 use crate::mysql::{ConnectError, Server, is_lost_connection};
@@ -184,6 +185,7 @@ async fn prepare(config: Config, waits: bool, reading: &Handle) -> anyhow::Resul
         let opening = reading.spawn(Source::open(server, source.clone(), start, Box::new(selection), schemas));
         Ok((opening.await??, source, version, names_columns, position, first_resume))
     };
+    let configured = source.clone();
     let (source, source_config, version, names_columns, position, first_resume) = retry_start(waits, connect).await?;
     for server in source_config.candidates() {
         warn_unverified(&server.options, &server.tls);
@@ -224,7 +226,7 @@ async fn prepare(config: Config, waits: bool, reading: &Handle) -> anyhow::Resul
         lag: source.lag(),
         shutdown_timeout,
     };
-    Ok(Prepared { source, source_config, stages, plugins: plugins_running })
+    Ok(Prepared { source, source_config: configured, stages, plugins: plugins_running })
 }
 
 /// Logs a warning if TLS does not verify the server.
@@ -269,13 +271,15 @@ impl Prepared {
 }
 
 /// Returns the command that continues after the transaction of the row that stopped the pipeline. `None` if no row stopped
-/// it, if not everything before the row is delivered, or if the server does not tell where the transaction ends.
+/// it, if not everything before the row is delivered, or if the server does not tell where the transaction ends, or is not
+/// the first that answers.
 async fn resume_command(error: &anyhow::Error, source: &config::Source) -> Option<String> {
     let stopped: &StoppedAtRow = error.downcast_ref()?;
     if !stopped.is_reached {
         return None;
     }
-    match source::transaction_end(source, &stopped.stop.transaction).await {
+    let StopError { server, transaction, .. } = &stopped.stop;
+    match source::transaction_end(source, server, transaction).await {
         Ok(end) => end.map(|TransactionEnd { position, gtid }| {
             let gtid = gtid.map_or_else(String::new, |gtid| format!(" (GTID {gtid})"));
             format!(

@@ -339,7 +339,11 @@ async fn source(fakes: Fakes, first: usize, mut intake: Intake, mut shutdown: Sh
             next = to;
         }
         if let Some(row) = unreadable {
-            intake.stop(StopError { transaction: history.transaction(row), error: anyhow!("simulated") });
+            intake.stop(StopError {
+                server: "simulated".into(),
+                transaction: history.transaction(row),
+                error: anyhow!("simulated"),
+            });
             return Ok(());
         }
         std::future::pending().await

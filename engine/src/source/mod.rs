@@ -134,7 +134,10 @@ impl Source {
             () = shutdown.requested() => Ok(()),
         };
         match result.map_err(anyhow::Error::downcast::<StopError>) {
-            Err(Ok(error)) => outlet.stop(error),
+            Err(Ok(error)) => {
+                let server = Arc::clone(&self.decoder.resume_before().server);
+                outlet.stop(StopError { server, ..error });
+            }
             Err(Err(error)) => return Err(error),
             Ok(()) => {}
         }
@@ -143,6 +146,8 @@ impl Source {
 
     /// Reads, and reconnects when the connection is lost.
     async fn follow(&mut self, outlet: &mut impl Outlet) -> anyhow::Result<()> {
+        let mut delays = reconnect_delays();
+        let mut read_from = self.decoder.position().clone();
         loop {
             match self.read(outlet).await {
                 Ok(()) => return Ok(()),
@@ -157,17 +162,20 @@ impl Source {
                         return Err(with_fix(error, &self.config))
                             .with_context(|| format!("cannot continue to read the binlog of {address} at {read_to}"));
                     }
+                    // Connections on which nothing can be read are not opened one after another without pauses.
+                    if read_to != read_from {
+                        (delays, read_from) = (reconnect_delays(), read_to.clone());
+                    }
                     let resume = self.decoder.rewind();
                     warn!(source = self.config.address, position = %read_to, error = %error, "connection lost, reconnecting");
-                    self.reconnect(resume).await?;
+                    self.reconnect(resume, &mut delays).await?;
                 }
             }
         }
     }
 
     /// Tries each configured server in turn, with pauses, until one of them streams from `resume`.
-    async fn reconnect(&mut self, resume: ResumePoint) -> anyhow::Result<()> {
-        let mut delays = Delays::new(RECONNECT_DELAY_MIN, RECONNECT_DELAY_MAX, None);
+    async fn reconnect(&mut self, resume: ResumePoint, delays: &mut Delays) -> anyhow::Result<()> {
         let mut failures = FailureLog::default();
         loop {
             tokio::time::sleep(delays.next_delay()).await;
@@ -291,7 +299,9 @@ impl Source {
                                         return Ok(());
                                     }
                                 }
-                                return Err(Interruption::Definite(StopError { transaction, error }.into()));
+                                return Err(Interruption::Definite(
+                                    StopError { server: "".into(), transaction, error }.into(),
+                                ));
                             }
                             Err(ColumnsError::Interruption(interruption)) => return Err(interruption),
                         }
@@ -301,6 +311,11 @@ impl Source {
             }
         }
     }
+}
+
+/// Returns the pauses between attempts to reconnect.
+fn reconnect_delays() -> Delays {
+    Delays::new(RECONNECT_DELAY_MIN, RECONNECT_DELAY_MAX, None)
 }
 
 /// A new connection that streams from the resume point.
@@ -365,12 +380,15 @@ pub async fn probe(config: &config::Source, flavor: Flavor, place: &StartPoint) 
     Ok(lag.age())
 }
 
-/// Finds the end of the transaction that begins at a position. Returns `None` if the end is not found in time.
+/// Finds the end of the transaction that begins at a position of a server's binlog. Returns `None` if the end is not found in
+/// time, or if another server answers first: there the position means something else, and `rowmill checkpoint set` would ask
+/// that one.
 ///
 /// # Errors
 /// If the binlog cannot be read from there.
 pub async fn transaction_end(
     config: &config::Source,
+    server: &str,
     begin: &BinlogPosition,
 ) -> anyhow::Result<Option<TransactionEnd>> {
     let (offset, wait) = match is_within_reach(begin) {
@@ -379,9 +397,12 @@ pub async fn transaction_end(
     };
     let from = BinlogPosition { offset, ..begin.clone() };
     let find = async {
-        let server = Server::connect(config).await?;
-        let mut stream = open_finite_stream(config, server.flavor, from).await?;
-        server.disconnect().await;
+        let (first, config) = Server::connect_first(config).await?;
+        if first.identity != server {
+            return Ok(None);
+        }
+        let mut stream = open_finite_stream(&config, first.flavor, from).await?;
+        first.disconnect().await;
         let mut finder = EndFinder::new(begin.clone(), offset);
         loop {
             match stream.event().await {

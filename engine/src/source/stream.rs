@@ -25,7 +25,7 @@ impl From<Box<DecodeError>> for Interruption {
     fn from(error: Box<DecodeError>) -> Self {
         let offset = error.transaction.unwrap_or(error.position.offset);
         let transaction = BinlogPosition { offset, ..error.position.clone() };
-        Self::Definite(StopError { transaction, error: error.into() }.into())
+        Self::Definite(StopError { server: "".into(), transaction, error: error.into() }.into())
     }
 }
 
