@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::secret::ServerOptions;
+use super::secret::{ServerOptions, password_of_environment};
 use super::server_url::server;
 use super::text::Text;
 use super::tls::{self, Tls, TlsTable};
@@ -91,7 +91,7 @@ pub(super) fn checkpoint(table: CheckpointTable) -> Result<Checkpoint, String> {
         return Err("checkpoint: `path` is not supported with `type = \"mysql\"`; set `url`".to_owned());
     }
     let Text(url) = url.ok_or("checkpoint: `type = \"mysql\"` needs a `url`, as `mysql://user@host:3306/database`")?;
-    let password = password.map(|Text(password)| password).or_else(|| std::env::var(PASSWORD_VARIABLE).ok());
+    let password = password.map(|Text(password)| password).or_else(|| password_of_environment(PASSWORD_VARIABLE));
     let (options, address) = server("checkpoint.url", &url, password.as_deref())?;
     if options.db_name().is_none_or(str::is_empty) {
         return Err("checkpoint.url names no database; write `mysql://user@host:3306/database`".to_owned());

@@ -341,6 +341,8 @@ mod tests {
     fn what_cannot_be_meant_is_refused() {
         let with = |start: &str| fault(&SMALL.replace("[sink", &format!("start = \"{start}\"\n[sink")));
         assert!(with("snapshot").contains("is not supported yet"));
+        let of_no_table = fault(&format!("{SMALL}[[route]]\ntables = []\nsink = \"out\"\n"));
+        assert!(of_no_table.contains("an empty list of tables; write [\"*.*\"]"), "{of_no_table}");
         assert!(with("yesterday").contains("is not a start point"));
         assert!(with("binlog.000001:2").contains("is not a start point"));
         assert!(fault("[source]\nurl = \"mysql://x\"\n").contains("no sink"));

@@ -26,6 +26,12 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// Returns the password in an environment variable. An empty variable counts as not set: that is how a service manager or a
+/// Compose file passes on a variable that nobody set.
+pub(super) fn password_of_environment(variable: &str) -> Option<String> {
+    std::env::var(variable).ok().filter(|password| !password.is_empty())
+}
+
 /// The driver's connection options, the password included.
 #[derive(Clone)]
 pub struct ServerOptions(mysql_async::Opts);

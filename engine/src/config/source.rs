@@ -6,7 +6,7 @@ use rowmill_core::gtid::GtidSet;
 use rowmill_core::position::BinlogPosition;
 use serde::Deserialize;
 
-use super::secret::ServerOptions;
+use super::secret::{ServerOptions, password_of_environment};
 use super::server_url::server;
 use super::sinks::OnError;
 use super::tables::TablePatterns;
@@ -81,7 +81,7 @@ pub(super) fn source(table: SourceTable, schema_changes: bool, notes: &mut Vec<S
                 .to_owned(),
         ),
         (None, None) => {
-            let password = std::env::var(PASSWORD_VARIABLE).ok();
+            let password = password_of_environment(PASSWORD_VARIABLE);
             let of_url = server("source.url", &url.0, None)?.0.pass().map(str::to_owned);
             if password.is_some() && of_url.is_some_and(|of_url| password != Some(of_url)) {
                 notes.push(format!("{PASSWORD_VARIABLE} is used; the password in source.url differs and is ignored"));

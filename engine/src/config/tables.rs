@@ -162,6 +162,9 @@ fn is_of_schema_change(table: &str) -> bool {
 impl<'de> Deserialize<'de> for TablePatterns {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let patterns = Vec::<String>::deserialize(deserializer)?;
+        if patterns.is_empty() {
+            return Err(D::Error::custom("an empty list of tables; write [\"*.*\"] for all tables"));
+        }
         Self::parse(&patterns).map_err(D::Error::custom)
     }
 }
