@@ -1,8 +1,9 @@
 //! The checkpoint as a small JSON file. The file is replaced atomically (a temporary file is written, synced and renamed, the
 //! directory synced), so a crash leaves the old or the new checkpoint. The previous checkpoint is kept beside it.
 
-use std::fs::{File, TryLockError};
+use std::fs::{File, Metadata, TryLockError};
 use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,13 +18,15 @@ use super::{Epoch, Store, document, holder};
 
 /// The ending of the schema history's file name.
 const SCHEMA_HISTORY: &str = "schema-history";
+/// The ending of the lock file's name.
+const LOCK: &str = "lock";
 
 /// Stores the checkpoint in a file.
 #[derive(Debug)]
 pub(super) struct FileStore {
     path: Arc<Path>,
     /// The locked lock file, once the checkpoint is held.
-    lock: Option<File>,
+    lock: Option<Arc<File>>,
 }
 
 impl FileStore {
@@ -35,7 +38,7 @@ impl FileStore {
         if let Some(directory) = self.path.parent() {
             std::fs::create_dir_all(directory).context("cannot make the directory")?;
         }
-        self.lock = Some(lock(&sibling(&self.path, "lock"))?);
+        self.lock = Some(Arc::new(lock(&sibling(&self.path, LOCK))?));
         let text = read(&self.path)?;
         // A damaged checkpoint is not used, so its epoch does not matter.
         let epoch = text.as_deref().and_then(|text| document::read(text).ok()).map_or(0, |content| content.epoch.0);
@@ -65,9 +68,20 @@ impl Store for FileStore {
     }
 
     fn write(&mut self, epoch: Epoch, text: String) -> BoxFuture<'_, anyhow::Result<()>> {
-        let path = Arc::clone(&self.path);
-        let writing = tokio::task::spawn_blocking(move || replace(&path, epoch, &text));
-        async move { writing.await.context("the writing thread ended")? }.boxed()
+        let (path, held) = (Arc::clone(&self.path), self.lock.clone());
+        let writing = tokio::task::spawn_blocking(move || {
+            let lock = match held {
+                Some(held) => still_locked(&sibling(&path, LOCK), held)?,
+                None => bail!("it is not acquired"),
+            };
+            replace(&path, epoch, &text)?;
+            Ok(lock)
+        });
+        async move {
+            self.lock = Some(writing.await.context("the writing thread ended")??);
+            Ok(())
+        }
+        .boxed()
     }
 
     fn read_schema_history(&mut self) -> BoxFuture<'_, anyhow::Result<Option<String>>> {
@@ -94,8 +108,8 @@ impl Store for FileStore {
 }
 
 fn replace(path: &Path, epoch: Epoch, text: &str) -> anyhow::Result<()> {
-    // Protects the checkpoint if this process's lock file was removed, once another process has written a checkpoint with a
-    // higher epoch. A checkpoint that was damaged meanwhile is replaced.
+    // After the lock file was removed, another process may have held the lock meanwhile. A checkpoint that was damaged meanwhile
+    // is replaced.
     if let Ok(Some(text)) = read(path)
         && let Ok(document::Content { epoch: newer, .. }) = document::read(&text)
         && newer > epoch
@@ -180,6 +194,18 @@ fn lock(path: &Path) -> anyhow::Result<File> {
     file.set_len(0)?;
     writeln!(file, "{}", holder())?;
     Ok(file)
+}
+
+/// Returns the lock that this process holds: a new one if the lock file was removed or replaced, so that other processes find
+/// it locked again.
+fn still_locked(path: &Path, held: Arc<File>) -> anyhow::Result<Arc<File>> {
+    let id = |metadata: &Metadata| (metadata.dev(), metadata.ino());
+    match std::fs::metadata(path) {
+        Ok(found) if id(&found) == id(&held.metadata()?) => Ok(held),
+        Ok(_) => Ok(Arc::new(lock(path)?)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Arc::new(lock(path)?)),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
 }
 
 /// Keeps the file that is about to be replaced under another name.

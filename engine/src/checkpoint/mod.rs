@@ -322,10 +322,19 @@ mod tests {
         let error = format!("{:#}", open(&path).await.expect_err("held"));
         assert!(error.contains(&format!("(process {} on ", std::process::id())), "{error}");
         assert_eq!(read(&path).await.expect("anyone may"), Some(resume()));
-        // The lock file is removed: a second process can acquire the checkpoint, and the first one has lost it.
-        std::fs::remove_file(path.with_file_name("checkpoint.json.lock")).expect("removed");
+        // The lock file is removed: the holder locks it again at its next write.
+        let lock = path.with_file_name("checkpoint.json.lock");
+        std::fs::remove_file(&lock).expect("removed");
+        first.write(&resume()).await.expect("written");
+        let error = format!("{:#}", open(&path).await.expect_err("held again"));
+        assert!(error.contains("another rowmill holds it"), "{error}");
+        // A second process acquires the checkpoint first: the first one has lost it.
+        std::fs::remove_file(&lock).expect("removed");
         let (mut second, _) = open(&path).await.expect("let in");
+        let error = format!("{:#}", first.write(&resume()).await.expect_err("out"));
+        assert!(error.contains("another rowmill holds it"), "{error}");
         second.write(&resume()).await.expect("written");
+        drop(second);
         let error = format!("{:#}", first.write(&resume()).await.expect_err("out"));
         assert!(error.contains("another rowmill acquired it: its epoch is 2, this one's is 1"), "{error}");
     }
