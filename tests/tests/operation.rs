@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use mysql_async::prelude::Queryable;
 use rowmill_tests::{Build, Engine, Rig, binary, scratch, top, wait_for};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -212,6 +213,40 @@ async fn a_check_finds_what_a_run_would() -> anyhow::Result<()> {
         let (code, said) = check(rig.config.text.replace(&path, wrong))?;
         ensure!(code == Some(1) && said.contains("problem") && said.contains(wrong), "{wrong}: {said}");
         ensure!(!said.contains("ready"), "{said}");
+    }
+    Ok(())
+}
+
+/// A check finds that the checkpoint's table is missing and cannot be created, and creates no table itself.
+#[tokio::test]
+async fn a_check_finds_a_table_that_cannot_be_created() -> anyhow::Result<()> {
+    for (name, build) in [
+        ("a_check_finds_a_table_that_cannot_be_created", Build::MySql),
+        ("a_check_finds_a_table_that_cannot_be_created_mariadb", Build::MariaDb("10.5")),
+    ] {
+        let rig = Rig::start(name, build, &[], SHOP).await?;
+        let store =
+            format!("type = \"mysql\"\nurl = \"{}/state\"\npassword = \"{}\"", rig.mysql.url(), rig.mysql.password());
+        let path = format!("path = \"{}\"", rig.config.checkpoint().display());
+        let text = rig.config.text.replace(&path, &store);
+        let config = rowmill_tests::EngineConfig { text, ..rig.config.clone() };
+        let check = || {
+            let output = config.command(&["check"])?.output()?;
+            Ok::<_, anyhow::Error>((output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned()))
+        };
+        rig.mysql.run("CREATE SCHEMA state; GRANT SELECT, INSERT, UPDATE ON state.* TO rowmill@'%'").await?;
+        let (code, said) = check()?;
+        ensure!(code == Some(1) && said.contains("grant CREATE on its database"), "{said}");
+        rig.mysql.run("GRANT CREATE ON state.* TO rowmill@'%'").await?;
+        let (code, said) = check()?;
+        ensure!(code == Some(0) && said.contains("ready"), "{said}");
+        let tables: Option<u64> = rig
+            .mysql
+            .connect()
+            .await?
+            .query_first("SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = 'state'")
+            .await?;
+        ensure!(tables == Some(0), "{tables:?}");
     }
     Ok(())
 }

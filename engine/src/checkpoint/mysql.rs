@@ -74,12 +74,7 @@ impl MySqlStore {
         let held = self.lock(&mut conn).await.context("cannot lock it")?;
         match conn.query_drop(&format!("SELECT 1 FROM `{table}` LIMIT 1")).await {
             Err(mysql_async::Error::Server(error)) if error.code == ER_NO_SUCH_TABLE => {
-                let create = format!(
-                    "CREATE TABLE IF NOT EXISTS `{table}` (name VARCHAR(64) NOT NULL PRIMARY KEY, epoch BIGINT UNSIGNED NOT \
-                     NULL, holder VARCHAR(255) NOT NULL, document LONGTEXT, previous LONGTEXT, updated_at TIMESTAMP(6) NOT \
-                     NULL DEFAULT CURRENT_TIMESTAMP(6)) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4"
-                );
-                conn.query_drop(&create).await.with_context(|| format!("cannot create its table `{table}`"))?;
+                conn.query_drop(&create_table(table)).await.with_context(|| cannot_create(table))?;
             }
             other => other.with_context(|| format!("cannot read its table `{table}`"))?,
         }
@@ -105,7 +100,7 @@ impl MySqlStore {
         Ok((Epoch(epoch), document))
     }
 
-    /// Writes a row, and rolls back.
+    /// Writes a row, and rolls back. Where there is no table, checks that it can be created.
     async fn check_writable(&mut self) -> anyhow::Result<()> {
         let table = &self.config.table;
         let mut conn = self.connect().await?;
@@ -113,8 +108,12 @@ impl MySqlStore {
         conn.query_drop("START TRANSACTION").await?;
         let insert = format!("INSERT INTO `{table}` (name, epoch, holder) VALUES (?, 0, ?)");
         let written = match conn.exec_drop(&insert, (&row, "check")).await {
-            // The table is created at the first start.
-            Err(mysql_async::Error::Server(error)) if error.code == ER_NO_SUCH_TABLE => Ok(0),
+            Err(mysql_async::Error::Server(error)) if error.code == ER_NO_SUCH_TABLE => {
+                // The table is created at the first start. To prepare a statement needs the privilege, and changes nothing.
+                let prepare = format!("PREPARE create_table FROM '{}'", create_table(table));
+                conn.query_drop(&prepare).await.with_context(|| cannot_create(table))?;
+                Ok(0)
+            }
             Err(error) => Err(error),
             Ok(_) => conn.exec_drop(&format!("UPDATE `{table}` SET epoch = 1 WHERE name = ?"), (&row,)).await,
         };
@@ -208,6 +207,18 @@ impl MySqlStore {
             }
         }
     }
+}
+
+fn create_table(table: &str) -> String {
+    format!(
+        "CREATE TABLE IF NOT EXISTS `{table}` (name VARCHAR(64) NOT NULL PRIMARY KEY, epoch BIGINT UNSIGNED NOT NULL, holder \
+         VARCHAR(255) NOT NULL, document LONGTEXT, previous LONGTEXT, updated_at TIMESTAMP(6) NOT NULL DEFAULT \
+         CURRENT_TIMESTAMP(6)) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4"
+    )
+}
+
+fn cannot_create(table: &str) -> String {
+    format!("cannot create its table `{table}`; grant CREATE on its database")
 }
 
 /// Returns whether a write can never succeed: a missing privilege, database, table or column, or a text that is too long.
