@@ -111,6 +111,22 @@ async fn rows_that_a_transform_fails_on_are_set_aside() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A transform that asks for a retry of each row holds up a batch for a bounded time, not for the pauses of all its rows.
+#[tokio::test]
+async fn the_retries_of_a_batch_end() -> anyhow::Result<()> {
+    let (rig, plugins) = rig("the_retries_of_a_batch_end", "").await?;
+    install(&plugins, "unruly", &guest("unruly"), "on_error = \"skip\"\n")?;
+    rig.mysql.run("CREATE TABLE shop.t (id INT PRIMARY KEY AUTO_INCREMENT, act VARCHAR(20))").await?;
+    let engine = Engine::start_and_wait(&rig.config).await?;
+    // The pauses of 100 rows would take 130 s.
+    let values = vec!["('never')"; 100].join(", ");
+    rig.mysql.run(&format!("INSERT INTO shop.t (act) VALUES {values}, ('ok')")).await?;
+    rig.read_to_the_end(&engine).await?;
+    engine.stop().await?;
+    assert_eq!(rig.changes()?, ["c t 101"]);
+    Ok(())
+}
+
 /// A transform halts at a row for which, and for later rows, an earlier transform has already made messages: they are not sent.
 #[tokio::test]
 async fn what_is_made_of_rows_after_a_halt_is_not_sent() -> anyhow::Result<()> {

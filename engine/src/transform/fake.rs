@@ -69,7 +69,13 @@ impl Transform for FakeTransform {
         Ok(Interest::All)
     }
 
-    fn decide(&self, bytes: &Arc<Vec<u8>>, rows: &[Passed], _: &Arc<[Arc<Table>]>) -> Result<Decided, PluginError> {
+    fn decide(
+        &self,
+        bytes: &Arc<Vec<u8>>,
+        rows: &[Passed],
+        _: &Arc<[Arc<Table>]>,
+        _: &mut Duration,
+    ) -> Result<Decided, PluginError> {
         let batch = Batch::parse(bytes).expect("a batch");
         let bytes = Arc::new(rewrite(&batch, rows, None));
         let batch = Batch::parse(&bytes).expect("a batch");

@@ -53,7 +53,7 @@ fn load(bytes: &[u8], manifest: &str) -> anyhow::Result<Arc<Plugin>> {
 fn decide(plugin: &Plugin) -> Result<Decided, PluginError> {
     let (bytes, tables) = sample_rows();
     let rows: Vec<Passed> = (0..256).map(|row| Passed { row: RowIndex(row), origin: row, reroute: None }).collect();
-    plugin.decide(&bytes, &rows, &tables)
+    plugin.decide(&bytes, &rows, &tables, &mut Duration::default())
 }
 
 /// Returns the outcome of a call, which must end within `SOON`.

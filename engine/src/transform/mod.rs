@@ -24,6 +24,7 @@ mod verdict;
 mod wasm;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rowmill_core::batch::{Batch, Builder, RowIndex, Table};
 use rowmill_core::binlog::SkippedChange;
@@ -42,6 +43,9 @@ use manifest::OnError;
 #[cfg(test)]
 pub(crate) use manifest::OnError as OnTransformError;
 
+/// The maximum sum of the pauses before retries, for each transform and batch. It includes the retries of single rows.
+const RETRY_PAUSES_MAX: Duration = Duration::from_secs(10);
+
 /// A transform of a chain.
 pub(crate) trait Transform: std::fmt::Debug + Send + Sync {
     /// Returns the transform's name.
@@ -50,9 +54,14 @@ pub(crate) trait Transform: std::fmt::Debug + Send + Sync {
     /// Returns the transform's interest in a table.
     fn interest(&self, table: &Table) -> Result<Interest, PluginError>;
 
-    /// Decides on the `rows` of a batch.
-    fn decide(&self, bytes: &Arc<Vec<u8>>, rows: &[Passed], tables: &Arc<[Arc<Table>]>)
-    -> Result<Decided, PluginError>;
+    /// Decides on the `rows` of a batch. Takes the pauses before retries from `pauses`, and does not retry without them.
+    fn decide(
+        &self,
+        bytes: &Arc<Vec<u8>>,
+        rows: &[Passed],
+        tables: &Arc<[Arc<Table>]>,
+        pauses: &mut Duration,
+    ) -> Result<Decided, PluginError>;
 
     /// Returns how a row that the transform failed on is handled.
     fn on_error(&self, error: &TransformError) -> OnError;
@@ -200,7 +209,7 @@ impl Chain {
                 None => None,
             };
             if !state.rows.is_empty() {
-                run_one(&**transform, tables, &mut state);
+                run_one(&**transform, tables, &mut state, &mut { RETRY_PAUSES_MAX });
             }
             if let Some(permit) = permit {
                 permit.pass();
@@ -216,9 +225,9 @@ impl Chain {
 /// Passes the remaining rows of a batch through one transform.
 ///
 /// If the transform fails on the batch as a whole, each row is tried in a batch of its own, so that only the failing
-/// rows are affected.
-fn run_one(transform: &dyn Transform, tables: &Arc<[Arc<Table>]>, state: &mut Transformed) {
-    let whole = match attempt(transform, tables, state) {
+/// rows are affected. `pauses` is the time that retries may still wait.
+fn run_one(transform: &dyn Transform, tables: &Arc<[Arc<Table>]>, state: &mut Transformed, pauses: &mut Duration) {
+    let whole = match attempt(transform, tables, state, pauses) {
         Ok(()) => return,
         Err(fault) => fault,
     };
@@ -236,7 +245,7 @@ fn run_one(transform: &dyn Transform, tables: &Arc<[Arc<Table>]>, state: &mut Tr
         let single = Arc::new(rewrite(&batch, std::slice::from_ref(&passed), None));
         let row = Passed { row: RowIndex(0), ..passed };
         let mut alone = Transformed::of(single, vec![row]);
-        run_one(transform, tables, &mut alone);
+        run_one(transform, tables, &mut alone, pauses);
         let Transformed { bytes, rows, emitted, seen, dead, stop, .. } = alone;
         let single = Batch::parse(&bytes).expect("batches are written by the builder");
         for passed in rows {
@@ -254,8 +263,13 @@ fn run_one(transform: &dyn Transform, tables: &Arc<[Arc<Table>]>, state: &mut Tr
 }
 
 /// Lets a transform decide on a batch. On an error, `state` is unchanged.
-fn attempt(transform: &dyn Transform, tables: &Arc<[Arc<Table>]>, state: &mut Transformed) -> Result<(), PluginError> {
-    let Decided { dispositions, decision } = transform.decide(&state.bytes, &state.rows, tables)?;
+fn attempt(
+    transform: &dyn Transform,
+    tables: &Arc<[Arc<Table>]>,
+    state: &mut Transformed,
+    pauses: &mut Duration,
+) -> Result<(), PluginError> {
+    let Decided { dispositions, decision } = transform.decide(&state.bytes, &state.rows, tables, pauses)?;
     match decision {
         Some((bytes, decision)) => state.decide(transform, tables, bytes, &dispositions, decision),
         None => {

@@ -16,7 +16,7 @@ use super::verdict;
 use super::wasm::instance::{Code, Instance, InstanceTemplate};
 use super::wasm::limits::OUTPUT_A_ROW;
 use super::wasm::load::{INTERFACE, VERSION};
-use super::{Decided, Passed, Transform, rewrite};
+use super::{Decided, Passed, RETRY_PAUSES_MAX, Transform, rewrite};
 use crate::retry::is_logged;
 
 /// The pauses before the retries of a batch, if the plugin asks for them.
@@ -113,9 +113,11 @@ impl Plugin {
         &self.blueprint.manifest
     }
 
-    /// Lends an instance to `work`, which is retried with the same instance if the plugin says that a retry may succeed.
+    /// Lends an instance to `work`, which is retried with the same instance if the plugin says that a retry may succeed, as
+    /// long as `pauses` lasts.
     pub(super) fn with_instance<T>(
         &self,
+        pauses: &mut Duration,
         mut work: impl FnMut(&mut Instance) -> Result<T, PluginError>,
     ) -> Result<T, PluginError> {
         let mut instance = self.lend()?;
@@ -124,6 +126,8 @@ impl Plugin {
             if !matches!(result, Err(PluginError::Retry(_))) {
                 break;
             }
+            let Some(left) = pauses.checked_sub(delay) else { break };
+            *pauses = left;
             std::thread::sleep(delay);
             result = work(&mut instance);
         }
@@ -182,7 +186,7 @@ impl Transform for Plugin {
     }
 
     fn interest(&self, table: &Table) -> Result<Interest, PluginError> {
-        self.with_instance(|instance| instance.interest(table, self.manifest()).cloned())
+        self.with_instance(&mut { RETRY_PAUSES_MAX }, |instance| instance.interest(table, self.manifest()).cloned())
     }
 
     fn decide(
@@ -190,9 +194,10 @@ impl Transform for Plugin {
         bytes: &Arc<Vec<u8>>,
         rows: &[Passed],
         tables: &Arc<[Arc<Table>]>,
+        pauses: &mut Duration,
     ) -> Result<Decided, PluginError> {
         let manifest = self.manifest();
-        self.with_instance(|instance| {
+        self.with_instance(pauses, |instance| {
             let batch = Batch::parse(bytes).expect("batches are written by the builder");
             let dispositions = dispositions(manifest, instance, &batch, rows, tables)?;
             if !dispositions.contains(&Disposition::Ask) {

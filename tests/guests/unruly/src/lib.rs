@@ -69,6 +69,7 @@ impl Guest for Unruly {
                     verdict.fails.push(types::RowFail { row, message_len: 12 });
                 }
                 "reject" => return Err(Failure::Reject("told to reject".to_owned())),
+                "never" => return Err(Failure::Retry("told to try again".to_owned())),
                 "retry" => {
                     COUNTED.set(COUNTED.get() + 1);
                     // Only an instance that is asked three times running has the patience.
