@@ -254,11 +254,7 @@ fn main() -> ExitCode {
             Ok(tables) => {
                 let mut out = BufWriter::new(std::io::stdout().lock());
                 let result = replay::run(&files, Wanted { tables, schema_changes, form: form(record) }, &mut out);
-                ended(result.and_then(|()| match out.flush() {
-                    // The reader closed the pipe, which is no failure.
-                    Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-                    flushed => Ok(flushed?),
-                }))
+                ended(result.and_then(|()| printed(out.flush())))
             }
         },
     }
@@ -327,25 +323,39 @@ fn tail(config: Config, start: Start, form: Form) -> anyhow::Result<()> {
 
 fn plugin(command: PluginCommand) -> anyhow::Result<()> {
     match command {
-        PluginCommand::New { name, lang } => plugin::new(Path::new(&name), lang).map(|said| print!("{said}")),
+        PluginCommand::New { name, lang } => print(&plugin::new(Path::new(&name), lang)?),
         PluginCommand::Build { directory } => plugin::build(&directory),
         PluginCommand::Test { path, cases, accept } => {
             let tested = plugin::test(&path, cases.as_deref(), accept)?;
             let mut failed = 0;
             for (name, tested) in &tested {
-                match tested {
-                    Tested::Passed => println!("ok       {name}"),
-                    Tested::Accepted => println!("accepted {name}"),
+                print(&match tested {
+                    Tested::Passed => format!("ok       {name}\n"),
+                    Tested::Accepted => format!("accepted {name}\n"),
                     Tested::Failed(how) => {
                         failed += 1;
-                        println!("failed   {name}: {how}");
+                        format!("failed   {name}: {how}\n")
                     }
-                }
+                })?;
             }
             anyhow::ensure!(failed == 0, "{failed} of {} cases failed", tested.len());
             Ok(())
         }
-        PluginCommand::Inspect { path, rows } => plugin::inspect(&path, rows.as_deref()).map(|said| print!("{said}")),
+        PluginCommand::Inspect { path, rows } => print(&plugin::inspect(&path, rows.as_deref())?),
+    }
+}
+
+/// Writes to standard output.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    printed(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+}
+
+/// Returns the result of a write to standard output. That the reader closed the pipe is no failure.
+fn printed(written: std::io::Result<()>) -> anyhow::Result<()> {
+    match written {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("cannot write to standard output"),
     }
 }
 
