@@ -101,8 +101,10 @@ impl Window {
             Ok(document) => Some(document),
             Err(_) => {
                 let mut conn = mysql.connect().await?;
-                // Before the first start the table does not exist.
-                conn.query_first("SELECT document FROM rowmill.rowmill_checkpoints").await.unwrap_or_default()
+                let document =
+                    conn.query_first::<Option<String>, _>("SELECT document FROM rowmill.rowmill_checkpoints").await;
+                // Before the first checkpoint the table is missing, or the document is NULL.
+                document.unwrap_or_default().flatten()
             }
         };
         Ok(Self { checkpoint: document.map(|text| serde_json::from_str(&text)).transpose()?.unwrap_or_default(), end })
@@ -374,7 +376,8 @@ async fn has_reached(config: &EngineConfig, mysql: &MySql, (file, position): &(S
     }
     // Each write of the checkpoint is a transaction in the same binlog.
     let reached = format!(
-        "SELECT document->>'$.file' = '{file}' AND document->'$.position' >= {position} FROM rowmill.rowmill_checkpoints"
+        "SELECT COALESCE(document->>'$.file' = '{file}' AND document->'$.position' >= {position}, FALSE) FROM \
+         rowmill.rowmill_checkpoints"
     );
     Ok(mysql.connect().await?.query_first(reached).await? == Some(true))
 }
