@@ -19,8 +19,8 @@ use crate::retry::is_logged;
 use crate::router::{RoutedBatch, Router};
 #[cfg(test)]
 use crate::simulation::Mutation;
-use crate::sink::{Delivery, Message, Outlet as SinkOutlet};
-use crate::source::Outlet;
+use crate::sink::{Delivery, Message, Outlet};
+use crate::source::BatchConsumer;
 use crate::transform::{Chain, CurrentChain, Stop};
 
 /// The number of batches that may wait between two stages.
@@ -57,7 +57,7 @@ pub struct Worker {
     tasks: mpsc::Receiver<Task>,
     router: Router,
     /// One for each sink; `None` for a sink that discards messages.
-    outlets: Arc<[Option<SinkOutlet>]>,
+    outlets: Arc<[Option<Outlet>]>,
     skips: Arc<SkipCounter>,
 }
 
@@ -108,7 +108,7 @@ impl Intake {
     }
 }
 
-impl Outlet for Intake {
+impl BatchConsumer for Intake {
     fn batch_limits(&self) -> Cost {
         self.acks.limits()
     }
@@ -137,7 +137,7 @@ impl Worker {
     pub fn new(
         tasks: mpsc::Receiver<Task>,
         router: Router,
-        outlets: Arc<[Option<SinkOutlet>]>,
+        outlets: Arc<[Option<Outlet>]>,
         skips: Arc<SkipCounter>,
     ) -> Self {
         Self { tasks, router, outlets, skips }

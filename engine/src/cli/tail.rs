@@ -13,19 +13,19 @@ use crate::config::{self, InFlight, OnError, Start};
 use crate::mysql::Server;
 use crate::schema_history::SchemaHistory;
 use crate::shutdown::shutdown;
-use crate::source::{Outlet, Source};
+use crate::source::{BatchConsumer, Source};
 
 /// Batches that may wait to be written.
 const BATCHES_WAITING_MAX: usize = 8;
 
-/// The outlet of the source: passes batches to the printer.
+/// The source's consumer: passes batches to the printer.
 struct Batches {
     batches: mpsc::Sender<RowBatch>,
     /// The error that stops the source.
     stop: Arc<OnceLock<StopError>>,
 }
 
-impl Outlet for Batches {
+impl BatchConsumer for Batches {
     fn batch_limits(&self) -> Cost {
         InFlight::default().cost()
     }
@@ -69,11 +69,11 @@ pub async fn run(
     };
     let (batches, mut batches_out) = mpsc::channel::<RowBatch>(BATCHES_WAITING_MAX);
     let cause: Arc<OnceLock<StopError>> = Arc::default();
-    let outlet = Batches { batches, stop: Arc::clone(&cause) };
+    let consumer = Batches { batches, stop: Arc::clone(&cause) };
     let (_trigger, shutdown) = shutdown();
     let mut printer = Printer::new(out, form);
     printer.set_connector(source.connector());
-    let mut reading = std::pin::pin!(source.run(outlet, shutdown));
+    let mut reading = std::pin::pin!(source.run(consumer, shutdown));
     loop {
         tokio::select! {
             biased;

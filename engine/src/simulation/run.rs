@@ -24,7 +24,7 @@ use crate::router::{Router, SinkRequirements};
 use crate::shutdown::Shutdown;
 use crate::sink::Sink;
 use crate::sink::fake::{Answers, FakeQueue};
-use crate::source::{Lag, Outlet};
+use crate::source::{BatchConsumer, Lag};
 use crate::transform::fake::{FakeTransform, RowDecision};
 use crate::transform::{Chain, CurrentChain, OnTransformError};
 use crate::workers::{Intake, Worker};

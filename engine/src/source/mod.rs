@@ -1,4 +1,4 @@
-//! The source: reads events from the server and hands decoded batches to an [`Outlet`].
+//! The source: reads events from the server and hands decoded batches to a [`BatchConsumer`].
 //!
 //! The source waits while the in-flight budget is used up, and continues when checkpoints release budget. The source replaces
 //! a lost connection and resumes exactly where the old connection stopped. Before the source is opened, [`Server::problems`]
@@ -53,7 +53,7 @@ const RECONNECT_DELAY_MIN: Duration = Duration::from_millis(100);
 const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(5);
 
 /// Takes batches, in binlog order.
-pub trait Outlet: Send {
+pub trait BatchConsumer: Send {
     /// The limits of a batch.
     fn batch_limits(&self) -> Cost;
 
@@ -88,16 +88,16 @@ impl Source {
     pub async fn open(
         mut server: Server,
         config: config::Source,
-        place: StartPoint,
+        start: StartPoint,
         select: Box<dyn TableSelector>,
         schemas: Arc<SchemaHistory>,
     ) -> anyhow::Result<Self> {
-        let stream = open_stream(&config, server.flavor, &place)
+        let stream = open_stream(&config, server.flavor, &start)
             .await
             .map_err(|error| with_fix(error, &config))
-            .with_context(|| format!("cannot read the binlog of {} from {place}", config.address))?;
-        let history = Arc::new(History::new(config.clone(), place.resume.clone()));
-        let decoder = Decoder::new(place.resume, select)
+            .with_context(|| format!("cannot read the binlog of {} from {start}", config.address))?;
+        let history = Arc::new(History::new(config.clone(), start.resume.clone()));
+        let decoder = Decoder::new(start.resume, select)
             .with_schema_changes(config.schema_changes)
             .with_skips(config.on_error == OnError::DeadLetter)
             .with_alterations(true);
@@ -119,16 +119,16 @@ impl Source {
         Arc::clone(&self.lag)
     }
 
-    /// Reads until the shutdown is requested, or until the outlet takes no more batches.
+    /// Reads until the shutdown is requested, or until the consumer takes no more batches.
     ///
     /// # Errors
     /// If the server no longer has the next event, or if its binlog was replaced. An event that cannot be decoded is no error
-    /// here: it stops the outlet.
-    pub async fn run(mut self, mut outlet: impl Outlet, mut shutdown: Shutdown) -> anyhow::Result<()> {
+    /// here: it stops the consumer.
+    pub async fn run(mut self, mut consumer: impl BatchConsumer, mut shutdown: Shutdown) -> anyhow::Result<()> {
         let (lag, history, address) = (self.lag(), Arc::clone(&self.history), self.config.address.clone());
-        self.decoder.bound_batches(outlet.batch_limits());
+        self.decoder.bound_batches(consumer.batch_limits());
         let result = tokio::select! {
-            result = self.follow(&mut outlet) => result,
+            result = self.follow(&mut consumer) => result,
             () = lag.watch(&address) => Ok(()),
             error = history.watch() => Err(error),
             () = shutdown.requested() => Ok(()),
@@ -136,7 +136,7 @@ impl Source {
         match result.map_err(anyhow::Error::downcast::<StopError>) {
             Err(Ok(error)) => {
                 let server = Arc::clone(&self.decoder.resume_before().server);
-                outlet.stop(StopError { server, ..error });
+                consumer.stop(StopError { server, ..error });
             }
             Err(Err(error)) => return Err(error),
             Ok(()) => {}
@@ -145,11 +145,11 @@ impl Source {
     }
 
     /// Reads, and reconnects when the connection is lost.
-    async fn follow(&mut self, outlet: &mut impl Outlet) -> anyhow::Result<()> {
+    async fn follow(&mut self, consumer: &mut impl BatchConsumer) -> anyhow::Result<()> {
         let mut delays = reconnect_delays();
         let mut read_from = self.decoder.position().clone();
         loop {
-            match self.read(outlet).await {
+            match self.read(consumer).await {
                 Ok(()) => return Ok(()),
                 Err(Interruption::Definite(error)) => return Err(error),
                 Err(Interruption::Transient(error)) => {
@@ -183,11 +183,11 @@ impl Source {
             let (mut first_error, mut may_come_back) = (None, false);
             for candidate in self.config.candidates() {
                 let not_yet = match reconnect_to(&candidate, &resume).await {
-                    Ok(Reconnected { stream, place, retention, time }) => {
+                    Ok(Reconnected { stream, start, retention, time }) => {
                         let after = failures.worked().map(tracing::field::debug);
-                        info!(source = candidate.address, position = %place, after, "reconnected");
-                        if place.by == ResumeBy::Gtids {
-                            self.decoder.relocate(place.resume);
+                        info!(source = candidate.address, position = %start, after, "reconnected");
+                        if start.by == ResumeBy::Gtids {
+                            self.decoder.relocate(start.resume);
                         }
                         self.history.reads(&candidate, self.decoder.resume_before());
                         self.catalog.forget();
@@ -218,7 +218,7 @@ impl Source {
         }
     }
 
-    async fn read(&mut self, outlet: &mut impl Outlet) -> Result<(), Interruption> {
+    async fn read(&mut self, consumer: &mut impl BatchConsumer) -> Result<(), Interruption> {
         let Self { config, stream, decoder, lag, history, catalog, schemas, connector: _ } = self;
         let mut handed_on = Instant::now();
         let mut events: u32 = 0;
@@ -231,7 +231,7 @@ impl Source {
             if event.is_none() || is_old() {
                 while let Some(batch) = decoder.flush() {
                     handed_on = Instant::now();
-                    if !outlet.hand_on(batch).await {
+                    if !consumer.hand_on(batch).await {
                         return Ok(());
                     }
                 }
@@ -263,7 +263,7 @@ impl Source {
                     Ok(Next::Event) => break,
                     Ok(Next::Batch(batch)) => {
                         handed_on = Instant::now();
-                        if !outlet.hand_on(*batch).await {
+                        if !consumer.hand_on(*batch).await {
                             return Ok(());
                         }
                     }
@@ -295,7 +295,7 @@ impl Source {
                                 // Rows before the event are still delivered.
                                 let transaction = decoder.transaction_begin();
                                 while let Some(batch) = decoder.give_up() {
-                                    if !outlet.hand_on(batch).await {
+                                    if !consumer.hand_on(batch).await {
                                         return Ok(());
                                     }
                                 }
@@ -321,7 +321,7 @@ fn reconnect_delays() -> Delays {
 /// A new connection that streams from the resume point.
 struct Reconnected {
     stream: ReplicationStream,
-    place: StartPoint,
+    start: StartPoint,
     /// How long the server keeps its binlog (inner `None`: for ever); `None` if that is unknown.
     retention: Option<Option<Duration>>,
     /// The server's clock, as time since 1970; `None` if unknown.
@@ -337,19 +337,19 @@ async fn reconnect_to(config: &config::Source, resume: &ResumePoint) -> Result<R
     if let Some(problem) = server.problems().into_iter().next() {
         return Err(ConnectError::Definite(problem.into()));
     }
-    let place = match server.locate(&Start::Latest, Some(resume.clone())).await {
-        Ok(place) => place,
+    let start = match server.locate(&Start::Latest, Some(resume.clone())).await {
+        Ok(start) => start,
         Err(LocateError::Definite(error)) if is_lost_connection(&error) => return Err(ConnectError::Transient(error)),
         Err(LocateError::Definite(error)) => {
             return Err(ConnectError::Definite(error.context("cannot continue from the checkpoint")));
         }
         Err(LocateError::Transient(error)) => return Err(ConnectError::Transient(error)),
     };
-    match open_stream(config, server.flavor, &place).await {
+    match open_stream(config, server.flavor, &start).await {
         Ok(stream) => {
             let (retention, time) = (server.retention().await.ok(), server.time().await.ok());
             server.disconnect().await;
-            Ok(Reconnected { stream, place, retention, time })
+            Ok(Reconnected { stream, start, retention, time })
         }
         Err(error) if is_definite(&error) => Err(ConnectError::Definite(with_fix(error, config))),
         Err(error) => Err(ConnectError::Transient(error.into())),
@@ -361,10 +361,10 @@ async fn reconnect_to(config: &config::Source, resume: &ResumePoint) -> Result<R
 ///
 /// # Errors
 /// If the binlog cannot be read from there.
-pub async fn probe(config: &config::Source, flavor: Flavor, place: &StartPoint) -> anyhow::Result<Option<Duration>> {
+pub async fn probe(config: &config::Source, flavor: Flavor, start: &StartPoint) -> anyhow::Result<Option<Duration>> {
     let lag = Lag::default();
     let read = async {
-        let mut stream = open_stream(&with_other_server_id(config), flavor, place).await?;
+        let mut stream = open_stream(&with_other_server_id(config), flavor, start).await?;
         lag.read(stream.event().await?);
         let next_change = async {
             while lag.age().is_none() {
@@ -376,7 +376,7 @@ pub async fn probe(config: &config::Source, flavor: Flavor, place: &StartPoint) 
     };
     read.await
         .map_err(|error| with_fix(error, config))
-        .with_context(|| format!("cannot read the binlog of {} from {place}", config.address))?;
+        .with_context(|| format!("cannot read the binlog of {} from {start}", config.address))?;
     Ok(lag.age())
 }
 

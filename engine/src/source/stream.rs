@@ -42,9 +42,9 @@ impl From<ConnectError> for Interruption {
 pub(super) async fn open_stream(
     config: &config::Source,
     flavor: Flavor,
-    place: &StartPoint,
+    start: &StartPoint,
 ) -> Result<ReplicationStream, StreamError> {
-    open_with_end(config, flavor, place, Ending::Waits).await
+    open_with_end(config, flavor, start, Ending::Waits).await
 }
 
 /// What the server does at the end of its binlog.
@@ -59,7 +59,7 @@ enum Ending {
 async fn open_with_end(
     config: &config::Source,
     flavor: Flavor,
-    place: &StartPoint,
+    start: &StartPoint,
     ending: Ending,
 ) -> Result<ReplicationStream, StreamError> {
     let mut stream = ReplicationStream::connect(&Login::new(&config.options, &config.tls)).await?;
@@ -73,7 +73,7 @@ async fn open_with_end(
             ))
             .await?;
     }
-    let StartPoint { resume: ResumePoint { gtids, .. }, by, from } = place;
+    let StartPoint { resume: ResumePoint { gtids, .. }, by, from } = start;
     let server_id = config.server_id;
     // MariaDB omits annotation events unless they are requested, though their bytes count in positions.
     let annotations = flavor == Flavor::MariaDb;

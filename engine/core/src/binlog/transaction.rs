@@ -53,7 +53,7 @@ pub(super) struct PendingTransaction {
     /// Full batches, with rows of this transaction alone.
     pub batches: Vec<RowBatch>,
     /// How many times rows of the transaction were emitted.
-    pub emitted_resume: u32,
+    pub emissions: u32,
     /// Whether the transaction had more rows than can be held back. No rows are then held back until the next savepoint.
     pub overflowed: bool,
     savepoints: Vec<(String, Savepoint)>,
@@ -69,7 +69,7 @@ struct Savepoint {
     /// The number of rows of the transaction.
     rows: u32,
     /// How many times rows of the transaction had been emitted.
-    emitted_resume: u32,
+    emissions: u32,
 }
 
 /// The rest of a transaction after a rollback to a savepoint.
@@ -94,7 +94,7 @@ pub(super) enum NotRolledBack {
 
 impl PendingTransaction {
     pub fn new(earlier: usize) -> Self {
-        Self { on: false, earlier, batches: Vec::new(), emitted_resume: 0, overflowed: false, savepoints: Vec::new() }
+        Self { on: false, earlier, batches: Vec::new(), emissions: 0, overflowed: false, savepoints: Vec::new() }
     }
 
     /// Returns the bytes of the full batches.
@@ -115,8 +115,7 @@ impl PendingTransaction {
     pub fn savepoint(&mut self, name: String, batch_rows: usize, rows: u32) {
         self.overflowed = false;
         self.savepoints.retain(|(known, _)| *known != name);
-        let savepoint =
-            Savepoint { batches: self.batches.len(), batch_rows, rows, emitted_resume: self.emitted_resume };
+        let savepoint = Savepoint { batches: self.batches.len(), batch_rows, rows, emissions: self.emissions };
         self.savepoints.push((name, savepoint));
     }
 
@@ -129,7 +128,7 @@ impl PendingTransaction {
         let known = self.savepoints.iter().position(|(known, _)| known == name).ok_or(NotRolledBack::Unknown)?;
         let (_, savepoint) = self.savepoints[known];
         self.savepoints.truncate(known + 1);
-        if self.emitted_resume != savepoint.emitted_resume {
+        if self.emissions != savepoint.emissions {
             return Err(NotRolledBack::HandedOn);
         }
         // The batch that was current at the savepoint may be full by now: it is opened again with its rows up to there.
@@ -257,10 +256,10 @@ mod tests {
     #[test]
     fn what_was_handed_on_is_not_taken_back() {
         let mut hold = PendingTransaction::new(0);
-        hold.emitted_resume = 1;
+        hold.emissions = 1;
         hold.savepoint("a".to_owned(), 5, 9);
         assert_eq!(roll_back_to(&mut hold, "a"), Ok((9, 5)), "rows before the savepoint may be emitted");
-        hold.emitted_resume = 2;
+        hold.emissions = 2;
         assert_eq!(roll_back_to(&mut hold, "a"), Err(NotRolledBack::HandedOn));
     }
 

@@ -75,7 +75,7 @@ impl Credentials {
             }
             // Only a task that panicked leaves a finished answer here: the provider is asked again.
             state.asking.take_if(|asking| asking.peek().is_some());
-            let asking = state.asking.get_or_insert_with(|| Arc::clone(&self.0).send_once(now)).clone();
+            let asking = state.asking.get_or_insert_with(|| Arc::clone(&self.0).ask_provider(now)).clone();
             match state.held.as_ref().filter(|held| held.holds(now)) {
                 Some(held) => return Ok(held.identity.clone()),
                 None => asking,
@@ -108,7 +108,7 @@ impl CredentialsCache {
     }
 
     /// Asks the provider in a task of its own, and stores its answer.
-    fn send_once(self: Arc<Self>, now: SystemTime) -> PendingCredentials {
+    fn ask_provider(self: Arc<Self>, now: SystemTime) -> PendingCredentials {
         let task = tokio::spawn(async move {
             let answer = tokio::time::timeout(PROVIDER_TIMEOUT, self.provider.provide_credentials()).await;
             let answer = match answer {

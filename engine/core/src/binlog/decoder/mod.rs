@@ -82,7 +82,7 @@ pub struct Decoder {
     /// emitted.
     resume: ResumePoint,
     /// The resume point of the last batch that [`Decoder::next`], [`Decoder::give_up`] or [`Decoder::flush`] returned.
-    emitted_resume: Arc<ResumePoint>,
+    emissions: Arc<ResumePoint>,
     /// The batch that is being filled.
     batch: BatchAssembler,
     /// The size at which the batch is full.
@@ -131,15 +131,15 @@ struct Span {
 
 /// The reason why an event was not processed.
 #[derive(Debug)]
-enum EventOutcome {
+enum EventError {
     /// The event, or an event inside it, cannot be decoded.
     Failed { fault: DecodeErrorKind, kind: EventKind, table: Option<String> },
     /// Columns must be looked up first; the event is processed again after that.
     Columns { schema: String, table: String, missing: Missing },
 }
 
-impl EventOutcome {
-    /// Creates the outcome of an error in an event of this type.
+impl EventError {
+    /// Creates the error of an event of this type.
     fn of(fault: DecodeErrorKind, kind: EventKind) -> Self {
         Self::Failed { fault, kind, table: None }
     }
@@ -176,7 +176,7 @@ impl Decoder {
             awaited: awaited(&resume),
             file: None,
             trail: Trail::default(),
-            emitted_resume: Arc::new(resume.clone()),
+            emissions: Arc::new(resume.clone()),
             resume,
             batch: BatchAssembler::first(),
             batch_max: BatchLimits { rows: BATCH_ROWS_MAX, bytes: BATCH_BYTES_MAX },
@@ -240,10 +240,10 @@ impl Decoder {
             };
             match step {
                 Ok(()) => {}
-                Err(EventOutcome::Columns { schema, table, missing }) => {
+                Err(EventError::Columns { schema, table, missing }) => {
                     return Ok(Next::Columns { schema, table, missing });
                 }
-                Err(EventOutcome::Failed { fault, kind, table }) => {
+                Err(EventError::Failed { fault, kind, table }) => {
                     let transaction = self.transaction.as_ref().map(|transaction| transaction.begin);
                     self.cut_before_event();
                     self.failed = Some(Box::new(DecodeError {
@@ -346,7 +346,7 @@ impl Decoder {
         self.alterations.clear();
         self.checksums = Checksums::Unknown;
         self.done = EventState::Nothing;
-        self.resume = ResumePoint::clone(&self.emitted_resume);
+        self.resume = ResumePoint::clone(&self.emissions);
         self.position = self.resume.position.clone();
         self.skip = self.resume.partial.clone();
         self.gtids = self.resume.gtids.clone().filter(|_| !is_by_mariadb_gtids(&self.resume));
@@ -363,13 +363,13 @@ impl Decoder {
     /// Moves the decoder to `resume`, on another server or at another position. Everything that was not emitted is
     /// discarded.
     pub fn relocate(&mut self, resume: ResumePoint) {
-        self.emitted_resume = Arc::new(resume);
+        self.emissions = Arc::new(resume);
         self.rewind();
     }
 
     /// Returns the resume point directly before the rows that were not emitted yet.
     pub fn resume_before(&self) -> &ResumePoint {
-        &self.emitted_resume
+        &self.emissions
     }
 
     /// Returns the server's family, which is known once a file's first event is read.
@@ -391,11 +391,11 @@ impl Decoder {
     }
 
     /// Begins an event, and processes all of it unless it is a compressed transaction.
-    fn begin_event(&mut self, bytes: &[u8]) -> Result<(), EventOutcome> {
+    fn begin_event(&mut self, bytes: &[u8]) -> Result<(), EventError> {
         self.rows_of_event = 0;
-        let header = EventHeader::parse(bytes).map_err(|fault| EventOutcome::of(fault, EventKind(0)))?;
+        let header = EventHeader::parse(bytes).map_err(|fault| EventError::of(fault, EventKind(0)))?;
         let kind = header.kind;
-        let body = self.checksums.open(&header, bytes).map_err(|fault| EventOutcome::of(fault, kind))?;
+        let body = self.checksums.open(&header, bytes).map_err(|fault| EventError::of(fault, kind))?;
         let at = self.position.offset;
         let span = header
             .span_after(at)
@@ -410,10 +410,10 @@ impl Decoder {
             self.trail.push(&header, bytes);
         }
         if kind == EventKind::FORMAT_DESCRIPTION {
-            self.begin_file(&header, bytes).map_err(|fault| EventOutcome::of(fault, kind))?;
+            self.begin_file(&header, bytes).map_err(|fault| EventError::of(fault, kind))?;
         }
         if kind == EventKind::TRANSACTION_PAYLOAD {
-            let payload = Payload::begin(body).map_err(|fault| EventOutcome::of(fault, kind))?;
+            let payload = Payload::begin(body).map_err(|fault| EventError::of(fault, kind))?;
             let body = EventHeader::LEN..EventHeader::LEN + body.len();
             self.done = EventState::Part(Box::new(OpenPayload { payload, body, span }));
             return Ok(());
@@ -430,7 +430,7 @@ impl Decoder {
     }
 
     /// Processes the next event of a compressed transaction.
-    fn continue_payload(&mut self, bytes: &[u8], mut open: Box<OpenPayload>) -> Result<(), EventOutcome> {
+    fn continue_payload(&mut self, bytes: &[u8], mut open: Box<OpenPayload>) -> Result<(), EventError> {
         let OpenPayload { payload, body, span } = &mut *open;
         let packed = bytes.get(body.clone()).unwrap_or_default();
         // Rows are numbered from this offset with 32 bits.
@@ -439,10 +439,10 @@ impl Decoder {
                 what: "a compressed transaction of more than 3 GiB".to_owned(),
                 fix: "turn `binlog_transaction_compression` off for such transactions",
             };
-            return Err(EventOutcome::of(fault, EventKind::TRANSACTION_PAYLOAD));
+            return Err(EventError::of(fault, EventKind::TRANSACTION_PAYLOAD));
         };
         let offset = offset - MAX_EVENT_ROWS as u32;
-        let event = payload.event(packed).map_err(|fault| EventOutcome::of(fault, EventKind::TRANSACTION_PAYLOAD))?;
+        let event = payload.event(packed).map_err(|fault| EventError::of(fault, EventKind::TRANSACTION_PAYLOAD))?;
         let Some((header, body)) = event else {
             self.position.offset = span.end;
             self.done = EventState::All;
@@ -475,9 +475,9 @@ impl Decoder {
     }
 
     /// Processes an event, which may be inside a compressed transaction. `span` is the range of the outer event.
-    fn dispatch(&mut self, header: &EventHeader, body: &[u8], span: Span) -> Result<(), EventOutcome> {
+    fn dispatch(&mut self, header: &EventHeader, body: &[u8], span: Span) -> Result<(), EventError> {
         let kind = header.kind;
-        let halt = |fault, table| EventOutcome::Failed { fault, kind, table };
+        let halt = |fault, table| EventError::Failed { fault, kind, table };
         if let Some(rows_kind) = RowsKind::of(kind) {
             if self.is_done_with() {
                 return Ok(());
@@ -492,7 +492,7 @@ impl Decoder {
                 return Ok(());
             }
             return self.tables.map(body, self.family, &*self.select, self.skips).map_err(|fault| match fault {
-                TableMapError::Missing { schema, table, missing } => EventOutcome::Columns { schema, table, missing },
+                TableMapError::Missing { schema, table, missing } => EventError::Columns { schema, table, missing },
                 TableMapError::Decode(fault) => {
                     let name = TableName::parse(body).ok();
                     halt(fault, name.map(|name| shown_name(name.schema, name.table)))

@@ -240,7 +240,7 @@ impl Decoder {
         let offset = self.transaction.as_ref().and_then(|transaction| transaction.payload_offset);
         let is_known = self.is_past(EventOffset { event: self.position.offset, rows: offset.unwrap_or(0) });
         let is_discarded =
-            |of: &mut Transaction| of.hold.emitted_resume == 0 && (!of.has_past_rows || of.is_past || is_known);
+            |of: &mut Transaction| of.hold.emissions == 0 && (!of.has_past_rows || of.is_past || is_known);
         let Some(Transaction { hold, .. }) = self.transaction.take_if(is_discarded) else {
             return Err(self.rolled_back_too_late());
         };
