@@ -11,7 +11,7 @@
 //!
 //! One row, in the order in which it flows:
 //!
-//! 1. [`source`] streams the binlog through [`mysql`], decodes events (`rowmill_core::binlog`) and hands on packed
+//! 1. [`source`] streams the binlog through [`mysql`], decodes events (`rowmill_core::binlog`) and forwards packed
 //!    batches of rows (`rowmill_core::batch`).
 //! 2. [`workers::Intake`] opens an [`ack`] for each batch, in binlog order, and hands the batch to a [`workers::Worker`].
 //! 3. The worker passes the batch through the [`transform`] chain, and [`router`] makes messages of the rows that are

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
 use rowmill::cli::plugin::{self, Language, Tested};
-use rowmill::cli::printer::Form;
+use rowmill::cli::printer::{Form, taken};
 use rowmill::cli::replay::{self, Wanted};
 use rowmill::cli::{check, tail};
 use rowmill::config::{Config, ConfigError, Start, TablePatterns, parse_start};
@@ -254,7 +254,7 @@ fn main() -> ExitCode {
             Ok(tables) => {
                 let mut out = BufWriter::new(std::io::stdout().lock());
                 let result = replay::run(&files, Wanted { tables, schema_changes, form: form(record) }, &mut out);
-                ended(result.and_then(|()| printed(out.flush())))
+                ended(result.and_then(|()| taken(out.flush()).map(drop)))
             }
         },
     }
@@ -345,18 +345,10 @@ fn plugin(command: PluginCommand) -> anyhow::Result<()> {
     }
 }
 
-/// Writes to standard output.
+/// Writes to standard output, unless its reader closed the pipe.
 fn print(text: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
-    printed(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
-}
-
-/// Returns the result of a write to standard output. That the reader closed the pipe is no failure.
-fn printed(written: std::io::Result<()>) -> anyhow::Result<()> {
-    match written {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("cannot write to standard output"),
-    }
+    taken(out.write_all(text.as_bytes()).and_then(|()| out.flush())).map(drop)
 }
 
 fn with_config(path: &Path, run: impl FnOnce(Config) -> anyhow::Result<()>) -> ExitCode {

@@ -113,7 +113,7 @@ impl BatchConsumer for Intake {
         self.acks.limits()
     }
 
-    async fn hand_on(&mut self, batch: RowBatch) -> bool {
+    async fn forward(&mut self, batch: RowBatch) -> bool {
         failpoint::delay(Step::Decoded).await;
         let worker = self.next_number as usize % self.tasks.len();
         // The place in the channel is reserved first, so that no ack is opened and then dropped because the source stops.
@@ -185,7 +185,7 @@ impl Worker {
         if ack.is_stopped() {
             return false;
         }
-        let is_taken = self.hand_on(by_sink, &ack).await;
+        let is_taken = self.forward(by_sink, &ack).await;
         failpoint::reached(Step::HandedOn);
         failpoint::delay(Step::HandedOn).await;
         #[cfg(test)]
@@ -214,7 +214,7 @@ impl Worker {
     }
 
     /// Hands messages to the sinks. Returns false if a sink has ended; the sink reports the error.
-    async fn hand_on(&self, by_sink: Vec<Vec<Message>>, ack: &Ack) -> bool {
+    async fn forward(&self, by_sink: Vec<Vec<Message>>, ack: &Ack) -> bool {
         for (messages, outlet) in by_sink.into_iter().zip(&*self.outlets) {
             let (Some(first), Some(outlet)) = (messages.first(), outlet) else { continue };
             debug_assert!(messages.is_sorted_by_key(|message| message.row), "the first is of the first row");
@@ -261,23 +261,23 @@ mod tests {
         let (_, tasks) = mpsc::channel(1);
         let router = Router::new(Destinations::default(), Vec::new(), String::new(), Connector::MySql);
         let worker = Worker::new(tasks, router, Arc::new([None, Some(outlet)]), Arc::default());
-        let mut hand_on = |by_sink| {
+        let mut forward = |by_sink| {
             let ack = open(&mut acks, 4, 8);
-            let is_taken = worker.hand_on(by_sink, &ack).now_or_never().expect("room or an end");
+            let is_taken = worker.forward(by_sink, &ack).now_or_never().expect("room or an end");
             if is_taken {
                 ack.acknowledge();
             }
             is_taken
         };
 
-        assert!(hand_on(vec![vec![message()], vec![]]));
+        assert!(forward(vec![vec![message()], vec![]]));
         assert!(feed.take().is_some(), "a discarding sink needs no delivery");
-        assert!(hand_on(vec![vec![message()], vec![message()]]));
+        assert!(forward(vec![vec![message()], vec![message()]]));
         assert!(feed.take().is_none(), "a sink has a message that is not delivered yet");
         inlet.try_recv().expect("a delivery").ack.acknowledge();
         assert!(feed.take().is_some());
         drop(inlet);
-        assert!(!hand_on(vec![vec![], vec![message()]]), "the sink has ended");
+        assert!(!forward(vec![vec![], vec![message()]]), "the sink has ended");
         assert_eq!(observer.lost_batches(), 1);
     }
 }

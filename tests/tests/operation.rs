@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use mysql_async::prelude::Queryable;
-use rowmill_tests::{Build, Engine, Rig, binary, scratch, top, wait_for};
+use rowmill_tests::{Build, Engine, EngineConfig, Rig, binary, scratch, top, wait_for};
 
 const SOON: Duration = Duration::from_secs(60);
 const SHOP: &str = "tables = [\"shop.*\"]\nstart = \"earliest\"";
@@ -197,15 +197,17 @@ async fn an_idle_engine_sleeps() -> anyhow::Result<()> {
     engine.stop().await
 }
 
+/// Returns a check's exit code and output.
+fn checked(config: &EngineConfig) -> anyhow::Result<(Option<i32>, String)> {
+    let output = config.command(&["check"])?.output()?;
+    Ok((output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned()))
+}
+
 /// A check finds the errors that a run would meet.
 #[tokio::test]
 async fn a_check_finds_what_a_run_would() -> anyhow::Result<()> {
     let rig = Rig::start("a_check_finds_what_a_run_would", Build::MySql, &[], SHOP).await?;
-    let check = |text: String| {
-        let config = rowmill_tests::EngineConfig { text, ..rig.config.clone() };
-        let output = config.command(&["check"])?.output()?;
-        Ok::<_, anyhow::Error>((output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned()))
-    };
+    let check = |text: String| checked(&EngineConfig { text, ..rig.config.clone() });
     let (code, said) = check(rig.config.text.clone())?;
     ensure!(code == Some(0) && said.contains("ready"), "{said}");
     let path = rig.config.checkpoint().display().to_string();
@@ -229,16 +231,12 @@ async fn a_check_finds_a_table_that_cannot_be_created() -> anyhow::Result<()> {
             format!("type = \"mysql\"\nurl = \"{}/state\"\npassword = \"{}\"", rig.mysql.url(), rig.mysql.password());
         let path = format!("path = \"{}\"", rig.config.checkpoint().display());
         let text = rig.config.text.replace(&path, &store);
-        let config = rowmill_tests::EngineConfig { text, ..rig.config.clone() };
-        let check = || {
-            let output = config.command(&["check"])?.output()?;
-            Ok::<_, anyhow::Error>((output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned()))
-        };
+        let config = EngineConfig { text, ..rig.config.clone() };
         rig.mysql.run("CREATE SCHEMA state; GRANT SELECT, INSERT, UPDATE ON state.* TO rowmill@'%'").await?;
-        let (code, said) = check()?;
+        let (code, said) = checked(&config)?;
         ensure!(code == Some(1) && said.contains("grant CREATE on its database"), "{said}");
         rig.mysql.run("GRANT CREATE ON state.* TO rowmill@'%'").await?;
-        let (code, said) = check()?;
+        let (code, said) = checked(&config)?;
         ensure!(code == Some(0) && said.contains("ready"), "{said}");
         let tables: Option<u64> = rig
             .mysql

@@ -199,13 +199,10 @@ fn lock(path: &Path) -> anyhow::Result<File> {
 /// Returns the lock that this process holds: a new one if the lock file was removed or replaced, so that other processes find
 /// it locked again.
 fn still_locked(path: &Path, held: Arc<File>) -> anyhow::Result<Arc<File>> {
-    let id = |metadata: &Metadata| (metadata.dev(), metadata.ino());
-    match std::fs::metadata(path) {
-        Ok(found) if id(&found) == id(&held.metadata()?) => Ok(held),
-        Ok(_) => Ok(Arc::new(lock(path)?)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Arc::new(lock(path)?)),
-        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
-    }
+    let id = |metadata: Metadata| (metadata.dev(), metadata.ino());
+    let held_id = id(held.metadata()?);
+    let is_held = std::fs::metadata(path).is_ok_and(|found| id(found) == held_id);
+    if is_held { Ok(held) } else { Ok(Arc::new(lock(path)?)) }
 }
 
 /// Keeps the file that is about to be replaced under another name.

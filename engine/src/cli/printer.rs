@@ -104,7 +104,11 @@ impl<'a, W: Write> Printer<'a, W> {
     }
 }
 
-fn taken(result: std::io::Result<()>) -> anyhow::Result<bool> {
+/// Returns the result of a write to standard output: false if the reader closed the pipe, which is no failure.
+///
+/// # Errors
+/// If the output cannot be written.
+pub fn taken(result: std::io::Result<()>) -> anyhow::Result<bool> {
     match result {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),

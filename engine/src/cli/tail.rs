@@ -30,7 +30,7 @@ impl BatchConsumer for Batches {
         InFlight::default().cost()
     }
 
-    async fn hand_on(&mut self, batch: RowBatch) -> bool {
+    async fn forward(&mut self, batch: RowBatch) -> bool {
         self.batches.send(batch).await.is_ok()
     }
 

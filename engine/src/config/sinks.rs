@@ -39,7 +39,7 @@ pub enum SinkKind {
         /// The file, which is appended to.
         path: PathBuf,
     },
-    /// Nowhere: messages are discarded.
+    /// Messages are discarded.
     Null,
 }
 

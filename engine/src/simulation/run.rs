@@ -313,7 +313,7 @@ async fn process(world: Arc<Mutex<World>>, plan: Arc<Plan>) -> (End, Option<Dura
     (end, signalled_at.map(|signalled_at| signalled_at.elapsed()))
 }
 
-/// Runs the fake source, which hands on batches of random sizes until it is stopped.
+/// Runs the fake source, which forwards batches of random sizes until it is stopped.
 async fn source(fakes: Fakes, first: usize, mut intake: Intake, mut shutdown: Shutdown) -> anyhow::Result<()> {
     let history = Arc::clone(&lock(&fakes.world).history);
     let read = async {
@@ -333,7 +333,7 @@ async fn source(fakes: Fakes, first: usize, mut intake: Intake, mut shutdown: Sh
             if next == first {
                 batch.new_tables = history.tables.to_vec();
             }
-            if !intake.hand_on(batch).await {
+            if !intake.forward(batch).await {
                 return Ok(());
             }
             next = to;

@@ -1,4 +1,4 @@
-//! Sinks: an SQS queue, or one for each table; a file, standard output, or nowhere.
+//! Sinks: an SQS queue, or one for each table; a file, standard output, or `null`, which discards messages.
 //!
 //! In: deliveries of messages, each with an ack. Out: durable messages. A sink acknowledges a message when it is durable,
 //! never before.

@@ -1,4 +1,4 @@
-//! The source: reads events from the server and hands decoded batches to a [`BatchConsumer`].
+//! The source: reads events from the server and forwards decoded batches to a [`BatchConsumer`].
 //!
 //! The source waits while the in-flight budget is used up, and continues when checkpoints release budget. The source replaces
 //! a lost connection and resumes exactly where the old connection stopped. Before the source is opened, [`Server::problems`]
@@ -35,7 +35,7 @@ use crate::retry::{Delays, FailureLog, error_text};
 use crate::schema_history::SchemaHistory;
 use crate::shutdown::Shutdown;
 
-/// Rows are handed on at least this often while events arrive without a pause, even if few of them are of selected tables.
+/// Rows are forwarded at least this often while events arrive without a pause, even if few of them are of selected tables.
 const BATCH_AGE_MAX: Duration = Duration::from_millis(10);
 /// Number of events between two looks at the clock.
 const EVENTS_BETWEEN_CLOCKS: u32 = 64;
@@ -57,11 +57,11 @@ pub trait BatchConsumer: Send {
     /// The limits of a batch.
     fn batch_limits(&self) -> Cost;
 
-    /// Waits for room and hands a batch on. Returns false if the pipeline takes no more batches; the cause is reported by the
+    /// Waits for room and forwards a batch. Returns false if the pipeline takes no more batches; the cause is reported by the
     /// stage that stopped the pipeline.
-    fn hand_on(&mut self, batch: RowBatch) -> impl Future<Output = bool> + Send;
+    fn forward(&mut self, batch: RowBatch) -> impl Future<Output = bool> + Send;
 
-    /// Reports that the next event can never be read. The batches handed on before are delivered before the engine stops.
+    /// Reports that the next event can never be read. The batches forwarded before are delivered before the engine stops.
     fn stop(&mut self, error: StopError);
 }
 
@@ -223,7 +223,7 @@ impl Source {
         let mut handed_on = Instant::now();
         let mut events: u32 = 0;
         loop {
-            // Take an event that was already received. Before waiting for one, hand on the rows decoded so far, so that rows
+            // Take an event that was already received. Before waiting for one, forward the rows decoded so far, so that rows
             // never wait for more rows.
             let event = stream.try_next_event().map_err(Interruption::Transient)?;
             events = events.wrapping_add(1);
@@ -231,7 +231,7 @@ impl Source {
             if event.is_none() || is_old() {
                 while let Some(batch) = decoder.flush() {
                     handed_on = Instant::now();
-                    if !consumer.hand_on(batch).await {
+                    if !consumer.forward(batch).await {
                         return Ok(());
                     }
                 }
@@ -250,7 +250,7 @@ impl Source {
                 // `next` is matched in place: most events make no batch, and moving the result, which has room for a batch,
                 // would take as long as decoding such an event.
                 let next = decoder.next(event);
-                // Record columns before a batch is handed on, as the checkpoint may follow the batch at once.
+                // Record columns before a batch is forwarded, as the checkpoint may follow the batch at once.
                 if let (Some((schema, table, rows, columns)), Ok(_)) = (looked_up.take(), &next)
                     && decoder.knows_columns(&schema, &table)
                 {
@@ -263,7 +263,7 @@ impl Source {
                     Ok(Next::Event) => break,
                     Ok(Next::Batch(batch)) => {
                         handed_on = Instant::now();
-                        if !consumer.hand_on(*batch).await {
+                        if !consumer.forward(*batch).await {
                             return Ok(());
                         }
                     }
@@ -295,7 +295,7 @@ impl Source {
                                 // Rows before the event are still delivered.
                                 let transaction = decoder.transaction_begin();
                                 while let Some(batch) = decoder.give_up() {
-                                    if !consumer.hand_on(batch).await {
+                                    if !consumer.forward(batch).await {
                                         return Ok(());
                                     }
                                 }

@@ -355,20 +355,18 @@ impl BatchAssembler {
 
 #[cfg(test)]
 mod tests {
-    use rowmill_batch::{ColumnIndex, Row, Table};
+    use rowmill_batch::{Row, Table};
     use rowmill_pipeline::ack::Cost;
 
     use super::*;
-    use crate::binlog::{ColumnSet, Decoder, Next, RowBatch};
+    use crate::binlog::model::Columns;
+    use crate::binlog::{Decoder, Next, RowBatch};
     use crate::position::ResumePoint;
 
-    /// A selector with pseudo-random projections that depend on the seed and sometimes change.
-    struct Columns {
-        seed: Option<u64>,
-        asked: std::cell::Cell<u64>,
-    }
+    /// All tables, with the model's projections.
+    struct AllTables(Columns);
 
-    impl TableSelector for Columns {
+    impl TableSelector for AllTables {
         fn table(&self, _schema: &str, _table: &str) -> bool {
             true
         }
@@ -378,35 +376,18 @@ mod tests {
         }
 
         fn projection(&self, table: &Table) -> Option<TableProjection> {
-            let Some(seed) = self.seed else { return Some(TableProjection::default()) };
-            // Sometimes the projection is not known yet.
-            if self.asked.get().is_multiple_of(5) {
-                return None;
-            }
-            let set = |salt: u64| -> ColumnSet {
-                let columns = (0..table.columns.len() as u64).filter(|column| {
-                    (seed + salt).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(*column as u32) & 3 == 0
-                });
-                columns.map(|column| ColumnIndex(column as u32)).collect()
-            };
-            let plan = |salt| Some(RowProjection { before: set(salt), after: set(salt + 1) });
-            Some(TableProjection {
-                inserts: plan(self.version()),
-                updates: plan(7),
-                deletes: if seed % 2 == 0 { None } else { plan(9) },
-            })
+            self.0.projection(table)
         }
 
         fn version(&self) -> u64 {
-            self.asked.set(self.asked.get() + 1);
-            self.asked.get() / 3
+            self.0.version()
         }
     }
 
     fn decode(path: &std::path::Path, seed: Option<u64>, mut take: impl FnMut(RowBatch)) {
         let file = std::fs::read(path).expect("kept");
         let resume = ResumePoint::at("server", BinlogPosition::new("binlog.000001", BinlogPosition::FIRST_EVENT));
-        let mut decoder = Decoder::new(resume, Box::new(Columns { seed, asked: 0.into() }));
+        let mut decoder = Decoder::new(resume, Box::new(AllTables(Columns { seed, asked: 0.into() })));
         // Many batches, as projections may change between them.
         decoder.bound_batches(Cost { rows: 25, bytes: u32::MAX });
         let mut rest = &file[4..];

@@ -52,7 +52,7 @@ impl QueuePerTable {
         loop {
             tokio::select! {
                 delivery = deliveries.recv() => match delivery {
-                    Some(delivery) => this.hand_on(delivery, &mut open).await?,
+                    Some(delivery) => this.forward(delivery, &mut open).await?,
                     None => break,
                 },
                 // While its outlet exists, a queue ends only with an error.
@@ -69,7 +69,7 @@ impl QueuePerTable {
         failed.map_or(Ok(()), Err)
     }
 
-    async fn hand_on(self: &Arc<Self>, delivery: Delivery, open: &mut Open) -> anyhow::Result<()> {
+    async fn forward(self: &Arc<Self>, delivery: Delivery, open: &mut Open) -> anyhow::Result<()> {
         for (url, delivery) in by_queue(delivery) {
             if delivery.ack.is_stopped() {
                 continue;

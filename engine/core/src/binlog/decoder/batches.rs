@@ -293,7 +293,7 @@ impl Decoder {
                 transaction.hold.divided();
             }
         }
-        let resume = self.ready.back().map_or(&*self.emissions, |batch| &batch.resume).clone();
+        let resume = self.ready.back().map_or(&*self.emitted_resume, |batch| &batch.resume).clone();
         let bytes = Arc::new(Builder::with_capacity(0).finish());
         let (schema_change, skipped) = match what {
             WithoutRows::SchemaChange(change) => (Some(Box::new(change)), None),
@@ -307,7 +307,7 @@ impl Decoder {
             skipped,
             skips: self.skips,
             new_tables: Vec::new(),
-            before: Arc::clone(&self.emissions),
+            before: Arc::clone(&self.emitted_resume),
             resume,
         });
     }
@@ -327,7 +327,7 @@ impl Decoder {
             skipped: None,
             skips: self.skips,
             new_tables: Vec::new(),
-            before: Arc::clone(&self.emissions),
+            before: Arc::clone(&self.emitted_resume),
             resume,
         }
     }
@@ -359,7 +359,7 @@ impl Decoder {
         // The first batch to leave the decoder takes the new tables. Were they assigned earlier, a batch that is held
         // back could take tables that a batch emitted before it needs.
         batch.new_tables.append(&mut self.tables.take_new());
-        batch.before = mem::replace(&mut self.emissions, Arc::new(batch.resume.clone()));
+        batch.before = mem::replace(&mut self.emitted_resume, Arc::new(batch.resume.clone()));
         Some(batch)
     }
 

@@ -82,7 +82,7 @@ pub struct Decoder {
     /// emitted.
     resume: ResumePoint,
     /// The resume point of the last batch that [`Decoder::next`], [`Decoder::give_up`] or [`Decoder::flush`] returned.
-    emissions: Arc<ResumePoint>,
+    emitted_resume: Arc<ResumePoint>,
     /// The batch that is being filled.
     batch: BatchAssembler,
     /// The size at which the batch is full.
@@ -176,7 +176,7 @@ impl Decoder {
             awaited: awaited(&resume),
             file: None,
             trail: Trail::default(),
-            emissions: Arc::new(resume.clone()),
+            emitted_resume: Arc::new(resume.clone()),
             resume,
             batch: BatchAssembler::first(),
             batch_max: BatchLimits { rows: BATCH_ROWS_MAX, bytes: BATCH_BYTES_MAX },
@@ -346,7 +346,7 @@ impl Decoder {
         self.alterations.clear();
         self.checksums = Checksums::Unknown;
         self.done = EventState::Nothing;
-        self.resume = ResumePoint::clone(&self.emissions);
+        self.resume = ResumePoint::clone(&self.emitted_resume);
         self.position = self.resume.position.clone();
         self.skip = self.resume.partial.clone();
         self.gtids = self.resume.gtids.clone().filter(|_| !is_by_mariadb_gtids(&self.resume));
@@ -363,13 +363,13 @@ impl Decoder {
     /// Moves the decoder to `resume`, on another server or at another position. Everything that was not emitted is
     /// discarded.
     pub fn relocate(&mut self, resume: ResumePoint) {
-        self.emissions = Arc::new(resume);
+        self.emitted_resume = Arc::new(resume);
         self.rewind();
     }
 
     /// Returns the resume point directly before the rows that were not emitted yet.
     pub fn resume_before(&self) -> &ResumePoint {
-        &self.emissions
+        &self.emitted_resume
     }
 
     /// Returns the server's family, which is known once a file's first event is read.

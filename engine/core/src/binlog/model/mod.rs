@@ -13,6 +13,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use self::history::{End, Flavor, Head, History, Item, Part, Row, Setup, Step, history};
+pub(super) use self::reader::Columns;
 use self::reader::*;
 use self::written::{Boundary, Void, Written};
 use super::writer::{Change, Event, EventBytes, Statement};

@@ -52,7 +52,7 @@ pub(super) fn reading() -> impl Strategy<Value = Reading> {
 }
 
 /// A projection of some columns of each table, by the seed, which changes now and then.
-pub(super) struct Columns {
+pub(in crate::binlog) struct Columns {
     pub seed: Option<u64>,
     pub asked: std::cell::Cell<u64>,
 }
