@@ -153,7 +153,7 @@ impl Stages {
         let mut stages = JoinSet::new();
         // All stages except the checkpoint writer.
         let mut deliverers = Vec::new();
-        let discards: Vec<bool> = sinks.iter().map(|sink| sink.discards()).collect();
+        let discards: Vec<bool> = sinks.iter().map(|sink| sink.capabilities().discards).collect();
         // Where a single sink keeps messages, there are no others that could pass it while it is stalled.
         let has_others = discards.iter().filter(|discards| !**discards).count() > 1;
         let overflow = Overflow::new(if has_others { in_flight.bytes } else { 0 });

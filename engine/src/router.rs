@@ -10,14 +10,14 @@ use bytes::Bytes;
 use rowmill_core::ByTable;
 use rowmill_core::batch::{Batch, Kind, Operation, Row, Table};
 use rowmill_core::binlog::{DecodeError, SchemaChange, SkippedChange, SkippedContent};
-use rowmill_core::envelope::{Connector, Envelope, Escaping, Format, KeyChange, SourceName};
+use rowmill_core::envelope::{Connector, Envelope, Format, KeyChange, SourceName};
 use rowmill_core::position::BinlogPosition;
-use rowmill_core::route::{GroupTemplate, TableTemplate, deduplication_id, schema_change_id, skipped_id, sqs_id};
+use rowmill_core::route::{GroupTemplate, TableTemplate, deduplication_id, message_id, schema_change_id, skipped_id};
 
 use crate::ack::RowPositions;
 use crate::config::{self, Attribute, Destinations, SinkId};
 use crate::dead_letter::{Content, DeadLetter, Origin, Stage};
-use crate::sink::{Body, Message};
+use crate::sink::{Body, Capabilities, Message};
 use crate::transform::{DeadRow, Emitted, Passed, Stop, TransformError, Transformed};
 
 /// The bytes that are reserved for a body before the first batch.
@@ -26,16 +26,25 @@ const BODY_EXPECTED: usize = 512;
 /// The requirements of a sink for its messages.
 #[derive(Debug, Clone)]
 pub struct SinkRequirements {
-    /// Whether messages need a message group and a deduplication ID.
-    pub ordered: bool,
+    capabilities: Capabilities,
     /// The format of the bodies.
-    pub format: Format,
-    /// The escaping of the bodies.
-    pub escaping: Escaping,
+    format: Format,
     /// The message attributes to add.
-    pub attributes: Vec<Attribute>,
-    /// The template of the queue URL, where the sink has a queue for each table.
-    pub queue: Option<TableTemplate>,
+    attributes: Vec<Attribute>,
+    /// The template of the destination's address, where the sink has a destination for each table.
+    destination: Option<TableTemplate>,
+}
+
+impl SinkRequirements {
+    /// Returns the requirements of a sink with this configuration.
+    pub fn new(capabilities: Capabilities, config: &config::Sink) -> Self {
+        Self {
+            capabilities,
+            format: config.format,
+            attributes: config.attributes().to_vec(),
+            destination: config.destination_of_table().cloned(),
+        }
+    }
 }
 
 /// Makes messages of rows.
@@ -51,8 +60,8 @@ pub struct Router {
     server: Arc<str>,
     /// By sink.
     envelopes: Vec<Envelope>,
-    /// Queue URLs by sink and table ID, where the sink has a queue for each table.
-    queues: Vec<ByTable<Arc<str>>>,
+    /// Addresses by sink and table ID, where the sink has a destination for each table.
+    destinations: Vec<ByTable<Arc<str>>>,
     /// The average bytes of a body in the last batch.
     body_bytes: usize,
 }
@@ -89,11 +98,12 @@ impl Router {
     pub fn new(config: Destinations, sinks: Vec<SinkRequirements>, name: String, connector: Connector) -> Self {
         let Destinations { routes, schema_changes, dead_letters } = config;
         let source = SourceName { version: env!("CARGO_PKG_VERSION").to_owned(), name, connector };
-        let envelopes = sinks.iter().map(|sink| Envelope::new(sink.format, sink.escaping, source.clone())).collect();
+        let envelopes =
+            sinks.iter().map(|sink| Envelope::new(sink.format, sink.capabilities.escaping, source.clone())).collect();
         Self {
             routes: routes.into(),
             route_of: ByTable::default(),
-            queues: vec![ByTable::default(); sinks.len()],
+            destinations: vec![ByTable::default(); sinks.len()],
             sinks,
             schema_change_sink: schema_changes,
             dead_letter_sink: dead_letters,
@@ -125,7 +135,8 @@ impl Router {
         let bodies = Bytes::from(bodies);
         let mut start = 0;
         for (sink, message, end) in ends {
-            by_sink[sink.0][message].body = Body::new(bodies.slice(start..end), self.sinks[sink.0].escaping);
+            by_sink[sink.0][message].body =
+                Body::new(bodies.slice(start..end), self.sinks[sink.0].capabilities.escaping);
             start = end;
         }
         if let Err(unrouted) = unrouted {
@@ -179,7 +190,7 @@ impl Router {
                 out.ends.push((sink, out.by_sink[sink.0].len(), out.bodies.len()));
                 let mut attributes = Vec::new();
                 add_attributes(&self.sinks[sink.0].attributes, table, batch, &row, &mut attributes);
-                let (queue, table) = (self.queue(sink, table), Some((table.generation, table.id)));
+                let (destination, table) = (self.destination(sink, table), Some((table.generation, table.id)));
                 let body = Body::default();
                 let message = Message {
                     body,
@@ -187,7 +198,7 @@ impl Router {
                     deduplication_id,
                     attributes,
                     table,
-                    queue,
+                    destination,
                     row: origin,
                     is_dead_letter: false,
                 };
@@ -217,7 +228,7 @@ impl Router {
         let transaction = batch.transaction(row.transaction()).header();
         let mut change = Vec::new();
         self.envelopes[sink.0].write(table, &batch, &row, KeyChange::None, now_us, &mut change);
-        let change = Body::new(change.into(), self.sinks[sink.0].escaping);
+        let change = Body::new(change.into(), self.sinks[sink.0].capabilities.escaping);
         let (table_name, change) = (table.to_string(), change.plain());
         let letter = DeadLetter {
             stage: Stage::Transform,
@@ -286,7 +297,7 @@ impl Router {
         places.other(origin, &transaction, *offset, *row);
         by_sink[sink.0].push(Message {
             body: body.into(),
-            group: sqs_id(table.clone().unwrap_or_else(|| "statements".to_owned())),
+            group: message_id(table.clone().unwrap_or_else(|| "statements".to_owned())),
             deduplication_id: skipped_id(&self.server, skipped),
             row: origin,
             is_dead_letter: true,
@@ -302,8 +313,8 @@ impl Router {
         let sink = self.schema_change_sink.expect("schema changes are decoded only with a sink for them");
         let mut body = Vec::with_capacity(1024);
         self.envelopes[sink.0].write_schema_change(change, now_us, &mut body);
-        let body = Body::new(body.into(), self.sinks[sink.0].escaping);
-        let group = sqs_id(change.schema.clone().unwrap_or_default());
+        let body = Body::new(body.into(), self.sinks[sink.0].capabilities.escaping);
+        let group = message_id(change.schema.clone().unwrap_or_default());
         let deduplication_id = schema_change_id(server, change);
         let transaction = BinlogPosition::new(change.file.as_str(), change.transaction_position);
         routed.places.other(0, &transaction, change.event_position, 0);
@@ -330,20 +341,28 @@ impl Router {
         let address = self.address(table, batch, &row, overrides, output);
         let (sink, group, deduplication_id) = address.map_err(|error| Stop { origin, error })?;
         add_attributes(&self.sinks[sink.0].attributes, table, batch, &row, &mut attributes);
-        let (body, queue) = (text.body().into(), self.queue(sink, table));
+        let (body, destination) = (text.body().into(), self.destination(sink, table));
         out.places.row(origin, &row, table, batch);
         let table = None; // never aggregated
-        let message =
-            Message { body, group, deduplication_id, attributes, table, queue, row: origin, is_dead_letter: false };
+        let message = Message {
+            body,
+            group,
+            deduplication_id,
+            attributes,
+            table,
+            destination,
+            row: origin,
+            is_dead_letter: false,
+        };
         out.by_sink[sink.0].push(message);
         Ok(())
     }
 
-    /// Returns the URL of a table's queue, where the sink has a queue for each table.
-    fn queue(&mut self, sink: SinkId, table: &Table) -> Option<Arc<str>> {
-        let template = self.sinks[sink.0].queue.as_ref()?;
-        let queue = self.queues[sink.0].entry(table).get_or_insert_with(|| template.of(table).into());
-        Some(Arc::clone(queue))
+    /// Returns the address of a table's destination, where the sink has a destination for each table.
+    fn destination(&mut self, sink: SinkId, table: &Table) -> Option<Arc<str>> {
+        let template = self.sinks[sink.0].destination.as_ref()?;
+        let address = self.destinations[sink.0].entry(table).get_or_insert_with(|| template.of(table).into());
+        Some(Arc::clone(address))
     }
 
     /// Returns the sink, the message group and the deduplication ID of one of a row's messages.
@@ -369,10 +388,10 @@ impl Router {
             );
         };
         static DEFAULT: LazyLock<GroupTemplate> = LazyLock::new(GroupTemplate::default);
-        let is_ordered = self.sinks[sink.0].ordered;
+        let is_ordered = self.sinks[sink.0].capabilities.is_ordered;
         let template = group.or(is_ordered.then_some(&DEFAULT));
         let group = match (overrides.group, output.part) {
-            (Some(group), _) => sqs_id(group.to_owned()),
+            (Some(group), _) => message_id(group.to_owned()),
             (None, KeyChange::Delete) => template.map_or_else(String::new, |template| template.old_group(table, row)),
             (None, KeyChange::None | KeyChange::Insert) => {
                 template.map_or_else(String::new, |template| template.group(table, row))
@@ -382,7 +401,7 @@ impl Router {
             return Ok((sink, group, String::new()));
         }
         let id = match overrides.deduplication_id {
-            Some(id) => sqs_id(id.to_owned()),
+            Some(id) => message_id(id.to_owned()),
             None => deduplication_id(&self.server, batch, row, output.number),
         };
         Ok((sink, group, id))

@@ -197,13 +197,7 @@ async fn prepare(config: Config, waits: bool, reading: &Handle) -> anyhow::Resul
         );
     }
     let needs = sinks.iter().zip(&sink_configs);
-    let needs = needs.map(|(sink, config)| SinkRequirements {
-        ordered: sink.is_ordered(),
-        format: config.format,
-        escaping: config.escaping(),
-        attributes: config.attributes().to_vec(),
-        queue: config.queue_of_table().cloned(),
-    });
+    let needs = needs.map(|(sink, config)| SinkRequirements::new(sink.capabilities(), config));
     let dead_letters = destinations.dead_letters;
     let router = Router::new(destinations, needs.collect(), source_config.name.clone(), source.connector());
     info!(

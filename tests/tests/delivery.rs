@@ -124,7 +124,7 @@ async fn a_refused_message_is_a_dead_letter() -> anyhow::Result<()> {
         assert_eq!((&letter["stage"], &letter["name"]), (&"sink".into(), &"notes".into()));
         assert_eq!((&letter["code"], &letter["destination"]["sink"]), (&"too-large".into(), &"notes".into()));
         let error = letter["error"].as_str().unwrap_or_default();
-        assert!(error.contains("the queue takes 1048576"), "{error}");
+        assert!(error.contains("the limit is 1048576"), "{error}");
         let body: Value = serde_json::from_str(letter["body"].as_str().context("the body as it was")?)?;
         assert_eq!(body["after"]["id"], 5);
         assert_eq!(letter["destination"]["group"], "all");
@@ -211,7 +211,7 @@ async fn queues_get_what_they_are_for() -> anyhow::Result<()> {
 
     let letter: Value = serde_json::from_str(std::fs::read_to_string(&letters)?.trim_end())?;
     let error = letter["error"].as_str().unwrap_or_default();
-    assert!(error.contains("the queue takes 2048"), "{error}");
+    assert!(error.contains("the limit is 2048"), "{error}");
     assert_eq!(letter["destination"]["group"], "notes:2");
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! The IDs of a message: rows come in; message groups, within which order is kept, deduplication IDs and queue URLs
-//! go out.
+//! The IDs of a message: rows come in; message groups, within which order is kept, deduplication IDs and the addresses of
+//! destinations, such as queue URLs, go out.
 
 use std::fmt::Write;
 
@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::binlog::{SchemaChange, SkippedChange};
 
-/// SQS's limit for message groups and deduplication IDs, in characters.
+/// The most characters of message groups and deduplication IDs: SQS's limit.
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html>
 const ID_CHARS_MAX: usize = 128;
 
@@ -161,7 +161,7 @@ impl GroupTemplate {
                 Part::Key => push_key(table, image, otherwise, &mut group),
             }
         }
-        sqs_id(group)
+        message_id(group)
     }
 }
 
@@ -212,9 +212,9 @@ fn push_hex(bytes: &[u8], out: &mut String) {
     }
 }
 
-/// Returns an ID that SQS accepts: `id` itself, or its SHA-256 in hexadecimal if it is too long, is empty or has
-/// characters that SQS does not allow.
-pub fn sqs_id(id: String) -> String {
+/// Returns an ID that every sink accepts: `id` itself, or its SHA-256 in hexadecimal if it is longer than 128 characters, is
+/// empty, or has characters other than ASCII's letters, digits and punctuation.
+pub fn message_id(id: String) -> String {
     // All bytes are checked, sixteen at a time: this is faster than stopping at the first that is not allowed.
     let is_other = |any: bool, byte: u8| any | !byte.is_ascii_graphic();
     if !id.is_empty() && id.len() <= ID_CHARS_MAX && !id.bytes().fold(false, is_other) {
@@ -241,19 +241,19 @@ pub fn deduplication_id(server: &str, batch: &Batch<'_>, row: &Row<'_>, output: 
         id.push('-');
         id.push_str(itoa::Buffer::new().format(number));
     }
-    sqs_id(id)
+    message_id(id)
 }
 
 /// Returns the deduplication ID of a schema change, by the same rule.
 pub fn schema_change_id(server: &str, change: &SchemaChange) -> String {
     let time_s = change.time_us / 1_000_000;
-    sqs_id(format!("{server}-{time_s}-{}-{}-schema", change.file, change.event_position))
+    message_id(format!("{server}-{time_s}-{}-{}-schema", change.file, change.event_position))
 }
 
 /// Returns the deduplication ID of the dead letter for a change that cannot be decoded, by the same rule.
 pub fn skipped_id(server: &str, SkippedChange { error, row, time_us, .. }: &SkippedChange) -> String {
     let (time_s, position) = (time_us / 1_000_000, &error.position);
-    sqs_id(format!("{server}-{time_s}-{}-{}-{row}-skipped", position.file, position.offset))
+    message_id(format!("{server}-{time_s}-{}-{}-{row}-skipped", position.file, position.offset))
 }
 
 #[cfg(test)]
@@ -351,9 +351,9 @@ mod tests {
         let row = Batch::parse(&bytes).expect("a batch").rows().next().expect("a row");
         let group = GroupTemplate::default().group(&table(), &row);
         assert_eq!(group.len(), 64);
-        assert_ne!(group, sqs_id("lines:a c,-7".to_owned()));
-        assert_eq!(sqs_id("x".repeat(129)).len(), 64);
-        assert_eq!(sqs_id(String::new()).len(), 64);
+        assert_ne!(group, message_id("lines:a c,-7".to_owned()));
+        assert_eq!(message_id("x".repeat(129)).len(), 64);
+        assert_eq!(message_id(String::new()).len(), 64);
     }
 
     #[test]

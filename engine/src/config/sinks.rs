@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use rowmill_core::batch::Operation;
-use rowmill_core::envelope::{Escaping, Format};
+use rowmill_core::envelope::Format;
 use rowmill_core::route::{GroupTemplate, TableTemplate};
 use serde::Deserialize;
 
@@ -153,18 +153,8 @@ impl Sink {
         if let SinkKind::Sqs(queue) = &self.kind { &queue.attributes } else { &[] }
     }
 
-    /// Returns how bodies are escaped: those that are compressed stay plain.
-    pub fn escaping(&self) -> Escaping {
-        match &self.kind {
-            SinkKind::Sqs(queue) if queue.aggregation.is_none_or(|aggregation| aggregation.compression.is_none()) => {
-                Escaping::Escaped
-            }
-            _ => Escaping::Plain,
-        }
-    }
-
-    /// Returns the template of the queue's URL, if there is a queue for each table.
-    pub fn queue_of_table(&self) -> Option<&TableTemplate> {
+    /// Returns the template of the destination's address, a queue's URL, if there is a destination for each table.
+    pub fn destination_of_table(&self) -> Option<&TableTemplate> {
         let SinkKind::Sqs(queue) = &self.kind else { return None };
         Some(&queue.url).filter(|url| url.fixed().is_none())
     }
@@ -380,7 +370,7 @@ pub(super) fn sink(name: String, table: SinkTable) -> Result<Sink, String> {
 /// If there is no such sink, or if it has a queue for each table.
 pub(super) fn sink_for_all_tables(key: &str, name: &str, sinks: &[Sink]) -> Result<SinkId, String> {
     let id = sink_id(key, name, sinks)?;
-    match sinks[id.0].queue_of_table() {
+    match sinks[id.0].destination_of_table() {
         Some(url) => {
             Err(format!("{key}: the sink `{name}` has a queue for each table ({url}); name a sink with a single queue"))
         }

@@ -372,13 +372,8 @@ fn stages(fakes: &Fakes) -> Stages {
         CONFIG.to_owned()
     };
     let config = Config::parse(&text).expect("a configuration");
-    let needs = sinks.iter().zip(&config.sinks).map(|(sink, config)| SinkRequirements {
-        ordered: sink.is_ordered(),
-        format: config.format,
-        escaping: config.escaping(),
-        attributes: Vec::new(),
-        queue: None,
-    });
+    let needs = sinks.iter().zip(&config.sinks);
+    let needs = needs.map(|(sink, config)| SinkRequirements::new(sink.capabilities(), config));
     let (plan, setup) = (Arc::clone(&fakes.plan), world.setup);
     let first = FakeTransform::transform("first", is_ordered, move |row| first_decision(id_of(row)));
     let second = FakeTransform::transform("second", false, move |row| second_decision(&plan, &setup, id_of(row)));

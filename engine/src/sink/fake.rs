@@ -7,8 +7,9 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use super::Sink;
-use super::aws::{Failure, Transport};
-use super::sqs::Sqs;
+use super::aws::{Api, Failure};
+use super::remote::RemoteSink;
+use super::sqs::{LIMITS, SqsQueue};
 use crate::config::{Aggregation, OnError};
 
 /// Answers a request's body with an answer's body, or with the error of a failed request.
@@ -26,20 +27,30 @@ pub(crate) struct FakeQueue {
 
 impl FakeQueue {
     pub fn sink(self) -> Box<dyn Sink> {
-        Box::new(Sqs::simulated(self))
+        let Self { name, is_fifo, on_error, aggregation, jitter_seed, answers } = self;
+        let url = format!("http://simulated/{name}");
+        let queue = SqsQueue { api: Arc::new(FakeApi(answers)), url, is_fifo, message_max: LIMITS.bytes };
+        Box::new(RemoteSink {
+            name: name.to_owned(),
+            transport: Arc::new(queue),
+            on_error,
+            aggregation,
+            store: None,
+            jitter_seed: Some(jitter_seed),
+        })
     }
 }
 
-/// A transport that passes requests to a closure.
-pub(super) struct FakeTransport(pub Arc<Answers>);
+/// An API whose answers are a closure's.
+pub(super) struct FakeApi(pub Arc<Answers>);
 
-impl fmt::Debug for FakeTransport {
+impl fmt::Debug for FakeApi {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("FakeTransport")
+        f.write_str("FakeApi")
     }
 }
 
-impl Transport for FakeTransport {
+impl Api for FakeApi {
     fn call(&self, _operation: &'static str, body: Vec<u8>) -> BoxFuture<'_, Result<Bytes, Failure>> {
         let answer = (self.0)(body);
         Box::pin(async move { answer.await.map(Bytes::from).map_err(Failure::Failed) })

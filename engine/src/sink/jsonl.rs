@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use rowmill_core::envelope::Escaping;
 
-use super::{DeadLetters, Delivery, Inlet, Sink};
+use super::{Capabilities, DeadLetters, Delivery, Inlet, Sink};
 use crate::failpoint::{self, Step};
 
 /// The most deliveries that one sync covers.
@@ -135,8 +136,8 @@ impl Sink for JsonLines {
         &self.name
     }
 
-    fn is_ordered(&self) -> bool {
-        false
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { is_ordered: false, discards: false, escaping: Escaping::Plain }
     }
 
     fn run(self: Box<Self>, deliveries: Inlet, _: Option<DeadLetters>) -> BoxFuture<'static, anyhow::Result<()>> {

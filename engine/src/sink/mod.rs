@@ -1,4 +1,5 @@
-//! Sinks: an SQS queue, or one for each table; a file, standard output, or `null`, which discards messages.
+//! Sinks: of remote services, which is SQS, with a queue or one for each table; a file, standard output, or `null`, which
+//! discards messages.
 //!
 //! In: deliveries of messages, each with an ack. Out: durable messages. A sink acknowledges a message when it is durable,
 //! never before.
@@ -7,10 +8,10 @@ mod aws;
 mod body;
 #[cfg(test)]
 pub(crate) mod fake;
-mod flow;
 mod jsonl;
 mod null;
 mod outlet;
+mod remote;
 mod sqs;
 
 use std::borrow::Cow;
@@ -19,7 +20,8 @@ use std::sync::Arc;
 use anyhow::Context;
 use futures_util::future::BoxFuture;
 use rowmill_core::batch::TableId;
-use rowmill_core::route::sqs_id;
+use rowmill_core::envelope::Escaping;
+use rowmill_core::route::message_id;
 
 pub use aws::Connections;
 pub use body::Body;
@@ -44,8 +46,8 @@ pub struct Message {
     /// The table, by its generation and ID, of a message that has one row in the sink's format. `None` for any other
     /// message, which is never aggregated.
     pub table: Option<(u32, TableId)>,
-    /// The URL of the queue, where the sink has a queue for each table.
-    pub queue: Option<Arc<str>>,
+    /// The address of the destination, where the sink has a destination for each table: the queue's URL.
+    pub destination: Option<Arc<str>>,
     /// The index in the batch of the row that the message was made of.
     pub row: u32,
     /// Whether this is a dead letter, which is shortened where it is too large.
@@ -108,7 +110,7 @@ impl DeadLetters {
     /// # Errors
     /// If the sink of dead letters has ended.
     async fn send(&self, sink: &str, message: Message, rejection: &Rejection, ack: Ack) -> anyhow::Result<()> {
-        let Message { body, group, deduplication_id, attributes, queue, row, .. } = message;
+        let Message { body, group, deduplication_id, attributes, destination, row, .. } = message;
         let position = ack.batch().position(row);
         let origin = position.as_ref().map(|position| Origin {
             table: position.table.as_deref(),
@@ -127,7 +129,7 @@ impl DeadLetters {
             source: origin,
             destination: Some(Destination {
                 sink,
-                queue: queue.as_deref(),
+                queue: destination.as_deref(),
                 group: &group,
                 deduplication_id: &deduplication_id,
                 attributes: &attributes,
@@ -148,8 +150,8 @@ impl DeadLetters {
         };
         let letter = Message {
             body: letter.into(),
-            group: if group.is_empty() { sqs_id(sink.to_owned()) } else { group },
-            deduplication_id: sqs_id(id),
+            group: if group.is_empty() { message_id(sink.to_owned()) } else { group },
+            deduplication_id: message_id(id),
             row,
             is_dead_letter: true,
             ..Message::default()
@@ -159,18 +161,24 @@ impl DeadLetters {
     }
 }
 
+/// What a sink needs of its messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Whether the sink keeps the order within message groups: messages need a message group and a deduplication ID.
+    pub is_ordered: bool,
+    /// Whether the sink discards all messages. Workers then acknowledge them without waking the sink.
+    pub discards: bool,
+    /// The escaping of the bodies.
+    pub escaping: Escaping,
+}
+
 /// A destination of messages.
 pub trait Sink: Send {
     /// Returns the name that routes and transforms use.
     fn name(&self) -> &str;
 
-    /// Whether messages need a message group and a deduplication ID.
-    fn is_ordered(&self) -> bool;
-
-    /// Whether the sink discards all messages. Workers then acknowledge them without waking the sink.
-    fn discards(&self) -> bool {
-        false
-    }
+    /// Returns what the sink needs of messages.
+    fn capabilities(&self) -> Capabilities;
 
     /// Delivers messages until there are no more, and ends when all of them are durable. A rejected message goes to
     /// `dead_letters` where the sink's configuration says so; otherwise it stops the pipeline, after everything before it
@@ -225,10 +233,7 @@ pub async fn open(config: &config::Sink, connections: &Connections) -> Result<Bo
     let sink: Result<Box<dyn Sink>, OpenError> = match kind {
         SinkKind::Sqs(queue) => {
             let account = aws::Account::of(queue, connections.clone()).await;
-            match queue.url.fixed() {
-                Some(url) => sqs::Sqs::open(name, url, queue, account).await.map(|sink| Box::new(sink) as _),
-                None => Ok(Box::new(sqs::QueuePerTable::new(name, queue, account))),
-            }
+            sqs::open(name, queue, account).await
         }
         SinkKind::Stdout => Ok(Box::new(jsonl::JsonLines::stdout(name))),
         SinkKind::File { path } => {

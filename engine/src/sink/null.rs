@@ -2,8 +2,9 @@
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use rowmill_core::envelope::Escaping;
 
-use super::{DeadLetters, Inlet, Sink};
+use super::{Capabilities, DeadLetters, Inlet, Sink};
 
 /// A sink that acknowledges and discards every message.
 #[derive(Debug)]
@@ -22,12 +23,8 @@ impl Sink for Null {
         &self.name
     }
 
-    fn is_ordered(&self) -> bool {
-        false
-    }
-
-    fn discards(&self) -> bool {
-        true
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { is_ordered: false, discards: true, escaping: Escaping::Plain }
     }
 
     fn run(self: Box<Self>, mut deliveries: Inlet, _: Option<DeadLetters>) -> BoxFuture<'static, anyhow::Result<()>> {

@@ -13,7 +13,7 @@ use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvid
 use aws_sdk_sqs::config::{Credentials as Keys, Region};
 
 use super::credentials::Credentials;
-use super::http::{CONNECT_TIMEOUT, Client, Connections, REQUEST_TIMEOUT};
+use super::http::{CONNECT_TIMEOUT, Client, Connections, REQUEST_TIMEOUT, Service};
 use crate::config::{Queue, Role};
 
 /// The time-out of an attempt to store a large body in S3.
@@ -82,12 +82,12 @@ impl Account {
         Ok(region.to_string())
     }
 
-    /// Returns a client that sends messages to SQS; `url` is the endpoint that the SDK's client uses.
+    /// Returns a client that calls a service; `url` is the endpoint that the SDK's client uses.
     ///
     /// # Errors
     /// If no region is configured.
-    pub fn client(&self, url: String) -> anyhow::Result<Client> {
-        Ok(Client::new(url, self.region()?, self.credentials.clone(), self.connections.clone()))
+    pub fn client(&self, service: Service, url: String) -> anyhow::Result<Client> {
+        Ok(Client::new(service, url, self.region()?, self.credentials.clone(), self.connections.clone()))
     }
 
     /// Returns an S3 client of the SDK.

@@ -1,4 +1,4 @@
-//! An SQS client that signs and sends finished request bodies.
+//! A client of AWS services with a JSON protocol, which signs and sends finished request bodies.
 //!
 //! In: an operation and its JSON. Out: the answer's JSON, or a failure. The client never retries.
 //!
@@ -68,7 +68,7 @@ impl Connections {
     }
 }
 
-/// Sends requests of one account to one endpoint.
+/// Sends requests of one account to one endpoint of a service.
 #[derive(Debug, Clone)]
 pub(in crate::sink) struct Client {
     connections: Connections,
@@ -77,6 +77,7 @@ pub(in crate::sink) struct Client {
 
 #[derive(Debug)]
 struct Endpoint {
+    service: Service,
     url: String,
     region: String,
     credentials: Credentials,
@@ -110,8 +111,17 @@ impl std::fmt::Display for Failure {
     }
 }
 
-/// Sends requests to a queue's endpoint.
-pub(in crate::sink) trait Transport: std::fmt::Debug + Send + Sync {
+/// A service of AWS that is called by its JSON protocol.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::sink) struct Service {
+    /// The name in signatures.
+    pub signing_name: &'static str,
+    /// The name in the header `x-amz-target`, before the operation.
+    pub target: &'static str,
+}
+
+/// Calls operations of a service.
+pub(in crate::sink) trait Api: std::fmt::Debug + Send + Sync {
     /// Sends a request with a JSON body, and returns the answer's body.
     ///
     /// # Errors
@@ -122,7 +132,7 @@ pub(in crate::sink) trait Transport: std::fmt::Debug + Send + Sync {
     fn reconnect(&self) {}
 }
 
-impl Transport for Client {
+impl Api for Client {
     /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-making-api-requests-json.html>
     fn call(&self, operation: &'static str, body: Vec<u8>) -> BoxFuture<'_, Result<Bytes, Failure>> {
         self.call_in_time(operation, body).boxed()
@@ -134,8 +144,14 @@ impl Transport for Client {
 }
 
 impl Client {
-    pub fn new(url: String, region: String, credentials: Credentials, connections: Connections) -> Self {
-        let to = Endpoint { url, region, credentials, skew: AtomicI64::new(0) };
+    pub fn new(
+        service: Service,
+        url: String,
+        region: String,
+        credentials: Credentials,
+        connections: Connections,
+    ) -> Self {
+        let to = Endpoint { service, url, region, credentials, skew: AtomicI64::new(0) };
         Self { connections, to: Arc::new(to) }
     }
 
@@ -173,16 +189,17 @@ impl Client {
     }
 
     async fn signed(&self, operation: &str, body: Vec<u8>) -> Result<HttpRequest, String> {
-        let Endpoint { url, region, credentials, skew } = &*self.to;
+        let Endpoint { service, url, region, credentials, skew } = &*self.to;
         let skew = skew.load(Ordering::Relaxed);
         let ahead = Duration::from_secs(skew.unsigned_abs());
         let now = if skew < 0 { SystemTime::now() - ahead } else { SystemTime::now() + ahead };
         let identity = credentials.get(now).await?;
-        let target = format!("AmazonSQS.{operation}");
+        let target = format!("{}.{operation}", service.target);
         // The last header asks for the error codes of the older query protocol.
         let headers =
             [("content-type", "application/x-amz-json-1.0"), ("x-amz-target", &target), ("x-amzn-query-mode", "true")];
-        let parameters = v4::SigningParams::builder().identity(&identity).region(region).name("sqs").time(now);
+        let parameters =
+            v4::SigningParams::builder().identity(&identity).region(region).name(service.signing_name).time(now);
         let parameters = parameters.settings(SigningSettings::default()).build().expect("all are given").into();
         let signable = SignableRequest::new("POST", url, headers.into_iter(), SignableBody::Bytes(&body));
         let signed = signable.and_then(|signable| sign(signable, &parameters));

@@ -3,9 +3,11 @@
 mod account;
 mod credentials;
 mod error;
+mod extended_client;
 mod http;
 
 pub(super) use account::Account;
 pub(super) use error::describe;
+pub(super) use extended_client::{SIZE_ATTRIBUTE, Store, Stored};
 pub use http::Connections;
-pub(super) use http::{Failure, Transport};
+pub(super) use http::{Api, Failure, Service};

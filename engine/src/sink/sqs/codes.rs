@@ -6,22 +6,9 @@
 //! <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html#API_SendMessage_Errors>
 //! <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/CommonErrors.html>
 
-/// The class of a refusal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Class {
-    /// The message, or the request, will never be accepted: it is rejected.
-    Definite,
-    /// The queue or its KMS key throttles: a later attempt may succeed.
-    Throttled,
-    /// A later attempt may succeed.
-    Transient,
-    /// A later attempt may succeed once an operator has made this fix.
-    Operator(&'static str),
-    /// The code is unknown, and the service blames the sender: the cause may be the message, or anything else.
-    Unknown,
-}
-
 use Class::{Definite, Operator, Throttled, Transient};
+
+use super::super::remote::Class;
 
 const KMS: &str = "enable the key, and grant kms:GenerateDataKey and kms:Decrypt on it";
 const QUEUE: &str = "recreate the queue, or correct `queue_url`";

@@ -1,33 +1,29 @@
-//! Messages for a queue, each with one row or, as an aggregate, with several.
+//! Messages that wait for a request, each with one row or, as an aggregate, with several.
 //!
 //! Rows are aggregated while they wait: a row joins the last message of its group, if that is of the same table and has
 //! room. So no row waits to be aggregated: the rows of a slow stream leave one by one, those of a backlog in full messages.
 
-use libdeflater::{CompressionLvl, Compressor};
-use rowmill_core::batch::json::{push_escaped, push_string};
-use rowmill_core::envelope::push_int;
-use rowmill_core::route::sqs_id;
+use std::borrow::Cow;
 
-use super::super::{Message, Rejection};
-use super::extended_client::{SIZE_ATTRIBUTE, Store, Stored};
+use libdeflater::{CompressionLvl, Compressor};
+use rowmill_core::batch::json::push_escaped;
+use rowmill_core::route::message_id;
+
+use super::super::Message;
+use super::super::aws::{SIZE_ATTRIBUTE, Store, Stored};
 use super::letter;
 use crate::ack::Ack;
 use crate::config::{AggregateForm, Aggregation, Compression};
 
-/// The most attributes of a message.
-/// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html>
-const ATTRIBUTES_MAX: usize = 10;
 /// The attribute that names the compression of a body, which is base64 then.
 const ENCODING_ATTRIBUTE: &str = "content-encoding";
-const TEXT: &str = "String";
-const NUMBER: &str = "Number";
 
 /// The rows after the first for which memory is reserved at once.
 const ROWS_EXPECTED: usize = 15;
 
 /// A message that waits or is in flight, and the rows that are aggregated with it.
 #[derive(Debug)]
-pub(super) struct QueuedMessage {
+pub(in crate::sink) struct QueuedMessage {
     first: Message,
     more: Vec<Message>,
     /// The ack of the first message and of all others of its batch: they are delivered together.
@@ -39,8 +35,25 @@ pub(super) struct QueuedMessage {
     is_sealed: bool,
     /// How often the message was refused individually with an unknown code, while the queue accepted others.
     doubts: u8,
+    form: BodyForm,
     /// The form in which a large body is sent instead of its text.
     payload: Option<Box<PayloadForm>>,
+}
+
+/// The form of the body: as the sink aggregates and compresses rows, or as it is.
+#[derive(Debug, Clone, Copy, Default)]
+struct BodyForm {
+    aggregate: Option<AggregateForm>,
+    compression: Option<Compression>,
+}
+
+/// An attribute that the sink adds to a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::sink) struct AddedAttribute<'a> {
+    pub name: &'static str,
+    pub value: &'a str,
+    /// Whether the value is a number.
+    pub is_number: bool,
 }
 
 #[derive(Debug)]
@@ -50,9 +63,13 @@ enum PayloadForm {
 }
 
 impl QueuedMessage {
-    /// Creates a message with a part of `ack`, the ack of its batch.
-    pub fn new(message: Message, ack: &Ack) -> Self {
+    /// Creates a message with a part of `ack`, the ack of its batch. `aggregation` is the sink's, for messages of rows.
+    pub fn new(message: Message, ack: &Ack, aggregation: Option<Aggregation>) -> Self {
         let ack = ack.part(message.row);
+        let form = match message.table.and(aggregation) {
+            Some(Aggregation { form, compression, .. }) => BodyForm { aggregate: Some(form), compression },
+            None => BodyForm::default(),
+        };
         Self {
             first: message,
             more: Vec::new(),
@@ -60,82 +77,64 @@ impl QueuedMessage {
             more_acks: Vec::new(),
             is_sealed: false,
             doubts: 0,
+            form,
             payload: None,
         }
     }
 
-    /// Returns the bytes as SQS counts them; where the body is yet to be compressed, those of the uncompressed body.
-    pub fn bytes(&self, aggregation: Option<Aggregation>) -> usize {
-        let Message { body, attributes, .. } = &self.first;
-        let attributes: usize = attributes.iter().map(|(name, value)| name.len() + value.len() + TEXT.len()).sum();
-        let around = if self.form(aggregation) == Some(AggregateForm::Array) { "[]".len() } else { 0 };
-        let encoding = self
-            .compression(aggregation)
-            .map_or(0, |compression| ENCODING_ATTRIBUTE.len() + name(compression).len() + TEXT.len());
-        let body = match self.payload.as_deref() {
-            None => body.len() + around,
-            Some(PayloadForm::Compressed(text)) => text.len(),
+    /// Returns the message group. May be empty where the sink does not need one.
+    pub fn group(&self) -> &str {
+        &self.first.group
+    }
+
+    /// Returns the attributes of the message; those of an aggregate are the first row's. [`Self::added_attributes`] has
+    /// further ones.
+    pub fn attributes(&self) -> &[(String, String)] {
+        &self.first.attributes
+    }
+
+    /// Returns the attributes that the sink adds: the compression of the body, and the size of a body in a bucket.
+    pub fn added_attributes(&self) -> impl Iterator<Item = AddedAttribute<'_>> {
+        let encoding = self.form.compression.map(|compression| AddedAttribute {
+            name: ENCODING_ATTRIBUTE,
+            value: name(compression),
+            is_number: false,
+        });
+        let size = match self.payload.as_deref() {
             Some(PayloadForm::Stored(stored)) => {
-                stored.pointer.len() + SIZE_ATTRIBUTE.len() + stored.size.to_string().len() + NUMBER.len()
+                Some(AddedAttribute { name: SIZE_ATTRIBUTE, value: &stored.size, is_number: true })
             }
+            _ => None,
         };
-        body + attributes + encoding
+        encoding.into_iter().chain(size)
     }
 
-    /// Returns the reason why no queue would accept the message, apart from its size.
-    pub fn rejection(&self, aggregation: Option<Aggregation>) -> Option<Rejection> {
-        let Message { body, attributes, .. } = &self.first;
-        if body.is_empty() {
-            return Some(Rejection::new("empty-body", "the body is empty"));
-        }
-        let ours = [
-            self.compression(aggregation).map(|_| ENCODING_ATTRIBUTE),
-            matches!(self.payload.as_deref(), Some(PayloadForm::Stored(_))).then_some(SIZE_ATTRIBUTE),
-        ];
-        let count = attributes.len() + ours.iter().flatten().count();
-        if count > ATTRIBUTES_MAX {
-            let error = format!("too many attributes: {count}, SQS takes {ATTRIBUTES_MAX}");
-            return Some(Rejection::new("too-many-attributes", error));
-        }
-        // For a duplicate name SQS refuses the whole request, and not only the message.
-        for (nth, (name, value)) in attributes.iter().enumerate() {
-            if let Some((_, other)) = attributes[..nth].iter().find(|(earlier, _)| earlier == name) {
-                let error = format!("duplicate attribute `{name}`, as `{other}` and as `{value}`");
-                return Some(Rejection::new("duplicate-attribute", error));
+    /// Returns the bytes of the body, unescaped; where it is yet to be compressed, those of the uncompressed body without the
+    /// rows after the first, which [`Self::added_bytes`] counts.
+    pub fn body_len(&self) -> usize {
+        match self.payload.as_deref() {
+            None => {
+                let [open, _, close] = self.around();
+                open.len() + self.first.body.len() + close.len()
             }
-            if ours.contains(&Some(name.as_str())) {
-                let error = format!("reserved attribute `{name}`, which the sink adds");
-                return Some(Rejection::new("reserved-attribute", error));
-            }
+            Some(PayloadForm::Compressed(text)) => text.len(),
+            Some(PayloadForm::Stored(stored)) => stored.pointer.len(),
         }
-        let wrong = attributes.iter().find(|(name, value)| value.is_empty() || !is_attribute_name(name))?;
-        let error = format!("invalid attribute `{}` with the value `{}`", wrong.0, wrong.1);
-        Some(Rejection::new("invalid-attribute", error))
-    }
-
-    /// Returns the form of the aggregate, if the sink aggregates the message.
-    fn form(&self, aggregation: Option<Aggregation>) -> Option<AggregateForm> {
-        self.first.table.and(aggregation).map(|aggregation| aggregation.form)
-    }
-
-    /// Returns the compression of the body, if it is to be compressed.
-    fn compression(&self, aggregation: Option<Aggregation>) -> Option<Compression> {
-        self.first.table.and(aggregation)?.compression
     }
 
     /// Compresses the body now, so that its size is known. Does nothing where the sink does not compress the message.
-    pub fn compress(&mut self, aggregation: Option<Aggregation>) {
-        if let Some(compression) = self.compression(aggregation) {
-            let text = compressed(&self.text(aggregation), compression);
+    pub fn compress(&mut self) {
+        if let Some(compression) = self.form.compression {
+            let text = compressed(&self.text(), compression);
             self.payload = Some(Box::new(PayloadForm::Compressed(text)));
         }
     }
 
     /// Replaces the body by a pointer to S3, where the body is still to be stored.
-    pub fn place(&mut self, aggregation: Option<Aggregation>, store: &Store) {
+    pub fn place(&mut self, store: &Store) {
         let body = match self.payload.take().map(|payload| *payload) {
             Some(PayloadForm::Compressed(text)) => text,
-            _ => self.text(aggregation),
+            _ => self.text(),
         };
         self.payload = Some(Box::new(PayloadForm::Stored(store.place(body.into()))));
     }
@@ -255,20 +254,21 @@ impl QueuedMessage {
 
     /// Returns the rows as messages of their own, which no row may join.
     pub fn into_single(self) -> impl Iterator<Item = Self> {
-        self.into_messages().into_iter().map(|(first, ack)| {
+        let form = self.form;
+        self.into_messages().into_iter().map(move |(first, ack)| {
             let (more, more_acks) = Default::default();
-            Self { first, more, ack, more_acks, is_sealed: true, doubts: 0, payload: None }
+            Self { first, more, ack, more_acks, is_sealed: true, doubts: 0, form, payload: None }
         })
     }
 
-    /// Appends the body to be sent, escaped as in a request.
-    fn push_escaped(&self, aggregation: Option<Aggregation>, out: &mut Vec<u8>) {
-        match (self.payload.as_deref(), self.compression(aggregation)) {
+    /// Appends the body to be sent, escaped as in a JSON text.
+    pub fn push_escaped(&self, out: &mut Vec<u8>) {
+        match (self.payload.as_deref(), self.form.compression) {
             (Some(PayloadForm::Stored(stored)), _) => push_escaped(stored.pointer.as_bytes(), out),
             (Some(PayloadForm::Compressed(text)), _) => push_escaped(text.as_bytes(), out),
-            (None, Some(compression)) => push_escaped(compressed(&self.text(aggregation), compression).as_bytes(), out),
+            (None, Some(compression)) => push_escaped(compressed(&self.text(), compression).as_bytes(), out),
             (None, None) => {
-                let [open, between, close] = self.around(aggregation);
+                let [open, between, close] = self.around();
                 push_escaped(open.as_bytes(), out);
                 self.first.body.push_escaped(out);
                 for message in &self.more {
@@ -281,8 +281,8 @@ impl QueuedMessage {
     }
 
     /// Returns the text of the body before compression.
-    fn text(&self, aggregation: Option<Aggregation>) -> String {
-        let [open, between, close] = self.around(aggregation);
+    fn text(&self) -> String {
+        let [open, between, close] = self.around();
         let mut text = String::with_capacity(self.more.len() * (self.first.body.len() + between.len()));
         text.push_str(open);
         text.push_str(&self.first.body.plain());
@@ -295,8 +295,8 @@ impl QueuedMessage {
     }
 
     /// Returns the texts before the first row, between rows, and after the last row.
-    fn around(&self, aggregation: Option<Aggregation>) -> [&'static str; 3] {
-        match self.form(aggregation) {
+    fn around(&self) -> [&'static str; 3] {
+        match self.form.aggregate {
             None => [""; 3],
             Some(AggregateForm::Array) => ["[", ",", "]"],
             Some(AggregateForm::Ndjson) => ["", "\n", ""],
@@ -304,53 +304,12 @@ impl QueuedMessage {
     }
 
     /// Returns the deduplication ID; an aggregate's is a function of those of its first and its last row.
-    fn deduplication_id(&self) -> String {
+    pub fn deduplication_id(&self) -> Cow<'_, str> {
         let first = &self.first.deduplication_id;
         match self.more.last() {
-            Some(last) => sqs_id(format!("{first}+{}", last.deduplication_id)),
-            None => first.clone(),
+            Some(last) => message_id(format!("{first}+{}", last.deduplication_id)).into(),
+            None => first.into(),
         }
-    }
-
-    /// Appends the message as an entry of a request, in JSON.
-    /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatchRequestEntry.html>
-    pub fn write_entry(&self, index: usize, fifo: bool, aggregation: Option<Aggregation>, out: &mut Vec<u8>) {
-        let Message { group, attributes, .. } = &self.first;
-        out.extend_from_slice(b"{\"Id\":\"");
-        push_int(index, out);
-        out.extend_from_slice(b"\",\"MessageBody\":\"");
-        self.push_escaped(aggregation, out);
-        out.push(b'"');
-        // On a standard queue a message group orders nothing, and shares the queue fairly.
-        if !group.is_empty() {
-            out.extend_from_slice(b",\"MessageGroupId\":");
-            push_string(group, out);
-        }
-        if fifo {
-            out.extend_from_slice(b",\"MessageDeduplicationId\":");
-            push_string(&self.deduplication_id(), out);
-        }
-        let mut separator: &[u8] = b",\"MessageAttributes\":{";
-        let mut attribute = |name: &str, kind: &str, value: &str, out: &mut Vec<u8>| {
-            out.extend_from_slice(std::mem::replace(&mut separator, b","));
-            push_string(name, out);
-            out.extend_from_slice(b":{\"DataType\":");
-            push_string(kind, out);
-            out.extend_from_slice(b",\"StringValue\":");
-            push_string(value, out);
-            out.push(b'}');
-        };
-        for (name, value) in attributes {
-            attribute(name, TEXT, value, out);
-        }
-        if let Some(compression) = self.compression(aggregation) {
-            attribute(ENCODING_ATTRIBUTE, TEXT, name(compression), out);
-        }
-        if let Some(PayloadForm::Stored(stored)) = self.payload.as_deref() {
-            attribute(SIZE_ATTRIBUTE, NUMBER, &stored.size.to_string(), out);
-        }
-        let has_attributes = separator == b",";
-        out.extend_from_slice(if has_attributes { b"}}" } else { b"}" });
     }
 }
 
@@ -360,6 +319,11 @@ fn name(compression: Compression) -> &'static str {
         Compression::Zstd => "zstd",
         Compression::Gzip => "gzip",
     }
+}
+
+/// Returns how many bytes of any text always fit into a message of `message_max` bytes, compressed and in base64.
+pub(in crate::sink) fn uncompressed_max(message_max: usize) -> usize {
+    message_max / 10 * 7
 }
 
 /// Returns the compressed text in base64.
@@ -378,94 +342,55 @@ fn compressed(text: &str, compression: Compression) -> String {
     base64_simd::STANDARD.encode_to_string(bytes)
 }
 
-/// Whether SQS accepts a name of an attribute.
-/// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-message-metadata.html>
-fn is_attribute_name(name: &str) -> bool {
-    let are_allowed = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
-    let lower = name.to_ascii_lowercase();
-    let is_reserved = lower.starts_with("aws.") || lower.starts_with("amazon.");
-    let has_lone_dot = name.starts_with('.') || name.ends_with('.') || name.contains("..");
-    (1..=256).contains(&name.len()) && are_allowed && !is_reserved && !has_lone_dot
-}
-
 #[cfg(test)]
 mod tests {
     use rowmill_core::batch::TableId;
     use rowmill_pipeline::ack::tracker;
-    use serde_json::{Value, json};
 
     use super::*;
     use crate::ack::CheckpointFeed;
-    use crate::ack::tests::{LIMITS, open};
+    use crate::ack::tests::{LIMITS, ack, open};
 
-    fn queued_message(table: Option<u32>, body: &str, id: &str, position: &str) -> QueuedMessage {
-        let ack = crate::ack::tests::ack();
+    fn message(table: Option<u32>, body: &str, id: &str, position: &str) -> Message {
         let attributes = [("table", "shop.orders"), ("position", position)];
-        let message = Message {
+        Message {
             body: body.to_owned().into(),
-            group: "g".to_owned(),
             deduplication_id: id.to_owned(),
             attributes: attributes.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
             table: table.map(|id| (0, TableId(id))),
             ..Message::default()
-        };
-        QueuedMessage::new(message, &ack)
+        }
     }
 
-    fn aggregation(form: AggregateForm) -> Option<Aggregation> {
-        Some(Aggregation { form, bytes: 1000, compression: None })
+    /// Returns the first row of an aggregate of this form.
+    fn first_row(body: &str, form: AggregateForm) -> QueuedMessage {
+        let aggregation = Aggregation { form, bytes: 1000, compression: None };
+        QueuedMessage::new(message(Some(7), body, "a", "b:4:0"), &ack(), Some(aggregation))
     }
 
-    /// Returns the entry as SQS parses it.
-    fn entry(queued_message: &QueuedMessage, fifo: bool, aggregation: Option<Aggregation>) -> Value {
-        let mut out = Vec::new();
-        queued_message.write_entry(7, fifo, aggregation, &mut out);
-        let entry: Value = serde_json::from_slice(&out).expect("JSON");
-        assert_eq!(entry["Id"], "7");
-        entry
-    }
-
-    #[test]
-    fn a_group_orders_a_fifo_queue_and_shares_a_standard_one() {
-        let entry = |fifo| entry(&queued_message(None, "{\"a\":\"\u{7f}ü\\n\"}", "d", "b:4:0"), fifo, None);
-        let attributes = json!({
-            "table": { "DataType": "String", "StringValue": "shop.orders" },
-            "position": { "DataType": "String", "StringValue": "b:4:0" },
-        });
-        let body = "{\"a\":\"\u{7f}ü\\n\"}";
-        assert_eq!(
-            entry(true),
-            json!({ "Id": "7", "MessageBody": body, "MessageGroupId": "g", "MessageDeduplicationId": "d", "MessageAttributes": attributes })
-        );
-        assert_eq!(
-            entry(false),
-            json!({ "Id": "7", "MessageBody": body, "MessageGroupId": "g", "MessageAttributes": attributes })
-        );
-        let mut bare = queued_message(None, "{}", "d", "b:4:0");
-        (bare.first.group, bare.first.attributes) = (String::new(), Vec::new());
-        assert_eq!(self::entry(&bare, false, None), json!({ "Id": "7", "MessageBody": "{}" }));
+    /// Returns the body as the service gets it.
+    fn body_sent(message: &QueuedMessage) -> String {
+        let mut json = b"\"".to_vec();
+        message.push_escaped(&mut json);
+        json.push(b'"');
+        serde_json::from_slice(&json).expect("a JSON string")
     }
 
     #[test]
     fn rows_of_a_table_leave_together() {
         for (form, one, three) in [(AggregateForm::Array, "[1]", "[1,22,3]"), (AggregateForm::Ndjson, "1", "1\n22\n3")]
         {
-            let mut pack = queued_message(Some(7), "1", "a", "b:4:0");
-            let sent = |pack: &QueuedMessage| {
-                let entry = entry(pack, true, aggregation(form));
-                (entry["MessageBody"].clone(), entry["MessageDeduplicationId"].clone())
-            };
-            assert_eq!(sent(&pack), (one.into(), "a".into()));
-            let mut bytes = pack.bytes(aggregation(form));
+            let mut pack = first_row("1", form);
+            assert_eq!((&*body_sent(&pack), &*pack.deduplication_id()), (one, "a"));
+            let mut bytes = pack.body_len();
             for (body, id) in [("22", "b"), ("3", "c")] {
-                let row = queued_message(Some(7), body, id, "b:4:1").first;
+                let row = message(Some(7), body, id, "b:4:1");
                 assert!(pack.can_join(&row));
                 bytes += QueuedMessage::added_bytes(&row);
-                pack.take(row, &crate::ack::tests::ack());
+                pack.take(row, &ack());
             }
-            assert_eq!(sent(&pack), (three.into(), "a+c".into()));
-            let attributes = "tableshop.ordersStringpositionb:4:0String".len();
-            assert_eq!(bytes, three.len() + attributes);
+            assert_eq!((&*body_sent(&pack), &*pack.deduplication_id()), (three, "a+c"));
+            assert_eq!(bytes, three.len());
             assert_eq!(pack.into_messages().len(), 3);
         }
     }
@@ -474,8 +399,8 @@ mod tests {
     fn of_two_batches() -> (QueuedMessage, CheckpointFeed, [Ack; 2]) {
         let (mut acks, feed, _) = tracker(LIMITS);
         let batches = [open(&mut acks, 4, 8), open(&mut acks, 8, 12)];
-        let row = |row| Message { row, ..queued_message(Some(7), "1", "a", "b:4:0").first };
-        let mut pack = QueuedMessage::new(row(1), &batches[0]);
+        let row = |row| Message { row, ..message(Some(7), "1", "a", "b:4:0") };
+        let mut pack = QueuedMessage::new(row(1), &batches[0], None);
         pack.take(row(3), &batches[0]);
         [0, 2, 5].into_iter().for_each(|index| pack.take(row(index), &batches[1]));
         (pack, feed, batches)
@@ -535,17 +460,18 @@ mod tests {
 
     #[test]
     fn what_was_sent_or_is_another_tables_stays_alone() {
-        let mut pack = queued_message(Some(7), "1", "a", "b:4:0");
-        let row = |table, body| queued_message(table, body, "2", "b:4:1").first;
+        let mut pack = first_row("1", AggregateForm::Array);
+        let row = |table, body| message(table, body, "2", "b:4:1");
         assert!(pack.can_join(&row(Some(7), "2")));
         assert!(!pack.can_join(&row(Some(8), "2")));
         assert!(!pack.can_join(&row(None, "2")));
-        assert!(!pack.can_join(&row(Some(7), "")), "SQS would reject an empty body");
-        assert!(!queued_message(None, "1", "a", "b:4:0").can_join(&row(None, "2")));
+        assert!(!pack.can_join(&row(Some(7), "")), "an empty body would be rejected");
         pack.seal();
         assert!(!pack.can_join(&row(Some(7), "2")));
-        let alone = queued_message(None, "a transform's text", "a", "b:4:0");
-        assert_eq!(entry(&alone, true, aggregation(AggregateForm::Array))["MessageBody"], "a transform's text");
+        let aggregation = Aggregation { form: AggregateForm::Array, bytes: 1000, compression: None };
+        let alone = QueuedMessage::new(row(None, "a transform's text"), &ack(), Some(aggregation));
+        assert!(!alone.can_join(&row(Some(7), "2")));
+        assert_eq!(body_sent(&alone), "a transform's text");
     }
 
     #[test]
@@ -555,43 +481,15 @@ mod tests {
         for compression in [Compression::Zstd, Compression::Gzip] {
             let aggregation =
                 Some(Aggregation { form: AggregateForm::Ndjson, bytes: 1000, compression: Some(compression) });
-            let sent = entry(&queued_message(Some(7), &noise, "a", "b:4:0"), false, aggregation);
-            let body = sent["MessageBody"].as_str().expect("a body");
-            assert!(body.len() <= noise.len() / 7 * 10, "{} of {}", body.len(), noise.len());
+            let row = QueuedMessage::new(message(Some(7), &noise, "a", "b:4:0"), &ack(), aggregation);
+            let body = body_sent(&row);
+            assert!(uncompressed_max(body.len()) <= noise.len(), "{} of {}", body.len(), noise.len());
             assert!(base64_simd::STANDARD.decode_to_vec(body).is_ok());
-            assert_eq!(sent["MessageAttributes"]["content-encoding"]["StringValue"], name(compression));
+            let encoding = AddedAttribute { name: ENCODING_ATTRIBUTE, value: name(compression), is_number: false };
+            assert_eq!(row.added_attributes().collect::<Vec<_>>(), [encoding]);
             // A message that is not a row is sent as it is.
-            let sent = entry(&queued_message(None, &noise, "a", "b:4:0"), false, aggregation);
-            assert_eq!(sent["MessageBody"], noise.as_str());
+            let other = QueuedMessage::new(message(None, &noise, "a", "b:4:0"), &ack(), aggregation);
+            assert_eq!((body_sent(&other), other.added_attributes().count()), (noise.clone(), 0));
         }
-    }
-
-    #[test]
-    fn what_no_queue_takes_is_known_before() {
-        let with = |name: &str, value: &str, count: usize| {
-            let mut queued_message = queued_message(None, "{}", "a", "b:4:0");
-            let more = (0..count).map(|nth| (format!("{name}{nth}"), value.to_owned()));
-            queued_message.first.attributes.extend(more);
-            queued_message.rejection(None).map(|rejection| rejection.error)
-        };
-        assert_eq!(with("n", "v", 8), None);
-        assert_eq!(with("n", "v", 9).as_deref(), Some("too many attributes: 11, SQS takes 10"));
-        for (name, value) in
-            [("n", ""), ("two words", "v"), ("aws.", "v"), ("AMAZON.n", "v"), (".n", "v"), ("a..b", "v")]
-        {
-            assert!(with(name, value, 1).is_some(), "{name}");
-        }
-        assert!(queued_message(None, "", "a", "b:4:0").rejection(None).is_some());
-        // A duplicate name, and one that the sink adds to compressed rows.
-        let mut twice = queued_message(Some(7), "{}", "a", "b:4:0");
-        twice.first.attributes.push(("table".to_owned(), "mine".to_owned()));
-        let error = twice.rejection(None).map(|rejection| rejection.error);
-        assert_eq!(error.as_deref(), Some("duplicate attribute `table`, as `shop.orders` and as `mine`"));
-        let mut encoded = queued_message(Some(7), "{}", "a", "b:4:0");
-        encoded.first.attributes.push((ENCODING_ATTRIBUTE.to_owned(), "mine".to_owned()));
-        assert_eq!(encoded.rejection(None), None);
-        let compressed = Aggregation { form: AggregateForm::Array, bytes: 1000, compression: Some(Compression::Gzip) };
-        let error = encoded.rejection(Some(compressed)).map(|rejection| rejection.error);
-        assert_eq!(error.as_deref(), Some("reserved attribute `content-encoding`, which the sink adds"));
     }
 }

@@ -9,15 +9,16 @@ use bytes::Bytes;
 use rowmill_core::envelope::push_string;
 
 use super::super::OpenError;
-use super::super::aws::{Account, describe};
+use super::account::Account;
+use super::error::describe;
 use crate::config::LargeMessages;
 
 /// The attribute that tells a consumer that a body is a pointer: its value is the size of the stored body in bytes.
-pub(super) const SIZE_ATTRIBUTE: &str = "ExtendedPayloadSize";
+pub(in crate::sink) const SIZE_ATTRIBUTE: &str = "ExtendedPayloadSize";
 
 /// A bucket for large bodies.
 #[derive(Debug, Clone)]
-pub(super) struct Store {
+pub(in crate::sink) struct Store {
     client: aws_sdk_s3::Client,
     bucket: String,
     prefix: String,
@@ -25,12 +26,12 @@ pub(super) struct Store {
 
 /// A body that is stored, or is to be stored, in a bucket.
 #[derive(Debug)]
-pub(super) struct Stored {
+pub(in crate::sink) struct Stored {
     key: String,
     /// The body that the message has instead.
     pub pointer: String,
-    /// The bytes of the stored body.
-    pub size: usize,
+    /// The bytes of the stored body, as the value of [`SIZE_ATTRIBUTE`].
+    pub size: String,
     /// The body, until it is stored.
     body: Option<Bytes>,
 }
@@ -67,7 +68,7 @@ impl Store {
         push_string(&key, &mut pointer);
         pointer.extend_from_slice(b"}]");
         let pointer = String::from_utf8(pointer).expect("JSON is written as UTF-8");
-        Stored { key, pointer, size: body.len(), body: Some(body) }
+        Stored { key, pointer, size: body.len().to_string(), body: Some(body) }
     }
 
     /// Stores a body, unless it is stored already.

@@ -1,4 +1,4 @@
-//! Delivery to a queue: which messages wait, which requests are in flight, and how each answer is handled.
+//! Delivery to a service: which messages wait, which requests are in flight, and how each answer is handled.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,11 +9,12 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use super::super::flow::{Flow, Sent};
 use super::super::{DeadLetters, Delivery, Inlet, Message, Rejection};
-use super::queue::{Sqs, uncompressed_max};
-use super::queued_message::QueuedMessage;
-use super::request::{Answer, LIMITS, Reason, Request, RequestTarget, send};
+use super::RemoteSink;
+use super::flow::{Flow, Sent};
+use super::queued_message::{QueuedMessage, uncompressed_max};
+use super::request::{Answer, Reason, send};
+use super::transport::Request;
 use crate::ack::{self, Ack};
 use crate::config::OnError;
 use crate::failpoint::{self, Step};
@@ -28,7 +29,7 @@ const SENDABLE_BYTES_MAX: usize = 4 << 20;
 const WAITING_BYTES_MAX: usize = 32 << 20;
 /// The interval of warnings that one message group blocks all others.
 const HELD_UP_INTERVAL: Duration = Duration::from_secs(60);
-/// The number of times that a message is refused individually with an unknown code, while the queue accepts others in
+/// The number of times that a message is refused individually with an unknown code, while the service accepts others in
 /// between, until the message counts as rejected.
 const DOUBTS_MAX: u8 = 5;
 /// A rejected dead letter is shortened and sent again, unless it has at most this many bytes: its size is not the cause then.
@@ -38,17 +39,21 @@ const LETTER_BYTES_MIN: usize = 1024;
 ///
 /// # Errors
 /// If the sink of dead letters has ended.
-pub(super) async fn deliver(sqs: Sqs, mut deliveries: Inlet, dead_letters: Option<DeadLetters>) -> anyhow::Result<()> {
-    let dead_letters = dead_letters.filter(|_| sqs.on_error == OnError::DeadLetter);
-    let mut delivering = QueueDelivery {
-        queue: OrderedQueue::new(LIMITS),
+pub(super) async fn deliver(
+    sink: RemoteSink,
+    mut deliveries: Inlet,
+    dead_letters: Option<DeadLetters>,
+) -> anyhow::Result<()> {
+    let dead_letters = dead_letters.filter(|_| sink.on_error == OnError::DeadLetter);
+    let mut delivering = RemoteDelivery {
+        queue: OrderedQueue::new(sink.transport.limits().request),
         requests: JoinSet::new(),
-        flow: Flow::new(sqs.jitter_seed),
+        flow: Flow::new(sink.jitter_seed),
         is_alive: false,
         failures: FailureLog::default(),
         held_up_said: None,
         dead_letters,
-        sink: sqs,
+        sink,
     };
     let mut open = true;
     loop {
@@ -75,7 +80,7 @@ pub(super) async fn deliver(sqs: Sqs, mut deliveries: Inlet, dead_letters: Optio
     }
 }
 
-impl Sqs {
+impl RemoteSink {
     /// Adds a message to the queue. Where the sink aggregates, and the last message of the group has room, the row joins that
     /// message instead. Returns a message that the queue would never accept, with the reason. `ack` is the batch's.
     fn take_in(
@@ -84,7 +89,7 @@ impl Sqs {
         ack: &Ack,
         queue: &mut OrderedQueue<QueuedMessage>,
     ) -> Option<(QueuedMessage, Rejection)> {
-        let group = self.fifo.then(|| message.group.clone());
+        let group = self.transport.is_ordered().then(|| message.group.clone());
         let mut alone = Some(message);
         if let Some(aggregation) = self.aggregation {
             queue.join_last(group.as_deref(), |last| {
@@ -97,26 +102,27 @@ impl Sqs {
                 }
             });
         }
-        let mut item = QueuedMessage::new(alone?, ack);
-        let mut bytes = item.bytes(self.aggregation);
-        if bytes > uncompressed_max(self.message_max) {
-            item.compress(self.aggregation);
-            bytes = item.bytes(self.aggregation);
+        let mut item = QueuedMessage::new(alone?, ack, self.aggregation);
+        let bytes_max = self.transport.limits().message_bytes;
+        let mut bytes = self.transport.bytes(&item);
+        if bytes > uncompressed_max(bytes_max) {
+            item.compress();
+            bytes = self.transport.bytes(&item);
         }
-        if bytes > self.message_max
+        if bytes > bytes_max
             && let Some(store) = &self.store
         {
-            item.place(self.aggregation, store);
-            bytes = item.bytes(self.aggregation);
+            item.place(store);
+            bytes = self.transport.bytes(&item);
         }
-        if bytes > self.message_max && item.message().is_dead_letter {
+        if bytes > bytes_max && item.message().is_dead_letter {
             let around = bytes.saturating_sub(item.message().body.len());
-            item.shorten(self.message_max.saturating_sub(around));
-            bytes = item.bytes(self.aggregation);
+            item.shorten(bytes_max.saturating_sub(around));
+            bytes = self.transport.bytes(&item);
         }
-        let rejection = item.rejection(self.aggregation).or_else(|| {
-            let error = || format!("{bytes} bytes, the queue takes {}", self.message_max);
-            (bytes > self.message_max).then(|| Rejection::new("too-large", error()))
+        let rejection = self.transport.rejection(&item).or_else(|| {
+            let error = || format!("too large: {bytes} bytes, the limit is {bytes_max}");
+            (bytes > bytes_max).then(|| Rejection::new("too-large", error()))
         });
         if let Some(rejection) = rejection {
             return Some((item, rejection));
@@ -136,7 +142,7 @@ impl Sqs {
         dead_letters: Option<&DeadLetters>,
     ) -> anyhow::Result<()> {
         let Some(dead_letters) = dead_letters else {
-            let error = refusal(&self.queue_url, queued_message.message(), &rejection.error)
+            let error = refusal(&self.transport.destination(), queued_message.message(), &rejection.error)
                 .context(format!("sink.{}", self.name));
             if let Some((_, ack)) = queued_message.into_messages().into_iter().next() {
                 ack::stop(ack, error);
@@ -156,9 +162,9 @@ impl Sqs {
     }
 }
 
-/// The delivery to a queue: messages that wait, and requests in flight.
-struct QueueDelivery {
-    sink: Sqs,
+/// The delivery to a service: messages that wait, and requests in flight.
+struct RemoteDelivery {
+    sink: RemoteSink,
     dead_letters: Option<DeadLetters>,
     queue: OrderedQueue<QueuedMessage>,
     requests: JoinSet<(Sent, Answer)>,
@@ -169,7 +175,7 @@ struct QueueDelivery {
     held_up_said: Option<Instant>,
 }
 
-impl QueueDelivery {
+impl RemoteDelivery {
     fn is_done(&self) -> bool {
         self.queue.is_empty() && self.requests.is_empty()
     }
@@ -234,15 +240,8 @@ impl QueueDelivery {
             }
             request.iter_mut().for_each(|pending| pending.item.seal());
             let sent = self.flow.sent(request.iter().map(|pending| pending.bytes).sum(), now);
-            let Sqs { transport, queue_url, fifo, aggregation, store, .. } = &self.sink;
-            let to = RequestTarget {
-                transport: Arc::clone(transport),
-                url: queue_url.clone(),
-                fifo: *fifo,
-                aggregation: *aggregation,
-                store: store.clone(),
-            };
-            self.requests.spawn(async move { (sent, send(to, request).await) });
+            let (transport, store) = (Arc::clone(&self.sink.transport), self.sink.store.clone());
+            self.requests.spawn(async move { (sent, send(&*transport, store.as_ref(), request).await) });
         }
     }
 
@@ -299,17 +298,17 @@ impl QueueDelivery {
     /// Handles a message that is rejected, perhaps for one of its rows.
     async fn rejected(&mut self, pending: Pending<QueuedMessage>, rejection: &Rejection) -> anyhow::Result<()> {
         let Pending { group, mut item, bytes } = pending;
-        let aggregation = self.sink.aggregation;
+        let transport = &self.sink.transport;
         if item.has_several() {
             // One of its rows may be the cause: each row is sent again alone.
-            let single = |item: QueuedMessage| Pending { group: group.clone(), bytes: item.bytes(aggregation), item };
+            let single = |item: QueuedMessage| Pending { group: group.clone(), bytes: transport.bytes(&item), item };
             self.queue.requeue_split(group.as_deref(), item.into_single().map(single).collect());
             return Ok(());
         }
         if item.message().is_dead_letter && bytes > LETTER_BYTES_MIN {
             error!(sink = self.sink.name, bytes, error = rejection.error, "dead letter rejected, sent again shortened");
             item.shorten(bytes / 2);
-            let bytes = item.bytes(aggregation);
+            let bytes = transport.bytes(&item);
             self.queue.requeue_split(group.as_deref(), vec![Pending { group: group.clone(), bytes, item }]);
             return Ok(());
         }
@@ -347,10 +346,10 @@ fn without_stopped(request: Request, queue: &mut OrderedQueue<QueuedMessage>) ->
     left
 }
 
-fn refusal(queue_url: &str, message: &Message, text: &str) -> anyhow::Error {
+fn refusal(destination: &str, message: &Message, text: &str) -> anyhow::Error {
     let start: String = message.body.plain().chars().take(200).collect();
     anyhow!(
-        "cannot deliver to queue {queue_url}: message rejected ({text}); group `{}`, {} bytes, beginning {start}; drop or \
+        "cannot deliver to {destination}: message rejected ({text}); group `{}`, {} bytes, beginning {start}; drop or \
          change such rows by a transform, or set `on_error = \"dead-letter\"` for this sink",
         message.group,
         message.body.len()

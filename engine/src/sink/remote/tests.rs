@@ -3,27 +3,27 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
 use rowmill_core::position::ResumePoint;
 use rowmill_pipeline::ack::{Cost, tracker};
+use rowmill_pipeline::ordered_queue::RequestLimits;
 use serde_json::{Value, json};
 
-use super::super::aws::{Failure, Transport};
 use super::super::outlet::{Outlet, Overflow, outlet};
-use super::super::{Delivery, Message};
-use super::request::LIMITS;
+use super::super::{Delivery, Message, Rejection};
 use super::*;
 use crate::ack::tests::resume;
 use crate::ack::{AckObserver, AckOpener, BatchOrigin, StopError};
 use crate::config::OnError;
 use tokio::time::Instant;
 
-type Answering = dyn Fn(&[Value]) -> Result<Value, Failure> + Send + Sync;
+type Answering = dyn Fn(&[String]) -> Result<Vec<Outcome>, Refusal> + Send + Sync;
 
-/// Answers requests with a closure's answer to their entries, after a delay.
+/// A service that answers requests with a closure's outcomes of their bodies, after a delay.
 struct Scripted {
     answer: Box<Answering>,
     takes: Duration,
+    is_ordered: bool,
+    message_max: usize,
     /// The accepted bodies.
     arrived: Arc<Mutex<Vec<String>>>,
 }
@@ -35,38 +35,51 @@ impl fmt::Debug for Scripted {
 }
 
 impl Transport for Scripted {
-    fn call(&self, _: &'static str, body: Vec<u8>) -> BoxFuture<'_, Result<Bytes, Failure>> {
+    fn destination(&self) -> String {
+        "a scripted service".to_owned()
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { request: RequestLimits { messages: 10, bytes: 1 << 20 }, message_bytes: self.message_max }
+    }
+
+    fn is_ordered(&self) -> bool {
+        self.is_ordered
+    }
+
+    fn escaping(&self) -> Escaping {
+        Escaping::Plain
+    }
+
+    fn bytes(&self, message: &QueuedMessage) -> usize {
+        message.body_len()
+    }
+
+    fn rejection(&self, _: &QueuedMessage) -> Option<Rejection> {
+        None
+    }
+
+    fn send<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Vec<Outcome>, Refusal>> {
         async move {
             tokio::time::sleep(self.takes).await;
-            let request: Value = serde_json::from_slice(&body).expect("JSON");
-            let entries = request["Entries"].as_array().expect("entries");
-            let answer = (self.answer)(entries)?;
-            for id in answer["Successful"].as_array().into_iter().flatten() {
-                let index: usize = id["Id"].as_str().and_then(|id| id.parse().ok()).expect("an index");
-                let body = entries[index]["MessageBody"].as_str().expect("a body");
-                self.arrived.lock().expect("no panic").push(body.to_owned());
-            }
-            Ok(Bytes::from(answer.to_string()))
+            let bodies: Vec<String> =
+                request.iter().map(|pending| pending.item.message().body.plain().into_owned()).collect();
+            let outcomes = (self.answer)(&bodies)?;
+            let accepted = bodies.into_iter().zip(&outcomes).filter(|(_, outcome)| outcome.is_ok());
+            self.arrived.lock().expect("no panic").extend(accepted.map(|(body, _)| body));
+            Ok(outcomes)
         }
         .boxed()
     }
 }
 
-/// Accepts all entries except those for which `refuse` returns a code.
-fn each(entries: &[Value], refuse: impl Fn(&str) -> Option<&'static str>) -> Value {
-    let (mut successful, mut failed) = (Vec::new(), Vec::new());
-    for (index, entry) in entries.iter().enumerate() {
-        let id = index.to_string();
-        match refuse(entry["MessageBody"].as_str().expect("a body")) {
-            None => successful.push(json!({ "Id": id })),
-            Some(code) => failed.push(json!({ "Id": id, "Code": code, "SenderFault": true })),
-        }
-    }
-    json!({ "Successful": successful, "Failed": failed })
+/// Accepts all bodies except those for which `refuse` returns a class.
+fn each(bodies: &[String], refuse: impl Fn(&str) -> Option<Class>) -> Vec<Outcome> {
+    bodies.iter().map(|body| refuse(body).map_or(Ok(()), |class| Err(refused(class)))).collect()
 }
 
-fn refused(code: &str) -> Failure {
-    Failure::Refused { code: code.to_owned(), message: String::new(), status: 400 }
+fn refused(class: Class) -> Refusal {
+    Refusal { class, code: "Code".into(), error: format!("{class:?}") }
 }
 
 struct Rig {
@@ -81,26 +94,29 @@ struct Rig {
 impl Rig {
     fn start(
         takes: Duration,
-        edit: impl FnOnce(&mut Sqs),
-        answer: impl Fn(&[Value]) -> Result<Value, Failure> + Send + Sync + 'static,
+        edit: impl FnOnce(&mut Scripted),
+        answer: impl Fn(&[String]) -> Result<Vec<Outcome>, Refusal> + Send + Sync + 'static,
     ) -> Self {
         let arrived: Arc<Mutex<Vec<String>>> = Arc::default();
-        let transport = Scripted { answer: Box::new(answer), takes, arrived: Arc::clone(&arrived) };
-        let mut sqs = Sqs {
+        let mut service = Scripted {
+            answer: Box::new(answer),
+            takes,
+            is_ordered: false,
+            message_max: 1 << 20,
+            arrived: Arc::clone(&arrived),
+        };
+        edit(&mut service);
+        let sink = RemoteSink {
             name: "queue".to_owned(),
-            transport: Arc::new(transport),
-            queue_url: "http://simulated/queue".to_owned(),
-            fifo: false,
+            transport: Arc::new(service),
             on_error: OnError::Halt,
-            message_max: LIMITS.bytes,
             aggregation: None,
             store: None,
             jitter_seed: Some(7),
         };
-        edit(&mut sqs);
         let (outlet, inlet) = outlet(2, Overflow::new(0));
         let (acks, _, observer) = tracker::<ResumePoint, BatchOrigin>(Cost { rows: 1 << 20, bytes: 1 << 30 });
-        Self { outlet, acks, observer, arrived, sink: tokio::spawn(Box::new(sqs).run(inlet, None)), next: 1 }
+        Self { outlet, acks, observer, arrived, sink: tokio::spawn(Box::new(sink).run(inlet, None)), next: 1 }
     }
 
     async fn send(&mut self, messages: Vec<Message>) {
@@ -138,7 +154,7 @@ async fn a_throttled_key_ends_nothing() {
         |_| {},
         move |entries| {
             let is_throttled = start.elapsed() < Duration::from_secs(20);
-            Ok(each(entries, |_| is_throttled.then_some("KMS.ThrottlingException")))
+            Ok(each(entries, |_| is_throttled.then_some(Class::Throttled)))
         },
     );
     rig.send(messages(&["a", "b"])).await;
@@ -147,9 +163,9 @@ async fn a_throttled_key_ends_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_request_that_cant_be_read_is_split_until_the_bad_message_stands_alone() {
-    for code in ["SerializationException", "SomethingNew"] {
-        let answer = move |entries: &[Value]| match entries.iter().any(|entry| entry["MessageBody"] == "bad") {
-            true => Err(refused(code)),
+    for class in [Class::Definite, Class::Unknown] {
+        let answer = move |entries: &[String]| match entries.iter().any(|entry| entry == "bad") {
+            true => Err(refused(class)),
             false => Ok(each(entries, |_| None)),
         };
         let mut rig = Rig::start(Duration::from_millis(5), |_| {}, answer);
@@ -161,10 +177,10 @@ async fn a_request_that_cant_be_read_is_split_until_the_bad_message_stands_alone
             tokio::time::sleep(Duration::from_millis(100)).await;
             more += 1;
         }
-        assert!(more < 100, "{code}: the pipeline did not stop");
+        assert!(more < 100, "{class:?}: the pipeline did not stop");
         let (arrived, stop) = rig.end().await;
         let stop = stop.expect("it stops there");
-        assert!(stop.contains(code) && stop.contains("beginning bad"), "{stop}");
+        assert!(stop.contains(&format!("{class:?}")) && stop.contains("beginning bad"), "{stop}");
         let before: Vec<&String> = arrived.iter().filter(|body| *body != "more").collect();
         assert!(before.starts_with(&[&"a".to_owned(), &"b".to_owned()]), "{before:?}");
     }
@@ -179,7 +195,7 @@ async fn a_queue_that_refuses_everything_is_waited_for() {
         Duration::from_millis(5),
         |_| {},
         move |entries| match start.elapsed() < back {
-            true => Err(refused("SomethingNew")),
+            true => Err(refused(Class::Unknown)),
             false => Ok(each(entries, |_| None)),
         },
     );
@@ -191,7 +207,11 @@ async fn a_queue_that_refuses_everything_is_waited_for() {
 
 #[tokio::test(start_paused = true)]
 async fn a_hot_group_takes_no_room_from_others() {
-    let mut rig = Rig::start(Duration::from_millis(10), |sqs| sqs.fifo = true, |entries| Ok(each(entries, |_| None)));
+    let mut rig = Rig::start(
+        Duration::from_millis(10),
+        |service| service.is_ordered = true,
+        |entries| Ok(each(entries, |_| None)),
+    );
     let start = Instant::now();
     // Far more messages of the hot group than could leave at once.
     for batch in 0..100 {
@@ -214,12 +234,11 @@ async fn a_hot_group_takes_no_room_from_others() {
 
 #[tokio::test(start_paused = true)]
 async fn a_dead_letter_fits() {
-    // The queue takes less than its limit says.
+    // The service takes less than its limit says.
     let takes: VecDeque<usize> = [5_000, 1_500].into();
     for (max, most) in takes.into_iter().zip([20_000, 20_000]) {
-        let answer =
-            move |entries: &[Value]| Ok(each(entries, |body| (body.len() > max).then_some("InvalidParameterValue")));
-        let mut rig = Rig::start(Duration::from_millis(5), |sqs| sqs.message_max = most, answer);
+        let answer = move |entries: &[String]| Ok(each(entries, |body| (body.len() > max).then_some(Class::Definite)));
+        let mut rig = Rig::start(Duration::from_millis(5), |service| service.message_max = most, answer);
         let body = json!({ "error": "why", "body": "x".repeat(1 << 20) }).to_string();
         rig.send(vec![Message { is_dead_letter: true, ..message(&body, "") }]).await;
         let (arrived, stop) = rig.end().await;

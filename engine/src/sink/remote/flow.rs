@@ -3,13 +3,13 @@
 //! In: requests sent, and their outcomes. Out: whether another request may leave now. No I/O.
 //!
 //! The limit of requests in flight follows the latency. While the limit is reached and the latency does not rise, the
-//! limit grows: a distant queue needs many concurrent requests for a high throughput. A latency that rises with the
+//! limit grows: a distant service needs many concurrent requests for a high throughput. A latency that rises with the
 //! requests in flight means that they wait in a queue somewhere, where more requests would wait, too. When the queue
 //! throttles, the limit is halved, and then grows by one for each round of answers, as in TCP
 //! (<https://www.rfc-editor.org/rfc/rfc5681>).
 //!
-//! In an outage single requests probe the queue, at least one a second, whichever earlier requests are still unanswered:
-//! so delivery resumes within two seconds of the queue's return, however long the outage was.
+//! In an outage single requests probe the service, at least one a second, whichever earlier requests are still unanswered:
+//! so delivery resumes within two seconds of the service's return, however long the outage was.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::retry::Delays;
 
-/// The limit at the start, and the least while the queue does not throttle.
+/// The limit at the start, and the least while the service does not throttle.
 const REQUESTS_FIRST: f64 = 32.0;
 const REQUESTS_MAX: f64 = 512.0;
 /// The most bytes in flight, each of which is in memory twice: enough for 500 MB/s at a latency of 16 ms.
@@ -80,16 +80,16 @@ pub(super) struct Sent {
     generation: u64,
 }
 
-/// What an answer shows about the queue.
+/// What an answer shows about the service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// The queue accepted or rejected each message.
+    /// The service accepted or rejected each message.
     Accepted,
-    /// The queue accepted or rejected some messages; the others are to be retried.
+    /// The service accepted or rejected some messages; the others are to be retried.
     Partial,
-    /// The queue throttles.
+    /// The service throttles.
     Throttled,
-    /// The queue accepted nothing, or there is no answer.
+    /// The service accepted nothing, or there is no answer.
     Refused,
 }
 
@@ -143,7 +143,7 @@ impl Flow {
         }
     }
 
-    /// Ends a pause that is over, and returns whether the queue is silent: no request was answered for so long that the
+    /// Ends a pause that is over, and returns whether the service is silent: no request was answered for so long that the
     /// connections may be dead. Then an outage begins, and the unanswered requests no longer count. Without `listens` a queue
     /// is never silent.
     pub fn is_silent(&mut self, now: Instant, listens: bool) -> bool {
@@ -290,7 +290,7 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// Runs a queue at this distance that answers up to `rate` requests a second, for six seconds. Returns the requests
+    /// Runs a service at this distance that answers up to `rate` requests a second, for six seconds. Returns the requests
     /// accepted in the last second, and the most in flight.
     fn run(
         flow: &mut Flow,
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_that_is_far_away_gets_more_requests_at_a_time() {
+    fn a_service_that_is_far_away_gets_more_requests_at_a_time() {
         let mut flow = Flow::new(Some(1));
         let start = Instant::now();
         let (at_once, few) = run(&mut flow, start, MS / 10, 20_000.0, None);
@@ -340,7 +340,7 @@ mod tests {
 
     /// A latency that rises with the requests in flight lowers the limit. The shortest latency is learned anew.
     #[test]
-    fn a_queue_that_gets_slower_gets_fewer_requests_at_a_time() {
+    fn a_service_that_gets_slower_gets_fewer_requests_at_a_time() {
         let mut concurrency = Concurrency::new();
         let now = Instant::now();
         let answer = |concurrency: &mut Concurrency, took, count: usize, now| {
@@ -363,7 +363,7 @@ mod tests {
             REQUESTS_FIRST as usize,
             "never fewer than at first"
         );
-        // The queue is more distant now.
+        // The service is more distant now.
         for seconds in [6, 12] {
             answer(&mut concurrency, MS * 101, 1, now + Duration::from_secs(seconds));
         }
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_that_throttles_gets_as_many_as_it_takes() {
+    fn a_service_that_throttles_gets_as_many_as_it_takes() {
         let mut flow = Flow::new(Some(1));
         let (rate, most) = run(&mut flow, Instant::now(), MS * 10, 1e9, Some(100));
         assert!(most <= 250, "{most}");
