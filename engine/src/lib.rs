@@ -44,5 +44,6 @@ pub mod shutdown;
 mod simulation;
 pub mod sink;
 pub mod source;
+mod status;
 pub mod transform;
 pub mod workers;

@@ -22,11 +22,12 @@ use crate::ack::{AckObserver, CheckpointFeed, Cost, StopError};
 use crate::checkpoint::Checkpoint;
 use crate::config::SinkId;
 use crate::failpoint::{self, Step};
-use crate::progress::ProgressReporter;
+use crate::progress;
 use crate::router::Router;
-use crate::shutdown::{Shutdown, ShutdownTrigger, shutdown};
+use crate::shutdown::{ShutdownTrigger, shutdown};
 use crate::sink::{self, DeadLetters, Overflow, Sink};
-use crate::source::Lag;
+use crate::source::Source;
+use crate::status::Status;
 use crate::transform::CurrentChain;
 use crate::workers::{BATCHES_WAITING_MAX, Intake, Worker};
 
@@ -85,8 +86,7 @@ pub(crate) struct Stages {
     pub dead_letters: Option<SinkId>,
     pub checkpoint: Checkpoint,
     pub in_flight: Cost,
-    /// The age of the newest event that was read.
-    pub lag: Arc<Lag>,
+    pub status: Arc<Status>,
     /// The longest time that a shutdown takes.
     pub shutdown_timeout: Duration,
 }
@@ -129,9 +129,9 @@ impl Threads for OwnThreads<'_> {
 
 impl Stages {
     /// Runs the stages with the `source`, until `next_signal` returns, a stage fails, or a row stops the pipeline.
-    pub(crate) async fn run<S: Future<Output = anyhow::Result<()>> + Send + 'static>(
+    pub(crate) async fn run(
         self,
-        source: impl FnOnce(Intake, Shutdown) -> S,
+        source: impl Source,
         threads: &impl Threads,
         next_signal: impl AsyncFnMut() -> &'static str,
     ) -> anyhow::Result<Ended> {
@@ -144,7 +144,7 @@ impl Stages {
             dead_letters,
             checkpoint,
             in_flight,
-            lag,
+            status,
             shutdown_timeout,
         } = self;
         let (stop, stopped) = shutdown();
@@ -167,9 +167,9 @@ impl Stages {
             let run = async move { sink.run(deliveries, dead_letters).await.with_context(|| format!("sink.{name}")) };
             deliverers.push(stages.spawn(run));
         }
-        let pace = ProgressReporter::new(first_resume.clone());
+        status.starts(first_resume);
         let (intake, tasks) = Intake::new(acks, chain.clone(), workers);
-        deliverers.push(threads.spawn_source(&mut stages, source(intake, stopped).boxed()));
+        deliverers.push(threads.spawn_source(&mut stages, source.run(intake, stopped).boxed()));
         let outlets = outlets.into_iter().zip(discards).map(|(outlet, discards)| (!discards).then_some(outlet));
         let outlets: Arc<[_]> = outlets.collect();
         let skips = Arc::default();
@@ -181,8 +181,8 @@ impl Stages {
         stages.spawn(async move {
             tokio::select! {
                 biased;
-                result = write_checkpoints(checkpoint, feed, &pace) => result,
-                () = pace.report(&lag) => Ok(()),
+                result = write_checkpoints(checkpoint, feed, &status) => result,
+                () = progress::report(&status) => Ok(()),
             }
         });
         let supervised = Supervised { stages, deliverers, observer: &observer, stop, shutdown_timeout };
@@ -308,7 +308,7 @@ pub(crate) struct CheckpointUnwritten(Duration);
 async fn write_checkpoints(
     mut checkpoint: Checkpoint,
     mut feed: CheckpointFeed,
-    pace: &ProgressReporter,
+    status: &Status,
 ) -> anyhow::Result<()> {
     let mut due = Instant::now();
     loop {
@@ -335,7 +335,7 @@ async fn write_checkpoints(
         checkpoint.write(&advance.progress).await?;
         failpoint::reached(Step::Checkpointed);
         feed.release(&advance);
-        pace.delivered(advance);
+        status.delivered(advance);
         due = Instant::now() + checkpoint.interval();
     }
 }

@@ -4,6 +4,7 @@
 //! command that continues after the row's transaction.
 
 use std::cell::Cell;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
@@ -21,7 +22,8 @@ use crate::router::{Router, SinkRequirements};
 use crate::selection::Selection;
 use crate::shutdown::Signals;
 use crate::sink::{self, Connections, OpenError};
-use crate::source::{self, LocateError, Source};
+use crate::source::binlog::{self, BinlogSource, LocateError};
+use crate::status::Status;
 use crate::transform::{Loader, Reloader, Settings};
 
 /// The shortest and the longest pause between attempts to start.
@@ -106,7 +108,7 @@ async fn retry_start<T>(waits: bool, mut attempt: impl AsyncFnMut() -> Result<T,
 
 /// The opened parts of the engine, ready to run.
 struct Prepared {
-    source: Source,
+    source: BinlogSource,
     source_config: config::Source,
     stages: Stages,
     plugins: Reloader,
@@ -147,6 +149,7 @@ async fn prepare(config: Config, waits: bool, reading: &Handle) -> anyhow::Resul
     let (mut checkpoint, mut saved) =
         retry_start(waits, async || Ok(Checkpoint::open(&checkpoint_config).await?)).await?;
     let chain = plugins_running.chain();
+    let status = Arc::new(Status::default());
     let connect = async || {
         // Earlier attempts may have taken long: the checkpoint must stay held meanwhile.
         checkpoint.keep_alive().await;
@@ -159,7 +162,7 @@ async fn prepare(config: Config, waits: bool, reading: &Handle) -> anyhow::Resul
         if let Some(problem) = server.problems().into_iter().next() {
             return Err(problem.into());
         }
-        let start = server.locate(&source.start, saved.clone()).await.map_err(|error| {
+        let start = binlog::locate(&mut server, &source.start, saved.clone()).await.map_err(|error| {
             let (error, is_transient) = match error {
                 LocateError::Transient(error) => (error, true),
                 LocateError::Definite(error) => (error, false),
@@ -182,7 +185,9 @@ async fn prepare(config: Config, waits: bool, reading: &Handle) -> anyhow::Resul
         let first_resume = start.resume.clone();
         let selection = Selection::new(source.tables.clone(), chain.clone());
         let schemas = checkpoint.schema_history(&server.identity, &source.tables).await?;
-        let opening = reading.spawn(Source::open(server, source.clone(), start, Box::new(selection), schemas));
+        let opening =
+            BinlogSource::open(server, source.clone(), start, Box::new(selection), schemas, Arc::clone(&status));
+        let opening = reading.spawn(opening);
         Ok((opening.await??, source, version, names_columns, position, first_resume))
     };
     let configured = source.clone();
@@ -217,7 +222,7 @@ async fn prepare(config: Config, waits: bool, reading: &Handle) -> anyhow::Resul
         dead_letters,
         checkpoint,
         in_flight: in_flight.cost(),
-        lag: source.lag(),
+        status,
         shutdown_timeout,
     };
     Ok(Prepared { source, source_config: configured, stages, plugins: plugins_running })
@@ -234,14 +239,13 @@ impl Prepared {
     async fn run(self, reading: &Handle, mut signals: Signals) -> anyhow::Result<()> {
         let Self { source, source_config, stages, plugins } = self;
         plugins.watch();
-        let run_source = |intake, shutdown| source.run(intake, shutdown);
         let was_told = Cell::new(false);
         let next_signal = async || {
             let name = signals.next().await;
             was_told.set(true);
             name
         };
-        let ended = stages.run(run_source, &OwnThreads { reading }, next_signal).await;
+        let ended = stages.run(source, &OwnThreads { reading }, next_signal).await;
         match ended {
             Ok(Ended::Delivered) => info!("stopped: everything that was read is delivered"),
             Ok(Ended::Undelivered { rows }) => {
@@ -273,7 +277,7 @@ async fn resume_command(error: &anyhow::Error, source: &config::Source) -> Optio
         return None;
     }
     let StopError { server, transaction, .. } = &stopped.stop;
-    match source::transaction_end(source, server, transaction).await {
+    match binlog::transaction_end(source, server, transaction).await {
         Ok(end) => end.map(|TransactionEnd { position, gtid }| {
             let gtid = gtid.map_or_else(String::new, |gtid| format!(" (GTID {gtid})"));
             format!(

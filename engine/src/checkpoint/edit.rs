@@ -7,7 +7,7 @@ use anyhow::Context;
 use super::{Checkpoint, parse, store};
 use crate::config::{Config, Start};
 use crate::mysql::Server;
-use crate::source::probe;
+use crate::source::binlog::{locate, probe};
 
 /// Writes the checkpoint's text to `out`, whichever process holds the checkpoint.
 ///
@@ -33,7 +33,7 @@ pub async fn set(config: &Config, start: &Start, out: &mut impl Write) -> anyhow
     if let Some(problem) = server.problems().into_iter().next() {
         return Err(problem.into());
     }
-    let place = server.locate(start, None).await?;
+    let place = locate(&mut server, start, None).await?;
     probe(&source, server.flavor, &place).await?;
     // This also replaces a damaged checkpoint.
     let mut checkpoint = Checkpoint::hold(&config.checkpoint).await?;

@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use rowmill_core::position::ResumePoint;
 
-use super::{Checkpoint, Epoch, Store, document};
+use super::{Checkpoint, CheckpointStore, Epoch, document};
 
 /// Writes a resume point.
 pub(crate) type Writes = dyn Fn(ResumePoint) -> BoxFuture<'static, anyhow::Result<()>> + Send + Sync;
@@ -31,7 +31,7 @@ impl Checkpoint {
     }
 }
 
-impl Store for FakeStore {
+impl CheckpointStore for FakeStore {
     fn describe(&self) -> String {
         "simulated".to_owned()
     }

@@ -14,7 +14,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tracing::debug;
 
-use super::{Epoch, Store, document, holder};
+use super::{CheckpointStore, Epoch, document, holder};
 
 /// The ending of the schema history's file name.
 const SCHEMA_HISTORY: &str = "schema-history";
@@ -46,7 +46,7 @@ impl FileStore {
     }
 }
 
-impl Store for FileStore {
+impl CheckpointStore for FileStore {
     fn describe(&self) -> String {
         self.path.display().to_string()
     }

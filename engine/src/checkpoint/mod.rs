@@ -30,7 +30,7 @@ pub use edit::{set, show};
 pub struct Epoch(pub u64);
 
 /// Stores a checkpoint's text.
-pub trait Store: Send + Debug {
+pub trait CheckpointStore: Send + Debug {
     /// Returns a description for users.
     fn describe(&self) -> String;
 
@@ -72,7 +72,7 @@ pub trait Store: Send + Debug {
 /// A checkpoint that this process holds.
 #[derive(Debug)]
 pub struct Checkpoint {
-    store: Box<dyn Store>,
+    store: Box<dyn CheckpointStore>,
     epoch: Epoch,
     /// The mark of the schema history that the stored checkpoint needs; `None` once this process has written a checkpoint.
     saved: Option<Mark>,
@@ -216,14 +216,14 @@ impl Checkpoint {
     }
 }
 
-fn store(config: &config::Checkpoint) -> Box<dyn Store> {
+fn store(config: &config::Checkpoint) -> Box<dyn CheckpointStore> {
     match config {
         config::Checkpoint::File(path) => Box::new(file::FileStore::new(path)),
         config::Checkpoint::MySql(config) => Box::new(mysql::MySqlStore::new(config.clone())),
     }
 }
 
-async fn parse(store: &mut dyn Store, text: Option<String>) -> anyhow::Result<Option<Content>> {
+async fn parse(store: &mut dyn CheckpointStore, text: Option<String>) -> anyhow::Result<Option<Content>> {
     let Some(text) = text else { return Ok(None) };
     let error = match document::read(&text) {
         Ok(content) => return Ok(Some(content)),

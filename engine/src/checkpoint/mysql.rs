@@ -14,7 +14,7 @@ use rowmill_core::batch::quoted;
 use sha2::{Digest, Sha256};
 use tracing::{debug, warn};
 
-use super::{Epoch, Store, holder};
+use super::{CheckpointStore, Epoch, holder};
 use crate::config::MySqlCheckpoint;
 use crate::mysql::{Client, driver_connection};
 use crate::retry::{Delays, FailureLog, error_text};
@@ -245,7 +245,7 @@ enum Update {
     Lost(String),
 }
 
-impl Store for MySqlStore {
+impl CheckpointStore for MySqlStore {
     fn describe(&self) -> String {
         let MySqlCheckpoint { options, address, table, name, .. } = &self.config;
         format!("{address}/{}, table {table}, name {name}", options.db_name().unwrap_or_default())

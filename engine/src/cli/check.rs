@@ -13,7 +13,7 @@ use crate::mysql::{ConnectError, Server};
 use crate::retry::error_text;
 use crate::router::plural;
 use crate::sink::{self, Connections};
-use crate::source;
+use crate::source::binlog;
 use crate::transform::{Loader, Settings};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -193,11 +193,11 @@ async fn server(config: &Config, report: &mut Report<'_, impl Write>) -> std::io
         Err(error) => return report.problem(format!("{error:#}")),
     };
     let has_checkpoint = saved.is_some();
-    let start = match server.locate(&source.start, saved).await {
+    let start = match binlog::locate(&mut server, &source.start, saved).await {
         Ok(start) => start,
         Err(error) => return report.problem(format!("{error:#}")),
     };
-    match source::probe(source, server.flavor, &start).await {
+    match binlog::probe(source, server.flavor, &start).await {
         Ok(age) => {
             report.ok(match has_checkpoint {
                 true => format!("the binlog can be read from the checkpoint, {start}"),

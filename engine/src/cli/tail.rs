@@ -13,6 +13,7 @@ use crate::config::{self, InFlight, OnError, Start};
 use crate::mysql::Server;
 use crate::schema_history::SchemaHistory;
 use crate::shutdown::shutdown;
+use crate::source::binlog::{BinlogSource, locate};
 use crate::source::{BatchConsumer, Source};
 
 /// Batches that may wait to be written.
@@ -58,10 +59,10 @@ pub async fn run(
         if let Some(problem) = server.problems().into_iter().next() {
             return Err(problem.into());
         }
-        let place = server.locate(&start, None).await?;
+        let place = locate(&mut server, &start, None).await?;
         let tables = source.tables.clone();
         let schemas = Arc::new(SchemaHistory::new(&server.identity));
-        Source::open(server, source, place, Box::new(tables), schemas).await
+        BinlogSource::open(server, source, place, Box::new(tables), schemas, Arc::default()).await
     };
     let source = tokio::select! {
         () = &mut stop => return Ok(()),

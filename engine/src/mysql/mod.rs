@@ -3,6 +3,7 @@
 //! The source, the checkpoint store and `check` share this module. There are two kinds of connection: [`Client`] runs
 //! statements through the driver; [`protocol`] streams the binlog, and reads its events in place.
 
+mod binary_logs;
 mod client;
 pub(crate) mod columns;
 mod connect;
@@ -15,5 +16,5 @@ mod tls;
 pub(crate) use client::Client;
 pub(crate) use connect::driver_connection;
 pub use errors::ConnectError;
-pub(crate) use errors::{ER_PARSE, ER_SOURCE_FATAL_ERROR_READING_BINLOG, is_definite, is_lost_connection, with_fix};
+pub(crate) use errors::{ER_SOURCE_FATAL_ERROR_READING_BINLOG, is_definite, is_lost_connection, with_fix};
 pub use server::{Flavor, Problem, Server};

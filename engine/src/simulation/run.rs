@@ -24,10 +24,10 @@ use crate::router::{Router, SinkRequirements};
 use crate::shutdown::Shutdown;
 use crate::sink::Sink;
 use crate::sink::fake::{Answers, FakeQueue};
-use crate::source::{BatchConsumer, Lag};
+use crate::source::{BatchConsumer, Source};
 use crate::transform::fake::{FakeTransform, RowDecision};
 use crate::transform::{Chain, CurrentChain, OnTransformError};
-use crate::workers::{Intake, Worker};
+use crate::workers::Worker;
 
 /// Longer than any run takes that does not hang, with its outages and the pauses between retries.
 const RUN_TIME_MAX: Duration = Duration::from_secs(3600);
@@ -296,7 +296,7 @@ async fn process(world: Arc<Mutex<World>>, plan: Arc<Plan>) -> (End, Option<Dura
     };
     let stages = stages(&fakes);
     let first = lock(&world).first_left();
-    let source = move |intake, shutdown| source(fakes, first, intake, shutdown);
+    let source = FakeSource { fakes, first };
     let run = timeout(RUN_TIME_MAX, stages.run(source, &OneThread, signal));
     let killed = async {
         match plan.kill {
@@ -313,45 +313,54 @@ async fn process(world: Arc<Mutex<World>>, plan: Arc<Plan>) -> (End, Option<Dura
     (end, signalled_at.map(|signalled_at| signalled_at.elapsed()))
 }
 
-/// Runs the fake source, which forwards batches of random sizes until it is stopped.
-async fn source(fakes: Fakes, first: usize, mut intake: Intake, mut shutdown: Shutdown) -> anyhow::Result<()> {
-    let history = Arc::clone(&lock(&fakes.world).history);
-    let read = async {
-        let rows = history.rows.len();
-        let unreadable = fakes.plan.first(|fault| fault == RowFault::Unreadable);
-        let unrouted: Vec<usize> =
-            (0..rows).filter(|row| fakes.plan.fault_of(*row) == Some(RowFault::Unrouted)).collect();
-        let end = unreadable.unwrap_or(rows);
-        let mut next = first;
-        while next < end {
-            if one_in(3) {
-                sleep(Duration::from_millis(below(100))).await;
+/// A source that forwards batches of random sizes until it is stopped.
+struct FakeSource {
+    fakes: Fakes,
+    /// The first batch.
+    first: usize,
+}
+
+impl Source for FakeSource {
+    async fn run(self, mut consumer: impl BatchConsumer + 'static, mut shutdown: Shutdown) -> anyhow::Result<()> {
+        let Self { fakes, first } = self;
+        let history = Arc::clone(&lock(&fakes.world).history);
+        let read = async {
+            let rows = history.rows.len();
+            let unreadable = fakes.plan.first(|fault| fault == RowFault::Unreadable);
+            let unrouted: Vec<usize> =
+                (0..rows).filter(|row| fakes.plan.fault_of(*row) == Some(RowFault::Unrouted)).collect();
+            let end = unreadable.unwrap_or(rows);
+            let mut next = first;
+            while next < end {
+                if one_in(3) {
+                    sleep(Duration::from_millis(below(100))).await;
+                }
+                let count = 1 + below(u64::from(consumer.batch_limits().rows.min(12))) as usize;
+                let to = (next + count).min(end);
+                let mut batch = history.batch(next, to, &unrouted);
+                if next == first {
+                    batch.new_tables = history.tables.to_vec();
+                }
+                if !consumer.forward(batch).await {
+                    return Ok(());
+                }
+                next = to;
             }
-            let count = 1 + below(u64::from(intake.batch_limits().rows.min(12))) as usize;
-            let to = (next + count).min(end);
-            let mut batch = history.batch(next, to, &unrouted);
-            if next == first {
-                batch.new_tables = history.tables.to_vec();
-            }
-            if !intake.forward(batch).await {
+            if let Some(row) = unreadable {
+                consumer.stop(StopError {
+                    server: "simulated".into(),
+                    transaction: history.transaction(row),
+                    error: anyhow!("simulated"),
+                });
                 return Ok(());
             }
-            next = to;
+            std::future::pending().await
+        };
+        tokio::select! {
+            biased;
+            result = read => result,
+            () = shutdown.requested() => Ok(()),
         }
-        if let Some(row) = unreadable {
-            intake.stop(StopError {
-                server: "simulated".into(),
-                transaction: history.transaction(row),
-                error: anyhow!("simulated"),
-            });
-            return Ok(());
-        }
-        std::future::pending().await
-    };
-    tokio::select! {
-        biased;
-        result = read => result,
-        () = shutdown.requested() => Ok(()),
     }
 }
 
@@ -391,7 +400,7 @@ fn stages(fakes: &Fakes) -> Stages {
         dead_letters: Some(SinkId(2)),
         checkpoint: Checkpoint::simulated(Duration::from_millis(below(1000)), writes),
         in_flight,
-        lag: Arc::new(Lag::default()),
+        status: Arc::default(),
         shutdown_timeout: SHUTDOWN_TIMEOUT,
     }
 }

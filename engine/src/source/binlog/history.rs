@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::anyhow;
+use anyhow::{anyhow, bail};
 use rowmill_core::binlog::{Finding, FingerprintCheck, GtidScan, file_fingerprint};
 use rowmill_core::gtid::{Gtid, GtidSet, Newest};
 use rowmill_core::position::{BinlogPosition, Fingerprint, ResumePoint, file_number};
@@ -210,11 +210,11 @@ pub(super) async fn complete_gtids(
 pub(super) async fn difference(config: &config::Source, resume: &ResumePoint) -> Option<anyhow::Error> {
     let ask = async {
         let mut server = Server::connect(config).await.ok().filter(|server| server.identity == *resume.server)?;
-        match server.still_has(resume, None).await {
+        match still_has(&mut server, resume, None).await {
             Err(LocateError::Definite(error)) => Some(error),
             Err(LocateError::Transient(_)) => None,
             // The file may be purged, or seem to be after a reset to a higher file number.
-            Ok(()) => match server.check_position("the stream", &resume.position).await {
+            Ok(()) => match check_position(&mut server, "the stream", &resume.position).await {
                 Err(LocateError::Definite(error)) if !is_lost_connection(&error) => Some(error),
                 Ok(()) | Err(_) => None,
             },
@@ -303,7 +303,7 @@ impl History {
                 if server.identity != *resume.server {
                     return Ok(None); // another server at the same address, not the one being read
                 }
-                let signs = server.signs().await?;
+                let signs = signs(&mut server).await?;
                 Ok::<_, anyhow::Error>(Some((server, address, signs)))
             });
             let (mut server, address, signs) = match asked.await {
@@ -321,7 +321,7 @@ impl History {
             };
             if known.as_ref().is_none_or(|known| signs.differ_from(known)) {
                 let is_reset = known.as_ref().is_some_and(|known| signs.resets != known.resets);
-                match timeout(ANSWER_TIMEOUT, server.still_has(&resume, is_reset.then_some(&file))).await {
+                match timeout(ANSWER_TIMEOUT, still_has(&mut server, &resume, is_reset.then_some(&file))).await {
                     Ok(Ok(())) => known = Some(signs),
                     Ok(Err(LocateError::Definite(error))) => return error,
                     Ok(Err(LocateError::Transient(error))) => {
@@ -337,40 +337,87 @@ impl History {
     }
 }
 
-impl Server {
-    /// Asks the server for the signs.
-    async fn signs(&mut self) -> anyhow::Result<Signs> {
-        Ok(Signs { resets: self.resets().await?, end: self.binlog_end().await?.0 })
-    }
+/// Asks the server for the signs.
+async fn signs(server: &mut Server) -> anyhow::Result<Signs> {
+    Ok(Signs { resets: server.resets().await?, end: server.binlog_end().await?.0 })
+}
 
-    /// Checks that a resume point still belongs to the binlog, or was only purged from it. `reading`, the file that is being
-    /// read, is given after a `RESET` statement: if the server had merely purged older files, that file would still exist.
-    async fn still_has(&mut self, resume: &ResumePoint, reading: Option<&String>) -> Result<(), LocateError> {
-        let Some(fingerprint) = resume.fingerprint else { return Ok(()) };
-        let position = &resume.position;
-        let logs = self.binary_logs().await.map_err(LocateError::Transient)?;
-        match logs.iter().find(|(name, _)| *name == position.file) {
-            Some((_, size)) if position.offset <= *size => {
-                verify(&self.config, self.flavor, position, fingerprint).await
-            }
-            Some((_, size)) => {
-                let what = format!("{} now ends at {size}, and was read up to {}", position.file, position.offset);
-                Err(LocateError::Definite(other_history(&self.address, &what)))
-            }
-            // The file was only purged: a reader that is too slow gets an error from the stream.
-            None if logs.first().is_some_and(|(oldest, _)| file_number(&position.file) < file_number(oldest))
-                && reading.is_none_or(|reading| logs.iter().any(|(name, _)| name == reading)) =>
-            {
-                Ok(())
-            }
-            None => {
-                let newest = logs.last().map_or("none", |(name, _)| name);
-                let oldest = logs.first().map_or("none", |(name, _)| name);
-                let what = format!("it was read up to {position}, and now has the files {oldest} to {newest}");
-                Err(LocateError::Definite(other_history(&self.address, &what)))
-            }
+/// Checks that a resume point still belongs to the binlog, or was only purged from it. `reading`, the file that is being
+/// read, is given after a `RESET` statement: if the server had merely purged older files, that file would still exist.
+async fn still_has(server: &mut Server, resume: &ResumePoint, reading: Option<&String>) -> Result<(), LocateError> {
+    let Some(fingerprint) = resume.fingerprint else { return Ok(()) };
+    let position = &resume.position;
+    let logs = server.binary_logs().await.map_err(LocateError::Transient)?;
+    match logs.iter().find(|(name, _)| *name == position.file) {
+        Some((_, size)) if position.offset <= *size => {
+            verify(&server.config, server.flavor, position, fingerprint).await
+        }
+        Some((_, size)) => {
+            let what = format!("{} now ends at {size}, and was read up to {}", position.file, position.offset);
+            Err(LocateError::Definite(other_history(&server.address, &what)))
+        }
+        // The file was only purged: a reader that is too slow gets an error from the stream.
+        None if logs.first().is_some_and(|(oldest, _)| file_number(&position.file) < file_number(oldest))
+            && reading.is_none_or(|reading| logs.iter().any(|(name, _)| name == reading)) =>
+        {
+            Ok(())
+        }
+        None => {
+            let newest = logs.last().map_or("none", |(name, _)| name);
+            let oldest = logs.first().map_or("none", |(name, _)| name);
+            let what = format!("it was read up to {position}, and now has the files {oldest} to {newest}");
+            Err(LocateError::Definite(other_history(&server.address, &what)))
         }
     }
+}
+
+/// Checks that the server has a position. `whose` names the origin of the position in errors.
+///
+/// # Errors
+/// If the server does not have the position, or cannot be asked.
+pub(super) async fn check_position(
+    server: &mut Server,
+    whose: &str,
+    position: &BinlogPosition,
+) -> Result<(), LocateError> {
+    let logs = server.binary_logs().await?;
+    Ok(check_logs(&server.address, &logs, whose, position)?)
+}
+
+fn check_logs(address: &str, logs: &[(String, u64)], whose: &str, position: &BinlogPosition) -> anyhow::Result<()> {
+    let BinlogPosition { file, offset } = position;
+    let (oldest, newest) = (logs.first(), logs.last());
+    let name = |log: Option<&(String, u64)>| log.map_or("none", |(name, _)| name).to_owned();
+    match logs.iter().find(|(name, _)| name == file) {
+        Some((_, size)) if offset <= size => Ok(()),
+        Some((_, size)) => bail!(
+            "cannot read from {position}, the position of {whose}: {file} on {address} ends at {size}, so the file was \
+             replaced, or lost its end in a crash; {OTHER_HISTORY_FIX}"
+        ),
+        None if oldest.is_some_and(|(oldest, _)| is_before(file, oldest)) => bail!(
+            "cannot read from {position}, the position of {whose}: {address} has purged that file (the oldest is {}), and \
+             the changes in between can no longer be read; take a new copy of the tables, then remove the checkpoint and \
+             start at \"earliest\"; to have more time, raise binlog_expire_logs_seconds",
+            name(oldest)
+        ),
+        None if newest.is_some_and(|(newest, _)| is_before(newest, file)) => bail!(
+            "cannot read from {position}, the position of {whose}: the newest binlog file on {address} is {}, so the \
+             server never wrote that position, or was reset since; {OTHER_HISTORY_FIX}",
+            name(newest)
+        ),
+        None => bail!(
+            "cannot read from {position}, the position of {whose}: {address} has no such file, its binlog has the files {} \
+             to {}; {OTHER_HISTORY_FIX}",
+            name(oldest),
+            name(newest)
+        ),
+    }
+}
+
+/// Returns whether a binlog file is older than another one of the same server.
+fn is_before(file: &str, other: &str) -> bool {
+    let base = |name: &str| name.rsplit_once('.').map(|(base, _)| base.to_owned());
+    base(file) == base(other) && file_number(file).is_some() && file_number(file) < file_number(other)
 }
 
 #[cfg(test)]
@@ -393,5 +440,12 @@ mod tests {
         ] {
             assert_eq!(now.differ_from(&known), differ, "{now:?}");
         }
+    }
+
+    #[test]
+    fn files_before_others() {
+        assert!(is_before("binlog.000009", "binlog.000010") && is_before("binlog.999999", "binlog.1000000"));
+        assert!(!is_before("binlog.000010", "binlog.000010") && !is_before("mysql-bin.000009", "binlog.000010"));
+        assert!(!is_before("binlog", "binlog.000010"));
     }
 }
