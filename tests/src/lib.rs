@@ -3,6 +3,7 @@
 //!
 //! `tests/tools/*` install what is needed; the engine's binary is the one beside the running program.
 
+mod delivered;
 mod disk;
 mod drain;
 mod engine;
@@ -17,11 +18,12 @@ mod rig;
 mod shop;
 mod sqs;
 
+pub use delivered::State;
 pub use disk::Disk;
 pub use drain::{Drain, Drained};
 pub use engine::{Engine, EngineConfig, binary, replay};
 pub use faulty::{accepted, faulty_endpoint, forbidding_endpoint, scripted_endpoint};
-pub use generator::{Generator, State};
+pub use generator::Generator;
 pub use impostor::{Impostor, certify};
 pub use json::JsonGenerator;
 pub use mysql::{Build, MySql};

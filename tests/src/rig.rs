@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
+use mysql_async::prelude::Queryable;
 use serde_json::Value;
 
 use crate::engine::{Engine, EngineConfig};
@@ -37,6 +38,21 @@ impl Rig {
         let more = format!("[sink.out]\ntype = \"file\"\npath = \"{}\"\n", out.display());
         let config = EngineConfig::new(&directory, &mysql, source, &more);
         Ok(Self { directory, mysql, config, out })
+    }
+
+    /// Runs statements one by one, in one session. Those with the comment `/* fails */` may fail.
+    ///
+    /// # Errors
+    /// If another statement fails.
+    pub async fn session(&self, statements: &[&str]) -> anyhow::Result<()> {
+        let mut conn = self.mysql.connect().await?;
+        for statement in statements {
+            if let Err(error) = conn.query_drop(*statement).await {
+                ensure!(statement.contains("/* fails */"), "{statement}: {error}");
+            }
+        }
+        conn.disconnect().await?;
+        Ok(())
     }
 
     /// Returns the messages delivered so far, in order.

@@ -1,8 +1,8 @@
 //! A binlog file of more than 4 GiB, made by one large transaction: positions in it need more bits than the fields of events
 //! and of the protocol have.
 //!
-//! The test takes a minute and 10 GB of disk, so it runs only on request: `cargo test --release -p rowmill-tests --test large
-//! -- --ignored`.
+//! The test takes a minute and 10 GB of disk, so it runs only on request: `cargo nextest run --release -p rowmill-tests
+//! --test large --profile long --run-ignored all`.
 
 use std::time::Duration;
 
