@@ -72,22 +72,25 @@ impl Rows {
     pub fn parse(text: &str) -> Result<Self, String> {
         let (mut sinks, mut tables, mut changes) = (Vec::new(), Vec::<Arc<Table>>::new(), Vec::new());
         for (number, line) in (1u32..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
-            let fault = |fault: String| format!("line {number}: {fault}");
+            let with_line = |error: String| format!("line {number}: {error}");
             let parsed = serde_json::from_str(line).map_err(|error| {
                 let known = "a line is {\"sinks\": [...]}, {\"table\": ..., \"columns\": [...], \"key\": [...]} or {\"op\": \
                              \"c\", \"table\": ..., \"after\": {...}}";
-                fault(format!("{error}; {known}"))
+                with_line(format!("{error}; {known}"))
             })?;
             match parsed {
                 Line::Sinks { sinks: named } => sinks.extend(named),
-                Line::Table(line) => tables.push(Arc::new(table(TableId(tables.len() as u32), line).map_err(fault)?)),
+                Line::Table(line) => {
+                    tables.push(Arc::new(table(TableId(tables.len() as u32), line).map_err(with_line)?))
+                }
                 Line::Change(line) => {
                     let name = schema_and_table(&line.table);
                     let is_meant = |table: &&Arc<Table>| {
                         name.as_ref().is_some_and(|(schema, name)| *schema == table.schema && *name == table.name)
                     };
                     let table = tables.iter().rfind(is_meant).map(Arc::clone);
-                    let table = table.ok_or_else(|| fault(format!("no earlier line declares table {}", line.table)))?;
+                    let table =
+                        table.ok_or_else(|| with_line(format!("no earlier line declares table {}", line.table)))?;
                     changes.push((number, table, line));
                 }
             }
@@ -103,7 +106,7 @@ impl Rows {
                 thread_id: 1,
             });
             for (index, (number, table, line)) in (first..).zip(changes) {
-                change(&mut builder, table, line, index as u32).map_err(|fault| format!("line {number}: {fault}"))?;
+                change(&mut builder, table, line, index as u32).map_err(|error| format!("line {number}: {error}"))?;
             }
             Ok::<_, String>(Arc::new(builder.finish()))
         };
@@ -373,20 +376,20 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_with_its_line() {
-        let fault = |text: &str| Rows::parse(text).expect_err("refused");
+        let error = |text: &str| Rows::parse(text).expect_err("refused");
         const TABLE: &str = "{\"table\": \"s.t\", \"columns\": [\"id int\"]}\n";
-        assert!(fault("{\"op\": \"c\", \"table\": \"s.t\", \"after\": {}}").contains("line 1: no earlier line"));
+        assert!(error("{\"op\": \"c\", \"table\": \"s.t\", \"after\": {}}").contains("line 1: no earlier line"));
         assert!(
-            fault(&format!("{TABLE}{{\"op\": \"c\", \"table\": \"s.t\", \"after\": {{\"x\": 1}}}}")).contains("line 2")
+            error(&format!("{TABLE}{{\"op\": \"c\", \"table\": \"s.t\", \"after\": {{\"x\": 1}}}}")).contains("line 2")
         );
         assert!(
-            fault(&format!("{TABLE}{{\"op\": \"c\", \"table\": \"s.t\", \"after\": {{\"id\": \"1\"}}}}"))
+            error(&format!("{TABLE}{{\"op\": \"c\", \"table\": \"s.t\", \"after\": {{\"id\": \"1\"}}}}"))
                 .contains("`id` (int)")
         );
         assert!(
-            fault(&format!("{TABLE}{{\"op\": \"u\", \"table\": \"s.t\", \"after\": {{}}}}")).contains("an update both")
+            error(&format!("{TABLE}{{\"op\": \"u\", \"table\": \"s.t\", \"after\": {{}}}}")).contains("an update both")
         );
-        assert!(fault("{\"table\": \"s.t\", \"columns\": [\"id money\"]}").contains("unknown type `money`"));
-        assert!(fault("{\"rows\": 1}").contains("a line is"));
+        assert!(error("{\"table\": \"s.t\", \"columns\": [\"id money\"]}").contains("unknown type `money`"));
+        assert!(error("{\"rows\": 1}").contains("a line is"));
     }
 }

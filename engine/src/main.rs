@@ -213,7 +213,7 @@ fn main() -> ExitCode {
     // Dropped at the end, the guard writes the lines that still wait, for a second at most.
     let _writing = match log(log_format) {
         Ok(writing) => writing,
-        Err(fault) => return fail(&fault, BAD_CONFIG),
+        Err(error) => return fail(&error, BAD_CONFIG),
     };
 
     match command {
@@ -250,7 +250,7 @@ fn main() -> ExitCode {
             })
         }),
         Command::Replay { tables, schema_changes, record, files } => match TablePatterns::parse(&tables) {
-            Err(fault) => fail(&anyhow::anyhow!("--tables: {fault}"), BAD_CONFIG),
+            Err(error) => fail(&anyhow::anyhow!("--tables: {error}"), BAD_CONFIG),
             Ok(tables) => {
                 let mut out = BufWriter::new(std::io::stdout().lock());
                 let result = replay::run(&files, Wanted { tables, schema_changes, form: form(record) }, &mut out);
@@ -299,7 +299,7 @@ fn is_level(filter: &str) -> bool {
 fn at_place(argument: &str, place: &str, run: impl FnOnce(Start) -> ExitCode) -> ExitCode {
     match parse_start(place) {
         Ok(start) => run(start),
-        Err(fault) => fail(&anyhow::anyhow!("{argument}: {}", fault.replace("source.start = ", "")), BAD_CONFIG),
+        Err(error) => fail(&anyhow::anyhow!("{argument}: {}", error.replace("source.start = ", "")), BAD_CONFIG),
     }
 }
 

@@ -224,7 +224,7 @@ impl Router {
         let batch = Batch::parse(&dead.batch).expect("batches are written by the builder");
         let row = batch.row(dead.row);
         let table = &tables[row.table().0 as usize];
-        let TransformError { plugin, code, fault, .. } = &dead.error;
+        let TransformError { plugin, code, message, .. } = &dead.error;
         let transaction = batch.transaction(row.transaction()).header();
         let mut change = Vec::new();
         self.envelopes[sink.0].write(table, &batch, &row, KeyChange::None, now_us, &mut change);
@@ -234,7 +234,7 @@ impl Router {
             stage: Stage::Transform,
             name: Some(plugin),
             code,
-            error: fault,
+            error: message,
             source: Some(Origin {
                 table: Some(&table_name),
                 file: transaction.file,
@@ -266,7 +266,7 @@ impl Router {
     fn skipped(&self, skipped: &SkippedChange, origin: u32, places: &mut RowPositions, by_sink: &mut [Vec<Message>]) {
         let sink = self.dead_letter_sink.expect("undecodable changes are skipped only with a sink for dead letters");
         let SkippedChange { error, row, gtid, time_us, content, bytes } = skipped;
-        let DecodeError { position: BinlogPosition { file, offset }, transaction, table, fault, .. } = &**error;
+        let DecodeError { position: BinlogPosition { file, offset }, transaction, table, cause, .. } = &**error;
         let encoded = match content {
             SkippedContent::Statement(_) => String::new(),
             SkippedContent::Images(bytes) | SkippedContent::Event(bytes) => STANDARD.encode_to_string(bytes),
@@ -274,8 +274,8 @@ impl Router {
         let letter = DeadLetter {
             stage: Stage::Source,
             name: None,
-            code: fault.code(),
-            error: &fault.to_string(),
+            code: cause.code(),
+            error: &cause.to_string(),
             source: Some(Origin {
                 table: table.as_deref(),
                 file,

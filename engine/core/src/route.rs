@@ -314,8 +314,8 @@ mod tests {
         assert_eq!(GroupTemplate::default().old_group(&table(), &row), "lines:A-1,-7", "without a before image");
         let template = GroupTemplate::parse("x-{schema}.{table}").expect("a template");
         assert_eq!(template.group(&table(), &row), "x-shop.lines");
-        let fault = GroupTemplate::parse("{id}").expect_err("unknown").to_string();
-        assert_eq!(fault, "unknown placeholder `{id}`; available: {schema}, {table}, {key}");
+        let error = GroupTemplate::parse("{id}").expect_err("unknown").to_string();
+        assert_eq!(error, "unknown placeholder `{id}`; available: {schema}, {table}, {key}");
         assert_eq!(GroupTemplate::parse("{table"), Err(TemplateError::OpenBrace));
     }
 
@@ -328,8 +328,8 @@ mod tests {
         assert!(template.ends_with(".fifo"));
         let fixed = TableTemplate::parse("https://queues/all").expect("a template");
         assert_eq!((fixed.fixed(), fixed.ends_with(".fifo")), (Some("https://queues/all"), false));
-        let fault = TableTemplate::parse("{key}").expect_err("a row's").to_string();
-        assert_eq!(fault, "unknown placeholder `{key}`; available: {schema}, {table}");
+        let error = TableTemplate::parse("{key}").expect_err("a row's").to_string();
+        assert_eq!(error, "unknown placeholder `{key}`; available: {schema}, {table}");
     }
 
     #[test]

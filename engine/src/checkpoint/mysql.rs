@@ -196,7 +196,7 @@ impl MySqlStore {
             match self.update(what, epoch, &text).await {
                 Ok(Update::Written) => return Ok(()),
                 Ok(Update::Lost(why)) => bail!(why),
-                Err(error) if is_definite(&error) => return Err(error),
+                Err(error) if is_definite_refusal(&error) => return Err(error),
                 Err(error) => {
                     let error = error_text(&error);
                     if let Some(since) = failures.failed(&error) {
@@ -223,7 +223,7 @@ fn cannot_create(table: &str) -> String {
 
 /// Returns whether a write can never succeed: a missing privilege, database, table or column, or a text that is too long.
 /// <https://dev.mysql.com/doc/mysql-errors/8.4/en/server-error-reference.html>
-fn is_definite(error: &anyhow::Error) -> bool {
+fn is_definite_refusal(error: &anyhow::Error) -> bool {
     const DEFINITE: [u16; 7] = [1044, 1049, 1054, 1142, ER_NO_SUCH_TABLE, 1153, 1406];
     let server = error.chain().find_map(|cause| match cause.downcast_ref() {
         Some(mysql_async::Error::Server(error)) => Some(error.code),

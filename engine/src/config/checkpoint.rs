@@ -131,8 +131,8 @@ mod tests {
             ("type = \"mysql\"\npath = \"x\"", "`path` is not supported"),
             ("type = \"mysql\"\nurl = \"mysql://me@db/state\"\ntable = \"a`b\"", "letters, digits"),
         ] {
-            let fault = parse(table).expect_err("refused");
-            assert!(fault.contains(words), "{fault}");
+            let error = parse(table).expect_err("refused");
+            assert!(error.contains(words), "{error}");
         }
     }
 }

@@ -14,12 +14,12 @@ pub enum ConfigError {
         error: std::io::Error,
     },
     /// The file is not a valid configuration.
-    #[error("{path}: {fault}", path = .path.display())]
+    #[error("{path}: {error}", path = .path.display())]
     Invalid {
         /// The file.
         path: PathBuf,
         /// The problem, where it is, and its fix.
-        fault: String,
+        error: String,
     },
 }
 

@@ -159,7 +159,7 @@ impl Config {
     fn load_by(path: &Path, parse: impl FnOnce(&str) -> Result<Self, String>) -> Result<Self, ConfigError> {
         let text =
             std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable { path: path.to_owned(), error })?;
-        parse(&text).map_err(|fault| ConfigError::Invalid { path: path.to_owned(), fault })
+        parse(&text).map_err(|error| ConfigError::Invalid { path: path.to_owned(), error })
     }
 
     /// Reads a configuration file for a command that delivers nothing, and so needs no sinks.
@@ -274,7 +274,7 @@ mod tests {
 
     const SMALL: &str = "[source]\nurl = \"mysql://me@127.0.0.1:3306\"\n[sink.out]\ntype = \"null\"\n";
 
-    fn fault(text: &str) -> String {
+    fn error(text: &str) -> String {
         Config::parse(text).expect_err("this must be refused")
     }
 
@@ -313,8 +313,8 @@ mod tests {
         for host in
             ["::1:3306", "[::1:3306", "[::1%]:3306", "[::1%25]:3306", "[fe80::1%a/b]:3306", "[fe80::1%a b]", "[x]"]
         {
-            let fault = server("source.url", &format!("mysql://me:secret@{host}"), None).expect_err(host);
-            assert!(fault.contains("within brackets") && !fault.contains("secret"), "{fault}");
+            let error = server("source.url", &format!("mysql://me:secret@{host}"), None).expect_err(host);
+            assert!(error.contains("within brackets") && !error.contains("secret"), "{error}");
         }
         let config = Config::parse(&SMALL.replace(
             "[sink.out]",
@@ -332,26 +332,26 @@ mod tests {
 
     #[test]
     fn an_unknown_key_names_its_line_and_the_nearest_one() {
-        let fault = fault(&SMALL.replace("[sink", "strat = \"latest\"\n[sink"));
-        assert!(fault.contains("line 3") && fault.contains("`strat`"), "{fault}");
-        assert!(fault.contains("did you mean `start`?"), "{fault}");
+        let error = error(&SMALL.replace("[sink", "strat = \"latest\"\n[sink"));
+        assert!(error.contains("line 3") && error.contains("`strat`"), "{error}");
+        assert!(error.contains("did you mean `start`?"), "{error}");
     }
 
     #[test]
     fn what_cannot_be_meant_is_refused() {
-        let with = |start: &str| fault(&SMALL.replace("[sink", &format!("start = \"{start}\"\n[sink")));
+        let with = |start: &str| error(&SMALL.replace("[sink", &format!("start = \"{start}\"\n[sink")));
         assert!(with("snapshot").contains("is not supported yet"));
-        let of_no_table = fault(&format!("{SMALL}[[route]]\ntables = []\nsink = \"out\"\n"));
+        let of_no_table = error(&format!("{SMALL}[[route]]\ntables = []\nsink = \"out\"\n"));
         assert!(of_no_table.contains("an empty list of tables; write [\"*.*\"]"), "{of_no_table}");
         assert!(with("yesterday").contains("is not a start point"));
         assert!(with("binlog.000001:2").contains("is not a start point"));
-        assert!(fault("[source]\nurl = \"mysql://x\"\n").contains("no sink"));
-        assert!(fault(&SMALL.replace("null", "sqs")).contains("queue_url"));
-        assert!(fault(&format!("{SMALL}path = \"x\"")).contains("is not supported"));
-        assert!(fault(&format!("{SMALL}attributes = [\"table\"]")).contains("is not supported"));
+        assert!(error("[source]\nurl = \"mysql://x\"\n").contains("no sink"));
+        assert!(error(&SMALL.replace("null", "sqs")).contains("queue_url"));
+        assert!(error(&format!("{SMALL}path = \"x\"")).contains("is not supported"));
+        assert!(error(&format!("{SMALL}attributes = [\"table\"]")).contains("is not supported"));
         let role = SMALL.replace("\"null\"", "\"sqs\"\nqueue_url = \"http://q/1\"\nexternal_id = \"x\"");
-        assert!(fault(&role).contains("needs a `role_arn`"));
-        let queue = |more: &str| fault(&SMALL.replace("\"null\"", &format!("\"sqs\"\n{more}")));
+        assert!(error(&role).contains("needs a `role_arn`"));
+        let queue = |more: &str| error(&SMALL.replace("\"null\"", &format!("\"sqs\"\n{more}")));
         assert!(
             queue("queue_url = \"http://q/{tabel}\"")
                 .contains("unknown placeholder `{tabel}`; available: {schema}, {table}")
@@ -359,13 +359,13 @@ mod tests {
         assert!(queue("queue_url = \"http://q/1\"\ncompression = \"zstd\"").contains("needs `aggregate`"));
         let for_all = "queue_url = \"http://q/{table}\"\n[schema_changes]\nsink = \"out\"";
         assert!(queue(for_all).contains("has a queue for each table"), "{}", queue(for_all));
-        let unknown = fault(&format!("{SMALL}format = \"avro\""));
+        let unknown = error(&format!("{SMALL}format = \"avro\""));
         assert!(unknown.contains("line 5") && unknown.contains("maxwell"), "{unknown}");
         let none = format!("{SMALL}[[route]]\ntables = [\"a.*\"]\noperations = []\nsink = \"out\"");
-        assert!(fault(&none).contains("no row would match"));
+        assert!(error(&none).contains("no row would match"));
         let route = format!("{SMALL}[[route]]\ntables = [\"a.*\"]\nsink = \"uot\"");
-        assert!(fault(&route).contains("did you mean `out`?"), "{}", fault(&route));
-        assert!(fault(&format!("{SMALL}[in_flight]\nmax_rows = 0")).contains("more than 0"));
+        assert!(error(&route).contains("did you mean `out`?"), "{}", error(&route));
+        assert!(error(&format!("{SMALL}[in_flight]\nmax_rows = 0")).contains("more than 0"));
     }
 
     #[test]
@@ -379,8 +379,8 @@ mod tests {
 
     #[test]
     fn values_of_the_wrong_type_are_not_repeated() {
-        let fault = Config::parse("[source]\nurl = \"mysql://h\"\npassword = 12345678\n").expect_err("refused");
-        assert_eq!(fault, "line 3: the value is an integer, and must be a string in quotes");
+        let error = Config::parse("[source]\nurl = \"mysql://h\"\npassword = 12345678\n").expect_err("refused");
+        assert_eq!(error, "line 3: the value is an integer, and must be a string in quotes");
     }
 
     #[test]
@@ -403,8 +403,8 @@ mod tests {
         let parsed =
             |more: &str| Config::parse(&format!("{base}{more}[[route]]\ntables = [\"*.*\"]\nsink = \"out\"\n"));
         for more in ["", "[dead_letter]\nsink = \"out\"\n"] {
-            let fault = parsed(more).expect_err("refused");
-            assert!(fault.contains("needs another sink"), "{fault}");
+            let error = parsed(more).expect_err("refused");
+            assert!(error.contains("needs another sink"), "{error}");
         }
         parsed("[sink.dead]\ntype = \"null\"\n[dead_letter]\nsink = \"dead\"\n").expect("valid");
     }
@@ -428,8 +428,8 @@ mod tests {
 
     #[test]
     fn a_missing_variable_is_named_and_a_password_never_shown() {
-        let fault = fault(&SMALL.replace("me@", "me:${ROWMILL_TEST_NO_SUCH_VARIABLE}@"));
-        assert!(fault.contains("ROWMILL_TEST_NO_SUCH_VARIABLE") && fault.contains("line 2"), "{fault}");
+        let error = error(&SMALL.replace("me@", "me:${ROWMILL_TEST_NO_SUCH_VARIABLE}@"));
+        assert!(error.contains("ROWMILL_TEST_NO_SUCH_VARIABLE") && error.contains("line 2"), "{error}");
         let config = Config::parse(&SMALL.replace("me@", "me:secret@")).expect("valid");
         assert!(!config.source.address.contains("secret"));
     }

@@ -90,7 +90,7 @@ impl TablePatterns {
         let pattern = |text: &String| {
             let (excludes, names) = text.strip_prefix('!').map_or((false, text.as_str()), |names| (true, names));
             let (schema, table) =
-                schema_and_table(names).map_err(|fault| format!("`{text}` is not a table pattern: {fault}"))?;
+                schema_and_table(names).map_err(|error| format!("`{text}` is not a table pattern: {error}"))?;
             Ok(Pattern { excludes, schema, table })
         };
         Ok(Self { patterns: patterns.iter().map(pattern).collect::<Result<_, String>>()?, case: NameCase::default() })
@@ -443,8 +443,8 @@ mod tests {
             ("shop.orders ", "begins or ends with a blank"),
             (" shop.orders", "begins or ends with a blank"),
         ] {
-            let fault = parse(&[pattern]).expect_err(pattern);
-            assert!(fault.contains(words) && fault.contains(&format!("`{pattern}` is not")), "{pattern}: {fault}");
+            let error = parse(&[pattern]).expect_err(pattern);
+            assert!(error.contains(words) && error.contains(&format!("`{pattern}` is not")), "{pattern}: {error}");
         }
     }
 

@@ -33,7 +33,7 @@ pub(super) async fn connect(options: &Opts, tls: &Tls) -> Result<Conn, Error> {
     let mut panicked = None;
     for _ in 0..TRIES {
         match catch_panic_async(Conn::new(options.clone())).await {
-            Ok(result) => return result.map_err(with_fix),
+            Ok(result) => return result.map_err(with_login_fix),
             Err(error) => panicked = Some(error),
         }
         // The login of the replication stream does not panic, and returns the reason if no login can succeed.
@@ -43,7 +43,7 @@ pub(super) async fn connect(options: &Opts, tls: &Tls) -> Result<Conn, Error> {
     Err(other(format!("cannot log in: the driver panicked: {reason}")))
 }
 
-fn with_fix(error: Error) -> Error {
+fn with_login_fix(error: Error) -> Error {
     match error {
         Error::Driver(DriverError::UnknownAuthPlugin { name }) => other(unknown_plugin(&name)),
         Error::Driver(DriverError::MysqlOldPasswordDisabled) => other(unknown_plugin("mysql_old_password")),

@@ -148,7 +148,7 @@ impl History {
             rows: to - from,
             schema_change: None,
             skipped: None,
-            skips: false,
+            skips_undecodable: false,
             new_tables: Vec::new(),
             before: Arc::new(self.resume_before(from)),
             resume: self.resume_before(to),

@@ -24,13 +24,13 @@ impl Chain {
     /// A row that cannot be decoded is skipped if the batch says so; otherwise the engine stops before it. Batches are
     /// numbered in order, and every batch must pass. Returns `None` if the engine stops because of an earlier batch.
     pub async fn transform(&self, number: u64, batch: &RowBatch, tables: &Arc<[Arc<Table>]>) -> Option<Transformed> {
-        let RowBatch { bytes, rows, deferred, skips, .. } = batch;
+        let RowBatch { bytes, rows, deferred, skips_undecodable, .. } = batch;
         let count = *rows as u32;
         let Some(deferred) = deferred else { return self.run(number, Arc::clone(bytes), count, tables).await };
         let decoded = parse(bytes);
         let leave_out = |transformed: &mut Transformed, errors: Vec<RowError>| {
             for error in errors {
-                if *skips {
+                if *skips_undecodable {
                     transformed.skip(error.row.0, deferred.skipped(&decoded, error));
                 } else {
                     transformed.stop_at(Stop { origin: error.row.0, error: error.error.into() });
@@ -47,7 +47,7 @@ impl Chain {
         if errors.is_empty() {
             return self.run(number, Arc::new(whole), count, tables).await;
         }
-        let is_left_out = |row: &u32| match *skips {
+        let is_left_out = |row: &u32| match *skips_undecodable {
             true => errors.iter().any(|error| error.row.0 == *row),
             false => errors[0].row.0 <= *row,
         };

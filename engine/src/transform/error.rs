@@ -33,8 +33,8 @@ impl std::fmt::Display for PluginError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Trap(message) | Self::Reject(message) | Self::Retry(message) => f.write_str(message),
-            Self::Malformed(fault) => {
-                write!(f, "malformed verdict: {fault}; the plugin or its SDK has a bug")
+            Self::Malformed(error) => {
+                write!(f, "malformed verdict: {error}; the plugin or its SDK has a bug")
             }
         }
     }
@@ -42,7 +42,7 @@ impl std::fmt::Display for PluginError {
 
 /// A transform's failure on a row.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("plugin `{plugin}` failed on a row of {table} at {file}:{position} (row {row} of the event): {fault}")]
+#[error("plugin `{plugin}` failed on a row of {table} at {file}:{position} (row {row} of the event): {message}")]
 pub struct TransformError {
     /// The plugin's name.
     pub plugin: String,
@@ -57,7 +57,7 @@ pub struct TransformError {
     /// The code of the error, for programs.
     pub code: &'static str,
     /// The cause.
-    pub fault: String,
+    pub message: String,
 }
 
 impl TransformError {
@@ -66,7 +66,7 @@ impl TransformError {
         batch: &Batch<'_>,
         row: &Row<'_>,
         tables: &[Arc<Table>],
-        fault: &PluginError,
+        error: &PluginError,
     ) -> Self {
         let header = row.header();
         let table = tables.get(header.table.0 as usize);
@@ -76,8 +76,8 @@ impl TransformError {
             file: batch.transaction(row.transaction()).header().file.to_owned(),
             position: header.event_position,
             row: header.index_in_event,
-            code: fault.code(),
-            fault: fault.to_string(),
+            code: error.code(),
+            message: error.to_string(),
         }
     }
 }

@@ -107,7 +107,7 @@ impl Transform for FakeTransform {
 
     fn on_error(&self, error: &TransformError) -> OnError {
         let all = [OnError::Halt, OnError::Skip, OnError::DeadLetter];
-        all.into_iter().find(|on_error| error.fault == format!("{on_error:?}")).expect("the fault names its handling")
+        all.into_iter().find(|on_error| error.message == format!("{on_error:?}")).expect("the error names its handling")
     }
 
     fn sequencer(&self) -> Option<&Sequencer> {

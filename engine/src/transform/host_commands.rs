@@ -253,21 +253,21 @@ mod tests {
         };
         assert_eq!(set("id", Some("12"), EditTarget::Now), Ok(()));
         assert_eq!(set("id", None, EditTarget::BothWherePresent), Ok(()));
-        let fault = set("id", Some("twelve"), EditTarget::Now).expect_err("refused");
-        assert_eq!(fault, "`twelve` is not a valid value of shop.orders.id (bigint)");
-        let fault = set("nonsense", Some(""), EditTarget::Now).expect_err("refused");
-        assert_eq!(fault, "shop.orders has no column `nonsense`");
+        let error = set("id", Some("twelve"), EditTarget::Now).expect_err("refused");
+        assert_eq!(error, "`twelve` is not a valid value of shop.orders.id (bigint)");
+        let error = set("nonsense", Some(""), EditTarget::Now).expect_err("refused");
+        assert_eq!(error, "shop.orders has no column `nonsense`");
         assert_eq!(orders.edits.len(), 2);
         let mut small = HostCommands::within(1000);
         assert_eq!(small.fail(&asked, 0, "x".repeat(900)), Ok(()));
-        let fault = small.fail(&asked, 1, "x".repeat(900)).expect_err("refused");
-        assert!(fault.contains("more than 1000 bytes; raise `output`"), "{fault}");
-        for fault in [
+        let error = small.fail(&asked, 1, "x".repeat(900)).expect_err("refused");
+        assert!(error.contains("more than 1000 bytes; raise `output`"), "{error}");
+        for error in [
             orders.keep(&asked, Rows::These(vec![256])),
             orders.fail(&asked, 256, String::new()),
             orders.write(&asked, Rows::These(vec![0, 256]), 0, None),
         ] {
-            assert_eq!(fault.expect_err("refused"), "row 256 is not in the batch of 256 rows");
+            assert_eq!(error.expect_err("refused"), "row 256 is not in the batch of 256 rows");
         }
     }
 }

@@ -65,7 +65,7 @@ fn outcome(name: &str, bytes: &[u8]) -> String {
     let started = Instant::now();
     let outcome = match decide(&plugin) {
         Ok(_) => "ok".to_owned(),
-        Err(fault) => fault.to_string(),
+        Err(error) => error.to_string(),
     };
     assert!(started.elapsed() < SOON, "{name} took {:?}: {outcome}", started.elapsed());
     outcome

@@ -250,8 +250,8 @@ mod tests {
         assert_eq!(first.agree(&table(), &want(&[1], false, true)), Ok(()));
         assert_eq!(first.agree(&table(), &want(&[1], false, true)), Ok(()));
         for other in [Interest::All, Interest::Pass, want(&[2], false, true), want(&[1], true, true)] {
-            let fault = first.agree(&table(), &other).expect_err("another one");
-            assert!(fault.contains("shop.orders"), "{fault}");
+            let error = first.agree(&table(), &other).expect_err("another one");
+            assert!(error.contains("shop.orders"), "{error}");
         }
     }
 
@@ -262,8 +262,8 @@ mod tests {
         assert_eq!(check(&interests, 2, ImageKind::Before), Ok(()));
         interests.insert(&table(), want(&[1], false, true));
         assert_eq!(check(&interests, 1, ImageKind::After), Ok(()));
-        let fault = check(&interests, 2, ImageKind::After).expect_err("unwanted");
-        assert!(fault.contains("`email` of shop.orders"), "{fault}");
+        let error = check(&interests, 2, ImageKind::After).expect_err("unwanted");
+        assert!(error.contains("`email` of shop.orders"), "{error}");
         assert!(check(&interests, 1, ImageKind::Before).is_err());
         assert!(interests.check_all(&table(), ImageKind::After).is_err());
         interests.insert(&table(), want(&[], true, true));

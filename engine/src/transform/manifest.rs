@@ -177,13 +177,13 @@ mod tests {
 
     #[test]
     fn what_cannot_be_meant_is_refused() {
-        let fault = |text: &str| format!("{:#}", Manifest::parse(text).expect_err("refused"));
-        assert!(fault("on_eror = \"skip\"").contains("did you mean `on_error`?"));
-        assert!(fault("on_error = \"ignore\"").contains("line 1"));
-        assert!(fault("memory = \"1 parsec\"").contains("memory"));
-        assert!(fault("deadline = \"0s\"").contains("deadline"));
-        assert!(fault("deadline = 5").contains("250ms"));
-        assert!(fault("instances = 0").contains("at least one"));
+        let error = |text: &str| format!("{:#}", Manifest::parse(text).expect_err("refused"));
+        assert!(error("on_eror = \"skip\"").contains("did you mean `on_error`?"));
+        assert!(error("on_error = \"ignore\"").contains("line 1"));
+        assert!(error("memory = \"1 parsec\"").contains("memory"));
+        assert!(error("deadline = \"0s\"").contains("deadline"));
+        assert!(error("deadline = 5").contains("250ms"));
+        assert!(error("instances = 0").contains("at least one"));
     }
 
     #[test]

@@ -229,7 +229,7 @@ impl Chain {
 fn run_one(transform: &dyn Transform, tables: &Arc<[Arc<Table>]>, state: &mut Transformed, pauses: &mut Duration) {
     let whole = match attempt(transform, tables, state, pauses) {
         Ok(()) => return,
-        Err(fault) => fault,
+        Err(error) => error,
     };
     if let [only] = &state.rows[..] {
         let only = only.clone();
@@ -319,7 +319,7 @@ impl Transformed {
             self.rows[row.0 as usize].reroute = Some(reroute);
         }
         let failed: Vec<(RowIndex, u32, String)> =
-            fails.into_iter().map(|(row, fault)| (row, self.rows[row.0 as usize].origin, fault)).collect();
+            fails.into_iter().map(|(row, error)| (row, self.rows[row.0 as usize].origin, error)).collect();
         let stays = |index: usize| match dispositions[index] {
             Disposition::Keep => true,
             Disposition::Drop => false,
@@ -336,8 +336,8 @@ impl Transformed {
             self.bytes = Arc::new(rewrite(&batch, &self.rows, Some(&edits)));
             (0..).zip(&mut self.rows).for_each(|(index, passed)| passed.row = RowIndex(index));
         }
-        for (row, origin, fault) in failed {
-            self.fail(transform, tables, &seen, row, origin, &PluginError::Reject(fault));
+        for (row, origin, error) in failed {
+            self.fail(transform, tables, &seen, row, origin, &PluginError::Reject(error));
         }
     }
 
@@ -349,10 +349,10 @@ impl Transformed {
         bytes: &Arc<Vec<u8>>,
         row: RowIndex,
         origin: u32,
-        fault: &PluginError,
+        error: &PluginError,
     ) {
         let batch = Batch::parse(bytes).expect("batches are written by the builder");
-        let error = TransformError::new(transform.name(), &batch, &batch.row(row), tables, fault);
+        let error = TransformError::new(transform.name(), &batch, &batch.row(row), tables, error);
         match transform.on_error(&error) {
             OnError::Skip => {}
             OnError::DeadLetter => self.dead.push(DeadRow { batch: Arc::clone(bytes), row, origin, error }),

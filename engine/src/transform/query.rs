@@ -413,7 +413,7 @@ mod tests {
             assert_eq!(asked.select(&conditions), Ok(Vec::new()));
         }
         for conditions in [of_nulls(CONDITIONS_MAX + 1), one_of(CONDITIONS_MAX + 1)] {
-            assert!(asked.select(&conditions).is_err_and(|fault| fault.contains("10000 conditions")));
+            assert!(asked.select(&conditions).is_err_and(|error| error.contains("10000 conditions")));
         }
     }
 }

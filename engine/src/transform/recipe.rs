@@ -173,7 +173,7 @@ impl Recipe {
                         places.push((index, start, group_end, text.len()));
                     }
                 }
-                Err(fault) => fails.extend(rows.iter().map(|&index| (index, fault.clone()))),
+                Err(error) => fails.extend(rows.iter().map(|&index| (index, error.clone()))),
             }
         }
         let text = String::from_utf8(text).expect("JSON is written as UTF-8").into();
@@ -335,14 +335,14 @@ mod tests {
         for number in 0..RECIPES_MAX {
             assert_eq!(recipes.add(constant("1".to_owned())), Ok(number as u32));
         }
-        assert!(recipes.add(constant("1".to_owned())).is_err_and(|fault| fault.contains("more than 1000 recipes")));
+        assert!(recipes.add(constant("1".to_owned())).is_err_and(|error| error.contains("more than 1000 recipes")));
         assert!(recipes.by_number(999).is_ok() && recipes.by_number(1000).is_err());
 
         let mut recipes = Recipes::default();
         let long = format!("\"{}\"", "x".repeat(RECIPES_BYTES_MAX / 2));
         assert_eq!(recipes.add(constant(long.clone())), Ok(0));
-        assert!(recipes.add(constant(long)).is_err_and(|fault| fault.contains("bytes")));
-        assert!(recipes.add(constant("not JSON".to_owned())).is_err_and(|fault| fault.contains("is not JSON")));
+        assert!(recipes.add(constant(long)).is_err_and(|error| error.contains("bytes")));
+        assert!(recipes.add(constant("not JSON".to_owned())).is_err_and(|error| error.contains("is not JSON")));
         assert_eq!(recipes.add(constant("1".to_owned())), Ok(1), "a refused recipe takes no room");
 
         let fields = |count| types::Recipe {
@@ -350,6 +350,6 @@ mod tests {
             group: Vec::new(),
         };
         assert_eq!(recipes.add(fields(RECIPES_MAX)), Ok(2));
-        assert!(recipes.add(fields(RECIPES_MAX + 1)).is_err_and(|fault| fault.contains("fields")));
+        assert!(recipes.add(fields(RECIPES_MAX + 1)).is_err_and(|error| error.contains("fields")));
     }
 }

@@ -86,12 +86,12 @@ impl Reloader {
     /// Watches forever, on a thread of its own: compiling takes time, and batches go on meanwhile.
     pub fn watch(mut self) {
         std::thread::spawn(move || {
-            let mut fault = None;
+            let mut known_error = None;
             loop {
                 std::thread::sleep(LOOK_INTERVAL);
                 match self.loader.scan() {
                     Ok(files) => {
-                        if fault.take().is_some() {
+                        if known_error.take().is_some() {
                             info!("plugins directory can be read again");
                         }
                         self.look(files, Instant::now());
@@ -99,10 +99,10 @@ impl Reloader {
                     Err(error) => {
                         // The same error is logged once.
                         let error = format!("{error:#}");
-                        if fault.as_ref() != Some(&error) {
+                        if known_error.as_ref() != Some(&error) {
                             warn!(error, "cannot scan the plugins directory; running plugins stay in use");
                         }
-                        fault = Some(error);
+                        known_error = Some(error);
                     }
                 }
             }

@@ -147,7 +147,7 @@ fn decoded(column: &str, charset: &Charset, members: Members<'_>) -> Result<Vec<
     };
     let decode = |member: &[u8]| {
         let mut out = Vec::new();
-        charset.decode(member, &mut out).map_err(|fault| fault.in_column(column))?;
+        charset.decode(member, &mut out).map_err(|cause| cause.in_column(column))?;
         Ok(out.into_boxed_slice())
     };
     encoded.into_iter().map(decode).collect()

@@ -33,9 +33,9 @@ impl Columns {
         image: &mut Bytes<'_>,
         builder: &mut Builder,
     ) -> Result<(), DecodeErrorKind> {
-        self.codecs[index].decode(image, builder.value()).map_err(|fault| match fault {
-            ValueError::Decode(fault) => fault,
-            ValueError::Text(fault) => fault.in_column(&self.columns[index].name),
+        self.codecs[index].decode(image, builder.value()).map_err(|cause| match cause {
+            ValueError::Decode(cause) => cause,
+            ValueError::Text(cause) => cause.in_column(&self.columns[index].name),
         })
     }
 }

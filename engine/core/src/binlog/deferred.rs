@@ -152,7 +152,7 @@ impl DeferredColumns {
             out.begin_row(&header);
             let read = event.next_row(&table.columns, None, &mut out);
             let read = read.and_then(|()| if out.is_too_large() { Err(DecodeErrorKind::RowTooLarge) } else { Ok(()) });
-            if let Err(fault) = read {
+            if let Err(cause) = read {
                 out.abandon_row();
                 let TransactionHeader { file, position, .. } = batch.transaction(row.transaction()).header();
                 let error = DecodeError {
@@ -160,7 +160,7 @@ impl DeferredColumns {
                     transaction: Some(position),
                     kind: kind.event_kind(),
                     table: Some(table.table.to_string()),
-                    fault,
+                    cause,
                 };
                 errors.push(RowError { row: index, error: Box::new(error) });
                 continue;
@@ -477,7 +477,7 @@ mod tests {
                     cut_off += 1;
                     let header = parsed.row(row).header();
                     assert_eq!(
-                        (error.position.offset, error.fault),
+                        (error.position.offset, error.cause),
                         (header.event_position, DecodeErrorKind::Truncated)
                     );
                     assert!(error.table.is_some_and(|table| table.starts_with("kept.")));

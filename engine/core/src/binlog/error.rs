@@ -7,7 +7,7 @@ use crate::position::BinlogPosition;
 
 /// An error in decoding an event.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("cannot decode binlog event at {position} (type {}){}: {fault}", .kind.0, .table.as_ref().map(|t| format!(", table {t}")).unwrap_or_default())]
+#[error("cannot decode binlog event at {position} (type {}){}: {cause}", .kind.0, .table.as_ref().map(|t| format!(", table {t}")).unwrap_or_default())]
 pub struct DecodeError {
     /// The start of the event.
     pub position: BinlogPosition,
@@ -18,7 +18,7 @@ pub struct DecodeError {
     /// The event's table, if it has one and it is known.
     pub table: Option<String>,
     /// The cause.
-    pub fault: DecodeErrorKind,
+    pub cause: DecodeErrorKind,
 }
 
 /// An error in decoding a row's deferred columns.

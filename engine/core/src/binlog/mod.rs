@@ -12,7 +12,7 @@
 //!
 //! Column names come from the binlog itself (`binlog_row_metadata=FULL`), or else from information_schema, checked against
 //! the table map ([`CatalogColumn`]). Data that cannot be decoded with certainty is an error with its position, never a
-//! guess. With [`Decoder::with_skips`], a change that nothing else depends on is skipped instead, and recorded as a
+//! guess. With [`Decoder::with_skipping`], a change that nothing else depends on is skipped instead, and recorded as a
 //! [`SkippedChange`].
 //!
 //! Formats: <https://dev.mysql.com/doc/dev/mysql-server/latest/namespacemysql_1_1binlog_1_1event.html>

@@ -74,8 +74,8 @@ pub(super) enum ColumnsError {
 }
 
 impl From<DecodeErrorKind> for ColumnsError {
-    fn from(fault: DecodeErrorKind) -> Self {
-        Self::Decode(fault)
+    fn from(cause: DecodeErrorKind) -> Self {
+        Self::Decode(cause)
     }
 }
 
@@ -167,8 +167,8 @@ mod tests {
             &[HASHED[0], HASHED[1], HASHED[2], HASHED[3], HASHED[3]],
         ];
         for types in others {
-            let fault = columns(&map(types, &[0x0e], &[]), Family::MariaDb, Some(&catalog));
-            assert!(matches!(fault, Err(ColumnsError::Decode(DecodeErrorKind::OtherColumns { .. }))), "{fault:?}");
+            let cause = columns(&map(types, &[0x0e], &[]), Family::MariaDb, Some(&catalog));
+            assert!(matches!(cause, Err(ColumnsError::Decode(DecodeErrorKind::OtherColumns { .. }))), "{cause:?}");
         }
         // `WITH SYSTEM VERSIONING`, and a unique index as well.
         let mut catalog = listed(&[("id", "int(11)", Some(1)), ("doc", "text", None)]);
@@ -215,9 +215,9 @@ mod tests {
                 ("b", "time", None),
                 ("c", "datetime(3)", None),
             ]);
-            let fault = columns(body, Family::MariaDb, Some(&catalog)).expect_err("other columns");
-            let ColumnsError::Decode(fault) = fault else { panic!("{fault:?}") };
-            assert!(fault.to_string().contains("column `a` is `timestamp(6)` in information_schema"), "{fault}");
+            let cause = columns(body, Family::MariaDb, Some(&catalog)).expect_err("other columns");
+            let ColumnsError::Decode(cause) = cause else { panic!("{cause:?}") };
+            assert!(cause.to_string().contains("column `a` is `timestamp(6)` in information_schema"), "{cause}");
         }
         // A column has another name.
         let mut catalog = listed(&[("id", "int(11)", Some(1)), ("a", "timestamp /* mariadb-5.3 */", None)]);

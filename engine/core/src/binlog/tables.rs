@@ -69,7 +69,7 @@ struct KnownTable {
 pub(super) struct Unreadable {
     /// The table's name, with its schema.
     pub table: String,
-    pub fault: DecodeErrorKind,
+    pub cause: DecodeErrorKind,
 }
 
 /// The table versions of one generation.
@@ -169,8 +169,8 @@ pub(super) enum TableMapError {
 }
 
 impl From<DecodeErrorKind> for TableMapError {
-    fn from(fault: DecodeErrorKind) -> Self {
-        Self::Decode(fault)
+    fn from(cause: DecodeErrorKind) -> Self {
+        Self::Decode(cause)
     }
 }
 
@@ -185,7 +185,7 @@ impl Tables {
         body: &[u8],
         family: Family,
         select: &dyn TableSelector,
-        skips: bool,
+        skips_undecodable: bool,
     ) -> Result<(), TableMapError> {
         let number = table_map::table_number(body)?;
         if self.by_number.get(&number).is_some_and(|known| known.map == body) {
@@ -197,14 +197,14 @@ impl Tables {
             let key = (name.schema.to_owned(), name.table.to_owned());
             match self.version(name, family) {
                 Ok(known) => version = Some(known),
-                Err(TableMapError::Decode(fault)) if skips => {
+                Err(TableMapError::Decode(cause)) if skips_undecodable => {
                     let table = shown_name(&key.0, &key.1);
                     if let Some(learned) = self.catalog.get_mut(&key) {
-                        *learned = Err(fault.to_string());
+                        *learned = Err(cause.to_string());
                     }
-                    unreadable = Some(Box::new(Unreadable { table, fault }));
+                    unreadable = Some(Box::new(Unreadable { table, cause }));
                 }
-                Err(fault) => return Err(fault),
+                Err(cause) => return Err(cause),
             }
         }
         self.by_number.insert(number, KnownTable { map: body.to_vec(), version, unreadable });
@@ -221,14 +221,14 @@ impl Tables {
             self.catalog.remove(&key);
             (columns, learned) = (name.columns(family, None), None);
         }
-        let columns = columns.map_err(|fault| match (fault, learned) {
+        let columns = columns.map_err(|cause| match (cause, learned) {
             (ColumnsError::Missing(_), Some(Err(why))) => {
                 TableMapError::Decode(DecodeErrorKind::UnknownColumns(why.clone()))
             }
             (ColumnsError::Missing(missing), _) => {
                 TableMapError::Missing { schema: key.0.clone(), table: key.1.clone(), missing }
             }
-            (ColumnsError::Decode(fault), _) => TableMapError::Decode(fault),
+            (ColumnsError::Decode(cause), _) => TableMapError::Decode(cause),
         })?;
         if let Some(version) = self.versions.find(&key, &columns) {
             return Ok(version);

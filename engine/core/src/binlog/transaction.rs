@@ -204,7 +204,7 @@ mod tests {
             rows,
             schema_change: None,
             skipped: None,
-            skips: false,
+            skips_undecodable: false,
             new_tables,
             before: Arc::new(resume(4)),
             resume: resume(4),

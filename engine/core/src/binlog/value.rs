@@ -86,14 +86,14 @@ pub(super) enum ValueError {
 }
 
 impl From<DecodeErrorKind> for ValueError {
-    fn from(fault: DecodeErrorKind) -> Self {
-        Self::Decode(fault)
+    fn from(cause: DecodeErrorKind) -> Self {
+        Self::Decode(cause)
     }
 }
 
 impl From<TextError> for ValueError {
-    fn from(fault: TextError) -> Self {
-        Self::Text(fault)
+    fn from(cause: TextError) -> Self {
+        Self::Text(cause)
     }
 }
 

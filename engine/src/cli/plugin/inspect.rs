@@ -26,7 +26,7 @@ pub fn inspect(path: &Path, rows: Option<&Path>) -> anyhow::Result<String> {
         Some(path) => std::fs::read_to_string(path).with_context(|| path.display().to_string())?,
         None => sample(),
     };
-    let rows = Rows::parse(&text).map_err(|fault| anyhow::anyhow!(fault))?;
+    let rows = Rows::parse(&text).map_err(|error| anyhow::anyhow!(error))?;
     let size = std::fs::metadata(&module).with_context(|| module.display().to_string())?.len();
     let loader = Loader::new(Settings::for_tests(rows.sinks.clone()))?;
     let started = Instant::now();
@@ -72,7 +72,7 @@ impl Gauge {
     /// # Errors
     /// If the module cannot be loaded.
     pub fn load(module: &Path) -> anyhow::Result<Self> {
-        let rows = Rows::parse(&sample()).map_err(|fault| anyhow::anyhow!(fault))?;
+        let rows = Rows::parse(&sample()).map_err(|error| anyhow::anyhow!(error))?;
         let plugin = Loader::new(Settings::for_tests(rows.sinks.clone()))?.load(module)?;
         Ok(Self::new(plugin, rows))
     }

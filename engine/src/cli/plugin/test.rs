@@ -56,7 +56,7 @@ pub fn test(path: &Path, cases: Option<&Path>, accept: bool) -> anyhow::Result<V
 }
 
 fn case(module: &Path, file: &Path, accept: bool) -> anyhow::Result<Tested> {
-    let rows = Rows::parse(&std::fs::read_to_string(file)?).map_err(|fault| anyhow!(fault))?;
+    let rows = Rows::parse(&std::fs::read_to_string(file)?).map_err(|error| anyhow!(error))?;
     let plugin = Loader::new(Settings::for_tests(rows.sinks.clone()))?.load(module)?;
     let has_state = plugin.is_stateful();
     let chain = Chain::new(vec![plugin]);
@@ -139,7 +139,7 @@ fn outputs(chain: &Chain, number: u64, rows: &Rows, bytes: &Arc<Vec<u8>>, first:
     for dead in done.dead {
         let mut line = line(dead.origin);
         // Only the first line: a backtrace differs from build to build.
-        line.insert("failed".to_owned(), json!(dead.error.fault.lines().next()));
+        line.insert("failed".to_owned(), json!(dead.error.message.lines().next()));
         lines.push((dead.origin, Value::Object(line)));
     }
     lines.sort_by_key(|(origin, _)| *origin);

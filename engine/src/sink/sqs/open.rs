@@ -159,8 +159,8 @@ mod tests {
         }
         let long = format!("https://q/1/{}", "x".repeat(81));
         for url in ["https://q/1/my.db-t", "https://q/1/a%20b", "https://q/1/", "https://q/1/.fifo", &long] {
-            let fault = check_name(url).expect_err(url).to_string();
-            assert!(fault.contains(url) && fault.contains("[[route]]"), "{fault}");
+            let error = check_name(url).expect_err(url).to_string();
+            assert!(error.contains(url) && error.contains("[[route]]"), "{error}");
         }
     }
 }

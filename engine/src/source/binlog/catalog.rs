@@ -232,7 +232,7 @@ impl LookAhead {
         let mut stream =
             open_finite_stream(config, flavor, self.end.position.clone()).await.map_err(Interruption::Transient)?;
         // Row changes that are logged as statements do not matter here, and are skipped.
-        let mut scan = Decoder::new(self.end.clone(), Box::new(Nothing)).with_alterations(true).with_skips(true);
+        let mut scan = Decoder::new(self.end.clone(), Box::new(Nothing)).with_alterations(true).with_skipping(true);
         let looked = self.scan(&mut stream, &mut scan, to, asked).await;
         while scan.flush().is_some() {}
         self.end = ResumePoint { partial: None, gtids: None, fingerprint: None, ..scan.resume_before().clone() };

@@ -111,7 +111,7 @@ pub(super) async fn identify(
         let mut stream = open_finite_stream(config, flavor, position.clone()).await?;
         loop {
             let event = stream.event().await?;
-            if let Some(fingerprint) = file_fingerprint(event).map_err(|fault| StreamError::Setup(fault.into()))? {
+            if let Some(fingerprint) = file_fingerprint(event).map_err(|error| StreamError::Setup(error.into()))? {
                 return Ok(fingerprint);
             }
         }
@@ -175,7 +175,7 @@ pub(super) async fn complete_gtids(
                 Err(StreamError::End) => break,
                 event => event?,
             };
-            let met = scan.next(event).map_err(|fault| StreamError::Setup(fault.into()))?;
+            let met = scan.next(event).map_err(|error| StreamError::Setup(error.into()))?;
             if let Some(gtid) = met.and_then(|met| met.gtid) {
                 scan.add(&gtid);
             }

@@ -84,7 +84,7 @@ impl BinlogSource {
         let history = Arc::new(History::new(config.clone(), start.resume.clone()));
         let decoder = Decoder::new(start.resume, select)
             .with_schema_changes(config.schema_changes)
-            .with_skips(config.on_error == OnError::DeadLetter)
+            .with_skipping(config.on_error == OnError::DeadLetter)
             .with_alterations(true);
         let (retention, time) = (server.retention().await?, server.time().await?);
         status.connected(&config.address, Some(retention), Some(time));

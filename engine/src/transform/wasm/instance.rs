@@ -96,8 +96,8 @@ impl Instance {
             Ok(Err(message)) => bail!("`configure` refused the settings: {message}"),
             Err(trap) => bail!("`configure` failed: {trap:#}"),
         }
-        match store.data_mut().take_fault() {
-            Some(fault) => bail!("{fault}"),
+        match store.data_mut().take_error() {
+            Some(error) => bail!("{error}"),
             None => Ok(Self {
                 store,
                 guest,
@@ -210,6 +210,6 @@ impl Instance {
     }
 
     fn faults(&mut self) -> Result<(), PluginError> {
-        self.store.data_mut().take_fault().map_or(Ok(()), |fault| Err(PluginError::Reject(fault)))
+        self.store.data_mut().take_error().map_or(Ok(()), |error| Err(PluginError::Reject(error)))
     }
 }

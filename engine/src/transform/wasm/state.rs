@@ -33,7 +33,7 @@ pub(in crate::transform) struct PluginState {
     interests: Interests,
     recipes: Recipes,
     /// The first invalid recipe, query or command of the call, which is reported when the call is over.
-    fault: Option<String>,
+    error: Option<String>,
     /// The host commands of the current call.
     commands: HostCommands,
     /// The last error that the plugin logged or printed during the call, which mostly explains a trap.
@@ -144,8 +144,8 @@ impl host::Host for PluginState {
     }
 
     fn add_recipe(&mut self, recipe: types::Recipe) -> u32 {
-        self.recipes.add(recipe).unwrap_or_else(|fault| {
-            self.fault.get_or_insert(fault);
+        self.recipes.add(recipe).unwrap_or_else(|error| {
+            self.error.get_or_insert(error);
             0
         })
     }
@@ -181,14 +181,14 @@ impl PluginState {
     /// Answers a query. An invalid query makes the call fail.
     fn ask<T: Default>(&mut self, question: impl FnOnce(BatchQuery<'_>) -> Result<T, String>) -> T {
         question(self.current.asked(&self.interests)).unwrap_or_else(|new| {
-            self.fault.get_or_insert(new);
+            self.error.get_or_insert(new);
             T::default()
         })
     }
 
     fn command(&mut self, command: impl FnOnce(&mut HostCommands, &BatchQuery<'_>) -> Result<(), String>) {
         if let Err(new) = command(&mut self.commands, &self.current.asked(&self.interests)) {
-            self.fault.get_or_insert(new);
+            self.error.get_or_insert(new);
         }
     }
 }
@@ -204,7 +204,7 @@ impl PluginState {
             current: Current::default(),
             interests: Interests::default(),
             recipes: Recipes::default(),
-            fault: None,
+            error: None,
             commands: HostCommands::default(),
             last_error: None,
             line: String::new(),
@@ -219,7 +219,7 @@ impl PluginState {
     /// Begins a call about a batch, whose answer may have `answer_max` bytes.
     pub(super) fn begin_call(&mut self, batch: Current, answer_max: usize) {
         // A call that returned an error may have left one.
-        self.fault = None;
+        self.error = None;
         self.last_error = None;
         (self.printed_bytes, self.logged) = (0, 0);
         self.answer_max = answer_max;
@@ -234,8 +234,8 @@ impl PluginState {
     }
 
     /// Takes the first invalid recipe, query or command of the plugin, if there is one.
-    pub fn take_fault(&mut self) -> Option<String> {
-        self.fault.take()
+    pub fn take_error(&mut self) -> Option<String> {
+        self.error.take()
     }
 
     pub fn take_last_error(&mut self) -> Option<String> {
@@ -336,9 +336,9 @@ impl PluginState {
         let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
         let is_known = counters.contains_key(&counter);
         if !is_known && (counters.len() >= COUNTERS_MAX || counter.len() > NAME_BYTES_MAX) {
-            let fault =
+            let error =
                 format!("more than {COUNTERS_MAX} counters, or a counter's name of more than {NAME_BYTES_MAX} bytes");
-            self.fault.get_or_insert(fault);
+            self.error.get_or_insert(error);
             return;
         }
         let count = counters.entry(counter).or_default();

@@ -36,7 +36,11 @@ impl Decoder {
         let Some(number) = RowsEvent::table_number(body)? else { return Ok(()) };
         let Some(known) = self.tables.by_number(number) else { return Err(DecodeErrorKind::NoTableMap(number)) };
         let Some(version) = known else {
-            return if self.skips { self.skip_unreadable(number, kind, header, body, span) } else { Ok(()) };
+            return if self.skips_undecodable {
+                self.skip_unreadable(number, kind, header, body, span)
+            } else {
+                Ok(())
+            };
         };
         let unpacked;
         let mut rows = RowsEvent::parse(kind, body)?;
@@ -57,8 +61,8 @@ impl Decoder {
             }
             let filled = self.fill(&mut rows, header, &mut place);
             self.rows_of_event = place.rows;
-            if let Err(fault) = filled {
-                self.skip_row(fault, &mut rows, header, body, &mut place)?;
+            if let Err(cause) = filled {
+                self.skip_row(cause, &mut rows, header, body, &mut place)?;
             }
         }
         Ok(())
@@ -77,7 +81,7 @@ impl Decoder {
         if !self.batch_has_transaction {
             self.begin_in_batch();
         }
-        let Self { tables, projections, select, batch, position, skip, .. } = self;
+        let Self { tables, projections, select, batch, position, partial, .. } = self;
         let (Some(Some(version)), Some(transaction)) = (tables.by_number(rows.table_number), &mut self.transaction)
         else {
             return Err(DecodeErrorKind::NoTableMap(rows.table_number));
@@ -100,13 +104,13 @@ impl Decoder {
             };
             let at = rows.rest();
             let read = batch.begin_row(&header, rows, version, plan);
-            if let Err(fault) = read {
+            if let Err(cause) = read {
                 batch.abandon_row();
                 rows.rewind(at);
-                return Err(fault);
+                return Err(cause);
             }
             // Whether an earlier run processed an XA transaction is decided by its commit.
-            if transaction.xa.is_none() && is_past(skip.as_ref(), &position.file, *place) {
+            if transaction.xa.is_none() && is_past(partial.as_ref(), &position.file, *place) {
                 batch.abandon_row();
                 transaction.has_past_rows = true;
             } else {
@@ -128,18 +132,18 @@ impl Decoder {
     /// Skips the next row, which cannot be decoded, or all rows to the event's end if the row's end is unknown.
     ///
     /// # Errors
-    /// `fault`, unless changes are skipped.
+    /// `cause`, unless changes are skipped.
     #[cold]
     fn skip_row(
         &mut self,
-        fault: DecodeErrorKind,
+        cause: DecodeErrorKind,
         rows: &mut RowsEvent<'_>,
         header: &EventHeader,
         body: &[u8],
         place: &mut EventOffset,
     ) -> Result<(), DecodeErrorKind> {
-        let Some(Some(version)) = self.tables.by_number(rows.table_number).filter(|_| self.skips) else {
-            return Err(fault);
+        let Some(Some(version)) = self.tables.by_number(rows.table_number).filter(|_| self.skips_undecodable) else {
+            return Err(cause);
         };
         let (version, kind) = (Arc::clone(version), rows.kind().event_kind());
         let at = rows.rest();
@@ -155,7 +159,7 @@ impl Decoder {
             transaction.rows += 1;
             place.rows += 1;
         }
-        self.skip(fault, kind, Some(version.table.to_string()), header, skipped, content)
+        self.skip(cause, kind, Some(version.table.to_string()), header, skipped, content)
     }
 
     /// Skips an event's rows, with a record of the event if the table is selected but its columns cannot be determined.
@@ -167,27 +171,27 @@ impl Decoder {
         body: &[u8],
         span: Span,
     ) -> Result<(), DecodeErrorKind> {
-        let Some(Unreadable { table, fault }) = self.tables.unreadable(number).cloned() else { return Ok(()) };
+        let Some(Unreadable { table, cause }) = self.tables.unreadable(number).cloned() else { return Ok(()) };
         let offset = self.transaction.as_ref().and_then(|transaction| transaction.payload_offset);
         let place = EventOffset { event: span.begin, rows: offset.unwrap_or(0) };
-        self.skip(fault, kind.event_kind(), Some(table), header, place, SkippedContent::event(body))
+        self.skip(cause, kind.event_kind(), Some(table), header, place, SkippedContent::event(body))
     }
 
     /// Emits a record of a skipped change, unless an earlier run did.
     ///
     /// # Errors
-    /// `fault`, unless changes are skipped.
+    /// `cause`, unless changes are skipped.
     pub(super) fn skip(
         &mut self,
-        fault: DecodeErrorKind,
+        cause: DecodeErrorKind,
         kind: EventKind,
         table: Option<String>,
         header: &EventHeader,
         place: EventOffset,
         (content, bytes): (SkippedContent, usize),
     ) -> Result<(), DecodeErrorKind> {
-        if !self.skips {
-            return Err(fault);
+        if !self.skips_undecodable {
+            return Err(cause);
         }
         if self.is_done_at(place) {
             return Ok(());
@@ -196,7 +200,7 @@ impl Decoder {
         let gtid = self.transaction.as_ref().and_then(|transaction| transaction.gtid.as_ref());
         let gtid = gtid.map_or_else(String::new, ToString::to_string);
         let position = BinlogPosition::new(self.position.file.clone(), place.event);
-        let error = Box::new(DecodeError { position, transaction: begin, kind, table, fault });
+        let error = Box::new(DecodeError { position, transaction: begin, kind, table, cause });
         let time_us = i64::from(header.timestamp_s) * 1_000_000;
         self.cut_without_rows(WithoutRows::Skipped(SkippedChange {
             error,
@@ -211,7 +215,7 @@ impl Decoder {
 
     /// Whether an earlier run processed the row at an offset of the current file.
     pub(super) fn is_past(&self, place: EventOffset) -> bool {
-        is_past(self.skip.as_ref(), &self.position.file, place)
+        is_past(self.partial.as_ref(), &self.position.file, place)
     }
 
     /// Begins the open transaction in the current batch.
@@ -305,7 +309,7 @@ impl Decoder {
             rows: 0,
             schema_change,
             skipped,
-            skips: self.skips,
+            skips_undecodable: self.skips_undecodable,
             new_tables: Vec::new(),
             before: Arc::clone(&self.emitted_resume),
             resume,
@@ -325,7 +329,7 @@ impl Decoder {
             rows,
             schema_change: None,
             skipped: None,
-            skips: self.skips,
+            skips_undecodable: self.skips_undecodable,
             new_tables: Vec::new(),
             before: Arc::clone(&self.emitted_resume),
             resume,
@@ -371,6 +375,6 @@ impl Decoder {
 }
 
 /// Whether an earlier run, which processed all rows before `skip`, processed the row at `place` of a file.
-fn is_past(skip: Option<&PartialTransaction>, file: &str, place: EventOffset) -> bool {
-    skip.is_some_and(|partial| partial.file != file || place < partial.progress)
+fn is_past(partial: Option<&PartialTransaction>, file: &str, place: EventOffset) -> bool {
+    partial.is_some_and(|partial| partial.file != file || place < partial.progress)
 }

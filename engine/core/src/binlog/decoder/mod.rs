@@ -49,7 +49,7 @@ pub struct Decoder {
     /// Whether schema changes are emitted.
     schema_changes: bool,
     /// Whether changes that cannot be decoded are skipped.
-    skips: bool,
+    skips_undecodable: bool,
     tables: Tables,
     projections: ProjectionCache,
     /// Whether statements that may change columns are collected in `alterations`.
@@ -60,7 +60,7 @@ pub struct Decoder {
     /// The server's collation of savepoint names.
     savepoints: Collation,
     /// The progress within the current event.
-    done: EventState,
+    event_state: EventState,
     /// The end of the last event that is done: the start of the current one.
     position: BinlogPosition,
     transaction: Option<Transaction>,
@@ -68,7 +68,7 @@ pub struct Decoder {
     /// The number of transactions begun so far.
     sequence: u64,
     /// The place up to which an earlier run processed all rows; they are not emitted again.
-    skip: Option<PartialTransaction>,
+    partial: Option<PartialTransaction>,
     /// All transactions that were committed, where they are known.
     gtids: Option<Arc<GtidSet>>,
     /// When starting by MariaDB's GTIDs: for each domain and server, the last transaction of an earlier run, until the
@@ -133,15 +133,15 @@ struct Span {
 #[derive(Debug)]
 enum EventError {
     /// The event, or an event inside it, cannot be decoded.
-    Failed { fault: DecodeErrorKind, kind: EventKind, table: Option<String> },
+    Failed { cause: DecodeErrorKind, kind: EventKind, table: Option<String> },
     /// Columns must be looked up first; the event is processed again after that.
     Columns { schema: String, table: String, missing: Missing },
 }
 
 impl EventError {
     /// Creates the error of an event of this type.
-    fn of(fault: DecodeErrorKind, kind: EventKind) -> Self {
-        Self::Failed { fault, kind, table: None }
+    fn of(cause: DecodeErrorKind, kind: EventKind) -> Self {
+        Self::Failed { cause, kind, table: None }
     }
 }
 
@@ -158,7 +158,7 @@ impl Decoder {
         Self {
             select,
             schema_changes: false,
-            skips: false,
+            skips_undecodable: false,
             tables: Tables::default(),
             projections: ProjectionCache::default(),
             wants_alterations: false,
@@ -166,12 +166,12 @@ impl Decoder {
             checksums: Checksums::Unknown,
             family: Family::MySql,
             savepoints: Collation::default(),
-            done: EventState::Nothing,
+            event_state: EventState::Nothing,
             position: resume.position.clone(),
             transaction: None,
             prepared: PreparedXa::default(),
             sequence: 0,
-            skip: resume.partial.clone(),
+            partial: resume.partial.clone(),
             gtids: resume.gtids.clone().filter(|_| !is_by_mariadb_gtids(&resume)),
             awaited: awaited(&resume),
             file: None,
@@ -200,8 +200,8 @@ impl Decoder {
     ///
     /// Only changes that nothing else depends on are skipped: changes logged as statements, rows with values that cannot be
     /// decoded, and rows of tables whose columns cannot be determined. Any other decode error still stops the decoder.
-    pub fn with_skips(self, wanted: bool) -> Self {
-        Self { skips: wanted, ..self }
+    pub fn with_skipping(self, wanted: bool) -> Self {
+        Self { skips_undecodable: wanted, ..self }
     }
 
     /// Collects the statements that may change columns, if `wanted`, for [`Decoder::take_alterations`].
@@ -233,7 +233,7 @@ impl Decoder {
             if let Some(error) = &self.failed {
                 return Err(error.clone());
             }
-            let step = match mem::take(&mut self.done) {
+            let step = match mem::take(&mut self.event_state) {
                 EventState::All => return Ok(Next::Event),
                 EventState::Nothing => self.begin_event(event),
                 EventState::Part(open) => self.continue_payload(event, open),
@@ -243,7 +243,7 @@ impl Decoder {
                 Err(EventError::Columns { schema, table, missing }) => {
                     return Ok(Next::Columns { schema, table, missing });
                 }
-                Err(EventError::Failed { fault, kind, table }) => {
+                Err(EventError::Failed { cause, kind, table }) => {
                     let transaction = self.transaction.as_ref().map(|transaction| transaction.begin);
                     self.cut_before_event();
                     self.failed = Some(Box::new(DecodeError {
@@ -251,7 +251,7 @@ impl Decoder {
                         transaction,
                         kind,
                         table,
-                        fault,
+                        cause,
                     }));
                 }
             }
@@ -322,7 +322,7 @@ impl Decoder {
     }
 
     /// Marks the columns requested by [`Next::Columns`] as impossible to determine, for a reason other than the
-    /// connection: the table's rows are skipped. Needs [`Decoder::with_skips`].
+    /// connection: the table's rows are skipped. Needs [`Decoder::with_skipping`].
     pub fn give_up_columns(&mut self, schema: String, table: String, why: String) {
         self.tables.give_up(schema, table, why);
     }
@@ -345,10 +345,10 @@ impl Decoder {
         self.tables.forget_numbers();
         self.alterations.clear();
         self.checksums = Checksums::Unknown;
-        self.done = EventState::Nothing;
+        self.event_state = EventState::Nothing;
         self.resume = ResumePoint::clone(&self.emitted_resume);
         self.position = self.resume.position.clone();
-        self.skip = self.resume.partial.clone();
+        self.partial = self.resume.partial.clone();
         self.gtids = self.resume.gtids.clone().filter(|_| !is_by_mariadb_gtids(&self.resume));
         self.awaited = awaited(&self.resume);
         self.file = None;
@@ -393,9 +393,9 @@ impl Decoder {
     /// Begins an event, and processes all of it unless it is a compressed transaction.
     fn begin_event(&mut self, bytes: &[u8]) -> Result<(), EventError> {
         self.rows_of_event = 0;
-        let header = EventHeader::parse(bytes).map_err(|fault| EventError::of(fault, EventKind(0)))?;
+        let header = EventHeader::parse(bytes).map_err(|cause| EventError::of(cause, EventKind(0)))?;
         let kind = header.kind;
-        let body = self.checksums.open(&header, bytes).map_err(|fault| EventError::of(fault, kind))?;
+        let body = self.checksums.open(&header, bytes).map_err(|cause| EventError::of(cause, kind))?;
         let at = self.position.offset;
         let span = header
             .span_after(at)
@@ -410,12 +410,12 @@ impl Decoder {
             self.trail.push(&header, bytes);
         }
         if kind == EventKind::FORMAT_DESCRIPTION {
-            self.begin_file(&header, bytes).map_err(|fault| EventError::of(fault, kind))?;
+            self.begin_file(&header, bytes).map_err(|cause| EventError::of(cause, kind))?;
         }
         if kind == EventKind::TRANSACTION_PAYLOAD {
-            let payload = Payload::begin(body).map_err(|fault| EventError::of(fault, kind))?;
+            let payload = Payload::begin(body).map_err(|cause| EventError::of(cause, kind))?;
             let body = EventHeader::LEN..EventHeader::LEN + body.len();
-            self.done = EventState::Part(Box::new(OpenPayload { payload, body, span }));
+            self.event_state = EventState::Part(Box::new(OpenPayload { payload, body, span }));
             return Ok(());
         }
         if let Err(halt) = self.dispatch(&header, body, span) {
@@ -425,7 +425,7 @@ impl Decoder {
         if kind != EventKind::ROTATE {
             self.position.offset = span.end;
         }
-        self.done = EventState::All;
+        self.event_state = EventState::All;
         Ok(())
     }
 
@@ -435,17 +435,17 @@ impl Decoder {
         let packed = bytes.get(body.clone()).unwrap_or_default();
         // Rows are numbered from this offset with 32 bits.
         let Ok(offset) = u32::try_from(payload.offset() + MAX_EVENT_ROWS) else {
-            let fault = DecodeErrorKind::Unsupported {
+            let cause = DecodeErrorKind::Unsupported {
                 what: "a compressed transaction of more than 3 GiB".to_owned(),
                 fix: "turn `binlog_transaction_compression` off for such transactions",
             };
-            return Err(EventError::of(fault, EventKind::TRANSACTION_PAYLOAD));
+            return Err(EventError::of(cause, EventKind::TRANSACTION_PAYLOAD));
         };
         let offset = offset - MAX_EVENT_ROWS as u32;
-        let event = payload.event(packed).map_err(|fault| EventError::of(fault, EventKind::TRANSACTION_PAYLOAD))?;
+        let event = payload.event(packed).map_err(|cause| EventError::of(cause, EventKind::TRANSACTION_PAYLOAD))?;
         let Some((header, body)) = event else {
             self.position.offset = span.end;
-            self.done = EventState::All;
+            self.event_state = EventState::All;
             return Ok(());
         };
         if let Some(transaction) = &mut self.transaction {
@@ -456,7 +456,7 @@ impl Decoder {
         if outcome.is_ok() {
             payload.take();
         }
-        self.done = EventState::Part(open);
+        self.event_state = EventState::Part(open);
         outcome
     }
 
@@ -477,29 +477,31 @@ impl Decoder {
     /// Processes an event, which may be inside a compressed transaction. `span` is the range of the outer event.
     fn dispatch(&mut self, header: &EventHeader, body: &[u8], span: Span) -> Result<(), EventError> {
         let kind = header.kind;
-        let halt = |fault, table| EventError::Failed { fault, kind, table };
+        let halt = |cause, table| EventError::Failed { cause, kind, table };
         if let Some(rows_kind) = RowsKind::of(kind) {
             if self.is_done_with() {
                 return Ok(());
             }
-            return self.rows(rows_kind, header, body, span).map_err(|fault| {
+            return self.rows(rows_kind, header, body, span).map_err(|cause| {
                 let number = RowsEvent::table_number(body).ok().flatten();
-                halt(fault, number.and_then(|number| self.tables.name(number)))
+                halt(cause, number.and_then(|number| self.tables.name(number)))
             });
         }
         if kind == EventKind::TABLE_MAP {
             if self.is_done_with() {
                 return Ok(());
             }
-            return self.tables.map(body, self.family, &*self.select, self.skips).map_err(|fault| match fault {
-                TableMapError::Missing { schema, table, missing } => EventError::Columns { schema, table, missing },
-                TableMapError::Decode(fault) => {
-                    let name = TableName::parse(body).ok();
-                    halt(fault, name.map(|name| shown_name(name.schema, name.table)))
-                }
-            });
+            return self.tables.map(body, self.family, &*self.select, self.skips_undecodable).map_err(
+                |cause| match cause {
+                    TableMapError::Missing { schema, table, missing } => EventError::Columns { schema, table, missing },
+                    TableMapError::Decode(cause) => {
+                        let name = TableName::parse(body).ok();
+                        halt(cause, name.map(|name| shown_name(name.schema, name.table)))
+                    }
+                },
+            );
         }
-        self.control(header, body, span).map_err(|fault| halt(fault, None))
+        self.control(header, body, span).map_err(|cause| halt(cause, None))
     }
 
     /// Processes an event that has no rows.

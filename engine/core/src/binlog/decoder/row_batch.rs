@@ -32,8 +32,8 @@ pub struct RowBatch {
     pub schema_change: Option<Box<SchemaChange>>,
     /// A change that could not be decoded, which follows the rows of earlier batches. The batch then has no rows.
     pub skipped: Option<Box<SkippedChange>>,
-    /// Whether a row of this batch that cannot be decoded is to be skipped ([`Decoder::with_skips`]).
-    pub skips: bool,
+    /// Whether a row of this batch that cannot be decoded is to be skipped ([`Decoder::with_skipping`]).
+    pub skips_undecodable: bool,
     /// The table versions that are new in this batch, in the order of their IDs, all of one generation. If it is a new
     /// generation, neither this batch's rows nor later ones refer to tables of earlier generations.
     pub new_tables: Vec<Arc<Table>>,

@@ -28,7 +28,7 @@ fn log_of_texts(transactions: &[&[(i32, &[u8])]]) -> Log {
 }
 
 fn skipping(resume: ResumePoint, rows_max: u32) -> Decoder {
-    decoder(resume, rows_max).with_skips(true)
+    decoder(resume, rows_max).with_skipping(true)
 }
 
 /// Returns the index in its event, and the content, of each skipped change.
@@ -71,10 +71,10 @@ fn a_row_that_cannot_be_decoded_is_passed_over_alone() {
     let SkippedChange { error, gtid, bytes, .. } = &**first.skipped.as_ref().expect("it comes before the open rows");
     assert!(gtid.ends_with(":1") && *bytes == 7 && error.transaction.is_some() && error.position.offset > 200);
     assert_eq!((error.kind, error.table.as_deref()), (EventKind::WRITE_ROWS, Some("shop.texts")));
-    assert!(matches!(&error.fault, DecodeErrorKind::Text { column, .. } if column == "v"), "{error}");
-    // Without `with_skips` the row is an error.
+    assert!(matches!(&error.cause, DecodeErrorKind::Text { column, .. } if column == "v"), "{error}");
+    // Without `with_skipping` the row is an error.
     let (batches, error) = read_to_fault(&mut decoder(begin_of(FILE), 9), &log);
-    assert_eq!((all_ids(&batches), matches!(error.fault, DecodeErrorKind::Text { .. })), (vec![1], true));
+    assert_eq!((all_ids(&batches), matches!(error.cause, DecodeErrorKind::Text { .. })), (vec![1], true));
 }
 
 #[test]
@@ -151,5 +151,5 @@ fn rows_of_a_table_that_cannot_be_known_are_passed_over() {
     assert_eq!(all_ids(&batches), [3]);
     let skipped: Vec<_> = batches.iter().filter_map(|batch| batch.skipped.as_deref()).collect();
     let [SkippedChange { error, content: SkippedContent::Event(_), .. }] = skipped[..] else { panic!("{skipped:?}") };
-    assert_eq!((error.table.as_deref(), error.fault.to_string().as_str()), (Some("shop.t"), "changed since"));
+    assert_eq!((error.table.as_deref(), error.cause.to_string().as_str()), (Some("shop.t"), "changed since"));
 }

@@ -157,8 +157,8 @@ pub(super) fn all_ids(batches: &[RowBatch]) -> Vec<i64> {
     batches.iter().flat_map(ids).collect()
 }
 
-pub(super) fn fault(log: &Log, rows_max: u32) -> DecodeErrorKind {
-    read(&mut decoder(begin_of(FILE), rows_max), log).expect_err("a fault").fault
+pub(super) fn cause(log: &Log, rows_max: u32) -> DecodeErrorKind {
+    read(&mut decoder(begin_of(FILE), rows_max), log).expect_err("a cause").cause
 }
 
 #[test]
@@ -308,7 +308,7 @@ fn a_rollback_takes_back_what_was_not_handed_on_and_stops_otherwise() {
     log.query("ROLLBACK");
     log.transaction(&[4]);
     assert_eq!(all_ids(&read_all(&log, 3)), [1, 4]);
-    assert!(matches!(fault(&log, 2), DecodeErrorKind::RolledBack { since: found, .. } if found == since));
+    assert!(matches!(cause(&log, 2), DecodeErrorKind::RolledBack { since: found, .. } if found == since));
 }
 
 #[test]
@@ -323,7 +323,7 @@ fn what_a_crash_cut_off_never_happened() {
     let mut log = Log::new();
     log.begin();
     log.writer.rotate();
-    assert_eq!(fault(&log, 10), DecodeErrorKind::Malformed("the file ends within a transaction"));
+    assert_eq!(cause(&log, 10), DecodeErrorKind::Malformed("the file ends within a transaction"));
 }
 
 #[test]
@@ -354,7 +354,7 @@ fn a_prepared_transaction_may_be_rolled_back_or_unknown() {
     let batches = read_all(&log, 2);
     assert_eq!((all_ids(&batches), &batches[0].resume.position), (vec![], &log.writer.position()));
     log.query(&format!("XA COMMIT {id}"));
-    assert_eq!(fault(&log, 2), DecodeErrorKind::UnknownXa("x'7831',x'',1".to_owned()));
+    assert_eq!(cause(&log, 2), DecodeErrorKind::UnknownXa("x'7831',x'',1".to_owned()));
     let partial = PartialTransaction {
         file: FILE.to_owned(),
         progress: EventOffset { event: log.writer.position().offset, rows: 0 },
@@ -448,10 +448,10 @@ fn what_is_unknown_stops_unless_it_may_be_passed_over() {
     log.writer.write(&other(true));
     assert_eq!(all_ids(&read_all(&log, 10)), [1]);
     log.writer.write(&other(false));
-    assert_eq!(fault(&log, 10), DecodeErrorKind::UnknownEvent);
+    assert_eq!(cause(&log, 10), DecodeErrorKind::UnknownEvent);
     let mut log = Log::new();
     log.writer.write(&Event::Incident("lost".to_owned()));
-    assert_eq!(fault(&log, 10), DecodeErrorKind::Incident("lost".to_owned()));
+    assert_eq!(cause(&log, 10), DecodeErrorKind::Incident("lost".to_owned()));
 }
 
 #[test]
@@ -465,7 +465,7 @@ fn a_change_that_is_logged_as_a_statement_stops_where_it_may_be_wanted() {
     log.transaction(&[1]);
     assert_eq!(all_ids(&read_all(&log, 10)), [1]);
     log.writer.write(&statement("shop"));
-    assert!(matches!(fault(&log, 10), DecodeErrorKind::Statement(_)));
+    assert!(matches!(cause(&log, 10), DecodeErrorKind::Statement(_)));
 }
 
 #[test]

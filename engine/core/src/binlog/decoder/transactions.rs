@@ -366,7 +366,7 @@ impl Decoder {
             let is_before_file = |partial: &PartialTransaction| {
                 file_number(&partial.file).zip(file_number(file)).is_none_or(|(a, b)| b > a)
             };
-            self.skip.take_if(|partial| partial.file != file && is_before_file(partial));
+            self.partial.take_if(|partial| partial.file != file && is_before_file(partial));
         }
         // The resume point moves to the new file only at its format description, which follows.
         self.position = BinlogPosition::new(file, offset);
@@ -397,7 +397,7 @@ impl Decoder {
         let BinlogPosition { file, offset } = &self.position;
         let here = EventOffset { event: *offset, rows: 0 };
         // An earlier run may have processed rows after this position.
-        let further = if self.is_past(here) { self.skip.clone() } else { None };
+        let further = if self.is_past(here) { self.partial.clone() } else { None };
         // In three cases the resume point keeps an earlier position, and `partial` says up to where the rows after that
         // position are processed: a dump cannot start past 4 GiB of a file; a prepared transaction must be read again;
         // and on another server GTIDs alone identify the resume point until all awaited transactions are reached.

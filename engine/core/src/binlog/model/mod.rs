@@ -85,7 +85,7 @@ fn read_on(reader: &mut Reader<'_>, dump: &[EventBytes]) -> Result<Outcome, Test
 
 /// Checks that an error is expected: rows became void after more of them than can be held back.
 fn check_stop(written: &Written, items: &[Item], first: usize, error: &DecodeError) -> Result<(), TestCaseError> {
-    match &error.fault {
+    match &error.cause {
         DecodeErrorKind::RolledBack { since, .. } => {
             let Some(Void { committed, rows, is_held }) = written.voids.get(since) else {
                 return Err(TestCaseError::fail(format!("no row is void since {since}: {error}")));
@@ -101,13 +101,13 @@ fn check_stop(written: &Written, items: &[Item], first: usize, error: &DecodeErr
         DecodeErrorKind::Unsupported { .. } if written.has_big_rows => {
             prop_assert_eq!(items, &written.committed[first..][..items.len()]);
         }
-        fault => prop_assert!(false, "{:?}: {}", fault, error),
+        cause => prop_assert!(false, "{:?}: {}", cause, error),
     }
     Ok(())
 }
 
-fn because(fault: &TestCaseError, what: String) -> TestCaseError {
-    TestCaseError::fail(format!("{what}: {fault}"))
+fn because(cause: &TestCaseError, what: String) -> TestCaseError {
+    TestCaseError::fail(format!("{what}: {cause}"))
 }
 
 /// Loses the connection after each call in turn, and once more a little later.
@@ -119,12 +119,12 @@ fn reconnects(written: &Written, reading: Reading, calls: usize) -> Result<(), T
         for calls_left in [Some(lost_after), Some(lost_after * 5 % 17), None] {
             reader.calls_left = calls_left;
             let outcome = read_on(&mut reader, &written.writer.dump(&resume.position))
-                .map_err(|fault| because(&fault, format!("lost after call {lost_after}, resumed at {resume}")))?;
+                .map_err(|cause| because(&cause, format!("lost after call {lost_after}, resumed at {resume}")))?;
             if outcome == Outcome::VoidCame {
                 resume = reader.decoder.rewind();
                 reader.calls_left = None;
                 let stop = reader.read(&written.writer.dump(&resume.position));
-                let is_told = matches!(stop, Err(Stop::Error(error)) if matches!(error.fault, DecodeErrorKind::RolledBack { .. }));
+                let is_told = matches!(stop, Err(Stop::Error(error)) if matches!(error.cause, DecodeErrorKind::RolledBack { .. }));
                 prop_assert!(is_told, "void rows arrived, and no error is reported: resumed at {}", resume);
             }
             if outcome != Outcome::ConnectionLost {
@@ -148,7 +148,7 @@ fn restarts(written: &Written, reading: Reading, whole: &Reader<'_>) -> Result<(
         };
         let mut reader = Reader::new(written, handed.resume.clone(), next_item(written, handed), other);
         read_on(&mut reader, &written.writer.dump(&handed.resume.position))
-            .map_err(|fault| because(&fault, format!("began at {}", handed.resume)))?;
+            .map_err(|cause| because(&cause, format!("began at {}", handed.resume)))?;
     }
     Ok(())
 }
@@ -167,7 +167,7 @@ fn skips(written: &Written, reading: Reading) -> Result<(), TestCaseError> {
     for handed in &whole.batches {
         let mut reader = Reader::new(written, handed.resume.clone(), next_item(written, handed), reading);
         let outcome = read_on(&mut reader, &written.writer.dump(&handed.resume.position))
-            .map_err(|fault| because(&fault, format!("began at {}", handed.resume)))?;
+            .map_err(|cause| because(&cause, format!("began at {}", handed.resume)))?;
         let came = |text: &&String| whole.skipped[..handed.skipped].contains(text) || reader.skipped.contains(text);
         let missing = whole.statements.iter().find(|text| !came(text));
         prop_assert_eq!(missing.filter(|_| outcome == Outcome::Whole), None, "began at {}", handed.resume);
@@ -237,7 +237,7 @@ fn relocations(
         };
         match reader.read(&dump) {
             Err(Stop::Error(error))
-                if matches!(error.fault, DecodeErrorKind::RolledBack { .. } | DecodeErrorKind::Unsupported { .. }) =>
+                if matches!(error.cause, DecodeErrorKind::RolledBack { .. } | DecodeErrorKind::Unsupported { .. }) =>
             {
                 continue;
             }
@@ -280,7 +280,7 @@ fn again_on_replica(
     let mut reader = Reader::new(replica, handed.resume.clone(), 0, reading);
     if let Err(Stop::Error(error)) = reader.read(&dump) {
         let is_deserved =
-            matches!(error.fault, DecodeErrorKind::RolledBack { .. } | DecodeErrorKind::Unsupported { .. });
+            matches!(error.cause, DecodeErrorKind::RolledBack { .. } | DecodeErrorKind::Unsupported { .. });
         prop_assert!(is_deserved, "began at {}: {}", handed.resume, error);
         return Ok(());
     }
@@ -328,13 +328,13 @@ fn faults(written: &Written, reading: Reading, (start, first): &(ResumePoint, us
         let Err(Stop::Error(error)) = reader.read(&events) else {
             return Err(TestCaseError::fail(format!("event {bad} was decoded")));
         };
-        let what = |fault: &TestCaseError| because(fault, format!("event {bad} is bad: {error}"));
-        fault(written, reading, start, &mut reader, &error).map_err(|fault| what(&fault))?;
+        let what = |cause: &TestCaseError| because(cause, format!("event {bad} is bad: {error}"));
+        cause(written, reading, start, &mut reader, &error).map_err(|cause| what(&cause))?;
     }
     Ok(())
 }
 
-fn fault(
+fn cause(
     written: &Written,
     reading: Reading,
     start: &ResumePoint,

@@ -140,7 +140,7 @@ pub(super) enum Outcome {
 impl<'a> Reader<'a> {
     pub fn new(written: &'a Written, resume: ResumePoint, first: usize, reading: Reading) -> Self {
         let select = Columns { seed: reading.needs, asked: 0.into() };
-        let mut decoder = Decoder::new(resume, Box::new(select)).with_schema_changes(true).with_skips(reading.skips);
+        let mut decoder = Decoder::new(resume, Box::new(select)).with_schema_changes(true).with_skipping(reading.skips);
         decoder.bound_batches(Cost { rows: reading.rows_max, bytes: reading.bytes_max });
         Self {
             written,
