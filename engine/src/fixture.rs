@@ -13,7 +13,7 @@
 use std::sync::Arc;
 
 use rowmill_core::batch::{
-    Batch, Builder, Cell, Column, ColumnIndex, Image, Kind, Operation, Row, RowHeader, Table, TableId,
+    Builder, Cell, Column, ColumnIndex, Image, Kind, Operation, PackedBatch, Row, RowHeader, Table, TableId,
     TransactionHeader, quoted, schema_and_table, split_name,
 };
 use serde::Deserialize;
@@ -33,9 +33,9 @@ pub struct Rows {
     /// The tables, in the order of their IDs.
     pub tables: Arc<[Arc<Table>]>,
     /// Each row, packed as a batch of its own.
-    pub singles: Vec<Arc<Vec<u8>>>,
+    pub singles: Vec<PackedBatch>,
     /// All rows, packed as one batch.
-    pub bytes: Arc<Vec<u8>>,
+    pub packed: PackedBatch,
 }
 
 #[derive(Deserialize)]
@@ -108,11 +108,11 @@ impl Rows {
             for (index, (number, table, line)) in (first..).zip(changes) {
                 change(&mut builder, table, line, index as u32).map_err(|error| format!("line {number}: {error}"))?;
             }
-            Ok::<_, String>(Arc::new(builder.finish()))
+            Ok::<_, String>(builder.finish())
         };
         let single = |(index, change)| pack(std::slice::from_ref(change), index);
         let singles = changes.iter().enumerate().map(single).collect::<Result<_, _>>()?;
-        Ok(Self { sinks, bytes: pack(&changes, 0)?, singles, tables: tables.into() })
+        Ok(Self { sinks, packed: pack(&changes, 0)?, singles, tables: tables.into() })
     }
 }
 
@@ -274,21 +274,13 @@ fn image_json(table: &Table, image: Image<'_>) -> Value {
     Value::Object(object)
 }
 
-/// Parses a packed batch that the engine wrote.
-///
-/// # Panics
-/// If `bytes` is not a batch.
-pub fn batch(bytes: &[u8]) -> Batch<'_> {
-    Batch::parse(bytes).expect("batches are written by the builder")
-}
-
 /// Returns the sample rows: a packed batch, and the tables of its rows.
 ///
 /// # Panics
 /// If the sample rows are invalid, on which this crate's tests would fail.
-pub fn sample_rows() -> (Arc<Vec<u8>>, Arc<[Arc<Table>]>) {
+pub fn sample_rows() -> (PackedBatch, Arc<[Arc<Table>]>) {
     let rows = Rows::parse(&sample()).expect("the sample rows are valid");
-    (rows.bytes, rows.tables)
+    (rows.packed, rows.tables)
 }
 
 /// Returns the sample rows as lines of JSON: ten columns and about 250 bytes each.
@@ -331,7 +323,7 @@ mod tests {
             (&rows.sinks[..], rows.tables[0].columns[0].mysql_type.as_str()),
             (&["a".to_owned()][..], "bigint unsigned")
         );
-        let written: Vec<Value> = batch(&rows.bytes).rows().map(|row| row_json(&rows.tables[0], &row)).collect();
+        let written: Vec<Value> = rows.packed.view().rows().map(|row| row_json(&rows.tables[0], &row)).collect();
         assert_eq!(
             written[0],
             json!({"op": "c", "table": "s.t", "after": {"id": u64::MAX, "b": "AP8=", "d": "-1.50"}})
@@ -368,7 +360,7 @@ mod tests {
         });
         let rows = Rows::parse(&lines.collect::<String>()).expect("valid");
         assert_eq!(rows.tables.len(), tables.len());
-        for (row, (table, read)) in batch(&rows.bytes).rows().zip(tables.iter().zip(rows.tables.iter())) {
+        for (row, (table, read)) in rows.packed.view().rows().zip(tables.iter().zip(rows.tables.iter())) {
             assert_eq!((&read.schema, &read.name, &read.columns), (&table.schema, &table.name, &table.columns));
             assert_eq!(row.table(), read.id, "{read}");
         }

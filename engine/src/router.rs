@@ -8,7 +8,7 @@ use anyhow::bail;
 use base64_simd::STANDARD;
 use bytes::Bytes;
 use rowmill_core::ByTable;
-use rowmill_core::batch::{Batch, Kind, Operation, Row, Table};
+use rowmill_core::batch::{Batch, Kind, Operation, PackedBatch, Row, Table};
 use rowmill_core::binlog::{DecodeError, SchemaChange, SkippedChange, SkippedContent};
 use rowmill_core::envelope::{Connector, Envelope, Format, KeyChange, SourceName};
 use rowmill_core::position::BinlogPosition;
@@ -124,10 +124,9 @@ impl Router {
         now_us: i64,
     ) -> RoutedBatch {
         self.server = server;
-        let Transformed { bytes, rows, emitted, seen, dead, skipped, mut stop } = transformed;
-        let parse = |bytes| Batch::parse(bytes).expect("batches are written by the builder");
-        let batch = parse(&bytes);
-        let seen: Vec<Batch<'_>> = seen.iter().map(|bytes| parse(bytes)).collect();
+        let Transformed { packed, rows, emitted, seen, dead, skipped, mut stop } = transformed;
+        let batch = packed.view();
+        let seen: Vec<Batch<'_>> = seen.iter().map(PackedBatch::view).collect();
         let mut out = MessageWriter::new(self.sinks.len(), rows.len(), self.body_bytes);
         let unrouted = self.write_rows(&batch, rows, emitted, &seen, tables, now_us, &mut out);
         self.body_bytes = out.bodies.len().checked_div(out.ends.len()).unwrap_or(self.body_bytes);
@@ -221,7 +220,7 @@ impl Router {
         by_sink: &mut [Vec<Message>],
     ) {
         let sink = self.dead_letter_sink.expect("plugins that make dead letters are loaded only with a sink for them");
-        let batch = Batch::parse(&dead.batch).expect("batches are written by the builder");
+        let batch = dead.batch.view();
         let row = batch.row(dead.row);
         let table = &tables[row.table().0 as usize];
         let TransformError { plugin, code, message, .. } = &dead.error;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rowmill_core::batch::{Batch, RowIndex, Table};
+use rowmill_core::batch::{RowIndex, Table};
 use rowmill_core::binlog::{RowBatch, SkippedChange};
 use rowmill_pipeline::sequencer::{Sequencer, Turn};
 use tokio::sync::mpsc;
@@ -164,7 +164,7 @@ impl Worker {
         let Some(mut transformed) = chain.transform(number, &batch, &tables).await else { return false };
         failpoint::reached(Step::Transformed);
         failpoint::delay(Step::Transformed).await;
-        let RowBatch { bytes, schema_change, skipped, resume, .. } = batch;
+        let RowBatch { packed, schema_change, skipped, resume, .. } = batch;
         transformed.skipped.extend(skipped.map(|skipped| (0, *skipped)));
         transformed.skipped.iter().for_each(|(_, skipped)| self.skips.count(skipped));
         let now_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as i64);
@@ -174,7 +174,7 @@ impl Worker {
         }
         let RoutedBatch { by_sink, mut places, stop } = routed;
         if let Some(Stop { origin, .. }) = stop {
-            let batch = Batch::parse(&bytes).expect("batches are written by the builder");
+            let batch = packed.view();
             let row = batch.row(RowIndex(origin));
             places.row(origin, &row, &tables[row.table().0 as usize], &batch);
         }

@@ -1,13 +1,14 @@
-//! The writer of batches: values come in, the bytes of a packed batch go out.
+//! The writer of batches: values come in, a packed batch goes out.
 //!
 //! The order of calls is: [`Builder::transaction`] for each transaction; then for each of its rows
 //! [`Builder::begin_row`], for each image of the row [`Builder::begin_image`], the columns in order and
-//! [`Builder::end_image`], and [`Builder::end_row`]. [`Builder::finish`] returns the bytes.
+//! [`Builder::end_image`], and [`Builder::end_row`]. [`Builder::finish`] returns the batch.
 
 use crate::layout::{
     FLAG_LAST_IN_TRANSACTION, HEADER_LEN, MAGIC, ROW_HEADER_LEN, RowHeader, TRANSACTION_HEADER_LEN, TransactionHeader,
     state, states_len,
 };
+use crate::packed::PackedBatch;
 use crate::reader::{Batch, Cell, Row};
 use crate::schema::{ColumnIndex, ImageKind, RowIndex};
 
@@ -282,8 +283,8 @@ impl Builder {
         self.bytes.resize(self.bytes.len().next_multiple_of(8), 0);
     }
 
-    /// Completes the batch and returns its bytes.
-    pub fn finish(mut self) -> Vec<u8> {
+    /// Completes the batch and returns it.
+    pub fn finish(mut self) -> PackedBatch {
         self.align();
         let rows_at = self.bytes.len() as u32;
         for offset in &self.row_offsets {
@@ -300,6 +301,6 @@ impl Builder {
         self.bytes[12..16].copy_from_slice(&(self.transaction_offsets.len() as u32).to_le_bytes());
         self.bytes[16..20].copy_from_slice(&transactions_at.to_le_bytes());
         self.bytes[20..24].copy_from_slice(&total.to_le_bytes());
-        self.bytes
+        PackedBatch::of_builder(self.bytes)
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
-use rowmill_core::batch::{Batch, Table};
+use rowmill_core::batch::Table;
 use rowmill_core::binlog::RowBatch;
 use rowmill_core::envelope::{Connector, Envelope, Escaping, Format, KeyChange, SourceName};
 
@@ -59,7 +59,7 @@ impl<'a, W: Write> Printer<'a, W> {
             self.tables.retain(|(table, _)| table.generation == new.generation);
         }
         self.tables.extend(batch.new_tables.iter().map(|table| (Arc::clone(table), false)));
-        let parsed = Batch::parse(&batch.bytes).expect("batches are written by the builder");
+        let parsed = batch.packed.view();
         let now_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as i64);
         for row in parsed.rows() {
             self.line.clear();

@@ -143,7 +143,7 @@ impl History {
             builder.end_row();
         }
         RowBatch {
-            bytes: Arc::new(builder.finish()),
+            packed: builder.finish(),
             deferred: None,
             rows: to - from,
             schema_change: None,

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use rowmill_core::batch::{Batch, Builder, RowIndex, Table};
+use rowmill_core::batch::{Batch, Builder, PackedBatch, RowIndex, Table};
 use rowmill_core::binlog::{RowBatch, RowError, TableProjection};
 
 use super::interest;
@@ -24,10 +24,10 @@ impl Chain {
     /// A row that cannot be decoded is skipped if the batch says so; otherwise the engine stops before it. Batches are
     /// numbered in order, and every batch must pass. Returns `None` if the engine stops because of an earlier batch.
     pub async fn transform(&self, number: u64, batch: &RowBatch, tables: &Arc<[Arc<Table>]>) -> Option<Transformed> {
-        let RowBatch { bytes, rows, deferred, skips_undecodable, .. } = batch;
+        let RowBatch { packed, rows, deferred, skips_undecodable, .. } = batch;
         let count = *rows as u32;
-        let Some(deferred) = deferred else { return self.run(number, Arc::clone(bytes), count, tables).await };
-        let decoded = parse(bytes);
+        let Some(deferred) = deferred else { return self.run(number, packed.clone(), count, tables).await };
+        let decoded = packed.view();
         let leave_out = |transformed: &mut Transformed, errors: Vec<RowError>| {
             for error in errors {
                 if *skips_undecodable {
@@ -38,14 +38,14 @@ impl Chain {
             }
         };
         if deferred.version() == self.version {
-            let transformed = self.run(number, Arc::clone(bytes), count, tables).await?;
+            let transformed = self.run(number, packed.clone(), count, tables).await?;
             let whole = |rows: &[RowIndex]| deferred.decode_rows(&decoded, rows.iter().copied());
-            return Some(transformed.completed(bytes, whole, leave_out));
+            return Some(transformed.completed(packed, whole, leave_out));
         }
         // The batch was decoded with another chain's projection: this chain gets all columns.
         let (whole, errors) = deferred.decode_rows(&decoded, (0..count).map(RowIndex));
         if errors.is_empty() {
-            return self.run(number, Arc::new(whole), count, tables).await;
+            return self.run(number, whole, count, tables).await;
         }
         let is_left_out = |row: &u32| match *skips_undecodable {
             true => errors.iter().any(|error| error.row.0 == *row),
@@ -53,7 +53,7 @@ impl Chain {
         };
         let origins: Vec<u32> = (0..count).filter(|row| !is_left_out(row)).collect();
         let (whole, _) = deferred.decode_rows(&decoded, origins.iter().copied().map(RowIndex));
-        let mut transformed = self.run(number, Arc::new(whole), origins.len() as u32, tables).await?;
+        let mut transformed = self.run(number, whole, origins.len() as u32, tables).await?;
         transformed.set_origins(&origins);
         leave_out(&mut transformed, errors);
         Some(transformed)
@@ -64,12 +64,12 @@ impl Chain {
     pub async fn transform_in_part(
         &self,
         number: u64,
-        bytes: &Arc<Vec<u8>>,
+        packed: &PackedBatch,
         tables: &Arc<[Arc<Table>]>,
     ) -> Option<Transformed> {
-        let batch = parse(bytes);
+        let batch = packed.view();
         let projection: Vec<TableProjection> = tables.iter().map(|table| self.projection(table)).collect();
-        let mut out = Builder::with_capacity(bytes.len());
+        let mut out = Builder::with_capacity(packed.as_bytes().len());
         for (index, row) in (0..).map(RowIndex).zip(batch.rows()) {
             let Some(projection) = projection[row.table().0 as usize].for_operation(row.operation()) else {
                 out.copy_row(&batch, index);
@@ -83,10 +83,10 @@ impl Chain {
                 !is_needed
             });
         }
-        let part = Arc::new(out.finish());
-        let transformed = self.run(number, Arc::clone(&part), batch.len() as u32, tables).await?;
+        let part = out.finish();
+        let transformed = self.run(number, part.clone(), batch.len() as u32, tables).await?;
         let whole = |rows: &[RowIndex]| {
-            let mut out = Builder::with_capacity(bytes.len());
+            let mut out = Builder::with_capacity(packed.as_bytes().len());
             rows.iter().for_each(|&row| out.copy_row(&batch, row));
             (out.finish(), Vec::new())
         };
@@ -101,8 +101,8 @@ impl Transformed {
     /// `leave_out` removes rows that cannot be decoded.
     fn completed(
         mut self,
-        decoded: &Arc<Vec<u8>>,
-        whole: impl Fn(&[RowIndex]) -> (Vec<u8>, Vec<RowError>),
+        decoded: &PackedBatch,
+        whole: impl Fn(&[RowIndex]) -> (PackedBatch, Vec<RowError>),
         leave_out: impl Fn(&mut Self, Vec<RowError>),
     ) -> Self {
         // Ends, since each round has fewer rows.
@@ -118,28 +118,28 @@ impl Transformed {
     /// The rows that cannot be decoded; then nothing is changed.
     fn complete(
         &mut self,
-        decoded: &Arc<Vec<u8>>,
-        whole: &impl Fn(&[RowIndex]) -> (Vec<u8>, Vec<RowError>),
+        decoded: &PackedBatch,
+        whole: &impl Fn(&[RowIndex]) -> (PackedBatch, Vec<RowError>),
     ) -> Result<(), Vec<RowError>> {
-        let batch = parse(decoded);
+        let batch = decoded.view();
         let mut errors = Vec::new();
-        let mut complete = |seen: &Arc<Vec<u8>>, rows: &[(RowIndex, u32)]| {
+        let mut complete = |seen: &PackedBatch, rows: &[(RowIndex, u32)]| {
             let origins: Vec<RowIndex> = rows.iter().map(|&(_, origin)| RowIndex(origin)).collect();
             let (whole, faults) = whole(&origins);
             if !faults.is_empty() {
                 errors.extend(faults);
-                return Arc::default();
+                return PackedBatch::default();
             }
-            Arc::new(if Arc::ptr_eq(seen, decoded) { whole } else { changed(&whole, seen, &batch, rows) })
+            if seen.shares(decoded) { whole } else { changed(&whole, seen, &batch, rows) }
         };
         let rows: Vec<(RowIndex, u32)> = self.rows.iter().map(|passed| (passed.row, passed.origin)).collect();
-        let bytes = complete(&self.bytes, &rows);
+        let packed = complete(&self.packed, &rows);
         let dead_batches: Vec<_> =
             self.dead.iter().map(|dead| complete(&dead.batch, &[(dead.row, dead.origin)])).collect();
         if !errors.is_empty() {
             return Err(errors);
         }
-        self.bytes = bytes;
+        self.packed = packed;
         (0..).zip(&mut self.rows).for_each(|(index, passed)| passed.row = RowIndex(index));
         for (dead, batch) in self.dead.iter_mut().zip(dead_batches) {
             (dead.batch, dead.row) = (batch, RowIndex(0));
@@ -150,8 +150,8 @@ impl Transformed {
 
 /// Returns the rows of `whole`, with the changes that transforms made: the cells that differ between `decoded` and
 /// `seen`. `rows` has each row's index in `seen` and in `decoded`, in the order of `whole`.
-fn changed(whole: &[u8], seen: &[u8], decoded: &Batch<'_>, rows: &[(RowIndex, u32)]) -> Vec<u8> {
-    let (whole, seen) = (parse(whole), parse(seen));
+fn changed(whole: &PackedBatch, seen: &PackedBatch, decoded: &Batch<'_>, rows: &[(RowIndex, u32)]) -> PackedBatch {
+    let (whole, seen) = (whole.view(), seen.view());
     let mut out = Builder::with_capacity(whole.bytes_of(whole.len()));
     for (row, &(now, origin)) in (0..).map(RowIndex).zip(rows) {
         let (now, was) = (seen.row(now), decoded.row(RowIndex(origin)));
@@ -169,12 +169,4 @@ fn changed(whole: &[u8], seen: &[u8], decoded: &Batch<'_>, rows: &[(RowIndex, u3
         });
     }
     out.finish()
-}
-
-/// Parses a packed batch.
-///
-/// # Panics
-/// If `bytes` is not a batch.
-fn parse(bytes: &[u8]) -> Batch<'_> {
-    Batch::parse(bytes).expect("batches are written by the builder")
 }

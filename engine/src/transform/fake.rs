@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rowmill_core::batch::{Batch, Row, RowIndex, Table};
+use rowmill_core::batch::{PackedBatch, Row, RowIndex, Table};
 use rowmill_pipeline::sequencer::Sequencer;
 
 use super::decision::Decision;
@@ -71,14 +71,14 @@ impl Transform for FakeTransform {
 
     fn decide(
         &self,
-        bytes: &Arc<Vec<u8>>,
+        packed: &PackedBatch,
         rows: &[Passed],
         _: &Arc<[Arc<Table>]>,
         _: &mut Duration,
     ) -> Result<Decided, PluginError> {
-        let batch = Batch::parse(bytes).expect("a batch");
-        let bytes = Arc::new(rewrite(&batch, rows, None));
-        let batch = Batch::parse(&bytes).expect("a batch");
+        let batch = packed.view();
+        let packed = rewrite(&batch, rows, None);
+        let batch = packed.view();
         let mut decision = Decision { keep: vec![true; rows.len()], ..Decision::default() };
         for (index, row) in (0..).zip(batch.rows()) {
             let mut fail = |on_error: OnError| {
@@ -102,7 +102,7 @@ impl Transform for FakeTransform {
                 RowDecision::Panic => panic!("simulated"),
             }
         }
-        Ok(Decided { dispositions: vec![Disposition::Ask; rows.len()], decision: Some((bytes, decision)) })
+        Ok(Decided { dispositions: vec![Disposition::Ask; rows.len()], decision: Some((packed, decision)) })
     }
 
     fn on_error(&self, error: &TransformError) -> OnError {

@@ -211,7 +211,6 @@ mod tests {
     use super::super::interest::Interests;
     use super::*;
     use crate::fixture::sample_rows;
-    use rowmill_core::batch::Batch;
 
     fn rule(inserts: bool, all_of: Vec<super::super::wasm::bindings::query::Condition>) -> Rows {
         Rows::ThatMatch(Rule { inserts, updates: true, deletes: true, all_of })
@@ -221,12 +220,7 @@ mod tests {
     fn orders_are_about_the_rows_that_are_meant() {
         let (bytes, tables) = sample_rows();
         let rows: Vec<u32> = (0..256).filter(|row| row % 2 == 0).collect();
-        let asked = BatchQuery {
-            batch: Batch::parse(&bytes).expect("a batch"),
-            tables: &tables,
-            rows: &rows,
-            interests: &Interests::default(),
-        };
+        let asked = BatchQuery { batch: bytes.view(), tables: &tables, rows: &rows, interests: &Interests::default() };
         let mut orders = HostCommands::within(1 << 20);
         orders.keep(&asked, rule(true, Vec::new())).expect("kept");
         assert_eq!(orders.kept.len(), 128);
@@ -241,12 +235,8 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_refused() {
         let (bytes, tables) = sample_rows();
-        let asked = BatchQuery {
-            batch: Batch::parse(&bytes).expect("a batch"),
-            tables: &tables,
-            rows: &[0, 1],
-            interests: &Interests::default(),
-        };
+        let asked =
+            BatchQuery { batch: bytes.view(), tables: &tables, rows: &[0, 1], interests: &Interests::default() };
         let mut orders = HostCommands::within(1 << 20);
         let mut set = |column: &str, value: Option<&str>, place| {
             orders.edit(&asked, Rows::These(vec![0]), column, value.map(str::to_owned), place)

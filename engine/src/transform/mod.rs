@@ -26,7 +26,7 @@ mod wasm;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rowmill_core::batch::{Batch, Builder, RowIndex, Table};
+use rowmill_core::batch::{Batch, Builder, PackedBatch, RowIndex, Table};
 use rowmill_core::binlog::SkippedChange;
 use rowmill_pipeline::sequencer::Sequencer;
 
@@ -57,7 +57,7 @@ pub(crate) trait Transform: std::fmt::Debug + Send + Sync {
     /// Decides on the `rows` of a batch. Takes the pauses before retries from `pauses`, and does not retry without them.
     fn decide(
         &self,
-        bytes: &Arc<Vec<u8>>,
+        packed: &PackedBatch,
         rows: &[Passed],
         tables: &Arc<[Arc<Table>]>,
         pauses: &mut Duration,
@@ -79,20 +79,20 @@ pub(crate) struct Decided {
     /// The rows' dispositions, in order.
     dispositions: Vec<Disposition>,
     /// A batch of these rows alone, and the validated verdict on it. `None` if the transform was asked about no row.
-    decision: Option<(Arc<Vec<u8>>, Decision)>,
+    decision: Option<(PackedBatch, Decision)>,
 }
 
 /// A batch after the transforms.
 #[derive(Debug)]
 pub struct Transformed {
     /// A packed batch that contains the rows of `rows`, and possibly others.
-    pub bytes: Arc<Vec<u8>>,
+    pub packed: PackedBatch,
     /// The remaining rows, in binlog order.
     pub rows: Vec<Passed>,
     /// The messages that transforms made, in the order of the rows that they are made of.
     pub emitted: Vec<Emitted>,
     /// The batches that contain the rows of `emitted`; [`Emitted::batch`] is an index into this list.
-    pub seen: Vec<Arc<Vec<u8>>>,
+    pub seen: Vec<PackedBatch>,
     /// Rows for the dead-letter sink, in binlog order.
     pub dead: Vec<DeadRow>,
     /// Rows that cannot be decoded and are skipped, by their index in the decoded batch. None of the fields above has
@@ -106,7 +106,7 @@ pub struct Transformed {
 #[derive(Debug)]
 pub struct DeadRow {
     /// The batch that contains the row.
-    pub batch: Arc<Vec<u8>>,
+    pub batch: PackedBatch,
     /// The row's index in that batch.
     pub row: RowIndex,
     /// The row's index in the decoded batch.
@@ -197,12 +197,12 @@ impl Chain {
     pub async fn run(
         &self,
         number: u64,
-        bytes: Arc<Vec<u8>>,
+        packed: PackedBatch,
         rows: u32,
         tables: &Arc<[Arc<Table>]>,
     ) -> Option<Transformed> {
         let rows = (0..rows).map(|row| Passed { row: RowIndex(row), origin: row, reroute: None }).collect();
-        let mut state = Transformed::of(bytes, rows);
+        let mut state = Transformed::of(packed, rows);
         for transform in &self.transforms {
             let permit = match transform.sequencer() {
                 Some(sequencer) => Some(sequencer.wait(number).await?),
@@ -234,20 +234,20 @@ fn run_one(transform: &dyn Transform, tables: &Arc<[Arc<Table>]>, state: &mut Tr
     if let [only] = &state.rows[..] {
         let only = only.clone();
         state.rows.clear();
-        let bytes = Arc::clone(&state.bytes);
-        state.fail(transform, tables, &bytes, only.row, only.origin, &whole);
+        let packed = state.packed.clone();
+        state.fail(transform, tables, &packed, only.row, only.origin, &whole);
         return;
     }
-    let (bytes, rows) = (Arc::clone(&state.bytes), std::mem::take(&mut state.rows));
-    let batch = Batch::parse(&bytes).expect("batches are written by the builder");
-    let mut left = Builder::with_capacity(bytes.len());
+    let (packed, rows) = (state.packed.clone(), std::mem::take(&mut state.rows));
+    let batch = packed.view();
+    let mut left = Builder::with_capacity(packed.as_bytes().len());
     for passed in rows {
-        let single = Arc::new(rewrite(&batch, std::slice::from_ref(&passed), None));
+        let single = rewrite(&batch, std::slice::from_ref(&passed), None);
         let row = Passed { row: RowIndex(0), ..passed };
         let mut alone = Transformed::of(single, vec![row]);
         run_one(transform, tables, &mut alone, pauses);
-        let Transformed { bytes, rows, emitted, seen, dead, stop, .. } = alone;
-        let single = Batch::parse(&bytes).expect("batches are written by the builder");
+        let Transformed { packed, rows, emitted, seen, dead, stop, .. } = alone;
+        let single = packed.view();
         for passed in rows {
             left.copy_row(&single, passed.row);
             state.rows.push(Passed { row: RowIndex(left.rows() as u32 - 1), ..passed });
@@ -259,7 +259,7 @@ fn run_one(transform: &dyn Transform, tables: &Arc<[Arc<Table>]>, state: &mut Tr
             break;
         }
     }
-    state.bytes = Arc::new(left.finish());
+    state.packed = left.finish();
 }
 
 /// Lets a transform decide on a batch. On an error, `state` is unchanged.
@@ -269,9 +269,9 @@ fn attempt(
     state: &mut Transformed,
     pauses: &mut Duration,
 ) -> Result<(), PluginError> {
-    let Decided { dispositions, decision } = transform.decide(&state.bytes, &state.rows, tables, pauses)?;
+    let Decided { dispositions, decision } = transform.decide(&state.packed, &state.rows, tables, pauses)?;
     match decision {
-        Some((bytes, decision)) => state.decide(transform, tables, bytes, &dispositions, decision),
+        Some((packed, decision)) => state.decide(transform, tables, packed, &dispositions, decision),
         None => {
             let mut dispositions = dispositions.into_iter();
             state.rows.retain(|_| dispositions.next() == Some(Disposition::Keep));
@@ -281,13 +281,13 @@ fn attempt(
 }
 
 impl Transformed {
-    fn of(bytes: Arc<Vec<u8>>, rows: Vec<Passed>) -> Self {
+    fn of(packed: PackedBatch, rows: Vec<Passed>) -> Self {
         let (emitted, seen, dead, skipped) = Default::default();
-        Self { bytes, rows, emitted, seen, dead, skipped, stop: None }
+        Self { packed, rows, emitted, seen, dead, skipped, stop: None }
     }
 
     /// Adds messages that are made of rows of the batches `seen`.
-    fn emit(&mut self, mut emitted: Vec<Emitted>, seen: Vec<Arc<Vec<u8>>>) {
+    fn emit(&mut self, mut emitted: Vec<Emitted>, seen: Vec<PackedBatch>) {
         if emitted.is_empty() {
             return;
         }
@@ -301,20 +301,20 @@ impl Transformed {
         self.seen.extend(seen);
     }
 
-    /// Applies a transform's decision on the rows, which are those of `bytes`.
+    /// Applies a transform's decision on the rows, which are those of `packed`.
     fn decide(
         &mut self,
         transform: &dyn Transform,
         tables: &[Arc<Table>],
-        bytes: Arc<Vec<u8>>,
+        packed: PackedBatch,
         dispositions: &[Disposition],
         decision: Decision,
     ) {
         let Decision { keep, reroutes, edits, mut emitted, fails } = decision;
         (0..).zip(&mut self.rows).for_each(|(index, passed)| passed.row = RowIndex(index));
-        self.bytes = bytes;
+        self.packed = packed;
         emitted.iter_mut().for_each(|message| message.origin = self.rows[message.row.0 as usize].origin);
-        self.emit(emitted, vec![Arc::clone(&self.bytes)]);
+        self.emit(emitted, vec![self.packed.clone()]);
         for (row, reroute) in reroutes {
             self.rows[row.0 as usize].reroute = Some(reroute);
         }
@@ -330,10 +330,10 @@ impl Transformed {
         } else {
             self.rows.clear(); // the usual case of a transform that only makes messages
         }
-        let seen = Arc::clone(&self.bytes);
+        let seen = self.packed.clone();
         if !edits.is_empty() {
-            let batch = Batch::parse(&seen).expect("batches are written by the builder");
-            self.bytes = Arc::new(rewrite(&batch, &self.rows, Some(&edits)));
+            let batch = seen.view();
+            self.packed = rewrite(&batch, &self.rows, Some(&edits));
             (0..).zip(&mut self.rows).for_each(|(index, passed)| passed.row = RowIndex(index));
         }
         for (row, origin, error) in failed {
@@ -341,21 +341,21 @@ impl Transformed {
         }
     }
 
-    /// Handles a transform's failure on a row of `bytes` that is no longer among the rows.
+    /// Handles a transform's failure on a row of `packed` that is no longer among the rows.
     fn fail(
         &mut self,
         transform: &dyn Transform,
         tables: &[Arc<Table>],
-        bytes: &Arc<Vec<u8>>,
+        packed: &PackedBatch,
         row: RowIndex,
         origin: u32,
         error: &PluginError,
     ) {
-        let batch = Batch::parse(bytes).expect("batches are written by the builder");
+        let batch = packed.view();
         let error = TransformError::new(transform.name(), &batch, &batch.row(row), tables, error);
         match transform.on_error(&error) {
             OnError::Skip => {}
-            OnError::DeadLetter => self.dead.push(DeadRow { batch: Arc::clone(bytes), row, origin, error }),
+            OnError::DeadLetter => self.dead.push(DeadRow { batch: packed.clone(), row, origin, error }),
             OnError::Halt => self.stop_at(Stop { origin, error: error.into() }),
         }
     }
@@ -399,7 +399,7 @@ impl Transformed {
 }
 
 /// Returns a batch of the given rows, with the edits applied.
-fn rewrite(batch: &Batch<'_>, rows: &[Passed], edits: Option<&Edits>) -> Vec<u8> {
+fn rewrite(batch: &Batch<'_>, rows: &[Passed], edits: Option<&Edits>) -> PackedBatch {
     let mut out = Builder::with_capacity(batch.bytes_of(rows.len()));
     for &Passed { row, .. } in rows {
         match edits.map(|edits| edits.of_row(row)).filter(|edits| !edits.is_empty()) {

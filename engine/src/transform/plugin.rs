@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rowmill_core::batch::{Batch, Table};
+use rowmill_core::batch::{Batch, PackedBatch, Table};
 use rowmill_pipeline::sequencer::Sequencer;
 use tracing::{info, warn};
 
@@ -191,33 +191,33 @@ impl Transform for Plugin {
 
     fn decide(
         &self,
-        bytes: &Arc<Vec<u8>>,
+        packed: &PackedBatch,
         rows: &[Passed],
         tables: &Arc<[Arc<Table>]>,
         pauses: &mut Duration,
     ) -> Result<Decided, PluginError> {
         let manifest = self.manifest();
         self.with_instance(pauses, |instance| {
-            let batch = Batch::parse(bytes).expect("batches are written by the builder");
+            let batch = packed.view();
             let dispositions = dispositions(manifest, instance, &batch, rows, tables)?;
             if !dispositions.contains(&Disposition::Ask) {
                 return Ok(Decided { dispositions, decision: None });
             }
             // The plugin sees only the remaining rows.
-            let bytes = match rows.len() == batch.len() {
-                true => Arc::clone(bytes),
-                false => Arc::new(rewrite(&batch, rows, None)),
+            let seen = match rows.len() == batch.len() {
+                true => packed.clone(),
+                false => rewrite(&batch, rows, None),
             };
-            let batch = Batch::parse(&bytes).expect("batches are written by the builder");
+            let batch = seen.view();
             let asked = (0..)
                 .zip(&dispositions)
                 .filter(|(_, disposition)| **disposition == Disposition::Ask)
                 .map(|(index, _)| index)
                 .collect();
             let output_max = manifest.limits.output.saturating_add(batch.len() * OUTPUT_A_ROW);
-            let answer = instance.process(&bytes, batch.len(), tables, asked, output_max)?;
+            let answer = instance.process(&seen, batch.len(), tables, asked, output_max)?;
             let decision = verdict::check(instance, answer, &batch, tables, output_max)?;
-            Ok(Decided { dispositions, decision: Some((bytes, decision)) })
+            Ok(Decided { dispositions, decision: Some((seen, decision)) })
         })
     }
 

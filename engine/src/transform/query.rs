@@ -403,7 +403,7 @@ mod tests {
     #[test]
     fn a_question_has_a_bounded_number_of_conditions() {
         let bytes = Builder::with_capacity(0).finish();
-        let batch = Batch::parse(&bytes).expect("a batch");
+        let batch = bytes.view();
         let interests = Interests::default();
         let asked = BatchQuery { batch, tables: &[], rows: &[], interests: &interests };
         let condition = |test| Condition { column: "id".to_owned(), view: View::After, test, negated: false };

@@ -125,9 +125,7 @@ fn is_time(bytes: &[u8], hour_digits: std::ops::RangeInclusive<usize>) -> bool {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use rowmill_core::batch::{
-        Batch, Builder, ColumnIndex, Operation, RowHeader, RowIndex, TableId, TransactionHeader,
-    };
+    use rowmill_core::batch::{Builder, ColumnIndex, Operation, RowHeader, RowIndex, TableId, TransactionHeader};
     use rowmill_core::envelope::{Connector, Envelope, Escaping, Format, KeyChange, SourceName};
     use serde_json::Value;
 
@@ -282,7 +280,7 @@ mod tests {
             builder.end_image();
             builder.end_row();
             let packed = builder.finish();
-            let batch = Batch::parse(&packed).expect("a batch");
+            let batch = packed.view();
             let source = || SourceName { version: "0".to_owned(), name: "n".to_owned(), connector: Connector::MySql };
             for format in [Format::Debezium, Format::Row, Format::CloudEvents, Format::Maxwell] {
                 let written = |escaping| {

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use rowmill_batch::{Batch, Builder, RowHeader, RowIndex, Table, TransactionHeader};
+use rowmill_batch::{Batch, Builder, PackedBatch, RowHeader, RowIndex, Table, TransactionHeader};
 
 use super::error::{DecodeError, DecodeErrorKind, RowError};
 use super::projection::{RowProjection, TableProjection, TableSelector};
@@ -136,7 +136,11 @@ impl DeferredColumns {
     /// belong.
     ///
     /// Rows that cannot be decoded with certainty are left out of the packed batch, and returned as errors, in order.
-    pub fn decode_rows(&self, batch: &Batch<'_>, rows: impl IntoIterator<Item = RowIndex>) -> (Vec<u8>, Vec<RowError>) {
+    pub fn decode_rows(
+        &self,
+        batch: &Batch<'_>,
+        rows: impl IntoIterator<Item = RowIndex>,
+    ) -> (PackedBatch, Vec<RowError>) {
         let mut errors = Vec::new();
         let mut out = Builder::with_capacity(self.images.len());
         for index in rows {
@@ -319,15 +323,15 @@ impl BatchAssembler {
     }
 
     /// Returns the packed batch, and its deferred columns if there are any.
-    pub fn finish(self) -> (Vec<u8>, Option<DeferredColumns>) {
+    pub fn finish(self) -> (PackedBatch, Option<DeferredColumns>) {
         let deferred = (!self.deferred.images.is_empty()).then_some(self.deferred);
         (self.decoded.finish(), deferred)
     }
 
     /// Copies the rows `from..to` of a batch.
-    pub fn from_rows(decoded: &[u8], deferred: Option<&DeferredColumns>, from: usize, to: usize) -> Self {
-        let batch = Batch::parse(decoded).expect("batches are written by the builder");
-        let mut rows = Self::with_capacity(decoded.len());
+    pub fn from_rows(decoded: &PackedBatch, deferred: Option<&DeferredColumns>, from: usize, to: usize) -> Self {
+        let batch = decoded.view();
+        let mut rows = Self::with_capacity(decoded.as_bytes().len());
         if let Some(deferred) = deferred {
             rows.deferred.version = deferred.version;
         }
@@ -424,13 +428,13 @@ mod tests {
             let mut expected = Vec::new();
             decode(&path, None, |batch| {
                 assert!(batch.deferred.is_none());
-                let parsed = Batch::parse(&batch.bytes).expect("a batch");
+                let parsed = batch.packed.view();
                 expected.extend(parsed.rows().map(|row| shown(&parsed, &row)));
             });
             for seed in 1..=10 {
                 let mut expected = expected.iter();
                 decode(&path, Some(seed), |batch| {
-                    let parsed = Batch::parse(&batch.bytes).expect("a batch");
+                    let parsed = batch.packed.view();
                     let indexes = (0..parsed.len() as u32).map(RowIndex);
                     let whole = match &batch.deferred {
                         Some(deferred) => {
@@ -438,9 +442,9 @@ mod tests {
                             assert_eq!(errors, []);
                             whole
                         }
-                        None => batch.bytes.to_vec(),
+                        None => batch.packed.clone(),
                     };
-                    let whole = Batch::parse(&whole).expect("a batch");
+                    let whole = whole.view();
                     for (row, decoded) in whole.rows().zip(parsed.rows()) {
                         assert_eq!(Some(&shown(&whole, &row)), expected.next(), "{}", path.display());
                         in_part += usize::from(!row.has_images_of(&decoded));
@@ -459,7 +463,7 @@ mod tests {
         let (mut refused, mut cut_off) = (0, 0);
         decode(&path, Some(2), |batch| {
             let Some(deferred) = batch.deferred.and_then(Arc::into_inner) else { return };
-            let parsed = Batch::parse(&batch.bytes).expect("a batch");
+            let parsed = batch.packed.view();
             let mut deferred = deferred;
             for row in (0..parsed.len() as u32).map(RowIndex) {
                 let Some((_, images)) = deferred.row_images(row) else { continue };

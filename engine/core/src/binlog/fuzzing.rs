@@ -64,7 +64,7 @@ pub fn rows(bytes: &[u8]) {
         assert_eq!(rows.rest().len(), again.rest().len(), "both end at the same byte");
     }
     let (whole, part) = (whole.finish(), part.finish());
-    let (whole, part) = (Batch::parse(&whole).expect("a batch"), Batch::parse(&part).expect("a batch"));
+    let (whole, part) = (whole.view(), part.view());
     for (whole, part) in whole.rows().zip(part.rows()) {
         let images =
             [(whole.before(), part.before(), &projection.before), (whole.after(), part.after(), &projection.after)];

@@ -134,7 +134,7 @@ impl PendingTransaction {
         // The batch that was current at the savepoint may be full by now: it is opened again with its rows up to there.
         let full = self.batches.get(savepoint.batches);
         let batch =
-            full.map(|full| BatchAssembler::from_rows(&full.bytes, full.deferred.as_deref(), 0, savepoint.batch_rows));
+            full.map(|full| BatchAssembler::from_rows(&full.packed, full.deferred.as_deref(), 0, savepoint.batch_rows));
         self.batches.truncate(savepoint.batches);
         Ok(RolledBack { rows: savepoint.rows, batch_rows: savepoint.batch_rows, batch })
     }
@@ -185,7 +185,7 @@ impl PreparedXa {
 mod tests {
     use std::sync::Arc;
 
-    use rowmill_batch::Builder;
+    use rowmill_batch::PackedBatch;
 
     use super::*;
     use crate::position::BinlogPosition;
@@ -196,10 +196,10 @@ mod tests {
 
     /// Returns a held-back batch without rows.
     fn full() -> RowBatch {
-        let bytes = Arc::new(Builder::with_capacity(0).finish());
+        let packed = PackedBatch::default();
         let (rows, new_tables) = (0, Vec::new());
         RowBatch {
-            bytes,
+            packed,
             deferred: None,
             rows,
             schema_change: None,

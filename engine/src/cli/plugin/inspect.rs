@@ -9,7 +9,7 @@ use anyhow::Context;
 use futures_util::FutureExt;
 
 use super::module_in;
-use crate::fixture::{Rows, batch, sample};
+use crate::fixture::{Rows, sample};
 use crate::transform::{Chain, Loader, Plugin, Settings};
 
 /// How long rows are passed through a plugin to measure the time per row.
@@ -38,7 +38,7 @@ pub fn inspect(path: &Path, rows: Option<&Path>) -> anyhow::Result<String> {
     for (name, value) in plugin.describe() {
         writeln!(out, "{name:<10} {value}")?;
     }
-    let count = batch(&rows.bytes).len();
+    let count = rows.packed.view().len();
     match Gauge::new(plugin, rows).cost() {
         Err(error) => writeln!(out, "rows       {error:#}")?,
         Ok(Cost { each_ns, kept }) => {
@@ -86,13 +86,13 @@ impl Gauge {
     /// # Errors
     /// The plugin's error, if it fails on a row.
     pub fn cost(&mut self) -> anyhow::Result<Cost> {
-        let count = batch(&self.rows.bytes).len();
+        let count = self.rows.packed.view().len();
         let mut cost = Cost { each_ns: f64::INFINITY, kept: 0 };
         for _ in 0..10 {
             let (started, first) = (Instant::now(), self.next);
             while started.elapsed() < MEASURED_FOR / 10 {
-                let bytes = Arc::clone(&self.rows.bytes);
-                let done = self.chain.run(self.next, bytes, count as u32, &self.rows.tables).now_or_never().flatten();
+                let packed = self.rows.packed.clone();
+                let done = self.chain.run(self.next, packed, count as u32, &self.rows.tables).now_or_never().flatten();
                 let done = done.context("the batch waits for another one")?;
                 if let Some(dead) = done.dead.first() {
                     anyhow::bail!("{}", dead.error);

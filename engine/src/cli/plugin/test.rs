@@ -1,7 +1,6 @@
 //! Runs a module on the rows of test cases, and compares the results with the expected ones.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
 use futures_util::FutureExt;
@@ -9,7 +8,9 @@ use serde_json::{Map, Value, json};
 
 use super::module_in;
 use crate::config::SinkId;
-use crate::fixture::{Rows, batch, row_json};
+use rowmill_core::batch::PackedBatch;
+
+use crate::fixture::{Rows, row_json};
 use crate::transform::{Chain, Emitted, Loader, Settings};
 
 /// The endings of the names of files with rows, and of files with expected results.
@@ -60,7 +61,7 @@ fn case(module: &Path, file: &Path, accept: bool) -> anyhow::Result<Tested> {
     let plugin = Loader::new(Settings::for_tests(rows.sinks.clone()))?.load(module)?;
     let has_state = plugin.is_stateful();
     let chain = Chain::new(vec![plugin]);
-    let made = outputs(&chain, 0, &rows, &rows.bytes, 0)?;
+    let made = outputs(&chain, 0, &rows, &rows.packed, 0)?;
     if !has_state {
         // Batches have any size, so a row's result must not depend on the other rows of its batch.
         let mut alone = Vec::new();
@@ -97,8 +98,8 @@ fn difference(left: &[Value], right: &[Value]) -> Option<String> {
 }
 
 /// Returns the results of the rows of a batch, the first of which has the number `first`.
-fn outputs(chain: &Chain, number: u64, rows: &Rows, bytes: &Arc<Vec<u8>>, first: u32) -> anyhow::Result<Vec<Value>> {
-    let done = chain.transform_in_part(number, bytes, &rows.tables).now_or_never().flatten();
+fn outputs(chain: &Chain, number: u64, rows: &Rows, packed: &PackedBatch, first: u32) -> anyhow::Result<Vec<Value>> {
+    let done = chain.transform_in_part(number, packed, &rows.tables).now_or_never().flatten();
     let done = done.context("the batch waits for another one")?;
     let mut lines: Vec<(u32, Value)> = Vec::new();
     let address = |line: &mut Map<String, Value>, sink: Option<SinkId>, group: Option<&str>| {
@@ -126,7 +127,7 @@ fn outputs(chain: &Chain, number: u64, rows: &Rows, bytes: &Arc<Vec<u8>>, first:
         }
         lines.push((origin, Value::Object(line)));
     }
-    let left = batch(&done.bytes);
+    let left = done.packed.view();
     for passed in done.rows {
         let row = left.row(passed.row);
         let mut line = line(passed.origin);

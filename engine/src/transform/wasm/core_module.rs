@@ -325,7 +325,7 @@ mod tests {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit/vectors");
         let rows = std::fs::read_to_string(directory.join("batch.rows.jsonl")).expect("kept");
         let rows = Rows::parse(&rows).expect("rows");
-        compare("batch.hex", &rows.bytes);
+        compare("batch.hex", rows.packed.as_bytes());
         compare("table.hex", &packed_table(&rows.tables[0]));
 
         // The verdict that wit/vectors/README.md describes.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{anyhow, bail};
-use rowmill_core::batch::{Batch, RowIndex, Table};
+use rowmill_core::batch::{Batch, PackedBatch, RowIndex, Table};
 use wasmtime::{Engine, InstancePre, Store};
 
 use super::super::error::PluginError;
@@ -146,20 +146,20 @@ impl Instance {
     /// answer may each take `output_max` bytes.
     pub fn process(
         &mut self,
-        rows: &Arc<Vec<u8>>,
+        rows: &PackedBatch,
         count: usize,
         tables: &Arc<[Arc<Table>]>,
         asked: Vec<u32>,
         output_max: usize,
     ) -> Result<Answer, PluginError> {
-        let batch = Current { rows: Arc::clone(rows), tables: Arc::clone(tables), asked };
+        let batch = Current { rows: rows.clone(), tables: Arc::clone(tables), asked };
         self.store.data_mut().begin_call(batch, output_max);
         self.store.set_hostcall_fuel(output_max);
         let running = self.ticker.run();
         self.store.set_epoch_deadline(self.deadline_epochs);
         let answer = match &self.guest {
             Guest::Component(transform) => transform.call_process(&mut self.store, count as u32),
-            Guest::Module(module) => module.process(&mut self.store, rows),
+            Guest::Module(module) => module.process(&mut self.store, rows.as_bytes()),
         };
         drop(running);
         let commands = self.store.data_mut().end_call();

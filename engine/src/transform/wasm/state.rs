@@ -1,10 +1,10 @@
 //! The state of an instance, and the host functions that a plugin calls.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rowmill_core::batch::{Batch, Builder, Table};
+use rowmill_core::batch::{PackedBatch, Table};
 use tracing::{debug, error, info, trace, warn};
 use wasmtime::component::{HasSelf, Linker};
 
@@ -54,7 +54,7 @@ pub(in crate::transform) struct PluginState {
 /// The batch of the current call.
 #[derive(Default)]
 pub(super) struct Current {
-    pub rows: Arc<Vec<u8>>,
+    pub rows: PackedBatch,
     pub tables: Arc<[Arc<Table>]>,
     /// The rows that the plugin decides on.
     pub asked: Vec<u32>,
@@ -170,10 +170,7 @@ impl host::Host for PluginState {
 impl Current {
     /// Returns the scope of queries. Outside of `process` there is no batch, and the scope is a batch without rows.
     fn asked<'a>(&'a self, interests: &'a Interests) -> BatchQuery<'a> {
-        static NONE: LazyLock<Vec<u8>> = LazyLock::new(|| Builder::with_capacity(0).finish());
-        let batch = Batch::parse(&self.rows).or_else(|_| Batch::parse(&NONE));
-        let batch = batch.expect("batches are written by the builder");
-        BatchQuery { batch, tables: &self.tables, rows: &self.asked, interests }
+        BatchQuery { batch: self.rows.view(), tables: &self.tables, rows: &self.asked, interests }
     }
 }
 
@@ -373,6 +370,6 @@ pub(in crate::transform) fn add_to_linker(linker: &mut Linker<PluginState>) -> w
     linker
         .instance("rowmill:transform/batch@0.1.0")?
         .func_wrap("rows", |store: wasmtime::StoreContextMut<'_, PluginState>, (): ()| {
-            Ok((Arc::clone(&store.data().current.rows),))
+            Ok((store.data().current.rows.shared_bytes(),))
         })
 }

@@ -3,7 +3,7 @@
 use std::mem;
 use std::sync::Arc;
 
-use rowmill_batch::{Builder, RowHeader, TransactionHeader};
+use rowmill_batch::{PackedBatch, RowHeader, TransactionHeader};
 
 use super::super::deferred::BatchAssembler;
 use super::super::error::{DecodeError, DecodeErrorKind};
@@ -298,13 +298,13 @@ impl Decoder {
             }
         }
         let resume = self.ready.back().map_or(&*self.emitted_resume, |batch| &batch.resume).clone();
-        let bytes = Arc::new(Builder::with_capacity(0).finish());
+        let packed = PackedBatch::default();
         let (schema_change, skipped) = match what {
             WithoutRows::SchemaChange(change) => (Some(Box::new(change)), None),
             WithoutRows::Skipped(skipped) => (None, Some(Box::new(skipped))),
         };
         self.ready.push_back(RowBatch {
-            bytes,
+            packed,
             deferred: None,
             rows: 0,
             schema_change,
@@ -320,11 +320,11 @@ impl Decoder {
     pub(super) fn take_batch(&mut self, resume: ResumePoint) -> RowBatch {
         let rows = self.batch.count();
         let next = self.batch.successor();
-        let (bytes, deferred) = mem::replace(&mut self.batch, next).finish();
+        let (packed, deferred) = mem::replace(&mut self.batch, next).finish();
         self.batch_has_transaction = false;
-        let (bytes, deferred) = (Arc::new(bytes), deferred.map(Arc::new));
+        let deferred = deferred.map(Arc::new);
         RowBatch {
-            bytes,
+            packed,
             deferred,
             rows,
             schema_change: None,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rowmill_batch::Table;
+use rowmill_batch::{PackedBatch, Table};
 use rowmill_pipeline::ack::Cost;
 
 use super::super::deferred::DeferredColumns;
@@ -23,7 +23,7 @@ pub const BATCH_BYTES_MAX: usize = 512 << 10;
 #[derive(Debug, Clone)]
 pub struct RowBatch {
     /// The packed rows. Deferred columns are absent in them.
-    pub bytes: Arc<Vec<u8>>,
+    pub packed: PackedBatch,
     /// The deferred columns, if there are any.
     pub deferred: Option<Arc<DeferredColumns>>,
     /// The number of rows.
@@ -46,7 +46,7 @@ pub struct RowBatch {
 impl RowBatch {
     /// Returns the bytes of the rows, with their deferred columns.
     pub(in crate::binlog) fn row_bytes(&self) -> usize {
-        self.bytes.len() + self.deferred.as_ref().map_or(0, |deferred| deferred.bytes())
+        self.packed.as_bytes().len() + self.deferred.as_ref().map_or(0, |deferred| deferred.bytes())
     }
 
     /// Returns the batch's share of the in-flight budget. A schema change or skipped change counts as a row.

@@ -1,6 +1,6 @@
 //! Tests of the decoder's rules, one by one; `model` tests them together.
 
-use rowmill_batch::{Batch, ColumnIndex};
+use rowmill_batch::ColumnIndex;
 use rowmill_pipeline::ack::Cost;
 
 use super::super::writer::{
@@ -109,7 +109,7 @@ pub(super) fn decoder(resume: ResumePoint, rows_max: u32) -> Decoder {
 }
 
 pub(super) fn ids(batch: &RowBatch) -> Vec<i64> {
-    let batch = Batch::parse(&batch.bytes).expect("a batch");
+    let batch = batch.packed.view();
     batch.rows().map(|row| row.newest().cell(ColumnIndex(0)).int().expect("an id")).collect()
 }
 
@@ -433,7 +433,7 @@ fn columns_are_learned_anew_after_statements_and_lost_connections() {
     let tables: Vec<u32> = batches
         .iter()
         .flat_map(|batch| {
-            let batch = Batch::parse(&batch.bytes).expect("a batch");
+            let batch = batch.packed.view();
             batch.rows().map(|row| row.table().0).collect::<Vec<_>>()
         })
         .collect();

@@ -96,7 +96,7 @@ fn read(resume: ResumePoint, events: &[Vec<u8>]) -> Result<Read, String> {
         if let Some(deferred) = &batch.deferred {
             assert!(deferred.bytes() > 0, "it has rows");
         }
-        let rows = rowmill_batch::Batch::parse(&batch.bytes).expect("a batch");
+        let rows = batch.packed.view();
         read.rows.extend(rows.rows().map(|row| (row.header().event_position, row.header().index_in_event)));
         read.resumes.push((batch.resume, read.rows.len()));
     };

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use rowmill_batch::{Batch, Cell, ColumnIndex, Image, Kind, Operation, RowIndex, Table, TableId};
+use rowmill_batch::{Cell, ColumnIndex, Image, Kind, Operation, RowIndex, Table, TableId};
 use rowmill_pipeline::ack::Cost;
 
 use super::super::writer::{Change, Event, EventBytes, Statement, Value};
@@ -226,7 +226,7 @@ impl<'a> Reader<'a> {
         for table in &batch.new_tables {
             assert!(self.tables.insert(table.id, Arc::clone(table)).is_none(), "a table is new once");
         }
-        let decoded = Batch::parse(&batch.bytes).expect("a batch");
+        let decoded = batch.packed.view();
         assert_eq!((decoded.len(), batch.rows <= self.reading.rows_max as usize), (batch.rows, true));
         let whole = match &batch.deferred {
             Some(deferred) => {
@@ -235,9 +235,9 @@ impl<'a> Reader<'a> {
                 assert_eq!(errors, []);
                 whole
             }
-            None => batch.bytes.to_vec(),
+            None => batch.packed.clone(),
         };
-        let whole = Batch::parse(&whole).expect("a batch");
+        let whole = whole.view();
         assert_eq!(whole.len(), batch.rows);
         for row in whole.rows() {
             let (header, transaction) = (row.header(), whole.transaction(row.transaction()).header());
