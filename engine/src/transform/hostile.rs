@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rowmill_core::batch::{RowIndex, Table};
+use rowmill_core::batch::{RowIndex, Table, TableId};
 
 use super::error::PluginError;
 use super::wasm::limits::LINES_MAX;
@@ -270,4 +270,25 @@ fn a_guest_that_refuses_a_table_is_heard() {
     let (_, tables) = sample_rows();
     let table: &Table = &tables[0];
     assert_eq!(plugin.interest(table).err(), Some(PluginError::Reject("`describe` refused the table: no".to_owned())));
+}
+
+/// The answer to `describe` may have as many bytes after a batch as before it, however few `output` allows for a batch.
+#[test]
+fn the_output_of_a_batch_bounds_no_other_call() {
+    // The first table's rows are decided on; any other table is refused, with 200,000 bytes.
+    let declarations = "(func (export \"rowmill_describe\") (param $at i32) (param $len i32) (result i64)
+        (if (i32.eqz (i32.load (local.get $at))) (then
+          (i32.store (i32.const 0) (i32.const 0)) (i32.store (i32.const 4) (i32.const 2)) (return (i64.const 8))))
+        (i32.store (i32.const 0) (i32.const 1)) (i64.const 200004))";
+    let body = "(i32.store (i32.const 4) (i32.const 0))";
+    let plugin = load(&module(declarations, body), &LIMITS.replace("1MiB", "1KiB")).expect("loaded");
+    decide(&plugin).expect("decided");
+    let (_, tables) = sample_rows();
+    let other = Table { id: TableId(1), name: "other".to_owned(), ..(*tables[0]).clone() };
+    match plugin.interest(&other) {
+        Err(PluginError::Reject(message)) => {
+            assert!(message.starts_with("`describe` refused the table: "), "{message}")
+        }
+        other => panic!("{other:?}"),
+    }
 }

@@ -128,6 +128,7 @@ impl Instance {
 
     fn describe(&mut self, table: &Table) -> Result<Interest, PluginError> {
         let _running = self.ticker.run();
+        self.store.set_hostcall_fuel(ANSWER_BYTES_MAX);
         self.store.set_epoch_deadline(self.deadline_epochs);
         let answer = match &self.guest {
             Guest::Component(transform) => transform.call_describe(&mut self.store, &wit_table(table)),

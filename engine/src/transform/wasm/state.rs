@@ -227,6 +227,7 @@ impl PluginState {
     /// Ends the call, and returns the plugin's host commands.
     pub(super) fn end_call(&mut self) -> HostCommands {
         self.current = Current::default();
+        self.answer_max = ANSWER_BYTES_MAX; // of all other calls
         std::mem::take(&mut self.commands)
     }
 
