@@ -27,7 +27,13 @@ impl fmt::Debug for FakeStore {
 impl Checkpoint {
     /// Makes a checkpoint that a closure writes, at most once in every `interval`.
     pub(crate) fn simulated(interval: Duration, writes: Arc<Writes>) -> Self {
-        Self { store: Box::new(FakeStore { writes, interval }), epoch: Epoch(1), saved: None, schemas: None }
+        Self {
+            store: Box::new(FakeStore { writes, interval }),
+            epoch: Epoch(1),
+            saved: None,
+            schemas: None,
+            is_history_lost: false,
+        }
     }
 }
 

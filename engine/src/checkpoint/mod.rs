@@ -78,6 +78,8 @@ pub struct Checkpoint {
     saved: Option<Mark>,
     /// The schema history, written before a checkpoint that needs it.
     schemas: Option<Arc<SchemaHistory>>,
+    /// Whether the schema history cannot be written: checkpoints no longer refer to it.
+    is_history_lost: bool,
 }
 
 impl Checkpoint {
@@ -91,7 +93,7 @@ impl Checkpoint {
         let (epoch, text) = store.acquire().await.with_context(|| name.clone())?;
         let content = parse(&mut *store, text).await.context(name)?;
         let saved = content.as_ref().and_then(|content| content.schema_history);
-        Ok((Self { store, epoch, saved, schemas: None }, content.map(|content| content.resume)))
+        Ok((Self { store, epoch, saved, schemas: None, is_history_lost: false }, content.map(|content| content.resume)))
     }
 
     /// Returns the schema history of a server's tables that belongs to the checkpoint. From now on it is written before each
@@ -125,7 +127,7 @@ impl Checkpoint {
     async fn hold(config: &config::Checkpoint) -> anyhow::Result<Self> {
         let mut store = store(config);
         let (epoch, _) = store.acquire().await.with_context(|| format!("checkpoint {}", store.describe()))?;
-        Ok(Self { store, epoch, saved: None, schemas: None })
+        Ok(Self { store, epoch, saved: None, schemas: None, is_history_lost: false })
     }
 
     /// Reads the resume point if there is one, whichever process holds the checkpoint.
@@ -187,7 +189,8 @@ impl Checkpoint {
 
     async fn try_write(&mut self, resume: &ResumePoint) -> anyhow::Result<()> {
         self.write_schema_history(false).await;
-        let needed = self.schemas.as_ref().and_then(|schemas| schemas.needed());
+        let written = self.schemas.as_ref().filter(|_| !self.is_history_lost);
+        let needed = written.and_then(|schemas| schemas.needed());
         self.store.write(self.epoch, document::write(resume, self.epoch, needed)).await?;
         self.saved = None;
         self.schemas.iter().for_each(|schemas| schemas.forget_before(resume));
@@ -197,7 +200,7 @@ impl Checkpoint {
     /// Writes the schema history if that is due; `urgent` makes a waiting one due. If it cannot be written, checkpoints no
     /// longer refer to it, and tables are looked up again after a restart.
     async fn write_schema_history(&mut self, urgent: bool) {
-        let Some(schemas) = &self.schemas else { return };
+        let Some(schemas) = self.schemas.as_ref().filter(|_| !self.is_history_lost) else { return };
         let Some(HistoryText { mark, text }) = schemas.text(self.saved, urgent) else { return };
         let bytes = text.len();
         match self.store.write_schema_history(self.epoch, text).await {
@@ -210,7 +213,7 @@ impl Checkpoint {
                      this, set binlog_row_metadata = FULL on the server",
                     self.describe()
                 );
-                self.schemas = None;
+                self.is_history_lost = true;
             }
         }
     }
@@ -249,7 +252,7 @@ mod tests {
     use std::path::Path;
     use std::sync::Arc;
 
-    use rowmill_core::binlog::CatalogColumn;
+    use rowmill_core::binlog::{Altered, CatalogColumn};
     use rowmill_core::position::{BinlogPosition, EndMark, EventOffset, Fingerprint, PartialTransaction};
 
     use super::*;
@@ -337,6 +340,25 @@ mod tests {
         drop(second);
         let error = format!("{:#}", first.write(&resume()).await.expect_err("out"));
         assert!(error.contains("another rowmill acquired it: its epoch is 2, this one's is 1"), "{error}");
+    }
+
+    /// Versions of tables are forgotten with each checkpoint, also after the history could not be written.
+    #[tokio::test]
+    async fn a_schema_history_that_cannot_be_written_does_not_grow() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("checkpoint.json");
+        std::fs::create_dir_all(path.with_file_name("checkpoint.json.schema-history/in-the-way")).expect("a directory");
+        let (mut checkpoint, _) = open(&path).await.expect("new");
+        let schemas = checkpoint.schema_history("uuid", &TablePatterns::default()).await.expect("new");
+        let at = |offset| BinlogPosition::new("binlog.000001", offset);
+        let rename = Altered::of_statement("ALTER TABLE t RENAME COLUMN a TO b").expect("it alters");
+        for offset in [100, 200] {
+            schemas.learn("shop", "t", at(offset), Vec::new());
+            schemas.alter(&at(offset + 50), &rename);
+            assert!(schemas.columns("shop", "t", &at(offset)).is_some());
+            checkpoint.write(&ResumePoint::at("uuid", at(offset + 60))).await.expect("written without the history");
+            assert!(schemas.columns("shop", "t", &at(offset)).is_none(), "no row before the checkpoint comes again");
+        }
     }
 
     #[tokio::test]
