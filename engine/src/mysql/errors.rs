@@ -68,6 +68,11 @@ pub(crate) fn is_definite(error: &StreamError) -> bool {
     }
 }
 
+/// Returns whether a server's message says that it ended a stream because another one has the same server ID.
+pub(crate) fn is_duplicate_server_id(message: &str) -> bool {
+    message.contains("same server_uuid/server_id") || message.contains("same server_id")
+}
+
 /// Adds the fix to a server's error.
 pub(crate) fn with_fix(error: StreamError, config: &config::Source) -> anyhow::Error {
     let StreamError::Server { code, message } = &error else { return error.into() };
@@ -76,7 +81,7 @@ pub(crate) fn with_fix(error: StreamError, config: &config::Source) -> anyhow::E
             let user = config.options.user().unwrap_or_default();
             format!("run `GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO {user}`")
         }
-        _ if message.contains("same server_uuid/server_id") || message.contains("same server_id") => {
+        _ if is_duplicate_server_id(message) => {
             format!("another replica uses server_id {} too; set a unique one by `source.server_id`", config.server_id)
         }
         _ if message.contains("purged") || message.contains("find first log file") => {

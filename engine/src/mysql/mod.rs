@@ -16,5 +16,7 @@ mod tls;
 pub(crate) use client::Client;
 pub(crate) use connect::driver_connection;
 pub use errors::ConnectError;
-pub(crate) use errors::{ER_SOURCE_FATAL_ERROR_READING_BINLOG, is_definite, is_lost_connection, with_fix};
+pub(crate) use errors::{
+    ER_SOURCE_FATAL_ERROR_READING_BINLOG, is_definite, is_duplicate_server_id, is_lost_connection, with_fix,
+};
 pub use server::{Flavor, Problem, Server};

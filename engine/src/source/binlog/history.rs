@@ -19,7 +19,10 @@ use tracing::debug;
 use super::stream::open_finite_stream;
 use crate::config;
 use crate::mysql::protocol::StreamError;
-use crate::mysql::{ER_SOURCE_FATAL_ERROR_READING_BINLOG, Flavor, Server, is_definite, is_lost_connection, with_fix};
+use crate::mysql::{
+    ER_SOURCE_FATAL_ERROR_READING_BINLOG, Flavor, Server, is_definite, is_duplicate_server_id, is_lost_connection,
+    with_fix,
+};
 
 /// The pause between two checks that the server still has the same binlog.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -78,19 +81,32 @@ pub(super) async fn verify(
             }
         }
     };
-    let finding = match compare.await {
-        Ok(finding) => finding,
-        // The position is not between two events, or is past the end of the file.
-        Err(StreamError::End) => Finding::OtherEvents,
-        Err(StreamError::Server { code: ER_SOURCE_FATAL_ERROR_READING_BINLOG, .. }) => Finding::OtherEvents,
-        Err(error) => return Err(locate_error(error, config)),
-    };
-    let what = match finding {
-        Finding::Open | Finding::Fits => return Ok(()),
-        Finding::OtherFile => format!("its {} is not the file that was read", position.file),
-        Finding::OtherEvents => format!("the events that end at {position} are not those that were read"),
+    let what = match compare.await {
+        Ok(Finding::Open | Finding::Fits) => return Ok(()),
+        Ok(Finding::OtherFile) => format!("its {} is not the file that was read", position.file),
+        // At its end the position is past the end of the file.
+        Ok(Finding::OtherEvents) | Err(StreamError::End) => {
+            format!("the events that end at {position} are not those that were read")
+        }
+        Err(error) => {
+            let Some(message) = refused_position(&error) else { return Err(locate_error(error, config)) };
+            format!("no events that were read end at {position} (the server: {message})")
+        }
     };
     Err(LocateError::Definite(other_history(&config.address, &what)))
+}
+
+/// Returns the server's message if it cannot read its binlog at a position, which is then not between two events. `None` for
+/// any other error, and where another client with the same server ID ended the connection.
+fn refused_position(error: &StreamError) -> Option<&str> {
+    match error {
+        StreamError::Server { code: ER_SOURCE_FATAL_ERROR_READING_BINLOG, message }
+            if !is_duplicate_server_id(message) =>
+        {
+            Some(message)
+        }
+        _ => None,
+    }
 }
 
 /// Returns the error for a position that does not belong to the server's history.
@@ -423,6 +439,17 @@ fn is_before(file: &str, other: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_that_cannot_read_at_a_position_has_another_binlog() {
+        let error = |code, message: &str| StreamError::Server { code, message: message.to_owned() };
+        let bogus = "bogus data in log event; the first event 'binlog.000001' at 157";
+        assert_eq!(refused_position(&error(1236, bogus)), Some(bogus));
+        let same = "A replica with the same server_uuid/server_id as this replica has connected to the source";
+        assert_eq!(refused_position(&error(1236, same)), None);
+        assert_eq!(refused_position(&error(1045, "Access denied")), None);
+        assert_eq!(refused_position(&StreamError::Silence), None);
+    }
 
     #[test]
     fn signs_of_another_binlog() {
