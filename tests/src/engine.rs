@@ -137,7 +137,7 @@ impl Engine {
                 if let Some(status) = ended? {
                     bail!("the engine ended ({status}): {log}");
                 }
-                Ok(log.get(before..).is_some_and(|new| new.contains("running")).then_some(()))
+                Ok(log.get(before..).is_some_and(|new| new.contains(crate::log_lines::RUNNING)).then_some(()))
             }
         })
         .await?;

@@ -11,6 +11,7 @@ mod faulty;
 mod generator;
 mod impostor;
 mod json;
+pub mod log_lines;
 mod mysql;
 mod process;
 mod proxy;

@@ -8,7 +8,7 @@ use anyhow::Context;
 use mysql_async::prelude::Queryable;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use rowmill_tests::{Build, Engine, EngineConfig, MySql, Proxy, Rig, Sqs, scratch, wait_for};
+use rowmill_tests::{Build, Engine, EngineConfig, MySql, Proxy, Rig, Sqs, log_lines, scratch, wait_for};
 
 const SHOP: &str = "tables = [\"shop.*\"]";
 
@@ -64,7 +64,7 @@ async fn the_server_is_killed_and_comes_back() -> anyhow::Result<()> {
     })
     .await?;
     let log = std::fs::read_to_string(rig.directory.join("rowmill.log"))?;
-    assert!(log.contains("connection lost, reconnecting") && log.contains("reconnected"), "{log}");
+    assert!(log.contains(log_lines::CONNECTION_LOST) && log.contains(log_lines::RECONNECTED), "{log}");
     Ok(())
 }
 
@@ -89,7 +89,8 @@ async fn cut(name: &str, build: Build, tls: &str) -> anyhow::Result<()> {
                     let log = std::fs::read_to_string(&log).unwrap_or_default();
                     // The log of this run: an earlier run may have been stopped while it reconnected.
                     let log = log.rsplit(" running ").next().unwrap_or_default();
-                    let is_reading = log.matches("reconnected").count() == log.matches("connection lost").count();
+                    let is_reading =
+                        log.matches(log_lines::RECONNECTED).count() == log.matches(log_lines::CONNECTION_LOST).count();
                     std::future::ready(Ok(is_reading.then_some(())))
                 })
                 .await?;
@@ -100,7 +101,7 @@ async fn cut(name: &str, build: Build, tls: &str) -> anyhow::Result<()> {
     })
     .await?;
     let log = std::fs::read_to_string(rig.directory.join("rowmill.log"))?;
-    let times = log.matches("connection lost").count();
+    let times = log.matches(log_lines::CONNECTION_LOST).count();
     println!("{name}: {times} connections lost");
     assert!(times > 1, "{log}");
     Ok(())
@@ -124,7 +125,7 @@ async fn a_silent_connection_is_replaced() -> anyhow::Result<()> {
     let engine = Engine::start_and_wait(&config).await?;
     // Longer than the heartbeat interval without events: the connection is not replaced.
     tokio::time::sleep(Duration::from_secs(12)).await;
-    assert!(!engine.log().contains("connection lost"), "{}", engine.log());
+    assert!(!engine.log().contains(log_lines::CONNECTION_LOST), "{}", engine.log());
     proxy.stall();
     rig.mysql.run("INSERT INTO shop.t VALUES (1)").await?;
     wait_for("the row arrives over another connection", Duration::from_secs(60), || async {
@@ -167,7 +168,7 @@ async fn a_stall_longer_than_the_server_waits() -> anyhow::Result<()> {
     rig.read_to_the_end(&engine).await?;
     let log = engine.log();
     engine.stop().await?;
-    assert!(!log.contains("connection lost"), "{log}");
+    assert!(!log.contains(log_lines::CONNECTION_LOST), "{log}");
     assert_eq!(rig.changes()?.len(), 40_000);
     Ok(())
 }
@@ -472,16 +473,17 @@ async fn a_warning_before_the_server_purges() -> anyhow::Result<()> {
     let engine = Engine::start_and_wait(&config).await?;
     rig.mysql.run("INSERT INTO shop.t VALUES (1)").await?;
     assert_eq!(queue.receive_all(1, Duration::from_secs(20)).await?.len(), 1);
-    const WARNING: &str = "the lag exceeds half of the server's binlog retention";
     tokio::time::sleep(Duration::from_secs(15)).await;
-    assert!(!engine.log().contains(WARNING), "nothing waits: {}", engine.log());
+    assert!(!engine.log().contains(log_lines::LAG_WARNING), "nothing waits: {}", engine.log());
     drop(sqs); // the queue accepts nothing from now on
     for id in 2..6 {
         rig.mysql.run(&format!("INSERT INTO shop.t VALUES ({id})")).await?;
     }
-    wait_for("a warning", Duration::from_secs(30), || async { Ok(engine.log().contains(WARNING).then_some(())) })
-        .await
-        .with_context(|| engine.log())?;
+    wait_for("a warning", Duration::from_secs(30), || async {
+        Ok(engine.log().contains(log_lines::LAG_WARNING).then_some(()))
+    })
+    .await
+    .with_context(|| engine.log())?;
     // The progress line shows the lag: one row was delivered.
     let says_how_far =
         |log: String| log.lines().any(|line| line.contains("progress rows=1 ") && line.contains(" lag="));

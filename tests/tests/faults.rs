@@ -19,7 +19,8 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use rowmill::failpoint::Step;
 use rowmill_tests::{
-    Change, Engine, EngineConfig, MySql, Proxy, Queue, Received, Shop, Sqs, binary, faulty_endpoint, scratch, top,
+    Change, Engine, EngineConfig, MySql, Proxy, Queue, Received, Shop, Sqs, binary, faulty_endpoint, log_lines,
+    scratch, top,
 };
 use serde_json::Value;
 
@@ -215,7 +216,7 @@ async fn a_faulty_endpoint_loses_nothing() -> anyhow::Result<()> {
     let until_much_failed = async |Ground { config, faults, .. }: Ground<'_>| {
         let engine = Engine::start_and_wait(config).await?;
         rowmill_tests::wait_for("much fails", 10 * DRAIN, || {
-            let failed = engine.log().matches("not accepted; retrying").count();
+            let failed = engine.log().matches(log_lines::NOT_ACCEPTED).count();
             std::future::ready(Ok((failed >= faults).then_some(())))
         })
         .await?;
@@ -293,7 +294,7 @@ async fn lost_answers(ground: Ground<'_>) -> anyhow::Result<Engine> {
         times.push(now_ms());
         tokio::time::sleep(Duration::from_millis(random.random_range(20..300))).await;
     }
-    assert!(engine.log().contains("not accepted; retrying"), "{}", engine.log());
+    assert!(engine.log().contains(log_lines::NOT_ACCEPTED), "{}", engine.log());
     proxy.stall();
     times.push(now_ms());
     Ok(engine)

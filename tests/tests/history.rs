@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use mysql_async::prelude::Queryable;
-use rowmill_tests::{Build, Engine, EngineConfig, MySql, Rig, binary, wait_for};
+use rowmill_tests::{Build, Engine, EngineConfig, MySql, Rig, binary, log_lines, wait_for};
 
 const SHOP: &str = "tables = [\"shop.*\"]\nstart = \"earliest\"";
 const MARIADB: Build = Build::MariaDb("11.8");
@@ -291,7 +291,7 @@ async fn reset_while_it_runs(name: &str, build: Build, options: &[&str], reset: 
     insert(&rig.mysql, 20..30).await?;
     arrived(&rig, 30, &engine).await?;
     tokio::time::sleep(Duration::from_secs(5)).await;
-    assert!(!engine.log().contains("reconnecting"), "{}", engine.log());
+    assert!(!engine.log().contains(log_lines::CONNECTION_LOST), "{}", engine.log());
     rig.mysql.run(reset).await?;
     insert(&rig.mysql, 100..100 + rows).await?;
     // After a reset to a higher file number, earlier files may seem to be purged.

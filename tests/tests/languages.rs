@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use rowmill_tests::{Build, Engine, Rig, scratch, top, wait_for};
+use rowmill_tests::{Build, Engine, Rig, log_lines, scratch, top, wait_for};
 use serde_json::{Value, json};
 
 const LANGUAGES: [&str; 8] = ["rust", "c", "zig", "assemblyscript", "go", "js", "ts", "python"];
@@ -218,7 +218,7 @@ async fn every_language_through_the_engine() -> anyhow::Result<()> {
         if index > 0 {
             put(&module(language, "route"), &plugins, "route")?;
             wait_for("the plugin is loaded", Duration::from_secs(120), || async {
-                Ok((engine.log().matches("plugin loaded").count() > index).then_some(()))
+                Ok((engine.log().matches(log_lines::PLUGIN_LOADED).count() > index).then_some(()))
             })
             .await
             .with_context(|| engine.log())?;

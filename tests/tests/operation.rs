@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use mysql_async::prelude::Queryable;
-use rowmill_tests::{Build, Engine, EngineConfig, Rig, binary, scratch, top, wait_for};
+use rowmill_tests::{Build, Engine, EngineConfig, Rig, binary, log_lines, scratch, top, wait_for};
 
 const SOON: Duration = Duration::from_secs(60);
 const SHOP: &str = "tables = [\"shop.*\"]\nstart = \"earliest\"";
@@ -122,10 +122,10 @@ async fn a_plugins_directory_that_is_away() -> anyhow::Result<()> {
     rig.mysql.run("INSERT INTO shop.t VALUES (1)").await?;
     rig.read_to_the_end(&engine).await?;
     std::fs::rename(&aside, &plugins)?;
-    wait_for("it is there again", SOON, || async { Ok(engine.log().contains("can be read again").then_some(())) })
+    wait_for("it is there again", SOON, || async { Ok(engine.log().contains(log_lines::PLUGINS_BACK).then_some(())) })
         .await?;
-    ensure!(engine.log().matches("running plugins stay in use").count() == 1, "{}", engine.log());
-    ensure!(!engine.log().contains("plugin removed"), "{}", engine.log());
+    ensure!(engine.log().matches(log_lines::PLUGINS_STAY).count() == 1, "{}", engine.log());
+    ensure!(!engine.log().contains(log_lines::PLUGIN_REMOVED), "{}", engine.log());
     engine.stop().await?;
     ensure!(rig.changes()? == ["c t 1"], "{:?}", rig.changes()?);
     Ok(())

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rowmill_tests::{Engine, EngineConfig, MySql, Proxy, Queue, Sqs, accepted, scratch, scripted_endpoint, wait_for};
+use rowmill_tests::{
+    Engine, EngineConfig, MySql, Proxy, Queue, Sqs, accepted, log_lines, scratch, scripted_endpoint, wait_for,
+};
 use serde_json::json;
 
 const SOON: Duration = Duration::from_secs(30);
@@ -54,7 +56,7 @@ async fn delivery_resumes_within_two_seconds() -> anyhow::Result<()> {
     let said: Vec<&str> = log.lines().filter(|line| line.contains("not accepted")).collect();
     assert!((1..=8).contains(&said.len()), "{log}");
     assert!(!log.contains("DispatchFailure") && said.iter().all(|line| line.len() < 400), "{log}");
-    assert!(log.contains("accepted again"), "{log}");
+    assert!(log.contains(log_lines::ACCEPTED_AGAIN), "{log}");
     engine.stop().await
 }
 

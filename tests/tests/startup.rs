@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use rowmill_tests::{
-    Build, Engine, EngineConfig, Impostor, MySql, Process, Proxy, Rig, Sqs, certify, free_port, scratch, top, wait_for,
+    Build, Engine, EngineConfig, Impostor, MySql, Process, Proxy, Rig, Sqs, certify, free_port, log_lines, scratch,
+    top, wait_for,
 };
 
 const SOON: Duration = Duration::from_secs(60);
@@ -103,7 +104,7 @@ async fn a_stop_while_it_compiles() -> anyhow::Result<()> {
     let engine = Engine::start(&rig.config)?;
     tokio::time::sleep(Duration::from_millis(500)).await;
     let log = engine.log();
-    ensure!(!log.contains("running"), "it was compiled already: {log}");
+    ensure!(!log.contains(log_lines::RUNNING), "it was compiled already: {log}");
     ends_soon(engine).await
 }
 

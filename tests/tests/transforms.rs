@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use mysql_async::prelude::Queryable;
 use rowmill::transform::{Loader, Settings};
-use rowmill_tests::{Build, Engine, Rig, scratch, top, wait_for, whole_lines};
+use rowmill_tests::{Build, Engine, Rig, log_lines, scratch, top, wait_for, whole_lines};
 use serde_json::{Value, json};
 
 const SHOP: &str = "tables = [\"shop.*\"]";
@@ -186,7 +186,7 @@ async fn a_row_that_a_transform_fails_on_stops_the_engine() -> anyhow::Result<()
     std::fs::write(plugins.join("unruly.toml"), format!("{LIMITS}on_error = \"skip\"\n"))?;
     let engine = Engine::start_and_wait(&rig.config).await?;
     rig.read_to_the_end(&engine).await?;
-    assert!(engine.log().contains("row skipped"), "{}", engine.log());
+    assert!(engine.log().contains(log_lines::ROW_SKIPPED), "{}", engine.log());
     engine.stop().await?;
     assert_eq!(rig.changes()?, ["c t 1", "c t 2", "c t 3", "c t 5", "c t 6"]);
     Ok(())
@@ -279,15 +279,15 @@ async fn plugins_are_reloaded_under_load() -> anyhow::Result<()> {
         tokio::time::sleep(Duration::from_millis(80)).await;
     }
     masks(true).await?;
-    let loads = engine.log().matches("plugin loaded").count();
+    let loads = engine.log().matches(log_lines::PLUGIN_LOADED).count();
     // Half of a file is not used, and the previous version stays.
     std::fs::write(&path, &bytes[..bytes.len() / 2])?;
-    says("the running version stays in use", 1).await?;
+    says(log_lines::PLUGIN_STAYS, 1).await?;
     masks(true).await?;
     // The same content again changes nothing.
     std::fs::write(&path, &bytes)?;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!(engine.log().matches("plugin loaded").count(), loads, "{}", engine.log());
+    assert_eq!(engine.log().matches(log_lines::PLUGIN_LOADED).count(), loads, "{}", engine.log());
     // A new settings file excludes the plugin's table.
     std::fs::write(plugins.join("mask.toml"), "tables = [\"shop.other\"]\n")?;
     masks(false).await?;
@@ -300,11 +300,11 @@ async fn plugins_are_reloaded_under_load() -> anyhow::Result<()> {
     masks(true).await?;
     // Another plugin with one instance; then other content under the same name.
     install(&plugins, "unruly", &guest("unruly"), "instances = 1\n")?;
-    says("plugin loaded", 4).await?;
+    says(log_lines::PLUGIN_LOADED, 4).await?;
     install(&plugins, "mask", &guest("unruly"), "")?;
     masks(false).await?;
     std::fs::remove_file(plugins.join("unruly.wasm"))?;
-    says("plugin removed", 1).await?;
+    says(log_lines::PLUGIN_REMOVED, 1).await?;
 
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     let rows = load.await??;

@@ -4,6 +4,8 @@
 //! [`Builder::begin_row`], for each image of the row [`Builder::begin_image`], the columns in order and
 //! [`Builder::end_image`], and [`Builder::end_row`]. [`Builder::finish`] returns the batch.
 
+use std::sync::LazyLock;
+
 use crate::layout::{
     FLAG_LAST_IN_TRANSACTION, HEADER_LEN, MAGIC, ROW_HEADER_LEN, RowHeader, TRANSACTION_HEADER_LEN, TransactionHeader,
     state, states_len,
@@ -302,5 +304,13 @@ impl Builder {
         self.bytes[16..20].copy_from_slice(&transactions_at.to_le_bytes());
         self.bytes[20..24].copy_from_slice(&total.to_le_bytes());
         PackedBatch::of_builder(self.bytes)
+    }
+}
+
+impl Default for PackedBatch {
+    /// Returns a batch without rows.
+    fn default() -> Self {
+        static EMPTY: LazyLock<PackedBatch> = LazyLock::new(|| Builder::with_capacity(0).finish());
+        EMPTY.clone()
     }
 }

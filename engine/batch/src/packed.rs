@@ -1,8 +1,7 @@
 //! A batch that owns its bytes.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
-use crate::builder::Builder;
 use crate::reader::{Batch, FormatError};
 
 /// The bytes of a valid batch: they are what a [`Builder`](crate::Builder) wrote, or their header was checked. A clone shares
@@ -45,13 +44,5 @@ impl PackedBatch {
     /// Whether two batches share their bytes.
     pub fn shares(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
-    }
-}
-
-impl Default for PackedBatch {
-    /// Returns a batch without rows.
-    fn default() -> Self {
-        static EMPTY: LazyLock<PackedBatch> = LazyLock::new(|| Builder::with_capacity(0).finish());
-        EMPTY.clone()
     }
 }
