@@ -27,7 +27,7 @@ pub struct DeadLetter<'a> {
     /// The name of the transform or of the sink.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<&'a str>,
-    /// The cause, for programs: a code of SQS as SQS writes it, else one of Rowmill's in kebab case.
+    /// The cause, for programs: a service's code as the service writes it, else one of Rowmill's in kebab case.
     pub code: &'a str,
     /// The cause, for people.
     pub error: &'a str,

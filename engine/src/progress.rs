@@ -1,4 +1,4 @@
-//! What the log reads of the [status](crate::status): progress lines, and warnings that the lag nears the server's retention.
+//! Reports of the [status](crate::status) in the log: progress lines, and warnings that the lag nears the server's retention.
 //!
 //! Progress lines say how far everything is delivered, and how fast: frequently while the engine lags, else rarely. Warnings
 //! come while there is time to act: changes that the server purges before they are read are lost.
@@ -21,7 +21,7 @@ const LAG_CHECK_INTERVAL_MAX: Duration = Duration::from_secs(60);
 
 /// Logs the progress lines that are due, without end.
 pub async fn report(status: &Status) {
-    let mut lines = Lines { rows_said: status.snapshot().rows_delivered, said: Instant::now() };
+    let mut lines = Lines { rows_said: 0, said: Instant::now() };
     loop {
         tokio::time::sleep(INTERVAL_LAGGING).await;
         if let Some(Line { rows, rows_per_s, position, lag }) = lines.next(Instant::now(), &status.snapshot()) {

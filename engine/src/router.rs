@@ -61,7 +61,7 @@ pub struct Router {
     /// By sink.
     envelopes: Vec<Envelope>,
     /// Addresses by sink and table ID, where the sink has a destination for each table.
-    destinations: Vec<ByTable<Arc<str>>>,
+    addresses: Vec<ByTable<Arc<str>>>,
     /// The average bytes of a body in the last batch.
     body_bytes: usize,
 }
@@ -103,7 +103,7 @@ impl Router {
         Self {
             routes: routes.into(),
             route_of: ByTable::default(),
-            destinations: vec![ByTable::default(); sinks.len()],
+            addresses: vec![ByTable::default(); sinks.len()],
             sinks,
             schema_change_sink: schema_changes,
             dead_letter_sink: dead_letters,
@@ -183,13 +183,13 @@ impl Router {
             out.places.row(origin, &row, table, batch);
             for &part in KeyChange::for_row(table, &row) {
                 let output = OutputSlot { part, number: out.outputs.next(origin) };
-                let address = self.address(table, batch, &row, overrides, output);
-                let (sink, group, deduplication_id) = address.map_err(|error| Stop { origin, error })?;
+                let ids = self.sink_and_ids(table, batch, &row, overrides, output);
+                let (sink, group, deduplication_id) = ids.map_err(|error| Stop { origin, error })?;
                 self.envelopes[sink.0].write(table, batch, &row, part, now_us, &mut out.bodies);
                 out.ends.push((sink, out.by_sink[sink.0].len(), out.bodies.len()));
                 let mut attributes = Vec::new();
                 add_attributes(&self.sinks[sink.0].attributes, table, batch, &row, &mut attributes);
-                let (destination, table) = (self.destination(sink, table), Some((table.generation, table.id)));
+                let (destination, table) = (self.destination_of(sink, table), Some((table.generation, table.id)));
                 let body = Body::default();
                 let message = Message {
                     body,
@@ -337,10 +337,10 @@ impl Router {
         let table = &tables[row.table().0 as usize];
         let output = OutputSlot { part: KeyChange::None, number: out.outputs.next(origin) };
         let overrides = Override { sink, group: text.group(), deduplication_id: text.deduplication_id() };
-        let address = self.address(table, batch, &row, overrides, output);
-        let (sink, group, deduplication_id) = address.map_err(|error| Stop { origin, error })?;
+        let ids = self.sink_and_ids(table, batch, &row, overrides, output);
+        let (sink, group, deduplication_id) = ids.map_err(|error| Stop { origin, error })?;
         add_attributes(&self.sinks[sink.0].attributes, table, batch, &row, &mut attributes);
-        let (body, destination) = (text.body().into(), self.destination(sink, table));
+        let (body, destination) = (text.body().into(), self.destination_of(sink, table));
         out.places.row(origin, &row, table, batch);
         let table = None; // never aggregated
         let message = Message {
@@ -358,9 +358,9 @@ impl Router {
     }
 
     /// Returns the address of a table's destination, where the sink has a destination for each table.
-    fn destination(&mut self, sink: SinkId, table: &Table) -> Option<Arc<str>> {
+    fn destination_of(&mut self, sink: SinkId, table: &Table) -> Option<Arc<str>> {
         let template = self.sinks[sink.0].destination.as_ref()?;
-        let address = self.destinations[sink.0].entry(table).get_or_insert_with(|| template.of(table).into());
+        let address = self.addresses[sink.0].entry(table).get_or_insert_with(|| template.of(table).into());
         Some(Arc::clone(address))
     }
 
@@ -368,7 +368,7 @@ impl Router {
     ///
     /// # Errors
     /// If the row has no route, and the transform names no sink.
-    fn address(
+    fn sink_and_ids(
         &mut self,
         table: &Table,
         batch: &Batch<'_>,

@@ -1,5 +1,5 @@
-//! The status: what the engine does, in one record. The stages write it; the progress lines, the warning of the lag and `check`
-//! read it.
+//! The status of the engine, in one record. The source and the checkpoint writer write it; the progress lines and the warning
+//! of the lag read it. A probe of a server has a record of its own, for the lag.
 //!
 //! In: events that were read, servers that were connected to, deliveries. Out: a [`Snapshot`]. No I/O.
 
@@ -53,9 +53,9 @@ pub struct Snapshot {
 }
 
 impl Status {
-    /// Records that another server, or the same one anew, is being read. What is `None` is unknown and stays as it is;
-    /// an inner `None` of `retention` says that the server keeps its binlog for ever. `time` is the server's clock, as time
-    /// since 1970: the host's may differ from it, and may be set.
+    /// Records the server that is read from now on. `retention` and `time`, the server's clock as time since 1970, are `None`
+    /// where they are unknown: the earlier values then stay. An inner `None` of `retention`: the server keeps its binlog for
+    /// ever. The host's clock is not used: it may differ from the server's, and may be set.
     pub fn connected(&self, address: &str, retention: Option<Option<Duration>>, time: Option<Duration>) {
         let mut server = lock(&self.server);
         address.clone_into(&mut server.address);

@@ -8,7 +8,7 @@ use rowmill_core::gtid::GtidSet;
 use rowmill_core::position::{BinlogPosition, EndMark, EventOffset, Fingerprint, PartialTransaction, ResumePoint};
 use serde::{Deserialize, Serialize};
 
-use super::Epoch;
+use super::store::Epoch;
 use crate::schema_history::{Mark, checksum};
 
 const VERSION: u32 = 2;

@@ -8,7 +8,8 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use rowmill_core::position::ResumePoint;
 
-use super::{Checkpoint, CheckpointStore, Epoch, document};
+use super::store::{CheckpointStore, Epoch};
+use super::{Checkpoint, document};
 
 /// Writes a resume point.
 pub(crate) type Writes = dyn Fn(ResumePoint) -> BoxFuture<'static, anyhow::Result<()>> + Send + Sync;

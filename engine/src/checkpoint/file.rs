@@ -14,7 +14,8 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tracing::debug;
 
-use super::{CheckpointStore, Epoch, document, holder};
+use super::document;
+use super::store::{CheckpointStore, Epoch, holder};
 
 /// The ending of the schema history's file name.
 const SCHEMA_HISTORY: &str = "schema-history";

@@ -14,7 +14,7 @@ use rowmill_core::batch::quoted;
 use sha2::{Digest, Sha256};
 use tracing::{debug, warn};
 
-use super::{CheckpointStore, Epoch, holder};
+use super::store::{CheckpointStore, Epoch, holder};
 use crate::config::MySqlCheckpoint;
 use crate::mysql::{Client, driver_connection};
 use crate::retry::{Delays, FailureLog, error_text};

@@ -1,4 +1,4 @@
-//! What a server answers about its binary logs: files, end, GTIDs.
+//! A server's answers about its binary logs: files, end, GTIDs.
 
 use anyhow::{Context, anyhow};
 use mysql_async::Row;

@@ -9,6 +9,7 @@ pub(crate) mod columns;
 mod connect;
 mod driver;
 mod errors;
+mod panic;
 pub(crate) mod protocol;
 mod server;
 mod tls;

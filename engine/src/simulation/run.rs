@@ -316,7 +316,7 @@ async fn process(world: Arc<Mutex<World>>, plan: Arc<Plan>) -> (End, Option<Dura
 /// A source that forwards batches of random sizes until it is stopped.
 struct FakeSource {
     fakes: Fakes,
-    /// The first batch.
+    /// The index of the first row to forward.
     first: usize,
 }
 

@@ -1,4 +1,4 @@
-//! Sinks: of remote services, which is SQS, with a queue or one for each table; a file, standard output, or `null`, which
+//! Sinks: SQS, a remote service, with one queue or a queue for each table; a file; standard output; and `null`, which
 //! discards messages.
 //!
 //! In: deliveries of messages, each with an ack. Out: durable messages. A sink acknowledges a message when it is durable,
@@ -9,84 +9,34 @@ mod body;
 #[cfg(test)]
 pub(crate) mod fake;
 mod jsonl;
+mod message;
 mod null;
+mod open;
 mod outlet;
 mod remote;
 mod sqs;
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
-use anyhow::Context;
 use futures_util::future::BoxFuture;
-use rowmill_core::batch::TableId;
 use rowmill_core::envelope::Escaping;
 use rowmill_core::route::message_id;
 
 pub use aws::Connections;
 pub use body::Body;
+pub use message::{Delivery, Message};
+pub use open::{check, open};
 pub use outlet::{Inlet, Outlet, Overflow, outlet};
 
 use crate::ack::Ack;
-use crate::config::{self, SinkKind};
 use crate::dead_letter::{Content, DeadLetter, Destination, Origin, Stage};
-
-/// A message to be delivered.
-#[derive(Debug, Default)]
-pub struct Message {
-    /// The body.
-    pub body: Body,
-    /// The message group, within which an ordered sink keeps the order. May be empty where the sink needs none.
-    pub group: String,
-    /// The deduplication ID: the same whenever the same change is sent, except for some dead letters. May be empty where the
-    /// sink needs none.
-    pub deduplication_id: String,
-    /// Message attributes: names and values.
-    pub attributes: Vec<(String, String)>,
-    /// The table, by its generation and ID, of a message that has one row in the sink's format. `None` for any other
-    /// message, which is never aggregated.
-    pub table: Option<(u32, TableId)>,
-    /// The address of the destination, where the sink has a destination for each table: the queue's URL.
-    pub destination: Option<Arc<str>>,
-    /// The index in the batch of the row that the message was made of.
-    pub row: u32,
-    /// Whether this is a dead letter, which is shortened where it is too large.
-    pub is_dead_letter: bool,
-}
-
-/// Messages of one batch for one sink, and their ack.
-#[derive(Debug)]
-pub struct Delivery {
-    /// The messages in the order of their rows.
-    pub messages: Vec<Message>,
-    /// Acknowledged when all messages are durable.
-    pub ack: Ack,
-}
-
-impl Delivery {
-    /// Returns each message with an ack of its own. The messages that the caller does not take from the iterator stay
-    /// unacknowledged.
-    pub fn split(self) -> impl Iterator<Item = (Message, Ack)> {
-        let Self { messages, ack } = self;
-        let count = messages.len();
-        let mut whole = Some(ack);
-        (1..).zip(messages).filter_map(move |(number, message)| {
-            let ack = whole.as_ref()?.part(message.row);
-            if number == count {
-                // Each message has a part of its own now.
-                whole.take().into_iter().for_each(Ack::acknowledge);
-            }
-            Some((message, ack))
-        })
-    }
-}
 
 /// The reason why a sink rejects a message for good.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Rejection {
-    /// The code, for programs: of SQS as SQS writes it, else one of Rowmill's in kebab case.
+    /// The code, for programs: the service's as the service writes it, else one of Rowmill's in kebab case.
     code: Cow<'static, str>,
-    /// The cause, for people. It begins with the code where SQS rejects the message.
+    /// The cause, for people. It begins with the code where the service rejects the message.
     error: String,
 }
 
@@ -161,7 +111,7 @@ impl DeadLetters {
     }
 }
 
-/// What a sink needs of its messages.
+/// The properties of a sink that the router and the workers depend on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capabilities {
     /// Whether the sink keeps the order within message groups: messages need a message group and a deduplication ID.
@@ -172,12 +122,12 @@ pub struct Capabilities {
     pub escaping: Escaping,
 }
 
-/// A destination of messages.
+/// Delivers messages to one destination, or to one for each table.
 pub trait Sink: Send {
     /// Returns the name that routes and transforms use.
     fn name(&self) -> &str;
 
-    /// Returns what the sink needs of messages.
+    /// Returns the sink's capabilities.
     fn capabilities(&self) -> Capabilities;
 
     /// Delivers messages until there are no more, and ends when all of them are durable. A rejected message goes to
@@ -196,7 +146,7 @@ pub trait Sink: Send {
 pub enum OpenError {
     /// No retry can succeed: the queue or the bucket does not exist, access is denied, or a file cannot be opened.
     Definite(anyhow::Error),
-    /// An operator must fix something outside the queue: credentials, a clock, an endpoint.
+    /// An operator must fix something outside the destination: credentials, a clock, an endpoint.
     NeedsOperator(anyhow::Error),
     /// A later attempt may succeed.
     Transient(anyhow::Error),
@@ -208,43 +158,4 @@ impl From<OpenError> for anyhow::Error {
             OpenError::Definite(error) | OpenError::NeedsOperator(error) | OpenError::Transient(error) => error,
         }
     }
-}
-
-/// Checks that a sink could deliver, and changes nothing.
-///
-/// # Errors
-/// As [`open`].
-pub async fn check(config: &config::Sink, connections: &Connections) -> Result<(), OpenError> {
-    match &config.kind {
-        SinkKind::File { path } => {
-            let checked = jsonl::JsonLines::check(path).with_context(|| format!("sink.{}", config.name));
-            checked.map_err(OpenError::Definite)
-        }
-        SinkKind::Sqs(_) | SinkKind::Stdout | SinkKind::Null => open(config, connections).await.map(drop),
-    }
-}
-
-/// Opens a sink. SQS sinks share `connections`.
-///
-/// # Errors
-/// If the queue, the bucket or the file cannot be used.
-pub async fn open(config: &config::Sink, connections: &Connections) -> Result<Box<dyn Sink>, OpenError> {
-    let config::Sink { name, kind, .. } = config;
-    let sink: Result<Box<dyn Sink>, OpenError> = match kind {
-        SinkKind::Sqs(queue) => {
-            let account = aws::Account::of(queue, connections.clone()).await;
-            sqs::open(name, queue, account).await
-        }
-        SinkKind::Stdout => Ok(Box::new(jsonl::JsonLines::stdout(name))),
-        SinkKind::File { path } => {
-            jsonl::JsonLines::file(name, path).map(|sink| Box::new(sink) as _).map_err(OpenError::Definite)
-        }
-        SinkKind::Null => Ok(Box::new(null::Null::new(name))),
-    };
-    let context = || format!("sink.{name}");
-    sink.map_err(|error| match error {
-        OpenError::Definite(error) => OpenError::Definite(error.context(context())),
-        OpenError::NeedsOperator(error) => OpenError::NeedsOperator(error.context(context())),
-        OpenError::Transient(error) => OpenError::Transient(error.context(context())),
-    })
 }

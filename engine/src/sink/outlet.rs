@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::Delivery;
+use super::message::Delivery;
 
 /// A sink that takes nothing for this long, while deliveries wait for it, is stalled.
 const STALLED_AFTER: Duration = Duration::from_millis(250);
@@ -150,7 +150,7 @@ impl Drop for Inlet {
 mod tests {
     use futures_util::FutureExt;
 
-    use super::super::Message;
+    use super::super::message::Message;
     use super::*;
     use crate::ack::tests::ack;
 

@@ -22,7 +22,7 @@ pub trait Source {
 
 /// Takes batches, in binlog order.
 pub trait BatchConsumer: Send {
-    /// The limits of a batch.
+    /// Returns the limits of a batch.
     fn batch_limits(&self) -> Cost;
 
     /// Waits for room and forwards a batch. Returns false if the pipeline takes no more batches; the cause is reported by the

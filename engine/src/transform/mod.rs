@@ -144,11 +144,6 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// Creates a chain of plugins, in order.
-    pub fn new(plugins: Vec<Arc<Plugin>>) -> Self {
-        Self::of(plugins.into_iter().map(|plugin| plugin as Arc<dyn Transform>).collect())
-    }
-
     /// Creates a chain of transforms, in order.
     pub(crate) fn of(transforms: Vec<Arc<dyn Transform>>) -> Self {
         Self { transforms, version: 0 }

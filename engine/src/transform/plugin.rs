@@ -13,10 +13,10 @@ use super::error::{PluginError, TransformError};
 use super::interest::{Disposition, Interest};
 use super::manifest::{Manifest, OnError};
 use super::verdict;
+use super::wasm::bindings::{INTERFACE, VERSION};
 use super::wasm::instance::{Code, Instance, InstanceTemplate};
 use super::wasm::limits::OUTPUT_A_ROW;
-use super::wasm::load::{INTERFACE, VERSION};
-use super::{Decided, Passed, RETRY_PAUSES_MAX, Transform, rewrite};
+use super::{Chain, Decided, Passed, RETRY_PAUSES_MAX, Transform, rewrite};
 use crate::retry::is_logged;
 
 /// The pauses before the retries of a batch, if the plugin asks for them.
@@ -177,6 +177,13 @@ impl Plugin {
         drop(instance);
         self.instances().made -= 1;
         self.returned.notify_one();
+    }
+}
+
+impl Chain {
+    /// Creates a chain of plugins, in order.
+    pub fn new(plugins: Vec<Arc<Plugin>>) -> Self {
+        Self::of(plugins.into_iter().map(|plugin| plugin as Arc<dyn Transform>).collect())
     }
 }
 

@@ -178,7 +178,7 @@ impl Tables {
     /// Processes a table map.
     ///
     /// # Errors
-    /// If the columns of a selected table must be looked up, or cannot be determined. With `skips` the latter is no
+    /// If the columns of a selected table must be looked up, or cannot be determined. With `skips_undecodable` the latter is no
     /// error: the table is [`Tables::unreadable`].
     pub fn map(
         &mut self,

@@ -68,6 +68,7 @@ impl Language {
                 "vendor/rowmill-batch/src/builder.rs" <- "../engine/batch/src/builder.rs",
                 "vendor/rowmill-batch/src/json.rs" <- "../engine/batch/src/json.rs",
                 "vendor/rowmill-batch/src/layout.rs" <- "../engine/batch/src/layout.rs",
+                "vendor/rowmill-batch/src/packed.rs" <- "../engine/batch/src/packed.rs",
                 "vendor/rowmill-batch/src/reader.rs" <- "../engine/batch/src/reader.rs",
                 "vendor/rowmill-batch/src/schema.rs" <- "../engine/batch/src/schema.rs",
                 "wit/transform.wit" <- "../wit/transform.wit",

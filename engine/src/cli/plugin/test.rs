@@ -4,12 +4,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
 use futures_util::FutureExt;
+use rowmill_core::batch::PackedBatch;
 use serde_json::{Map, Value, json};
 
 use super::module_in;
 use crate::config::SinkId;
-use rowmill_core::batch::PackedBatch;
-
 use crate::fixture::{Rows, row_json};
 use crate::transform::{Chain, Emitted, Loader, Settings};
 

@@ -8,8 +8,13 @@ use mysql_common::io::ParseBuf;
 use mysql_common::packets::{AuthPlugin, AuthSwitchRequest, HandshakePacket, HandshakeResponse, SslRequest};
 use mysql_common::proto::MySerialize;
 
-use super::super::driver::catch_panic;
-use super::{ReplicationStream, Stream, StreamError};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+
+use super::super::client::{CONNECT_TIMEOUT, timed_out};
+use super::super::panic::catch_panic;
+use super::packets::ReadBuffer;
+use super::stream::{ReplicationStream, Stream, StreamError};
 use crate::config::Secret;
 use crate::config::{Tls, TlsMode};
 
@@ -105,8 +110,26 @@ struct Proof<'a> {
 }
 
 impl ReplicationStream {
+    /// Connects and logs in.
+    pub async fn connect(login: &Login) -> Result<Self, StreamError> {
+        let connecting = async {
+            let stream = match &login.socket {
+                Some(path) => Stream::Unix(UnixStream::connect(path).await?),
+                None => {
+                    let stream = TcpStream::connect((login.host.as_str(), login.port)).await?;
+                    stream.set_nodelay(true)?;
+                    Stream::Tcp(stream)
+                }
+            };
+            let mut wire = Self { stream, buffer: ReadBuffer::default(), sequence: 0 };
+            wire.log_in(login).await?;
+            Ok(wire)
+        };
+        timeout(CONNECT_TIMEOUT, connecting).await.unwrap_or_else(|_| Err(timed_out(CONNECT_TIMEOUT).into()))
+    }
+
     /// Logs in: answers the server's greeting.
-    pub(super) async fn log_in(&mut self, login: &Login) -> Result<(), StreamError> {
+    async fn log_in(&mut self, login: &Login) -> Result<(), StreamError> {
         let greeting = self.packet().await?;
         let handshake: HandshakePacket<'_> = parse(&greeting)?;
         let mut nonce = handshake.scramble_1_ref().to_vec();

@@ -50,7 +50,7 @@ const WRONG_KEYS: [&str; 9] = [
     "UnrecognizedClientException",
 ];
 
-/// Connections to queues, kept open for the next request of any sink. Created at the first use.
+/// Connections to services, kept open for the next request of any sink. Created at the first use.
 #[derive(Debug, Clone, Default)]
 pub struct Connections(Arc<Mutex<Option<Arc<Connector>>>>);
 

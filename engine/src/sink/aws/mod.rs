@@ -1,9 +1,11 @@
-//! The AWS parts of sinks: the account, its credentials, and signed requests.
+//! The AWS parts of sinks: the account, its credentials, signed requests, and the bucket for large bodies.
 
 mod account;
 mod credentials;
 mod error;
 mod extended_client;
+#[cfg(test)]
+pub(super) mod fake;
 mod http;
 
 pub(super) use account::Account;

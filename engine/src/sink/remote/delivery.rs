@@ -4,17 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use rowmill_pipeline::ordered_queue::{OrderedQueue, Pending};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use super::super::{DeadLetters, Delivery, Inlet, Message, Rejection};
-use super::RemoteSink;
+use super::super::{Capabilities, DeadLetters, Delivery, Inlet, Message, Rejection, Sink};
 use super::flow::{Flow, Sent};
 use super::queued_message::{QueuedMessage, uncompressed_max};
 use super::request::{Answer, Reason, send};
 use super::transport::Request;
+use super::{RemoteSink, capabilities};
 use crate::ack::{self, Ack};
 use crate::config::OnError;
 use crate::failpoint::{self, Step};
@@ -39,11 +41,7 @@ const LETTER_BYTES_MIN: usize = 1024;
 ///
 /// # Errors
 /// If the sink of dead letters has ended.
-pub(super) async fn deliver(
-    sink: RemoteSink,
-    mut deliveries: Inlet,
-    dead_letters: Option<DeadLetters>,
-) -> anyhow::Result<()> {
+async fn deliver(sink: RemoteSink, mut deliveries: Inlet, dead_letters: Option<DeadLetters>) -> anyhow::Result<()> {
     let dead_letters = dead_letters.filter(|_| sink.on_error == OnError::DeadLetter);
     let mut delivering = RemoteDelivery {
         queue: OrderedQueue::new(sink.transport.limits().request),
@@ -80,9 +78,27 @@ pub(super) async fn deliver(
     }
 }
 
+impl Sink for RemoteSink {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        capabilities(self.transport.is_ordered(), self.transport.escaping(), self.aggregation)
+    }
+
+    fn run(
+        self: Box<Self>,
+        deliveries: Inlet,
+        dead_letters: Option<DeadLetters>,
+    ) -> BoxFuture<'static, anyhow::Result<()>> {
+        deliver(*self, deliveries, dead_letters).boxed()
+    }
+}
+
 impl RemoteSink {
     /// Adds a message to the queue. Where the sink aggregates, and the last message of the group has room, the row joins that
-    /// message instead. Returns a message that the queue would never accept, with the reason. `ack` is the batch's.
+    /// message instead. Returns a message that the service would never accept, with the reason. `ack` is the batch's.
     fn take_in(
         &self,
         message: Message,
@@ -142,7 +158,7 @@ impl RemoteSink {
         dead_letters: Option<&DeadLetters>,
     ) -> anyhow::Result<()> {
         let Some(dead_letters) = dead_letters else {
-            let error = refusal(&self.transport.destination(), queued_message.message(), &rejection.error)
+            let error = stop_error(&self.transport.destination(), queued_message.message(), &rejection.error)
                 .context(format!("sink.{}", self.name));
             if let Some((_, ack)) = queued_message.into_messages().into_iter().next() {
                 ack::stop(ack, error);
@@ -251,7 +267,7 @@ impl RemoteDelivery {
     }
 
     async fn answered(&mut self, sent: Sent, answer: Answer) -> anyhow::Result<()> {
-        let outcome = answer.outcome();
+        let state = answer.service_state();
         let Answer { accepted, refused, reason, rejected, doubtful } = answer;
         if !accepted.is_empty() {
             failpoint::reached(Step::Accepted);
@@ -278,7 +294,7 @@ impl RemoteDelivery {
             }
         }
         refused.into_iter().rev().for_each(|message| self.queue.requeue(message));
-        let pause = self.flow.answered(sent, outcome, Instant::now());
+        let pause = self.flow.answered(sent, state, Instant::now());
         match reason.map(|Reason { text, .. }| text).or(doubt) {
             Some(reason) => {
                 if let Some(since) = self.failures.failed(&reason) {
@@ -346,7 +362,7 @@ fn without_stopped(request: Request, queue: &mut OrderedQueue<QueuedMessage>) ->
     left
 }
 
-fn refusal(destination: &str, message: &Message, text: &str) -> anyhow::Error {
+fn stop_error(destination: &str, message: &Message, text: &str) -> anyhow::Error {
     let start: String = message.body.plain().chars().take(200).collect();
     anyhow!(
         "cannot deliver to {destination}: message rejected ({text}); group `{}`, {} bytes, beginning {start}; drop or \

@@ -4,7 +4,7 @@
 //!
 //! The limit of requests in flight follows the latency. While the limit is reached and the latency does not rise, the
 //! limit grows: a distant service needs many concurrent requests for a high throughput. A latency that rises with the
-//! requests in flight means that they wait in a queue somewhere, where more requests would wait, too. When the queue
+//! requests in flight means that they wait in a queue somewhere, where more requests would wait, too. When the service
 //! throttles, the limit is halved, and then grows by one for each round of answers, as in TCP
 //! (<https://www.rfc-editor.org/rfc/rfc5681>).
 //!
@@ -80,9 +80,9 @@ pub(super) struct Sent {
     generation: u64,
 }
 
-/// What an answer shows about the service.
+/// The state of the service, as an answer shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum ServiceState {
     /// The service accepted or rejected each message.
     Accepted,
     /// The service accepted or rejected some messages; the others are to be retried.
@@ -144,7 +144,7 @@ impl Flow {
     }
 
     /// Ends a pause that is over, and returns whether the service is silent: no request was answered for so long that the
-    /// connections may be dead. Then an outage begins, and the unanswered requests no longer count. Without `listens` a queue
+    /// connections may be dead. Then an outage begins, and the unanswered requests no longer count. Without `listens` the service
     /// is never silent.
     pub fn is_silent(&mut self, now: Instant, listens: bool) -> bool {
         self.paused_until.take_if(|until| now >= *until);
@@ -174,7 +174,7 @@ impl Flow {
     }
 
     /// Records an answer. Returns the pause that begins, if one does.
-    pub fn answered(&mut self, sent: Sent, outcome: Outcome, now: Instant) -> Option<Duration> {
+    pub fn answered(&mut self, sent: Sent, outcome: ServiceState, now: Instant) -> Option<Duration> {
         let Sent { at, bytes, probes, generation } = sent;
         let was_full = self.in_flight >= self.concurrency.limit();
         if generation == self.generation {
@@ -188,16 +188,16 @@ impl Flow {
             outage.probes -= usize::from(is_probe);
         }
         match outcome {
-            Outcome::Accepted => {
+            ServiceState::Accepted => {
                 self.outage = None;
                 self.concurrency.answered(now - at, was_full, now);
                 None
             }
-            Outcome::Partial => {
+            ServiceState::Partial => {
                 self.outage = None;
                 self.pause(now)
             }
-            Outcome::Throttled => {
+            ServiceState::Throttled => {
                 self.outage = None;
                 let pause = self.pause(now);
                 if pause.is_some() {
@@ -206,7 +206,7 @@ impl Flow {
                 }
                 pause
             }
-            Outcome::Refused => match &mut self.outage {
+            ServiceState::Refused => match &mut self.outage {
                 None => Some(self.begin_outage(now)),
                 Some(outage) if is_probe => {
                     let delay = outage.delays.next_delay();
@@ -301,14 +301,14 @@ mod tests {
     ) -> (f64, usize) {
         let mut now = start;
         let (mut busy_until, mut answered, mut most) = (now, 0, 0);
-        let mut waiting: std::collections::VecDeque<(Instant, Sent, Outcome)> = Default::default();
+        let mut waiting: std::collections::VecDeque<(Instant, Sent, ServiceState)> = Default::default();
         let end = now + Duration::from_secs(6);
         while now < end {
             flow.is_silent(now, true);
             while flow.is_open(now) {
                 let outcome = match throttles_above {
-                    Some(limit) if flow.in_flight() >= limit => Outcome::Throttled,
-                    _ => Outcome::Accepted,
+                    Some(limit) if flow.in_flight() >= limit => ServiceState::Throttled,
+                    _ => ServiceState::Accepted,
                 };
                 busy_until = busy_until.max(now) + Duration::from_secs_f64(1.0 / rate);
                 let at = busy_until + distance;
@@ -319,7 +319,7 @@ mod tests {
             now = [next, flow.wakes_at(true, true)].into_iter().flatten().min().expect("a next event");
             let Some((_, sent, outcome)) = waiting.pop_front_if(|(at, ..)| *at <= now) else { continue };
             flow.answered(sent, outcome, now);
-            if outcome == Outcome::Accepted && now + Duration::from_secs(1) >= end {
+            if outcome == ServiceState::Accepted && now + Duration::from_secs(1) >= end {
                 answered += 1;
             }
         }
@@ -397,7 +397,7 @@ mod tests {
             let mut flow = Flow::new(Some(seed));
             let mut now = Instant::now();
             let first = flow.sent(1, now);
-            flow.answered(first, Outcome::Refused, now + MS);
+            flow.answered(first, ServiceState::Refused, now + MS);
             let back = now + Duration::from_secs(600);
             // Refused at once, each time.
             loop {
@@ -406,10 +406,10 @@ mod tests {
                 let probe = flow.sent(1, now);
                 assert!(!flow.is_open(now), "one at a time");
                 if now >= back {
-                    flow.answered(probe, Outcome::Accepted, now + MS);
+                    flow.answered(probe, ServiceState::Accepted, now + MS);
                     break;
                 }
-                flow.answered(probe, Outcome::Refused, now + MS);
+                flow.answered(probe, ServiceState::Refused, now + MS);
             }
             assert!(now - back < Duration::from_secs(2), "{:?}", now - back);
             assert!(!flow.is_probing() && flow.is_open(now + MS));
@@ -421,15 +421,15 @@ mod tests {
         let mut flow = Flow::new(Some(1));
         let mut now = Instant::now();
         let first = flow.sent(1, now);
-        flow.answered(first, Outcome::Refused, now);
+        flow.answered(first, ServiceState::Refused, now);
         now += Duration::from_secs(2);
         let (hanging, other) = (flow.sent(1, now), flow.sent(1, now));
-        flow.answered(other, Outcome::Accepted, now);
+        flow.answered(other, ServiceState::Accepted, now);
         // Another outage; then the answer to a probe of the first one.
         let next = flow.sent(1, now);
-        flow.answered(next, Outcome::Refused, now);
+        flow.answered(next, ServiceState::Refused, now);
         assert!(flow.is_probing());
-        flow.answered(hanging, Outcome::Refused, now);
+        flow.answered(hanging, ServiceState::Refused, now);
         let at = flow.wakes_at(true, true).expect("a next probe");
         assert!(flow.is_open(at) && flow.in_flight() == 0);
     }
@@ -452,12 +452,12 @@ mod tests {
         }
         assert_eq!(probes.len(), PROBES_MAX);
         let answered = start + Duration::from_secs(9);
-        flow.answered(probes[2], Outcome::Accepted, answered);
+        flow.answered(probes[2], ServiceState::Accepted, answered);
         assert!(!flow.is_probing());
         // The hanging requests hold up no others, and their answers change nothing.
         assert!(flow.is_open(answered) && flow.in_flight() == PROBES_MAX - 1);
         for sent in hanging {
-            flow.answered(sent, Outcome::Accepted, answered);
+            flow.answered(sent, ServiceState::Accepted, answered);
         }
         assert!(flow.is_open(answered) && flow.in_flight() == PROBES_MAX - 1);
     }

@@ -1,4 +1,4 @@
-//! Shortens dead letters, so that one that is too large for its queue does not stop the engine.
+//! Shortens dead letters, so that one that is too large for its service does not stop the engine.
 
 use serde_json::{Map, Value};
 

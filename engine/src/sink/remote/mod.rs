@@ -1,4 +1,4 @@
-//! Sinks of remote services, which take messages in requests: what all of them share.
+//! The shared part of the sinks of remote services, which take messages in requests.
 //!
 //! In: deliveries of messages. Out: requests of several messages, several of them concurrently, by the service's
 //! [`Transport`]. Messages wait in an [ordered queue](rowmill_pipeline::ordered_queue) and are retried until they are accepted
@@ -17,59 +17,62 @@ mod transport;
 
 use std::sync::Arc;
 
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use rowmill_core::envelope::Escaping;
 
 pub(super) use per_table::{Opener, SinkPerTable};
-pub(super) use queued_message::{AddedAttribute, QueuedMessage, uncompressed_max};
+use queued_message::uncompressed_max;
+pub(super) use queued_message::{AddedAttribute, QueuedMessage};
 pub(super) use transport::{Class, Limits, Outcome, Refusal, Request, Transport};
 
+use super::Capabilities;
 use super::aws::Store;
-use super::{Capabilities, DeadLetters, Inlet, Sink};
 use crate::config::{Aggregation, OnError};
 
 /// A sink that delivers to one destination of a remote service.
 #[derive(Debug)]
 pub(super) struct RemoteSink {
-    pub name: String,
-    pub transport: Arc<dyn Transport>,
-    pub on_error: OnError,
+    name: String,
+    transport: Arc<dyn Transport>,
+    on_error: OnError,
     /// How rows that wait are aggregated. `None`: one row per message.
-    pub aggregation: Option<Aggregation>,
+    aggregation: Option<Aggregation>,
     /// The bucket for bodies that are larger than the service takes.
-    pub store: Option<Store>,
+    store: Option<Store>,
     /// The seed of the pauses' jitter; random if `None`.
-    pub jitter_seed: Option<u64>,
+    jitter_seed: Option<u64>,
 }
 
-impl Sink for RemoteSink {
-    fn name(&self) -> &str {
-        &self.name
+impl RemoteSink {
+    /// Creates a sink. Aggregates are bounded by the service's limit, too.
+    pub fn new(
+        name: &str,
+        transport: impl Transport + 'static,
+        on_error: OnError,
+        aggregation: Option<Aggregation>,
+        store: Option<Store>,
+    ) -> Self {
+        let message_max = transport.limits().message_bytes;
+        let aggregation = aggregation.map(|aggregation| {
+            let fits = if aggregation.compression.is_some() { uncompressed_max(message_max) } else { message_max };
+            Aggregation { bytes: aggregation.bytes.min(fits), ..aggregation }
+        });
+        let (name, transport) = (name.to_owned(), Arc::new(transport));
+        Self { name, transport, on_error, aggregation, store, jitter_seed: None }
     }
 
-    fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            is_ordered: self.transport.is_ordered(),
-            discards: false,
-            escaping: escaping(self.transport.escaping(), self.aggregation),
-        }
-    }
-
-    fn run(
-        self: Box<Self>,
-        deliveries: Inlet,
-        dead_letters: Option<DeadLetters>,
-    ) -> BoxFuture<'static, anyhow::Result<()>> {
-        delivery::deliver(*self, deliveries, dead_letters).boxed()
+    /// Makes the jitter of pauses follow from a seed.
+    #[cfg(test)]
+    pub fn with_jitter_seed(self, seed: u64) -> Self {
+        Self { jitter_seed: Some(seed), ..self }
     }
 }
 
-/// Returns the escaping of the bodies that a sink takes: that of its requests, `in_requests`, so that a body is escaped once, by
-/// a worker. Bodies that are compressed stay plain.
-pub(super) fn escaping(in_requests: Escaping, aggregation: Option<Aggregation>) -> Escaping {
-    match aggregation.and_then(|aggregation| aggregation.compression) {
+/// Returns the capabilities of a remote sink. Its bodies are escaped as in its requests, `in_requests`, so that each is escaped
+/// once, by a worker; but bodies that are compressed stay plain.
+pub(super) fn capabilities(is_ordered: bool, in_requests: Escaping, aggregation: Option<Aggregation>) -> Capabilities {
+    let escaping = match aggregation.and_then(|aggregation| aggregation.compression) {
         None => in_requests,
         Some(_) => Escaping::Plain,
-    }
+    };
+    Capabilities { is_ordered, discards: false, escaping }
 }

@@ -23,7 +23,7 @@ const OVERFLOW_BYTES_MAX: u32 = 32 << 20;
 
 /// Opens a destination of a service.
 pub(in crate::sink) trait Opener: std::fmt::Debug + Send + Sync {
-    /// Opens a destination, such as the queue with this URL.
+    /// Opens the destination with this address, such as a queue's URL.
     ///
     /// # Errors
     /// If the destination does not exist, must not be used, or cannot be reached.
@@ -130,11 +130,11 @@ impl SinkPerTable {
             match self.opener.open(destination).await {
                 _ if ack.is_stopped() => return Ok(None),
                 Ok(sink) => return Ok(Some(sink)),
-                Err(OpenError::Definite(error)) => return Err(error.context(format!("sink.{}", self.name))),
+                Err(OpenError::Definite(error)) => return Err(error),
                 Err(OpenError::Transient(error) | OpenError::NeedsOperator(error)) => {
                     let error = format!("{error:#}");
                     if let Some(since) = failures.failed(&error) {
-                        warn!(sink = self.name, destination, ?since, error, "cannot open the destination; retrying");
+                        warn!(sink = self.name, ?since, error, "cannot open the destination; retrying");
                     }
                     tokio::time::sleep(delays.next_delay()).await;
                 }
@@ -152,7 +152,7 @@ impl SinkPerTable {
         let Some(dead_letters) = dead_letters.filter(|_| self.on_error == OnError::DeadLetter) else {
             // The first message stops the pipeline; later ones must not be delivered either.
             if let Some((_, ack)) = delivery.split().next() {
-                ack::stop(ack, error);
+                ack::stop(ack, error.context(format!("sink.{}", self.name)));
             }
             return Ok(());
         };

@@ -30,10 +30,10 @@ pub(in crate::sink) struct QueuedMessage {
     ack: Ack,
     /// The acks of further batches, each with the index in `more` of the first message of its batch.
     more_acks: Vec<(usize, Ack)>,
-    /// Whether no row may join or leave: the message was sent, and SQS may have accepted it, so retries must be identical; or
+    /// Whether no row may join or leave: the message was sent, and the service may have accepted it, so retries must be identical; or
     /// its row was sent before in an aggregate that was rejected.
     is_sealed: bool,
-    /// How often the message was refused individually with an unknown code, while the queue accepted others.
+    /// How often the message was refused individually with an unknown code, while the service accepted others.
     doubts: u8,
     form: BodyForm,
     /// The form in which a large body is sent instead of its text.
@@ -109,8 +109,8 @@ impl QueuedMessage {
         encoding.into_iter().chain(size)
     }
 
-    /// Returns the bytes of the body, unescaped; where it is yet to be compressed, those of the uncompressed body without the
-    /// rows after the first, which [`Self::added_bytes`] counts.
+    /// Returns the bytes of the body, unescaped: of an aggregate, without the rows after the first, which
+    /// [`Self::added_bytes`] counts; of a body that is yet to be compressed, those of its text.
     pub fn body_len(&self) -> usize {
         match self.payload.as_deref() {
             None => {

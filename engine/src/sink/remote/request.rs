@@ -6,7 +6,7 @@ use rowmill_pipeline::ordered_queue::Pending;
 
 use super::super::Rejection;
 use super::super::aws::Store;
-use super::flow;
+use super::flow::ServiceState;
 use super::queued_message::QueuedMessage;
 use super::transport::{Class, Outcome, Refusal, Request, Transport};
 use crate::failpoint::{self, Step};
@@ -17,7 +17,7 @@ pub(super) struct Answer {
     pub accepted: Request,
     /// Messages to be sent again, in their order.
     pub refused: Request,
-    /// The reason, if some were refused.
+    /// The reason, if some were refused: a throttling one if there is one, else the last.
     pub reason: Option<Reason>,
     /// Messages that will never be accepted, each with the reason.
     pub rejected: Vec<(Pending<QueuedMessage>, Rejection)>,
@@ -30,6 +30,7 @@ pub(super) struct Answer {
 pub(super) struct Reason {
     pub text: String,
     pub is_throttled: bool,
+    has_code: bool,
 }
 
 /// Sends a request once. A request that is refused as a whole, perhaps because of one of its messages, is sent again message
@@ -41,7 +42,7 @@ pub(super) async fn send(transport: &dyn Transport, store: Option<&Store>, mut r
         for mut pending in request {
             match pending.item.store(store).await {
                 Ok(()) => ready.push(pending),
-                Err(text) => answer.take_all(vec![pending], Refusal::unanswered(text)),
+                Err(text) => answer.take_all(vec![pending], Refusal::transient(text)),
             }
         }
         request = ready;
@@ -57,7 +58,7 @@ pub(super) async fn send(transport: &dyn Transport, store: Option<&Store>, mut r
         }
         Err(refusal) => refusal,
     };
-    if !refusal.may_be_a_messages() || request.len() == 1 {
+    if !refusal.may_be_due_to_a_message() || request.len() == 1 {
         answer.take_all(request, refusal);
         return answer;
     }
@@ -72,7 +73,7 @@ pub(super) async fn send(transport: &dyn Transport, store: Option<&Store>, mut r
             Ok(outcomes) => answer.take_each(alone, outcomes),
             Err(refusal) => {
                 // The other messages would be refused for the same reason.
-                is_away = !refusal.may_be_a_messages();
+                is_away = !refusal.may_be_due_to_a_message();
                 answer.take_all(alone, refusal);
             }
         }
@@ -82,42 +83,38 @@ pub(super) async fn send(transport: &dyn Transport, store: Option<&Store>, mut r
 
 impl Refusal {
     /// Whether a message may be the cause of a request's refusal.
-    fn may_be_a_messages(&self) -> bool {
+    fn may_be_due_to_a_message(&self) -> bool {
         matches!(self.class, Class::Definite | Class::Unknown)
     }
 }
 
 impl Reason {
     /// Creates the reason of a refusal that may pass, by its class.
-    fn of(class: Class, text: String) -> Self {
-        match class {
-            Class::Operator(fix) => Self { text: format!("{text}; {fix}"), is_throttled: false },
-            class => Self { text, is_throttled: class == Class::Throttled },
-        }
+    fn new(class: Class, Refusal { code, error, .. }: Refusal) -> Self {
+        let text = if let Class::Operator(fix) = class { format!("{error}; {fix}") } else { error };
+        Self { text, is_throttled: class == Class::Throttled, has_code: !code.is_empty() }
     }
 }
 
 impl Answer {
     /// Returns what the answer shows about the service.
-    pub fn outcome(&self) -> flow::Outcome {
+    pub fn service_state(&self) -> ServiceState {
         let is_alive = !self.accepted.is_empty() || !self.rejected.is_empty();
         match &self.reason {
-            Some(reason) if reason.is_throttled => flow::Outcome::Throttled,
-            None if self.doubtful.is_empty() => flow::Outcome::Accepted,
-            _ if is_alive => flow::Outcome::Partial,
-            _ => flow::Outcome::Refused,
+            Some(reason) if reason.is_throttled => ServiceState::Throttled,
+            None if self.doubtful.is_empty() => ServiceState::Accepted,
+            _ if is_alive => ServiceState::Partial,
+            _ => ServiceState::Refused,
         }
     }
 
     /// Adds the messages of a request, each by its own outcome.
     fn take_each(&mut self, request: Request, outcomes: Vec<Outcome>) {
-        debug_assert_eq!(request.len(), outcomes.len(), "an outcome for each message");
-        let mut outcomes = outcomes.into_iter();
-        for message in request {
-            match outcomes.next() {
-                Some(Ok(())) => self.accepted.push(message),
-                Some(Err(refusal)) => self.take(message, refusal),
-                None => self.take(message, Refusal::unanswered("the answer does not name these messages".to_owned())),
+        assert_eq!(request.len(), outcomes.len(), "the transport returns an outcome for each message");
+        for (message, outcome) in request.into_iter().zip(outcomes) {
+            match outcome {
+                Ok(()) => self.accepted.push(message),
+                Err(refusal) => self.take(message, refusal),
             }
         }
     }
@@ -132,9 +129,10 @@ impl Answer {
             Class::Definite => self.rejected.push((message, refusal.into_rejection())),
             Class::Unknown => self.doubtful.push((message, refusal.into_rejection())),
             class => {
-                let is_throttled = self.reason.as_ref().is_some_and(|reason| reason.is_throttled);
-                if !is_throttled {
-                    self.reason = Some(Reason::of(class, refusal.error));
+                // A reason without a code says less than one with a code.
+                let keeps = |known: &Reason| known.is_throttled || (known.has_code && refusal.code.is_empty());
+                if !self.reason.as_ref().is_some_and(keeps) {
+                    self.reason = Some(Reason::new(class, refusal));
                 }
                 self.refused.push(message);
             }
@@ -148,7 +146,7 @@ mod tests {
     use super::*;
     use crate::ack::tests::ack;
 
-    /// Each class once, a message that is accepted, and one without an outcome.
+    /// Each class once, and a message that is accepted.
     #[test]
     fn each_message_goes_by_its_own_outcome() {
         let refused = |class| Err(Refusal { class, code: "Code".into(), error: format!("{class:?}") });
@@ -170,7 +168,7 @@ mod tests {
         let bodies = |request: &[Pending<QueuedMessage>]| -> Vec<String> { request.iter().map(body).collect() };
         assert_eq!(bodies(&answer.accepted), ["accepted"]);
         assert_eq!(bodies(&answer.refused), ["later", "slower", "once fixed"]);
-        assert_eq!(answer.outcome(), flow::Outcome::Throttled, "whatever else was refused");
+        assert_eq!(answer.service_state(), ServiceState::Throttled, "whatever else was refused");
         let why = |refused: &[(Pending<QueuedMessage>, Rejection)]| -> Vec<(String, String, String)> {
             let all = refused.iter().map(|(message, why)| (body(message), why.code.to_string(), why.error.clone()));
             all.collect()

@@ -3,13 +3,15 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use rowmill_core::position::ResumePoint;
 use rowmill_pipeline::ack::{Cost, tracker};
 use rowmill_pipeline::ordered_queue::RequestLimits;
 use serde_json::{Value, json};
 
 use super::super::outlet::{Outlet, Overflow, outlet};
-use super::super::{Delivery, Message, Rejection};
+use super::super::{Delivery, Message, Rejection, Sink};
 use super::*;
 use crate::ack::tests::resume;
 use crate::ack::{AckObserver, AckOpener, BatchOrigin, StopError};
@@ -106,14 +108,7 @@ impl Rig {
             arrived: Arc::clone(&arrived),
         };
         edit(&mut service);
-        let sink = RemoteSink {
-            name: "queue".to_owned(),
-            transport: Arc::new(service),
-            on_error: OnError::Halt,
-            aggregation: None,
-            store: None,
-            jitter_seed: Some(7),
-        };
+        let sink = RemoteSink::new("queue", service, OnError::Halt, None, None).with_jitter_seed(7);
         let (outlet, inlet) = outlet(2, Overflow::new(0));
         let (acks, _, observer) = tracker::<ResumePoint, BatchOrigin>(Cost { rows: 1 << 20, bytes: 1 << 30 });
         Self { outlet, acks, observer, arrived, sink: tokio::spawn(Box::new(sink).run(inlet, None)), next: 1 }
@@ -147,14 +142,14 @@ fn messages(bodies: &[&str]) -> Vec<Message> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_throttled_key_ends_nothing() {
+async fn throttling_ends_nothing() {
     let start = Instant::now();
     let mut rig = Rig::start(
         Duration::from_millis(5),
         |_| {},
-        move |entries| {
+        move |bodies| {
             let is_throttled = start.elapsed() < Duration::from_secs(20);
-            Ok(each(entries, |_| is_throttled.then_some(Class::Throttled)))
+            Ok(each(bodies, |_| is_throttled.then_some(Class::Throttled)))
         },
     );
     rig.send(messages(&["a", "b"])).await;
@@ -164,13 +159,13 @@ async fn a_throttled_key_ends_nothing() {
 #[tokio::test(start_paused = true)]
 async fn a_request_that_cant_be_read_is_split_until_the_bad_message_stands_alone() {
     for class in [Class::Definite, Class::Unknown] {
-        let answer = move |entries: &[String]| match entries.iter().any(|entry| entry == "bad") {
+        let answer = move |bodies: &[String]| match bodies.iter().any(|body| body == "bad") {
             true => Err(refused(class)),
-            false => Ok(each(entries, |_| None)),
+            false => Ok(each(bodies, |_| None)),
         };
         let mut rig = Rig::start(Duration::from_millis(5), |_| {}, answer);
         rig.send(messages(&["a", "b", "bad", "c"])).await;
-        // Accepted messages show that the queue works.
+        // Accepted messages show that the service works.
         let mut more = 0;
         while rig.observer.stopped().now_or_never().is_none() && more < 200 {
             rig.send(messages(&["more"])).await;
@@ -186,17 +181,17 @@ async fn a_request_that_cant_be_read_is_split_until_the_bad_message_stands_alone
     }
 }
 
-/// With an unknown code for every message, the cause is the queue, and no message.
+/// With an unknown code for every message, the cause is the service, and no message.
 #[tokio::test(start_paused = true)]
-async fn a_queue_that_refuses_everything_is_waited_for() {
+async fn a_service_that_refuses_everything_is_waited_for() {
     let start = Instant::now();
     let back = Duration::from_secs(300);
     let mut rig = Rig::start(
         Duration::from_millis(5),
         |_| {},
-        move |entries| match start.elapsed() < back {
+        move |bodies| match start.elapsed() < back {
             true => Err(refused(Class::Unknown)),
-            false => Ok(each(entries, |_| None)),
+            false => Ok(each(bodies, |_| None)),
         },
     );
     rig.send(messages(&["a", "b"])).await;
@@ -207,11 +202,8 @@ async fn a_queue_that_refuses_everything_is_waited_for() {
 
 #[tokio::test(start_paused = true)]
 async fn a_hot_group_takes_no_room_from_others() {
-    let mut rig = Rig::start(
-        Duration::from_millis(10),
-        |service| service.is_ordered = true,
-        |entries| Ok(each(entries, |_| None)),
-    );
+    let mut rig =
+        Rig::start(Duration::from_millis(10), |service| service.is_ordered = true, |bodies| Ok(each(bodies, |_| None)));
     let start = Instant::now();
     // Far more messages of the hot group than could leave at once.
     for batch in 0..100 {
@@ -237,7 +229,7 @@ async fn a_dead_letter_fits() {
     // The service takes less than its limit says.
     let takes: VecDeque<usize> = [5_000, 1_500].into();
     for (max, most) in takes.into_iter().zip([20_000, 20_000]) {
-        let answer = move |entries: &[String]| Ok(each(entries, |body| (body.len() > max).then_some(Class::Definite)));
+        let answer = move |bodies: &[String]| Ok(each(bodies, |body| (body.len() > max).then_some(Class::Definite)));
         let mut rig = Rig::start(Duration::from_millis(5), |service| service.message_max = most, answer);
         let body = json!({ "error": "why", "body": "x".repeat(1 << 20) }).to_string();
         rig.send(vec![Message { is_dead_letter: true, ..message(&body, "") }]).await;

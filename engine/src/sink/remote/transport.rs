@@ -1,4 +1,4 @@
-//! The contract between what remote sinks share and a service: [`Transport`].
+//! [`Transport`]: the contract between the shared part of remote sinks and a service.
 //!
 //! In: the messages of a request. Out: an outcome for each, or for the request as a whole.
 
@@ -15,7 +15,7 @@ use super::queued_message::QueuedMessage;
 /// The messages of a request.
 pub(in crate::sink) type Request = Vec<Pending<QueuedMessage>>;
 
-/// What differs between services: limits and rules of messages, and how a request is encoded, sent and answered.
+/// The parts in which services differ: limits and rules of messages, and how a request is encoded, sent and answered.
 pub(in crate::sink) trait Transport: fmt::Debug + Send + Sync {
     /// Returns the words for the destination in errors, such as `queue https://...`.
     fn destination(&self) -> String;
@@ -26,8 +26,9 @@ pub(in crate::sink) trait Transport: fmt::Debug + Send + Sync {
     /// Whether the service keeps the order within a message group, so that each group may have one message in flight only.
     fn is_ordered(&self) -> bool;
 
-    /// Returns the bytes of a message as the service counts them against [`Limits`]. Where the body is yet to be compressed,
-    /// those of the uncompressed body count.
+    /// Returns the bytes of a message of one row as the service counts them against [`Limits`]; of a body that is yet to be
+    /// compressed, those of its text. A byte of the body must count as one: the bytes of rows that join later are added
+    /// without asking again.
     fn bytes(&self, message: &QueuedMessage) -> usize;
 
     /// Returns the reason why the service would never accept a message, apart from its size.
@@ -63,7 +64,7 @@ pub(in crate::sink) struct Limits {
 pub(in crate::sink) struct Refusal {
     /// Whether the same message may be accepted later.
     pub class: Class,
-    /// The service's code; empty where there is no answer.
+    /// The service's code; empty where it gave none.
     pub code: Cow<'static, str>,
     /// The cause, for people.
     pub error: String,
@@ -85,8 +86,8 @@ pub(in crate::sink) enum Class {
 }
 
 impl Refusal {
-    /// Creates the refusal of a request that was not sent, or not answered.
-    pub fn unanswered(error: String) -> Self {
+    /// Creates a refusal without a code of the service: a later attempt may succeed.
+    pub fn transient(error: String) -> Self {
         Self { class: Class::Transient, code: "".into(), error }
     }
 

@@ -9,11 +9,11 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::super::aws::{Account, Store, describe};
-use super::super::remote::{Class, Opener, RemoteSink, SinkPerTable, escaping, uncompressed_max};
-use super::super::{Capabilities, OpenError, Sink};
+use super::super::remote::{Class, Opener, RemoteSink, SinkPerTable, capabilities};
+use super::super::{OpenError, Sink};
 use super::codes::class;
 use super::transport::{ESCAPING, LIMITS, SERVICE, SqsQueue};
-use crate::config::{Aggregation, Queue};
+use crate::config::Queue;
 
 /// Opens the queue of a sink, or prepares a sink with a queue for each table.
 ///
@@ -22,15 +22,11 @@ use crate::config::{Aggregation, Queue};
 pub(in crate::sink) async fn open(name: &str, queue: &Queue, account: Account) -> Result<Box<dyn Sink>, OpenError> {
     let opener = QueueOpener { name: name.to_owned(), queue: queue.clone(), account };
     match queue.url.fixed() {
-        Some(url) => Ok(Box::new(opener.open(url).await?)),
+        Some(url) => Ok(Box::new(opener.open_queue(url).await?)),
         None => Ok(Box::new(SinkPerTable {
             name: name.to_owned(),
             on_error: queue.on_error,
-            capabilities: Capabilities {
-                is_ordered: queue.url.ends_with(FIFO),
-                discards: false,
-                escaping: escaping(ESCAPING, queue.aggregation),
-            },
+            capabilities: capabilities(queue.url.ends_with(FIFO), ESCAPING, queue.aggregation),
             opener: Box::new(opener),
         })),
     }
@@ -50,11 +46,9 @@ struct QueueOpener {
 impl Opener for QueueOpener {
     fn open<'a>(&'a self, url: &'a str) -> BoxFuture<'a, Result<RemoteSink, OpenError>> {
         async move {
-            // The names of tables may have other characters than those of queues.
-            if self.queue.url.fixed().is_none() {
-                check_name(url).map_err(OpenError::Definite)?;
-            }
-            self.open(url).await
+            // A table's name may have characters that a queue's name must not have.
+            check_name(url).map_err(OpenError::Definite)?;
+            self.open_queue(url).await
         }
         .boxed()
     }
@@ -62,7 +56,7 @@ impl Opener for QueueOpener {
 
 impl QueueOpener {
     /// Opens the queue at `url`, and the bucket for its large messages.
-    async fn open(&self, url: &str) -> Result<RemoteSink, OpenError> {
+    async fn open_queue(&self, url: &str) -> Result<RemoteSink, OpenError> {
         let Self { name, queue, account } = self;
         account.region().map_err(OpenError::Definite)?;
         let (message_max, endpoint) =
@@ -72,19 +66,9 @@ impl QueueOpener {
             Some(large_messages) => Some(Store::open(account, large_messages).await?),
             None => None,
         };
-        let aggregation = queue.aggregation.map(|aggregation| {
-            let fits = if aggregation.compression.is_some() { uncompressed_max(message_max) } else { message_max };
-            Aggregation { bytes: aggregation.bytes.min(fits), ..aggregation }
-        });
-        let queue = SqsQueue { api: Arc::new(client), url: url.to_owned(), is_fifo: url.ends_with(FIFO), message_max };
-        Ok(RemoteSink {
-            name: name.clone(),
-            transport: Arc::new(queue),
-            on_error: self.queue.on_error,
-            aggregation,
-            store,
-            jitter_seed: None,
-        })
+        let api = Arc::new(client);
+        let transport = SqsQueue { api, url: url.to_owned(), is_fifo: url.ends_with(FIFO), message_max };
+        Ok(RemoteSink::new(name, transport, queue.on_error, queue.aggregation, store))
     }
 }
 

@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::super::Rejection;
 use super::super::aws::{Api, Failure, Service};
-use super::super::remote::{AddedAttribute, Limits, Outcome, QueuedMessage, Refusal, Request, Transport};
+use super::super::remote::{AddedAttribute, Class, Limits, Outcome, QueuedMessage, Refusal, Request, Transport};
 use super::codes::class;
 
 /// The service SQS.
@@ -100,7 +100,7 @@ impl Transport for SqsQueue {
 
     fn rejection(&self, message: &QueuedMessage) -> Option<Rejection> {
         let attributes = message.attributes();
-        if message.body_len() == 0 {
+        if message.message().body.is_empty() {
             return Some(Rejection::new("empty-body", "the body is empty"));
         }
         let count = attributes.len() + message.added_attributes().count();
@@ -128,7 +128,7 @@ impl Transport for SqsQueue {
         async move {
             let answer = self.api.call("SendMessageBatch", self.encode(request)).await.map_err(refusal)?;
             let output = serde_json::from_slice(&answer);
-            let output = output.map_err(|error| Refusal::unanswered(format!("cannot parse the answer: {error}")))?;
+            let output = output.map_err(|error| Refusal::transient(format!("cannot parse the answer: {error}")))?;
             Ok(outcomes(output, request.len()))
         }
         .boxed()
@@ -212,7 +212,7 @@ fn is_attribute_name(name: &str) -> bool {
 fn refusal(failure: Failure) -> Refusal {
     let error = failure.to_string();
     match failure {
-        Failure::Failed(_) => Refusal::unanswered(error),
+        Failure::Failed(_) => Refusal::transient(error),
         Failure::Refused { code, status, .. } => {
             Refusal { class: class(&code, (400..500).contains(&status)), code: code.into(), error }
         }
@@ -221,15 +221,23 @@ fn refusal(failure: Failure) -> Refusal {
 
 /// Returns the outcomes of a request's `count` entries.
 fn outcomes(output: Output, count: usize) -> Vec<Outcome> {
-    // An entry that the answer does not name was not accepted.
-    let unnamed = || Refusal::unanswered("the answer does not name these messages".to_owned());
-    let mut outcomes: Vec<Outcome> = (0..count).map(|_| Err(unnamed())).collect();
+    // An entry that the answer does not name was not accepted, perhaps for the reason of one whose ID no entry has.
+    let mut unnamed = Refusal::transient("the answer does not name these messages".to_owned());
+    let mut refusals: Vec<Option<Refusal>> = vec![None; count];
     for Refused { id, code, sender_fault, message } in output.failed {
-        if let Some(outcome) = id.and_then(|index| outcomes.get_mut(index)) {
-            let error = format!("{code}: {}", message.unwrap_or_default());
-            *outcome = Err(Refusal { class: class(&code, sender_fault), code: code.into(), error });
+        let error = format!("{code}: {}", message.unwrap_or_default());
+        let class = class(&code, sender_fault);
+        match id.and_then(|index| refusals.get_mut(index)) {
+            Some(refusal) => *refusal = Some(Refusal { class, code: code.into(), error }),
+            None => {
+                // No message may be rejected for it.
+                let class = if matches!(class, Class::Definite | Class::Unknown) { Class::Transient } else { class };
+                unnamed = Refusal { class, code: code.into(), error };
+            }
         }
     }
+    let mut outcomes: Vec<Outcome> =
+        refusals.into_iter().map(|refusal| Err(refusal.unwrap_or_else(|| unnamed.clone()))).collect();
     for Accepted { id } in output.successful {
         if let Some(outcome) = id.and_then(|index| outcomes.get_mut(index)) {
             *outcome = Ok(());
@@ -245,8 +253,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::super::super::Message;
-    use super::super::super::fake::FakeApi;
-    use super::super::super::remote::Class;
+    use super::super::super::aws::fake::FakeApi;
     use super::*;
     use crate::ack::tests::ack;
     use crate::config::{AggregateForm, Aggregation, Compression};
@@ -352,7 +359,7 @@ mod tests {
                 {"Id": "2", "Code": "InternalError", "SenderFault": false, "Message": "later"},
                 {"Id": "4", "Code": "KMS.ThrottlingException", "SenderFault": true},
                 {"Id": "5", "Code": "SomethingNew", "SenderFault": true},
-                {"Id": "99", "Code": "Nonsense", "SenderFault": true}
+                {"Id": "99", "Code": "Nonsense", "SenderFault": true, "Message": "of no entry"}
             ]
         }"#;
         let request = (0..6).map(|_| pending(message("{}"))).collect();
@@ -367,7 +374,7 @@ mod tests {
                 None,
                 refused(Class::Definite, "InvalidMessageContents", "InvalidMessageContents: "),
                 refused(Class::Transient, "InternalError", "InternalError: later"),
-                refused(Class::Transient, "", "the answer does not name these messages"),
+                refused(Class::Transient, "Nonsense", "Nonsense: of no entry"),
                 refused(Class::Throttled, "KMS.ThrottlingException", "KMS.ThrottlingException: "),
                 refused(Class::Unknown, "SomethingNew", "SomethingNew: "),
             ]

@@ -1,4 +1,4 @@
-//! The binlog of a server: reads its events, and forwards decoded batches to a [`BatchConsumer`].
+//! The source of a server's binlog: reads the events, and forwards decoded batches to a [`BatchConsumer`].
 //!
 //! The source waits while the in-flight budget is used up, and continues when checkpoints release budget. The source replaces
 //! a lost connection and resumes exactly where the old connection stopped. Before the source is opened, [`Server::problems`]

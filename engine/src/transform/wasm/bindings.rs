@@ -10,6 +10,9 @@ mod generated {
 pub(in crate::transform) use generated::rowmill::transform::{bulk, host, query, types};
 pub(in crate::transform) use generated::{Failure, Transform, TransformPre, Verdict};
 
+pub(in crate::transform) const INTERFACE: &str = "rowmill:transform/";
+pub(in crate::transform) const VERSION: &str = "0.1.0";
+
 pub(super) fn wit_table(table: &Table) -> types::Table {
     types::Table {
         id: table.id.0,

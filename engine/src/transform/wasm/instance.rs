@@ -139,7 +139,7 @@ impl Instance {
             Ok(Err(message)) => return Err(PluginError::Reject(format!("`describe` refused the table: {message}"))),
             Err(trap) => return Err(self.trap(&trap)),
         };
-        self.faults()?;
+        self.check_error()?;
         Interest::new(interest, table).map_err(PluginError::Malformed)
     }
 
@@ -170,7 +170,7 @@ impl Instance {
             Ok(Err(Failure::Reject(message))) => return Err(PluginError::Reject(message)),
             Err(trap) => return Err(self.trap(&trap)),
         };
-        self.faults()?;
+        self.check_error()?;
         Ok(Answer { verdict, commands })
     }
 
@@ -210,7 +210,7 @@ impl Instance {
         })
     }
 
-    fn faults(&mut self) -> Result<(), PluginError> {
+    fn check_error(&mut self) -> Result<(), PluginError> {
         self.store.data_mut().take_error().map_or(Ok(()), |error| Err(PluginError::Reject(error)))
     }
 }

@@ -17,7 +17,7 @@ use crate::config;
 
 use super::super::manifest::{Manifest, OnError};
 use super::super::{Chain, Plugin};
-use super::bindings::TransformPre;
+use super::bindings::{INTERFACE, TransformPre, VERSION};
 use super::core_module;
 use super::instance::{Code, Instance, InstanceTemplate};
 use super::limits::{FILE_BYTES_MAX, NESTING_BODY_MIN, NESTING_MAX};
@@ -30,8 +30,6 @@ const MAGIC: &[u8] = b"\0asm";
 const MODULE: [u8; 4] = [1, 0, 0, 0];
 const COMPONENT: [u8; 4] = [0x0d, 0, 1, 0];
 
-pub(in crate::transform) const INTERFACE: &str = "rowmill:transform/";
-pub(in crate::transform) const VERSION: &str = "0.1.0";
 const EXPORTS: [&str; 3] = ["configure", "describe", "process"];
 
 /// The size of a plugin's stack in bytes. An endless recursion is a trap.

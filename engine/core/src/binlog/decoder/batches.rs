@@ -374,7 +374,7 @@ impl Decoder {
     }
 }
 
-/// Whether an earlier run, which processed all rows before `skip`, processed the row at `place` of a file.
+/// Whether an earlier run, which processed all rows before `partial`, processed the row at `place` of a file.
 fn is_past(partial: Option<&PartialTransaction>, file: &str, place: EventOffset) -> bool {
     partial.is_some_and(|partial| partial.file != file || place < partial.progress)
 }

@@ -73,7 +73,7 @@ fn a_row_that_cannot_be_decoded_is_passed_over_alone() {
     assert_eq!((error.kind, error.table.as_deref()), (EventKind::WRITE_ROWS, Some("shop.texts")));
     assert!(matches!(&error.cause, DecodeErrorKind::Text { column, .. } if column == "v"), "{error}");
     // Without `with_skipping` the row is an error.
-    let (batches, error) = read_to_fault(&mut decoder(begin_of(FILE), 9), &log);
+    let (batches, error) = read_to_error(&mut decoder(begin_of(FILE), 9), &log);
     assert_eq!((all_ids(&batches), matches!(error.cause, DecodeErrorKind::Text { .. })), (vec![1], true));
 }
 
@@ -120,7 +120,7 @@ fn statements_are_passed_over_and_what_leaves_rows_open_is_not() {
         log.transaction(&[1]);
         log.begin();
         log.writer.write(&event);
-        let (batches, error) = read_to_fault(&mut skipping(begin_of(FILE), 9), &log);
+        let (batches, error) = read_to_error(&mut skipping(begin_of(FILE), 9), &log);
         assert_eq!((all_ids(&batches), skipped(&batches)), (vec![1], vec![]), "{error}");
     }
 }

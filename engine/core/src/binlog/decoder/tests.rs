@@ -114,7 +114,7 @@ pub(super) fn ids(batch: &RowBatch) -> Vec<i64> {
 }
 
 /// Returns the batches before the first bad event of a dump, and its error.
-pub(super) fn read_to_fault(decoder: &mut Decoder, log: &Log) -> (Vec<RowBatch>, DecodeError) {
+pub(super) fn read_to_error(decoder: &mut Decoder, log: &Log) -> (Vec<RowBatch>, DecodeError) {
     let mut batches = Vec::new();
     for event in log.writer.dump(&decoder.position().clone()) {
         loop {
@@ -475,7 +475,7 @@ fn a_bad_event_in_an_open_transaction_stands_directly_after_what_came() {
     let begin = log.begin();
     log.insert(&[2, 3]);
     let bad = log.writer.write(&Event::Other { kind: EventKind(200), ignorable: false, body: vec![] }).begin;
-    let (batches, error) = read_to_fault(&mut decoder(begin_of(FILE), 10), &log);
+    let (batches, error) = read_to_error(&mut decoder(begin_of(FILE), 10), &log);
     assert_eq!((all_ids(&batches), error.position.offset, error.transaction), (vec![1, 2, 3], bad, Some(begin)));
     let partial = PartialTransaction { file: FILE.to_owned(), progress: EventOffset { event: bad, rows: 0 } };
     let resume = &batches.last().expect("a batch").resume;
@@ -493,11 +493,11 @@ fn a_bad_event_after_more_than_can_be_held_back() {
         log.query("SAVEPOINT b");
         log.insert(&[rows]);
         log.writer.write(&Event::Other { kind: EventKind(200), ignorable: false, body: vec![] });
-        let (batches, _) = read_to_fault(&mut decoder(begin_of(FILE), 100), &log);
+        let (batches, _) = read_to_error(&mut decoder(begin_of(FILE), 100), &log);
         let handed = all_ids(&batches).len() as i64;
         most_handed = most_handed.max(handed);
         let Some(last) = batches.last() else { continue };
-        let (again, _) = read_to_fault(&mut decoder(last.resume.clone(), 1), &log);
+        let (again, _) = read_to_error(&mut decoder(last.resume.clone(), 1), &log);
         assert!(all_ids(&again).first().is_none_or(|first| *first == handed), "none of {rows} rows comes again");
     }
     assert!(most_handed > 500, "more than {most_handed} rows can be held back");
