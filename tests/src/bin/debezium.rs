@@ -212,7 +212,10 @@ fn schema_changes(ours: &[Value], theirs: &[Value], differ: &mut impl FnMut(Stri
             differ(kind.to_owned(), format!("{our_us} here, {their_us} there"));
         }
         if their["databaseName"] == "" {
-            differ("`CREATE INDEX`: without a schema there; here with its table's schema".to_owned(), example("databaseName"));
+            differ(
+                "`CREATE INDEX`: without a schema there; here with its table's schema".to_owned(),
+                example("databaseName"),
+            );
             explained.push("db");
         } else if our["databaseName"] != their["databaseName"] {
             differ("**not explained**: `databaseName` of a schema change".to_owned(), example("databaseName"));

@@ -236,14 +236,17 @@ fn outcomes(output: Output, count: usize) -> Vec<Outcome> {
             }
         }
     }
-    let mut outcomes: Vec<Outcome> =
-        refusals.into_iter().map(|refusal| Err(refusal.unwrap_or_else(|| unnamed.clone()))).collect();
+    let mut accepted = vec![false; count];
     for Accepted { id } in output.successful {
-        if let Some(outcome) = id.and_then(|index| outcomes.get_mut(index)) {
-            *outcome = Ok(());
+        if let Some(is_accepted) = id.and_then(|index| accepted.get_mut(index)) {
+            *is_accepted = true;
         }
     }
-    outcomes
+    let outcome = |(is_accepted, refusal): (bool, Option<Refusal>)| match is_accepted {
+        true => Ok(()),
+        false => Err(refusal.unwrap_or_else(|| unnamed.clone())),
+    };
+    accepted.into_iter().zip(refusals).map(outcome).collect()
 }
 
 #[cfg(test)]
