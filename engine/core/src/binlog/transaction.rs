@@ -87,7 +87,7 @@ pub(super) struct RolledBack {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum NotRolledBack {
     /// Some of the rows after the savepoint were emitted already.
-    HandedOn,
+    Emitted,
     /// The savepoint is unknown.
     Unknown,
 }
@@ -129,7 +129,7 @@ impl PendingTransaction {
         let (_, savepoint) = self.savepoints[known];
         self.savepoints.truncate(known + 1);
         if self.emissions != savepoint.emissions {
-            return Err(NotRolledBack::HandedOn);
+            return Err(NotRolledBack::Emitted);
         }
         // The batch that was current at the savepoint may be full by now: it is opened again with its rows up to there.
         let full = self.batches.get(savepoint.batches);
@@ -260,7 +260,7 @@ mod tests {
         hold.savepoint("a".to_owned(), 5, 9);
         assert_eq!(roll_back_to(&mut hold, "a"), Ok((9, 5)), "rows before the savepoint may be emitted");
         hold.emissions = 2;
-        assert_eq!(roll_back_to(&mut hold, "a"), Err(NotRolledBack::HandedOn));
+        assert_eq!(roll_back_to(&mut hold, "a"), Err(NotRolledBack::Emitted));
     }
 
     #[test]

@@ -30,8 +30,8 @@ pub(in crate::sink) struct QueuedMessage {
     ack: Ack,
     /// The acks of further batches, each with the index in `more` of the first message of its batch.
     more_acks: Vec<(usize, Ack)>,
-    /// Whether no row may join or leave: the message was sent, and the service may have accepted it, so retries must be identical; or
-    /// its row was sent before in an aggregate that was rejected.
+    /// Whether no row may join or leave: the message was sent, and the service may have accepted it, so retries must be
+    /// identical; or its row was sent before in an aggregate that was rejected.
     is_sealed: bool,
     /// How often the message was refused individually with an unknown code, while the service accepted others.
     doubts: u8,

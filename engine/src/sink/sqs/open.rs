@@ -15,6 +15,9 @@ use super::codes::class;
 use super::transport::{ESCAPING, LIMITS, SERVICE, SqsQueue};
 use crate::config::Queue;
 
+/// The end of a FIFO queue's name.
+const FIFO: &str = ".fifo";
+
 /// Opens the queue of a sink, or prepares a sink with a queue for each table.
 ///
 /// # Errors
@@ -31,9 +34,6 @@ pub(in crate::sink) async fn open(name: &str, queue: &Queue, account: Account) -
         })),
     }
 }
-
-/// The end of a FIFO queue's name.
-const FIFO: &str = ".fifo";
 
 /// Opens the queues of a sink.
 #[derive(Debug)]

@@ -173,17 +173,17 @@ impl BinlogSource {
 
     async fn read(&mut self, consumer: &mut impl BatchConsumer) -> Result<(), Interruption> {
         let Self { config, stream, decoder, status, history, catalog, schemas, connector: _ } = self;
-        let mut handed_on = Instant::now();
+        let mut forwarded_at = Instant::now();
         let mut events: u32 = 0;
         loop {
             // Take an event that was already received. Before waiting for one, forward the rows decoded so far, so that rows
             // never wait for more rows.
             let event = stream.try_next_event().map_err(Interruption::Transient)?;
             events = events.wrapping_add(1);
-            let is_old = || events.is_multiple_of(EVENTS_BETWEEN_CLOCKS) && handed_on.elapsed() > BATCH_AGE_MAX;
+            let is_old = || events.is_multiple_of(EVENTS_BETWEEN_CLOCKS) && forwarded_at.elapsed() > BATCH_AGE_MAX;
             if event.is_none() || is_old() {
                 while let Some(batch) = decoder.flush() {
-                    handed_on = Instant::now();
+                    forwarded_at = Instant::now();
                     if !consumer.forward(batch).await {
                         return Ok(());
                     }
@@ -215,7 +215,7 @@ impl BinlogSource {
                 match next {
                     Ok(Next::Event) => break,
                     Ok(Next::Batch(batch)) => {
-                        handed_on = Instant::now();
+                        forwarded_at = Instant::now();
                         if !consumer.forward(*batch).await {
                             return Ok(());
                         }

@@ -150,7 +150,7 @@ impl Decoder {
     fn roll_back_to(&mut self, name: String) -> Result<(), DecodeErrorKind> {
         let Some(transaction) = &mut self.transaction else { return Ok(()) };
         match transaction.hold.roll_back_to(&self.savepoints.key(&name)) {
-            Err(NotRolledBack::HandedOn) => Err(self.rolled_back_too_late()),
+            Err(NotRolledBack::Emitted) => Err(self.rolled_back_too_late()),
             Err(NotRolledBack::Unknown) => Err(DecodeErrorKind::UnknownSavepoint(name)),
             Ok(RolledBack { rows, batch_rows, batch }) => {
                 transaction.rows = rows;
