@@ -109,11 +109,11 @@ impl RowPositions {
     /// is called after the last one.
     #[inline]
     pub fn row(&mut self, index: u32, row: &Row<'_>, table: &Arc<Table>, batch: &Batch<'_>) {
-        let header = row.header();
+        let (event, index_in_event) = (row.event_position(), row.index_in_event());
         let is_next = |last: &Run| {
-            (last.event, last.nth_transaction) == (header.event_position, row.transaction())
+            (last.event, last.nth_transaction) == (event, row.transaction())
                 && index >= last.row
-                && header.index_in_event.wrapping_sub(last.index) == index.wrapping_sub(last.row)
+                && index_in_event.wrapping_sub(last.index) == index.wrapping_sub(last.row)
         };
         if self.runs.last().is_some_and(is_next) {
             return;
@@ -127,8 +127,8 @@ impl RowPositions {
             table: Some(self.tables.len() as u32 - 1),
             commit_time_us: transaction.commit_time_us,
             row: index,
-            index: header.index_in_event,
-            event: header.event_position,
+            index: index_in_event,
+            event,
             transaction: transaction.position,
             file,
             nth_transaction: row.transaction(),

@@ -237,8 +237,8 @@ impl Router {
             source: Some(Origin {
                 table: Some(&table_name),
                 file: transaction.file,
-                pos: row.header().event_position,
-                row: row.header().index_in_event,
+                pos: row.event_position(),
+                row: row.index_in_event(),
                 event_type: None,
                 gtid: transaction.gtid,
                 ts_ms: (transaction.commit_time_us > 0).then_some(transaction.commit_time_us / 1000),
@@ -383,7 +383,7 @@ impl Router {
                  table by `source.tables`",
                 plural(row.operation()),
                 batch.transaction(row.transaction()).header().file,
-                row.header().event_position
+                row.event_position()
             );
         };
         static DEFAULT: LazyLock<GroupTemplate> = LazyLock::new(GroupTemplate::default);

@@ -15,7 +15,7 @@ mod packed;
 mod reader;
 mod schema;
 
-pub use builder::Builder;
+pub use builder::{Builder, ImageHead};
 pub use layout::{MAGIC, RowHeader, TransactionHeader};
 pub use packed::PackedBatch;
 pub use reader::{Batch, Cell, FormatError, Image, Row, Transaction};
@@ -86,8 +86,23 @@ mod tests {
         }
     }
 
+    /// Writes an image without NULL by its head.
+    fn write_known_image(builder: &mut Builder, image: &[Value]) {
+        builder.begin_known_image(&ImageHead::new(image.len(), |column| image[column].is_some()));
+        for (column, value) in image.iter().enumerate() {
+            if let Some(Some(bytes)) = value {
+                builder.absent_before(column);
+                builder.value().extend_from_slice(bytes);
+                builder.end_known_value();
+            }
+        }
+        builder.absent_before(image.len());
+        builder.end_image();
+    }
+
     fn row() -> impl Strategy<Value = (u8, Vec<Value>, Vec<Value>)> {
-        let value = || proptest::option::of(proptest::option::of(proptest::collection::vec(any::<u8>(), 0..20)));
+        let value =
+            || proptest::option::of(proptest::option::weighted(0.9, proptest::collection::vec(any::<u8>(), 0..20)));
         (0usize..40).prop_flat_map(move |columns| {
             (1u8..=3, proptest::collection::vec(value(), columns), proptest::collection::vec(value(), columns))
         })
@@ -106,7 +121,9 @@ mod tests {
                 let operation = Operation::from_code(*code).expect("1 to 3");
                 builder.begin_row(&header(index as u32, operation, before.len(), index as u32));
                 for (has, image) in [(operation.has_before(), before), (operation.has_after(), after)] {
-                    if has {
+                    if has && !image.contains(&Some(None)) {
+                        write_known_image(&mut builder, image);
+                    } else if has {
                         builder.begin_image(image.len());
                         image.iter().for_each(|value| builder.cell(cell(value)));
                         builder.end_image();

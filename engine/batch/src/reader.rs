@@ -201,7 +201,20 @@ impl<'a> Row<'a> {
         self.bytes[5] & FLAG_LAST_IN_TRANSACTION != 0
     }
 
+    /// Returns where the row's event begins, in bytes from the file's start.
+    #[inline]
+    pub fn event_position(&self) -> u64 {
+        u64_at(self.bytes, 24)
+    }
+
+    /// Returns the row's index in its event.
+    #[inline]
+    pub fn index_in_event(&self) -> u32 {
+        u32_at(self.bytes, 16)
+    }
+
     /// Returns the index of the row's transaction in the batch.
+    #[inline]
     pub fn transaction(&self) -> usize {
         u32_at(self.bytes, 8) as usize
     }
@@ -213,8 +226,8 @@ impl<'a> Row<'a> {
             operation: self.operation(),
             columns: self.columns() as u16,
             index_in_transaction: u32_at(self.bytes, 12),
-            index_in_event: u32_at(self.bytes, 16),
-            event_position: u64_at(self.bytes, 24),
+            index_in_event: self.index_in_event(),
+            event_position: self.event_position(),
             time_us: u64_at(self.bytes, 32) as i64,
         }
     }

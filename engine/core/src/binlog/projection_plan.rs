@@ -1,6 +1,6 @@
 //! Decoding plans for row images: each run of columns between two projected ones is skipped in one step.
 
-use rowmill_batch::{Builder, ColumnIndex};
+use rowmill_batch::{Builder, ColumnIndex, ImageHead};
 
 use super::bytes::Bytes;
 use super::columns::Columns;
@@ -34,6 +34,10 @@ struct FullImagePlan {
     visible: usize,
     /// A mask of all columns; as in all masks here, bit `n` is column `n`.
     all: u64,
+    /// A mask of the projected columns.
+    projected: u64,
+    /// The beginning of an image in which no projected column is NULL.
+    head: ImageHead,
     /// The projected columns in order, each with the run of skipped columns before it.
     reads: Vec<(SkipRun, usize)>,
     /// The run after the last projected column.
@@ -107,12 +111,26 @@ impl FullImagePlan {
             }
         }
         let all = u64::MAX.checked_shr(64 - columns as u32).unwrap_or(0);
-        Self { columns, visible: table.columns.len(), all, reads, end: gap }
+        let visible = table.columns.len();
+        let is_projected = |column| projected.contains(ColumnIndex(column as u32));
+        let head = ImageHead::new(visible, is_projected);
+        let projected = (0..columns).filter(|&column| is_projected(column)).fold(0, |mask, column| mask | 1 << column);
+        Self { columns, visible, all, projected, head, reads, end: gap }
     }
 
     /// Reads an image.
     fn go(&self, rows: &mut Bytes<'_>, table: &Columns, builder: &mut Builder) -> Result<(), DecodeErrorKind> {
         let nulls = rows.uint(self.columns.div_ceil(8))? & self.all;
+        if nulls & self.projected == 0 {
+            builder.begin_known_image(&self.head);
+            for (gap, column) in &self.reads {
+                gap.pass(rows, table, nulls)?;
+                builder.absent_before(*column);
+                table.decode_value(*column, rows, builder)?;
+                builder.end_known_value();
+            }
+            return self.end(rows, table, nulls, builder);
+        }
         builder.begin_image(self.visible);
         for (gap, column) in &self.reads {
             gap.pass(rows, table, nulls)?;
@@ -124,6 +142,18 @@ impl FullImagePlan {
                 builder.end_value();
             }
         }
+        self.end(rows, table, nulls, builder)
+    }
+
+    /// Reads what follows the last projected column.
+    #[inline]
+    fn end(
+        &self,
+        rows: &mut Bytes<'_>,
+        table: &Columns,
+        nulls: u64,
+        builder: &mut Builder,
+    ) -> Result<(), DecodeErrorKind> {
         self.end.pass(rows, table, nulls)?;
         builder.absent_before(self.visible);
         builder.end_image();
@@ -151,24 +181,36 @@ impl SkipRun {
     /// Skips the run's columns. `nulls` has the image's NULL columns.
     #[inline]
     fn pass(&self, rows: &mut Bytes<'_>, table: &Columns, nulls: u64) -> Result<(), DecodeErrorKind> {
-        if nulls & self.mask != 0 {
-            for (column, width) in (self.from..).zip(&table.widths[self.from..self.to]) {
-                if nulls >> column & 1 == 0 {
-                    width.skip(rows)?;
-                }
-            }
+        if nulls & self.mask == 0
+            && let Some(rest) = self.rest_after(rows.0)
+        {
+            rows.0 = rest;
             return Ok(());
         }
-        let mut at = 0;
-        for VarLenSkip { bytes, len_bytes, mask } in &self.skips {
-            at += bytes;
-            let mut rest = Bytes(rows.0.get(at..).unwrap_or_default());
-            let len = match rest.0.first_chunk() {
+        self.pass_each(rows, table, nulls)
+    }
+
+    /// Returns what follows the run's columns if none of them is NULL; `None` if there are too few bytes.
+    #[inline]
+    fn rest_after<'a>(&self, mut bytes: &'a [u8]) -> Option<&'a [u8]> {
+        for VarLenSkip { bytes: fixed, len_bytes, mask } in &self.skips {
+            let prefixed = bytes.get(*fixed..)?;
+            let len = match prefixed.first_chunk() {
                 Some(four) => u32::from_le_bytes(*four) & mask,
-                None => rest.uint(*len_bytes)? as u32,
+                None => Bytes(prefixed).uint(*len_bytes).ok()? as u32,
             };
-            at += len_bytes + len as usize;
+            bytes = prefixed.get(len_bytes + len as usize..)?;
         }
-        rows.take(at + self.rest).map(|_| ())
+        bytes.get(self.rest..)
+    }
+
+    /// Skips the run's columns one by one.
+    fn pass_each(&self, rows: &mut Bytes<'_>, table: &Columns, nulls: u64) -> Result<(), DecodeErrorKind> {
+        for (column, width) in (self.from..).zip(&table.widths[self.from..self.to]) {
+            if nulls >> column & 1 == 0 {
+                width.skip(rows)?;
+            }
+        }
+        Ok(())
     }
 }

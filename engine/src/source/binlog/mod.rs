@@ -11,6 +11,7 @@ mod probe;
 mod start_point;
 mod stream;
 
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -175,6 +176,7 @@ impl BinlogSource {
         let Self { config, stream, decoder, status, history, catalog, schemas, connector: _ } = self;
         let mut forwarded_at = Instant::now();
         let mut events: u32 = 0;
+        let mut columns = GivenColumns::None;
         loop {
             // Take an event that was already received. Before waiting for one, forward the rows decoded so far, so that rows
             // never wait for more rows.
@@ -196,21 +198,25 @@ impl BinlogSource {
                 continue;
             };
             status.read(event);
-            // Columns from the schema history are tried first; columns that were looked up are recorded if they fit.
-            let mut tried: Option<(String, String)> = None;
-            let mut looked_up: Option<(String, String, BinlogPosition, Vec<CatalogColumn>)> = None;
+            if columns.are_given() {
+                columns = GivenColumns::None;
+            }
             loop {
                 // `next` is matched in place: most events make no batch, and moving the result, which has room for a batch,
                 // would take as long as decoding such an event.
                 let next = decoder.next(event);
                 // Record columns before a batch is forwarded, as the checkpoint may follow the batch at once.
-                if let (Some((schema, table, rows, columns)), Ok(_)) = (looked_up.take(), &next)
+                if columns.were_looked_up()
+                    && let GivenColumns::LookedUp { schema, table, rows, columns } = mem::take(&mut columns)
+                    && next.is_ok()
                     && decoder.knows_columns(&schema, &table)
                 {
                     schemas.learn(&schema, &table, rows, columns);
                 }
-                for (at, altered) in decoder.take_alterations() {
-                    schemas.alter(&at, &altered);
+                if decoder.has_alterations() {
+                    for (at, altered) in decoder.take_alterations() {
+                        schemas.alter(&at, &altered);
+                    }
                 }
                 match next {
                     Ok(Next::Event) => break,
@@ -223,20 +229,24 @@ impl BinlogSource {
                     Ok(Next::Columns { schema, table, missing }) => {
                         let rows = decoder.position().clone();
                         // If the decoder requests the same columns again, those of the schema history do not fit.
-                        let is_wrong = tried.take().is_some_and(|tried| tried == (schema.clone(), table.clone()));
-                        if is_wrong {
+                        if mem::take(&mut columns).are_a_guess_for(&schema, &table) {
                             schemas.forget(&schema, &table);
                         } else if let Some(known) = schemas.columns(&schema, &table, &rows) {
-                            tried = Some((schema.clone(), table.clone()));
+                            columns = GivenColumns::Guess { schema: schema.clone(), table: table.clone() };
                             decoder.learn_guess(schema, table, known);
                             continue;
                         }
                         let before = decoder.resume_before();
                         let asked = ColumnRequest { schema: &schema, table: &table, missing, rows: &rows, before };
                         match catalog.columns(config, asked).await {
-                            Ok(columns) => {
-                                looked_up = Some((schema.clone(), table.clone(), rows, columns.clone()));
-                                decoder.learn(schema, table, columns);
+                            Ok(found) => {
+                                columns = GivenColumns::LookedUp {
+                                    schema: schema.clone(),
+                                    table: table.clone(),
+                                    rows,
+                                    columns: found.clone(),
+                                };
+                                decoder.learn(schema, table, found);
                             }
                             Err(ColumnsError::Unknown(error)) if config.on_error == OnError::DeadLetter => {
                                 decoder.give_up_columns(schema, table, format!("{error:#}"));
@@ -263,6 +273,32 @@ impl BinlogSource {
                 }
             }
         }
+    }
+}
+
+/// The columns that the decoder was given last for the current event. Those of the schema history are tried first; those that
+/// were looked up are recorded there once they fit.
+#[derive(Default)]
+enum GivenColumns {
+    #[default]
+    None,
+    /// Columns of the schema history.
+    Guess { schema: String, table: String },
+    /// Columns that were looked up for the rows at a position.
+    LookedUp { schema: String, table: String, rows: BinlogPosition, columns: Vec<CatalogColumn> },
+}
+
+impl GivenColumns {
+    fn are_given(&self) -> bool {
+        !matches!(self, Self::None)
+    }
+
+    fn were_looked_up(&self) -> bool {
+        matches!(self, Self::LookedUp { .. })
+    }
+
+    fn are_a_guess_for(&self, of_schema: &str, of_table: &str) -> bool {
+        matches!(self, Self::Guess { schema, table } if schema == of_schema && table == of_table)
     }
 }
 

@@ -291,7 +291,7 @@ impl To {
     }
 }
 
-/// Measures from the start of reading until the checkpoint is past the end of the workload's file.
+/// Measures from the first checkpoint, which the engine writes before it reads, until the checkpoint is past the end of the workload's file.
 async fn engine(mysql: &MySql, workload: &Workload, case: &Case) -> anyhow::Result<Run> {
     engine_until(mysql, workload, &(workload.file.clone(), workload.size), case).await
 }
@@ -314,9 +314,16 @@ async fn engine_until(
     // Without TLS, as the other readers.
     let source = format!("tables = [\"bench.*\", \"scale.*\"]\nstart = \"{file}:4\"\ntls = {{ mode = \"disabled\" }}");
     let config = EngineConfig::new(&directory, mysql, &source, &more);
-    let mut engine = Engine::start_and_wait(&config).await?;
+    let mut engine = Engine::start(&config)?;
     let patience = Duration::from_secs_f64(60.0 + rows / ROWS_A_SECOND_MIN);
-    let started = Instant::now();
+    let mut started = Instant::now();
+    // The engine writes its start point as the first checkpoint, directly before it reads.
+    while !config.checkpoint().exists() {
+        ensure!(engine.process().ended()?.is_none(), "the engine ended: {}", engine.log());
+        ensure!(started.elapsed() < patience, "the engine doesn't start: {}", engine.log());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    started = Instant::now();
     loop {
         let checkpoint: Value = serde_json::from_str(&std::fs::read_to_string(config.checkpoint())?)?;
         let at = checkpoint["file"].as_str();

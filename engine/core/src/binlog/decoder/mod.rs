@@ -299,9 +299,14 @@ impl Decoder {
         }
     }
 
+    /// Whether [`Decoder::take_alterations`] would return any.
+    #[inline]
+    pub fn has_alterations(&self) -> bool {
+        !self.alterations.is_empty()
+    }
+
     /// Returns the tables that the statements since the last call may have altered, with each statement's position. Needs
     /// [`Decoder::with_alterations`].
-    #[inline]
     pub fn take_alterations(&mut self) -> Vec<(BinlogPosition, Altered)> {
         mem::take(&mut self.alterations)
     }

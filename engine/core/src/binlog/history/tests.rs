@@ -97,7 +97,7 @@ fn read(resume: ResumePoint, events: &[Vec<u8>]) -> Result<Read, String> {
             assert!(deferred.bytes() > 0, "it has rows");
         }
         let rows = batch.packed.view();
-        read.rows.extend(rows.rows().map(|row| (row.header().event_position, row.header().index_in_event)));
+        read.rows.extend(rows.rows().map(|row| (row.event_position(), row.index_in_event())));
         read.resumes.push((batch.resume, read.rows.len()));
     };
     for event in events {
