@@ -124,7 +124,7 @@ impl Router {
         now_us: i64,
     ) -> RoutedBatch {
         self.server = server;
-        let Transformed { packed, rows, emitted, seen, dead, skipped, mut stop } = transformed;
+        let Transformed { packed, rows, emitted, seen, dead, skipped, mut stop, .. } = transformed;
         let batch = packed.view();
         let seen: Vec<Batch<'_>> = seen.iter().map(PackedBatch::view).collect();
         let mut out = MessageWriter::new(self.sinks.len(), rows.len(), self.body_bytes);

@@ -13,6 +13,11 @@
  * `const char *transform_configure(rm_text settings)` called once with the settings, as JSON; what it returns
  * (but NULL) stops the engine's start.
  *
+ * Columns are named without regard to case. The row fails if its table has no such column, if the transform does not
+ * declare it, if the column is of another kind than the function reads or writes, if the row's image does not have it,
+ * and if a number does not fit. The function then returns no value, and the row's first error is reported in place of
+ * all else that was done for the row; other rows are not affected.
+ *
  * Build it without a C library:
  *
  *     zig cc -target wasm32-freestanding -O2 -mbulk-memory -nostdlib -Wl,--no-entry -o NAME.wasm NAME.c
@@ -26,22 +31,40 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Text or bytes, not ended by a zero. `at` is NULL where there is no value: NULL, absent, or no such column. */
+/* Text or bytes, not ended by a zero. `at` is NULL where there is no value. */
 typedef struct {
     const uint8_t *at;
     uint32_t len;
 } rm_text;
 
-typedef enum { RM_INT, RM_UINT, RM_FLOAT, RM_DECIMAL, RM_STRING, RM_BYTES, RM_JSON, RM_DATE, RM_TIME, RM_DATETIME, RM_TIMESTAMP, RM_YEAR, RM_BIT, RM_ENUM, RM_SET, RM_GEOMETRY, RM_VECTOR } rm_kind;
+/* No value; where a column is set: NULL. */
+static const rm_text rm_none = {NULL, 0};
+
+typedef enum {
+    RM_INT, RM_UINT, RM_FLOAT, RM_DECIMAL, RM_STRING, RM_BYTES, RM_JSON, RM_DATE, RM_TIME, RM_DATETIME, RM_TIMESTAMP,
+    RM_YEAR, RM_BIT, RM_ENUM, RM_SET, RM_GEOMETRY, RM_VECTOR
+} rm_kind;
 typedef enum { RM_PASS, RM_DROP, RM_ALL } rm_interest;
 typedef enum { RM_INSERT = 1, RM_UPDATE, RM_DELETE } rm_operation;
+/* The newest image is the one after the change; of a deleted row, the one before it. */
+typedef enum { RM_BEFORE, RM_AFTER, RM_NEWEST } rm_image;
 typedef enum { RM_ABSENT, RM_NULL, RM_VALUE, RM_CHANGES } rm_state;
 typedef enum { RM_ERROR, RM_WARN, RM_INFO, RM_DEBUG, RM_TRACE } rm_level;
+
+/* The kinds that are read as an integer, a float, bytes, and text: a bit each. */
+enum {
+    RM_INTS = 1 << RM_INT | 1 << RM_UINT | 1 << RM_YEAR | 1 << RM_BIT,
+    RM_FLOATS = 1 << RM_FLOAT,
+    RM_BLOBS = 1 << RM_BYTES | 1 << RM_GEOMETRY | 1 << RM_VECTOR,
+    RM_ANY = (2 << RM_VECTOR) - 1,
+    RM_TEXTS = RM_ANY & ~(RM_INTS | RM_FLOATS | RM_BLOBS)
+};
 
 typedef struct {
     rm_text name, mysql_type;
     rm_kind kind;
-    bool nullable, key, wanted;
+    bool nullable, key;
+    bool usable; /* declared with rm_want, or no column is */
 } rm_column;
 
 /* Once very many tables have come and gone, another may take its place: don't keep its address by yourself. */
@@ -50,8 +73,7 @@ typedef struct {
     rm_text schema, name;
     rm_column *column;
     rm_interest interest;
-    uint32_t wanted; /* columns; 0: all */
-    uint32_t room;   /* bytes of all that is kept of it */
+    uint32_t room; /* bytes of all that is kept of it */
 } rm_table;
 
 typedef struct {
@@ -59,13 +81,32 @@ typedef struct {
     rm_operation operation;
     const uint8_t *before, *after; /* images; NULL where there is none */
     int64_t time_us;               /* when the statement ran, since 1970 */
-    uint32_t index;
+    const uint8_t *packed;
+    uint32_t index; /* in the batch */
+    bool failed;
 } rm_row;
+
+/* A row's place in the binlog, and its transaction. */
+typedef struct {
+    rm_text file, gtid;            /* the binlog file's name; the GTID has no value where there is none */
+    uint64_t position;             /* of the row's event in the file */
+    uint64_t transaction_position; /* of the transaction in the file */
+    int64_t commit_us;             /* when it was committed, since 1970; 0 where the server does not log it */
+    uint32_t server_id;            /* of the server on which it ran first */
+    uint32_t session_id;           /* of the session in which it ran; 0 where unknown */
+    bool is_last;                  /* whether the row is its last one */
+} rm_origin;
+
+typedef struct {
+    rm_text name, value;
+} rm_attribute;
 
 /* What can be said of a message; all but `body` may be left out. */
 typedef struct {
     rm_text body, group, deduplication_id;
     const char *sink;
+    const rm_attribute *attributes; /* of type String */
+    uint32_t attribute_count;
 } rm_message;
 
 /* Text that grows. */
@@ -79,6 +120,8 @@ void transform_row(rm_row *row);
 
 #define RM_IMPORT(name) __attribute__((import_module("rowmill"), import_name(name)))
 #define RM_EXPORT(name) __attribute__((export_name(name), visibility("default")))
+#define RM_COLD __attribute__((noinline, cold)) static inline
+#define RM_CHECKED __attribute__((warn_unused_result)) static inline
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -86,6 +129,7 @@ RM_IMPORT("sink") uint32_t rm_host_sink(const void *at, uint32_t len);
 RM_IMPORT("log") void rm_host_log(uint32_t level, const void *at, uint32_t len);
 RM_IMPORT("count") void rm_host_count(const void *at, uint32_t len, uint64_t n);
 RM_IMPORT("now") uint64_t rm_host_now(void);
+RM_IMPORT("env") uint32_t rm_host_env(const void *at, uint32_t len, void *to, uint32_t room);
 
 /* ---- memory: what is taken is kept, and used again ---- */
 
@@ -135,6 +179,11 @@ static inline bool rm_same(rm_text a, rm_text b) {
 }
 static inline bool rm_equals(rm_text text, const char *other) { return text.at && rm_same(text, rm_of(other)); }
 
+/* The text that was put into a buffer. It is valid until more is put there. */
+static inline rm_text rm_built(const rm_buffer *buffer) {
+    rm_text out = {buffer->at ? buffer->at : (const uint8_t *)"", buffer->len};
+    return out;
+}
 static inline void rm_put(rm_buffer *out, rm_text text) {
     uint8_t *at = rm_more(out, text.len);
     if (text.len) __builtin_memcpy(at, text.at, text.len);
@@ -184,7 +233,7 @@ static inline void rm_put_json(rm_buffer *out, rm_text text) {
     rm_puts(out, "\"");
 }
 
-/* ---- tables and rows ---- */
+/* ---- tables ---- */
 
 static inline uint32_t rm_u32(const uint8_t *at) {
     uint32_t word;
@@ -196,75 +245,320 @@ static inline int64_t rm_i64(const uint8_t *at) {
     __builtin_memcpy(&word, at, 8);
     return word;
 }
+static inline void rm_words(rm_buffer *out, const uint32_t *words, uint32_t count) {
+    __builtin_memcpy(rm_more(out, 4 * count), words, 4 * count);
+}
 static inline bool rm_is(const rm_table *table, const char *schema, const char *name) {
     return rm_equals(table->schema, schema) && rm_equals(table->name, name);
 }
-/* Of a column that it didn't want it would read what isn't so. */
-__attribute__((noinline)) static void rm_unwanted(const char *name) {
-    static rm_buffer message;
-    message.len = 0;
-    rm_puts(&message, "the transform uses the column `"), rm_puts(&message, name);
-    rm_puts(&message, "`, which isn't among those that it wants (rm_want)");
-    rm_host_log(RM_ERROR, message.at, message.len);
-    __builtin_trap();
+/* The lower case of a letter of ASCII, Latin-1, Latin Extended-A, Greek and Cyrillic; any other one is as it was. */
+static inline uint32_t rm_lower(uint32_t letter) {
+    static const struct {
+        uint16_t first, last, every; /* the upper-case letters from the first to the last, by steps of `every` */
+        int16_t distance;            /* to their lower case */
+    } upper[] = {
+        {0xc0, 0xd6, 1, 32},      {0xd8, 0xde, 1, 32},      {0x100, 0x12e, 2, 1},     {0x132, 0x136, 2, 1},
+        {0x139, 0x147, 2, 1},     {0x14a, 0x176, 2, 1},     {0x178, 0x178, 1, -121},  {0x179, 0x17d, 2, 1},
+        {0x386, 0x386, 1, 38},    {0x388, 0x38a, 1, 37},    {0x38c, 0x38c, 1, 64},    {0x38e, 0x38f, 1, 63},
+        {0x391, 0x3a1, 1, 32},    {0x3a3, 0x3ab, 1, 32},    {0x400, 0x40f, 1, 80},    {0x410, 0x42f, 1, 32},
+        {0x460, 0x480, 2, 1},     {0x48a, 0x4be, 2, 1},     {0x4c0, 0x4c0, 1, 15},    {0x4c1, 0x4cd, 2, 1},
+        {0x4d0, 0x52e, 2, 1},
+    };
+    if (letter < 0x80) return letter >= 'A' && letter <= 'Z' ? letter + 32 : letter;
+    for (uint32_t i = 0; i < sizeof upper / sizeof *upper; i++)
+        if (letter >= upper[i].first && letter <= upper[i].last && (letter - upper[i].first) % upper[i].every == 0)
+            return (uint32_t)((int32_t)letter + upper[i].distance);
+    return letter;
+}
+/* Reads a letter of UTF-8 in lower case; of a letter of three or four bytes only the next byte, with bit 16 set. */
+static inline uint32_t rm_next_letter(rm_text text, uint32_t *at) {
+    uint32_t byte = text.at[(*at)++];
+    if (byte < 0x80) return rm_lower(byte);
+    if (byte < 0xc0 || byte >= 0xe0 || *at == text.len) return 0x10000 | byte;
+    return rm_lower((byte & 0x1f) << 6 | (text.at[(*at)++] & 0x3f));
+}
+static inline bool rm_same_name(rm_text a, rm_text b) {
+    uint32_t at = 0, at_b = 0;
+    while (at < a.len && at_b < b.len)
+        if (rm_next_letter(a, &at) != rm_next_letter(b, &at_b)) return false;
+    return at == a.len && at_b == b.len;
+}
+RM_COLD int32_t rm_find_in_other_case(const rm_table *table, const char *name) {
+    for (uint32_t i = 0; i < table->columns; i++)
+        if (rm_same_name(table->column[i].name, rm_of(name))) return (int32_t)i;
+    return -1;
 }
 /* The index of a column; -1 if there is none of this name. */
 static inline int32_t rm_find(const rm_table *table, const char *name) {
     for (uint32_t i = 0; i < table->columns; i++)
-        if (rm_equals(table->column[i].name, name)) {
-            if (table->wanted && !table->column[i].wanted) rm_unwanted(name);
-            return (int32_t)i;
-        }
-    return -1;
+        if (rm_equals(table->column[i].name, name)) return (int32_t)i;
+    return rm_find_in_other_case(table, name);
 }
-/* In transform_table: of the table's rows it uses this column, and those of which it says the same. The engine needn't
- * decode the others to ask about a row; without a call it uses all. */
+
+static rm_buffer rm_wanted; /* names, as the engine is told them */
+static uint32_t rm_wanted_count;
+
+/* In transform_table: declares a column that the transform reads or edits. The engine need not decode the others to ask
+ * about a row, and a name that the table does not have is an error of the table. Without a call all columns are
+ * declared. */
 static inline void rm_want(const rm_table *table, const char *name) {
+    uint32_t len = rm_length(name);
     int32_t column = rm_find(table, name);
-    if (column >= 0) table->column[column].wanted = true;
+    if (column >= 0) table->column[column].usable = true;
+    rm_words(&rm_wanted, &len, 1);
+    rm_puts(&rm_wanted, name);
+    rm_wanted_count++;
 }
-static inline rm_state rm_cell(const rm_row *row, const uint8_t *image, uint32_t column, rm_text *value) {
-    value->at = NULL, value->len = 0;
-    if (!image) return RM_ABSENT;
+
+/* ---- the verdict ---- */
+
+/* Lists of items of so many words: the row's index (of an attribute: the message's), other numbers, and the lengths of
+ * so many texts. */
+enum { RM_KEEPS, RM_REROUTES, RM_EDITS, RM_EMITS, RM_ATTRIBUTES, RM_FAILS, RM_LISTS };
+static const uint8_t rm_item_words[RM_LISTS] = {1, 3, 5, 5, 3, 2}, rm_item_texts[RM_LISTS] = {0, 1, 1, 3, 2, 1};
+static struct {
+    rm_buffer items, texts;
+} rm_out[RM_LISTS];
+static rm_buffer rm_answer;
+static bool rm_retried;
+
+static inline void rm_add(uint32_t list, const uint32_t *words) {
+    rm_words(&rm_out[list].items, words, rm_item_words[list]);
+}
+/* Removes the items from the end of a list whose first word is `first` or more. */
+static inline void rm_remove(uint32_t list, uint32_t first) {
+    rm_buffer *items = &rm_out[list].items;
+    uint32_t words = rm_item_words[list];
+    while (items->len) {
+        const uint8_t *item = items->at + items->len - 4 * words;
+        if (rm_u32(item) < first) break;
+        for (uint32_t i = words - rm_item_texts[list]; i < words; i++) rm_out[list].texts.len -= rm_u32(item + 4 * i);
+        items->len -= 4 * words;
+    }
+}
+static inline uint32_t rm_emit_count(void) { return rm_out[RM_EMITS].items.len / (4u * rm_item_words[RM_EMITS]); }
+
+/* The row cannot be processed; the plugin's `on_error` says what becomes of it. Only its first failure counts. */
+static inline void rm_fail_text(rm_row *row, rm_text message) {
+    uint32_t words[2] = {row->index, message.len};
+    if (row->failed) return;
+    row->failed = true;
+    rm_add(RM_FAILS, words);
+    rm_put(&rm_out[RM_FAILS].texts, message);
+}
+static inline void rm_fail(rm_row *row, const char *message) { rm_fail_text(row, rm_of(message)); }
+/* A transient failure: the engine passes the same batch to the transform again, a few times. */
+static inline void rm_retry(rm_row *row, const char *message) {
+    static const uint32_t status = 2;
+    (void)row;
+    if (rm_retried) return;
+    rm_retried = true;
+    rm_answer.len = 0;
+    rm_words(&rm_answer, &status, 1);
+    rm_puts(&rm_answer, message);
+}
+
+/* ---- errors of a row ---- */
+
+static rm_buffer rm_error;
+
+static inline void rm_put_table(const rm_table *table) {
+    rm_put(&rm_error, table->schema), rm_puts(&rm_error, "."), rm_put(&rm_error, table->name);
+}
+static inline void rm_begin_error(const rm_row *row, uint32_t column) {
+    rm_error.len = 0;
+    rm_puts(&rm_error, "column `"), rm_put(&rm_error, row->table->column[column].name), rm_puts(&rm_error, "` of ");
+    rm_put_table(row->table);
+}
+static inline void rm_end_error(rm_row *row, const char *end) {
+    rm_puts(&rm_error, end);
+    rm_fail_text(row, rm_built(&rm_error));
+}
+static inline const char *rm_read_as(uint32_t kinds) {
+    return kinds & RM_TEXTS ? "text" : kinds & RM_INTS ? "an integer" : kinds & RM_FLOATS ? "a float" : "bytes";
+}
+/* Why rm_use refuses a column, which is -1 if the table has none of this name. */
+RM_COLD void rm_refuse(rm_row *row, rm_image image, const char *name, int32_t column, uint32_t kinds) {
+    if (column < 0) {
+        rm_error.len = 0;
+        rm_put_table(row->table);
+        rm_puts(&rm_error, " has no column `"), rm_puts(&rm_error, name);
+        rm_end_error(row, "`");
+        return;
+    }
+    const rm_column *refused = &row->table->column[column];
+    rm_begin_error(row, (uint32_t)column);
+    if (!refused->usable) {
+        rm_end_error(row, " is not among the columns that the transform declares");
+    } else if (image == RM_BEFORE && !row->before) {
+        rm_fail(row, "the row has no before image");
+    } else if (image == RM_AFTER && !row->after) {
+        rm_fail(row, "the row has no after image");
+    } else {
+        rm_puts(&rm_error, " is "), rm_put(&rm_error, refused->mysql_type), rm_puts(&rm_error, ", which is read as ");
+        rm_puts(&rm_error, rm_read_as(1u << refused->kind)), rm_puts(&rm_error, ", not as ");
+        rm_end_error(row, rm_read_as(kinds));
+    }
+}
+RM_COLD void rm_refuse_state(rm_row *row, uint32_t column, rm_state state) {
+    rm_begin_error(row, column);
+    rm_end_error(row, state == RM_ABSENT ? " is absent from the row's image; ask `has` first"
+                                         : " has only its changes: the update was partial");
+}
+/* The number is negative, or too large for a signed integer. */
+RM_COLD void rm_refuse_number(rm_row *row, uint32_t column, const char *verb, bool is_negative, uint64_t number) {
+    rm_begin_error(row, column);
+    rm_puts(&rm_error, verb);
+    if (is_negative) rm_put_int(&rm_error, (int64_t)number);
+    else rm_put_uint(&rm_error, number);
+    rm_puts(&rm_error, ", which does not fit ");
+    rm_end_error(row, is_negative ? "an unsigned integer" : "a signed integer");
+}
+
+/* ---- rows ---- */
+
+static inline const uint8_t *rm_image_of(const rm_row *row, rm_image image) {
+    return image == RM_BEFORE || (image == RM_NEWEST && !row->after) ? row->before : row->after;
+}
+/* What an image has of the column with this index, unchecked: for code that goes through all columns. Numbers are 8
+ * bytes. */
+static inline rm_state rm_cell(const rm_row *row, rm_image image, uint32_t column, rm_text *value) {
+    const uint8_t *at = rm_image_of(row, image);
+    *value = rm_none;
+    if (!at) return RM_ABSENT;
     uint32_t columns = row->table->columns, states = ((columns + 3) / 4 + 3) & ~3u;
-    rm_state state = (rm_state)(image[4 + column / 4] >> (column % 4 * 2) & 3);
+    rm_state state = (rm_state)(at[4 + column / 4] >> (column % 4 * 2) & 3);
     if (state < RM_VALUE) return state;
-    const uint8_t *ends = image + 4 + states, *data = ends + 4 * columns;
+    const uint8_t *ends = at + 4 + states, *data = ends + 4 * columns;
     uint32_t from = column ? rm_u32(ends + 4 * (column - 1)) : 0;
     value->at = data + from;
     value->len = rm_u32(ends + 4 * column) - from;
     return state;
 }
-static inline const uint8_t *rm_newest(const rm_row *row) { return row->after ? row->after : row->before; }
-static inline rm_text rm_bytes_in(const rm_row *row, const uint8_t *image, const char *name) {
-    rm_text value = {NULL, 0};
+/* The index of a column of these kinds; -1, and the row fails, if the transform may not use it so. */
+static inline int32_t rm_use(rm_row *row, rm_image image, const char *name, uint32_t kinds) {
     int32_t column = rm_find(row->table, name);
-    if (column >= 0 && rm_cell(row, image, (uint32_t)column, &value) != RM_VALUE) value.at = NULL;
-    return value;
+    if (column >= 0 && rm_image_of(row, image)) {
+        const rm_column *found = &row->table->column[column];
+        if (found->usable && kinds >> found->kind & 1) return column;
+    }
+    rm_refuse(row, image, name, column, kinds);
+    return -1;
 }
-/* A column's value as it is now (of a deleted row as it was), and as it was before. Numbers are 8 bytes. */
-static inline rm_text rm_value(const rm_row *row, const char *name) { return rm_bytes_in(row, rm_newest(row), name); }
-static inline rm_text rm_before(const rm_row *row, const char *name) { return rm_bytes_in(row, row->before, name); }
-/* An integer column; false where there is no value. */
-static inline bool rm_int(const rm_row *row, const char *name, int64_t *out) {
-    rm_text value = rm_value(row, name);
-    if (value.at && value.len == 8) *out = rm_i64(value.at);
-    return value.at && value.len == 8;
+/* The value of a column of these kinds, and its index. */
+static inline rm_text rm_read(rm_row *row, rm_image image, const char *name, uint32_t kinds, int32_t *column) {
+    rm_text value = rm_none;
+    *column = rm_use(row, image, name, kinds);
+    if (*column < 0) return rm_none;
+    rm_state state = rm_cell(row, image, (uint32_t)*column, &value);
+    if (state == RM_VALUE || state == RM_NULL) return value;
+    rm_refuse_state(row, (uint32_t)*column, state);
+    return rm_none;
 }
-/* Whether a text column is this now and wasn't before. */
-static inline bool rm_changed_to(const rm_row *row, const char *name, const char *text) {
-    return row->operation != RM_DELETE && rm_equals(rm_value(row, name), text) && !rm_equals(rm_before(row, name), text);
+
+/* Whether the table has the column and this image contains it, be it as NULL. */
+static inline bool rm_has_in(const rm_row *row, rm_image image, const char *name) {
+    rm_text value;
+    int32_t column = rm_find(row->table, name);
+    return column >= 0 && rm_cell(row, image, (uint32_t)column, &value) != RM_ABSENT;
+}
+/* A decimal, text, json, date, time, datetime, timestamp, enum or set. */
+static inline rm_text rm_get_text_in(rm_row *row, rm_image image, const char *name) {
+    int32_t column;
+    return rm_read(row, image, name, RM_TEXTS, &column);
+}
+/* Bytes, a geometry or a vector. */
+static inline rm_text rm_get_bytes_in(rm_row *row, rm_image image, const char *name) {
+    int32_t column;
+    return rm_read(row, image, name, RM_BLOBS, &column);
+}
+/* An int, uint, year or bit. False, and 0, where there is no value. */
+RM_CHECKED bool rm_get_int_in(rm_row *row, rm_image image, const char *name, int64_t *out) {
+    int32_t column;
+    rm_text value = rm_read(row, image, name, RM_INTS, &column);
+    *out = 0;
+    if (!value.at) return false;
+    int64_t number = rm_i64(value.at);
+    if (number < 0 && row->table->column[column].kind != RM_INT) {
+        rm_refuse_number(row, (uint32_t)column, " is ", false, (uint64_t)number);
+        return false;
+    }
+    *out = number;
+    return true;
+}
+RM_CHECKED bool rm_get_uint_in(rm_row *row, rm_image image, const char *name, uint64_t *out) {
+    int32_t column;
+    rm_text value = rm_read(row, image, name, RM_INTS, &column);
+    *out = 0;
+    if (!value.at) return false;
+    int64_t number = rm_i64(value.at);
+    if (number < 0 && row->table->column[column].kind == RM_INT) {
+        rm_refuse_number(row, (uint32_t)column, " is ", true, (uint64_t)number);
+        return false;
+    }
+    *out = (uint64_t)number;
+    return true;
+}
+RM_CHECKED bool rm_get_float_in(rm_row *row, rm_image image, const char *name, double *out) {
+    int32_t column;
+    rm_text value = rm_read(row, image, name, RM_FLOATS, &column);
+    *out = 0;
+    if (value.at) __builtin_memcpy(out, value.at, 8);
+    return value.at != NULL;
+}
+/* The same in the newest image. */
+static inline bool rm_has(const rm_row *row, const char *name) { return rm_has_in(row, RM_NEWEST, name); }
+static inline rm_text rm_get_text(rm_row *row, const char *name) { return rm_get_text_in(row, RM_NEWEST, name); }
+static inline rm_text rm_get_bytes(rm_row *row, const char *name) { return rm_get_bytes_in(row, RM_NEWEST, name); }
+RM_CHECKED bool rm_get_int(rm_row *row, const char *name, int64_t *out) {
+    return rm_get_int_in(row, RM_NEWEST, name, out);
+}
+RM_CHECKED bool rm_get_uint(rm_row *row, const char *name, uint64_t *out) {
+    return rm_get_uint_in(row, RM_NEWEST, name, out);
+}
+RM_CHECKED bool rm_get_float(rm_row *row, const char *name, double *out) {
+    return rm_get_float_in(row, RM_NEWEST, name, out);
+}
+
+static inline bool rm_cell_equals(const rm_row *row, rm_image image, int32_t column, const char *text) {
+    rm_text value;
+    return rm_cell(row, image, (uint32_t)column, &value) == RM_VALUE && rm_equals(value, text);
+}
+/* Whether a text column is this after the change and was not before; of a deleted row: false. Where row images are not
+ * complete (`binlog_row_image`), a column that is absent after an update was not changed, and one that is absent before
+ * counts as another value. */
+static inline bool rm_changed_to(rm_row *row, const char *name, const char *text) {
+    int32_t column = rm_use(row, RM_NEWEST, name, RM_TEXTS);
+    return column >= 0 && rm_cell_equals(row, RM_AFTER, column, text) && !rm_cell_equals(row, RM_BEFORE, column, text);
+}
+/* Whether an update changed a column. One that is absent after it (`binlog_row_image`) was not changed. */
+static inline bool rm_changed(rm_row *row, const char *name) {
+    rm_text before, after;
+    int32_t column = rm_use(row, RM_NEWEST, name, RM_ANY);
+    if (column < 0 || row->operation != RM_UPDATE) return false;
+    rm_state old = rm_cell(row, RM_BEFORE, (uint32_t)column, &before);
+    rm_state state = rm_cell(row, RM_AFTER, (uint32_t)column, &after);
+    return state != RM_ABSENT && (state != old || !rm_same(before, after));
+}
+
+static const uint8_t *rm_batch;
+
+/* The origin of a row. Its texts are valid during the call of transform_row. */
+static inline rm_origin rm_origin_of(const rm_row *row) {
+    const uint8_t *transactions = rm_batch + rm_u32(rm_batch + 16);
+    const uint8_t *transaction = rm_batch + rm_u32(transactions + 4 * rm_u32(row->packed + 8));
+    rm_origin out;
+    out.file.at = transaction + 32, out.file.len = rm_u32(transaction + 24);
+    out.gtid.len = rm_u32(transaction + 28), out.gtid.at = out.gtid.len ? out.file.at + out.file.len : NULL;
+    out.position = (uint64_t)rm_i64(row->packed + 24), out.transaction_position = (uint64_t)rm_i64(transaction);
+    out.commit_us = rm_i64(transaction + 8);
+    out.server_id = rm_u32(transaction + 16), out.session_id = rm_u32(transaction + 20);
+    out.is_last = row->packed[5] & 1;
+    return out;
 }
 
 /* ---- what becomes of a row ---- */
 
-static struct {
-    rm_buffer keep, reroutes, reroute_text, edits, edit_text, emits, emit_text, fails, fail_text;
-} rm_out;
-
-static inline void rm_words(rm_buffer *out, const uint32_t *words, uint32_t count) {
-    __builtin_memcpy(rm_more(out, 4 * count), words, 4 * count);
-}
 #define RM_ROUTED UINT32_MAX
 static inline uint32_t rm_sink(const char *name) {
     if (!name) return RM_ROUTED;
@@ -277,55 +571,84 @@ static inline uint32_t rm_sink(const char *name) {
     return sink;
 }
 /* The row stays. */
-static inline void rm_keep(rm_row *row) { rm_words(&rm_out.keep, &row->index, 1); }
+static inline void rm_keep(rm_row *row) { rm_add(RM_KEEPS, &row->index); }
 /* The row stays, and goes to this sink (NULL: as the routes say) in this group (no text: as the routes say). */
 static inline void rm_keep_to(rm_row *row, const char *sink, rm_text group) {
     uint32_t words[3] = {row->index, rm_sink(sink), group.len};
     rm_keep(row);
-    rm_words(&rm_out.reroutes, words, 3);
-    rm_put(&rm_out.reroute_text, group);
+    rm_add(RM_REROUTES, words);
+    rm_put(&rm_out[RM_REROUTES].texts, group);
 }
-static inline void rm_edit(rm_row *row, uint32_t image, const char *name, rm_text value) {
-    int32_t column = rm_find(row->table, name);
-    if (column < 0) return;
-    uint32_t words[5] = {row->index, image, (uint32_t)column, value.at ? RM_VALUE : RM_NULL, value.len};
-    rm_words(&rm_out.edits, words, 5);
-    rm_put(&rm_out.edit_text, value);
+static inline void rm_edit(rm_row *row, rm_image image, int32_t column, rm_text value) {
+    uint32_t state = value.at ? RM_VALUE : RM_NULL;
+    uint32_t words[5] = {row->index, (uint32_t)image, (uint32_t)column, state, value.len};
+    rm_add(RM_EDITS, words);
+    rm_put(&rm_out[RM_EDITS].texts, value);
 }
-/* A column of a kept row that has an `after` gets another value there: text, or 8 bytes for a number; NULL without `at`. */
+/* A column of text or bytes gets another value in the after image of a kept row; a column of any kind gets NULL where
+ * there is no value. A deleted row has no after image, and stays as it is. */
 static inline void rm_set(rm_row *row, const char *name, rm_text value) {
-    if (row->after) rm_edit(row, 1, name, value);
+    int32_t column = rm_use(row, RM_NEWEST, name, value.at ? RM_TEXTS | RM_BLOBS : RM_ANY);
+    if (column >= 0 && row->after) rm_edit(row, RM_AFTER, column, value);
 }
-/* The same wherever it has a value, in the row as it is now and as it was: what must not get out is hidden by this. */
+static inline void rm_set_number(rm_row *row, int32_t column, const void *number) {
+    rm_text value = {(const uint8_t *)number, 8};
+    if (row->after) rm_edit(row, RM_AFTER, column, value);
+}
+static inline void rm_set_int(rm_row *row, const char *name, int64_t number) {
+    int32_t column = rm_use(row, RM_NEWEST, name, RM_INTS);
+    if (column < 0) return;
+    if (number >= 0 || row->table->column[column].kind == RM_INT) rm_set_number(row, column, &number);
+    else rm_refuse_number(row, (uint32_t)column, " cannot be set to ", true, (uint64_t)number);
+}
+static inline void rm_set_uint(rm_row *row, const char *name, uint64_t number) {
+    int32_t column = rm_use(row, RM_NEWEST, name, RM_INTS);
+    if (column < 0) return;
+    if (number <= INT64_MAX || row->table->column[column].kind != RM_INT) rm_set_number(row, column, &number);
+    else rm_refuse_number(row, (uint32_t)column, " cannot be set to ", false, number);
+}
+static inline void rm_set_float(rm_row *row, const char *name, double number) {
+    int32_t column = rm_use(row, RM_NEWEST, name, RM_FLOATS);
+    if (column >= 0) rm_set_number(row, column, &number);
+}
+/* The same as rm_set in each image where the column has a value: what must not get out is hidden by this. */
 static inline void rm_replace(rm_row *row, const char *name, rm_text value) {
-    const uint8_t *images[2] = {row->before, row->after};
-    int32_t column = rm_find(row->table, name);
-    rm_text old;
-    for (uint32_t image = 0; column >= 0 && image < 2; image++) {
-        rm_state state = rm_cell(row, images[image], (uint32_t)column, &old);
-        if (state == RM_VALUE || state == RM_CHANGES) rm_edit(row, image, name, value);
+    static const rm_image images[2] = {RM_BEFORE, RM_AFTER};
+    int32_t column = rm_use(row, RM_NEWEST, name, value.at ? RM_TEXTS | RM_BLOBS : RM_ANY);
+    for (uint32_t i = 0; column >= 0 && i < 2; i++) {
+        rm_text old;
+        if (rm_cell(row, images[i], (uint32_t)column, &old) >= RM_VALUE) rm_edit(row, images[i], column, value);
     }
 }
 /* A message is made of the row. */
 static inline void rm_emit(rm_row *row, rm_message message) {
-    uint32_t words[5] = {row->index, rm_sink(message.sink), message.group.len, message.deduplication_id.len, message.body.len};
-    rm_words(&rm_out.emits, words, 5);
-    rm_put(&rm_out.emit_text, message.group);
-    rm_put(&rm_out.emit_text, message.deduplication_id);
-    rm_put(&rm_out.emit_text, message.body);
-}
-/* The row can't be processed; the plugin's `on_error` says what becomes of it. */
-static inline void rm_fail(rm_row *row, const char *message) {
-    uint32_t words[2] = {row->index, rm_length(message)};
-    rm_words(&rm_out.fails, words, 2);
-    rm_puts(&rm_out.fail_text, message);
+    uint32_t number = rm_emit_count(), sink = rm_sink(message.sink);
+    uint32_t words[5] = {row->index, sink, message.group.len, message.deduplication_id.len, message.body.len};
+    rm_buffer *texts = &rm_out[RM_EMITS].texts;
+    rm_add(RM_EMITS, words);
+    rm_put(texts, message.group), rm_put(texts, message.deduplication_id), rm_put(texts, message.body);
+    for (uint32_t i = 0; i < message.attribute_count; i++) {
+        rm_attribute attribute = message.attributes[i];
+        uint32_t lengths[3] = {number, attribute.name.len, attribute.value.len};
+        rm_add(RM_ATTRIBUTES, lengths);
+        rm_put(&rm_out[RM_ATTRIBUTES].texts, attribute.name), rm_put(&rm_out[RM_ATTRIBUTES].texts, attribute.value);
+    }
 }
 static inline void rm_log(rm_level level, const char *message) { rm_host_log(level, message, rm_length(message)); }
 static inline void rm_count(const char *counter, uint64_t n) { rm_host_count(counter, rm_length(counter), n); }
+/* The time in microseconds since 1970; 0 unless the plugin's .toml grants the clock. */
+static inline uint64_t rm_now(void) { return rm_host_now(); }
+/* Puts the value of an environment variable; false if it is not set, or not granted by the plugin's .toml. */
+RM_CHECKED bool rm_env(rm_buffer *out, const char *name) {
+    uint32_t name_len = rm_length(name), len = rm_host_env(name, name_len, NULL, 0);
+    if (len == UINT32_MAX) return false;
+    rm_host_env(name, name_len, rm_more(out, len), len);
+    return true;
+}
 
 /* ---- what the engine calls ---- */
 
-static rm_buffer rm_input, rm_answer;
+static rm_buffer rm_input;
 static rm_table **rm_tables;
 static uint32_t rm_table_room;
 
@@ -371,13 +694,13 @@ RM_EXPORT("rowmill_describe") uint64_t rm_describe(const uint8_t *at, uint32_t l
     }
     table->column = (rm_column *)(table + 1);
     uint8_t *texts = (uint8_t *)(table->column + columns);
-    table->wanted = 0;
     table->id = id, table->columns = columns, at += 8;
     table->schema = rm_kept(rm_next_text(&at), &texts), table->name = rm_kept(rm_next_text(&at), &texts);
     for (uint32_t i = 0; i < table->columns; i++) {
         rm_column *column = &table->column[i];
         uint32_t flags = rm_u32(at + 4);
-        column->kind = (rm_kind)rm_u32(at), column->nullable = flags & 1, column->key = flags >> 1 & 1, column->wanted = false, at += 8;
+        column->kind = (rm_kind)rm_u32(at), column->nullable = flags & 1, column->key = flags >> 1 & 1;
+        column->usable = false, at += 8;
         column->name = rm_kept(rm_next_text(&at), &texts), column->mysql_type = rm_kept(rm_next_text(&at), &texts);
     }
     if (table->id >= rm_table_room) {
@@ -387,53 +710,54 @@ RM_EXPORT("rowmill_describe") uint64_t rm_describe(const uint8_t *at, uint32_t l
         rm_tables = tables, rm_table_room = room;
     }
     rm_tables[table->id] = table;
+    rm_wanted.len = rm_wanted_count = 0;
     table->interest = transform_table(table);
-    for (uint32_t i = 0; i < table->columns; i++) table->wanted += table->column[i].wanted;
-    bool some = table->interest == RM_ALL && table->wanted;
+    bool some = table->interest == RM_ALL && rm_wanted_count;
+    for (uint32_t i = 0; !some && i < table->columns; i++) table->column[i].usable = true;
     /* 3: some columns; of rows as they were and as they are, inserts, updates and deletes */
-    uint32_t words[4] = {0, some ? 3 : table->interest, 15, table->wanted};
+    uint32_t words[4] = {0, some ? 3 : (uint32_t)table->interest, 15, rm_wanted_count};
     rm_answer.len = 0;
     rm_words(&rm_answer, words, some ? 4 : 2);
-    for (uint32_t i = 0; some && i < table->columns; i++)
-        if (table->column[i].wanted) rm_words(&rm_answer, &i, 1);
+    if (some) rm_put(&rm_answer, rm_built(&rm_wanted));
     return rm_answered();
 }
 
 RM_EXPORT("rowmill_process") uint64_t rm_process(const uint8_t *batch, uint32_t len) {
     (void)len;
-    rm_out.keep.len = rm_out.reroutes.len = rm_out.reroute_text.len = rm_out.edits.len = rm_out.edit_text.len = 0;
-    rm_out.emits.len = rm_out.emit_text.len = rm_out.fails.len = rm_out.fail_text.len = 0;
+    rm_batch = batch, rm_retried = false;
+    for (uint32_t i = 0; i < RM_LISTS; i++) rm_out[i].items.len = rm_out[i].texts.len = 0;
     uint32_t rows = rm_u32(batch + 4);
     const uint8_t *offsets = batch + rm_u32(batch + 8);
     for (uint32_t i = 0; i < rows; i++) {
         const uint8_t *at = batch + rm_u32(offsets + 4 * i), *first = at + 40;
-        rm_row row = {rm_tables[rm_u32(at)], (rm_operation)at[4], NULL, NULL, rm_i64(at + 32), i};
-        switch (row.operation) {
-        case RM_INSERT: row.after = first; break;
-        case RM_DELETE: row.before = first; break;
-        case RM_UPDATE: row.before = first, row.after = first + rm_u32(first); break;
-        }
+        rm_row row;
+        uint32_t id = rm_u32(at);
+        /* Rows of tables that the plugin's .toml excludes are in the batch as well, and were never described. */
+        if (id >= rm_table_room || !rm_tables[id]) continue;
+        row.table = rm_tables[id], row.operation = (rm_operation)at[4], row.time_us = rm_i64(at + 32);
+        row.packed = at, row.index = i, row.failed = false;
+        row.before = row.operation == RM_INSERT ? NULL : first;
+        row.after = row.operation == RM_INSERT ? first : row.operation == RM_UPDATE ? first + rm_u32(first) : NULL;
         switch (row.table->interest) {
         case RM_PASS: rm_keep(&row); break;
         case RM_DROP: break;
         case RM_ALL: transform_row(&row); break;
         }
+        if (rm_retried) return rm_answered();
+        if (row.failed) {
+            for (uint32_t list = RM_KEEPS; list <= RM_EMITS; list++) rm_remove(list, row.index);
+            rm_remove(RM_ATTRIBUTES, rm_emit_count());
+        }
     }
-    const rm_buffer *texts[4] = {&rm_out.reroute_text, &rm_out.edit_text, &rm_out.emit_text, &rm_out.fail_text};
-    const rm_buffer *lists[5] = {&rm_out.keep, &rm_out.reroutes, &rm_out.edits, &rm_out.emits, &rm_out.fails};
-    uint32_t arena = 0;
-    for (int i = 0; i < 4; i++) arena += texts[i]->len;
-    uint32_t words[8] = {0, rm_out.keep.len / 4, rm_out.reroutes.len / 12, rm_out.edits.len / 20, rm_out.emits.len / 20, 0, rm_out.fails.len / 8, arena};
+    uint32_t words[2 + RM_LISTS] = {0}, *arena = &words[1 + RM_LISTS];
+    for (uint32_t i = 0; i < RM_LISTS; i++) {
+        words[1 + i] = rm_out[i].items.len / (4u * rm_item_words[i]);
+        *arena += rm_out[i].texts.len;
+    }
     rm_answer.len = 0;
-    rm_words(&rm_answer, words, 8);
-    for (int i = 0; i < 5; i++) {
-        rm_text list = {lists[i]->at, lists[i]->len};
-        rm_put(&rm_answer, list);
-    }
-    for (int i = 0; i < 4; i++) {
-        rm_text text = {texts[i]->at, texts[i]->len};
-        rm_put(&rm_answer, text);
-    }
+    rm_words(&rm_answer, words, 2 + RM_LISTS);
+    for (uint32_t i = 0; i < RM_LISTS; i++) rm_put(&rm_answer, rm_built(&rm_out[i].items));
+    for (uint32_t i = 0; i < RM_LISTS; i++) rm_put(&rm_answer, rm_built(&rm_out[i].texts));
     return rm_answered();
 }
 

@@ -1,27 +1,34 @@
-// What rowmill.js offers, for TypeScript.
+// The types of rowmill.js.
 
 export type View = "newest" | "before" | "after";
 export type Operation = "insert" | "update" | "delete";
 export type Value = string | number | bigint | null;
 
-/** What of a column `where` asks for. */
+/** A transient failure, thrown by `row` or `batch`: the engine calls the transform again with the same batch. */
+export class Retry extends Error {}
+
+/** The error of a getter or an edit that does not fit the column: the row's failure, with this message. */
+export class ColumnError extends Error {}
+
+/** A test of a column, for `where`. */
 export interface Test {
   readonly tag: string;
 }
-export function equal(value: Value): Test;
-export function oneOf(...values: Value[]): Test;
+export function equal(value: NonNullable<Value>): Test;
+export function oneOf(...values: NonNullable<Value>[]): Test;
 export function prefix(text: string): Test;
-/** Both inclusive; `undefined` is no bound. */
-export function between(low?: Value, high?: Value): Test;
+/** Both bounds are inclusive; `undefined` is no bound. */
+export function between(low?: NonNullable<Value>, high?: NonNullable<Value>): Test;
 export const isNull: Test;
+/** The update changed the column; true for all inserts and deletes. */
 export const changed: Test;
-/** It is this now and wasn't before. */
-export function changedTo(value: Value): Test;
+/** The column has this value after the change, and had another one, or none, before it. */
+export function changedTo(value: NonNullable<Value>): Test;
 export function not(test: Test): Test;
-/** About the row as it was before. */
+/** Applies a test to the before image. */
 export function before(test: Test): Test;
 
-/** What a recipe puts into a message. */
+/** A value that a recipe puts into a message. */
 export interface Part {
   readonly tag: string;
 }
@@ -41,15 +48,42 @@ export function recipe(fields: Record<string, Part>, group?: (string | Part)[]):
 
 export function log(message: unknown, level?: "error" | "warn" | "info" | "debug" | "trace"): void;
 export function count(counter: string, n?: number): void;
-/** Microseconds since 1970, if the clock is granted. */
+/** Returns the time in microseconds since 1970, or null if the clock is not granted. */
 export function now(): number | null;
 export function env(name: string): string | null;
 
-/** Rows that the engine picks; who looks at them gets their numbers. */
-export interface Rows extends Iterable<number> {
-  readonly length: number;
+/**
+ * Lists of a column's values, one for each row, in order; null where the value is NULL or the row has no such image.
+ * Each row's table must have the column, of a type that the getter reads, and the image must contain it. `view` is
+ * "newest" by default: after the change; of a deleted row, before it.
+ */
+export interface Lists {
+  texts(column: string, view?: View): (string | null)[];
+  /** A value beyond 2^53 is an error. */
+  integers(column: string, view?: View): (number | null)[];
+  /** Signed 64 bits. */
+  bigints(column: string, view?: View): (bigint | null)[];
+  /** Unsigned 64 bits. */
+  unsigned(column: string, view?: View): (bigint | null)[];
+  floats(column: string, view?: View): (number | null)[];
+  bytes(column: string, view?: View): (Uint8Array | null)[];
+  /** Objects with the columns that the image contains. */
+  objects(view?: View): (Record<string, unknown> | null)[];
+}
+
+/** Selects rows of these. */
+export interface Selectable {
+  /** The rows for which all tests hold. */
   where(tests: Record<string, Test>): Rows;
+  /** The rows with one of these operations. */
   of(...operations: Operation[]): Rows;
+  /** The rows of one of these tables: "shop.orders". */
+  table(...names: string[]): Rows;
+}
+
+/** A selection of rows; to iterate over it gives the rows' numbers. */
+export interface Rows extends Iterable<number>, Selectable, Lists {
+  readonly length: number;
 }
 
 export interface KeepTo {
@@ -63,51 +97,93 @@ export interface EmitTo {
   attributes?: Record<string, string>;
 }
 
-/** Row changes. */
-export interface Batch {
+/** A batch of rows. The lists have one item for each of `rows`. */
+export interface Batch extends Selectable, Lists {
   readonly all: Rows;
+  /** The numbers of all rows. */
   readonly rows: number[];
+  /** The operation of each row. */
   readonly operations: Operation[];
-  where(tests: Record<string, Test>): Rows;
-  of(...operations: Operation[]): Rows;
   each(): Iterable<Row>;
-  texts(column: string, view?: View): (string | null)[];
-  integers(column: string, view?: View): (number | null)[];
-  floats(column: string, view?: View): (number | null)[];
-  objects(view?: View): (Record<string, unknown> | null)[];
+  /** Keeps the rows; optionally sends them to a sink, in a group. */
   keep(rows: Rows | number[], to?: KeepTo): void;
+  /** Sets a column in the rows' after images; a value of a binary column is base64. */
   set(rows: Rows | number[], column: string, value: Value): void;
+  /** Sets a column in both images, where it has a value. Use it to hide what must not get out. */
   replace(rows: Rows | number[], column: string, value: Value): void;
+  /** Makes a message of each row by a recipe. */
   write(recipe: Recipe, rows: Rows | number[], to?: { sink?: string }): void;
+  /** Makes a message of a row. A body that is not a text is written as JSON. */
   emit(row: number, body: unknown, to?: EmitTo): void;
+  /** Fails a row: the plugin's `on_error` decides on it. */
   fail(row: number, message: string): void;
 }
 
-/** A row to be looked at. */
-export interface Row {
+/**
+ * An image of a row. The getters return null for NULL, and throw a `ColumnError` if the table has no such column, the
+ * transform does not declare it, it is of another type, or it is absent from the image.
+ */
+export interface Image {
+  /** Reads a text, decimal, JSON, date, time, datetime, timestamp, enum or set column. */
+  text(column: string): string | null;
+  /** Reads a decimal column, as text with all its digits. */
+  decimal(column: string): string | null;
+  /** Reads an integer, year or bit column. A value beyond 2^53 is an error. */
+  integer(column: string): number | null;
+  /** Reads an integer, year or bit column of signed 64 bits. */
+  bigint(column: string): bigint | null;
+  /** Reads an integer, year or bit column of unsigned 64 bits. */
+  unsigned(column: string): bigint | null;
+  /** Reads a float or double column. */
+  float(column: string): number | null;
+  /** Reads a binary, geometry or vector column. */
+  bytes(column: string): Uint8Array | null;
+  /** Whether the table has the column and this image contains it. Never throws. */
+  has(column: string): boolean;
+}
+
+/** A row. Its getters read the newest image: the after image, and of a deleted row the before image. */
+export interface Row extends Image {
   readonly number: number;
+  /** The table's full name: "shop.orders". */
+  readonly table: string;
   readonly operation: Operation;
-  text(column: string, view?: View): string | null;
-  integer(column: string, view?: View): number | null;
-  float(column: string, view?: View): number | null;
-  changedTo(column: string, value: string): boolean;
+  /** The before image; null for an insert. */
+  readonly before: Image | null;
+  /** The after image; null for a delete. */
+  readonly after: Image | null;
+  /** Whether an update changed the column; false for inserts and deletes, and if it is absent from the after image. */
+  changed(column: string): boolean;
+  /** Whether the column has this text after the change, and had another value, or none, before it. */
+  changedTo(column: string, text: string): boolean;
+  /** Keeps the row; optionally sends it to a sink, in a group. */
   keep(to?: KeepTo): void;
+  /**
+   * Sets a column in the after image. The value is null, a text for columns that are read as texts (base64 for those
+   * read as bytes), an integer or a bigint for those read as integers, and a number for those read as floats.
+   */
   set(column: string, value: Value): void;
+  /** Sets a column in both images, where it has a value. Use it to hide what must not get out. */
   replace(column: string, value: Value): void;
+  /** Makes a message of the row. A body that is not a text is written as JSON. */
   emit(body: unknown, to?: EmitTo): void;
+  /** Fails the row: its messages and edits are discarded, and the plugin's `on_error` decides on it. */
   fail(message: string): void;
 }
 
 export interface Transform {
-  /** The tables whose rows it decides on; by default all. A name that has a dot is within backticks: "`my.shop`.orders". */
+  /**
+   * The full names of the tables on whose rows the transform decides; by default all. A name that has a dot is within
+   * backticks: "`my.shop`.orders".
+   */
   tables?: string[];
-  /** The columns that it uses of them; by default all. */
-  columns?: string[];
+  /** The columns that the transform uses of them, or an object with those of each table; by default all. */
+  columns?: string[] | Record<string, string[]>;
   /** Called once with the settings. */
   setup?(settings: any): void;
   /** Called for each batch. */
   batch?(batch: Batch): void;
-  /** Called for each row, where there is no `batch`. */
+  /** Called for each row if there is no `batch`. */
   row?(row: Row): void;
 }
 export function transform(transform: Transform): {

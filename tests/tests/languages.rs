@@ -38,6 +38,35 @@ fn examples_of_all_languages_agree() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// In every language a column that a table lacks, does not declare or has of another kind is an error of the row, and never
+/// an empty or a wrong value; names are compared without case; absent is not NULL; both images can be read.
+#[test]
+fn getters_of_all_languages_agree() -> anyhow::Result<()> {
+    for language in ["rust", "c", "zig", "assemblyscript", "go", "js", "python"] {
+        let module = module(language, "getters");
+        let cases = top().join("sdk/cases/getters");
+        let (code, said) = plugin(&["test", &module.to_string_lossy(), "--cases", &cases.to_string_lossy()])?;
+        ensure!(code == Some(0) && said.contains("ok "), "{language}: {said}");
+    }
+    Ok(())
+}
+
+/// Rows of tables that a plugin's .toml excludes are in its batches, and it is not told of these tables.
+#[test]
+fn rows_of_excluded_tables_pass() -> anyhow::Result<()> {
+    let directory = scratch("rows_of_excluded_tables_pass");
+    for language in LANGUAGES {
+        let module = directory.join(format!("{language}.wasm"));
+        std::fs::copy(self::module(language, "route"), &module)?;
+        std::fs::write(module.with_extension("toml"), "tables = [\"shop.orders\"]\n")?;
+        let cases = top().join("sdk/cases/route");
+        let (code, said) = plugin(&["test", &module.to_string_lossy(), "--cases", &cases.to_string_lossy()])?;
+        ensure!(code == Some(0) && said.contains("ok "), "{language}: {said}");
+        ensure!(!said.contains("ERROR"), "a batch failed, though its rows did not: {language}: {said}");
+    }
+    Ok(())
+}
+
 /// A failed case names the place; `plugin inspect` describes a module.
 #[test]
 fn tests_fail_where_they_should() -> anyhow::Result<()> {

@@ -152,10 +152,18 @@ pub struct Table {
 }
 
 impl Table {
-    /// Returns the column with a name, compared as MySQL does: ASCII case does not count.
+    /// Returns the column with a name, compared as MySQL does: case does not count.
     pub fn column(&self, name: &str) -> Option<ColumnIndex> {
-        let index = self.columns.iter().position(|column| column.name.eq_ignore_ascii_case(name))?;
-        Some(ColumnIndex(index as u32))
+        let is_equal = |column: &Column| {
+            column.name.eq_ignore_ascii_case(name)
+                || column.name.chars().flat_map(char::to_lowercase).eq(name.chars().flat_map(char::to_lowercase))
+        };
+        Some(ColumnIndex(self.columns.iter().position(is_equal)? as u32))
+    }
+
+    /// Returns the error of a name that no column has.
+    pub fn no_column(&self, name: &str) -> String {
+        format!("{self} has no column `{name}`")
     }
 }
 

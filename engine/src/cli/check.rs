@@ -5,18 +5,23 @@ use std::fmt::Display;
 use std::io::Write;
 use std::time::Duration;
 
-use rowmill_core::batch::{Operation, shown_name};
+use rowmill_core::batch::{Column, ColumnIndex, Kind, Operation, Table, TableId, shown_name};
+use rowmill_core::binlog::CatalogColumn;
 
 use crate::checkpoint::Checkpoint;
 use crate::config::{self, Config, MySqlCheckpoint, Route, ServerOptions, Tls};
+use crate::fixture::kind;
+use crate::mysql::columns::list_columns;
 use crate::mysql::{ConnectError, Server};
 use crate::retry::error_text;
 use crate::router::plural;
 use crate::sink::{self, Connections};
 use crate::source::binlog;
-use crate::transform::{Loader, Settings};
+use crate::transform::{Chain, Loader, Settings};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
+/// The number of tables that the plugins are asked about: each takes a query.
+const TABLES_ASKED_MAX: usize = 1000;
 
 /// A report, whose findings are written as they are found.
 struct Report<'a, W> {
@@ -53,7 +58,8 @@ pub async fn run(config: &Config, out: &mut impl Write) -> std::io::Result<usize
     for note in &config.notes {
         report.note(note)?;
     }
-    server(config, &mut report).await?;
+    let mut tables = Vec::new();
+    server(config, &mut report, &mut tables).await?;
     let connections = Connections::default();
     for config in &config.sinks {
         match sink::check(config, &connections).await {
@@ -72,7 +78,10 @@ pub async fn run(config: &Config, out: &mut impl Write) -> std::io::Result<usize
                 (Some(directory), []) => {
                     report.note(format!("{} has no plugins: rows pass unchanged", directory.display()))?
                 }
-                (Some(_), names) => report.ok(format!("plugins: {}", names.join(", ")))?,
+                (Some(_), names) => {
+                    report.ok(format!("plugins: {}", names.join(", ")))?;
+                    plugins(config, &chain, &tables, &mut report).await?;
+                }
             }
         }
         Err(error) => report.problem(format!("{error:#}"))?,
@@ -81,6 +90,73 @@ pub async fn run(config: &Config, out: &mut impl Write) -> std::io::Result<usize
         report.line("ready", "`rowmill run` has everything that it needs")?;
     }
     Ok(report.problems)
+}
+
+/// Asks the plugins about the tables as they are now, so that a misspelt or renamed column is found before its first row.
+async fn plugins(
+    config: &Config,
+    chain: &Chain,
+    tables: &[(String, String)],
+    report: &mut Report<'_, impl Write>,
+) -> std::io::Result<()> {
+    if tables.is_empty() {
+        return Ok(()); // reported already
+    }
+    let mut server = match Server::connect(&config.source).await {
+        Ok(server) => server,
+        Err(ConnectError::Transient(error) | ConnectError::Definite(error)) => {
+            return report.problem(format!("{error:#}"));
+        }
+    };
+    let mut decided: Vec<(&str, Vec<String>)> = chain.names().into_iter().map(|name| (name, Vec::new())).collect();
+    let mut errors: Vec<String> = Vec::new();
+    for (id, (schema, name)) in (0..).zip(tables.iter().take(TABLES_ASKED_MAX)) {
+        let columns = match list_columns(&mut server, schema, name).await {
+            Ok(columns) => columns,
+            Err(error) => return report.problem(format!("cannot read the columns of {schema}.{name}: {error}")),
+        };
+        let table = described(id, schema, name, columns);
+        for ((plugin, interest), (_, decided)) in chain.interests(&table).zip(&mut decided) {
+            match interest {
+                Ok(true) => decided.push(table.to_string()),
+                Ok(false) => {}
+                Err(error) => errors.push(format!("plugin `{plugin}`: {error}")),
+            }
+        }
+    }
+    server.disconnect().await;
+    for error in &errors {
+        report.problem(error)?;
+    }
+    for (plugin, tables) in decided {
+        match tables.as_slice() {
+            [] if errors.is_empty() => report.note(format!(
+                "plugin `{plugin}` decides on no table that `source.tables` selects: rows pass it unchanged; check the \
+                 tables' names in the transform and in its .toml"
+            ))?,
+            [] => {}
+            tables => report.ok(format!("plugin `{plugin}` decides on {}", listed(tables)))?,
+        }
+    }
+    if tables.len() > TABLES_ASKED_MAX {
+        report.note(format!(
+            "the plugins were asked about the first {TABLES_ASKED_MAX} of {} tables only",
+            tables.len()
+        ))?;
+    }
+    Ok(())
+}
+
+/// Returns a table with its current columns, as a transform will see it. Columns of types that have no name here count as text.
+fn described(id: u32, schema: &str, name: &str, columns: Vec<CatalogColumn>) -> Table {
+    let visible = columns.into_iter().filter(|column| !column.is_hidden);
+    let column = |CatalogColumn { name, column_type, key_position, .. }: CatalogColumn| {
+        let (kind, mysql_type) = kind(&column_type).unwrap_or((Kind::Text, column_type));
+        Column { name, kind, mysql_type, nullable: key_position.is_none(), key: key_position.is_some() }
+    };
+    let columns: Vec<Column> = visible.map(column).collect();
+    let key = (0..).zip(&columns).filter(|(_, column)| column.key).map(|(index, _)| ColumnIndex(index)).collect();
+    Table { id: TableId(id), generation: 0, schema: schema.to_owned(), name: name.to_owned(), columns, key }
 }
 
 /// Returns the operations that have no route, by table: `deletes of shop.orders`.
@@ -110,7 +186,13 @@ fn unverified(options: &ServerOptions, tls: &Tls, report: &mut Report<'_, impl W
     }
 }
 
-async fn server(config: &Config, report: &mut Report<'_, impl Write>) -> std::io::Result<()> {
+/// Checks the server, the checkpoint and the start point. Sets `selected` to the tables that the source selects, as soon as
+/// they are known.
+async fn server(
+    config: &Config,
+    report: &mut Report<'_, impl Write>,
+    selected: &mut Vec<(String, String)>,
+) -> std::io::Result<()> {
     for other in config.source.candidates().iter().skip(1) {
         match Server::connect(other).await {
             Ok(server) => {
@@ -170,6 +252,7 @@ async fn server(config: &Config, report: &mut Report<'_, impl Write>) -> std::io
              their case included, and that the user has SELECT on the tables",
         )?,
         Ok(tables) => {
+            selected.clone_from(&tables);
             let unrouted = unrouted(&tables, &config.destinations.routes);
             if !unrouted.is_empty() {
                 report.note(format!(

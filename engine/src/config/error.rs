@@ -64,7 +64,7 @@ fn named(kind: &str) -> &str {
 }
 
 /// Returns `; did you mean ...?`, if a known name is similar, else nothing.
-pub(super) fn nearest<'a>(unknown: &str, known: impl Iterator<Item = &'a str>) -> String {
+pub(crate) fn nearest<'a>(unknown: &str, known: impl Iterator<Item = &'a str>) -> String {
     let distance = |name: &&str| strsim::damerau_levenshtein(unknown, name);
     match known.min_by_key(distance) {
         Some(name) if distance(&name) <= 1 + unknown.len() / 3 => format!("; did you mean `{name}`?"),

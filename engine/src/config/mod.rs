@@ -22,7 +22,7 @@ use rowmill_pipeline::ack::Cost;
 use serde::Deserialize;
 
 pub use error::ConfigError;
-pub(crate) use error::toml_error;
+pub(crate) use error::{nearest, toml_error};
 pub(crate) use quantity::Quantity;
 pub use secret::{Secret, ServerOptions};
 pub use sinks::{

@@ -18,6 +18,16 @@ pub(crate) struct Decision {
     pub fails: Vec<(RowIndex, String)>,
 }
 
+impl Decision {
+    /// Removes everything about rows on which the plugin does not decide.
+    pub fn retain(&mut self, is_decided: impl Fn(RowIndex) -> bool) {
+        self.reroutes.retain(|(row, _)| is_decided(*row));
+        self.edits.0.retain(|edit| is_decided(edit.row));
+        self.emitted.retain(|message| is_decided(message.row));
+        self.fails.retain(|(row, _)| is_decided(*row));
+    }
+}
+
 /// The new values of columns, sorted by row.
 #[derive(Debug, Default)]
 pub(crate) struct Edits(Vec<Edit>);

@@ -110,6 +110,12 @@ impl Transform for FakeTransform {
         all.into_iter().find(|on_error| error.message == format!("{on_error:?}")).expect("the error names its handling")
     }
 
+    fn is_stateful(&self) -> bool {
+        false
+    }
+
+    fn failed_as_a_whole(&self, _error: &PluginError) {}
+
     fn sequencer(&self) -> Option<&Sequencer> {
         self.sequencer.as_ref()
     }

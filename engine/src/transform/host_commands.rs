@@ -1,12 +1,12 @@
 //! Host commands: what a plugin tells the host to do with rows while it decides on a batch (`bulk` of the WIT world).
 
-use rowmill_core::batch::{Cell, ImageKind, Operation, RowIndex, Table};
+use rowmill_core::batch::{Cell, ImageKind, RowIndex, Table};
 
 use super::decision::{Edit, NewValue};
 use super::query::BatchQuery;
 use super::recipe::{Group, OfTables};
 use super::value;
-use super::wasm::bindings::bulk::{Message, Rows, Rule};
+use super::wasm::bindings::bulk::{Message, Rows};
 use super::wasm::bindings::types;
 use super::wasm::limits::{ATTRIBUTE_BYTES, EDIT_BYTES, FAIL_BYTES, MESSAGE_BYTES, REROUTE_BYTES, ROW_BYTES};
 
@@ -95,7 +95,10 @@ impl HostCommands {
             let table = &*asked.tables[packed.table().0 as usize];
             let mut text = Vec::new();
             let group = groups.get(table, || Group::new(&group, table, asked.interests))?;
-            group.write(table, &packed, self.bytes_max, &mut text);
+            if let Err(error) = group.write(table, &packed, self.bytes_max, &mut text) {
+                self.fail(asked, row.0, error)?;
+                continue;
+            }
             self.take(REROUTE_BYTES + text.len())?;
             let text = String::from_utf8(text).map_err(|error| error.to_string())?;
             self.reroutes.push((row, sink, text));
@@ -117,7 +120,7 @@ impl HostCommands {
         place: EditTarget,
     ) -> Result<(), String> {
         let meant = |table: &Table| {
-            let index = table.column(column).ok_or_else(|| format!("{table} has no column `{column}`"))?;
+            let index = table.column(column).ok_or_else(|| table.no_column(column))?;
             asked.interests.check(table, index, place.image())?;
             let described = &table.columns[index.0 as usize];
             let Some(text) = &value else { return Ok((index, NewValue::Null)) };
@@ -172,7 +175,7 @@ impl HostCommands {
 impl BatchQuery<'_> {
     fn rows_of(&self, rows: Rows) -> Result<Vec<RowIndex>, String> {
         match rows {
-            Rows::ThatMatch(rule) => Ok(self.pick(&rule)?.into_iter().map(RowIndex).collect()),
+            Rows::ThatMatch(rule) => Ok(self.select(&rule)?.into_iter().map(RowIndex).collect()),
             Rows::These(rows) => rows.into_iter().map(|row| self.known(row)).collect(),
         }
     }
@@ -185,35 +188,17 @@ impl BatchQuery<'_> {
             Err(format!("row {row} is not in the batch of {count} rows"))
         }
     }
-
-    /// Returns the rows that match a rule.
-    pub fn pick(&self, rule: &Rule) -> Result<Vec<u32>, String> {
-        let Rule { inserts, updates, deletes, all_of } = rule;
-        let is_meant = |row: &u32| match self.batch.row(RowIndex(*row)).operation() {
-            Operation::Insert => *inserts,
-            Operation::Update => *updates,
-            Operation::Delete => *deletes,
-        };
-        let is_about_all = *inserts && *updates && *deletes;
-        if all_of.is_empty() && !is_about_all {
-            return Ok(self.rows.iter().copied().filter(is_meant).collect());
-        }
-        let mut picked = self.select(all_of)?;
-        if !is_about_all {
-            picked.retain(is_meant);
-        }
-        Ok(picked)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::interest::Interests;
+    use super::super::wasm::bindings::query::{Condition, Rule};
     use super::*;
     use crate::fixture::sample_rows;
 
-    fn rule(inserts: bool, all_of: Vec<super::super::wasm::bindings::query::Condition>) -> Rows {
-        Rows::ThatMatch(Rule { inserts, updates: true, deletes: true, all_of })
+    fn rule(inserts: bool, all_of: Vec<Condition>) -> Rows {
+        Rows::ThatMatch(Rule { tables: Vec::new(), inserts, updates: true, deletes: true, all_of })
     }
 
     #[test]

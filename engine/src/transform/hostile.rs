@@ -64,7 +64,10 @@ fn outcome(name: &str, bytes: &[u8]) -> String {
     };
     let started = Instant::now();
     let outcome = match decide(&plugin) {
-        Ok(_) => "ok".to_owned(),
+        Ok(decided) => {
+            let fails = decided.decision.map(|(_, decision)| decision.fails).unwrap_or_default();
+            fails.into_iter().next().map_or_else(|| "ok".to_owned(), |(_, error)| error)
+        }
         Err(error) => error.to_string(),
     };
     assert!(started.elapsed() < SOON, "{name} took {:?}: {outcome}", started.elapsed());

@@ -8,6 +8,7 @@ use rowmill_core::batch::{ColumnIndex, ImageKind, Operation, Table};
 use rowmill_core::binlog::{ColumnSet, RowProjection, TableProjection};
 
 use super::wasm::bindings::types;
+use crate::config::nearest;
 
 /// A plugin's interest in a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +39,8 @@ impl Interest {
     /// Converts an answer to `describe`.
     ///
     /// # Errors
-    /// If the answer names a column that the table does not have.
+    /// If the answer names a column that the table does not have: a transform that would read it as NULL drops or leaks
+    /// what it must not.
     pub fn new(interest: types::Interest, table: &Table) -> Result<Self, String> {
         let types::Want { columns, before, inserts, updates, deletes } = match interest {
             types::Interest::Pass => return Ok(Self::Pass),
@@ -46,11 +48,14 @@ impl Interest {
             types::Interest::All => return Ok(Self::All),
             types::Interest::Want(want) => want,
         };
-        let count = table.columns.len();
-        if let Some(column) = columns.iter().find(|&&column| column as usize >= count) {
-            return Err(format!("interest in column {column} of {table}, which has {count} columns"));
-        }
-        let columns = (!columns.is_empty()).then(|| columns.into_iter().map(ColumnIndex).collect());
+        let find = |name: &String| {
+            table.column(name).ok_or_else(|| {
+                let hint = nearest(name, table.columns.iter().map(|column| &*column.name));
+                format!("{}, which the transform declares{hint}", table.no_column(name))
+            })
+        };
+        let indexes = columns.iter().map(find).collect::<Result<ColumnSet, String>>()?;
+        let columns = (!columns.is_empty()).then_some(indexes);
         Ok(Self::Columns(Arc::new(WantedColumns { columns, before, inserts, updates, deletes })))
     }
 
@@ -217,8 +222,9 @@ mod tests {
         Table { id: TableId(0), generation: 0, schema, name, columns, key: vec![ColumnIndex(0)] }
     }
 
-    fn want(columns: &[u32], before: bool, updates: bool) -> Interest {
-        let want = types::Want { columns: columns.to_vec(), before, inserts: true, updates, deletes: false };
+    fn want(columns: &[usize], before: bool, updates: bool) -> Interest {
+        let columns = columns.iter().map(|&column| ["id", "STATUS", "email"][column].to_owned()).collect();
+        let want = types::Want { columns, before, inserts: true, updates, deletes: false };
         Interest::new(types::Interest::Want(want), &table()).expect("columns that it has")
     }
 
@@ -268,7 +274,18 @@ mod tests {
         assert!(interests.check_all(&table(), ImageKind::After).is_err());
         interests.insert(&table(), want(&[], true, true));
         assert_eq!(interests.check_all(&table(), ImageKind::Before), Ok(()));
-        let beyond = types::Want { columns: vec![3], before: true, inserts: true, updates: true, deletes: true };
-        assert!(Interest::new(types::Interest::Want(beyond), &table()).is_err());
+    }
+
+    #[test]
+    fn a_declared_column_that_the_table_lacks_is_refused() {
+        let declare = |name: &str| {
+            let columns = vec!["id".to_owned(), name.to_owned()];
+            let want = types::Want { columns, before: true, inserts: true, updates: true, deletes: true };
+            Interest::new(types::Interest::Want(want), &table()).expect_err("refused")
+        };
+        let lacks = "shop.orders has no column";
+        let declared = "which the transform declares";
+        assert_eq!(declare("statuss"), format!("{lacks} `statuss`, {declared}; did you mean `status`?"));
+        assert_eq!(declare("note"), format!("{lacks} `note`, {declared}"));
     }
 }

@@ -34,6 +34,7 @@ pub use error::TransformError;
 pub use message::{Emitted, MessageText, Reroute};
 pub use plugin::Plugin;
 pub use reload::{CurrentChain, Reloader};
+pub(crate) use value::check as check_value;
 pub use wasm::load::{Loader, Settings};
 
 use decision::{Decision, Edits};
@@ -65,6 +66,14 @@ pub(crate) trait Transform: std::fmt::Debug + Send + Sync {
 
     /// Returns how a row that the transform failed on is handled.
     fn on_error(&self, error: &TransformError) -> OnError;
+
+    /// Returns whether the transform has one instance, which may keep state. It is given the rows one by one: a row is then seen
+    /// once, whatever happens to its neighbours.
+    fn is_stateful(&self) -> bool;
+
+    /// Records that the transform failed on a batch, and then on none of its rows alone. It costs time, and hides a fault of
+    /// the transform.
+    fn failed_as_a_whole(&self, error: &PluginError);
 
     /// Returns the sequencer that orders the batches, if the transform must see them in order.
     fn sequencer(&self) -> Option<&Sequencer>;
@@ -100,6 +109,10 @@ pub struct Transformed {
     pub skipped: Vec<(u32, SkippedChange)>,
     /// The row before which the engine stops. None of the fields above has anything of this row or of later ones.
     pub stop: Option<Stop>,
+    /// Whether a transform failed on a row.
+    is_failed: bool,
+    /// The error of a transform on the batch as a whole that it did not return for any row alone.
+    pub hidden_error: Option<String>,
 }
 
 /// A row for the dead-letter sink.
@@ -164,6 +177,15 @@ impl Chain {
         self.transforms.iter().map(|transform| transform.name()).collect()
     }
 
+    /// Asks each transform about a table. Returns the transforms' names, and whether each decides on the table's rows or drops
+    /// them, or its error.
+    pub fn interests<'a>(&'a self, table: &'a Table) -> impl Iterator<Item = (&'a str, Result<bool, String>)> {
+        self.transforms.iter().map(|transform| {
+            let interest = transform.interest(table).map_err(|error| error.to_string());
+            (transform.name(), interest.map(|interest| interest != Interest::Pass))
+        })
+    }
+
     /// Replaces the chain `earlier` from batch `number` on: the sequencers of new transforms begin there.
     pub fn begin_at(&self, number: u64, earlier: &Self) {
         for transform in &self.transforms {
@@ -220,19 +242,24 @@ impl Chain {
 /// Passes the remaining rows of a batch through one transform.
 ///
 /// If the transform fails on the batch as a whole, each row is tried in a batch of its own, so that only the failing
-/// rows are affected. `pauses` is the time that retries may still wait.
+/// rows are affected. A transform with state is given each row in a batch of its own at once. `pauses` is the time that
+/// retries may still wait.
 fn run_one(transform: &dyn Transform, tables: &Arc<[Arc<Table>]>, state: &mut Transformed, pauses: &mut Duration) {
-    let whole = match attempt(transform, tables, state, pauses) {
-        Ok(()) => return,
-        Err(error) => error,
-    };
-    if let [only] = &state.rows[..] {
+    let mut whole = None;
+    if state.rows.len() == 1 || !transform.is_stateful() {
+        match attempt(transform, tables, state, pauses) {
+            Ok(()) => return,
+            Err(error) => whole = Some(error),
+        }
+    }
+    if let ([only], Some(error)) = (&state.rows[..], &whole) {
         let only = only.clone();
         state.rows.clear();
         let packed = state.packed.clone();
-        state.fail(transform, tables, &packed, only.row, only.origin, &whole);
+        state.fail(transform, tables, &packed, only.row, only.origin, error);
         return;
     }
+    let mut is_failed = false;
     let (packed, rows) = (state.packed.clone(), std::mem::take(&mut state.rows));
     let batch = packed.view();
     let mut left = Builder::with_capacity(packed.as_bytes().len());
@@ -241,7 +268,7 @@ fn run_one(transform: &dyn Transform, tables: &Arc<[Arc<Table>]>, state: &mut Tr
         let row = Passed { row: RowIndex(0), ..passed };
         let mut alone = Transformed::of(single, vec![row]);
         run_one(transform, tables, &mut alone, pauses);
-        let Transformed { packed, rows, emitted, seen, dead, stop, .. } = alone;
+        let Transformed { packed, rows, emitted, seen, dead, stop, is_failed: failed, .. } = alone;
         let single = packed.view();
         for passed in rows {
             left.copy_row(&single, passed.row);
@@ -249,12 +276,19 @@ fn run_one(transform: &dyn Transform, tables: &Arc<[Arc<Table>]>, state: &mut Tr
         }
         state.emit(emitted, seen);
         state.dead.extend(dead);
+        is_failed |= failed;
         if let Some(stop) = stop {
             state.stop_at(stop);
             break;
         }
     }
     state.packed = left.finish();
+    state.is_failed |= is_failed;
+    // A retry that came in time for the single rows is no fault.
+    if let Some(error) = whole.filter(|error| !is_failed && !matches!(error, PluginError::Retry(_))) {
+        transform.failed_as_a_whole(&error);
+        state.hidden_error.get_or_insert_with(|| error.to_string());
+    }
 }
 
 /// Lets a transform decide on a batch. On an error, `state` is unchanged.
@@ -278,7 +312,7 @@ fn attempt(
 impl Transformed {
     fn of(packed: PackedBatch, rows: Vec<Passed>) -> Self {
         let (emitted, seen, dead, skipped) = Default::default();
-        Self { packed, rows, emitted, seen, dead, skipped, stop: None }
+        Self { packed, rows, emitted, seen, dead, skipped, stop: None, is_failed: false, hidden_error: None }
     }
 
     /// Adds messages that are made of rows of the batches `seen`.
@@ -346,6 +380,7 @@ impl Transformed {
         origin: u32,
         error: &PluginError,
     ) {
+        self.is_failed = true;
         let batch = packed.view();
         let error = TransformError::new(transform.name(), &batch, &batch.row(row), tables, error);
         match transform.on_error(&error) {

@@ -33,6 +33,8 @@ pub struct Plugin {
     /// Orders the batches of a plugin that has one instance.
     in_order: Option<Sequencer>,
     skipped: AtomicU64,
+    /// The number of batches on which the plugin failed as a whole, and on none of their rows.
+    failed_as_a_whole: AtomicU64,
 }
 
 #[derive(Default)]
@@ -63,6 +65,7 @@ impl Plugin {
             instances_max,
             in_order,
             skipped: AtomicU64::new(0),
+            failed_as_a_whole: AtomicU64::new(0),
         }
     }
 
@@ -223,7 +226,10 @@ impl Transform for Plugin {
                 .collect();
             let output_max = manifest.limits.output.saturating_add(batch.len() * OUTPUT_A_ROW);
             let answer = instance.process(&seen, batch.len(), tables, asked, output_max)?;
-            let decision = verdict::check(instance, answer, &batch, tables, output_max)?;
+            let mut decision = verdict::check(instance, answer, &batch, tables, output_max)?;
+            if dispositions.iter().any(|disposition| *disposition != Disposition::Ask) {
+                decision.retain(|row| dispositions[row.0 as usize] == Disposition::Ask);
+            }
             Ok(Decided { dispositions, decision: Some((seen, decision)) })
         })
     }
@@ -237,6 +243,17 @@ impl Transform for Plugin {
             }
         }
         on_error
+    }
+
+    fn is_stateful(&self) -> bool {
+        self.is_stateful()
+    }
+
+    fn failed_as_a_whole(&self, error: &PluginError) {
+        let batches = self.failed_as_a_whole.fetch_add(1, Ordering::Relaxed) + 1;
+        if is_logged(batches) {
+            warn!(plugin = self.name(), batches, %error, "failed on a batch, but on none of its rows alone");
+        }
     }
 
     fn sequencer(&self) -> Option<&Sequencer> {

@@ -4,13 +4,16 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::sync::Arc;
 
+use rowmill_core::batch::schema_and_table;
 use rowmill_core::batch::{
-    Batch, Cell, Column, ColumnIndex, ImageKind, Kind, Operation, Row, RowIndex, Table, TableId,
+    Batch, Cell, Column, ColumnIndex, Image, ImageKind, Kind, Operation, Row, RowIndex, Table, TableId,
 };
 use rowmill_core::envelope::{push_cell_text, push_image};
 
 use super::interest::Interests;
-use super::wasm::bindings::query::{Condition, Test, View};
+use super::recipe::known;
+use super::value;
+use super::wasm::bindings::query::{Condition, Rule, Test, View};
 use super::wasm::limits::CONDITIONS_MAX;
 
 /// The scope of queries: the rows of a batch that the plugin decides on.
@@ -26,38 +29,83 @@ impl<'a> BatchQuery<'a> {
         self.rows.iter().map(|&row| self.batch.row(RowIndex(row)))
     }
 
-    /// Returns the rows for which all conditions hold.
+    /// Returns the rows that match a rule.
     ///
     /// # Errors
-    /// If a condition's column is outside the plugin's interest, or there are too many conditions.
-    pub fn select(&self, conditions: &[Condition]) -> Result<Vec<u32>, String> {
+    /// If a table of the rule's rows lacks the column of a condition, the column is outside the plugin's interest, a
+    /// condition's value is not valid for it, or there are too many conditions.
+    pub fn select(&self, Rule { tables, inserts, updates, deletes, all_of }: &Rule) -> Result<Vec<u32>, String> {
         let values = |condition: &Condition| if let Test::OneOf(texts) = &condition.test { texts.len() } else { 1 };
-        if conditions.iter().map(values).sum::<usize>() > CONDITIONS_MAX {
+        if all_of.iter().map(values).sum::<usize>() + tables.len() > CONDITIONS_MAX {
             return Err(format!("query with more than {CONDITIONS_MAX} conditions and values"));
         }
-        let mut left = self.rows.to_vec();
-        for Condition { column, view, test, negated } in conditions {
-            let image = match test {
-                Test::Changed | Test::ChangedTo(_) => ImageKind::Before,
-                _ => image_of(*view),
+        let full_name = |name: &'_ String| {
+            let parts = schema_and_table(name).map(|(schema, table)| (schema.into_owned(), table.into_owned()));
+            parts.ok_or_else(|| format!("`{name}` is not the full name of a table, such as `shop.orders`"))
+        };
+        let tables = tables.iter().map(full_name).collect::<Result<Vec<_>, String>>()?;
+        let is_meant = |row: &Row<'a>| {
+            let is_meant = match row.operation() {
+                Operation::Insert => *inserts,
+                Operation::Update => *updates,
+                Operation::Delete => *deletes,
             };
-            let mut of_table = OfTable::new(|table: &'a Table| {
-                let Some((index, column)) = self.column_of(table, column, image)? else { return Ok(None) };
-                Ok(Some((index, column, CompiledPredicate::new(column.kind, test))))
-            });
+            let table = self.table_of(row);
+            let is_named = |(schema, name): &(String, String)| *schema == table.schema && *name == table.name;
+            is_meant && (tables.is_empty() || tables.iter().any(is_named))
+        };
+        let mut left = self.rows.to_vec();
+        if !(*inserts && *updates && *deletes && tables.is_empty()) {
+            left.retain(|&row| is_meant(&self.batch.row(RowIndex(row))));
+        }
+        // Each condition must make sense for each table, whatever rows the conditions before it leave.
+        let mut of_rows: Vec<&'a Table> = Vec::new();
+        for &row in &left {
+            let table = self.table_of(&self.batch.row(RowIndex(row)));
+            if !of_rows.iter().rev().any(|known| known.id == table.id) {
+                of_rows.push(table);
+            }
+        }
+        for condition in all_of {
+            of_rows.iter().try_for_each(|table| self.predicate(table, condition).map(drop))?;
+        }
+        for condition in all_of {
+            let mut of_table = OfTable::new(|table: &'a Table| self.predicate(table, condition).map(Some));
             let mut rows = Vec::with_capacity(left.len());
             for index in left {
                 let row = self.batch.row(RowIndex(index));
-                let Some((column, described, probe)) = of_table.get(&self.tables[row.table().0 as usize])? else {
-                    continue;
-                };
-                if probe.holds(described, &row, *column, *view) != *negated {
+                let Some((column, described, probe)) = of_table.get(self.table_of(&row))? else { continue };
+                if probe.reads() {
+                    if_known(self.table_of(&row), &row, *column, condition.view)?;
+                }
+                if probe.holds(described, &row, *column, condition.view) != condition.negated {
                     rows.push(index);
                 }
             }
             left = rows;
         }
         Ok(left)
+    }
+
+    /// Returns a condition's column and its compiled test.
+    ///
+    /// # Errors
+    /// If the table lacks the column, it is outside the plugin's interest, or a value is not valid for it.
+    fn predicate(
+        &self,
+        table: &'a Table,
+        Condition { column: name, view, test, .. }: &Condition,
+    ) -> Result<(ColumnIndex, &'a Column, CompiledPredicate), String> {
+        let image = match test {
+            Test::Changed | Test::ChangedTo(_) => ImageKind::Before,
+            _ => image_of(*view),
+        };
+        let (index, column) = self.column_of(table, name, image)?.ok_or_else(|| table.no_column(name))?;
+        Ok((index, column, CompiledPredicate::new(table, column, test)?))
+    }
+
+    fn table_of(&self, row: &Row<'_>) -> &'a Table {
+        &self.tables[row.table().0 as usize]
     }
 
     /// Returns each row's operation, in order: 1 insert, 2 update, 3 delete.
@@ -80,19 +128,27 @@ impl<'a> BatchQuery<'a> {
         self.rows().map(|row| time_us(&self.batch, &row))
     }
 
-    /// Returns a column of each row, converted by `map` from the column's description and value.
-    ///
-    /// # Errors
-    /// If the column is outside the plugin's interest.
+    /// Returns whether each row's image has a column that the plugin may use.
+    pub fn has(&self, name: &str, view: View) -> Result<Vec<bool>, String> {
+        let mut of_table = OfTable::new(|table: &'a Table| Ok(self.usable(table, name, view)));
+        let has = |row: Row<'a>| {
+            let column = of_table.get(self.table_of(&row))?;
+            Ok(column.is_some_and(|(index, _)| seen(&row, *index, view) != Cell::Absent))
+        };
+        self.rows().map(has).collect()
+    }
+
+    /// Returns a column of each row, converted by `map` from the column's description and value; `None` where the plugin may not
+    /// use the table's column, as it may ask for the rows of other tables.
     pub fn column<T>(
         &self,
         name: &str,
         view: View,
         map: impl Fn(&Column, &'a [u8]) -> Option<T>,
     ) -> Result<Vec<Option<T>>, String> {
-        let mut of_table = OfTable::new(|table: &'a Table| self.column_of(table, name, image_of(view)));
+        let mut of_table = OfTable::new(|table: &'a Table| Ok(self.usable(table, name, view)));
         let value = |row: Row<'a>| {
-            let Some((index, column)) = of_table.get(&self.tables[row.table().0 as usize])? else { return Ok(None) };
+            let Some((index, column)) = of_table.get(self.table_of(&row))? else { return Ok(None) };
             Ok(seen(&row, *index, view).value().and_then(|value| map(column, value)))
         };
         self.rows().map(value).collect()
@@ -106,18 +162,19 @@ impl<'a> BatchQuery<'a> {
         let mut of_table =
             OfTable::new(|table: &'a Table| self.interests.check_all(table, image_of(view)).map(|()| Some(table)));
         let object = |row: Row<'a>| {
-            let image = match view {
-                View::Before => row.before(),
-                View::After => row.after(),
-                View::Newest => Some(row.newest()),
-            };
-            let table = of_table.get(&self.tables[row.table().0 as usize])?;
+            let image = image(&row, view);
+            let table = of_table.get(self.table_of(&row))?;
             let (Some(image), Some(table)) = (image, table) else { return Ok(None) };
             let mut out = Vec::new();
             push_image(table, image, &mut out);
             Ok(String::from_utf8(out).ok())
         };
         self.rows().map(object).collect()
+    }
+
+    /// Returns the column of this name, if the table has one and the plugin may use it.
+    fn usable(&self, table: &'a Table, name: &str, view: View) -> Option<(ColumnIndex, &'a Column)> {
+        self.column_of(table, name, image_of(view)).ok().flatten()
     }
 
     /// Returns the column of this name, if the table has one.
@@ -153,14 +210,12 @@ pub(super) fn time_us(batch: &Batch<'_>, row: &Row<'_>) -> i64 {
     }
 }
 
-/// Returns a value of a column of any kind as text; `None` if it is not UTF-8.
+/// Returns a value that is packed as text.
 pub(super) fn text(column: &Column, value: &[u8]) -> Option<String> {
-    let mut out = Vec::new();
-    push_cell_text(column, Cell::Value(value), &mut out);
-    String::from_utf8(out).ok()
+    column.kind.is_text().then(|| String::from_utf8(value.to_vec()).ok()).flatten()
 }
 
-/// Returns a value as an integer: of integer, year and bit columns, if it fits.
+/// Returns a value of an integer, year or bit column, if it fits.
 pub(super) fn integer(column: &Column, value: &[u8]) -> Option<i64> {
     let cell = Cell::Value(value);
     match column.kind {
@@ -170,25 +225,44 @@ pub(super) fn integer(column: &Column, value: &[u8]) -> Option<i64> {
     }
 }
 
-/// Returns a value as a float: of columns of numbers of any kind.
-pub(super) fn float(column: &Column, value: &[u8]) -> Option<f64> {
+/// Returns a value of an integer, year or bit column, if it fits.
+pub(super) fn unsigned(column: &Column, value: &[u8]) -> Option<u64> {
     let cell = Cell::Value(value);
     match column.kind {
-        Kind::Float => cell.float(),
-        Kind::Int => cell.int().map(|number| number as f64),
-        Kind::Uint | Kind::Year | Kind::Bit => cell.uint().map(|number| number as f64),
-        Kind::Decimal => cell.text()?.parse().ok(),
+        Kind::Int => cell.int()?.try_into().ok(),
+        Kind::Uint | Kind::Year | Kind::Bit => cell.uint(),
         _ => None,
     }
 }
 
-fn seen<'a>(row: &Row<'a>, column: ColumnIndex, view: View) -> Cell<'a> {
-    let image = match view {
+/// Returns a value of a float column.
+pub(super) fn float(column: &Column, value: &[u8]) -> Option<f64> {
+    if column.kind == Kind::Float { Cell::Value(value).float() } else { None }
+}
+
+/// Returns a value that is packed as bytes that are not text.
+pub(super) fn blob(column: &Column, value: &[u8]) -> Option<Vec<u8>> {
+    matches!(column.kind, Kind::Bytes | Kind::Geometry | Kind::Vector).then(|| value.to_vec())
+}
+
+fn image<'a>(row: &Row<'a>, view: View) -> Option<Image<'a>> {
+    match view {
         View::Before => row.before(),
         View::After => row.after(),
         View::Newest => Some(row.newest()),
-    };
-    image.map_or(Cell::Absent, |image| image.cell(column))
+    }
+}
+
+fn seen<'a>(row: &Row<'a>, column: ColumnIndex, view: View) -> Cell<'a> {
+    image(row, view).map_or(Cell::Absent, |image| image.cell(column))
+}
+
+/// Checks that the row's image, if there is one, contains a column.
+///
+/// # Errors
+/// If the column is absent: whether a test holds is then not known.
+fn if_known(table: &Table, row: &Row<'_>, column: ColumnIndex, view: View) -> Result<(), String> {
+    image(row, view).map_or(Ok(()), |image| known(table, column, image.cell(column)).map(drop))
 }
 
 /// A value that depends on the table only. The last one is kept, since consecutive rows are mostly of one table.
@@ -215,32 +289,37 @@ enum CompiledPredicate {
     OneOf(Vec<Scalar<'static>>),
     Prefix(String),
     Between(Option<Scalar<'static>>, Option<Scalar<'static>>),
-    /// Holds for no row: the test's value is not valid for the column's kind.
-    Never,
     Null,
     Changed,
     ChangedTo(Scalar<'static>),
 }
 
 impl CompiledPredicate {
-    fn new(kind: Kind, test: &Test) -> Self {
-        // A text that is not valid for the column's kind equals no value.
-        let scalar = |text: &String| Scalar::parse(kind, text);
-        match test {
-            Test::Equal(text) => Self::OneOf(scalar(text).into_iter().collect()),
-            Test::OneOf(texts) => Self::OneOf(texts.iter().filter_map(scalar).collect()),
+    /// # Errors
+    /// If a value is not valid for the column: it would equal no value, without a word.
+    fn new(table: &Table, column: &Column, test: &Test) -> Result<Self, String> {
+        let scalar = |text: &String| {
+            let refused = || value::refusal(table, column, text);
+            Scalar::parse(column.kind, text).ok_or_else(refused)
+        };
+        Ok(match test {
+            Test::Equal(text) => Self::OneOf(vec![scalar(text)?]),
+            Test::OneOf(texts) => Self::OneOf(texts.iter().map(scalar).collect::<Result<_, _>>()?),
             Test::Prefix(text) => Self::Prefix(text.clone()),
             Test::Between((low, high)) => {
-                let bound = |text: &String| if text.is_empty() { Some(None) } else { scalar(text).map(Some) };
-                match (bound(low), bound(high)) {
-                    (Some(low), Some(high)) => Self::Between(low, high),
-                    _ => Self::Never,
-                }
+                let bound = |text: &String| if text.is_empty() { Ok(None) } else { scalar(text).map(Some) };
+                Self::Between(bound(low)?, bound(high)?)
             }
             Test::Null => Self::Null,
             Test::Changed => Self::Changed,
-            Test::ChangedTo(text) => scalar(text).map_or(Self::Never, Self::ChangedTo),
-        }
+            Test::ChangedTo(text) => Self::ChangedTo(scalar(text)?),
+        })
+    }
+
+    /// Whether the test needs the column's value in the condition's view. An update of which the image lacks the column did not
+    /// change it.
+    fn reads(&self) -> bool {
+        !matches!(self, Self::Changed | Self::ChangedTo(_))
     }
 
     fn holds(&self, column: &Column, row: &Row<'_>, index: ColumnIndex, view: View) -> bool {
@@ -259,11 +338,16 @@ impl CompiledPredicate {
                 if kind.is_text() {
                     return bytes.starts_with(prefix.as_bytes());
                 }
-                text(column, bytes).is_some_and(|text| text.starts_with(prefix))
+                let mut text = Vec::new();
+                push_cell_text(column, Cell::Value(bytes), &mut text);
+                text.starts_with(prefix.as_bytes())
             }),
-            Self::Never => false,
             Self::Null => cell(view) == Cell::Null,
-            Self::Changed => row.operation() != Operation::Update || cell(View::Before) != cell(View::After),
+            // A column that is absent after an update was not changed.
+            Self::Changed => {
+                let after = cell(View::After);
+                row.operation() != Operation::Update || after != Cell::Absent && cell(View::Before) != after
+            }
             Self::ChangedTo(wanted) => {
                 let is = |view| scalar(view).is_some_and(|value| value == *wanted);
                 is(View::After) && !is(View::Before)
@@ -409,11 +493,13 @@ mod tests {
         let condition = |test| Condition { column: "id".to_owned(), view: View::After, test, negated: false };
         let of_nulls = |count: usize| (0..count).map(|_| condition(Test::Null)).collect::<Vec<_>>();
         let one_of = |count: usize| vec![condition(Test::OneOf(vec!["1".to_owned(); count]))];
+        let select =
+            |all_of| asked.select(&Rule { tables: Vec::new(), inserts: true, updates: true, deletes: true, all_of });
         for conditions in [of_nulls(CONDITIONS_MAX), one_of(CONDITIONS_MAX)] {
-            assert_eq!(asked.select(&conditions), Ok(Vec::new()));
+            assert_eq!(select(conditions), Ok(Vec::new()));
         }
         for conditions in [of_nulls(CONDITIONS_MAX + 1), one_of(CONDITIONS_MAX + 1)] {
-            assert!(asked.select(&conditions).is_err_and(|error| error.contains("10000 conditions")));
+            assert!(select(conditions).is_err_and(|error| error.contains("10000 conditions")));
         }
     }
 }

@@ -164,13 +164,20 @@ impl Recipe {
                 Ok(plan) => {
                     for &index in rows {
                         let (row, start) = (batch.row(index), text.len());
-                        plan.group.write(table, &row, bytes_max, &mut text);
-                        let group_end = text.len();
-                        plan.write(table, batch, &row, bytes_max, &mut text);
+                        let written = plan.group.write(table, &row, bytes_max, &mut text).and_then(|()| {
+                            let group_end = text.len();
+                            plan.write(table, batch, &row, bytes_max, &mut text).map(|()| group_end)
+                        });
                         if text.len() > bytes_max {
                             return None;
                         }
-                        places.push((index, start, group_end, text.len()));
+                        match written {
+                            Ok(group_end) => places.push((index, start, group_end, text.len())),
+                            Err(error) => {
+                                text.truncate(start);
+                                fails.push((index, error));
+                            }
+                        }
                     }
                 }
                 Err(error) => fails.extend(rows.iter().map(|&index| (index, error.clone()))),
@@ -228,17 +235,30 @@ impl Plan {
     }
 
     /// Appends the message of a row as UTF-8. Stops as soon as `out` has more than `bytes_max` bytes.
-    fn write(&self, table: &Table, batch: &Batch<'_>, row: &Row<'_>, bytes_max: usize, out: &mut Vec<u8>) {
+    ///
+    /// # Errors
+    /// If a column is absent from the row's image: it is not known, and to write `null` would be wrong.
+    fn write(
+        &self,
+        table: &Table,
+        batch: &Batch<'_>,
+        row: &Row<'_>,
+        bytes_max: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<(), String> {
         let (newest, old) = (row.newest(), row.before());
         for Piece { before, value } in &self.pieces {
             if out.len() > bytes_max {
-                return;
+                return Ok(());
             }
             before.push_to(out);
-            let mut cell = |column: ColumnIndex, cell| push_cell(&table.columns[column.0 as usize], cell, out);
+            let mut cell = |column: ColumnIndex, cell| {
+                push_cell(&table.columns[column.0 as usize], known(table, column, cell)?, out);
+                Ok::<_, String>(())
+            };
             match *value {
-                Value::Column(column) => cell(column, newest.cell(column)),
-                Value::Before(column) => cell(column, old.map_or(Cell::Null, |old| old.cell(column))),
+                Value::Column(column) => cell(column, newest.cell(column))?,
+                Value::Before(column) => cell(column, old.map_or(Cell::Null, |old| old.cell(column)))?,
                 Value::Row => push_image(table, newest, out),
                 Value::RowBefore => match old {
                     Some(old) => push_image(table, old, out),
@@ -253,6 +273,21 @@ impl Plan {
             }
         }
         self.end.push_to(out);
+        Ok(())
+    }
+}
+
+/// Returns a cell that the row's image contains.
+///
+/// # Errors
+/// If it is absent.
+pub(super) fn known<'a>(table: &Table, column: ColumnIndex, cell: Cell<'a>) -> Result<Cell<'a>, String> {
+    match cell {
+        Cell::Absent => {
+            let name = &table.columns[column.0 as usize].name;
+            Err(format!("column `{name}` of {table} is absent from the row's image; ask `has` first"))
+        }
+        cell => Ok(cell),
     }
 }
 
@@ -280,18 +315,23 @@ impl Group {
     }
 
     /// Appends the group of a row as UTF-8. Stops as soon as `out` has more than `bytes_max` bytes.
-    pub fn write(&self, table: &Table, row: &Row<'_>, bytes_max: usize, out: &mut Vec<u8>) {
+    ///
+    /// # Errors
+    /// If a column is absent from the row's image.
+    pub fn write(&self, table: &Table, row: &Row<'_>, bytes_max: usize, out: &mut Vec<u8>) -> Result<(), String> {
         for part in &self.0 {
             if out.len() > bytes_max {
-                return;
+                return Ok(());
             }
             match part {
                 GroupPart::Text(text) => out.extend_from_slice(text.as_bytes()),
                 GroupPart::Column(column) => {
-                    push_cell_text(&table.columns[column.0 as usize], row.newest().cell(*column), out);
+                    let cell = known(table, *column, row.newest().cell(*column))?;
+                    push_cell_text(&table.columns[column.0 as usize], cell, out);
                 }
             }
         }
+        Ok(())
     }
 }
 
@@ -317,7 +357,7 @@ impl<T> OfTables<T> {
 
 fn index(table: &Table, interests: &Interests, name: &str, image: ImageKind) -> Result<ColumnIndex, String> {
     let index =
-        table.column(name).ok_or_else(|| format!("{table} has no column `{name}`, which a recipe or a group names"))?;
+        table.column(name).ok_or_else(|| format!("{}, which a recipe or a group names", table.no_column(name)))?;
     interests.check(table, index, image).map(|()| index)
 }
 

@@ -27,7 +27,7 @@ pub(super) fn parse(table: &Table, column: &Column, text: &str) -> Result<Bytes,
 ///
 /// # Errors
 /// If they are not.
-pub(super) fn check(table: &Table, column: &Column, bytes: &[u8]) -> Result<(), String> {
+pub(crate) fn check(table: &Table, column: &Column, bytes: &[u8]) -> Result<(), String> {
     if is_value(column, bytes) {
         return Ok(());
     }
@@ -41,7 +41,7 @@ pub(super) fn check(table: &Table, column: &Column, bytes: &[u8]) -> Result<(), 
     }
 }
 
-fn refusal(table: &Table, column: &Column, text: &str) -> String {
+pub(super) fn refusal(table: &Table, column: &Column, text: &str) -> String {
     const SHOWN_MAX: usize = 200;
     let shown: String = text.chars().take(SHOWN_MAX).collect();
     let form = match column.kind {

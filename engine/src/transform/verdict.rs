@@ -90,9 +90,10 @@ pub(super) fn check(
             types::Image::After => ImageKind::After,
         };
         let column = ColumnIndex(column);
-        let value = new_value(&batch.row(row), tables, instance.interests(), image, column, state, value)
-            .map_err(PluginError::Malformed)?;
-        ordered.edits.push(Edit { row, image, column, value });
+        match new_value(&batch.row(row), tables, instance.interests(), image, column, state, value)? {
+            Ok(value) => ordered.edits.push(Edit { row, image, column, value }),
+            Err(error) => decision.fails.push((row, error)),
+        }
     }
     decision.edits = Edits::new(ordered.edits);
     let emitted = |row, sink, text, attributes| Emitted { batch: 0, row, origin: 0, sink, text, attributes };
@@ -152,6 +153,11 @@ pub(super) fn check(
     Ok(decision)
 }
 
+/// Returns the new value of an edit, or the error of the row if the value is not one of the column: the author's error, not
+/// the SDK's.
+///
+/// # Errors
+/// If the edit makes no sense for the row.
 fn new_value(
     row: &Row<'_>,
     tables: &[Arc<Table>],
@@ -160,24 +166,26 @@ fn new_value(
     column: ColumnIndex,
     state: u8,
     value: Bytes,
-) -> Result<NewValue, String> {
+) -> Result<Result<NewValue, String>, PluginError> {
+    let malformed = PluginError::Malformed;
     let table = &tables[row.table().0 as usize];
     let Some(described) = table.columns.get(column.0 as usize) else {
-        return Err(format!("column {} of {table}, which has {} columns", column.0, table.columns.len()));
+        let count = table.columns.len();
+        return Err(malformed(format!("column {} of {table}, which has {count} columns", column.0)));
     };
     let has_image = match image {
         ImageKind::Before => row.operation().has_before(),
         ImageKind::After => row.operation().has_after(),
     };
     if !has_image {
-        return Err(format!("edit of the {image:?} image of a row without one ({:?})", row.operation()));
+        return Err(malformed(format!("edit of the {image:?} image of a row without one ({:?})", row.operation())));
     }
-    interests.check(table, column, image)?;
+    interests.check(table, column, image).map_err(malformed)?;
     match state {
-        0 => Ok(NewValue::Absent),
-        1 => Ok(NewValue::Null),
-        2 => value::check(table, described, &value).map(|()| NewValue::Value(value)),
-        other => Err(format!("unknown state {other} of an edit")),
+        0 => Ok(Ok(NewValue::Absent)),
+        1 => Ok(Ok(NewValue::Null)),
+        2 => Ok(value::check(table, described, &value).map(|()| NewValue::Value(value))),
+        other => Err(PluginError::Malformed(format!("unknown state {other} of an edit"))),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Replaces the value of every `email` column by its SHA-256 hash, so that consumers can tell customers apart without their
 //! addresses.
 
-use rowmill_sdk::{Interest, Outcome, Row, Table, Transform, export};
+use rowmill_sdk::{Failure, Interest, Outcome, Row, Table, Transform, export};
 use sha2::{Digest, Sha256};
 
 #[derive(Default)]
@@ -9,11 +9,11 @@ struct MaskEmail;
 
 impl Transform for MaskEmail {
     fn interest(&mut self, table: &Table) -> Interest {
-        Interest::only(table.columns().iter().any(|column| column.name == "email")).columns(&["email"])
+        Interest::only(table.has("email")).columns(&["email"])
     }
 
-    fn row(&mut self, row: &Row<'_>) -> Outcome {
-        row.map_text("email", mask)
+    fn row(&mut self, row: &Row<'_>) -> Result<Outcome, Failure> {
+        Ok(row.map_text("email", mask)?)
     }
 }
 

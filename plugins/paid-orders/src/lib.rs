@@ -1,7 +1,7 @@
 //! Sends orders that become paid to the order-management queue, and drops other changes of orders. Changes of other tables
 //! pass unchanged.
 
-use rowmill_sdk::{Interest, Outcome, Row, Table, Transform, export};
+use rowmill_sdk::{Failure, Interest, Outcome, Row, Table, Transform, export};
 
 #[derive(Default)]
 struct PaidOrders;
@@ -11,8 +11,8 @@ impl Transform for PaidOrders {
         Interest::only(table.name() == "orders").columns(&["status"])
     }
 
-    fn row(&mut self, row: &Row<'_>) -> Outcome {
-        if row.changed_to("status", "paid") { row.keep().to("order-management") } else { row.drop() }
+    fn row(&mut self, row: &Row<'_>) -> Result<Outcome, Failure> {
+        Ok(if row.changed_to("status", "paid")? { row.keep().to("order-management") } else { row.drop() })
     }
 }
 

@@ -4,8 +4,9 @@ export { rowmill_alloc, rowmill_configure, rowmill_describe, rowmill_process } f
 
 class Filter extends Transform {
   table(table: Table): Interest {
+    if (!table.is("shop", "orders")) return Interest.Pass;
     table.want("status");
-    return table.is("shop", "orders") ? Interest.All : Interest.Pass;
+    return Interest.All;
   }
   row(row: Row): void {
     if (row.changedTo("status", "paid")) row.keep();

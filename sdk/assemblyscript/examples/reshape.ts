@@ -9,6 +9,7 @@ class Reshape extends Transform {
     return table.is("shop", "orders") ? Interest.All : Interest.Pass;
   }
   row(row: Row): void {
+    group.clear().put("customer-").plain(row, "customer");
     body.clear().put('{"id":').int(row, "id");
     if (row.operation == Operation.Delete) {
       body.put(',"deleted":true}');
@@ -16,7 +17,7 @@ class Reshape extends Transform {
       body.put(',"customer":').int(row, "customer").put(',"status":').text(row, "status");
       body.put(',"total":').text(row, "total").put(',"email":').text(row, "email").put("}");
     }
-    row.emit(body, group.clear().put("customer-").plain(row, "customer"));
+    row.emit(body, group);
   }
 }
 

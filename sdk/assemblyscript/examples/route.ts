@@ -4,9 +4,10 @@ export { rowmill_alloc, rowmill_configure, rowmill_describe, rowmill_process } f
 
 class Route extends Transform {
   table(table: Table): Interest {
+    if (!table.is("shop", "orders")) return Interest.Pass;
     table.want("country");
     table.want("email");
-    return table.is("shop", "orders") ? Interest.All : Interest.Pass;
+    return Interest.All;
   }
   row(row: Row): void {
     if (row.isText("country", "DE")) row.keepTo("europe", "DE");

@@ -8,7 +8,7 @@ rm_interest transform_table(const rm_table *table) {
 }
 
 void transform_row(rm_row *row) {
-    rm_text country = rm_value(row, "country");
+    rm_text country = rm_get_text(row, "country");
     if (rm_equals(country, "DE")) rm_keep_to(row, "europe", country);
     else rm_keep(row);
     rm_replace(row, "email", rm_of("hidden"));

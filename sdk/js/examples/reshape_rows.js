@@ -4,7 +4,7 @@ import { transform } from "./rowmill.js";
 export const { configure, describe, process } = transform({
   tables: ["shop.orders"],
   row(row) {
-    const [id, customer] = [row.integer("id"), row.integer("customer")];
+    const [customer, id] = [row.integer("customer"), row.integer("id")];
     const texts = () => ({ status: row.text("status"), total: row.text("total"), email: row.text("email") });
     const body = row.operation === "delete" ? { id, deleted: true } : { id, customer, ...texts() };
     row.emit(body, { group: `customer-${customer ?? ""}` });

@@ -7,8 +7,8 @@ class Reshape(Transform):
     tables = ["shop.orders"]
 
     def row(self, row):
-        body = {"id": row.integer("id")}
         customer = row.integer("customer")
+        body = {"id": row.integer("id")}
         if row.operation == "delete":
             body["deleted"] = True
         else:

@@ -1,6 +1,6 @@
 //! Keeps orders that became paid; drops all other changes of orders.
 
-use rowmill_sdk::{Interest, Outcome, Row, Table, Transform, export};
+use rowmill_sdk::{Failure, Interest, Outcome, Row, Table, Transform, export};
 
 #[derive(Default)]
 struct Filter;
@@ -10,8 +10,8 @@ impl Transform for Filter {
         Interest::only(table.is("shop.orders")).columns(&["status"])
     }
 
-    fn row(&mut self, row: &Row<'_>) -> Outcome {
-        if row.changed_to("status", "paid") { row.keep() } else { row.drop() }
+    fn row(&mut self, row: &Row<'_>) -> Result<Outcome, Failure> {
+        Ok(if row.changed_to("status", "paid")? { row.keep() } else { row.drop() })
     }
 }
 

@@ -1,6 +1,6 @@
 //! Makes a small message of each change of an order, in a group for each customer.
 
-use rowmill_sdk::{Interest, Operation, Outcome, Part, Recipe, Row, Table, Transform, export};
+use rowmill_sdk::{Failure, Interest, Operation, Outcome, Part, Recipe, Row, Table, Transform, export};
 
 struct Reshape {
     change: Recipe,
@@ -22,12 +22,12 @@ impl Transform for Reshape {
         Interest::only(table.is("shop.orders"))
     }
 
-    fn row(&mut self, row: &Row<'_>) -> Outcome {
+    fn row(&mut self, row: &Row<'_>) -> Result<Outcome, Failure> {
         match row.operation() {
             Operation::Delete => row.write(&self.deletion),
             Operation::Insert | Operation::Update => row.write(&self.change),
         }
-        row.drop()
+        Ok(row.drop())
     }
 }
 

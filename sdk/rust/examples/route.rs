@@ -1,6 +1,6 @@
 //! Sends German orders to another sink, in a group for each country, and hides e-mail addresses.
 
-use rowmill_sdk::{Interest, Outcome, Row, Table, Transform, export};
+use rowmill_sdk::{Failure, Interest, Outcome, Row, Table, Transform, export};
 
 #[derive(Default)]
 struct Route;
@@ -10,12 +10,12 @@ impl Transform for Route {
         Interest::only(table.is("shop.orders")).columns(&["country", "email"])
     }
 
-    fn row(&mut self, row: &Row<'_>) -> Outcome {
-        let kept = row.replace("email", "hidden");
-        match row.text("country") {
+    fn row(&mut self, row: &Row<'_>) -> Result<Outcome, Failure> {
+        let kept = row.replace("email", "hidden")?;
+        Ok(match row.text("country")? {
             Some("DE") => kept.to("europe").in_group("DE"),
             _ => kept,
-        }
+        })
     }
 }
 

@@ -6,6 +6,7 @@ use rowmill_batch::{Cell, Kind};
 pub use rowmill_batch::json::push_string;
 
 use crate::Row;
+use crate::error::ColumnError;
 
 /// A JSON object in the making. Dropped, it is closed.
 #[derive(Debug)]
@@ -20,20 +21,20 @@ impl<'a> Object<'a> {
         Self { out, separator: b'{' }
     }
 
-    /// A field of a column's name with its value, as it is now, or was before a delete: numbers as numbers, binary in
-    /// base64, all else as strings; `null` for NULL and for columns that the table hasn't.
+    /// Writes a field with a column's name and value, of the newest image: numbers as numbers, binary data in base64,
+    /// anything else as a string; `null` for NULL. Of a `FLOAT` the shortest digits of the widened value are written.
+    ///
+    /// # Errors
+    /// If there is no such column, it is not declared, or absent.
     #[inline]
-    pub fn column(&mut self, row: &Row<'_>, column: &str) -> &mut Self {
-        let Some(index) = row.table.column_written_so(column) else {
-            self.label(column);
-            push_column(self.out, row.kind_and_cell(column));
-            return self;
-        };
+    pub fn column(&mut self, row: &Row<'_>, column: &str) -> Result<&mut Self, ColumnError> {
+        let index = row.table.column(column)?;
+        let value = row.newest().present(index)?;
         let at = self.out.len();
         row.table.label(index).push_to(self.out);
         self.out[at] = std::mem::replace(&mut self.separator, b',');
-        push_column(self.out, Some(row.kind_and_cell_at(index)));
-        self
+        push_column(self.out, row.table.kind(index), value);
+        Ok(self)
     }
 
     /// A field with a number; `null` without one.
@@ -86,11 +87,12 @@ pub fn push_number(out: &mut Vec<u8>, number: Option<impl itoa::Integer>) {
     }
 }
 
-fn push_column(out: &mut Vec<u8>, column: Option<(Kind, Cell<'_>)>) {
-    let Some((kind, cell @ Cell::Value(bytes))) = column else {
+fn push_column(out: &mut Vec<u8>, kind: Kind, value: Option<&[u8]>) {
+    let Some(bytes) = value else {
         out.extend_from_slice(b"null");
         return;
     };
+    let cell = Cell::Value(bytes);
     match kind {
         Kind::Int => push_number(out, cell.int()),
         Kind::Uint | Kind::Year | Kind::Bit => push_number(out, cell.uint()),

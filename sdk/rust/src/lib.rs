@@ -4,7 +4,7 @@
 //! make messages of it. This one keeps orders that became paid, and sends them to another queue:
 //!
 //! ```ignore
-//! use rowmill_sdk::{Interest, Outcome, Row, Table, Transform, export};
+//! use rowmill_sdk::{Failure, Interest, Outcome, Row, Table, Transform, export};
 //!
 //! #[derive(Default)]
 //! struct PaidOrders;
@@ -13,8 +13,8 @@
 //!     fn interest(&mut self, table: &Table) -> Interest {
 //!         Interest::only(table.is("shop.orders")).columns(&["status"])
 //!     }
-//!     fn row(&mut self, row: &Row) -> Outcome {
-//!         if row.changed_to("status", "paid") { row.keep().to("order-management") } else { row.drop() }
+//!     fn row(&mut self, row: &Row) -> Result<Outcome, Failure> {
+//!         Ok(if row.changed_to("status", "paid")? { row.keep().to("order-management") } else { row.drop() })
 //!     }
 //! }
 //! export!(PaidOrders);
@@ -22,8 +22,10 @@
 //!
 //! Build it as a `cdylib` with `cargo build --release --target wasm32-unknown-unknown` and copy the
 //! `.wasm` file into the plugins directory. Rows are read in place: nothing is copied for a column
-//! that the transform doesn't ask for.
+//! that the transform doesn't ask for. A column that the table does not have, or that is of another kind than the transform
+//! reads, is an error of the row, never an empty value.
 
+mod error;
 pub mod json;
 mod out;
 mod outcome;
@@ -32,12 +34,15 @@ mod row;
 #[doc(hidden)]
 pub mod runtime;
 mod table;
+mod view;
 
+pub use error::{ColumnError, Failure};
 pub use outcome::{Message, Outcome};
 pub use recipe::{Part, Recipe};
 pub use row::Row;
 pub use rowmill_batch::{Cell, Column, Kind, Operation};
 pub use table::Table;
+pub use view::View;
 
 use bindings::rowmill::transform::host;
 
@@ -72,7 +77,11 @@ pub trait Transform: Default {
     }
 
     /// Decides on a row.
-    fn row(&mut self, row: &Row<'_>) -> Outcome;
+    ///
+    /// # Errors
+    /// The row cannot be processed, and the plugin's `on_error` says what is done with it: [`Failure::reject`], or an error of
+    /// any type by `?`. [`Failure::retry`] has the rows tried again.
+    fn row(&mut self, row: &Row<'_>) -> Result<Outcome, Failure>;
 }
 
 /// Which rows of a table a transform decides on.
@@ -84,7 +93,8 @@ pub enum Interest {
     Drop,
     /// On all.
     All,
-    /// On all, by these columns alone: the others may be absent, and to use one is a panic.
+    /// On all, and it declares that it uses these columns alone: the others may be absent, and to use one is an error of the
+    /// row. A column that the table does not have is an error of the table's rows.
     Columns(&'static [&'static str]),
 }
 

@@ -7,9 +7,11 @@ use std::mem::take;
 use rowmill_batch::ImageKind;
 
 use crate::bindings::rowmill::transform::{host, types};
-use crate::outcome::{Edit, Message, More};
+use crate::error::Failure;
+use crate::outcome::{Edit, Message, More, NewValue};
 use crate::recipe::Recipe;
 use crate::table::Table;
+use crate::view::Class;
 
 /// `edit.state`.
 const NULL: u8 = 1;
@@ -25,20 +27,25 @@ pub struct Out {
 
 impl Out {
     #[inline]
-    pub(crate) fn send(&self, row: u32, write: impl FnOnce(&mut Message)) {
+    pub(crate) fn send(
+        &self,
+        row: u32,
+        write: impl FnOnce(&mut Message) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
         match self.message.try_borrow_mut() {
             Ok(mut message) => {
                 message.clear();
-                write(&mut message);
+                write(&mut message)?;
                 self.lists.borrow_mut().send(row, &message);
             }
             // While another is written.
             Err(_) => {
                 let mut message = Message::default();
-                write(&mut message);
+                write(&mut message)?;
                 self.lists.borrow_mut().send(row, &message);
             }
         }
+        Ok(())
     }
 
     #[inline]
@@ -94,28 +101,43 @@ impl Lists {
         }
     }
 
-    pub(crate) fn more(&mut self, row: u32, table: &Table, more: More) -> Result<(), String> {
-        let More { keep, sink, group, edits, failure } = more;
-        if let Some(message) = failure {
-            self.fails.0.push(types::RowFail { row, message_len: append(&mut self.fails.1, message) });
-            return Ok(());
-        }
+    /// Reports that the transform failed on a row. The engine then ignores everything else of the row.
+    #[cold]
+    pub(crate) fn fail(&mut self, row: u32, message: &str) {
+        self.fails.0.push(types::RowFail { row, message_len: append(&mut self.fails.1, message) });
+    }
+
+    /// Writes the less common parts of a row's outcome.
+    ///
+    /// # Errors
+    /// If a sink, or a column that is set, does not exist, or the column's values are of another kind.
+    pub(crate) fn more(&mut self, row: u32, table: &Table, more: More) -> Result<(), Failure> {
+        let More { keep, sink, group, edits } = more;
         if keep {
             self.keep.push(row);
             if sink.is_some() || group.is_some() {
-                let sink = self.sink(sink.as_ref())?;
+                let sink = self.sink(sink.as_ref()).map_err(Failure::reject)?;
                 let group_len = append(&mut self.reroutes.1, group.unwrap_or_default());
                 self.reroutes.0.push(types::Reroute { row, sink, group_len });
             }
         }
         for Edit { image, column: name, value } in edits {
-            let column = table.column(&name).ok_or_else(|| format!("table {} has no column `{name}`", table.packed))?;
+            let column = table.column(&name)?;
             let image = match image {
                 ImageKind::Before => types::Image::Before,
                 ImageKind::After => types::Image::After,
             };
-            let state = if value.is_some() { VALUE } else { NULL };
-            let value_len = append(&mut self.edits.1, value.unwrap_or_default());
+            let (class, bytes) = match &value {
+                NewValue::Null => (None, &[][..]),
+                NewValue::Text(text) => (Some(Class::Text), text.as_bytes()),
+                NewValue::Bytes(bytes) => (Some(Class::Bytes), &bytes[..]),
+                NewValue::Integer(number) => (Some(Class::Integer), &number[..]),
+            };
+            if let Some(class) = class.filter(|&class| class != Class::of(table.kind(column))) {
+                return Err(class.mismatch(table, column).into());
+            }
+            let state = if class.is_some() { VALUE } else { NULL };
+            let value_len = append(&mut self.edits.1, bytes);
             self.edits.0.push(types::Edit { row, image, column: column.0, state, value_len });
         }
         Ok(())

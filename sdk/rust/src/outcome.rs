@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use rowmill_batch::{ImageKind, Kind};
 
 use crate::Row;
+use crate::error::ColumnError;
 use crate::json::Object;
 
 /// What becomes of a row: [`Row::keep`](crate::Row::keep) and [`Row::drop`](crate::Row::drop) make it.
@@ -25,15 +26,22 @@ pub struct More {
     pub(crate) sink: Option<Cow<'static, str>>,
     pub(crate) group: Option<String>,
     pub(crate) edits: Vec<Edit>,
-    pub(crate) failure: Option<String>,
 }
 
-/// A column's new value in one image; `None` is NULL.
+/// A column's new value in one image.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Edit {
     pub image: ImageKind,
     pub column: String,
-    pub value: Option<Vec<u8>>,
+    pub value: NewValue,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum NewValue {
+    Null,
+    Text(String),
+    Bytes(Vec<u8>),
+    Integer([u8; 8]),
 }
 
 /// A message that a transform makes by itself: [`Row::send`](crate::Row::send) hands out an empty one.
@@ -57,18 +65,20 @@ impl Message {
         Object::new(&mut self.body)
     }
 
-    /// Appends a column to the group, as it is now, or was before a delete: texts as they are, integers in decimal;
-    /// nothing for NULL and for columns of other kinds.
-    pub fn group_column(&mut self, row: &Row<'_>, column: &str) {
-        let Some((kind, cell)) = row.kind_and_cell(column) else { return };
+    /// Appends a column of the newest image to the group: text as it is, integers in decimal, nothing for NULL.
+    ///
+    /// # Errors
+    /// If there is no such column, it is not declared, absent, or neither text nor an integer.
+    pub fn group_column(&mut self, row: &Row<'_>, column: &str) -> Result<(), ColumnError> {
+        let index = row.table.column(column)?;
         let mut buffer = itoa::Buffer::new();
-        let integer = match kind {
-            Kind::Int => cell.int().map(|number| buffer.format(number)),
-            Kind::Uint | Kind::Year | Kind::Bit => cell.uint().map(|number| buffer.format(number)),
-            kind if kind.is_text() => cell.text(),
-            _ => None,
+        let text = match row.table.kind(index) {
+            Kind::Int => row.int(column)?.map(|number| buffer.format(number)),
+            Kind::Uint | Kind::Year | Kind::Bit => row.uint(column)?.map(|number| buffer.format(number)),
+            _ => row.text(column)?,
         };
-        self.group.push_str(integer.unwrap_or_default());
+        self.group.push_str(text.unwrap_or_default());
+        Ok(())
     }
 
     pub(crate) fn clear(&mut self) {
@@ -82,11 +92,6 @@ impl Message {
 }
 
 impl Outcome {
-    /// A row that can't be processed; the plugin's `on_error` says what becomes of it.
-    pub fn fail(message: impl Into<String>) -> Self {
-        Self::More(Box::new(More { failure: Some(message.into()), ..More::default() }))
-    }
-
     /// The row goes to the sink of this name, instead of the one that the routes give.
     pub fn to(self, sink: impl Into<Cow<'static, str>>) -> Self {
         self.with(|more| more.sink = Some(sink.into()))
@@ -97,27 +102,33 @@ impl Outcome {
         self.with(|more| more.group = Some(group.into()))
     }
 
-    /// A text or bytes column gets this value in the row as it is now.
-    pub fn set(self, column: &str, value: impl Into<Vec<u8>>) -> Self {
-        self.edit(ImageKind::After, column, Some(value.into()))
+    /// Sets a column of text, also of decimals, dates, times, enums, sets and JSON, in the after image. A column that does not
+    /// exist, is not declared or is of another kind is an error of the row, here and below.
+    pub fn set(self, column: &str, value: impl Into<String>) -> Self {
+        self.edit(ImageKind::After, column, NewValue::Text(value.into()))
     }
 
-    /// An integer column gets this value in the row as it is now.
+    /// Sets a column of binary data in the after image.
+    pub fn set_bytes(self, column: &str, value: impl Into<Vec<u8>>) -> Self {
+        self.edit(ImageKind::After, column, NewValue::Bytes(value.into()))
+    }
+
+    /// Sets an integer column in the after image.
     pub fn set_int(self, column: &str, value: i64) -> Self {
-        self.set(column, value.to_le_bytes())
+        self.edit(ImageKind::After, column, NewValue::Integer(value.to_le_bytes()))
     }
 
-    /// A column becomes NULL in the row as it is now.
+    /// Sets a column to NULL in the after image.
     pub fn set_null(self, column: &str) -> Self {
-        self.edit(ImageKind::After, column, None)
+        self.edit(ImageKind::After, column, NewValue::Null)
     }
 
-    /// A text or bytes column gets this value in the row as it was.
-    pub fn set_before(self, column: &str, value: impl Into<Vec<u8>>) -> Self {
-        self.edit(ImageKind::Before, column, Some(value.into()))
+    /// Sets a column of text in the before image.
+    pub fn set_before(self, column: &str, value: impl Into<String>) -> Self {
+        self.edit(ImageKind::Before, column, NewValue::Text(value.into()))
     }
 
-    fn edit(self, image: ImageKind, column: &str, value: Option<Vec<u8>>) -> Self {
+    fn edit(self, image: ImageKind, column: &str, value: NewValue) -> Self {
         self.with(|more| more.edits.push(Edit { image, column: column.to_owned(), value }))
     }
 

@@ -1,156 +1,191 @@
 //! Rows as a transform sees them.
 
-use rowmill_batch::{self as packed, Cell, ColumnIndex, Image, Kind, Operation};
+use rowmill_batch::{self as packed, Cell, Operation};
 
+use crate::error::{ColumnError, Failure};
 use crate::out::Out;
 use crate::outcome::{Message, Outcome};
 use crate::recipe::Recipe;
 use crate::table::Table;
+use crate::view::{Class, View};
 
-/// A row change. Columns are asked for by name; one that the table doesn't have reads as NULL.
+/// A row change. Its columns are read by name, as they are after the change; of a deleted row as they were. [`Row::before`] and
+/// [`Row::after`] have the same functions.
 #[derive(Debug, Clone, Copy)]
 pub struct Row<'a> {
     pub(crate) table: &'a Table,
     row: packed::Row<'a>,
-    newest: Image<'a>,
+    newest: View<'a>,
     index: u32,
     out: &'a Out,
 }
 
 impl<'a> Row<'a> {
+    #[inline]
     pub(crate) fn new(table: &'a Table, row: packed::Row<'a>, index: u32, out: &'a Out) -> Self {
-        Self { table, row, newest: row.newest(), index, out }
+        Self { table, row, newest: View::new(table, row.newest()), index, out }
     }
 
-    /// The row's table.
+    /// Returns the row's table.
     pub fn table(&self) -> &'a Table {
         self.table
     }
 
-    /// What happened to it.
+    /// Returns what happened to the row.
     pub fn operation(&self) -> Operation {
         self.row.operation()
     }
 
-    /// A column as it is now; for a delete, as it was.
+    /// Returns the row as it is after the change; of a deleted row as it was.
     #[inline]
-    pub fn cell(&self, column: &str) -> Cell<'a> {
-        self.in_image(Some(self.newest), column)
+    pub fn newest(&self) -> View<'a> {
+        self.newest
     }
 
-    /// A column as it was before an update or delete; absent for inserts.
+    /// Returns the row as it was before an update or a delete; `None` for an insert.
     #[inline]
-    pub fn cell_before(&self, column: &str) -> Cell<'a> {
-        self.in_image(self.row.before(), column)
+    pub fn before(&self) -> Option<View<'a>> {
+        self.row.before().map(|image| View::new(self.table, image))
     }
 
+    /// Returns the row as it is after an insert or an update; `None` for a delete.
     #[inline]
-    fn in_image(&self, image: Option<Image<'a>>, column: &str) -> Cell<'a> {
-        match (image, self.table.column(column)) {
-            (Some(image), Some(index)) => image.cell(index),
-            _ => Cell::Absent,
-        }
+    pub fn after(&self) -> Option<View<'a>> {
+        self.row.after().map(|image| View::new(self.table, image))
     }
 
-    /// A column's text; `None` for NULL and for columns of numbers and bytes.
+    /// [`View::text`] of the newest image.
+    ///
+    /// # Errors
+    /// As there.
     #[inline]
-    pub fn text(&self, column: &str) -> Option<&'a str> {
-        self.typed(column, Kind::is_text)?.text()
+    pub fn text(&self, column: &str) -> Result<Option<&'a str>, ColumnError> {
+        self.newest.text(column)
     }
 
-    /// A column's integer.
+    /// [`View::int`] of the newest image.
+    ///
+    /// # Errors
+    /// As there.
     #[inline]
-    pub fn int(&self, column: &str) -> Option<i64> {
-        self.typed(column, |kind| kind == Kind::Int)?.int()
+    pub fn int(&self, column: &str) -> Result<Option<i64>, ColumnError> {
+        self.newest.int(column)
     }
 
-    /// A column's unsigned integer.
+    /// [`View::uint`] of the newest image.
+    ///
+    /// # Errors
+    /// As there.
     #[inline]
-    pub fn uint(&self, column: &str) -> Option<u64> {
-        self.typed(column, |kind| matches!(kind, Kind::Uint | Kind::Year | Kind::Bit))?.uint()
+    pub fn uint(&self, column: &str) -> Result<Option<u64>, ColumnError> {
+        self.newest.uint(column)
     }
 
-    /// A column's float.
+    /// [`View::float`] of the newest image.
+    ///
+    /// # Errors
+    /// As there.
     #[inline]
-    pub fn float(&self, column: &str) -> Option<f64> {
-        self.typed(column, |kind| kind == Kind::Float)?.float()
+    pub fn float(&self, column: &str) -> Result<Option<f64>, ColumnError> {
+        self.newest.float(column)
     }
 
-    /// What a column's values are, and the column as it is now; for a delete, as it was.
-    #[inline(always)]
-    pub(crate) fn kind_and_cell(&self, column: &str) -> Option<(Kind, Cell<'a>)> {
-        Some(self.kind_and_cell_at(self.table.column(column)?))
-    }
-
-    #[inline(always)]
-    pub(crate) fn kind_and_cell_at(&self, index: ColumnIndex) -> (Kind, Cell<'a>) {
-        (self.table.packed.columns[index.0 as usize].kind, self.newest.cell(index))
-    }
-
+    /// [`View::bytes`] of the newest image.
+    ///
+    /// # Errors
+    /// As there.
     #[inline]
-    fn typed(&self, column: &str, fits: fn(Kind) -> bool) -> Option<Cell<'a>> {
+    pub fn bytes(&self, column: &str) -> Result<Option<&'a [u8]>, ColumnError> {
+        self.newest.bytes(column)
+    }
+
+    /// [`View::has`] of the newest image.
+    pub fn has(&self, column: &str) -> bool {
+        self.newest.has(column)
+    }
+
+    /// Whether a text column has this value now and did not have it before: true for an insert with the value and for an
+    /// update to it. Where row images are not complete (`binlog_row_image`), a column that is absent after an update was not
+    /// changed, and one that is absent before counts as another value.
+    ///
+    /// # Errors
+    /// If there is no such column, it is not declared, or not text.
+    #[inline]
+    pub fn changed_to(&self, column: &str, value: &str) -> Result<bool, ColumnError> {
         let index = self.table.column(column)?;
-        fits(self.table.packed.columns[index.0 as usize].kind).then(|| self.newest.cell(index))
+        if Class::of(self.table.kind(index)) != Class::Text {
+            return Err(Class::Text.mismatch(self.table, index));
+        }
+        let is_value = |image: packed::Image<'a>| image.cell(index).value() == Some(value.as_bytes());
+        Ok(self.row.after().is_some_and(is_value) && !self.row.before().is_some_and(is_value))
     }
 
-    /// Whether a text column has this value now and hadn't before: true for an insert with it and
-    /// for an update to it.
-    #[inline]
-    pub fn changed_to(&self, column: &str, value: &str) -> bool {
-        let is = |cell: Cell<'_>| cell.value() == Some(value.as_bytes());
-        self.operation() != Operation::Delete && is(self.cell(column)) && !is(self.cell_before(column))
+    /// Whether an update changed a column; false for inserts and deletes. A column that is absent after an update
+    /// (`binlog_row_image`) was not changed.
+    ///
+    /// # Errors
+    /// If there is no such column, or it is not declared.
+    pub fn changed(&self, column: &str) -> Result<bool, ColumnError> {
+        let index = self.table.column(column)?;
+        let (Some(before), Some(after)) = (self.row.before(), self.row.after()) else { return Ok(false) };
+        let after = after.cell(index);
+        Ok(after != Cell::Absent && before.cell(index) != after)
     }
 
-    /// Whether an update changed a column.
-    pub fn changed(&self, column: &str) -> bool {
-        self.operation() == Operation::Update && self.cell(column) != self.cell_before(column)
-    }
-
-    /// The row stays.
+    /// Keeps the row.
     pub fn keep(&self) -> Outcome {
         Outcome::Keep
     }
 
-    /// The row stays, with a text column replaced by what `map` makes of it: as it is now, and as
-    /// it was. NULL stays NULL.
-    pub fn map_text(&self, column: &str, map: impl Fn(&str) -> String) -> Outcome {
-        let mut outcome = self.keep();
-        if let Some(text) = self.in_image(self.row.before(), column).text() {
-            outcome = outcome.set_before(column, map(text));
-        }
-        if let Some(text) = self.in_image(self.row.after(), column).text() {
-            outcome = outcome.set(column, map(text));
-        }
-        outcome
+    /// Keeps the row, with a text column replaced by what `map` makes of it, in both images. NULL stays NULL.
+    ///
+    /// # Errors
+    /// If there is no such column, it is not declared, or not text.
+    pub fn map_text(&self, column: &str, map: impl Fn(&str) -> String) -> Result<Outcome, ColumnError> {
+        self.edit_text(column, |cell| cell.text().map(&map))
     }
 
-    /// The row stays, with this value in place of a text or bytes column's: as it is now, and as it was. NULL stays
-    /// NULL.
-    pub fn replace(&self, column: &str, value: &str) -> Outcome {
-        let has_value = |image| matches!(self.in_image(image, column), Cell::Value(_) | Cell::Changes(_));
-        let mut outcome = self.keep();
-        if has_value(self.row.before()) {
-            outcome = outcome.set_before(column, value);
-        }
-        if has_value(self.row.after()) {
-            outcome = outcome.set(column, value);
-        }
-        outcome
+    /// Keeps the row, with this value in place of a text column's, wherever the column has one in the two images: what must
+    /// not get out is hidden by this. NULL stays NULL.
+    ///
+    /// # Errors
+    /// If there is no such column, it is not declared, or not text.
+    pub fn replace(&self, column: &str, value: &str) -> Result<Outcome, ColumnError> {
+        self.edit_text(column, |cell| matches!(cell, Cell::Value(_) | Cell::Changes(_)).then(|| value.to_owned()))
     }
 
-    /// Sends a message that is made of the row, whatever becomes of the row itself. `write` fills in an empty one.
+    fn edit_text(&self, column: &str, edited: impl Fn(Cell<'a>) -> Option<String>) -> Result<Outcome, ColumnError> {
+        let index = self.table.column(column)?;
+        if Class::of(self.table.kind(index)) != Class::Text {
+            return Err(Class::Text.mismatch(self.table, index));
+        }
+        let mut outcome = self.keep();
+        if let Some(text) = self.row.before().and_then(|image| edited(image.cell(index))) {
+            outcome = outcome.set_before(column, text);
+        }
+        if let Some(text) = self.row.after().and_then(|image| edited(image.cell(index))) {
+            outcome = outcome.set(column, text);
+        }
+        Ok(outcome)
+    }
+
+    /// Sends a message that is made of the row, whether or not the row is kept. `write` fills in an empty message, which is
+    /// not sent if it returns an error.
+    ///
+    /// # Errors
+    /// Those of `write`.
     #[inline]
-    pub fn send(&self, write: impl FnOnce(&mut Message)) {
-        self.out.send(self.index, write);
+    pub fn send(&self, write: impl FnOnce(&mut Message) -> Result<(), Failure>) -> Result<(), Failure> {
+        self.out.send(self.index, write)
     }
 
-    /// The engine makes a message of the row, whatever becomes of the row itself.
+    /// Lets the engine make a message of the row, whether or not the row is kept.
     #[inline]
     pub fn write(&self, recipe: &Recipe) {
         self.out.write(self.index, recipe);
     }
 
-    /// The row goes no further.
+    /// Drops the row.
     pub fn drop(&self) -> Outcome {
         Outcome::Drop
     }
@@ -158,6 +193,8 @@ impl<'a> Row<'a> {
 
 #[cfg(test)]
 mod tests {
+    use rowmill_batch::{ColumnIndex, Kind};
+
     use super::*;
 
     fn table() -> Table {
@@ -174,19 +211,19 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_wanted_is_there() {
+    fn columns_are_found_without_case_and_only_if_declared() {
         let mut table = table();
-        assert_eq!(table.only(&["status", "nonsense"]), [0]);
-        assert_eq!(table.column("status"), Some(ColumnIndex(0)));
-        assert_eq!(table.column("STATUS"), Some(ColumnIndex(0)));
-        assert_eq!(table.column("nonsense"), None);
-    }
-
-    #[test]
-    #[should_panic(expected = "the column `email` of shop.orders")]
-    fn the_rest_is_not_read_by_accident() {
-        let mut table = table();
-        table.only(&["status"]);
-        table.column("email");
+        let error = |table: &Table, name| table.column(name).expect_err("refused").to_string();
+        assert_eq!(table.column("STATUS"), Ok(ColumnIndex(0)));
+        assert_eq!(error(&table, "statuss"), "shop.orders has no column `statuss`");
+        table.declare(&["Status", "nonsense"]);
+        assert_eq!((table.column("status"), table.column("Status")), (Ok(ColumnIndex(0)), Ok(ColumnIndex(0))));
+        assert_eq!(
+            error(&table, "Email"),
+            "column `email` of shop.orders is not among the columns that the transform declares"
+        );
+        assert!(table.has("EMAIL") && !table.has("nonsense"));
+        table.declare(&["nonsense"]);
+        assert!(table.column("status").is_err(), "declared columns that do not exist are not all columns");
     }
 }

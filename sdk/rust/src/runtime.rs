@@ -3,6 +3,7 @@
 use rowmill_batch::{Batch, ColumnIndex, Kind, RowIndex, TableId};
 
 use crate::bindings::rowmill::transform::{batch, types};
+use crate::error::{Failure, Reason};
 use crate::out::Out;
 use crate::outcome::Outcome;
 use crate::row::Row;
@@ -27,7 +28,9 @@ impl<T: Transform> Runtime<T> {
     pub fn describe(&mut self, table: types::Table) -> Result<types::Interest, String> {
         let mut table = Table::new(packed_table(table));
         let interest = self.transform.interest(&table);
-        let wanted = if let Interest::Columns(names) = interest { table.only(names) } else { Vec::new() };
+        if let Interest::Columns(names) = interest {
+            table.declare(names);
+        }
         let index = table.packed.id.0 as usize;
         if self.tables.len() <= index {
             self.tables.resize_with(index + 1, || None);
@@ -36,9 +39,9 @@ impl<T: Transform> Runtime<T> {
         Ok(match interest {
             Interest::Pass => types::Interest::Pass,
             Interest::Drop => types::Interest::Drop,
-            // Without columns it would be all.
-            Interest::Columns(_) if !wanted.is_empty() => types::Interest::Want(types::Want {
-                columns: wanted,
+            // No columns would be all columns.
+            Interest::Columns(names) if !names.is_empty() => types::Interest::Want(types::Want {
+                columns: names.iter().map(|&name| name.to_owned()).collect(),
                 before: true,
                 inserts: true,
                 updates: true,
@@ -57,19 +60,30 @@ impl<T: Transform> Runtime<T> {
         for index in 0..batch.len() as u32 {
             let row = batch.row(RowIndex(index));
             let TableId(id) = row.table();
-            let Some(Some((table, interest))) = tables.get(id as usize) else {
-                return Err(types::Failure::Reject(format!("table id {id} was never described")));
-            };
+            // Rows of tables that the plugin's .toml excludes are in the batch as well, and were never described.
+            let Some(Some((table, interest))) = tables.get(id as usize) else { continue };
             match interest {
                 Interest::Pass => out.lists.get_mut().keep.push(index),
                 Interest::Drop => {}
-                Interest::All | Interest::Columns(_) => match transform.row(&Row::new(table, row, index, out)) {
-                    Outcome::Keep => out.lists.get_mut().keep.push(index),
-                    Outcome::Drop => {}
-                    Outcome::More(more) => {
-                        out.lists.get_mut().more(index, table, *more).map_err(types::Failure::Reject)?
+                Interest::All | Interest::Columns(_) => {
+                    let outcome = transform.row(&Row::new(table, row, index, out));
+                    let lists = out.lists.get_mut();
+                    let done = match outcome {
+                        Ok(Outcome::Keep) => {
+                            lists.keep.push(index);
+                            continue;
+                        }
+                        Ok(Outcome::Drop) => continue,
+                        Ok(Outcome::More(more)) => lists.more(index, table, *more),
+                        Err(failure) => Err(failure),
+                    };
+                    if let Err(Failure(reason)) = done {
+                        match *reason {
+                            Reason::Reject(message) => lists.fail(index, &message),
+                            Reason::Retry(message) => return Err(types::Failure::Retry(message)),
+                        }
                     }
-                },
+                }
             }
         }
         out.lists.get_mut().verdict().map_err(types::Failure::Reject)

@@ -1,19 +1,21 @@
 //! Tables as a transform sees them.
 
 use rowmill_batch::json::{Literal, push_string};
-use rowmill_batch::{self as packed, ColumnIndex};
+use rowmill_batch::{self as packed, ColumnIndex, Kind};
+
+use crate::error::ColumnError;
 
 /// A version of a table: its name and columns.
 #[derive(Debug)]
 pub struct Table {
     pub(crate) packed: packed::Table,
-    /// Of each column's name; [`UNWANTED`] of those that the transform doesn't want.
+    /// Of each column's name; [`UNDECLARED`] of those that the transform did not declare.
     keys: Vec<(usize, u64)>,
     /// Each column as a field of a JSON object, up to its value: `,"name":`.
     labels: Vec<Literal>,
 }
 
-const UNWANTED: (usize, u64) = (usize::MAX, 0);
+const UNDECLARED: (usize, u64) = (usize::MAX, 0);
 
 /// A name's length and first bytes: what tells most names apart, at the cost of comparing numbers. Of a literal the
 /// compiler knows it.
@@ -40,14 +42,11 @@ impl Table {
         Self { packed, keys, labels }
     }
 
-    /// From now on it has only the columns of these names. Gives their indexes.
-    pub(crate) fn only(&mut self, names: &[&str]) -> Vec<u32> {
-        let wanted: Vec<u32> = names.iter().filter_map(|name| Some(self.column(name)?.0)).collect();
-        if !wanted.is_empty() {
-            let keys = (0..).zip(&mut self.keys).filter(|(index, _)| !wanted.contains(index));
-            keys.for_each(|(_, key)| *key = UNWANTED);
-        }
-        wanted
+    /// Restricts the transform to the columns of these names. The engine checks that the table has them.
+    pub(crate) fn declare(&mut self, names: &[&str]) {
+        let declared: Vec<_> = names.iter().filter_map(|name| self.position(name)).collect();
+        let keys = (0..).zip(&mut self.keys).filter(|(index, _)| !declared.contains(&ColumnIndex(*index)));
+        keys.for_each(|(_, key)| *key = UNDECLARED);
     }
 
     /// Whether this is its name: `shop.orders`. A name that has a dot itself is within backticks: `` `my.shop`.orders ``.
@@ -73,13 +72,40 @@ impl Table {
         &self.packed.columns
     }
 
-    /// The column of this name.
-    #[inline(always)]
-    pub(crate) fn column(&self, name: &str) -> Option<ColumnIndex> {
-        self.column_written_so(name).or_else(|| self.column_by_any_case(name))
+    /// Whether the table has a column of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.position(name).is_some()
     }
 
-    /// The same, if its name is written exactly so.
+    /// Returns the column of this name.
+    ///
+    /// # Errors
+    /// If the table does not have it, or the transform did not declare it.
+    #[inline(always)]
+    pub(crate) fn column(&self, name: &str) -> Result<ColumnIndex, ColumnError> {
+        match self.column_written_so(name) {
+            Some(index) => Ok(index),
+            None => self.column_by_any_case(name),
+        }
+    }
+
+    /// Returns the column of this name, declared or not.
+    pub(crate) fn position(&self, name: &str) -> Option<ColumnIndex> {
+        self.column_written_so(name).or_else(|| self.packed.column(name))
+    }
+
+    #[inline(always)]
+    pub(crate) fn kind(&self, column: ColumnIndex) -> Kind {
+        self.packed.columns[column.0 as usize].kind
+    }
+
+    /// Returns the error of a column: what it is.
+    #[cold]
+    pub(crate) fn error(&self, column: ColumnIndex, what: &str) -> ColumnError {
+        ColumnError::new(format!("column `{}` of {} {what}", self.packed.columns[column.0 as usize].name, self.packed))
+    }
+
+    /// Returns the declared column of this name, if it is written exactly so.
     #[inline(always)]
     pub(crate) fn column_written_so(&self, name: &str) -> Option<ColumnIndex> {
         let wanted = key(name);
@@ -96,16 +122,12 @@ impl Table {
         &self.labels[column.0 as usize]
     }
 
-    /// # Panics
-    /// If the transform doesn't want it: it would read what isn't so.
     #[cold]
-    fn column_by_any_case(&self, name: &str) -> Option<ColumnIndex> {
-        let index = self.packed.column(name)?;
-        assert!(
-            self.keys[index.0 as usize] != UNWANTED,
-            "it uses the column `{name}` of {}, which isn't among those that it wants",
-            self.packed
-        );
-        Some(index)
+    fn column_by_any_case(&self, name: &str) -> Result<ColumnIndex, ColumnError> {
+        let index = self.packed.column(name).ok_or_else(|| ColumnError::new(self.packed.no_column(name)))?;
+        if self.keys[index.0 as usize] == UNDECLARED {
+            return Err(self.error(index, "is not among the columns that the transform declares"));
+        }
+        Ok(index)
     }
 }

@@ -1,18 +1,20 @@
 //! Sends German orders to another sink, in a group for each country, and hides e-mail addresses.
 const std = @import("std");
 const rm = @import("rowmill.zig");
+pub const panic = rm.panic;
 
 const Route = struct {
-    pub fn table(t: *const rm.Table) rm.Interest {
+    pub fn table(t: *rm.Table) rm.Interest {
+        if (!t.is("shop", "orders")) return .pass;
         t.want("country");
         t.want("email");
-        return if (t.is("shop", "orders")) .all else .pass;
+        return .all;
     }
 
-    pub fn row(r: *rm.Row) void {
-        const country = r.text("country") orelse "";
+    pub fn row(r: *rm.Row) !void {
+        const country = try r.text("country") orelse "";
         if (std.mem.eql(u8, country, "DE")) r.keepTo("europe", country) else r.keep();
-        r.replace("email", "hidden");
+        try r.replace("email", "hidden");
     }
 };
 

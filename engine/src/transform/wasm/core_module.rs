@@ -78,7 +78,7 @@ impl ModuleGuest {
             3 => {
                 let flags = words.u32()?;
                 let count = words.u32()?;
-                let columns = (0..count).map(|_| words.u32()).collect::<Result<_, _>>()?;
+                let columns = (0..count).map(|_| words.text()).collect::<Result<_, _>>()?;
                 let has = |flag: u32| flags & flag != 0;
                 types::Interest::Want(types::Want {
                     columns,
@@ -184,6 +184,11 @@ impl<'a> Words<'a> {
     fn u32(&mut self) -> wasmtime::Result<u32> {
         let word = self.bytes(4)?.first_chunk().map_or([0; 4], |word| *word);
         Ok(u32::from_le_bytes(word))
+    }
+
+    fn text(&mut self) -> wasmtime::Result<String> {
+        let len = self.u32()? as usize;
+        Ok(String::from_utf8_lossy(self.bytes(len)?).into_owned())
     }
 
     fn bytes(&mut self, len: usize) -> wasmtime::Result<&'a [u8]> {

@@ -140,7 +140,7 @@ impl Instance {
             Err(trap) => return Err(self.trap(&trap)),
         };
         self.check_error()?;
-        Interest::new(interest, table).map_err(PluginError::Malformed)
+        Interest::new(interest, table).map_err(PluginError::Reject)
     }
 
     /// Lets the plugin decide on the `asked` rows of a batch; the plugin sees the other rows, too. Its host commands and its

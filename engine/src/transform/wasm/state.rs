@@ -63,8 +63,8 @@ pub(super) struct Current {
 impl types::Host for PluginState {}
 
 impl query::Host for PluginState {
-    fn select(&mut self, all_of: Vec<query::Condition>) -> Vec<u32> {
-        self.ask(|asked| asked.select(&all_of))
+    fn select(&mut self, rule: query::Rule) -> Vec<u32> {
+        self.ask(|asked| asked.select(&rule))
     }
 
     fn asked(&mut self) -> Vec<u32> {
@@ -83,6 +83,10 @@ impl query::Host for PluginState {
         self.ask(|asked| Ok(asked.times().collect()))
     }
 
+    fn has(&mut self, column: String, view: query::View) -> Vec<bool> {
+        self.ask(|asked| asked.has(&column, view))
+    }
+
     fn texts(&mut self, column: String, view: query::View) -> Vec<Option<String>> {
         self.ask(|asked| asked.column(&column, view, ask::text))
     }
@@ -91,12 +95,16 @@ impl query::Host for PluginState {
         self.ask(|asked| asked.column(&column, view, ask::integer))
     }
 
+    fn unsigned(&mut self, column: String, view: query::View) -> Vec<Option<u64>> {
+        self.ask(|asked| asked.column(&column, view, ask::unsigned))
+    }
+
     fn floats(&mut self, column: String, view: query::View) -> Vec<Option<f64>> {
         self.ask(|asked| asked.column(&column, view, ask::float))
     }
 
     fn blobs(&mut self, column: String, view: query::View) -> Vec<Option<Vec<u8>>> {
-        self.ask(|asked| asked.column(&column, view, |_, bytes| Some(bytes.to_vec())))
+        self.ask(|asked| asked.column(&column, view, ask::blob))
     }
 
     fn json(&mut self, view: query::View) -> Vec<Option<String>> {
@@ -105,10 +113,6 @@ impl query::Host for PluginState {
 }
 
 impl bulk::Host for PluginState {
-    fn pick(&mut self, rule: bulk::Rule) -> Vec<u32> {
-        self.ask(|asked| asked.pick(&rule))
-    }
-
     fn keep(&mut self, rows: bulk::Rows) {
         self.command(|commands, asked| commands.keep(asked, rows));
     }

@@ -10,6 +10,10 @@ import (
 var body, group []byte
 
 func reshape(r *rowmill.Row) {
+	group = append(group[:0], "customer-"...)
+	if customer, ok := r.Int("customer"); ok {
+		group = strconv.AppendInt(group, customer, 10)
+	}
 	body = r.AppendInt(append(body[:0], `{"id":`...), "id")
 	if r.Operation == rowmill.Delete {
 		body = append(body, `,"deleted":true}`...)
@@ -19,10 +23,6 @@ func reshape(r *rowmill.Row) {
 		body = r.AppendText(append(body, `,"total":`...), "total")
 		body = r.AppendText(append(body, `,"email":`...), "email")
 		body = append(body, '}')
-	}
-	group = append(group[:0], "customer-"...)
-	if customer, ok := r.Int("customer"); ok {
-		group = strconv.AppendInt(group, customer, 10)
 	}
 	r.Emit(rowmill.Message{Body: body, Group: string(group)})
 }

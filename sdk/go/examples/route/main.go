@@ -9,7 +9,7 @@ func route(r *rowmill.Row) {
 	} else {
 		r.Keep()
 	}
-	r.Replace("email", []byte("hidden"))
+	r.Replace("email", "hidden")
 }
 
 func init() {

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use rowmill_sdk::bindings::rowmill::transform::query::{self, Condition, Test, View};
+use rowmill_sdk::bindings::rowmill::transform::query::{self, Condition, Rule, Test, View};
 use rowmill_sdk::bindings::rowmill::transform::types::{Field, GroupPart, Part, Recipe, Write};
 use rowmill_sdk::bindings::rowmill::transform::{host, types};
 use rowmill_sdk::bindings::{Failure, Guest, Interest, Table, Verdict};
@@ -39,7 +39,15 @@ impl Guest for Asker {
     fn process(_: u32) -> Result<Verdict, Failure> {
         let condition = |column: &str, view, test| Condition { column: column.to_owned(), view, test, negated: false };
         let text = str::to_owned;
-        let select = |conditions: &[Condition]| query::select(conditions);
+        let select = |conditions: &[Condition]| {
+            query::select(&Rule {
+                tables: vec!["shop.items".to_owned()],
+                inserts: true,
+                updates: true,
+                deletes: true,
+                all_of: conditions.to_vec(),
+            })
+        };
         let not = |condition: Condition| Condition { negated: true, ..condition };
 
         // Each of these is a question of the tests; the answers go into one message of the last row.
@@ -61,14 +69,18 @@ impl Guest for Asker {
                     condition("price", View::After, Test::Between((text(""), text("10")))),
                 ]),
             ),
-            ("unknown", select(&[not(condition("no_such_column", View::After, Test::Null))])),
             ("asked", query::asked()),
         ];
         let answers = answers.map(|(name, rows)| format!("\"{name}\":{rows:?}")).join(",");
         let columns = format!(
-            "\"texts\":{:?},\"prices\":{:?},\"blobs\":{:?},\"operations\":{:?}",
+            "\"texts\":{:?},\"prices\":{:?},\"kinds\":{:?},\"has\":{:?},\"blobs\":{:?},\"operations\":{:?}",
             query::texts("state", View::Before),
-            query::floats("price", View::Newest),
+            query::texts("PRICE", View::Newest),
+            (
+                query::floats("price", View::Newest).iter().flatten().next(),
+                query::texts("id", View::After).iter().flatten().next()
+            ),
+            (query::has("note", View::Before), query::has("no_such_column", View::Newest)),
             query::blobs("raw", View::After),
             query::operations(),
         );

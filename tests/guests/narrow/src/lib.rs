@@ -11,8 +11,9 @@ impl Guest for Narrow {
         Ok(())
     }
 
-    fn describe(_table: Table) -> Result<Interest, String> {
-        Ok(Interest::Want(types::Want { columns: vec![0], before: false, inserts: true, updates: true, deletes: true }))
+    fn describe(table: Table) -> Result<Interest, String> {
+        let columns = table.columns.into_iter().take(1).map(|column| column.name).collect();
+        Ok(Interest::Want(types::Want { columns, before: false, inserts: true, updates: true, deletes: true }))
     }
 
     fn process(rows: u32) -> Result<Verdict, Failure> {
