@@ -7,8 +7,9 @@
 //! {"op": "u", "table": "shop.orders", "before": {"id": 1, "status": "new"}, "after": {"id": 1, "status": "paid"}}
 //! ```
 //!
-//! Values are written as transforms see them: numbers as numbers, binary values in base64, everything else as text. A
-//! column that is left out is absent, as in a row image without it.
+//! Values are written as transforms see them: numbers as numbers, binary values in base64, everything else as text. A JSON
+//! column's document is written as it is, or as text; the transform is given MySQL's form of it. A value that a column of its
+//! type cannot have is an error. A column that is left out is absent, as in a row image without it.
 
 use std::sync::Arc;
 
@@ -18,6 +19,8 @@ use rowmill_core::batch::{
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+
+use crate::transform::check_value;
 
 /// The number of sample rows, which are one batch.
 const BATCH_ROWS: usize = 256;
@@ -70,7 +73,7 @@ impl Rows {
     /// # Errors
     /// If a line is invalid: the error names the line.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let (mut sinks, mut tables, mut changes) = (Vec::new(), Vec::<Arc<Table>>::new(), Vec::new());
+        let (mut sinks, mut tables, mut changes) = (Vec::new(), Vec::<Arc<DeclaredTable>>::new(), Vec::new());
         for (number, line) in (1u32..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
             let with_line = |error: String| format!("line {number}: {error}");
             let parsed = serde_json::from_str(line).map_err(|error| {
@@ -81,12 +84,13 @@ impl Rows {
             match parsed {
                 Line::Sinks { sinks: named } => sinks.extend(named),
                 Line::Table(line) => {
-                    tables.push(Arc::new(table(TableId(tables.len() as u32), line).map_err(with_line)?))
+                    tables.push(Arc::new(declared(TableId(tables.len() as u32), line).map_err(with_line)?))
                 }
                 Line::Change(line) => {
                     let name = schema_and_table(&line.table);
-                    let is_meant = |table: &&Arc<Table>| {
-                        name.as_ref().is_some_and(|(schema, name)| *schema == table.schema && *name == table.name)
+                    let is_meant = |declared: &&Arc<DeclaredTable>| {
+                        let Table { schema: of, name: called, .. } = &*declared.table;
+                        name.as_ref().is_some_and(|(schema, name)| schema == of && name == called)
                     };
                     let table = tables.iter().rfind(is_meant).map(Arc::clone);
                     let table =
@@ -95,7 +99,7 @@ impl Rows {
                 }
             }
         }
-        let pack = |changes: &[(u32, Arc<Table>, ChangeLine)], first: usize| {
+        let pack = |changes: &[(u32, Arc<DeclaredTable>, ChangeLine)], first: usize| {
             let mut builder = Builder::with_capacity(64 << 10);
             builder.transaction(&TransactionHeader {
                 file: "rows",
@@ -112,18 +116,75 @@ impl Rows {
         };
         let single = |(index, change)| pack(std::slice::from_ref(change), index);
         let singles = changes.iter().enumerate().map(single).collect::<Result<_, _>>()?;
-        Ok(Self { sinks, packed: pack(&changes, 0)?, singles, tables: tables.into() })
+        let packed = pack(&changes, 0)?;
+        Ok(Self { sinks, packed, singles, tables: tables.iter().map(|declared| Arc::clone(&declared.table)).collect() })
     }
 }
 
-fn table(id: TableId, line: TableLine) -> Result<Table, String> {
+/// A table, and what its columns' types say besides the kinds.
+struct DeclaredTable {
+    table: Arc<Table>,
+    /// By column.
+    domains: Vec<Domain>,
+}
+
+/// The values that a column's declared type allows among those of its kind.
+enum Domain {
+    Any,
+    /// The members of an enum or a set.
+    Members(Vec<String>),
+    /// The digits after a decimal's point.
+    Scale(usize),
+}
+
+impl Domain {
+    /// Returns the domain of a declared type; `Any` where it does not say.
+    fn of(kind: Kind, declared: &str) -> Self {
+        let inner = declared.split_once('(').and_then(|(_, rest)| Some(rest.rsplit_once(')')?.0));
+        let Some(inner) = inner else { return Self::Any };
+        match kind {
+            Kind::Enum | Kind::Set => {
+                // A quote within a member is doubled.
+                let joined = inner.trim().trim_start_matches('\'').trim_end_matches('\'');
+                Self::Members(joined.split("','").map(|member| member.replace("''", "'")).collect())
+            }
+            Kind::Decimal => match inner.split_once(',').map_or(Ok(0), |(_, scale)| scale.trim().parse()) {
+                Ok(scale) => Self::Scale(scale),
+                Err(_) => Self::Any,
+            },
+            _ => Self::Any,
+        }
+    }
+
+    /// Returns why a text is not a value; `None` if it is one.
+    fn refuses(&self, kind: Kind, text: &str) -> Option<String> {
+        match self {
+            Self::Any => None,
+            // An invalid value that a server stored is the empty text.
+            Self::Members(_) if text.is_empty() => None,
+            Self::Members(members) => {
+                let mut parts = if kind == Kind::Set { text.split(',').collect() } else { vec![text] }.into_iter();
+                let unknown = parts.find(|part| !members.iter().any(|member| member == part))?;
+                Some(format!("`{unknown}` is not one of {}", members.join(", ")))
+            }
+            Self::Scale(scale) => {
+                let digits = text.split_once('.').map_or(0, |(_, fraction)| fraction.len());
+                (digits != *scale)
+                    .then(|| format!("`{text}` must have {scale} digits after the point, as MySQL logs it"))
+            }
+        }
+    }
+}
+
+fn declared(id: TableId, line: TableLine) -> Result<DeclaredTable, String> {
     let (schema, table) = schema_and_table(&line.table)
         .ok_or("a table's name is `schema.table`; put a name that has a dot in backticks")?;
-    let mut columns = Vec::new();
+    let (mut columns, mut domains) = (Vec::new(), Vec::new());
     for column in &line.columns {
         let (name, declared) =
             split_name(column, ' ').ok_or_else(|| format!("column `{column}`: write `name type`"))?;
         let (kind, mysql_type) = kind(declared).ok_or_else(|| format!("column `{name}`: unknown type `{declared}`"))?;
+        domains.push(Domain::of(kind, declared));
         columns.push(Column {
             nullable: !line.key.iter().any(|key| *key == name),
             key: line.key.iter().any(|key| *key == name),
@@ -139,14 +200,15 @@ fn table(id: TableId, line: TableLine) -> Result<Table, String> {
             .ok_or_else(|| format!("key column `{key}` is not among the columns"))
     };
     let key = line.key.iter().map(index).collect::<Result<_, _>>()?;
-    Ok(Table { id, generation: 0, schema: schema.into_owned(), name: table.into_owned(), columns, key })
+    let (schema, name) = (schema.into_owned(), table.into_owned());
+    Ok(DeclaredTable { table: Arc::new(Table { id, generation: 0, schema, name, columns, key }), domains })
 }
 
 /// Returns the kind of a declared type, and the type as transforms see it.
-fn kind(declared: &str) -> Option<(Kind, String)> {
+pub(crate) fn kind(declared: &str) -> Option<(Kind, String)> {
     let declared = declared.trim().to_ascii_lowercase();
     let base = declared.split(['(', ' ']).next().unwrap_or_default();
-    let is_unsigned = declared.ends_with("unsigned");
+    let is_unsigned = declared.split(' ').any(|word| word == "unsigned");
     let kind = match base {
         "tinyint" | "smallint" | "mediumint" | "int" | "integer" | "bigint" if is_unsigned => Kind::Uint,
         "tinyint" | "smallint" | "mediumint" | "int" | "integer" | "bigint" | "bool" | "boolean" => Kind::Int,
@@ -163,7 +225,8 @@ fn kind(declared: &str) -> Option<(Kind, String)> {
         "bit" => Kind::Bit,
         "enum" => Kind::Enum,
         "set" => Kind::Set,
-        "geometry" | "point" | "linestring" | "polygon" => Kind::Geometry,
+        "geometry" | "point" | "linestring" | "polygon" | "multipoint" | "multilinestring" | "multipolygon"
+        | "geometrycollection" | "geomcollection" => Kind::Geometry,
         "vector" => Kind::Vector,
         _ => return None,
     };
@@ -175,7 +238,12 @@ fn kind(declared: &str) -> Option<(Kind, String)> {
     Some((kind, mysql_type))
 }
 
-fn change(builder: &mut Builder, table: &Table, line: &ChangeLine, index: u32) -> Result<(), String> {
+fn change(
+    builder: &mut Builder,
+    DeclaredTable { table, domains }: &DeclaredTable,
+    line: &ChangeLine,
+    index: u32,
+) -> Result<(), String> {
     let (operation, images): (Operation, &[&Option<Map<String, Value>>]) = match line.op {
         'c' => (Operation::Insert, &[&line.after]),
         'u' => (Operation::Update, &[&line.before, &line.after]),
@@ -197,7 +265,7 @@ fn change(builder: &mut Builder, table: &Table, line: &ChangeLine, index: u32) -
             return Err(format!("table {table} has no column `{unknown}`"));
         }
         builder.begin_image(table.columns.len());
-        for column in &table.columns {
+        for (column, domain) in table.columns.iter().zip(domains) {
             match image.get(&column.name) {
                 None => builder.absent(),
                 Some(Value::Null) => builder.null(),
@@ -205,6 +273,11 @@ fn change(builder: &mut Builder, table: &Table, line: &ChangeLine, index: u32) -
                     let packed = packed(column.kind, value).ok_or_else(|| {
                         format!("column `{}` ({}) cannot have the value {value}", column.name, column.mysql_type)
                     })?;
+                    check_value(table, column, &packed)?;
+                    let refused = value.as_str().and_then(|text| domain.refuses(column.kind, text));
+                    if let Some(error) = refused {
+                        return Err(format!("column `{}`: {error}", column.name));
+                    }
                     builder.cell(Cell::Value(&packed));
                 }
             }
@@ -223,9 +296,42 @@ fn packed(kind: Kind, value: &Value) -> Option<Vec<u8>> {
         Kind::Bytes | Kind::Geometry | Kind::Vector => {
             base64_simd::STANDARD.decode_to_vec(value.as_str()?.as_bytes()).ok()?
         }
-        Kind::Json => value.as_str().map_or_else(|| value.to_string(), str::to_owned).into_bytes(),
+        Kind::Json => {
+            let of_text = value.as_str().map(serde_json::from_str).transpose().ok()?;
+            let mut out = String::new();
+            push_mysql_json(of_text.as_ref().unwrap_or(value), &mut out);
+            out.into_bytes()
+        }
         _ => value.as_str()?.as_bytes().to_vec(),
     })
+}
+
+/// Appends a document in MySQL's form: keys ordered by their length and then by their bytes, a blank after each colon and comma.
+/// <https://dev.mysql.com/doc/refman/9.7/en/json.html#json-normalization>
+fn push_mysql_json(value: &Value, out: &mut String) {
+    match value {
+        Value::Array(items) => {
+            out.push('[');
+            for (index, item) in items.iter().enumerate() {
+                out.push_str(if index > 0 { ", " } else { "" });
+                push_mysql_json(item, out);
+            }
+            out.push(']');
+        }
+        Value::Object(fields) => {
+            let mut fields: Vec<(&String, &Value)> = fields.iter().collect();
+            fields.sort_by_key(|(name, _)| (name.len(), *name));
+            out.push('{');
+            for (index, (name, item)) in fields.into_iter().enumerate() {
+                out.push_str(if index > 0 { ", " } else { "" });
+                out.push_str(&json!(name).to_string());
+                out.push_str(": ");
+                push_mysql_json(item, out);
+            }
+            out.push('}');
+        }
+        scalar => out.push_str(&scalar.to_string()),
+    }
 }
 
 /// Returns a table as a line that `Rows` can be parsed from.
@@ -328,7 +434,7 @@ mod tests {
             written[0],
             json!({"op": "c", "table": "s.t", "after": {"id": u64::MAX, "b": "AP8=", "d": "-1.50"}})
         );
-        assert_eq!(written[1]["after"], json!({"id": 2, "j": "{\"a\":1}", "b": null}));
+        assert_eq!(written[1]["after"], json!({"id": 2, "j": "{\"a\": 1}", "b": null}));
         assert_eq!((rows.singles.len(), &written[2]["op"]), (3, &json!("d")));
     }
 
@@ -383,5 +489,53 @@ mod tests {
         );
         assert!(error("{\"table\": \"s.t\", \"columns\": [\"id money\"]}").contains("unknown type `money`"));
         assert!(error("{\"rows\": 1}").contains("a line is"));
+    }
+
+    #[test]
+    fn a_value_that_its_column_cannot_have_is_refused() {
+        let with = |declared: &str, value: &str| {
+            Rows::parse(&format!(
+                "{{\"table\": \"s.t\", \"columns\": [\"v {declared}\"]}}\n{{\"op\": \"c\", \"table\": \"s.t\", \"after\": {{\"v\": {value}}}}}"
+            ))
+        };
+        for (declared, value) in [
+            ("decimal(10,2)", "\"12.50\""),
+            ("decimal(10,0)", "\"12\""),
+            ("enum('new','it''s')", "\"it's\""),
+            ("enum('new')", "\"\""),
+            ("set('a','b')", "\"a,b\""),
+            ("date", "\"2026-00-00\""),
+            ("json", "[1, {\"b\": null}]"),
+        ] {
+            with(declared, value).unwrap_or_else(|error| panic!("{declared} {value}: {error}"));
+        }
+        for (declared, value, words) in [
+            ("decimal(10,2)", "\"abc\"", "write it as -12.50"),
+            ("decimal(10,2)", "\"12.5\"", "2 digits after the point"),
+            ("decimal(10,2)", "12.50", "`v` (decimal) cannot have the value"),
+            ("date", "\"not a date\"", "write it as 2026-11-26"),
+            ("enum('new','paid')", "\"zzz\"", "`zzz` is not one of new, paid"),
+            ("set('a','b')", "\"a,c\"", "`c` is not one of a, b"),
+            ("json", "\"{\"", "`v` (json) cannot have the value"),
+        ] {
+            let error = with(declared, value).expect_err(value);
+            assert!(error.starts_with("line 2: ") && error.contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_document_is_given_in_mysqls_form() {
+        for document in [
+            r#"{"bb":1,"a":["x",{"city":"Köln"}],"c":2.5}"#,
+            r#""{\"c\": 2.5, \"bb\": 1, \"a\": [\"x\", {\"city\": \"Köln\"}]}""#,
+        ] {
+            let text = format!(
+                "{{\"table\": \"s.t\", \"columns\": [\"d json\"]}}\n{{\"op\": \"c\", \"table\": \"s.t\", \"after\": {{\"d\": {document}}}}}"
+            );
+            let rows = Rows::parse(&text).expect("rows");
+            let cell = rows.packed.view().row(rowmill_core::batch::RowIndex(0)).newest();
+            let cell = cell.cell(ColumnIndex(0)).text().map(str::to_owned);
+            assert_eq!(cell.as_deref(), Some(r#"{"a": ["x", {"city": "Köln"}], "c": 2.5, "bb": 1}"#));
+        }
     }
 }

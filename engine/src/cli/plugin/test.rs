@@ -7,6 +7,7 @@ use futures_util::FutureExt;
 use rowmill_core::batch::PackedBatch;
 use serde_json::{Map, Value, json};
 
+use super::exact_json::Exact;
 use super::module_in;
 use crate::config::SinkId;
 use crate::fixture::{Rows, row_json};
@@ -76,31 +77,47 @@ fn case(module: &Path, file: &Path, accept: bool) -> anyhow::Result<Tested> {
     }
     let expected_file = file.to_string_lossy().replace(ROWS, EXPECTED);
     if accept {
-        let text: String = made.iter().map(|line| format!("{line}\n")).collect();
+        let text: String = made.iter().map(|output| format!("{}\n", output.text)).collect();
         std::fs::write(&expected_file, text).with_context(|| format!("cannot write {expected_file}"))?;
         return Ok(Tested::Accepted);
     }
     let text = std::fs::read_to_string(&expected_file)
         .with_context(|| format!("cannot read {expected_file}; `--accept` writes it"))?;
     let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
-    let expected: Vec<Value> = lines
-        .map(|(number, line)| serde_json::from_str(line).with_context(|| format!("{expected_file}, line {number}")))
+    let expected: Vec<Output> = lines
+        .map(|(number, line)| Output::of(line.to_owned()).with_context(|| format!("{expected_file}, line {number}")))
         .collect::<anyhow::Result<_>>()?;
     Ok(difference(&expected, &made)
         .map_or(Tested::Passed, |difference| Tested::Failed(format!("expected and actual: {difference}"))))
 }
 
-fn difference(left: &[Value], right: &[Value]) -> Option<String> {
-    let line = |value: Option<&Value>| value.map_or_else(|| "nothing".to_owned(), Value::to_string);
-    let at = (0..left.len().max(right.len())).find(|&index| left.get(index) != right.get(index))?;
+/// One line of results: of a row, a message or an error.
+struct Output {
+    text: String,
+    exact: Exact,
+}
+
+impl Output {
+    fn of(text: String) -> serde_json::Result<Self> {
+        Ok(Self { exact: Exact::parse(&text)?, text })
+    }
+}
+
+fn difference(left: &[Output], right: &[Output]) -> Option<String> {
+    let line = |output: Option<&Output>| output.map_or_else(|| "nothing".to_owned(), |output| output.text.clone());
+    let exact = |outputs: &'_ [Output], index: usize| outputs.get(index).map(|output| output.exact.clone());
+    let at = (0..left.len().max(right.len())).find(|&index| exact(left, index) != exact(right, index))?;
     Some(format!("line {}:\n  {}\n  {}", at + 1, line(left.get(at)), line(right.get(at))))
 }
 
 /// Returns the results of the rows of a batch, the first of which has the number `first`.
-fn outputs(chain: &Chain, number: u64, rows: &Rows, packed: &PackedBatch, first: u32) -> anyhow::Result<Vec<Value>> {
+fn outputs(chain: &Chain, number: u64, rows: &Rows, packed: &PackedBatch, first: u32) -> anyhow::Result<Vec<Output>> {
     let done = chain.transform_in_part(number, packed, &rows.tables).now_or_never().flatten();
     let done = done.context("the batch waits for another one")?;
-    let mut lines: Vec<(u32, Value)> = Vec::new();
+    if let Some(error) = done.hidden_error {
+        bail!("the transform fails on a batch of these rows, but on none of them alone: {error}");
+    }
+    let mut lines: Vec<(u32, Output)> = Vec::new();
     let address = |line: &mut Map<String, Value>, sink: Option<SinkId>, group: Option<&str>| {
         if let Some(sink) = sink {
             line.insert("sink".to_owned(), json!(rows.sinks.get(sink.0)));
@@ -112,8 +129,6 @@ fn outputs(chain: &Chain, number: u64, rows: &Rows, packed: &PackedBatch, first:
     let line = |row: u32| Map::from_iter([("row".to_owned(), json!(first + row))]);
     for Emitted { origin, sink, text, attributes, .. } in done.emitted {
         let mut line = line(origin);
-        let body = text.body();
-        line.insert("message".to_owned(), serde_json::from_str(&body).unwrap_or_else(|_| Value::String(body.into())));
         address(&mut line, sink, text.group());
         if let Some(id) = text.deduplication_id() {
             line.insert("deduplication_id".to_owned(), json!(id));
@@ -124,7 +139,12 @@ fn outputs(chain: &Chain, number: u64, rows: &Rows, packed: &PackedBatch, first:
                 attributes.into_iter().map(|(name, value)| (name, json!(value))).collect(),
             );
         }
-        lines.push((origin, Value::Object(line)));
+        // The body as it is, if it is JSON: also its numbers, and the order of its fields.
+        let body = text.body();
+        let is_json = !body.contains('\n') && Exact::parse(&body).is_ok();
+        let body = if is_json { body.to_string() } else { json!(&*body).to_string() };
+        let rest = Value::Object(line).to_string();
+        lines.push((origin, Output::of(format!("{{\"message\":{body},{}", &rest[1..]))?));
     }
     let left = done.packed.view();
     for passed in done.rows {
@@ -134,13 +154,13 @@ fn outputs(chain: &Chain, number: u64, rows: &Rows, packed: &PackedBatch, first:
         if let Some(to) = passed.reroute {
             address(&mut line, to.sink, to.group.as_deref());
         }
-        lines.push((passed.origin, Value::Object(line)));
+        lines.push((passed.origin, Output::of(Value::Object(line).to_string())?));
     }
     for dead in done.dead {
         let mut line = line(dead.origin);
         // Only the first line: a backtrace differs from build to build.
         line.insert("failed".to_owned(), json!(dead.error.message.lines().next()));
-        lines.push((dead.origin, Value::Object(line)));
+        lines.push((dead.origin, Output::of(Value::Object(line).to_string())?));
     }
     lines.sort_by_key(|(origin, _)| *origin);
     Ok(lines.into_iter().map(|(_, line)| line).collect())
