@@ -277,7 +277,10 @@ def _json_value(value):
 _json = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=_json_value).encode
 
 
-def log(message, level=host.Level.INFO):
+Level = host.Level  # ERROR, WARN, INFO, DEBUG, TRACE
+
+
+def log(message, level=Level.INFO):
     host.log(level, str(message))
 
 

@@ -180,7 +180,9 @@ fn wake_ups(process: u32) -> anyhow::Result<u64> {
 async fn an_idle_engine_sleeps() -> anyhow::Result<()> {
     let rig = Rig::start("an_idle_engine_sleeps", Build::MySql, &[], SHOP).await?;
     rig.mysql
-        .run("CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY); INSERT INTO shop.t VALUES (10)")
+        .run(
+            "CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY, k INT); INSERT INTO shop.t VALUES (10, 10)",
+        )
         .await?;
     let plugins = rig.directory.join("plugins");
     std::fs::create_dir(&plugins)?;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rowmill_core::batch::{PackedBatch, Row, RowIndex, Table};
+use rowmill_core::batch::{Batch, PackedBatch, Row, RowIndex, Table};
 use rowmill_pipeline::sequencer::Sequencer;
 
 use super::decision::Decision;
@@ -110,8 +110,8 @@ impl Transform for FakeTransform {
         all.into_iter().find(|on_error| error.message == format!("{on_error:?}")).expect("the error names its handling")
     }
 
-    fn is_stateful(&self) -> bool {
-        false
+    fn rows_seen_alone(&self, _: &Batch<'_>, _: &[Passed], _: &[Arc<Table>]) -> Option<Vec<bool>> {
+        None
     }
 
     fn failed_as_a_whole(&self, _error: &PluginError) {}

@@ -74,6 +74,10 @@ fn outcome(name: &str, bytes: &[u8]) -> String {
     outcome
 }
 
+/// A list of arrays on the managed heap.
+const MANAGED: &str = "(type $bytes (array (mut i8))) (type $node (struct (field (ref null $node)) (field (ref $bytes)))) \
+                       (global $last (mut (ref null $node)) (ref.null $node))";
+
 /// Returns an endless loop around `what`.
 fn forever(what: &str) -> String {
     format!("(loop $again {what} (br $again))")
@@ -158,6 +162,25 @@ fn each_guest_stays_within_its_limits() {
         ("loops when it starts", format!("(func $start {}) (start $start)", forever("")), String::new(), "not loaded"),
         ("has 50,000 loops within each other", format!("(func {})", deep(50_000)), String::new(), "nested blocks"),
         ("has 4,000 loops within each other", format!("(func {})", deep(4_000)), String::new(), "ok"),
+        (
+            "keeps managed objects for ever",
+            MANAGED.to_owned(),
+            forever("(global.set $last (struct.new $node (global.get $last) (array.new_default $bytes (i32.const 65536))))"),
+            "raise `memory` in its .toml",
+        ),
+        (
+            "drops managed objects for ever",
+            MANAGED.to_owned(),
+            forever("(drop (array.new_default $bytes (i32.const 65536)))"),
+            interrupted,
+        ),
+        ("throws what nothing catches", "(tag $oops)".to_owned(), "(throw $oops)".to_owned(), "exception"),
+        (
+            "throws what it catches",
+            "(tag $oops)".to_owned(),
+            "(block $caught (try_table (catch_all $caught) (throw $oops)))".to_owned(),
+            "ok",
+        ),
         (
             "edits a date to something that ends the text that it stands in",
             String::new(),

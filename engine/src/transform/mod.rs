@@ -67,9 +67,10 @@ pub(crate) trait Transform: std::fmt::Debug + Send + Sync {
     /// Returns how a row that the transform failed on is handled.
     fn on_error(&self, error: &TransformError) -> OnError;
 
-    /// Returns whether the transform has one instance, which may keep state. It is given the rows one by one: a row is then seen
-    /// once, whatever happens to its neighbours.
-    fn is_stateful(&self) -> bool;
+    /// For a transform with one instance, which may keep state: returns for each row whether the transform is asked about it.
+    /// It is asked about each of these rows alone: a row is then seen once, whatever happens to its neighbours. `None`: the
+    /// transform keeps no state.
+    fn rows_seen_alone(&self, batch: &Batch<'_>, rows: &[Passed], tables: &[Arc<Table>]) -> Option<Vec<bool>>;
 
     /// Records that the transform failed on a batch, and then on none of its rows alone. It costs time, and hides a fault of
     /// the transform.
@@ -246,7 +247,11 @@ impl Chain {
 /// retries may still wait.
 fn run_one(transform: &dyn Transform, tables: &Arc<[Arc<Table>]>, state: &mut Transformed, pauses: &mut Duration) {
     let mut whole = None;
-    if state.rows.len() == 1 || !transform.is_stateful() {
+    let alone = match state.rows.len() {
+        1 => None,
+        _ => transform.rows_seen_alone(&state.packed.view(), &state.rows, tables).filter(|alone| alone.contains(&true)),
+    };
+    if alone.is_none() {
         match attempt(transform, tables, state, pauses) {
             Ok(()) => return,
             Err(error) => whole = Some(error),
@@ -263,15 +268,19 @@ fn run_one(transform: &dyn Transform, tables: &Arc<[Arc<Table>]>, state: &mut Tr
     let (packed, rows) = (state.packed.clone(), std::mem::take(&mut state.rows));
     let batch = packed.view();
     let mut left = Builder::with_capacity(packed.as_bytes().len());
-    for passed in rows {
-        let single = rewrite(&batch, std::slice::from_ref(&passed), None);
-        let row = Passed { row: RowIndex(0), ..passed };
-        let mut alone = Transformed::of(single, vec![row]);
-        run_one(transform, tables, &mut alone, pauses);
-        let Transformed { packed, rows, emitted, seen, dead, stop, is_failed: failed, .. } = alone;
-        let single = packed.view();
+    let is_alone = |index: usize| alone.as_ref().is_none_or(|alone| alone[index]);
+    let mut start = 0;
+    while start < rows.len() {
+        let others = (start + 1..rows.len()).take_while(|&index| !is_alone(start) && !is_alone(index)).count();
+        let part = &rows[start..=start + others];
+        start += part.len();
+        let renumbered = (0..).zip(part).map(|(row, passed)| Passed { row: RowIndex(row), ..passed.clone() });
+        let mut done = Transformed::of(rewrite(&batch, part, None), renumbered.collect());
+        run_one(transform, tables, &mut done, pauses);
+        let Transformed { packed, rows, emitted, seen, dead, stop, is_failed: failed, .. } = done;
+        let part = packed.view();
         for passed in rows {
-            left.copy_row(&single, passed.row);
+            left.copy_row(&part, passed.row);
             state.rows.push(Passed { row: RowIndex(left.rows() as u32 - 1), ..passed });
         }
         state.emit(emitted, seen);

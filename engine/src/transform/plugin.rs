@@ -245,8 +245,17 @@ impl Transform for Plugin {
         on_error
     }
 
-    fn is_stateful(&self) -> bool {
-        self.is_stateful()
+    fn rows_seen_alone(&self, batch: &Batch<'_>, rows: &[Passed], tables: &[Arc<Table>]) -> Option<Vec<bool>> {
+        if !self.is_stateful() {
+            return None;
+        }
+        let dispositions = self.with_instance(&mut Duration::default(), |instance| {
+            dispositions(self.manifest(), instance, batch, rows, tables)
+        });
+        Some(match dispositions {
+            Ok(dispositions) => dispositions.iter().map(|disposition| *disposition == Disposition::Ask).collect(),
+            Err(_) => vec![true; rows.len()], // the error recurs for the rows that it is about
+        })
     }
 
     fn failed_as_a_whole(&self, error: &PluginError) {

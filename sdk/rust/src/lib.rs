@@ -40,7 +40,7 @@ pub use error::{ColumnError, Failure};
 pub use outcome::{Message, Outcome};
 pub use recipe::{Part, Recipe};
 pub use row::Row;
-pub use rowmill_batch::{Cell, Column, Kind, Operation};
+pub use rowmill_batch::{Cell, Column, Kind, Operation, RowHeader, TransactionHeader};
 pub use table::Table;
 pub use view::View;
 
@@ -111,9 +111,11 @@ impl Interest {
     }
 }
 
-/// A line in the engine's log, with the plugin's name.
-pub fn log(message: &str) {
-    host::log(host::Level::Info, message);
+pub use bindings::rowmill::transform::host::Level;
+
+/// Writes a line to the engine's log, with the plugin's name.
+pub fn log(level: Level, message: &str) {
+    host::log(level, message);
 }
 
 /// Adds to a counter of the plugin's own.
@@ -131,10 +133,14 @@ pub fn env(name: &str) -> Option<String> {
     host::env(name)
 }
 
-/// From now on a panic says its message in the engine's log, and in the error of its row.
+/// From now on a panic writes its message and place to the engine's log, and to the error of its row.
 #[doc(hidden)]
 pub fn report_panics() {
-    std::panic::set_hook(Box::new(|panic| host::log(host::Level::Error, &panic.to_string())));
+    std::panic::set_hook(Box::new(|panic| {
+        let message = panic.payload_as_str().unwrap_or("panicked");
+        let place = panic.location().map_or_else(String::new, |place| format!(" ({place})"));
+        host::log(host::Level::Error, &format!("{message}{place}"));
+    }));
 }
 
 /// Makes a [`Transform`] the module's own.

@@ -1,6 +1,6 @@
 //! Rows as a transform sees them.
 
-use rowmill_batch::{self as packed, Cell, Operation};
+use rowmill_batch::{self as packed, Batch, Cell, Operation, RowHeader, RowIndex, TransactionHeader};
 
 use crate::error::{ColumnError, Failure};
 use crate::out::Out;
@@ -16,14 +16,16 @@ pub struct Row<'a> {
     pub(crate) table: &'a Table,
     row: packed::Row<'a>,
     newest: View<'a>,
+    batch: &'a Batch<'a>,
     index: u32,
     out: &'a Out,
 }
 
 impl<'a> Row<'a> {
     #[inline]
-    pub(crate) fn new(table: &'a Table, row: packed::Row<'a>, index: u32, out: &'a Out) -> Self {
-        Self { table, row, newest: View::new(table, row.newest()), index, out }
+    pub(crate) fn new(table: &'a Table, batch: &'a Batch<'a>, index: u32, out: &'a Out) -> Self {
+        let row = batch.row(RowIndex(index));
+        Self { table, row, newest: View::new(table, row.newest()), batch, index, out }
     }
 
     /// Returns the row's table.
@@ -34,6 +36,21 @@ impl<'a> Row<'a> {
     /// Returns what happened to the row.
     pub fn operation(&self) -> Operation {
         self.row.operation()
+    }
+
+    /// Returns the row's transaction: the binlog file and position, the GTID and the commit time.
+    pub fn transaction(&self) -> TransactionHeader<'a> {
+        self.batch.transaction(self.row.transaction()).header()
+    }
+
+    /// Returns the row's place in its transaction and in the binlog, and the time at which its statement ran.
+    pub fn header(&self) -> RowHeader {
+        self.row.header()
+    }
+
+    /// Whether the row is the last of its transaction.
+    pub fn is_last_in_transaction(&self) -> bool {
+        self.row.is_last_in_transaction()
     }
 
     /// Returns the row as it is after the change; of a deleted row as it was.

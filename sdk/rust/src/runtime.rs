@@ -58,15 +58,14 @@ impl<T: Transform> Runtime<T> {
         let Self { transform, tables, out } = self;
         out.lists.get_mut().begin(batch.len());
         for index in 0..batch.len() as u32 {
-            let row = batch.row(RowIndex(index));
-            let TableId(id) = row.table();
+            let TableId(id) = batch.row(RowIndex(index)).table();
             // Rows of tables that the plugin's .toml excludes are in the batch as well, and were never described.
             let Some(Some((table, interest))) = tables.get(id as usize) else { continue };
             match interest {
                 Interest::Pass => out.lists.get_mut().keep.push(index),
                 Interest::Drop => {}
                 Interest::All | Interest::Columns(_) => {
-                    let outcome = transform.row(&Row::new(table, row, index, out));
+                    let outcome = transform.row(&Row::new(table, &batch, index, out));
                     let lists = out.lists.get_mut();
                     let done = match outcome {
                         Ok(Outcome::Keep) => {

@@ -1,16 +1,21 @@
 //! Inspects a module: what it is, and the time that it takes per row.
 
+use std::collections::HashSet;
 use std::fmt::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use futures_util::FutureExt;
+use rowmill_core::batch::{Builder, PackedBatch, RowIndex, Table};
 
 use super::module_in;
 use crate::fixture::{Rows, sample};
-use crate::transform::{Chain, Loader, Plugin, Settings};
+use crate::transform::{Chain, Loader, Plugin, Settings, Transformed};
+
+/// The number of rows to which fewer are repeated.
+const BATCH_ROWS: usize = 256;
 
 /// How long rows are passed through a plugin to measure the time per row.
 const MEASURED_FOR: Duration = Duration::from_millis(500);
@@ -29,6 +34,7 @@ pub fn inspect(path: &Path, rows: Option<&Path>) -> anyhow::Result<String> {
     let rows = Rows::parse(&text).map_err(|error| anyhow::anyhow!(error))?;
     let size = std::fs::metadata(&module).with_context(|| module.display().to_string())?.len();
     let loader = Loader::new(Settings::for_tests(rows.sinks.clone()))?;
+    // Without a cache, to measure the compilation.
     let started = Instant::now();
     let plugin = loader.load(&module)?;
     let loading = started.elapsed();
@@ -38,12 +44,18 @@ pub fn inspect(path: &Path, rows: Option<&Path>) -> anyhow::Result<String> {
     for (name, value) in plugin.describe() {
         writeln!(out, "{name:<10} {value}")?;
     }
-    let count = rows.packed.view().len();
-    match Gauge::new(plugin, rows).cost() {
-        Err(error) => writeln!(out, "rows       {error:#}")?,
-        Ok(Cost { each_ns, kept }) => {
-            writeln!(out, "per row    {each_ns:.0} ns, in batches of {count} rows of which {kept} are kept")?;
-        }
+    let mut gauge = Gauge::new(plugin, rows);
+    if let Some((failed, first)) = gauge.leave_out_failing()? {
+        writeln!(out, "failing    {failed} rows, which are left out below; the first: {first}")?;
+    }
+    let Cost { each_ns, batch_ns, rows, kept } = gauge.cost()?;
+    match rows {
+        0 => writeln!(out, "per row    no row is left to measure")?,
+        rows => writeln!(
+            out,
+            "per row    {each_ns:.0} ns, in batches of {rows} rows of which {kept} are kept; a batch of one row takes \
+             {batch_ns:.0} ns"
+        )?,
     }
     Ok(out)
 }
@@ -52,7 +64,8 @@ pub fn inspect(path: &Path, rows: Option<&Path>) -> anyhow::Result<String> {
 #[derive(Debug)]
 pub struct Gauge {
     chain: Chain,
-    rows: Rows,
+    tables: Arc<[Arc<Table>]>,
+    packed: PackedBatch,
     /// The number of the next batch.
     next: u64,
 }
@@ -60,8 +73,12 @@ pub struct Gauge {
 /// The time per row of a plugin.
 #[derive(Debug, Clone, Copy)]
 pub struct Cost {
-    /// The time per row in nanoseconds.
+    /// The time per row in nanoseconds, in batches of `rows` rows.
     pub each_ns: f64,
+    /// The time of a batch of one row, in nanoseconds.
+    pub batch_ns: f64,
+    /// The number of rows of a batch.
+    pub rows: usize,
     /// The number of rows of a batch that are kept.
     pub kept: usize,
 }
@@ -77,32 +94,63 @@ impl Gauge {
         Ok(Self::new(plugin, rows))
     }
 
-    fn new(plugin: Arc<Plugin>, rows: Rows) -> Self {
-        Self { chain: Chain::new(vec![plugin]), rows, next: 0 }
+    /// Repeats few rows, as a batch of few rows costs more for each.
+    fn new(plugin: Arc<Plugin>, Rows { tables, packed, .. }: Rows) -> Self {
+        let given = packed.view().len();
+        let all: Vec<usize> = (0..given.max(BATCH_ROWS)).filter(|_| given > 0).map(|index| index % given).collect();
+        Self { chain: Chain::new(vec![plugin]), tables, packed: rows_of(&packed, all), next: 0 }
     }
 
-    /// Measures the time per row: the best of ten runs, as other processes may use the machine.
+    /// Leaves out the rows that the plugin fails on. Returns their number and the first error, if there are any.
+    fn leave_out_failing(&mut self) -> anyhow::Result<Option<(usize, String)>> {
+        let done = self.run(self.packed.clone())?;
+        let Some(first) = done.dead.first().map(|dead| dead.error.to_string()) else { return Ok(None) };
+        let failed: HashSet<usize> = done.dead.iter().map(|dead| dead.origin as usize).collect();
+        let all = (0..self.packed.view().len()).filter(|row| !failed.contains(row)).collect();
+        self.packed = rows_of(&self.packed, all);
+        Ok(Some((failed.len(), first)))
+    }
+
+    fn run(&mut self, packed: PackedBatch) -> anyhow::Result<Transformed> {
+        let count = packed.view().len() as u32;
+        let done = self.chain.run(self.next, packed, count, &self.tables).now_or_never().flatten();
+        self.next += 1;
+        done.context("the batch waits for another one")
+    }
+
+    /// Measures the time per row and per batch: the best of ten runs, as other processes may use the machine.
     ///
     /// # Errors
     /// The plugin's error, if it fails on a row.
     pub fn cost(&mut self) -> anyhow::Result<Cost> {
-        let count = self.rows.packed.view().len();
-        let mut cost = Cost { each_ns: f64::INFINITY, kept: 0 };
+        let (whole, rows) = (self.packed.clone(), self.packed.view().len());
+        let kept = self.run(whole.clone())?.rows.len();
+        let all_ns = self.time(&whole)?;
+        let one = rows_of(&whole, (0..rows.min(1)).collect());
+        let batch_ns = self.time(&one)?;
+        Ok(Cost { each_ns: all_ns / rows.max(1) as f64, batch_ns, rows, kept })
+    }
+
+    /// Returns the time of a batch in nanoseconds.
+    fn time(&mut self, batch: &PackedBatch) -> anyhow::Result<f64> {
+        let mut best = f64::INFINITY;
         for _ in 0..10 {
             let (started, first) = (Instant::now(), self.next);
             while started.elapsed() < MEASURED_FOR / 10 {
-                let packed = self.rows.packed.clone();
-                let done = self.chain.run(self.next, packed, count as u32, &self.rows.tables).now_or_never().flatten();
-                let done = done.context("the batch waits for another one")?;
-                if let Some(dead) = done.dead.first() {
-                    anyhow::bail!("{}", dead.error);
+                if let Some(dead) = self.run(batch.clone())?.dead.first() {
+                    bail!("{}", dead.error);
                 }
-                cost.kept = done.rows.len();
-                self.next += 1;
             }
-            let rows = (self.next - first) as f64 * count as f64;
-            cost.each_ns = cost.each_ns.min(started.elapsed().as_nanos() as f64 / rows);
+            best = best.min(started.elapsed().as_nanos() as f64 / (self.next - first) as f64);
         }
-        Ok(cost)
+        Ok(best)
     }
+}
+
+/// Returns a batch of these rows of another batch.
+fn rows_of(packed: &PackedBatch, rows: Vec<usize>) -> PackedBatch {
+    let batch = packed.view();
+    let mut out = Builder::with_capacity(packed.as_bytes().len());
+    rows.into_iter().for_each(|row| out.copy_row(&batch, RowIndex(row as u32)));
+    out.finish()
 }

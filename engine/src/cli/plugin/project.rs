@@ -41,8 +41,11 @@ macro_rules! files {
     };
 }
 
-/// The files of every project: a test case that keeps orders which became paid.
-const CASE: &[File] = files![
+/// The files of every project, with a test case that keeps orders which became paid.
+const COMMON: &[File] = files![
+    "README.md" <- "template/README.md.txt",
+    ".gitignore" <- "template/gitignore.txt",
+    "PLUGIN_NAME.toml" <- "template/plugin.toml.txt",
     "tests/example.rows.jsonl" <- "cases/filter/example.rows.jsonl",
     "tests/example.expected.jsonl" <- "cases/filter/example.expected.jsonl",
 ];
@@ -77,6 +80,7 @@ impl Language {
             ],
             Self::C => files![
                 "build" <- "c/template/build",
+                "compile_flags.txt" <- "c/template/compile_flags.txt",
                 "PLUGIN_NAME.c" <- "c/examples/filter.c",
                 "rowmill.h" <- "c/rowmill.h",
             ],
@@ -106,6 +110,7 @@ impl Language {
             ],
             Self::Ts => files![
                 "build" <- "ts/template/build",
+                "tsconfig.json" <- "ts/template/tsconfig.json.txt",
                 "PLUGIN_NAME.ts" <- "ts/examples/filter.ts",
                 "rowmill.js" <- "js/rowmill.js",
                 "rowmill.d.ts" <- "js/rowmill.d.ts",
@@ -135,7 +140,7 @@ pub fn new(directory: &Path, language: Language) -> anyhow::Result<String> {
     if directory.exists() {
         bail!("{} already exists", directory.display());
     }
-    for File { path, text } in language.files().iter().chain(CASE) {
+    for File { path, text } in language.files().iter().chain(COMMON) {
         let to = directory.join(path.replace("PLUGIN_NAME", name));
         let write = || {
             std::fs::create_dir_all(to.parent().unwrap_or(directory))?;

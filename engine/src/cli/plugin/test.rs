@@ -35,6 +35,9 @@ pub enum Tested {
 /// If the module cannot be loaded, or a file cannot be read.
 pub fn test(path: &Path, cases: Option<&Path>, accept: bool) -> anyhow::Result<Vec<(String, Tested)>> {
     let module = module_in(path)?;
+    if path.is_dir() {
+        refuse_stale(path, &module)?;
+    }
     let beside_module = module.parent().unwrap_or(Path::new("")).join("tests");
     let directory = cases.unwrap_or(&beside_module);
     let mut files: Vec<PathBuf> = std::fs::read_dir(directory)
@@ -56,9 +59,49 @@ pub fn test(path: &Path, cases: Option<&Path>, accept: bool) -> anyhow::Result<V
     files.iter().map(case).collect()
 }
 
+/// Refuses a project's module that is older than the sources that it is built of.
+fn refuse_stale(project: &Path, module: &Path) -> anyhow::Result<()> {
+    if !project.join("build").is_file() {
+        return Ok(());
+    }
+    let modified = |path: &Path| path.metadata().and_then(|metadata| metadata.modified()).ok();
+    let built = modified(module);
+    let newer = sources(project).into_iter().find(|source| modified(source) > built);
+    match newer {
+        Some(source) => bail!(
+            "{} is older than {}; run `rowmill plugin build {}`",
+            module.display(),
+            source.display(),
+            project.display()
+        ),
+        None => Ok(()),
+    }
+}
+
+/// Returns the files of a project that its author writes: not the tests, what is built or downloaded, or hidden files.
+fn sources(directory: &Path) -> Vec<PathBuf> {
+    const OTHERS: [&str; 5] = ["tests", "target", "node_modules", "vendor", "wit"];
+    let entries = std::fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok);
+    let source = |entry: std::fs::DirEntry| {
+        let (path, name) = (entry.path(), entry.file_name());
+        let name = name.to_string_lossy();
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() && !name.starts_with('.') && !OTHERS.contains(&&*name) => sources(&path),
+            Ok(kind) if kind.is_file() && is_source(&path) => vec![path],
+            _ => Vec::new(),
+        }
+    };
+    entries.flat_map(source).collect()
+}
+
+fn is_source(path: &Path) -> bool {
+    const ENDINGS: [&str; 9] = ["rs", "c", "h", "zig", "go", "ts", "js", "py", "cpp"];
+    path.extension().is_some_and(|ending| ENDINGS.iter().any(|known| ending == *known))
+}
+
 fn case(module: &Path, file: &Path, accept: bool) -> anyhow::Result<Tested> {
     let rows = Rows::parse(&std::fs::read_to_string(file)?).map_err(|error| anyhow!(error))?;
-    let plugin = Loader::new(Settings::for_tests(rows.sinks.clone()))?.load(module)?;
+    let plugin = Loader::new(Settings::for_tests(rows.sinks.clone()).with_users_cache())?.load(module)?;
     let has_state = plugin.is_stateful();
     let chain = Chain::new(vec![plugin]);
     let made = outputs(&chain, 0, &rows, &rows.packed, 0)?;

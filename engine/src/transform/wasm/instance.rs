@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{anyhow, bail};
 use rowmill_core::batch::{Batch, PackedBatch, RowIndex, Table};
-use wasmtime::{Engine, InstancePre, Store};
+use wasmtime::{Engine, InstancePre, Store, WasmBacktrace};
 
 use super::super::error::PluginError;
 use super::super::host_commands::HostCommands;
@@ -16,6 +16,32 @@ use super::core_module::ModuleGuest;
 use super::limits::Resources;
 use super::state::{ANSWER_BYTES_MAX, Counters, Current, PluginState};
 use super::ticker::{EPOCH, Ticker};
+
+/// The beginnings of the names of functions that report a panic: they are not where it happened.
+const PANIC_FUNCTIONS: [&str; 8] = [
+    "core::panicking::",
+    "std::panicking::",
+    "std::panic",
+    "rust_panic",
+    "__rust",
+    "__rustc",
+    "abort",
+    "core::option::unwrap_failed",
+];
+
+/// Returns the calls of a backtrace, innermost first, a line each. Those that only report a panic are left out.
+fn shown_calls(backtrace: &WasmBacktrace) -> String {
+    let text = backtrace.to_string();
+    let calls = text.lines().filter_map(|line| {
+        let call = line.trim_start().split_once(": ")?.1;
+        Some(call.split_once(" - ").map_or(call, |(_, name)| name))
+    });
+    let is_reporting = |call: &&str| {
+        let function = call.split_once('!').map_or(*call, |(_, function)| function);
+        PANIC_FUNCTIONS.iter().any(|name| function.trim_start_matches('<').starts_with(name))
+    };
+    calls.skip_while(is_reporting).map(|call| format!("\n  in {call}")).collect()
+}
 
 /// A plugin's answer for a batch.
 pub(in crate::transform) struct Answer {
@@ -193,20 +219,28 @@ impl Instance {
         Ok(recipe.messages(batch, rows, tables, interests, bytes_max))
     }
 
-    /// Converts a trap to an error that begins with the plugin's last error message, if there is one.
+    /// Converts a trap to an error. Its first line is the plugin's last error message, if there is one, else the cause of the
+    /// trap; then follow the cause and the calls that led to it.
     fn trap(&mut self, trap: &wasmtime::Error) -> PluginError {
         const TOO_MUCH: &str = "fuel allocated for hostcalls has been exhausted";
+        const HEAP_FULL: &str = "GC heap out of memory";
         let state = self.store.data_mut();
-        let mut text = format!("{trap:#}");
-        if text.contains(TOO_MUCH) {
-            text = format!(
-                "more than {} bytes passed to the host in one call; raise `output` in its .toml",
-                state.answer_max()
-            );
+        // The backtrace is one of the causes, and follows in another form.
+        let backtrace = trap.downcast_ref::<WasmBacktrace>();
+        let is_backtrace = |cause: &String| backtrace.is_some_and(|backtrace| *cause == backtrace.to_string());
+        let causes = trap.chain().map(ToString::to_string).filter(|cause| !is_backtrace(cause));
+        let mut cause = causes.collect::<Vec<_>>().join(": ");
+        if cause.contains(TOO_MUCH) {
+            let bytes = state.answer_max();
+            cause = format!("more than {bytes} bytes passed to the host in one call; raise `output` in its .toml");
         }
+        if cause.contains(HEAP_FULL) {
+            cause.push_str("; raise `memory` in its .toml");
+        }
+        let calls = backtrace.map_or_else(String::new, shown_calls);
         PluginError::Trap(match state.take_last_error() {
-            Some(message) => format!("{message}: {text}"),
-            None => text,
+            Some(message) => format!("{}\n{cause}{calls}", message.trim_end()),
+            None => format!("{cause}{calls}"),
         })
     }
 

@@ -78,6 +78,14 @@ impl Settings {
         let case = config::NameCase::default();
         Self { directory: None, cache: None, sinks, has_dead_letters: true, threads: 1, force_dead_letter: true, case }
     }
+
+    /// Keeps compiled code in the user's cache directory, if there is one: large modules take seconds to compile.
+    pub fn with_users_cache(mut self) -> Self {
+        let of_home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache"));
+        let directory = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(of_home);
+        self.cache = directory.filter(|directory| directory.is_absolute()).map(|directory| directory.join("rowmill"));
+        self
+    }
 }
 
 /// A loader of plugins: the WebAssembly engine, the host functions and the cache.
@@ -112,6 +120,8 @@ impl Loader {
         let failed = |error: wasmtime::Error| anyhow!("cannot create the WebAssembly engine: {error:#}");
         let mut config = Config::new();
         config.epoch_interruption(true).concurrency_support(false).max_wasm_stack(STACK_MAX);
+        // Managed languages need these; their heap counts as memory of the instance.
+        config.wasm_gc(true).wasm_exceptions(true);
         // Without the cache plugins are compiled at each start, which is no reason to stop.
         let cache = settings.cache.as_deref().and_then(|directory| match cache(directory) {
             Ok(cache) => Some(cache),
