@@ -48,6 +48,7 @@ pub fn inspect(path: &Path, rows: Option<&Path>) -> anyhow::Result<String> {
     if let Some((failed, first)) = gauge.leave_out_failing()? {
         writeln!(out, "failing    {failed} rows, which are left out below; the first: {first}")?;
     }
+    gauge.repeat();
     let Cost { each_ns, batch_ns, rows, kept } = gauge.cost()?;
     match rows {
         0 => writeln!(out, "per row    no row is left to measure")?,
@@ -94,11 +95,16 @@ impl Gauge {
         Ok(Self::new(plugin, rows))
     }
 
-    /// Repeats few rows, as a batch of few rows costs more for each.
     fn new(plugin: Arc<Plugin>, Rows { tables, packed, .. }: Rows) -> Self {
-        let given = packed.view().len();
-        let all: Vec<usize> = (0..given.max(BATCH_ROWS)).filter(|_| given > 0).map(|index| index % given).collect();
-        Self { chain: Chain::new(vec![plugin]), tables, packed: rows_of(&packed, all), next: 0 }
+        Self { chain: Chain::new(vec![plugin]), tables, packed, next: 0 }
+    }
+
+    /// Repeats few rows to a batch of [`BATCH_ROWS`], as each row of a small batch costs more.
+    fn repeat(&mut self) {
+        let given = self.packed.view().len();
+        if (1..BATCH_ROWS).contains(&given) {
+            self.packed = rows_of(&self.packed, (0..BATCH_ROWS).map(|index| index % given).collect());
+        }
     }
 
     /// Leaves out the rows that the plugin fails on. Returns their number and the first error, if there are any.

@@ -17,30 +17,36 @@ use super::limits::Resources;
 use super::state::{ANSWER_BYTES_MAX, Counters, Current, PluginState};
 use super::ticker::{EPOCH, Ticker};
 
-/// The beginnings of the names of functions that report a panic: they are not where it happened.
-const PANIC_FUNCTIONS: [&str; 8] = [
-    "core::panicking::",
-    "std::panicking::",
-    "std::panic",
-    "rust_panic",
-    "__rust",
-    "__rustc",
-    "abort",
-    "core::option::unwrap_failed",
-];
+/// The beginnings of the names of functions of Rust's library. Innermost they report a panic, and are not where it happened.
+const LIBRARY_FUNCTIONS: [&str; 5] = ["core::", "alloc::", "std::", "rust_", "__rust"];
 
 /// Returns the calls of a backtrace, innermost first, a line each. Those that only report a panic are left out.
 fn shown_calls(backtrace: &WasmBacktrace) -> String {
     let text = backtrace.to_string();
     let calls = text.lines().filter_map(|line| {
         let call = line.trim_start().split_once(": ")?.1;
-        Some(call.split_once(" - ").map_or(call, |(_, name)| name))
+        Some(without_hashes(call.split_once(" - ").map_or(call, |(_, name)| name)))
     });
-    let is_reporting = |call: &&str| {
-        let function = call.split_once('!').map_or(*call, |(_, function)| function);
-        PANIC_FUNCTIONS.iter().any(|name| function.trim_start_matches('<').starts_with(name))
+    let is_reporting = |call: &String| {
+        let function = call.split_once('!').map_or(call.as_str(), |(_, function)| function);
+        LIBRARY_FUNCTIONS.iter().any(|name| function.trim_start_matches('<').starts_with(name))
     };
     calls.skip_while(is_reporting).map(|call| format!("\n  in {call}")).collect()
+}
+
+/// Removes the hashes of crates from a name in Rust: `std[a543996e6e7dbf1e]::panicking` is `std::panicking`.
+fn without_hashes(name: &str) -> String {
+    let mut parts = name.split('[');
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.split_once(']') {
+            Some((hash, rest)) if hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
+                out.push_str(rest)
+            }
+            _ => out.extend(["[", part]),
+        }
+    }
+    out
 }
 
 /// A plugin's answer for a batch.
@@ -246,5 +252,21 @@ impl Instance {
 
     fn check_error(&mut self) -> Result<(), PluginError> {
         self.store.data_mut().take_error().map_or(Ok(()), |error| Err(PluginError::Reject(error)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_shown_without_the_hashes_of_crates() {
+        for (name, shown) in [
+            ("a.wasm!std[a543996e6e7dbf1e]::panicking::f::{closure#0}", "a.wasm!std::panicking::f::{closure#0}"),
+            ("a.wasm!<[u8] as core[c5930c85a12de822]::fmt::Debug>::fmt", "a.wasm!<[u8] as core::fmt::Debug>::fmt"),
+            ("a.wasm!process", "a.wasm!process"),
+        ] {
+            assert_eq!(without_hashes(name), shown);
+        }
     }
 }
