@@ -20,10 +20,11 @@ use rowmill_core::batch::{
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use crate::exact_json::Exact;
 use crate::transform::check_value;
 
 /// The number of sample rows, which are one batch.
-const BATCH_ROWS: usize = 256;
+pub(crate) const BATCH_ROWS: usize = 256;
 
 /// The time of the first row's change, in microseconds since 1970; each later row's is one second later.
 const FIRST_TIME_US: i64 = 1_700_000_000_000_000;
@@ -143,11 +144,7 @@ impl Domain {
         let inner = declared.split_once('(').and_then(|(_, rest)| Some(rest.rsplit_once(')')?.0));
         let Some(inner) = inner else { return Self::Any };
         match kind {
-            Kind::Enum | Kind::Set => {
-                // A quote within a member is doubled.
-                let joined = inner.trim().trim_start_matches('\'').trim_end_matches('\'');
-                Self::Members(joined.split("','").map(|member| member.replace("''", "'")).collect())
-            }
+            Kind::Enum | Kind::Set => Self::Members(members(inner)),
             Kind::Decimal => match inner.split_once(',').map_or(Ok(0), |(_, scale)| scale.trim().parse()) {
                 Ok(scale) => Self::Scale(scale),
                 Err(_) => Self::Any,
@@ -174,6 +171,25 @@ impl Domain {
             }
         }
     }
+}
+
+/// Returns the members of an enum or a set: texts in quotes, within which a quote is doubled.
+fn members(list: &str) -> Vec<String> {
+    let mut members = Vec::new();
+    let mut rest = list;
+    while let Some((_, text)) = rest.split_once('\'') {
+        let mut member = String::new();
+        rest = text;
+        while let Some((part, after)) = rest.split_once('\'') {
+            member.push_str(part);
+            rest = after;
+            let Some(after) = after.strip_prefix('\'') else { break };
+            member.push('\'');
+            rest = after;
+        }
+        members.push(member);
+    }
+    members
 }
 
 fn declared(id: TableId, line: TableLine) -> Result<DeclaredTable, String> {
@@ -208,7 +224,8 @@ fn declared(id: TableId, line: TableLine) -> Result<DeclaredTable, String> {
 pub(crate) fn kind(declared: &str) -> Option<(Kind, String)> {
     let declared = declared.trim().to_ascii_lowercase();
     let base = declared.split(['(', ' ']).next().unwrap_or_default();
-    let is_unsigned = declared.split(' ').any(|word| word == "unsigned");
+    // `int(10) unsigned zerofill`, but not a member of an enum.
+    let is_unsigned = declared.rsplit(')').next().is_some_and(|end| end.split(' ').any(|word| word == "unsigned"));
     let kind = match base {
         "tinyint" | "smallint" | "mediumint" | "int" | "integer" | "bigint" if is_unsigned => Kind::Uint,
         "tinyint" | "smallint" | "mediumint" | "int" | "integer" | "bigint" | "bool" | "boolean" => Kind::Int,
@@ -297,41 +314,13 @@ fn packed(kind: Kind, value: &Value) -> Option<Vec<u8>> {
             base64_simd::STANDARD.decode_to_vec(value.as_str()?.as_bytes()).ok()?
         }
         Kind::Json => {
-            let of_text = value.as_str().map(serde_json::from_str).transpose().ok()?;
+            // Of a text the digits are kept, also those beyond a double's.
             let mut out = String::new();
-            push_mysql_json(of_text.as_ref().unwrap_or(value), &mut out);
+            Exact::parse(&value.as_str().map_or_else(|| value.to_string(), str::to_owned)).ok()?.push_mysql(&mut out);
             out.into_bytes()
         }
         _ => value.as_str()?.as_bytes().to_vec(),
     })
-}
-
-/// Appends a document in MySQL's form: keys ordered by their length and then by their bytes, a blank after each colon and comma.
-/// <https://dev.mysql.com/doc/refman/9.7/en/json.html#json-normalization>
-fn push_mysql_json(value: &Value, out: &mut String) {
-    match value {
-        Value::Array(items) => {
-            out.push('[');
-            for (index, item) in items.iter().enumerate() {
-                out.push_str(if index > 0 { ", " } else { "" });
-                push_mysql_json(item, out);
-            }
-            out.push(']');
-        }
-        Value::Object(fields) => {
-            let mut fields: Vec<(&String, &Value)> = fields.iter().collect();
-            fields.sort_by_key(|(name, _)| (name.len(), *name));
-            out.push('{');
-            for (index, (name, item)) in fields.into_iter().enumerate() {
-                out.push_str(if index > 0 { ", " } else { "" });
-                out.push_str(&json!(name).to_string());
-                out.push_str(": ");
-                push_mysql_json(item, out);
-            }
-            out.push('}');
-        }
-        scalar => out.push_str(&scalar.to_string()),
-    }
 }
 
 /// Returns a table as a line that `Rows` can be parsed from.
@@ -502,6 +491,8 @@ mod tests {
             ("decimal(10,2)", "\"12.50\""),
             ("decimal(10,0)", "\"12\""),
             ("enum('new','it''s')", "\"it's\""),
+            ("enum('a'',''b', 'c''')", "\"a','b\""),
+            ("enum('a'',''b', 'c''')", "\"c'\""),
             ("enum('new')", "\"\""),
             ("set('a','b')", "\"a,b\""),
             ("date", "\"2026-00-00\""),
@@ -524,7 +515,18 @@ mod tests {
     }
 
     #[test]
+    fn an_unsigned_type_is_recognized() {
+        assert_eq!(kind("INT(10) UNSIGNED ZEROFILL"), Some((Kind::Uint, "int unsigned".to_owned())));
+        assert_eq!(kind("bigint unsigned"), Some((Kind::Uint, "bigint unsigned".to_owned())));
+        assert_eq!(kind("enum('an unsigned letter')"), Some((Kind::Enum, "enum".to_owned())));
+    }
+
+    #[test]
     fn a_document_is_given_in_mysqls_form() {
+        let exact = Exact::parse(r#"{"total":214748364678525163.11,"a":"x"}"#).expect("JSON");
+        let mut out = String::new();
+        exact.push_mysql(&mut out);
+        assert_eq!(out, r#"{"a": "x", "total": 214748364678525163.11}"#, "all digits stay");
         for document in [
             r#"{"bb":1,"a":["x",{"city":"Köln"}],"c":2.5}"#,
             r#""{\"c\": 2.5, \"bb\": 1, \"a\": [\"x\", {\"city\": \"Köln\"}]}""#,

@@ -29,6 +29,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod config;
 pub mod dead_letter;
+mod exact_json;
 pub mod failpoint;
 pub mod fixture;
 pub mod mysql;

@@ -11,11 +11,8 @@ use futures_util::FutureExt;
 use rowmill_core::batch::{Builder, PackedBatch, RowIndex, Table};
 
 use super::module_in;
-use crate::fixture::{Rows, sample};
+use crate::fixture::{BATCH_ROWS, Rows, sample};
 use crate::transform::{Chain, Loader, Plugin, Settings, Transformed};
-
-/// The number of rows to which fewer are repeated.
-const BATCH_ROWS: usize = 256;
 
 /// How long rows are passed through a plugin to measure the time per row.
 const MEASURED_FOR: Duration = Duration::from_millis(500);

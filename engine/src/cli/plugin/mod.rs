@@ -1,6 +1,5 @@
 //! Commands for authors of transforms: create a project, build it, test it on rows, and inspect a module.
 
-mod exact_json;
 mod inspect;
 mod project;
 mod test;

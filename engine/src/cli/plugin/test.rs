@@ -8,9 +8,9 @@ use rowmill_core::batch::PackedBatch;
 use serde_json::{Map, Value, json};
 use tracing::subscriber::{NoSubscriber, with_default};
 
-use super::exact_json::Exact;
 use super::module_in;
 use crate::config::SinkId;
+use crate::exact_json::Exact;
 use crate::fixture::{Rows, row_json};
 use crate::transform::{Chain, Emitted, Loader, Settings};
 
@@ -151,8 +151,11 @@ impl Output {
 
 fn difference(left: &[Output], right: &[Output]) -> Option<String> {
     let line = |output: Option<&Output>| output.map_or_else(|| "nothing".to_owned(), |output| output.text.clone());
-    let exact = |outputs: &'_ [Output], index: usize| outputs.get(index).map(|output| output.exact.clone());
-    let at = (0..left.len().max(right.len())).find(|&index| exact(left, index) != exact(right, index))?;
+    let same = |pair: (&Output, &Output)| pair.0.exact == pair.1.exact;
+    let at = left.iter().zip(right).take_while(|pair| same(*pair)).count();
+    if at == left.len() && at == right.len() {
+        return None;
+    }
     Some(format!("line {}:\n  {}\n  {}", at + 1, line(left.get(at)), line(right.get(at))))
 }
 

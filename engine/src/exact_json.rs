@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 /// A JSON value as it is written. Blanks between tokens, escapes within strings and the order of fields do not count.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Exact {
+pub(crate) enum Exact {
     /// `null`, `true`, `false`, or the digits of a number: `1.50` is not `1.5`.
     Token(String),
     Text(String),
@@ -39,6 +39,40 @@ impl Exact {
             _ => serde_json::from_str::<&RawValue>(text).map(|token| Self::Token(token.get().to_owned())),
         }
     }
+
+    /// Appends the value in MySQL's form of a document: keys ordered by their length and then by their bytes, a blank after each
+    /// colon and comma.
+    /// <https://dev.mysql.com/doc/refman/9.7/en/json.html#json-normalization>
+    pub fn push_mysql(&self, out: &mut String) {
+        match self {
+            Self::Token(token) => out.push_str(token),
+            Self::Text(text) => push_text(text, out),
+            Self::List(items) => {
+                out.push('[');
+                for (index, item) in items.iter().enumerate() {
+                    out.push_str(if index > 0 { ", " } else { "" });
+                    item.push_mysql(out);
+                }
+                out.push(']');
+            }
+            Self::Fields(fields) => {
+                let mut fields: Vec<&(String, Self)> = fields.iter().collect();
+                fields.sort_by_key(|(name, _)| (name.len(), name));
+                out.push('{');
+                for (index, (name, item)) in fields.into_iter().enumerate() {
+                    out.push_str(if index > 0 { ", " } else { "" });
+                    push_text(name, out);
+                    out.push_str(": ");
+                    item.push_mysql(out);
+                }
+                out.push('}');
+            }
+        }
+    }
+}
+
+fn push_text(text: &str, out: &mut String) {
+    out.push_str(&serde_json::Value::from(text).to_string());
 }
 
 /// The fields of an object in their order, also those whose name occurs twice.
