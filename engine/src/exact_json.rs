@@ -76,7 +76,7 @@ fn push_text(text: &str, out: &mut String) {
 }
 
 /// The fields of an object in their order, also those whose name occurs twice.
-struct RawFields(Vec<(String, Box<RawValue>)>);
+pub(crate) struct RawFields(pub Vec<(String, Box<RawValue>)>);
 
 impl<'de> Deserialize<'de> for RawFields {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

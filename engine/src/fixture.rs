@@ -287,7 +287,7 @@ fn change(
                 None => builder.absent(),
                 Some(Value::Null) => builder.null(),
                 Some(value) => {
-                    let packed = packed(column.kind, value).ok_or_else(|| {
+                    let packed = packed(column, value).ok_or_else(|| {
                         format!("column `{}` ({}) cannot have the value {value}", column.name, column.mysql_type)
                     })?;
                     check_value(table, column, &packed)?;
@@ -305,10 +305,12 @@ fn change(
     Ok(())
 }
 
-fn packed(kind: Kind, value: &Value) -> Option<Vec<u8>> {
-    Some(match kind {
+fn packed(column: &Column, value: &Value) -> Option<Vec<u8>> {
+    Some(match column.kind {
         Kind::Int => value.as_i64()?.to_le_bytes().to_vec(),
         Kind::Uint | Kind::Year | Kind::Bit => value.as_u64()?.to_le_bytes().to_vec(),
+        // A `FLOAT` has the number that the server stores, widened.
+        Kind::Float if column.mysql_type == "float" => f64::from(value.as_f64()? as f32).to_le_bytes().to_vec(),
         Kind::Float => value.as_f64()?.to_le_bytes().to_vec(),
         Kind::Bytes | Kind::Geometry | Kind::Vector => {
             base64_simd::STANDARD.decode_to_vec(value.as_str()?.as_bytes()).ok()?

@@ -51,6 +51,18 @@ fn getters_of_all_languages_agree() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Conditions and recipes give the same results in every language.
+#[test]
+fn recipes_of_all_languages_agree() -> anyhow::Result<()> {
+    for language in ["rust", "c", "zig", "assemblyscript", "go", "js", "python"] {
+        let module = module(language, "recipes");
+        let cases = top().join("sdk/cases/recipes");
+        let (code, said) = plugin(&["test", &module.to_string_lossy(), "--cases", &cases.to_string_lossy()])?;
+        ensure!(code == Some(0) && said.contains("ok "), "{language}: {said}");
+    }
+    Ok(())
+}
+
 /// Rows of tables that a plugin's .toml excludes are in its batches, and it is not told of these tables.
 #[test]
 fn rows_of_excluded_tables_pass() -> anyhow::Result<()> {

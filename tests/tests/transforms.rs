@@ -39,7 +39,7 @@ fn install(directory: &Path, name: &str, wasm: &Path, toml: &str) -> anyhow::Res
 const LIMITS: &str = "deadline = \"100ms\"\nmemory = \"16MiB\"\noutput = \"100KiB\"\n";
 
 /// The failures that `unruly` can be told to cause, and words of the errors.
-const ACTS: [(&str, &str); 14] = [
+const ACTS: [(&str, &str); 12] = [
     ("trap", "told to trap"),
     ("loop", "interrupt"),
     ("memory", "memory"),
@@ -47,10 +47,8 @@ const ACTS: [(&str, &str); 14] = [
     ("fail", "told to fail"),
     ("reject", "told to reject"),
     ("row", "malformed verdict: row "),
-    ("arena", "malformed verdict: the arena is shorter"),
     ("sink", "malformed verdict: sink 77 does not exist: there are 2"),
     ("text", "malformed verdict: text that is not UTF-8"),
-    ("rest", "malformed verdict: 1 unused bytes in the arena"),
     ("column", "malformed verdict: column 99 of shop.t"),
     ("recipe", "malformed verdict: recipe 5 does not exist: there are 0"),
     ("output", "raise `output`"),

@@ -30,13 +30,15 @@ fn module(declarations: &str, body: &str) -> Vec<u8> {
            (import \"rowmill\" \"log\" (func $log (param i32 i32 i32)))
            (import \"rowmill\" \"count\" (func $count (param i32 i32 i64)))
            (import \"rowmill\" \"sink\" (func $sink (param i32 i32) (result i32)))
+           (import \"rowmill\" \"recipe\" (func $recipe (param i32 i32) (result i32)))
+           (import \"rowmill\" \"select\" (func $select (param i32 i32 i32) (result i32)))
            (import \"rowmill\" \"env\" (func $env (param i32 i32 i32 i32) (result i32)))
            (memory (export \"memory\") 64)
            {declarations}
            (func (export \"rowmill_process\") (param $at i32) (param $len i32) (result i64)
              (local $i i32)
              {body}
-             (i64.const 32))
+             (i64.const 36))
            (func (export \"rowmill_alloc\") (param i32) (result i32) (i32.const 0x100000)))"
     );
     wat::parse_str(text).expect("a module")
@@ -47,7 +49,7 @@ fn load(bytes: &[u8], manifest: &str) -> anyhow::Result<Arc<Plugin>> {
     let path = directory.path().join("guest.wasm");
     std::fs::write(&path, bytes).expect("written");
     std::fs::write(path.with_extension("toml"), manifest).expect("written");
-    Loader::new(Settings::for_tests(Vec::new()))?.load(&path)
+    Loader::new(Settings::for_tests(vec!["out".to_owned()]))?.load(&path)
 }
 
 fn decide(plugin: &Plugin) -> Result<Decided, PluginError> {
@@ -155,9 +157,18 @@ fn each_guest_stays_within_its_limits() {
         ("answers from beyond its memory", String::new(), "(return (i64.const 0x7fffffff00000020))".to_owned(), "outside its memory"),
         ("answers with nothing", String::new(), "(return (i64.const 0))".to_owned(), "too short"),
         ("says that there are 4 billion rows", String::new(), answer(&[0, u32::MAX]), "malformed"),
-        ("says that there are 4 billion of everything", String::new(), answer(&[0, u32::MAX, u32::MAX, u32::MAX, u32::MAX, u32::MAX, u32::MAX, u32::MAX]), "malformed"),
+        ("says that there are 4 billion of everything", String::new(), answer(&[0, u32::MAX, u32::MAX, u32::MAX, u32::MAX, u32::MAX, u32::MAX, u32::MAX, u32::MAX]), "malformed"),
         // Messages without any text: what they take besides their texts is more than the output.
-        ("makes 50,000 messages of a row", String::new(), format!("{}(return (i64.const 1000032))", answer(&[0, 0, 0, 0, 50_000])), "raise `output` in its .toml"),
+        ("makes 50,000 messages of a row", String::new(), format!("{}(return (i64.const 1000036))", answer(&[0, 0, 0, 0, 50_000])), "raise `output` in its .toml"),
+        ("says that a text is longer than the arena", String::new(), format!("{}(return (i64.const 56))", answer(&[0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 9])), "malformed verdict: the arena is shorter"),
+        ("has bytes of no item", String::new(), format!("{}(return (i64.const 37))", answer(&[0, 0, 0, 0, 0, 0, 0, 0, 1])), "malformed verdict: 1 unused bytes in the arena"),
+        ("writes by a recipe that does not exist", String::new(), format!("{}(return (i64.const 48))", answer(&[0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 7, u32::MAX])), "malformed verdict: recipe 7 does not exist: there are 0"),
+        ("adds a recipe of its whole memory", String::new(), "(drop (call $recipe (i32.const 0) (i32.const 0x400000)))".to_owned(), "recipes may have 1048576 bytes"),
+        ("adds a recipe that is none", String::new(), "(drop (call $recipe (i32.const 0) (i32.const 2)))".to_owned(), "invalid recipe: "),
+        ("adds recipes for ever", String::new(), format!("(i64.store (i32.const 0x2000) (i64.const {})) (i64.store (i32.const 0x2008) (i64.const {})) {}", u64::from_le_bytes(*b"{\"body\":"), u64::from_le_bytes(*b"1}      "), forever("(drop (call $recipe (i32.const 0x2000) (i32.const 16)))")), interrupted),
+        ("selects by its whole memory", String::new(), "(drop (call $select (i32.const 0) (i32.const 0x400000) (i32.const 0)))".to_owned(), "conditions may have 262144 bytes"),
+        ("selects by nonsense", String::new(), "(drop (call $select (i32.const 0) (i32.const 4) (i32.const 0)))".to_owned(), "invalid expression"),
+        ("selects to beyond its memory", String::new(), format!("(i32.store (i32.const 0x2000) (i32.const {})) (drop (call $select (i32.const 0x2000) (i32.const 4) (i32.const -8)))", u32::from_le_bytes(*b"true")), "out of bounds"),
         ("describes a table by nonsense", "(func (export \"rowmill_describe\") (param i32 i32) (result i64) (i64.const 0x7fffffff7fffffff))".to_owned(), String::new(), "the limit is 1048576"),
         ("loops when it starts", format!("(func $start {}) (start $start)", forever("")), String::new(), "not loaded"),
         ("has 50,000 loops within each other", format!("(func {})", deep(50_000)), String::new(), "nested blocks"),
@@ -204,7 +215,7 @@ fn each_guest_stays_within_its_limits() {
 /// Returns a body that answers with an edit of a column of the first row.
 fn edit(column: u32, value: &[u8]) -> String {
     let len = value.len() as u32;
-    let words = [0, 0, 0, 1, 0, 0, 0, len, 0, 1, column, 2, len];
+    let words = [0, 0, 0, 1, 0, 0, 0, 0, len, 0, 1, column, 2, len];
     let bytes = words.iter().flat_map(|word| word.to_le_bytes()).chain(value.iter().copied());
     let store = |(index, byte): (usize, u8)| format!("(i32.store8 (i32.const {index}) (i32.const {byte}))");
     let stores: String = bytes.enumerate().map(store).collect();

@@ -39,6 +39,7 @@ impl MessageText {
         is_text.then_some(Self { text, group_end, id_end })
     }
 
+    #[cfg(test)]
     /// Joins a group, a deduplication ID and a body.
     pub(crate) fn of(group: &str, deduplication_id: &str, body: String) -> Self {
         let (group_end, id_end) = (group.len(), group.len() + deduplication_id.len());

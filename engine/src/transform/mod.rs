@@ -7,20 +7,20 @@
 mod decision;
 mod deferred;
 mod error;
+mod expression;
 #[cfg(test)]
 pub(crate) mod fake;
-mod host_commands;
 #[cfg(test)]
 mod hostile;
 mod interest;
 mod manifest;
 mod message;
+mod outcome;
 mod plugin;
 mod query;
 mod recipe;
 mod reload;
 mod value;
-mod verdict;
 mod wasm;
 
 use std::sync::Arc;

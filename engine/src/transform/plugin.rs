@@ -12,7 +12,6 @@ use tracing::{info, warn};
 use super::error::{PluginError, TransformError};
 use super::interest::{Disposition, Interest};
 use super::manifest::{Manifest, OnError};
-use super::verdict;
 use super::wasm::bindings::{INTERFACE, VERSION};
 use super::wasm::instance::{Code, Instance, InstanceTemplate};
 use super::wasm::limits::OUTPUT_A_ROW;
@@ -225,8 +224,8 @@ impl Transform for Plugin {
                 .map(|(index, _)| index)
                 .collect();
             let output_max = manifest.limits.output.saturating_add(batch.len() * OUTPUT_A_ROW);
-            let answer = instance.process(&seen, batch.len(), tables, asked, output_max)?;
-            let mut decision = verdict::check(instance, answer, &batch, tables, output_max)?;
+            let outcome = instance.process(&seen, batch.len(), tables, asked, output_max)?;
+            let mut decision = outcome.decide(instance, &batch, tables)?;
             if dispositions.iter().any(|disposition| *disposition != Disposition::Ask) {
                 decision.retain(|row| dispositions[row.0 as usize] == Disposition::Ask);
             }

@@ -79,7 +79,7 @@ pub fn push_int(number: impl itoa::Integer, out: &mut Vec<u8>) {
 
 /// Appends text that is JSON already. Two characters that JSON allows and SQS refuses are escaped; they occur only in
 /// strings.
-pub(super) fn push_raw(json: &[u8], out: &mut Vec<u8>) {
+pub fn push_raw(json: &[u8], out: &mut Vec<u8>) {
     let mut rest = json;
     // U+FFFE and U+FFFF: EF BF BE, EF BF BF.
     while let Some(at) = rest.windows(3).position(|bytes| matches!(bytes, [0xef, 0xbf, 0xbe | 0xbf])) {
@@ -91,7 +91,7 @@ pub(super) fn push_raw(json: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Appends a time, given in microseconds since 1970, as in RFC 3339: `2026-11-23T10:00:00.123456Z`.
-pub(super) fn push_time(time_us: i64, out: &mut Vec<u8>) {
+pub fn push_time(time_us: i64, out: &mut Vec<u8>) {
     let time_us = u64::try_from(time_us).unwrap_or(0);
     let (seconds, micros) = (time_us / 1_000_000, time_us % 1_000_000);
     let (days, second) = (seconds / 86_400, seconds % 86_400);

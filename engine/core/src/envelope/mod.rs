@@ -12,8 +12,8 @@ mod wkt;
 use rowmill_batch::{Batch, Row, Table};
 
 pub use change::{Connector, KeyChange, SourceName};
-pub use json::{Escaping, push_int, push_string, unescape, unescaped_len};
-pub use value::{push_cell, push_cell_text, push_image};
+pub use json::{Escaping, push_int, push_raw, push_string, push_time, unescape, unescaped_len};
+pub use value::{push_cell, push_cell_text, push_columns, push_image};
 
 use change::{Change, TableText};
 

@@ -1,6 +1,6 @@
 //! A column's value as JSON, by Debezium's handling modes, and as text.
 
-use rowmill_batch::{Cell, Column, Image, Kind, Table};
+use rowmill_batch::{Cell, Column, ColumnIndex, Image, Kind, Table};
 
 use super::json::{Escaping, push_base64, push_int, push_string};
 
@@ -38,18 +38,28 @@ pub fn push_cell_text(column: &Column, cell: Cell<'_>, out: &mut Vec<u8>) {
 
 /// Appends a row image as a JSON object without the columns that the image lacks.
 pub fn push_image(table: &Table, image: Image<'_>, out: &mut Vec<u8>) {
-    let mut separator = b'{';
-    for (column, cell) in table.columns.iter().zip(image.cells()).filter(|(_, cell)| *cell != Cell::Absent) {
-        out.push(separator);
-        separator = b',';
+    out.push(b'{');
+    push_columns(table, image, |_| true, out);
+    out.push(b'}');
+}
+
+/// Appends the members of the JSON object of a row image, without its braces, for the columns that are meant and that the
+/// image has.
+#[inline]
+pub fn push_columns(table: &Table, image: Image<'_>, is_meant: impl Fn(ColumnIndex) -> bool, out: &mut Vec<u8>) {
+    let mut is_first = true;
+    for ((index, column), cell) in (0..).zip(&table.columns).zip(image.cells()) {
+        if cell == Cell::Absent || !is_meant(ColumnIndex(index)) {
+            continue;
+        }
+        if !is_first {
+            out.push(b',');
+        }
+        is_first = false;
         push_string(&column.name, out);
         out.push(b':');
         push_cell(column, cell, out);
     }
-    if separator == b'{' {
-        out.push(b'{');
-    }
-    out.push(b'}');
 }
 
 fn push_value(column: &Column, bytes: &[u8], escaping: Escaping, out: &mut Vec<u8>) {

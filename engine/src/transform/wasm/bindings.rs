@@ -7,8 +7,8 @@ mod generated {
     wasmtime::component::bindgen!({ path: "../wit", world: "transform" });
 }
 
-pub(in crate::transform) use generated::rowmill::transform::{bulk, host, query, types};
-pub(in crate::transform) use generated::{Failure, Transform, TransformPre, Verdict};
+pub(in crate::transform) use generated::rowmill::transform::{host, outcome, query, types};
+pub(in crate::transform) use generated::{Failure, Transform, TransformPre};
 
 pub(in crate::transform) const INTERFACE: &str = "rowmill:transform/";
 pub(in crate::transform) const VERSION: &str = "0.1.0";

@@ -1,11 +1,14 @@
 //! Plugins that are core modules: the same rows and verdicts as components have, in linear memory. The interface is
 //! specified in `wit/core-module.md`.
 
-use rowmill_core::batch::{Kind, Table};
+use rowmill_core::batch::{ColumnIndex, ImageKind, Kind, Table};
 use wasmtime::{Caller, Engine, InstancePre, Linker, Memory, Store, TypedFunc, bail, format_err};
 
-use super::bindings::{Failure, Verdict, types};
-use super::limits::{LINE_BYTES_MAX, NAME_BYTES_MAX};
+use super::super::error::PluginError;
+use super::super::outcome::{Outcome, Packed, not_utf8};
+use super::super::query::BatchQuery;
+use super::bindings::{Failure, types};
+use super::limits::{CONDITIONS_BYTES_MAX, LINE_BYTES_MAX, NAME_BYTES_MAX, RECIPES_BYTES_MAX};
 use super::memory::memory;
 use super::state::PluginState;
 
@@ -92,13 +95,17 @@ impl ModuleGuest {
         }))
     }
 
-    pub fn process(&self, store: &mut Store<PluginState>, rows: &[u8]) -> wasmtime::Result<Result<Verdict, Failure>> {
+    pub fn process(&self, store: &mut Store<PluginState>, rows: &[u8]) -> wasmtime::Result<Result<(), Failure>> {
         let answer = self.call(store, &self.process, rows)?;
-        Ok(match self.answer(store, answer)? {
-            Answer::Done(words) => Ok(words.verdict()?),
-            Answer::Rejected(message) => Err(Failure::Reject(message)),
-            Answer::Retry(message) => Err(Failure::Retry(message)),
-        })
+        let len_max = store.data().answer_max();
+        let (memory, state) = self.memory.data_and_store_mut(&mut *store);
+        let verdict = match read_answer(memory, answer, len_max)? {
+            Answer::Done(words) => words.verdict()?,
+            Answer::Rejected(message) => return Ok(Err(Failure::Reject(message))),
+            Answer::Retry(message) => return Ok(Err(Failure::Retry(message))),
+        };
+        state.say(|outcome, asked| verdict.say(outcome, asked));
+        Ok(Ok(()))
     }
 
     /// Calls a function with a copy of `input`. Returns the answer's address and length.
@@ -112,22 +119,26 @@ impl ModuleGuest {
         Ok(((answer >> 32) as usize, answer as u32 as usize))
     }
 
-    fn answer<'s>(&self, store: &'s Store<PluginState>, (at, len): (usize, usize)) -> wasmtime::Result<Answer<'s>> {
-        let len_max = store.data().answer_max();
-        if len > len_max {
-            bail!("answer of {len} bytes: the limit is {len_max}; raise `output` in its .toml");
-        }
-        let bytes = self.memory.data(store).get(at..).and_then(|rest| rest.get(..len));
-        let mut words = Words(bytes.ok_or_else(|| format_err!("answer of {len} bytes at {at} outside its memory"))?);
-        let status = words.u32()?;
-        let message = || String::from_utf8_lossy(words.0).into_owned();
-        Ok(match status {
-            DONE => Answer::Done(words),
-            REJECTED => Answer::Rejected(message()),
-            RETRY => Answer::Retry(message()),
-            other => bail!("malformed answer: status {other}"),
-        })
+    fn answer<'s>(&self, store: &'s Store<PluginState>, place: (usize, usize)) -> wasmtime::Result<Answer<'s>> {
+        read_answer(self.memory.data(store), place, store.data().answer_max())
     }
+}
+
+/// Reads an answer of at most `len_max` bytes from a module's memory.
+fn read_answer(memory: &[u8], (at, len): (usize, usize), len_max: usize) -> wasmtime::Result<Answer<'_>> {
+    if len > len_max {
+        bail!("answer of {len} bytes: the limit is {len_max}; raise `output` in its .toml");
+    }
+    let bytes = memory.get(at..).and_then(|rest| rest.get(..len));
+    let mut words = Words(bytes.ok_or_else(|| format_err!("answer of {len} bytes at {at} outside its memory"))?);
+    let status = words.u32()?;
+    let message = || String::from_utf8_lossy(words.0).into_owned();
+    Ok(match status {
+        DONE => Answer::Done(words),
+        REJECTED => Answer::Rejected(message()),
+        RETRY => Answer::Retry(message()),
+        other => bail!("malformed answer: status {other}"),
+    })
 }
 
 /// Returns a sink's index; `None` for the route's sink.
@@ -147,33 +158,21 @@ struct Words<'a>(&'a [u8]);
 
 impl<'a> Words<'a> {
     /// Reads all remaining words as a verdict.
-    fn verdict(mut self) -> wasmtime::Result<Verdict> {
-        let mut counts = [0; 7];
+    fn verdict(mut self) -> wasmtime::Result<Verdict<'a>> {
+        let mut counts = [0; 8];
         for count in &mut counts {
             *count = self.u32()? as usize;
         }
-        let [keep, reroutes, edits, emits, attributes, fails, arena] = counts;
+        let [keep, reroutes, edits, emits, attributes, writes, fails, arena] = counts;
         let verdict = Verdict {
-            keep: self.list(keep, |[row]| Ok(row))?,
-            reroutes: self
-                .list(reroutes, |[row, sink, group_len]| Ok(types::Reroute { row, sink: given(sink), group_len }))?,
-            edits: self.list(edits, |[row, image, column, state, value_len]| {
-                let image = match image {
-                    0 => types::Image::Before,
-                    1 => types::Image::After,
-                    other => bail!("malformed verdict: image {other}"),
-                };
-                let state = u8::try_from(state).unwrap_or(u8::MAX);
-                Ok(types::Edit { row, image, column, state, value_len })
-            })?,
-            emits: self.list(emits, |[row, sink, group_len, dedup_len, body_len]| {
-                Ok(types::Emit { row, sink: given(sink), group_len, dedup_len, body_len })
-            })?,
-            attributes: self
-                .list(attributes, |[emit, name_len, value_len]| Ok(types::Attribute { emit, name_len, value_len }))?,
-            writes: Vec::new(),
-            fails: self.list(fails, |[row, message_len]| Ok(types::RowFail { row, message_len }))?,
-            arena: self.bytes(arena)?.to_vec(),
+            keep: self.list(keep)?,
+            reroutes: self.list(reroutes)?,
+            edits: self.list(edits)?,
+            emits: self.list(emits)?,
+            attributes: self.list(attributes)?,
+            writes: self.list(writes)?,
+            fails: self.list(fails)?,
+            arena: self.bytes(arena)?,
         };
         if !self.0.is_empty() {
             bail!("malformed verdict: {} bytes after its end", self.0.len());
@@ -198,20 +197,97 @@ impl<'a> Words<'a> {
         Ok(taken)
     }
 
-    fn words<const N: usize>(&mut self, count: usize) -> wasmtime::Result<Vec<[u32; N]>> {
+    fn list<const N: usize>(&mut self, count: usize) -> wasmtime::Result<List<'a, N>> {
         let len = count.checked_mul(4 * N).ok_or_else(|| format_err!("malformed answer: {count} items"))?;
-        let bytes = self.bytes(len)?;
+        Ok(List(self.bytes(len)?))
+    }
+}
+
+/// Items of `N` words each.
+#[derive(Clone, Copy)]
+struct List<'a, const N: usize>(&'a [u8]);
+
+impl<const N: usize> List<'_, N> {
+    fn iter(&self) -> impl ExactSizeIterator<Item = [u32; N]> {
         let word = |bytes: &[u8]| bytes.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
-        let item = |item: &[u8]| std::array::from_fn(|index| word(&item[4 * index..]));
-        Ok(bytes.chunks_exact(4 * N).map(item).collect())
+        self.0.chunks_exact(4 * N).map(move |item| std::array::from_fn(|index| word(&item[4 * index..])))
+    }
+}
+
+/// A verdict in a module's memory. Its texts and values are in the arena, one after another.
+struct Verdict<'a> {
+    keep: List<'a, 1>,
+    reroutes: List<'a, 3>,
+    edits: List<'a, 5>,
+    emits: List<'a, 5>,
+    attributes: List<'a, 3>,
+    writes: List<'a, 3>,
+    fails: List<'a, 2>,
+    arena: &'a [u8],
+}
+
+impl Verdict<'_> {
+    /// Says all of it.
+    ///
+    /// # Errors
+    /// If the arena is shorter or longer than the lengths of the items, or a part makes no sense.
+    fn say(self, outcome: &mut Outcome, asked: &BatchQuery<'_>) -> Result<(), PluginError> {
+        let mut arena = Arena(self.arena);
+        outcome.keep(self.keep.iter().map(|[row]| asked.known(row)).collect::<Result<_, _>>()?)?;
+        for [row, sink, group_len] in self.reroutes.iter() {
+            outcome.reroute_to(&[asked.known(row)?], given(sink), arena.text(group_len)?.into())?;
+        }
+        for [row, image, column, state, value_len] in self.edits.iter() {
+            let image = match image {
+                0 => ImageKind::Before,
+                1 => ImageKind::After,
+                other => return Err(PluginError::Malformed(format!("image {other}"))),
+            };
+            let bytes = arena.bytes(value_len)?;
+            let value = match state {
+                0 => Packed::Absent,
+                1 => Packed::Null,
+                2 => Packed::Value(bytes),
+                other => return Err(PluginError::Malformed(format!("unknown state {other} of an edit"))),
+            };
+            outcome.edit(asked, asked.known(row)?, image, ColumnIndex(column), value)?;
+        }
+        for [row, sink, group_len, id_len, body_len] in self.emits.iter() {
+            let texts = [arena.text(group_len)?, arena.text(id_len)?, arena.text(body_len)?];
+            outcome.emit(asked.known(row)?, given(sink), texts)?;
+        }
+        for [emit, name_len, value_len] in self.attributes.iter() {
+            let (name, value) = (arena.text(name_len)?, arena.text(value_len)?);
+            outcome.attribute(emit, name, value)?;
+        }
+        for [row, recipe, sink] in self.writes.iter() {
+            outcome.write(vec![asked.known(row)?], recipe, given(sink))?;
+        }
+        for [row, message_len] in self.fails.iter() {
+            outcome.fail(asked.known(row)?, arena.text(message_len)?.to_owned())?;
+        }
+        if arena.0.is_empty() {
+            Ok(())
+        } else {
+            Err(PluginError::Malformed(format!("{} unused bytes in the arena", arena.0.len())))
+        }
+    }
+}
+
+/// The texts and values of a verdict that are left.
+struct Arena<'a>(&'a [u8]);
+
+impl<'a> Arena<'a> {
+    fn bytes(&mut self, len: u32) -> Result<&'a [u8], PluginError> {
+        let split = self.0.split_at_checked(len as usize);
+        let too_short = || PluginError::Malformed("the arena is shorter than the lengths of its items".to_owned());
+        let (taken, rest) = split.ok_or_else(too_short)?;
+        self.0 = rest;
+        Ok(taken)
     }
 
-    fn list<const N: usize, T>(
-        &mut self,
-        count: usize,
-        make: impl FnMut([u32; N]) -> wasmtime::Result<T>,
-    ) -> wasmtime::Result<Vec<T>> {
-        self.words(count)?.into_iter().map(make).collect()
+    fn text(&mut self, len: u32) -> Result<&'a str, PluginError> {
+        std::str::from_utf8(self.bytes(len)?).map_err(|_| not_utf8())
     }
 }
 
@@ -265,6 +341,27 @@ pub(in crate::transform) fn linker(engine: &Engine) -> wasmtime::Result<Linker<P
         let name = name(&mut caller, at, len)?;
         Ok(caller.data().sink_number(&name).unwrap_or(u32::MAX))
     })?;
+    linker.func_wrap(IMPORTS, "recipe", |mut caller: Caller<'_, PluginState>, at: u32, len: u32| {
+        if len as usize > RECIPES_BYTES_MAX {
+            bail!("recipe of {len} bytes: recipes may have {RECIPES_BYTES_MAX} bytes");
+        }
+        let recipe = text(&mut caller, at, len)?;
+        Ok(caller.data_mut().recipe_number(&recipe))
+    })?;
+    linker.func_wrap(
+        IMPORTS,
+        "select",
+        |mut caller: Caller<'_, PluginState>, at: u32, len: u32, to: u32| -> wasmtime::Result<u32> {
+            if len as usize > CONDITIONS_BYTES_MAX {
+                bail!("condition of {len} bytes: conditions may have {CONDITIONS_BYTES_MAX} bytes");
+            }
+            let condition = text(&mut caller, at, len)?;
+            let rows = caller.data_mut().select_rows(&condition);
+            let bytes: Vec<u8> = rows.iter().flat_map(|row| row.to_le_bytes()).collect();
+            memory(&mut caller)?.write(&mut caller, to as usize, &bytes)?;
+            Ok(rows.len() as u32)
+        },
+    )?;
     linker.func_wrap(IMPORTS, "log", |mut caller: Caller<'_, PluginState>, level: u32, at: u32, len: u32| {
         // One byte more than a line may have is read, so that `write_log` sees that the message is longer.
         let message = text(&mut caller, at, len.min(LINE_BYTES_MAX as u32 + 1))?;
@@ -335,12 +432,13 @@ mod tests {
 
         // The verdict that wit/vectors/README.md describes.
         let words: Vec<u32> = [
-            &[0, 2, 1, 1, 1, 1, 1, 30][..],
+            &[0, 2, 1, 1, 1, 1, 1, 1, 30][..],
             &[0, 1],
             &[0, 3, 2],
             &[1, 1, 1, 2, 4],
             &[1, u32::MAX, 0, 3, 8],
             &[0, 3, 5],
+            &[1, 7, u32::MAX],
             &[2, 5],
         ]
         .concat();
@@ -350,28 +448,24 @@ mod tests {
         let mut words = Words(&bytes);
         assert_eq!(words.u32().expect("a status"), DONE);
         let verdict = words.verdict().expect("a verdict");
-        assert_eq!(verdict.keep, [0, 1]);
-        let types::Reroute { row, sink, group_len } = verdict.reroutes[0];
-        assert_eq!((row, sink, group_len), (0, Some(3), 2));
-        let types::Edit { row, column, state, value_len, .. } = verdict.edits[0];
-        assert_eq!((row, column, state, value_len), (1, 1, 2, 4));
-        let types::Emit { row, sink, group_len, dedup_len, body_len } = verdict.emits[0];
-        assert_eq!((row, sink, group_len, dedup_len, body_len), (1, None, 0, 3, 8));
-        let types::Attribute { emit, name_len, value_len } = verdict.attributes[0];
-        assert_eq!((emit, name_len, value_len), (0, 3, 5));
-        let types::RowFail { row, message_len } = verdict.fails[0];
-        assert_eq!((row, message_len), (2, 5));
+        assert_eq!(verdict.keep.iter().collect::<Vec<_>>(), [[0], [1]]);
+        assert_eq!(verdict.reroutes.iter().collect::<Vec<_>>(), [[0, 3, 2]]);
+        assert_eq!(verdict.edits.iter().collect::<Vec<_>>(), [[1, 1, 1, 2, 4]]);
+        assert_eq!(verdict.emits.iter().collect::<Vec<_>>(), [[1, u32::MAX, 0, 3, 8]]);
+        assert_eq!(verdict.attributes.iter().collect::<Vec<_>>(), [[0, 3, 5]]);
+        assert_eq!(verdict.writes.iter().collect::<Vec<_>>(), [[1, 7, u32::MAX]]);
+        assert_eq!(verdict.fails.iter().collect::<Vec<_>>(), [[2, 5]]);
         assert_eq!(verdict.arena.len(), 30);
     }
 
     #[test]
     fn any_answer_is_read_or_refused() {
-        let whole: Vec<u8> = [0u32, 1, 0, 0, 0, 0, 0, 0].iter().flat_map(|word| word.to_le_bytes()).collect();
+        let whole: Vec<u8> = [0u32, 1, 0, 0, 0, 0, 0, 0, 0].iter().flat_map(|word| word.to_le_bytes()).collect();
         for len in 0..whole.len() {
             assert!(Words(&whole[..len]).verdict().is_err(), "{len}");
         }
         for count in [u32::MAX, 1 << 30] {
-            let bytes: Vec<u8> = [count; 7].iter().flat_map(|word| word.to_le_bytes()).collect();
+            let bytes: Vec<u8> = [count; 8].iter().flat_map(|word| word.to_le_bytes()).collect();
             assert!(Words(&bytes).verdict().is_err());
         }
     }

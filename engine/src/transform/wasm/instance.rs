@@ -7,11 +7,11 @@ use rowmill_core::batch::{Batch, PackedBatch, RowIndex, Table};
 use wasmtime::{Engine, InstancePre, Store, WasmBacktrace};
 
 use super::super::error::PluginError;
-use super::super::host_commands::HostCommands;
 use super::super::interest::{Interest, Interests};
 use super::super::manifest::Manifest;
+use super::super::outcome::Outcome;
 use super::super::recipe::RenderedMessages;
-use super::bindings::{Failure, Transform, TransformPre, Verdict, wit_table};
+use super::bindings::{Failure, Transform, TransformPre, wit_table};
 use super::core_module::ModuleGuest;
 use super::limits::Resources;
 use super::state::{ANSWER_BYTES_MAX, Counters, Current, PluginState};
@@ -47,12 +47,6 @@ fn without_hashes(name: &str) -> String {
         }
     }
     out
-}
-
-/// A plugin's answer for a batch.
-pub(in crate::transform) struct Answer {
-    pub verdict: Verdict,
-    pub commands: HostCommands,
 }
 
 /// The exported functions of an instance.
@@ -175,8 +169,8 @@ impl Instance {
         Interest::new(interest, table).map_err(PluginError::Reject)
     }
 
-    /// Lets the plugin decide on the `asked` rows of a batch; the plugin sees the other rows, too. Its host commands and its
-    /// answer may each take `output_max` bytes.
+    /// Lets the plugin decide on the `asked` rows of a batch; the plugin sees the other rows, too. What it says of them may take
+    /// `output_max` bytes.
     pub fn process(
         &mut self,
         rows: &PackedBatch,
@@ -184,7 +178,7 @@ impl Instance {
         tables: &Arc<[Arc<Table>]>,
         asked: Vec<u32>,
         output_max: usize,
-    ) -> Result<Answer, PluginError> {
+    ) -> Result<Outcome, PluginError> {
         let batch = Current { rows: rows.clone(), tables: Arc::clone(tables), asked };
         self.store.data_mut().begin_call(batch, output_max);
         self.store.set_hostcall_fuel(output_max);
@@ -195,20 +189,15 @@ impl Instance {
             Guest::Module(module) => module.process(&mut self.store, rows.as_bytes()),
         };
         drop(running);
-        let commands = self.store.data_mut().end_call();
-        let verdict = match answer {
-            Ok(Ok(verdict)) => verdict,
+        let outcome = self.store.data_mut().end_call();
+        match answer {
+            Ok(Ok(())) => {}
             Ok(Err(Failure::Retry(message))) => return Err(PluginError::Retry(message)),
             Ok(Err(Failure::Reject(message))) => return Err(PluginError::Reject(message)),
             Err(trap) => return Err(self.trap(&trap)),
-        };
+        }
         self.check_error()?;
-        Ok(Answer { verdict, commands })
-    }
-
-    /// Returns the number of sinks that the plugin may name.
-    pub fn sinks(&self) -> usize {
-        self.store.data().sink_count()
+        Ok(outcome)
     }
 
     /// Renders the messages of rows by one of the plugin's recipes. `None` if they take more than `bytes_max` bytes.
@@ -251,7 +240,7 @@ impl Instance {
     }
 
     fn check_error(&mut self) -> Result<(), PluginError> {
-        self.store.data_mut().take_error().map_or(Ok(()), |error| Err(PluginError::Reject(error)))
+        self.store.data_mut().take_error().map_or(Ok(()), Err)
     }
 }
 

@@ -19,12 +19,13 @@ pub(in crate::transform) const NESTING_BODY_MIN: usize = NESTING_MAX * 2;
 pub(in crate::transform) const NAME_BYTES_MAX: usize = 1 << 10;
 /// Counters of a plugin.
 pub(in crate::transform) const COUNTERS_MAX: usize = 1_000;
-/// Recipes of an instance, fields of a recipe, and parts of a recipe's group.
+/// Recipes of an instance.
 pub(in crate::transform) const RECIPES_MAX: usize = 1_000;
 /// Bytes of the texts of an instance's recipes.
 pub(in crate::transform) const RECIPES_BYTES_MAX: usize = 1 << 20;
-/// Conditions of a query; a condition with several values counts as many times.
-pub(in crate::transform) const CONDITIONS_MAX: usize = 10_000;
+/// Conditions of an instance that are kept parsed, and the bytes of their texts.
+pub(in crate::transform) const CONDITIONS_MAX: usize = 1_000;
+pub(in crate::transform) const CONDITIONS_BYTES_MAX: usize = 256 << 10;
 /// Random bytes of one call; `getentropy` has a limit, too.
 pub(in crate::transform) const RANDOM_BYTES_MAX: usize = 64 << 10;
 /// Buffers that are printed, and events that are waited for, in one call: `IOV_MAX` of Linux.

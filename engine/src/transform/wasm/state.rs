@@ -1,20 +1,23 @@
 //! The state of an instance, and the host functions that a plugin calls.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rowmill_core::batch::{PackedBatch, Table};
+use rowmill_core::batch::{ColumnIndex, ImageKind, PackedBatch, RowIndex, Table};
 use tracing::{debug, error, info, trace, warn};
-use wasmtime::component::{HasSelf, Linker};
+use wasmtime::component::{ComponentType, HasSelf, Lift, Linker, LinkerInstance, WasmList, WasmStr};
+use wasmtime::{AsContext, StoreContext, StoreContextMut};
 
-use super::super::host_commands::{EditTarget, HostCommands};
+use super::super::error::PluginError;
 use super::super::interest::Interests;
 use super::super::manifest::Grants;
-use super::super::query::{self as ask, BatchQuery};
+use super::super::outcome::{EditTarget, Outcome, Packed, not_utf8};
+use super::super::query::{self as ask, BatchQuery, Conditions};
 use super::super::recipe::Recipes;
 use super::bindings::host::{self, Level};
-use super::bindings::{bulk, query, types};
+use super::bindings::{outcome, query, types};
 use super::limits::{self, COUNTERS_MAX, LINE_BYTES_MAX, LINES_MAX, NAME_BYTES_MAX, PRINTED_BYTES_MAX, Resources};
 
 /// The maximum size of an answer to `configure` and `describe`, in bytes.
@@ -32,10 +35,11 @@ pub(in crate::transform) struct PluginState {
     current: Current,
     interests: Interests,
     recipes: Recipes,
-    /// The first invalid recipe, query or command of the call, which is reported when the call is over.
-    error: Option<String>,
-    /// The host commands of the current call.
-    commands: HostCommands,
+    conditions: Conditions,
+    /// The first invalid recipe, query or part of an outcome in the call, which is reported when the call is over.
+    error: Option<PluginError>,
+    /// What the plugin said so far in the current call.
+    outcome: Outcome,
     /// The last error that the plugin logged or printed during the call, which mostly explains a trap.
     last_error: Option<String>,
     /// The beginning of a line that is not yet printed completely.
@@ -63,8 +67,8 @@ pub(super) struct Current {
 impl types::Host for PluginState {}
 
 impl query::Host for PluginState {
-    fn select(&mut self, rule: query::Rule) -> Vec<u32> {
-        self.ask(|asked| asked.select(&rule))
+    fn select(&mut self, condition: String) -> Vec<u32> {
+        self.select_rows(&condition)
     }
 
     fn asked(&mut self) -> Vec<u32> {
@@ -112,46 +116,13 @@ impl query::Host for PluginState {
     }
 }
 
-impl bulk::Host for PluginState {
-    fn keep(&mut self, rows: bulk::Rows) {
-        self.command(|commands, asked| commands.keep(asked, rows));
-    }
-
-    fn reroute(&mut self, rows: bulk::Rows, sink: Option<u32>, group: Vec<types::GroupPart>) {
-        self.command(|commands, asked| commands.reroute(asked, rows, sink, group));
-    }
-
-    fn set(&mut self, rows: bulk::Rows, column: String, value: Option<String>) {
-        self.command(|commands, asked| commands.edit(asked, rows, &column, value, EditTarget::Now));
-    }
-
-    fn replace(&mut self, rows: bulk::Rows, column: String, value: Option<String>) {
-        self.command(|commands, asked| commands.edit(asked, rows, &column, value, EditTarget::BothWherePresent));
-    }
-
-    fn write(&mut self, rows: bulk::Rows, recipe: u32, sink: Option<u32>) {
-        self.command(|commands, asked| commands.write(asked, rows, recipe, sink));
-    }
-
-    fn emit(&mut self, messages: Vec<bulk::Message>) {
-        self.command(|commands, asked| commands.emit(asked, messages));
-    }
-
-    fn fail(&mut self, row: u32, message: String) {
-        self.command(|commands, asked| commands.fail(asked, row, message));
-    }
-}
-
 impl host::Host for PluginState {
     fn sink(&mut self, name: String) -> Option<u32> {
         self.sink_number(&name)
     }
 
-    fn add_recipe(&mut self, recipe: types::Recipe) -> u32 {
-        self.recipes.add(recipe).unwrap_or_else(|error| {
-            self.error.get_or_insert(error);
-            0
-        })
+    fn add_recipe(&mut self, recipe: String) -> u32 {
+        self.recipe_number(&recipe)
     }
 
     fn log(&mut self, level: Level, message: String) {
@@ -181,16 +152,34 @@ impl Current {
 impl PluginState {
     /// Answers a query. An invalid query makes the call fail.
     fn ask<T: Default>(&mut self, question: impl FnOnce(BatchQuery<'_>) -> Result<T, String>) -> T {
-        question(self.current.asked(&self.interests)).unwrap_or_else(|new| {
-            self.error.get_or_insert(new);
+        let answer = question(self.current.asked(&self.interests)).map_err(PluginError::Reject);
+        self.or_error(answer)
+    }
+
+    /// Returns a value. An error makes the call fail when it is over.
+    fn or_error<T: Default>(&mut self, result: Result<T, PluginError>) -> T {
+        result.unwrap_or_else(|error| {
+            self.error.get_or_insert(error);
             T::default()
         })
     }
 
-    fn command(&mut self, command: impl FnOnce(&mut HostCommands, &BatchQuery<'_>) -> Result<(), String>) {
-        if let Err(new) = command(&mut self.commands, &self.current.asked(&self.interests)) {
-            self.error.get_or_insert(new);
-        }
+    /// Adds to the outcome. What makes no sense makes the call fail.
+    pub(super) fn say(&mut self, say: impl FnOnce(&mut Outcome, &BatchQuery<'_>) -> Result<(), PluginError>) {
+        let done = say(&mut self.outcome, &self.current.asked(&self.interests));
+        self.or_error(done);
+    }
+
+    /// Adds to the outcome of the rows that are meant.
+    fn say_of(
+        &mut self,
+        rows: outcome::Rows,
+        say: impl FnOnce(&mut Outcome, &BatchQuery<'_>, Vec<RowIndex>) -> Result<(), PluginError>,
+    ) {
+        let asked = self.current.asked(&self.interests);
+        let rows = asked.rows_of(rows, &mut self.conditions);
+        let done = rows.and_then(|rows| say(&mut self.outcome, &asked, rows));
+        self.or_error(done);
     }
 }
 
@@ -205,8 +194,9 @@ impl PluginState {
             current: Current::default(),
             interests: Interests::default(),
             recipes: Recipes::default(),
+            conditions: Conditions::default(),
             error: None,
-            commands: HostCommands::default(),
+            outcome: Outcome::default(),
             last_error: None,
             line: String::new(),
             printed_bytes: 0,
@@ -224,19 +214,19 @@ impl PluginState {
         self.last_error = None;
         (self.printed_bytes, self.logged) = (0, 0);
         self.answer_max = answer_max;
-        self.commands = HostCommands::within(answer_max);
+        self.outcome = Outcome::within(answer_max, self.sinks.len());
         self.current = batch;
     }
 
-    /// Ends the call, and returns the plugin's host commands.
-    pub(super) fn end_call(&mut self) -> HostCommands {
+    /// Ends the call, and returns what the plugin said.
+    pub(super) fn end_call(&mut self) -> Outcome {
         self.current = Current::default();
         self.answer_max = ANSWER_BYTES_MAX; // of all other calls
-        std::mem::take(&mut self.commands)
+        std::mem::take(&mut self.outcome)
     }
 
-    /// Takes the first invalid recipe, query or command of the plugin, if there is one.
-    pub fn take_error(&mut self) -> Option<String> {
+    /// Takes the first invalid recipe, query or part of an outcome, if there is one.
+    pub fn take_error(&mut self) -> Option<PluginError> {
         self.error.take()
     }
 
@@ -260,14 +250,22 @@ impl PluginState {
     pub fn resources(&mut self) -> &mut dyn wasmtime::ResourceLimiter {
         &mut self.resources
     }
-
-    pub fn sink_count(&self) -> usize {
-        self.sinks.len()
-    }
 }
 
 /// The functions that components and core modules share.
 impl PluginState {
+    /// Adds a recipe, and returns its number; `u32::MAX` if the text is not a recipe, which makes the call fail.
+    pub fn recipe_number(&mut self, recipe: &str) -> u32 {
+        let number = self.recipes.add(recipe).map_err(PluginError::Reject).map(Some);
+        self.or_error(number).unwrap_or(u32::MAX)
+    }
+
+    /// Returns the rows for which a condition holds.
+    pub fn select_rows(&mut self, condition: &str) -> Vec<u32> {
+        let selected = self.current.asked(&self.interests).select(condition, &mut self.conditions);
+        self.or_error(selected.map_err(PluginError::Reject))
+    }
+
     /// Returns the index of the sink of this name.
     pub fn sink_number(&self, name: &str) -> Option<u32> {
         self.sinks.iter().position(|sink| *sink == name).map(|index| index as u32)
@@ -340,7 +338,7 @@ impl PluginState {
         if !is_known && (counters.len() >= COUNTERS_MAX || counter.len() > NAME_BYTES_MAX) {
             let error =
                 format!("more than {COUNTERS_MAX} counters, or a counter's name of more than {NAME_BYTES_MAX} bytes");
-            self.error.get_or_insert(error);
+            self.error.get_or_insert(PluginError::Reject(error));
             return;
         }
         let count = counters.entry(counter).or_default();
@@ -369,12 +367,137 @@ impl PluginState {
 pub(in crate::transform) fn add_to_linker(linker: &mut Linker<PluginState>) -> wasmtime::Result<()> {
     types::add_to_linker::<_, HasSelf<_>>(linker, |state| state)?;
     query::add_to_linker::<_, HasSelf<_>>(linker, |state| state)?;
-    bulk::add_to_linker::<_, HasSelf<_>>(linker, |state| state)?;
     host::add_to_linker::<_, HasSelf<_>>(linker, |state| state)?;
     // Not generated by bindgen, so that the rows are copied once only, from the batch to the plugin's memory.
     linker
         .instance("rowmill:transform/batch@0.1.0")?
-        .func_wrap("rows", |store: wasmtime::StoreContextMut<'_, PluginState>, (): ()| {
+        .func_wrap("rows", |store: StoreContextMut<'_, PluginState>, (): ()| {
             Ok((store.data().current.rows.shared_bytes(),))
+        })?;
+    add_outcome(&mut linker.instance("rowmill:transform/outcome@0.1.0")?)
+}
+
+/// A message as it is in the plugin's memory.
+#[derive(ComponentType, Lift)]
+#[component(record)]
+struct Message {
+    row: u32,
+    sink: Option<u32>,
+    group: WasmStr,
+    #[component(name = "deduplication-id")]
+    deduplication_id: WasmStr,
+    body: WasmStr,
+    attributes: WasmList<(WasmStr, WasmStr)>,
+}
+
+/// A new value as it is in the plugin's memory.
+#[derive(ComponentType, Lift)]
+#[component(variant)]
+enum Value {
+    #[component(name = "absent")]
+    Absent,
+    #[component(name = "null")]
+    Null,
+    #[component(name = "packed")]
+    Packed(WasmList<u8>),
+}
+
+#[derive(ComponentType, Lift)]
+#[component(record)]
+struct Edit {
+    row: u32,
+    image: types::Image,
+    column: u32,
+    value: Value,
+}
+
+/// Adds the functions of `outcome`. They are not generated by bindgen, so that texts and values are copied once only.
+fn add_outcome(linker: &mut LinkerInstance<'_, PluginState>) -> wasmtime::Result<()> {
+    type Context<'a> = StoreContextMut<'a, PluginState>;
+    linker.func_wrap("keep", |mut store: Context<'_>, (rows,): (outcome::Rows,)| {
+        store.data_mut().say_of(rows, |outcome, _, rows| outcome.keep(rows));
+        Ok(())
+    })?;
+    linker.func_wrap(
+        "reroute",
+        |mut store: Context<'_>, (rows, sink, group): (outcome::Rows, Option<u32>, Option<outcome::Group>)| {
+            store.data_mut().say_of(rows, |outcome, asked, rows| outcome.reroute(asked, rows, sink, group));
+            Ok(())
+        },
+    )?;
+    for (name, target) in [("set", EditTarget::Now), ("replace", EditTarget::BothWherePresent)] {
+        linker.func_wrap(
+            name,
+            move |mut store: Context<'_>, (rows, column, value): (outcome::Rows, String, Option<String>)| {
+                let set = |outcome: &mut Outcome, asked: &BatchQuery<'_>, rows| {
+                    outcome.set(asked, rows, &column, value.as_deref(), target)
+                };
+                store.data_mut().say_of(rows, set);
+                Ok(())
+            },
+        )?;
+    }
+    linker.func_wrap("write", |mut store: Context<'_>, (rows, recipe, sink): (outcome::Rows, u32, Option<u32>)| {
+        store.data_mut().say_of(rows, |outcome, _, rows| outcome.write(rows, recipe, sink));
+        Ok(())
+    })?;
+    linker.func_wrap("fail", |mut store: Context<'_>, (row, message): (u32, String)| {
+        store.data_mut().say(|outcome, asked| outcome.fail(asked.known(row)?, message));
+        Ok(())
+    })?;
+    linker.func_wrap("edit", |mut store: Context<'_>, (edits,): (WasmList<Edit>,)| {
+        let edits = edits.iter(&mut store)?.collect::<wasmtime::Result<Vec<_>>>()?;
+        with_outcome(store, |store, outcome, asked| {
+            for Edit { row, image, column, value } in &edits {
+                let image = match image {
+                    types::Image::Before => ImageKind::Before,
+                    types::Image::After => ImageKind::After,
+                };
+                let value = match value {
+                    Value::Absent => Packed::Absent,
+                    Value::Null => Packed::Null,
+                    Value::Packed(bytes) => Packed::Value(bytes.as_le_slice(store)),
+                };
+                outcome.edit(asked, asked.known(*row)?, image, ColumnIndex(*column), value)?;
+            }
+            Ok(())
         })
+    })?;
+    linker.func_wrap("emit", |mut store: Context<'_>, (messages,): (WasmList<Message>,)| {
+        let messages = messages.iter(&mut store)?.collect::<wasmtime::Result<Vec<_>>>()?;
+        // The lists are read before the texts, which borrow the store.
+        let attributes = |message: &Message| message.attributes.iter(&mut store)?.collect::<wasmtime::Result<Vec<_>>>();
+        let attributes = messages.iter().map(attributes).collect::<wasmtime::Result<Vec<_>>>()?;
+        with_outcome(store, |store, outcome, asked| {
+            for (message, attributes) in messages.iter().zip(&attributes) {
+                let Message { row, sink, group, deduplication_id, body, .. } = message;
+                let texts = [&*text(group, store)?, &text(deduplication_id, store)?, &text(body, store)?];
+                let number = outcome.emit(asked.known(*row)?, *sink, texts)?;
+                for (name, value) in attributes {
+                    outcome.attribute(number, &text(name, store)?, &text(value, store)?)?;
+                }
+            }
+            Ok(())
+        })
+    })
+}
+
+/// Adds to the outcome from the plugin's memory.
+fn with_outcome(
+    mut store: StoreContextMut<'_, PluginState>,
+    say: impl FnOnce(&StoreContext<'_, PluginState>, &mut Outcome, &BatchQuery<'_>) -> Result<(), PluginError>,
+) -> wasmtime::Result<()> {
+    // The memory cannot be borrowed beside the state.
+    let mut outcome = std::mem::take(&mut store.data_mut().outcome);
+    let state = store.data();
+    let done = say(&store.as_context(), &mut outcome, &state.current.asked(&state.interests));
+    let state = store.data_mut();
+    state.outcome = outcome;
+    state.or_error(done);
+    Ok(())
+}
+
+/// Reads a text in the plugin's memory.
+fn text<'a>(text: &WasmStr, store: &'a StoreContext<'_, PluginState>) -> Result<Cow<'a, str>, PluginError> {
+    text.to_str(store).map_err(|_| not_utf8())
 }

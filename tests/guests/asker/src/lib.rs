@@ -2,10 +2,17 @@
 
 use std::cell::Cell;
 
-use rowmill_sdk::bindings::rowmill::transform::query::{self, Condition, Rule, Test, View};
-use rowmill_sdk::bindings::rowmill::transform::types::{Field, GroupPart, Part, Recipe, Write};
-use rowmill_sdk::bindings::rowmill::transform::{host, types};
-use rowmill_sdk::bindings::{Failure, Guest, Interest, Table, Verdict};
+use rowmill_sdk::bindings::rowmill::transform::query::{self, View};
+use rowmill_sdk::bindings::rowmill::transform::{host, outcome};
+use rowmill_sdk::bindings::{Failure, Guest, Interest, Table};
+
+const MESSAGES: &str = r#"{
+    "body": {
+        "what": {"kind": "item"}, "id": "{id}", "was": "{old.state}", "now": "{state}", "op": "{op()}", "of": "{table()}",
+        "in": "{schema()}", "row": "{row()}", "old": "{old_row()}", "at": "{unix_millis(commit_time())}"
+    },
+    "group": "{id}"
+}"#;
 
 thread_local! {
     static RECIPE: Cell<u32> = const { Cell::new(0) };
@@ -15,20 +22,7 @@ struct Asker;
 
 impl Guest for Asker {
     fn configure(_: String) -> Result<(), String> {
-        let field = |name: &str, value| Field { name: name.to_owned(), value };
-        let fields = vec![
-            field("what", Part::Constant("{\"kind\": \"item\"}".to_owned())),
-            field("id", Part::Column("id".to_owned())),
-            field("was", Part::Before("state".to_owned())),
-            field("now", Part::Column("state".to_owned())),
-            field("op", Part::Operation),
-            field("of", Part::Table),
-            field("in", Part::Schema),
-            field("row", Part::Row),
-            field("old", Part::RowBefore),
-            field("at", Part::Time),
-        ];
-        RECIPE.set(host::add_recipe(&Recipe { fields, group: vec![GroupPart::Column("id".to_owned())] }));
+        RECIPE.set(host::add_recipe(MESSAGES));
         Ok(())
     }
 
@@ -36,42 +30,24 @@ impl Guest for Asker {
         Ok(if table.name == "items" { Interest::All } else { Interest::Pass })
     }
 
-    fn process(_: u32) -> Result<Verdict, Failure> {
-        let condition = |column: &str, view, test| Condition { column: column.to_owned(), view, test, negated: false };
-        let text = str::to_owned;
-        let select = |conditions: &[Condition]| {
-            query::select(&Rule {
-                tables: vec!["shop.items".to_owned()],
-                inserts: true,
-                updates: true,
-                deletes: true,
-                all_of: conditions.to_vec(),
-            })
-        };
-        let not = |condition: Condition| Condition { negated: true, ..condition };
-
+    fn process(_: u32) -> Result<(), Failure> {
         // Each of these is a question of the tests; the answers go into one message of the last row.
         let answers = [
-            ("equal", select(&[condition("state", View::Newest, Test::Equal(text("paid")))])),
-            ("number", select(&[condition("id", View::After, Test::Equal(text("2")))])),
-            ("one_of", select(&[condition("state", View::After, Test::OneOf(vec![text("paid"), text("new")]))])),
-            ("prefix", select(&[condition("state", View::After, Test::Prefix(text("pa")))])),
-            ("between", select(&[condition("price", View::After, Test::Between((text("9.5"), text("100"))))])),
-            ("from", select(&[condition("at", View::After, Test::Between((text("2026-02-01"), text(""))))])),
-            ("null", select(&[condition("note", View::After, Test::Null)])),
-            ("changed", select(&[condition("price", View::After, Test::Changed)])),
-            ("changed_to", select(&[condition("state", View::After, Test::ChangedTo(text("paid")))])),
-            ("not", select(&[not(condition("state", View::After, Test::Equal(text("paid"))))])),
-            (
-                "all_of",
-                select(&[
-                    condition("state", View::After, Test::Equal(text("paid"))),
-                    condition("price", View::After, Test::Between((text(""), text("10")))),
-                ]),
-            ),
-            ("asked", query::asked()),
+            ("equal", "state = 'paid'"),
+            ("number", "new.id = 2"),
+            ("one_of", "new.state in ('paid', 'new')"),
+            ("prefix", "new.state like 'pa%'"),
+            ("between", "new.price between 9.5 and '100'"),
+            ("from", "new.at >= '2026-02-01'"),
+            ("null", "new.note is null"),
+            ("changed", "changed(price)"),
+            ("changed_to", "changed_to(state, 'paid')"),
+            ("not", "not new.state = 'paid'"),
+            ("all_of", "new.state = 'paid' and new.price <= 10"),
         ];
-        let answers = answers.map(|(name, rows)| format!("\"{name}\":{rows:?}")).join(",");
+        let select = |(name, condition)| (name, query::select(&format!("table() = 'items' and ({condition})")));
+        let answers = answers.into_iter().map(select).chain([("asked", query::asked())]);
+        let answers = answers.map(|(name, rows)| format!("\"{name}\":{rows:?}")).collect::<Vec<_>>().join(",");
         let columns = format!(
             "\"texts\":{:?},\"prices\":{:?},\"kinds\":{:?},\"has\":{:?},\"blobs\":{:?},\"operations\":{:?}",
             query::texts("state", View::Before),
@@ -96,17 +72,11 @@ impl Guest for Asker {
         );
         let asked = query::asked();
         let last = asked.last().copied().unwrap_or_default();
-        let emit = types::Emit { row: last, sink: None, group_len: 0, dedup_len: 0, body_len: body.len() as u32 };
-        Ok(Verdict {
-            keep: Vec::new(),
-            reroutes: Vec::new(),
-            edits: Vec::new(),
-            emits: vec![emit],
-            attributes: Vec::new(),
-            writes: vec![Write { recipe: RECIPE.get(), sink: None, rows: asked }],
-            fails: Vec::new(),
-            arena: body.into_bytes(),
-        })
+        let message =
+            outcome::Message { row: last, sink: None, group: "", deduplication_id: "", body: &body, attributes: &[] };
+        outcome::emit(&[message]);
+        outcome::write(outcome::Rows::These(&asked), RECIPE.get(), None);
+        Ok(())
     }
 }
 

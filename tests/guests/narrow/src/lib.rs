@@ -1,8 +1,8 @@
 //! Wants of each table its first column alone, and not as it was, and keeps all rows: so what it hands on was decoded
 //! late.
 
-use rowmill_sdk::bindings::rowmill::transform::types;
-use rowmill_sdk::bindings::{Failure, Guest, Interest, Table, Verdict};
+use rowmill_sdk::bindings::rowmill::transform::{outcome, types};
+use rowmill_sdk::bindings::{Failure, Guest, Interest, Table};
 
 struct Narrow;
 
@@ -16,17 +16,9 @@ impl Guest for Narrow {
         Ok(Interest::Want(types::Want { columns, before: false, inserts: true, updates: true, deletes: true }))
     }
 
-    fn process(rows: u32) -> Result<Verdict, Failure> {
-        Ok(Verdict {
-            keep: (0..rows).collect(),
-            reroutes: Vec::new(),
-            edits: Vec::new(),
-            emits: Vec::new(),
-            attributes: Vec::new(),
-            writes: Vec::new(),
-            fails: Vec::new(),
-            arena: Vec::new(),
-        })
+    fn process(rows: u32) -> Result<(), Failure> {
+        outcome::keep(outcome::Rows::These(&(0..rows).collect::<Vec<_>>()));
+        Ok(())
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::cell::Cell;
 
-use rowmill_batch::{Batch, Cell as Value, ColumnIndex, RowIndex};
-use rowmill_sdk::bindings::rowmill::transform::{batch, host, types};
-use rowmill_sdk::bindings::{Failure, Guest, Interest, Table, Verdict};
+use rowmill_batch::{Batch, ColumnIndex, RowIndex};
+use rowmill_sdk::bindings::rowmill::transform::{batch, host, outcome, types};
+use rowmill_sdk::bindings::{Failure, Guest, Interest, Table};
 
 thread_local! {
     static ACT: Cell<u32> = const { Cell::new(0) };
@@ -31,21 +31,10 @@ impl Guest for Unruly {
         if table.name == "refused" { Err("told to refuse the table".to_owned()) } else { Ok(Interest::All) }
     }
 
-    fn process(rows: u32) -> Result<Verdict, Failure> {
+    fn process(rows: u32) -> Result<(), Failure> {
         let bytes = batch::rows();
         let batch = Batch::parse(&bytes).map_err(|error| Failure::Reject(error.to_string()))?;
-        let mut verdict = Verdict {
-            keep: Vec::new(),
-            reroutes: Vec::new(),
-            edits: Vec::new(),
-            emits: Vec::new(),
-            attributes: Vec::new(),
-            writes: Vec::new(),
-            fails: Vec::new(),
-            arena: Vec::new(),
-        };
-        let mut why_failed = Vec::new();
-        let emit = |row, body_len| types::Emit { row, sink: None, group_len: 0, dedup_len: 0, body_len };
+        let keep = |row| outcome::keep(outcome::Rows::These(&[row]));
         for row in 0..rows {
             let cell = batch.row(RowIndex(row)).newest().cell(ColumnIndex(ACT.get()));
             match cell.text().unwrap_or_default() {
@@ -63,11 +52,7 @@ impl Guest for Unruly {
                 "stack" => {
                     std::hint::black_box(recurse(1));
                 }
-                "fail" => {
-                    // After the texts of all messages.
-                    why_failed.extend_from_slice(b"told to fail");
-                    verdict.fails.push(types::RowFail { row, message_len: 12 });
-                }
+                "fail" => outcome::fail(row, "told to fail"),
                 "reject" => return Err(Failure::Reject("told to reject".to_owned())),
                 "never" => return Err(Failure::Retry("told to try again".to_owned())),
                 "retry" => {
@@ -76,49 +61,41 @@ impl Guest for Unruly {
                     if COUNTED.get() % 3 != 0 {
                         return Err(Failure::Retry("told to try again".to_owned()));
                     }
-                    verdict.keep.push(row);
+                    keep(row);
                 }
                 "tell" => {
-                    verdict.arena.extend_from_slice(b"told");
-                    verdict.emits.push(emit(row, 4));
-                    verdict.keep.push(row);
+                    emit(row, None, "told");
+                    keep(row);
                 }
-                "row" => verdict.keep.push(rows + 7),
-                "arena" => verdict.emits.push(emit(row, 1000)),
-                "sink" => verdict.emits.push(types::Emit { sink: Some(77), ..emit(row, 0) }),
+                "row" => keep(rows + 7),
+                "sink" => emit(row, Some(77), ""),
                 "text" => {
-                    verdict.arena.push(0xff);
-                    verdict.emits.push(emit(row, 1));
+                    let bytes = [std::hint::black_box(0xff)];
+                    // SAFETY: the engine reads bytes, and must not take them for text.
+                    emit(row, None, unsafe { std::str::from_utf8_unchecked(&bytes) });
                 }
-                "rest" => verdict.arena.push(b'x'),
-                "column" => verdict.edits.push(edit(row, 99, Value::Null)),
-                "recipe" => verdict.writes.push(types::Write { recipe: 5, sink: None, rows: vec![row] }),
-                "output" => {
-                    verdict.arena.resize(verdict.arena.len() + (1 << 20), b'x');
-                    verdict.emits.push(emit(row, 1 << 20));
-                }
+                "column" => edit(row, 99, outcome::Value::Null),
+                "recipe" => outcome::write(outcome::Rows::These(&[row]), 5, None),
+                "output" => emit(row, None, &"x".repeat(1 << 20)),
                 "count" => {
                     COUNTED.set(COUNTED.get() + 1);
-                    let number = COUNTED.get().to_le_bytes();
-                    verdict.keep.push(row);
-                    verdict.edits.push(edit(row, ACT.get() + 1, Value::Value(&number)));
-                    verdict.arena.extend_from_slice(&number);
+                    keep(row);
+                    edit(row, ACT.get() + 1, outcome::Value::Packed(&COUNTED.get().to_le_bytes()));
                     host::count("counted", 1);
                 }
-                _ => verdict.keep.push(row),
+                _ => keep(row),
             }
         }
-        verdict.arena.append(&mut why_failed);
-        Ok(verdict)
+        Ok(())
     }
 }
 
-fn edit(row: u32, column: u32, value: Value<'_>) -> types::Edit {
-    let (state, value_len) = match value {
-        Value::Value(bytes) => (2, bytes.len() as u32),
-        _ => (1, 0),
-    };
-    types::Edit { row, image: types::Image::After, column, state, value_len }
+fn emit(row: u32, sink: Option<u32>, body: &str) {
+    outcome::emit(&[outcome::Message { row, sink, group: "", deduplication_id: "", body, attributes: &[] }]);
+}
+
+fn edit(row: u32, column: u32, value: outcome::Value<'_>) {
+    outcome::edit(&[outcome::ColumnEdit { row, image: types::Image::After, column, value }]);
 }
 
 #[expect(unconditional_recursion, reason = "that is what it is for")]
