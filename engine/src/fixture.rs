@@ -7,6 +7,10 @@
 //! {"op": "u", "table": "shop.orders", "before": {"id": 1, "status": "new"}, "after": {"id": 1, "status": "paid"}}
 //! ```
 //!
+//! Further lines that a test may have: `{"settings": {...}}` takes the place of `[settings]` in the plugin's `.toml`;
+//! `{"plugins": ["other.wasm"]}` names plugins that the rows pass through after the one that is tested;
+//! `{"transaction": {"time": "2026-11-27 08:30:00", "gtid": "..."}}` begins another transaction.
+//!
 //! Values are written as transforms see them: numbers as numbers, binary values in base64, everything else as text. A JSON
 //! column's document is written as it is, or as text; the transform is given MySQL's form of it. A value that a column of its
 //! type cannot have is an error. A column that is left out is absent, as in a row image without it.
@@ -21,7 +25,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::exact_json::Exact;
-use crate::transform::check_value;
+use crate::transform::{check_value, time_us};
 
 /// The number of sample rows, which are one batch.
 pub(crate) const BATCH_ROWS: usize = 256;
@@ -36,6 +40,10 @@ pub struct Rows {
     pub sinks: Vec<String>,
     /// The tables, in the order of their IDs.
     pub tables: Arc<[Arc<Table>]>,
+    /// The settings of the tested plugin, in the place of those of its `.toml`.
+    pub settings: Option<Map<String, Value>>,
+    /// The files of the plugins that the rows pass through after the tested one.
+    pub plugins: Vec<String>,
     /// Each row, packed as a batch of its own.
     pub singles: Vec<PackedBatch>,
     /// All rows, packed as one batch.
@@ -48,6 +56,44 @@ enum Line {
     Change(ChangeLine),
     Table(TableLine),
     Sinks { sinks: Vec<String> },
+    Settings { settings: Map<String, Value> },
+    Plugins { plugins: Vec<String> },
+    Transaction { transaction: TransactionLine },
+}
+
+#[derive(Deserialize, Clone, Default)]
+#[serde(deny_unknown_fields)]
+struct TransactionLine {
+    time: Option<String>,
+    #[serde(default)]
+    gtid: String,
+}
+
+/// A transaction of the rows that follow it.
+struct Transaction {
+    /// In microseconds since 1970; `None`: each row is one second later.
+    time_us: Option<i64>,
+    gtid: String,
+}
+
+impl Transaction {
+    fn of(line: TransactionLine) -> Result<Self, String> {
+        let moment = |text: &String| {
+            let time = time_us(text);
+            time.ok_or_else(|| format!("`{text}` is not a time; write it as 2026-11-27 08:30:00, in UTC"))
+        };
+        Ok(Self { time_us: line.time.as_ref().map(moment).transpose()?, gtid: line.gtid })
+    }
+}
+
+/// A change of a row, its line's number and its transaction.
+struct Change {
+    number: u32,
+    table: Arc<DeclaredTable>,
+    line: ChangeLine,
+    transaction: usize,
+    /// The row's index in its transaction.
+    index: u32,
 }
 
 #[derive(Deserialize)]
@@ -74,7 +120,9 @@ impl Rows {
     /// # Errors
     /// If a line is invalid: the error names the line.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let (mut sinks, mut tables, mut changes) = (Vec::new(), Vec::<Arc<DeclaredTable>>::new(), Vec::new());
+        let (mut sinks, mut tables, mut changes) = (Vec::new(), Vec::<Arc<DeclaredTable>>::new(), Vec::<Change>::new());
+        let (mut settings, mut plugins) = (None, Vec::new());
+        let mut transactions = vec![Transaction { time_us: None, gtid: String::new() }];
         for (number, line) in (1u32..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
             let with_line = |error: String| format!("line {number}: {error}");
             let parsed = serde_json::from_str(line).map_err(|error| {
@@ -84,6 +132,11 @@ impl Rows {
             })?;
             match parsed {
                 Line::Sinks { sinks: named } => sinks.extend(named),
+                Line::Settings { settings: given } => settings = Some(given),
+                Line::Plugins { plugins: named } => plugins.extend(named),
+                Line::Transaction { transaction } => {
+                    transactions.push(Transaction::of(transaction).map_err(with_line)?);
+                }
                 Line::Table(line) => {
                     tables.push(Arc::new(declared(TableId(tables.len() as u32), line).map_err(with_line)?))
                 }
@@ -96,29 +149,37 @@ impl Rows {
                     let table = tables.iter().rfind(is_meant).map(Arc::clone);
                     let table =
                         table.ok_or_else(|| with_line(format!("no earlier line declares table {}", line.table)))?;
-                    changes.push((number, table, line));
+                    let transaction = transactions.len() - 1;
+                    let index = match changes.last() {
+                        Some(last) if last.transaction == transaction => last.index + 1,
+                        _ => 0,
+                    };
+                    changes.push(Change { number, table, line, transaction, index });
                 }
             }
         }
-        let pack = |changes: &[(u32, Arc<DeclaredTable>, ChangeLine)], first: usize| {
+        let pack = |changes: &[Change], first: usize| {
             let mut builder = Builder::with_capacity(64 << 10);
-            builder.transaction(&TransactionHeader {
-                file: "rows",
-                position: 4,
-                gtid: "",
-                commit_time_us: FIRST_TIME_US,
-                server_id: 1,
-                thread_id: 1,
-            });
-            for (index, (number, table, line)) in (first..).zip(changes) {
-                change(&mut builder, table, line, index as u32).map_err(|error| format!("line {number}: {error}"))?;
+            let mut last = None;
+            for (index, change) in (first as u32..).zip(changes) {
+                let Transaction { time_us, gtid } = &transactions[change.transaction];
+                if last.replace(change.transaction) != Some(change.transaction) {
+                    let commit_time_us = time_us.unwrap_or(FIRST_TIME_US);
+                    let (file, position) = ("rows", 4 + change.transaction as u64);
+                    let header = TransactionHeader { file, position, gtid, commit_time_us, server_id: 1, thread_id: 1 };
+                    builder.transaction(&header);
+                }
+                let time_us = time_us.unwrap_or(FIRST_TIME_US + i64::from(index) * 1_000_000);
+                let pushed = push_change(&mut builder, change, index, time_us);
+                pushed.map_err(|error| format!("line {}: {error}", change.number))?;
             }
             Ok::<_, String>(builder.finish())
         };
         let single = |(index, change)| pack(std::slice::from_ref(change), index);
         let singles = changes.iter().enumerate().map(single).collect::<Result<_, _>>()?;
         let packed = pack(&changes, 0)?;
-        Ok(Self { sinks, packed, singles, tables: tables.iter().map(|declared| Arc::clone(&declared.table)).collect() })
+        let tables = tables.iter().map(|declared| Arc::clone(&declared.table)).collect();
+        Ok(Self { sinks, settings, plugins, packed, singles, tables })
     }
 }
 
@@ -255,12 +316,9 @@ pub(crate) fn kind(declared: &str) -> Option<(Kind, String)> {
     Some((kind, mysql_type))
 }
 
-fn change(
-    builder: &mut Builder,
-    DeclaredTable { table, domains }: &DeclaredTable,
-    line: &ChangeLine,
-    index: u32,
-) -> Result<(), String> {
+fn push_change(builder: &mut Builder, change: &Change, index: u32, time_us: i64) -> Result<(), String> {
+    let Change { table, line, index: index_in_transaction, transaction, .. } = change;
+    let DeclaredTable { table, domains } = &**table;
     let (operation, images): (Operation, &[&Option<Map<String, Value>>]) = match line.op {
         'c' => (Operation::Insert, &[&line.after]),
         'u' => (Operation::Update, &[&line.before, &line.after]),
@@ -271,10 +329,10 @@ fn change(
         table: table.id,
         operation,
         columns: table.columns.len() as u16,
-        index_in_transaction: index,
+        index_in_transaction: *index_in_transaction,
         index_in_event: index,
-        event_position: 4,
-        time_us: FIRST_TIME_US + i64::from(index) * 1_000_000,
+        event_position: 4 + *transaction as u64,
+        time_us,
     });
     for image in images {
         let image = image.as_ref().ok_or("an insert needs an `after`, a delete a `before`, an update both")?;
@@ -427,6 +485,47 @@ mod tests {
         );
         assert_eq!(written[1]["after"], json!({"id": 2, "j": "{\"a\": 1}", "b": null}));
         assert_eq!((rows.singles.len(), &written[2]["op"]), (3, &json!("d")));
+    }
+
+    #[test]
+    fn a_case_has_settings_plugins_and_transactions() {
+        let rows = Rows::parse(
+            "{\"settings\": {\"limit\": 3}}\n{\"plugins\": [\"../other.wasm\"]}\n\
+             {\"table\": \"s.t\", \"columns\": [\"id bigint\"], \"key\": [\"id\"]}\n\
+             {\"op\": \"c\", \"table\": \"s.t\", \"after\": {\"id\": 1}}\n\
+             {\"transaction\": {\"time\": \"2026-11-27 08:30:00.5\", \"gtid\": \"a:1\"}}\n\
+             {\"op\": \"c\", \"table\": \"s.t\", \"after\": {\"id\": 2}}\n\
+             {\"op\": \"c\", \"table\": \"s.t\", \"after\": {\"id\": 3}}\n",
+        )
+        .expect("valid");
+        assert_eq!(
+            (rows.plugins, rows.settings),
+            (vec!["../other.wasm".to_owned()], json!({"limit": 3}).as_object().cloned())
+        );
+        let batch = rows.packed.view();
+        let seen: Vec<_> = batch
+            .rows()
+            .map(|row| {
+                let transaction = batch.transaction(row.transaction()).header();
+                (transaction.gtid, transaction.commit_time_us, row.header().time_us, row.header().index_in_transaction)
+            })
+            .collect();
+        let time_us = 1_795_768_200_500_000;
+        assert_eq!(
+            seen,
+            [("", FIRST_TIME_US, FIRST_TIME_US, 0), ("a:1", time_us, time_us, 0), ("a:1", time_us, time_us, 1)]
+        );
+        let alone = rows.singles[2].view();
+        assert_eq!(alone.transaction(0).header().gtid, "a:1");
+        for (line, error) in [
+            ("{\"transaction\": {\"time\": \"soon\"}}", "write it as 2026-11-27 08:30:00"),
+            ("{\"setting\": {}}", "a line is"),
+        ] {
+            assert!(
+                Rows::parse(line).is_err_and(|found| found.contains("line 1: ") && found.contains(error)),
+                "{line}"
+            );
+        }
     }
 
     #[test]

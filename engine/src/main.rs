@@ -7,11 +7,12 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
 use rowmill::cli::plugin::{self, Language, Tested};
-use rowmill::cli::printer::{Form, taken};
+use rowmill::cli::printer::{Form, Selection, taken};
 use rowmill::cli::replay::{self, Wanted};
 use rowmill::cli::{check, tail};
 use rowmill::config::{Config, ConfigError, Start, TablePatterns, parse_start};
 use rowmill::retry::error_text;
+use rowmill::transform::RowCondition;
 use rowmill::{checkpoint, run, shutdown};
 use tracing::error;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
@@ -88,6 +89,7 @@ enum Command {
     /// Decodes binlog files without a server and writes their rows as JSON lines
     #[command(after_help = "Examples:\
                       \n  rowmill replay binlog.000042\
+                      \n  rowmill replay --tables shop.orders --where \"total > 1000 and changed(status)\" binlog.000042\
                       \n  rowmill replay --tables 'shop.*' --tables '!shop.audit' binlog.000042 binlog.000043 | jq .after\
                       \n\nThe files must have been written with binlog_row_metadata = FULL.\
                       \nExit codes: 0 done, 1 a file cannot be read or decoded (earlier rows are written), 2 bad usage.")]
@@ -98,9 +100,8 @@ enum Command {
         /// Also writes schema changes
         #[arg(short, long)]
         schema_changes: bool,
-        /// Writes rows in the format that `rowmill plugin test` reads
-        #[arg(long, conflicts_with = "schema_changes")]
-        record: bool,
+        #[command(flatten)]
+        rows: RowOptions,
         /// Binlog files, in order
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
@@ -108,7 +109,8 @@ enum Command {
     /// Writes changes to standard output as they happen
     #[command(after_help = "Examples:\
                       \n  rowmill tail --config rowmill.toml | jq .after\
-                      \n  rowmill tail --record >tests/mine.rows.jsonl\
+                      \n  rowmill tail --record --limit 200 --where \"table() = 'orders' and status = 'paid'\" >tests/paid.rows.jsonl\
+                      \n  rowmill tail --record --limit 1 --from binlog.000042:1234 >tests/dead-letter.rows.jsonl\
                       \n\nNothing is delivered, and no checkpoint is read or written. Ctrl-C stops the command.\
                       \nExit codes: 0 stopped, 1 failed, 2 bad usage or configuration.")]
     Tail {
@@ -118,9 +120,8 @@ enum Command {
         /// Where to start: earliest, latest, FILE:POSITION or gtid:SET
         #[arg(long, value_name = "POSITION", default_value = "latest")]
         from: String,
-        /// Writes rows in the format that `rowmill plugin test` reads
-        #[arg(long)]
-        record: bool,
+        #[command(flatten)]
+        rows: RowOptions,
     },
     /// Shows the checkpoint or moves it
     #[command(subcommand)]
@@ -128,6 +129,28 @@ enum Command {
     /// Creates, builds, tests and inspects transforms
     #[command(subcommand)]
     Plugin(PluginCommand),
+}
+
+#[derive(clap::Args)]
+struct RowOptions {
+    /// Writes rows in the format that `rowmill plugin test` reads
+    #[arg(long)]
+    record: bool,
+    /// Writes only rows for which a condition holds, an expression in MySQL's syntax: docs/expressions.md
+    #[arg(long = "where", value_name = "CONDITION")]
+    condition: Option<String>,
+    /// Ends after this number of rows
+    #[arg(long, value_name = "ROWS")]
+    limit: Option<u64>,
+}
+
+impl RowOptions {
+    fn selection(self) -> anyhow::Result<Selection> {
+        let Self { record, condition, limit } = self;
+        let condition = condition.as_deref().map(RowCondition::parse).transpose();
+        let condition = condition.map_err(|error| anyhow::anyhow!("--where: {error}"))?;
+        Ok(Selection { form: if record { Form::Record } else { Form::Envelope }, condition, limit })
+    }
 }
 
 #[derive(Subcommand)]
@@ -197,7 +220,10 @@ enum PluginCommand {
         accept: bool,
     },
     /// Shows what a plugin is, what it may do, and the cost of a row in it
-    #[command(after_help = "Example:\n  rowmill plugin inspect plugins/paid-orders.wasm")]
+    #[command(after_help = "Examples:\
+                      \n  rowmill plugin inspect plugins/paid-orders.wasm\
+                      \n  rowmill plugin inspect --verify --rows tests/example.rows.jsonl paid-orders\
+                      \n\nExit codes: 0 shown, and verified if asked for, 1 a check failed, or the plugin cannot be loaded, 2 bad usage.")]
     Inspect {
         /// The plugin's `.wasm` file, or its directory
         #[arg(default_value = ".")]
@@ -205,6 +231,30 @@ enum PluginCommand {
         /// File with rows to measure with, as JSON lines; by default rows of a table with ten columns
         #[arg(long, value_name = "FILE")]
         rows: Option<PathBuf>,
+        /// Runs the plugin on rows of the file's tables that are hard to process: the least and largest values of each kind,
+        /// NULL, absent columns, rows of other tables beside, in large batches and alone
+        #[arg(long)]
+        verify: bool,
+    },
+    /// Builds and tests a project whenever a file changes, and shows what it does with recorded rows
+    #[command(after_help = "Examples:\
+                      \n  rowmill plugin dev paid-orders\
+                      \n  rowmill tail --record >today.rows.jsonl\
+                      \n  rowmill plugin dev paid-orders --rows today.rows.jsonl --against plugins/paid-orders.wasm\
+                      \n\nNothing is delivered. Ends at Ctrl-C.")]
+    Dev {
+        /// Directory of the project
+        #[arg(default_value = ".")]
+        directory: PathBuf,
+        /// File with recorded rows; what becomes of them is shown
+        #[arg(long, value_name = "FILE")]
+        rows: Option<PathBuf>,
+        /// Another version of the plugin; the rows that it treats differently are shown
+        #[arg(long, value_name = "WASM", requires = "rows")]
+        against: Option<PathBuf>,
+        /// Ends after the first round
+        #[arg(long)]
+        once: bool,
     },
 }
 
@@ -238,9 +288,12 @@ fn main() -> ExitCode {
             );
             Ok(())
         }),
-        Command::Tail { config, from, record } => at_place("--from", &from, |start| {
-            with_loaded(Config::load_without_sinks(&config), |config| tail(config, start, form(record)))
-        }),
+        Command::Tail { config, from, rows } => match rows.selection() {
+            Err(error) => fail(&error, BAD_CONFIG),
+            Ok(selection) => at_place("--from", &from, |start| {
+                with_loaded(Config::load_without_sinks(&config), |config| tail(config, start, selection))
+            }),
+        },
         Command::Checkpoint(CheckpointCommand::Show { config }) => {
             with_config(&config, |config| run::runtime()?.block_on(checkpoint::show(&config, &mut std::io::stdout())))
         }
@@ -249,14 +302,21 @@ fn main() -> ExitCode {
                 run::runtime()?.block_on(checkpoint::set(&config, &start, &mut std::io::stdout()))
             })
         }),
-        Command::Replay { tables, schema_changes, record, files } => match TablePatterns::parse(&tables) {
-            Err(error) => fail(&anyhow::anyhow!("--tables: {error}"), BAD_CONFIG),
-            Ok(tables) => {
-                let mut out = BufWriter::new(std::io::stdout().lock());
-                let result = replay::run(&files, Wanted { tables, schema_changes, form: form(record) }, &mut out);
-                ended(result.and_then(|()| taken(out.flush()).map(drop)))
+        Command::Replay { tables, schema_changes, rows, files } => {
+            match (TablePatterns::parse(&tables), rows.selection()) {
+                (Err(error), _) => fail(&anyhow::anyhow!("--tables: {error}"), BAD_CONFIG),
+                (_, Err(error)) => fail(&error, BAD_CONFIG),
+                (_, Ok(Selection { form: Form::Record, .. })) if schema_changes => fail(
+                    &anyhow::anyhow!("--record writes rows, not schema changes: leave out --schema-changes"),
+                    BAD_CONFIG,
+                ),
+                (Ok(tables), Ok(selection)) => {
+                    let mut out = BufWriter::new(std::io::stdout().lock());
+                    let result = replay::run(&files, Wanted { tables, schema_changes, selection }, &mut out);
+                    ended(result.and_then(|()| taken(out.flush()).map(drop)))
+                }
             }
-        },
+        }
     }
 }
 
@@ -303,11 +363,7 @@ fn at_place(argument: &str, place: &str, run: impl FnOnce(Start) -> ExitCode) ->
     }
 }
 
-fn form(record: bool) -> Form {
-    if record { Form::Record } else { Form::Envelope }
-}
-
-fn tail(config: Config, start: Start, form: Form) -> anyhow::Result<()> {
+fn tail(config: Config, start: Start, selection: Selection) -> anyhow::Result<()> {
     let runtime = run::runtime()?;
     let result = runtime.block_on(async {
         let mut signals = shutdown::Signals::listen()?;
@@ -315,7 +371,7 @@ fn tail(config: Config, start: Start, form: Form) -> anyhow::Result<()> {
         let stop = async {
             signals.next().await;
         };
-        tail::run(config.source, start, form, &mut out, stop).await
+        tail::run(config.source, start, selection, &mut out, stop).await
     });
     runtime.shutdown_background();
     result
@@ -341,7 +397,25 @@ fn plugin(command: PluginCommand) -> anyhow::Result<()> {
             anyhow::ensure!(failed == 0, "{failed} of {} cases failed", tested.len());
             Ok(())
         }
-        PluginCommand::Inspect { path, rows } => print(&plugin::inspect(&path, rows.as_deref())?),
+        PluginCommand::Inspect { path, rows, verify: false } => print(&plugin::inspect(&path, rows.as_deref())?),
+        PluginCommand::Inspect { path, rows, verify: true } => {
+            let checks = plugin::verify(&path, rows.as_deref())?;
+            let mut failed = 0;
+            for (name, checked) in &checks {
+                print(&match checked {
+                    Ok(done) => format!("ok       {name}: {done}\n"),
+                    Err(error) => {
+                        failed += 1;
+                        format!("failed   {name}: {error}\n")
+                    }
+                })?;
+            }
+            anyhow::ensure!(failed == 0, "{failed} of {} checks failed", checks.len());
+            Ok(())
+        }
+        PluginCommand::Dev { directory, rows, against, once } => {
+            plugin::dev(&directory, rows.as_deref(), against.as_deref(), once, print)
+        }
     }
 }
 

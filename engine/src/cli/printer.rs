@@ -4,12 +4,13 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use rowmill_core::batch::Table;
 use rowmill_core::binlog::RowBatch;
 use rowmill_core::envelope::{Connector, Envelope, Escaping, Format, KeyChange, SourceName};
 
 use crate::fixture::{row_json, table_json};
+use crate::transform::RowCondition;
 
 /// The form of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,11 +21,22 @@ pub enum Form {
     Record,
 }
 
+/// The rows that are written, and how.
+#[derive(Debug)]
+pub struct Selection {
+    /// The form of a line.
+    pub form: Form,
+    /// The condition for which a row is written.
+    pub condition: Option<RowCondition>,
+    /// The number of rows after which the output ends.
+    pub limit: Option<u64>,
+}
+
 /// A writer of rows as lines.
 #[derive(Debug)]
 pub struct Printer<'a, W> {
     out: &'a mut W,
-    form: Form,
+    selection: Selection,
     envelope: Envelope,
     /// The tables by ID, and whether the line of each was written.
     tables: Vec<(Arc<Table>, bool)>,
@@ -33,12 +45,12 @@ pub struct Printer<'a, W> {
 
 impl<'a, W: Write> Printer<'a, W> {
     /// Makes a printer that writes to `out`.
-    pub fn new(out: &'a mut W, form: Form) -> Self {
+    pub fn new(out: &'a mut W, selection: Selection) -> Self {
         let (version, name) = (env!("CARGO_PKG_VERSION").to_owned(), "rowmill".to_owned());
         let source = SourceName { version, name, connector: Connector::MySql };
         Self {
             out,
-            form,
+            selection,
             envelope: Envelope::new(Format::Debezium, Escaping::Plain, source),
             tables: Vec::new(),
             line: Vec::new(),
@@ -50,10 +62,11 @@ impl<'a, W: Write> Printer<'a, W> {
         self.envelope.set_connector(connector);
     }
 
-    /// Writes a batch's rows and its schema change. Returns false if the reader closed the output.
+    /// Writes a batch's rows and its schema change. Returns false if the reader closed the output, or the limit of rows is
+    /// reached.
     ///
     /// # Errors
-    /// If the output cannot be written.
+    /// If the output cannot be written, or the condition makes no sense for a row.
     pub fn print(&mut self, batch: &RowBatch) -> anyhow::Result<bool> {
         if let Some(new) = batch.new_tables.first() {
             self.tables.retain(|(table, _)| table.generation == new.generation);
@@ -64,7 +77,18 @@ impl<'a, W: Write> Printer<'a, W> {
         for row in parsed.rows() {
             self.line.clear();
             let (table, is_written) = &mut self.tables[row.table().0 as usize];
-            match self.form {
+            let Selection { form, condition, limit } = &mut self.selection;
+            if let Some(condition) = condition
+                && !condition.holds(table, &parsed, row).map_err(|error| anyhow!("--where: {error}"))?
+            {
+                continue;
+            }
+            match limit {
+                Some(0) => return Ok(false),
+                Some(left) => *left -= 1,
+                None => {}
+            }
+            match form {
                 Form::Envelope => {
                     for &part in KeyChange::for_row(table, &row) {
                         self.envelope.write(table, &parsed, &row, part, now_us, &mut self.line);
@@ -78,11 +102,11 @@ impl<'a, W: Write> Printer<'a, W> {
                     writeln!(self.line, "{}", row_json(table, &row))?;
                 }
             }
-            if !self.write_line()? {
+            if !self.write_line()? || self.selection.limit == Some(0) {
                 return Ok(false);
             }
         }
-        let Some(change) = batch.schema_change.as_ref().filter(|_| self.form == Form::Envelope) else {
+        let Some(change) = batch.schema_change.as_ref().filter(|_| self.selection.form == Form::Envelope) else {
             return Ok(true);
         };
         self.line.clear();

@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use rowmill_core::binlog::{DecodeErrorKind, Decoder, Next};
 use rowmill_core::position::{BinlogPosition, ResumePoint};
 
-use super::printer::{Form, Printer};
+use super::printer::{Printer, Selection};
 use crate::config::TablePatterns;
 
 /// The first bytes of a binlog file, and of an encrypted one.
@@ -27,8 +27,8 @@ pub struct Wanted {
     pub tables: TablePatterns,
     /// Whether schema changes are written, too.
     pub schema_changes: bool,
-    /// The form of a line.
-    pub form: Form,
+    /// The rows that are written, and how.
+    pub selection: Selection,
 }
 
 /// Writes the rows of binlog files, in order, as lines of JSON.
@@ -37,13 +37,13 @@ pub struct Wanted {
 /// If a file cannot be read or decoded: the error names the file and the position, and earlier rows are written. A
 /// reader that closes `out` ends the run without an error.
 pub fn run(files: &[PathBuf], wanted: Wanted, out: &mut impl Write) -> anyhow::Result<()> {
-    let Wanted { tables, schema_changes, form } = wanted;
+    let Wanted { tables, schema_changes, selection } = wanted;
     let name = |path: &Path| path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     let begin = |path: &Path| BinlogPosition::new(name(path), BinlogPosition::FIRST_EVENT);
     let Some(first) = files.first() else { bail!("no file to read") };
     let begin_first = ResumePoint::at("replay", begin(first));
     let mut decoder = Decoder::new(begin_first, Box::new(tables)).with_schema_changes(schema_changes);
-    let mut printer = Printer::new(out, form);
+    let mut printer = Printer::new(out, selection);
     for path in files {
         // A file's last event names the next file. If another file follows, the decoder starts anew.
         if *decoder.position() != begin(path) {
@@ -57,7 +57,7 @@ pub fn run(files: &[PathBuf], wanted: Wanted, out: &mut impl Write) -> anyhow::R
     Ok(())
 }
 
-/// Writes the rows of a file. Returns false if the reader of the output closed it.
+/// Writes the rows of a file. Returns false if no more is to be written.
 fn file(path: &Path, decoder: &mut Decoder, printer: &mut Printer<'_, impl Write>) -> anyhow::Result<bool> {
     let mut file = BufReader::with_capacity(1 << 20, File::open(path).context("cannot read the file")?);
     let mut magic = [0; 4];

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use rowmill_core::binlog::RowBatch;
 use tokio::sync::mpsc;
 
-use super::printer::{Form, Printer};
+use super::printer::{Printer, Selection};
 use crate::ack::{Cost, StopError};
 use crate::config::{self, InFlight, OnError, Start};
 use crate::mysql::Server;
@@ -40,14 +40,14 @@ impl BatchConsumer for Batches {
     }
 }
 
-/// Writes changes from `start` on, until `stop` completes or the reader of `out` closes it.
+/// Writes changes from `start` on, until `stop` completes, the reader of `out` closes it, or the limit of rows is reached.
 ///
 /// # Errors
 /// If the server cannot be read, or `out` cannot be written.
 pub async fn run(
     source: config::Source,
     start: Start,
-    form: Form,
+    selection: Selection,
     out: &mut impl Write,
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
@@ -72,7 +72,7 @@ pub async fn run(
     let cause: Arc<OnceLock<StopError>> = Arc::default();
     let consumer = Batches { batches, stop: Arc::clone(&cause) };
     let (_trigger, shutdown) = shutdown();
-    let mut printer = Printer::new(out, form);
+    let mut printer = Printer::new(out, selection);
     printer.set_connector(source.connector());
     let mut reading = std::pin::pin!(source.run(consumer, shutdown));
     loop {
@@ -81,7 +81,8 @@ pub async fn run(
             () = &mut stop => return Ok(()),
             // Polled before the source: rows read before an event that cannot be decoded are written.
             Some(batch) = batches_out.recv() => {
-                if !printer.print(&batch)? || !printer.flush()? {
+                let goes_on = printer.print(&batch)?;
+                if !printer.flush()? || !goes_on {
                     return Ok(());
                 }
             }

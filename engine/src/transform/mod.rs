@@ -31,10 +31,13 @@ use rowmill_core::binlog::SkippedChange;
 use rowmill_pipeline::sequencer::Sequencer;
 
 pub use error::TransformError;
+pub(crate) use expression::time_us;
 pub use message::{Emitted, MessageText, Reroute};
 pub use plugin::Plugin;
+pub use query::RowCondition;
 pub use reload::{CurrentChain, Reloader};
 pub(crate) use value::check as check_value;
+pub(crate) use wasm::LOG_TARGET;
 pub use wasm::load::{Loader, Settings};
 
 use decision::{Decision, Edits};

@@ -182,6 +182,13 @@ impl Plugin {
     }
 }
 
+impl Plugin {
+    /// Returns the plugin's counters.
+    pub(crate) fn counters(&self) -> BTreeMap<String, u64> {
+        self.blueprint.counters.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 impl Chain {
     /// Creates a chain of plugins, in order.
     pub fn new(plugins: Vec<Arc<Plugin>>) -> Self {

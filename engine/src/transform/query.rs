@@ -262,6 +262,31 @@ impl Conditions {
     }
 }
 
+/// A condition on rows of any tables, for commands that show rows.
+#[derive(Debug)]
+pub struct RowCondition(Condition);
+
+impl RowCondition {
+    /// Parses a condition (docs/expressions.md).
+    ///
+    /// # Errors
+    /// If the text is not an expression.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        Ok(Self(Condition { expression: expression::parse(text)?, plans: OfTables::default() }))
+    }
+
+    /// Returns whether the condition holds for a row.
+    ///
+    /// # Errors
+    /// If the condition makes no sense for the row's table, or the row lacks a column that it reads.
+    pub fn holds(&mut self, table: &Table, batch: &Batch<'_>, row: Row<'_>) -> Result<bool, String> {
+        let Condition { expression, plans } = &mut self.0;
+        let scope = Scope { interests: &Interests::default(), has_item: false };
+        let plan = plans.get(table, || Compiled::condition(expression, table, scope))?;
+        plan.holds(&expression::Row { table, batch, row, item: None })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

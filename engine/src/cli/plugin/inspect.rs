@@ -30,7 +30,7 @@ pub fn inspect(path: &Path, rows: Option<&Path>) -> anyhow::Result<String> {
     };
     let rows = Rows::parse(&text).map_err(|error| anyhow::anyhow!(error))?;
     let size = std::fs::metadata(&module).with_context(|| module.display().to_string())?.len();
-    let loader = Loader::new(Settings::for_tests(rows.sinks.clone()))?;
+    let loader = Loader::new(Settings::for_tests(rows.sinks.clone()).with_any_sink())?;
     // Without a cache, to measure the compilation.
     let started = Instant::now();
     let plugin = loader.load(&module)?;
@@ -88,7 +88,7 @@ impl Gauge {
     /// If the module cannot be loaded.
     pub fn load(module: &Path) -> anyhow::Result<Self> {
         let rows = Rows::parse(&sample()).map_err(|error| anyhow::anyhow!(error))?;
-        let plugin = Loader::new(Settings::for_tests(rows.sinks.clone()))?.load(module)?;
+        let plugin = Loader::new(Settings::for_tests(rows.sinks.clone()).with_any_sink())?.load(module)?;
         Ok(Self::new(plugin, rows))
     }
 

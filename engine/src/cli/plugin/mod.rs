@@ -1,12 +1,16 @@
 //! Commands for authors of transforms: create a project, build it, test it on rows, and inspect a module.
 
+mod dev;
 mod inspect;
 mod project;
 mod test;
+mod verify;
 
+pub use dev::dev;
 pub use inspect::{Cost, Gauge, inspect};
 pub use project::{Language, build, new};
 pub use test::{Tested, test};
+pub use verify::{Check, verify};
 
 use std::path::{Path, PathBuf};
 

@@ -1,18 +1,24 @@
 //! Runs a module on the rows of test cases, and compares the results with the expected ones.
 
+use std::fmt::Debug;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, anyhow, bail};
 use futures_util::FutureExt;
 use rowmill_core::batch::PackedBatch;
 use serde_json::{Map, Value, json};
+use tracing::dispatcher::{Dispatch, get_default};
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::{NoSubscriber, with_default};
+use tracing::{Event, Level, Metadata, Subscriber};
 
 use super::module_in;
 use crate::config::SinkId;
 use crate::exact_json::Exact;
 use crate::fixture::{Rows, row_json};
-use crate::transform::{Chain, Emitted, Loader, Settings};
+use crate::transform::{Chain, Emitted, LOG_TARGET, Loader, Settings};
 
 /// The endings of the names of files with rows, and of files with expected results.
 const ROWS: &str = ".rows.jsonl";
@@ -80,7 +86,7 @@ fn refuse_stale(project: &Path, module: &Path) -> anyhow::Result<()> {
 }
 
 /// Returns the files of a project that its author writes: not the tests, what is built or downloaded, or hidden files.
-fn sources(directory: &Path) -> Vec<PathBuf> {
+pub(super) fn sources(directory: &Path) -> Vec<PathBuf> {
     const OTHERS: [&str; 5] = ["tests", "target", "node_modules", "vendor", "wit"];
     let entries = std::fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok);
     let source = |entry: std::fs::DirEntry| {
@@ -102,10 +108,17 @@ fn is_source(path: &Path) -> bool {
 
 fn case(module: &Path, file: &Path, accept: bool) -> anyhow::Result<Tested> {
     let rows = Rows::parse(&std::fs::read_to_string(file)?).map_err(|error| anyhow!(error))?;
-    let plugin = Loader::new(Settings::for_tests(rows.sinks.clone()).with_users_cache())?.load(module)?;
-    let has_state = plugin.is_stateful();
-    let chain = Chain::new(vec![plugin]);
-    let made = outputs(&chain, 0, &rows, &rows.packed, 0)?;
+    let loader = Loader::new(Settings::for_tests(rows.sinks.clone()).with_users_cache())?;
+    let settings = rows.settings.clone().map(|settings| Value::Object(settings).to_string());
+    let plugin = loader.load_with(module, settings)?;
+    let directory = file.parent().unwrap_or(Path::new(""));
+    let others = rows.plugins.iter().map(|other| loader.load(&directory.join(other)));
+    let plugins = [Ok(Arc::clone(&plugin))].into_iter().chain(others).collect::<anyhow::Result<Vec<_>>>()?;
+    let has_state = plugins.iter().any(|plugin| plugin.is_stateful());
+    let chain = Chain::new(plugins);
+    let log = PluginLog::default();
+    let mut made = with_default(log.clone(), || outputs(&chain, 0, &rows, &rows.packed, 0))?;
+    let counters = plugin.counters();
     if !has_state {
         // Batches have any size, so a row's result must not depend on the other rows of its batch.
         let alone = || {
@@ -120,6 +133,11 @@ fn case(module: &Path, file: &Path, accept: bool) -> anyhow::Result<Tested> {
                  {difference}"
             )));
         }
+    }
+    // These are of the batch, not of one of its rows.
+    made.extend(log.lines().into_iter().map(Output::of).collect::<Result<Vec<_>, _>>()?);
+    if !counters.is_empty() {
+        made.push(Output::of(json!({ "counters": counters }).to_string())?);
     }
     let expected_file = file.to_string_lossy().replace(ROWS, EXPECTED);
     if accept {
@@ -137,9 +155,79 @@ fn case(module: &Path, file: &Path, accept: bool) -> anyhow::Result<Tested> {
         .map_or(Tested::Passed, |difference| Tested::Failed(format!("expected and actual: {difference}"))))
 }
 
+/// The lines that plugins log, on their way to the log.
+#[derive(Clone)]
+struct PluginLog {
+    log: Dispatch,
+    lines: Arc<Mutex<Vec<String>>>,
+}
+
+impl Default for PluginLog {
+    fn default() -> Self {
+        Self { log: get_default(Dispatch::clone), lines: Arc::default() }
+    }
+}
+
+impl PluginLog {
+    /// Returns the lines, as lines of results.
+    fn lines(&self) -> Vec<String> {
+        std::mem::take(&mut *self.lines.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Subscriber for PluginLog {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target() == LOG_TARGET && *metadata.level() <= Level::DEBUG || self.log.enabled(metadata)
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        struct Message(String);
+
+        impl Visit for Message {
+            fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+                if field.name() == "message" {
+                    self.0 = format!("{value:?}");
+                }
+            }
+        }
+
+        let metadata = event.metadata();
+        if metadata.target() == LOG_TARGET {
+            let mut message = Message(String::new());
+            event.record(&mut message);
+            let level = metadata.level().as_str().to_lowercase();
+            let line = json!({"log": message.0.lines().next(), "level": level});
+            self.lines.lock().unwrap_or_else(PoisonError::into_inner).push(line.to_string());
+        }
+        if self.log.enabled(metadata) {
+            self.log.event(event);
+        }
+    }
+
+    fn new_span(&self, span: &Attributes<'_>) -> Id {
+        self.log.new_span(span)
+    }
+
+    fn record(&self, span: &Id, values: &Record<'_>) {
+        self.log.record(span, values);
+    }
+
+    fn record_follows_from(&self, span: &Id, follows: &Id) {
+        self.log.record_follows_from(span, follows);
+    }
+
+    fn enter(&self, span: &Id) {
+        self.log.enter(span);
+    }
+
+    fn exit(&self, span: &Id) {
+        self.log.exit(span);
+    }
+}
+
 /// One line of results: of a row, a message or an error.
-struct Output {
-    text: String,
+pub(super) struct Output {
+    pub text: String,
     exact: Exact,
 }
 
@@ -147,9 +235,15 @@ impl Output {
     fn of(text: String) -> serde_json::Result<Self> {
         Ok(Self { exact: Exact::parse(&text)?, text })
     }
+
+    /// Returns the number of the row that the result is of.
+    pub fn row(&self) -> usize {
+        let line: Value = serde_json::from_str(&self.text).unwrap_or_default();
+        line["row"].as_u64().unwrap_or_default() as usize
+    }
 }
 
-fn difference(left: &[Output], right: &[Output]) -> Option<String> {
+pub(super) fn difference(left: &[Output], right: &[Output]) -> Option<String> {
     let line = |output: Option<&Output>| output.map_or_else(|| "nothing".to_owned(), |output| output.text.clone());
     let same = |pair: (&Output, &Output)| pair.0.exact == pair.1.exact;
     let at = left.iter().zip(right).take_while(|pair| same(*pair)).count();
@@ -160,7 +254,13 @@ fn difference(left: &[Output], right: &[Output]) -> Option<String> {
 }
 
 /// Returns the results of the rows of a batch, the first of which has the number `first`.
-fn outputs(chain: &Chain, number: u64, rows: &Rows, packed: &PackedBatch, first: u32) -> anyhow::Result<Vec<Output>> {
+pub(super) fn outputs(
+    chain: &Chain,
+    number: u64,
+    rows: &Rows,
+    packed: &PackedBatch,
+    first: u32,
+) -> anyhow::Result<Vec<Output>> {
     let done = chain.transform_in_part(number, packed, &rows.tables).now_or_never().flatten();
     let done = done.context("the batch waits for another one")?;
     if let Some(error) = done.hidden_error {

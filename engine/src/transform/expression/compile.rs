@@ -731,7 +731,7 @@ impl Node {
                     let cell = after.cell(*index);
                     cell != Cell::Absent && before.cell(*index) != cell
                 }
-                _ => true,
+                _ => false,
             }),
             Self::ChangedTo(index, wanted) => {
                 let column = &context.table.columns[index.0 as usize];

@@ -11,6 +11,11 @@ pub(super) fn text(time_us: i64) -> String {
     String::from_utf8_lossy(&out).replace('T', " ").trim_end_matches('Z').to_owned()
 }
 
+/// Returns the microseconds since 1970 of a moment in UTC.
+pub(crate) fn time_us(text: &str) -> Option<i64> {
+    Moment::parse(text)?.micros().map(|(micros, _)| micros)
+}
+
 /// A moment, or a date, as MySQL writes it. Zero parts are valid in MySQL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Moment<'a> {

@@ -15,6 +15,8 @@ mod template;
 
 use super::interest::Interests;
 
+pub(crate) use date::time_us;
+
 pub(super) use compile::{Compiled, RowContext as Row, absent};
 pub(super) use json_path::items;
 pub(super) use parse::parse;

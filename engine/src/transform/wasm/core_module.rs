@@ -386,7 +386,7 @@ pub(in crate::transform) fn linker(engine: &Engine) -> wasmtime::Result<Linker<P
             Ok(value.len() as u32)
         },
     )?;
-    super::wasi::add_to_linker(&mut linker)?;
+    super::wasi_p1::add_to_linker(&mut linker)?;
     Ok(linker)
 }
 

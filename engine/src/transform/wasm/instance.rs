@@ -119,9 +119,10 @@ impl Instance {
         };
         match configured {
             Ok(Ok(())) => {}
-            Ok(Err(message)) => bail!("`configure` refused the settings: {message}"),
+            Ok(Err(message)) => bail!("`configure` failed: {message}"),
             Err(trap) => bail!("`configure` failed: {trap:#}"),
         }
+        store.data_mut().count_call();
         match store.data_mut().take_error() {
             Some(error) => bail!("{error}"),
             None => Ok(Self {
@@ -197,6 +198,7 @@ impl Instance {
             Err(trap) => return Err(self.trap(&trap)),
         }
         self.check_error()?;
+        self.store.data_mut().count_call();
         Ok(outcome)
     }
 

@@ -31,6 +31,9 @@ pub(in crate::transform) const RANDOM_BYTES_MAX: usize = 64 << 10;
 /// Buffers that are printed, and events that are waited for, in one call: `IOV_MAX` of Linux.
 pub(in crate::transform) const PIECES_MAX: u32 = 1_024;
 
+/// Handles of WASI that an instance has open.
+pub(in crate::transform) const HANDLES_MAX: usize = 1_000;
+
 /// Bytes of a log line.
 pub(in crate::transform) const LINE_BYTES_MAX: usize = 4 << 10;
 /// Log lines of one call.

@@ -21,8 +21,9 @@ use super::bindings::{INTERFACE, TransformPre, VERSION};
 use super::core_module;
 use super::instance::{Code, Instance, InstanceTemplate};
 use super::limits::{FILE_BYTES_MAX, NESTING_BODY_MIN, NESTING_MAX};
-use super::state::{PluginState, add_to_linker};
+use super::state::{ANY_SINK, PluginState, add_to_linker};
 use super::ticker::Ticker;
+use super::wasi_p2;
 
 const MAGIC: &[u8] = b"\0asm";
 /// The version and layer in a WebAssembly file's header:
@@ -77,6 +78,12 @@ impl Settings {
     pub fn for_tests(sinks: Vec<String>) -> Self {
         let case = config::NameCase::default();
         Self { directory: None, cache: None, sinks, has_dead_letters: true, threads: 1, force_dead_letter: true, case }
+    }
+
+    /// Lets plugins name any sink.
+    pub fn with_any_sink(mut self) -> Self {
+        self.sinks.push(ANY_SINK.to_owned());
+        self
     }
 
     /// Keeps compiled code in the user's cache directory, if there is one: large modules take seconds to compile.
@@ -179,9 +186,14 @@ impl Loader {
     /// # Errors
     /// If the file is not a transform, or no instance can be started: the error names the file.
     pub fn load(&self, path: &Path) -> anyhow::Result<Arc<Plugin>> {
+        self.load_with(path, None)
+    }
+
+    /// As [`Self::load`], with settings in JSON that take the place of those of the plugin's `.toml`.
+    pub(crate) fn load_with(&self, path: &Path, settings: Option<String>) -> anyhow::Result<Arc<Plugin>> {
         let load = || {
             let bytes = read_file(path)?;
-            anyhow::Ok(Arc::new(self.plugin(path, &bytes)?))
+            anyhow::Ok(Arc::new(self.plugin(path, &bytes, settings)?))
         };
         load().with_context(|| format!("cannot load plugin {}", path.display()))
     }
@@ -191,12 +203,15 @@ impl Loader {
         Ok(digest(&read_file(path)?, path))
     }
 
-    fn plugin(&self, path: &Path, bytes: &[u8]) -> anyhow::Result<Plugin> {
+    fn plugin(&self, path: &Path, bytes: &[u8], settings: Option<String>) -> anyhow::Result<Plugin> {
         let name: Arc<str> =
             path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned()).into();
         let digest = digest(bytes, path);
         let mut manifest = Manifest::load(&path.with_extension("toml"))?;
         manifest.tables = manifest.tables.map(|tables| tables.with_case(&self.settings.case));
+        if let Some(settings) = settings {
+            manifest.settings = settings;
+        }
         if manifest.on_error == OnError::DeadLetter && !self.settings.has_dead_letters {
             bail!(
                 "its .toml says on_error = \"dead-letter\", but the configuration has no `[dead_letter]` with a `sink`; \
@@ -267,8 +282,7 @@ impl Loader {
         let component = self.compile(bytes, Component::new)?;
         check_interface(&self.engine, &component)?;
         let mut linker = self.linker.clone();
-        // A toolchain's runtime may import functions of WASI that it never calls: only a call is a trap.
-        linker.define_unknown_imports_as_traps(&component).map_err(|error| anyhow!("{error:#}"))?;
+        wasi_p2::add_to_linker(&mut linker, &component, &self.engine).map_err(|error| anyhow!("{error:#}"))?;
         linker
             .instantiate_pre(&component)
             .and_then(TransformPre::new)

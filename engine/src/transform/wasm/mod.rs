@@ -8,4 +8,7 @@ pub(super) mod load;
 mod memory;
 mod state;
 mod ticker;
-mod wasi;
+mod wasi_p1;
+mod wasi_p2;
+
+pub(crate) use state::LOG_TARGET;

@@ -18,10 +18,18 @@ use super::super::query::{self as ask, BatchQuery, Conditions};
 use super::super::recipe::Recipes;
 use super::bindings::host::{self, Level};
 use super::bindings::{outcome, query, types};
-use super::limits::{self, COUNTERS_MAX, LINE_BYTES_MAX, LINES_MAX, NAME_BYTES_MAX, PRINTED_BYTES_MAX, Resources};
+use super::limits::{
+    self, COUNTERS_MAX, HANDLES_MAX, LINE_BYTES_MAX, LINES_MAX, NAME_BYTES_MAX, PRINTED_BYTES_MAX, Resources,
+};
 
 /// The maximum size of an answer to `configure` and `describe`, in bytes.
 pub(super) const ANSWER_BYTES_MAX: usize = 1 << 20;
+
+/// The target of the lines that plugins log.
+pub(crate) const LOG_TARGET: &str = "rowmill::plugin";
+
+/// The name of a sink that stands for each other sink that a plugin may name, where nothing is delivered.
+pub(in crate::transform) const ANY_SINK: &str = "*";
 
 /// A plugin's own counters, by name.
 pub(in crate::transform) type Counters = Arc<Mutex<BTreeMap<String, u64>>>;
@@ -32,6 +40,8 @@ pub(in crate::transform) struct PluginState {
     sinks: Arc<[String]>,
     grants: Grants,
     counters: Counters,
+    /// What the current call added to counters. It counts when the call succeeds.
+    counted: BTreeMap<String, u64>,
     current: Current,
     interests: Interests,
     recipes: Recipes,
@@ -42,8 +52,8 @@ pub(in crate::transform) struct PluginState {
     outcome: Outcome,
     /// The last error that the plugin logged or printed during the call, which mostly explains a trap.
     last_error: Option<String>,
-    /// The beginning of a line that is not yet printed completely.
-    line: String,
+    /// The beginnings of lines that are not yet printed completely, to stdout and to stderr.
+    lines: [String; 2],
     /// The bytes printed in this call.
     printed_bytes: usize,
     /// The number of lines logged in this call.
@@ -52,6 +62,8 @@ pub(in crate::transform) struct PluginState {
     answer_max: usize,
     /// The number of times that the clock without a time of day was read.
     ticks: u64,
+    /// The number of open handles of WASI.
+    handles: usize,
     resources: Resources,
 }
 
@@ -191,6 +203,7 @@ impl PluginState {
             sinks,
             grants,
             counters,
+            counted: BTreeMap::new(),
             current: Current::default(),
             interests: Interests::default(),
             recipes: Recipes::default(),
@@ -198,11 +211,12 @@ impl PluginState {
             error: None,
             outcome: Outcome::default(),
             last_error: None,
-            line: String::new(),
+            lines: Default::default(),
             printed_bytes: 0,
             logged: 0,
             answer_max: ANSWER_BYTES_MAX,
             ticks: 0,
+            handles: 0,
             resources,
         }
     }
@@ -212,6 +226,7 @@ impl PluginState {
         // A call that returned an error may have left one.
         self.error = None;
         self.last_error = None;
+        self.counted.clear();
         (self.printed_bytes, self.logged) = (0, 0);
         self.answer_max = answer_max;
         self.outcome = Outcome::within(answer_max, self.sinks.len());
@@ -268,7 +283,7 @@ impl PluginState {
 
     /// Returns the index of the sink of this name.
     pub fn sink_number(&self, name: &str) -> Option<u32> {
-        self.sinks.iter().position(|sink| *sink == name).map(|index| index as u32)
+        self.sinks.iter().position(|sink| *sink == name || sink == ANY_SINK).map(|index| index as u32)
     }
 
     /// Logs a line. Levels are numbered as in the WIT world: from 0 (error) to 4 (trace).
@@ -285,13 +300,13 @@ impl PluginState {
         }
         match level {
             0 => {
-                error!(plugin, "{message}");
+                error!(target: LOG_TARGET, plugin, "{message}");
                 self.last_error = Some(message);
             }
-            1 => warn!(plugin, "{message}"),
-            2 => info!(plugin, "{message}"),
-            3 => debug!(plugin, "{message}"),
-            _ => trace!(plugin, "{message}"),
+            1 => warn!(target: LOG_TARGET, plugin, "{message}"),
+            2 => info!(target: LOG_TARGET, plugin, "{message}"),
+            3 => debug!(target: LOG_TARGET, plugin, "{message}"),
+            _ => trace!(target: LOG_TARGET, plugin, "{message}"),
         }
     }
 
@@ -304,16 +319,17 @@ impl PluginState {
         if is_error {
             self.last_error.get_or_insert_default().push_str(&piece);
         }
-        self.line.push_str(&piece);
-        while let Some((line, rest)) = self.line.split_once('\n') {
-            let (line, rest) = (line.trim_end().to_owned(), rest.to_owned());
-            self.line = rest;
-            self.write_log(LEVEL_INFO, line);
+        let line = &mut self.lines[usize::from(is_error)];
+        line.push_str(&piece);
+        let mut whole = Vec::new();
+        while let Some((first, rest)) = line.split_once('\n') {
+            whole.push(first.trim_end().to_owned());
+            *line = rest.to_owned();
         }
-        if self.line.len() >= LINE_BYTES_MAX {
-            let line = std::mem::take(&mut self.line);
-            self.write_log(LEVEL_INFO, line);
+        if line.len() >= LINE_BYTES_MAX {
+            whole.push(std::mem::take(line));
         }
+        whole.into_iter().for_each(|line| self.write_log(LEVEL_INFO, line));
     }
 
     /// Returns the number of bytes that the plugin may still print in this call.
@@ -332,17 +348,41 @@ impl PluginState {
         self.ticks * 1000
     }
 
+    /// Counts a handle of WASI, which takes memory of the host. Returns false if there are too many.
+    pub fn add_handle(&mut self) -> bool {
+        self.handles += 1;
+        self.handles <= HANDLES_MAX
+    }
+
+    pub fn drop_handle(&mut self) {
+        self.handles = self.handles.saturating_sub(1);
+    }
+
     pub fn add_to_counter(&mut self, counter: String, n: u64) {
-        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_known = counters.contains_key(&counter);
-        if !is_known && (counters.len() >= COUNTERS_MAX || counter.len() > NAME_BYTES_MAX) {
+        let counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_known = counters.contains_key(&counter) || self.counted.contains_key(&counter);
+        let count = counters.len() + self.counted.len();
+        drop(counters);
+        if !is_known && (count >= COUNTERS_MAX || counter.len() > NAME_BYTES_MAX) {
             let error =
                 format!("more than {COUNTERS_MAX} counters, or a counter's name of more than {NAME_BYTES_MAX} bytes");
             self.error.get_or_insert(PluginError::Reject(error));
             return;
         }
-        let count = counters.entry(counter).or_default();
+        let count = self.counted.entry(counter).or_default();
         *count = count.saturating_add(n);
+    }
+
+    /// Adds what a call that succeeded counted to the counters.
+    pub fn count_call(&mut self) {
+        if self.counted.is_empty() {
+            return;
+        }
+        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        for (counter, n) in std::mem::take(&mut self.counted) {
+            let count = counters.entry(counter).or_default();
+            *count = count.saturating_add(n);
+        }
     }
 
     /// Returns the time in microseconds since 1970, if the clock is granted.
