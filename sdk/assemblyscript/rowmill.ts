@@ -20,6 +20,19 @@
 // exceptions, so the getter returns null, false, zero or its default, `row` runs to its end, and the engine is told of
 // the row's first error instead of all else that was done for the row. The other rows are not affected.
 //
+// The engine evaluates conditions and makes messages by recipes (docs/expressions.md). Make both once, as constants of
+// the module, and declare the sinks, so that the engine does not start if its configuration lacks one:
+//
+//   const paid = new Condition("changed_to(status, 'paid') and price * quantity >= 100");
+//   const order = new Recipe(`{"body": {"id": "{id}", "sum": "{price * quantity}"}, "group": "customer-{customer}"}`);
+//
+//     sinks(): string[] {
+//       return ["warehouse"];
+//     }
+//     row(row: Row): void {
+//       if (paid.holds(row)) row.write(order, "warehouse");
+//     }
+//
 //   asc NAME.ts --outFile NAME.wasm -O3 --use abort=rowmill/abort
 //
 // With this option the message and the place of a `throw` or of a failed assertion are part of the engine's error. The
@@ -35,6 +48,10 @@ declare function host_count(at: usize, len: u32, n: u64): void;
 declare function host_now(): i64;
 @external("rowmill", "env")
 declare function host_env(at: usize, len: u32, to: usize, room: u32): u32;
+@external("rowmill", "recipe")
+declare function host_recipe(at: usize, len: u32): u32;
+@external("rowmill", "select")
+declare function host_select(at: usize, len: u32, to: usize): u32;
 
 export enum Interest { Pass, Drop, All }
 export enum Operation { Insert = 1, Update, Delete }
@@ -48,6 +65,11 @@ export abstract class Transform {
   /** Takes the settings, as JSON. An error message, instead of null, stops the engine's start. */
   configure(settings: string): string | null {
     return null;
+  }
+  /** Returns the names of the sinks that the transform uses. One that the configuration lacks stops the engine's start;
+   * a sink that is not named here is looked up when a row uses it. Called after `configure`. */
+  sinks(): string[] {
+    return [];
   }
   /** Returns whether the transform decides on a table's rows, and may declare the columns that it uses. */
   abstract table(table: Table): Interest;
@@ -251,8 +273,10 @@ export class Table {
   }
 }
 
+// The batch that is being processed: its address, the number of its rows, and its number, counted from 1.
+let batchAt: usize = 0, batchRows: u32 = 0, batchNumber: u64 = 0;
 // The row that is being processed.
-let batchAt: usize = 0, rowAt: usize = 0, rowIndex: u32 = 0;
+let rowAt: usize = 0, rowIndex: u32 = 0;
 let rowTable: Table = new Table(0, "", ""), rowCache: usize = 0;
 /** Its first error. */
 let rowError: string | null = null;
@@ -506,21 +530,90 @@ export class Json {
 const NOTHING = new Json();
 
 const ROUTED: u32 = u32.MAX_VALUE;
-const sinks = new Map<string, u32>();
-/** Returns a sink's number. A name that the configuration lacks is an error of the row. */
-function sink(name: string): u32 {
-  if (name.length == 0) return ROUTED;
-  if (sinks.has(name)) return sinks.get(name);
+const sinkNumbers = new Map<string, u32>();
+/** Returns a sink's number; `ROUTED` if the configuration lacks the sink. */
+function sinkNumber(name: string): u32 {
+  if (sinkNumbers.has(name)) return sinkNumbers.get(name);
   const known = utf8(name);
   const number = host_sink(known.at, known.len);
-  if (number == ROUTED) failRow("the configuration has no sink `" + name + "`");
-  else sinks.set(name, number);
+  if (number != ROUTED) sinkNumbers.set(name, number);
+  return number;
+}
+// The sink that a row used last: rows mostly use the same one.
+let lastSink = "", lastSinkNumber = ROUTED;
+/** Returns the number of a sink, or `ROUTED` for "". A sink that the configuration lacks is an error of the row. */
+function sink(name: string): u32 {
+  if (name == lastSink) return lastSinkNumber;
+  if (name.length == 0) return ROUTED;
+  const number = sinkNumber(name);
+  if (number == ROUTED) {
+    failRow("the configuration has no sink `" + name + "`");
+    return ROUTED;
+  }
+  lastSink = name;
+  lastSinkNumber = number;
   return number;
 }
 
-const REROUTE_SIZE: u32 = 12, EDIT_SIZE: u32 = 20, EMIT_SIZE: u32 = 20, ATTRIBUTE_SIZE: u32 = 12, FAIL_SIZE: u32 = 8;
+/** A condition that the engine evaluates, for all rows of a batch at once when the first row asks. To be made once, as a
+ * constant of the module. */
+export class Condition {
+  /** The batch whose selected rows are known. */
+  private batch: u64 = 0;
+  /** The indexes of the selected rows, ascending, and a larger number after them. */
+  private selected: Bytes = new Bytes();
+  /** The address of the first of these that is not less than the index of the row that asked last. */
+  private next: usize = 0;
+
+  /** Takes an expression: docs/expressions.md. */
+  constructor(private text: string) {}
+
+  /** Whether the condition is true for the row that is being processed. A text that is not a condition fails the batch,
+   * and so does one that does not fit a table with `Interest.All`: begin it with `table() = 'orders' and`. */
+  holds(row: Row): bool {
+    if (this.batch != batchNumber) this.select();
+    let next = this.next;
+    while (load<u32>(next) < rowIndex) next += 4;
+    this.next = next;
+    return load<u32>(next) == rowIndex;
+  }
+  private select(): void {
+    const text = utf8(this.text), selected = this.selected;
+    selected.len = 0;
+    // `Bytes` has room for the number after the last row.
+    const at = selected.more(4 * batchRows);
+    store<u32>(at + 4 * host_select(text.at, text.len, at), u32.MAX_VALUE);
+    this.next = at;
+    this.batch = batchNumber;
+  }
+}
+
+const INVALID: u32 = u32.MAX_VALUE;
+/** A recipe, by which the engine makes messages: see `Row.write`. To be made once, as a constant of the module. */
+export class Recipe {
+  /** The engine's number of the recipe. An `INVALID` recipe is added again at each use, so that each use fails. */
+  private known: u32 = INVALID;
+
+  /** Takes a recipe as JSON: docs/expressions.md. A text that is not a recipe stops the engine's start, or fails the
+   * batch if the recipe is made in `Transform.row`. */
+  constructor(private json: string) {
+    this.number();
+  }
+
+  /** Returns the recipe's number. */
+  number(): u32 {
+    if (this.known == INVALID) {
+      const json = utf8(this.json);
+      this.known = host_recipe(json.at, json.len);
+    }
+    return this.known;
+  }
+}
+
+const REROUTE_SIZE: u32 = 12, EDIT_SIZE: u32 = 20, EMIT_SIZE: u32 = 20, ATTRIBUTE_SIZE: u32 = 12;
+const WRITE_SIZE: u32 = 12, FAIL_SIZE: u32 = 8;
 const keeps = new Bytes(), reroutes = new Bytes(), edits = new Bytes(), emits = new Bytes();
-const attributes = new Bytes(), fails = new Bytes();
+const attributes = new Bytes(), writes = new Bytes(), fails = new Bytes();
 const rerouteText = new Bytes(), editText = new Bytes(), emitText = new Bytes();
 const attributeText = new Bytes(), failText = new Bytes();
 
@@ -697,7 +790,14 @@ export class Row extends Image {
     emitPiece(deduplicationId);
     emitPiece(body);
   }
-  /** Adds an attribute, of type String, to the message that was last made of this row. */
+  /** Lets the engine make messages of the row by a recipe, for a sink ("": the route's sink). They follow the messages
+   * that `emit` makes of the row. A column that the recipe cannot use is an error of the row. */
+  write(recipe: Recipe, to: string = ""): void {
+    writes.u32(rowIndex);
+    writes.u32(recipe.number());
+    writes.u32(sink(to));
+  }
+  /** Adds an attribute, of type String, to the message that `emit` last made of this row. */
   attribute(name: string, value: string): void {
     if (emits.len == 0 || load<u32>(emits.at + emits.len - EMIT_SIZE) != rowIndex) {
       failRow("the attribute `" + name + "` has no message: call `emit` first");
@@ -710,6 +810,10 @@ export class Row extends Image {
   /** Fails the row: the plugin's `on_error` decides what becomes of it. The first error of a row counts. */
   fail(message: string): void {
     failRow(message);
+  }
+  /** Whether the row has failed, by `fail` or an error of a getter. Ask before changing state that outlives the row. */
+  get hasFailed(): bool {
+    return rowError !== null;
   }
   /** Asks for the whole batch again, after 50 ms, 250 ms and 1 s: a transient failure. The rows after this one are not
    * processed until then. */
@@ -786,8 +890,20 @@ export function rowmill_alloc(len: u32): usize {
   return input.more(len);
 }
 
+function configured(settings: string): string | null {
+  const error = transform!.configure(settings);
+  if (error !== null) return error;
+  const names = transform!.sinks();
+  for (let i = 0; i < names.length; i++) {
+    if (sinkNumber(names[i]) == ROUTED) {
+      return "the configuration has no sink `" + names[i] + "`, which the transform declares";
+    }
+  }
+  return null;
+}
+
 export function rowmill_configure(at: usize, len: u32): u64 {
-  const error = transform!.configure(String.UTF8.decodeUnsafe(at, len));
+  const error = configured(String.UTF8.decodeUnsafe(at, len));
   begin(error === null ? DONE : REJECTED);
   if (error !== null) answer.text(error);
   return answered();
@@ -849,14 +965,16 @@ function endFailed(): void {
 }
 
 export function rowmill_process(batch: usize, len: u32): u64 {
-  const lists: StaticArray<Bytes> = [keeps, reroutes, edits, emits, attributes, fails];
+  const lists: StaticArray<Bytes> = [keeps, reroutes, edits, emits, attributes, writes, fails];
   const texts: StaticArray<Bytes> = [rerouteText, editText, emitText, attributeText, failText];
   for (let i = 0; i < lists.length; i++) lists[i].len = 0;
   for (let i = 0; i < texts.length; i++) texts[i].len = 0;
   rowError = null;
   retryMessage = null;
   batchAt = batch;
-  const rows = load<u32>(batch + 4), offsets = batch + load<u32>(batch + 8);
+  batchNumber++;
+  batchRows = load<u32>(batch + 4);
+  const rows = batchRows, offsets = batch + load<u32>(batch + 8);
   let tableId = u32.MAX_VALUE, isAsked = false;
   for (let i: u32 = 0; i < rows; i++) {
     const at = batch + load<u32>(offsets + 4 * i), first = at + 40;
@@ -884,6 +1002,7 @@ export function rowmill_process(batch: usize, len: u32): u64 {
   answer.u32(edits.len / EDIT_SIZE);
   answer.u32(emits.len / EMIT_SIZE);
   answer.u32(attributes.len / ATTRIBUTE_SIZE);
+  answer.u32(writes.len / WRITE_SIZE);
   answer.u32(fails.len / FAIL_SIZE);
   answer.u32(rerouteText.len + editText.len + emitText.len + attributeText.len + failText.len);
   for (let i = 0; i < lists.length; i++) answer.put(lists[i].at, lists[i].len);

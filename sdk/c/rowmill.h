@@ -9,19 +9,32 @@
  *         if (rm_changed_to(row, "status", "paid")) rm_keep(row);
  *     }
  *
- * A row that is neither kept nor failed is dropped. Define RM_CONFIGURE before the include to have
- * `const char *transform_configure(rm_text settings)` called once with the settings, as JSON; what it returns
- * (but NULL) stops the engine's start.
+ * A row that is neither kept nor failed is dropped. `const char *transform_configure(rm_text settings)` is optional: it
+ * is called once with the settings, as JSON, and a message that it returns (not NULL) stops the engine's start.
+ *
+ * `RM_SINKS("warehouse", "europe");` outside of functions declares the sinks that the transform sends to. If the
+ * configuration lacks one, the engine does not start; one that is not declared is looked up for each row.
  *
  * Columns are named without regard to case. The row fails if its table has no such column, if the transform does not
  * declare it, if the column is of another kind than the function reads or writes, if the row's image does not have it,
  * and if a number does not fit. The function then returns no value, and the row's first error is reported in place of
  * all else that was done for the row; other rows are not affected.
  *
+ * The engine can evaluate conditions and write messages itself, as Rowmill's docs/expressions.md says:
+ *
+ *     static rm_condition paid = RM_CONDITION("changed_to(status, 'paid') and total >= 100");
+ *     static rm_recipe order = RM_RECIPE({"body": {"id": "{id}", "total": "{total}"}, "group": "customer-{customer}"});
+ *
+ *     void transform_row(rm_row *row) {
+ *         if (rm_holds(row, &paid)) rm_write(row, &order);
+ *     }
+ *
+ * If transform_table declares columns, theirs must be among them.
+ *
  * Build it without a C library:
  *
  *     zig cc -target wasm32-freestanding -O2 -mbulk-memory -nostdlib -Wl,--no-entry -o NAME.wasm NAME.c
- *     clang --target=wasm32 -O2 -mbulk-memory -nostdlib -Wl,--no-entry -o NAME.wasm NAME.c
+ *     clang --target=wasm32 -ffreestanding -O2 -mbulk-memory -nostdlib -Wl,--no-entry -o NAME.wasm NAME.c
  *
  * The format is specified in Rowmill's wit/packed-batch.md and wit/core-module.md. */
 #ifndef ROWMILL_H
@@ -109,14 +122,37 @@ typedef struct {
     uint32_t attribute_count;
 } rm_message;
 
-/* Text that grows. */
+/* Text that grows; `len = 0` empties it. Its memory is never freed: make it a static object, used for all rows. */
 typedef struct {
     uint8_t *at;
     uint32_t len, room;
 } rm_buffer;
 
+/* A condition on rows: a static object. An invalid one, and one that makes no sense for a table with RM_ALL (begin it
+ * with `table() = 'orders' and`), is an error of the batch. */
+typedef struct {
+    const char *text;
+    uint64_t batch; /* the number of the batch whose rows are selected */
+    rm_buffer rows; /* the indexes of the selected rows, ascending */
+    uint32_t next;  /* the offset in `rows` of the first one that is not before the current row */
+} rm_condition;
+#define RM_CONDITION(text) {text, 0, {NULL, 0, 0}, 0}
+
+/* The description of messages that the engine writes: a static object. It is made of JSON as it is, without quotes
+ * around it; of a C string by `{.json = string}`. A text that is not a recipe is an error of the batch. */
+typedef struct {
+    const char *json;
+    uint32_t number; /* the engine's number of the recipe, plus 1; 0: not known */
+} rm_recipe;
+#define RM_RECIPE(...) {#__VA_ARGS__, 0}
+
 rm_interest transform_table(const rm_table *table);
 void transform_row(rm_row *row);
+/* Weak: NULL if the transform does not define them. */
+__attribute__((weak)) const char *transform_configure(rm_text settings);
+__attribute__((weak)) extern const char *const transform_sinks[];
+/* The names of the sinks that the transform sends to. */
+#define RM_SINKS(...) const char *const transform_sinks[] = {__VA_ARGS__, NULL}
 
 #define RM_IMPORT(name) __attribute__((import_module("rowmill"), import_name(name)))
 #define RM_EXPORT(name) __attribute__((export_name(name), visibility("default")))
@@ -130,6 +166,8 @@ RM_IMPORT("log") void rm_host_log(uint32_t level, const void *at, uint32_t len);
 RM_IMPORT("count") void rm_host_count(const void *at, uint32_t len, uint64_t n);
 RM_IMPORT("now") uint64_t rm_host_now(void);
 RM_IMPORT("env") uint32_t rm_host_env(const void *at, uint32_t len, void *to, uint32_t room);
+RM_IMPORT("recipe") uint32_t rm_host_recipe(const void *at, uint32_t len);
+RM_IMPORT("select") uint32_t rm_host_select(const void *at, uint32_t len, void *to);
 
 /* ---- memory: what is taken is kept, and used again ---- */
 
@@ -300,7 +338,7 @@ static uint32_t rm_wanted_count;
 
 /* In transform_table: declares a column that the transform reads or edits. The engine need not decode the others to ask
  * about a row, and a name that the table does not have is an error of the table. Without a call all columns are
- * declared. */
+ * declared. It has no effect on a table for which transform_table does not return RM_ALL. */
 static inline void rm_want(const rm_table *table, const char *name) {
     uint32_t len = rm_length(name);
     int32_t column = rm_find(table, name);
@@ -314,8 +352,8 @@ static inline void rm_want(const rm_table *table, const char *name) {
 
 /* Lists of items of so many words: the row's index (of an attribute: the message's), other numbers, and the lengths of
  * so many texts. */
-enum { RM_KEEPS, RM_REROUTES, RM_EDITS, RM_EMITS, RM_ATTRIBUTES, RM_FAILS, RM_LISTS };
-static const uint8_t rm_item_words[RM_LISTS] = {1, 3, 5, 5, 3, 2}, rm_item_texts[RM_LISTS] = {0, 1, 1, 3, 2, 1};
+enum { RM_KEEPS, RM_REROUTES, RM_EDITS, RM_EMITS, RM_ATTRIBUTES, RM_WRITES, RM_FAILS, RM_LISTS };
+static const uint8_t rm_item_words[RM_LISTS] = {1, 3, 5, 5, 3, 3, 2}, rm_item_texts[RM_LISTS] = {0, 1, 1, 3, 2, 0, 1};
 static struct {
     rm_buffer items, texts;
 } rm_out[RM_LISTS];
@@ -542,6 +580,22 @@ static inline bool rm_changed(rm_row *row, const char *name) {
 }
 
 static const uint8_t *rm_batch;
+static uint64_t rm_batch_number; /* counts the calls of rm_process */
+
+RM_COLD void rm_select(rm_condition *condition) {
+    uint32_t rows = rm_u32(rm_batch + 4);
+    condition->rows.len = 0;
+    uint8_t *to = rm_more(&condition->rows, 4 * rows);
+    condition->rows.len = 4 * rm_host_select(condition->text, rm_length(condition->text), to);
+    condition->batch = rm_batch_number, condition->next = 0;
+}
+/* Whether the condition holds for the row. The engine evaluates it once for all rows of a batch. */
+static inline bool rm_holds(const rm_row *row, rm_condition *condition) {
+    if (condition->batch != rm_batch_number) rm_select(condition);
+    const rm_buffer *rows = &condition->rows;
+    while (condition->next < rows->len && rm_u32(rows->at + condition->next) < row->index) condition->next += 4;
+    return condition->next < rows->len && rm_u32(rows->at + condition->next) == row->index;
+}
 
 /* The origin of a row. Its texts are valid during the call of transform_row. */
 static inline rm_origin rm_origin_of(const rm_row *row) {
@@ -560,15 +614,26 @@ static inline rm_origin rm_origin_of(const rm_row *row) {
 /* ---- what becomes of a row ---- */
 
 #define RM_ROUTED UINT32_MAX
-static inline uint32_t rm_sink(const char *name) {
-    if (!name) return RM_ROUTED;
+static uint32_t *rm_sink_numbers; /* of transform_sinks */
+
+static inline void rm_put_no_sink(rm_buffer *out, const char *name) {
+    rm_puts(out, "the configuration has no sink `"), rm_puts(out, name), rm_puts(out, "`");
+}
+RM_COLD uint32_t rm_find_sink(const char *name) {
     uint32_t sink = rm_host_sink(name, rm_length(name));
     if (sink == RM_ROUTED) {
-        static const char message[] = "the configuration has no sink of a name that this transform sends to";
-        rm_host_log(RM_ERROR, message, sizeof message - 1);
+        rm_error.len = 0;
+        rm_put_no_sink(&rm_error, name);
+        rm_host_log(RM_ERROR, rm_error.at, rm_error.len);
         __builtin_trap();
     }
     return sink;
+}
+static inline uint32_t rm_sink(const char *name) {
+    if (!name) return RM_ROUTED;
+    for (uint32_t i = 0; rm_sink_numbers && transform_sinks[i]; i++)
+        if (name == transform_sinks[i] || rm_equals(rm_of(name), transform_sinks[i])) return rm_sink_numbers[i];
+    return rm_find_sink(name);
 }
 /* The row stays. */
 static inline void rm_keep(rm_row *row) { rm_add(RM_KEEPS, &row->index); }
@@ -634,6 +699,15 @@ static inline void rm_emit(rm_row *row, rm_message message) {
         rm_put(&rm_out[RM_ATTRIBUTES].texts, attribute.name), rm_put(&rm_out[RM_ATTRIBUTES].texts, attribute.value);
     }
 }
+/* The engine makes the recipe's messages of the row, for this sink (NULL: as the routes say). They follow those of
+ * rm_emit. */
+static inline void rm_write_to(rm_row *row, rm_recipe *recipe, const char *sink) {
+    /* The answer to an invalid recipe is UINT32_MAX, so that it stays unknown, and is refused at each use. */
+    if (!recipe->number) recipe->number = rm_host_recipe(recipe->json, rm_length(recipe->json)) + 1;
+    uint32_t words[3] = {row->index, recipe->number - 1, rm_sink(sink)};
+    rm_add(RM_WRITES, words);
+}
+static inline void rm_write(rm_row *row, rm_recipe *recipe) { rm_write_to(row, recipe, NULL); }
 static inline void rm_log(rm_level level, const char *message) { rm_host_log(level, message, rm_length(message)); }
 static inline void rm_count(const char *counter, uint64_t n) { rm_host_count(counter, rm_length(counter), n); }
 /* The time in microseconds since 1970; 0 unless the plugin's .toml grants the clock. */
@@ -670,18 +744,27 @@ static inline rm_text rm_kept(rm_text text, uint8_t **to) {
     return out;
 }
 
-#ifdef RM_CONFIGURE
-const char *transform_configure(rm_text settings);
 RM_EXPORT("rowmill_configure") uint64_t rm_configure(const uint8_t *at, uint32_t len) {
-    rm_text settings = {at, len};
-    const char *fault = transform_configure(settings);
-    uint32_t status = fault ? 1 : 0;
+    uint32_t status = 0, sinks = 0;
     rm_answer.len = 0;
     rm_words(&rm_answer, &status, 1);
-    if (fault) rm_puts(&rm_answer, fault);
+    while (transform_sinks && transform_sinks[sinks]) sinks++;
+    if (sinks) rm_sink_numbers = (uint32_t *)rm_take(4 * sinks);
+    for (uint32_t i = 0; i < sinks && !status; i++) {
+        const char *name = transform_sinks[i];
+        rm_sink_numbers[i] = rm_host_sink(name, rm_length(name));
+        if (rm_sink_numbers[i] != RM_ROUTED) continue;
+        status = 1;
+        rm_put_no_sink(&rm_answer, name), rm_puts(&rm_answer, ", which the transform declares");
+    }
+    if (transform_configure && !status) {
+        rm_text settings = {at, len};
+        const char *fault = transform_configure(settings);
+        if (fault) status = 1, rm_puts(&rm_answer, fault);
+    }
+    __builtin_memcpy(rm_answer.at, &status, 4);
     return rm_answered();
 }
-#endif
 
 RM_EXPORT("rowmill_describe") uint64_t rm_describe(const uint8_t *at, uint32_t len) {
     uint32_t id = rm_u32(at), columns = rm_u32(at + 4);
@@ -724,7 +807,7 @@ RM_EXPORT("rowmill_describe") uint64_t rm_describe(const uint8_t *at, uint32_t l
 
 RM_EXPORT("rowmill_process") uint64_t rm_process(const uint8_t *batch, uint32_t len) {
     (void)len;
-    rm_batch = batch, rm_retried = false;
+    rm_batch = batch, rm_batch_number++, rm_retried = false;
     for (uint32_t i = 0; i < RM_LISTS; i++) rm_out[i].items.len = rm_out[i].texts.len = 0;
     uint32_t rows = rm_u32(batch + 4);
     const uint8_t *offsets = batch + rm_u32(batch + 8);
@@ -747,6 +830,7 @@ RM_EXPORT("rowmill_process") uint64_t rm_process(const uint8_t *batch, uint32_t 
         if (row.failed) {
             for (uint32_t list = RM_KEEPS; list <= RM_EMITS; list++) rm_remove(list, row.index);
             rm_remove(RM_ATTRIBUTES, rm_emit_count());
+            rm_remove(RM_WRITES, row.index);
         }
     }
     uint32_t words[2 + RM_LISTS] = {0}, *arena = &words[1 + RM_LISTS];

@@ -10,41 +10,35 @@ export class Retry extends Error {}
 /** The error of a getter or an edit that does not fit the column: the row's failure, with this message. */
 export class ColumnError extends Error {}
 
-/** A test of a column, for `where`. */
-export interface Test {
-  readonly tag: string;
-}
-export function equal(value: NonNullable<Value>): Test;
-export function oneOf(...values: NonNullable<Value>[]): Test;
-export function prefix(text: string): Test;
-/** Both bounds are inclusive; `undefined` is no bound. */
-export function between(low?: NonNullable<Value>, high?: NonNullable<Value>): Test;
-export const isNull: Test;
-/** The update changed the column; true for all inserts and deletes. */
-export const changed: Test;
-/** The column has this value after the change, and had another one, or none, before it. */
-export function changedTo(value: NonNullable<Value>): Test;
-export function not(test: Test): Test;
-/** Applies a test to the before image. */
-export function before(test: Test): Test;
+/**
+ * Returns a value as a literal for a condition, with quotes where it needs them: `"status = " + quote(status)`. Bytes
+ * become base64.
+ */
+export function quote(value: Value | boolean | Uint8Array): string;
 
-/** A value that a recipe puts into a message. */
-export interface Part {
-  readonly tag: string;
+/** Messages that the host writes: docs/expressions.md. Their strings have placeholders: "{price * quantity}". */
+export interface RecipeDescription {
+  /** The message's body: any value that JSON has. The braces of other texts are doubled. */
+  body: unknown;
+  /** The message group; by default the row's own. */
+  group?: string;
+  /** By default it follows from the row's place in the binlog. */
+  deduplicationId?: string;
+  attributes?: Record<string, string>;
+  /** An expression with a JSON array, for a message of each of its items: "doc->'$.lines'". */
+  forEach?: string;
 }
-export const part: {
-  column(name: string): Part;
-  before(name: string): Part;
-  constant(value: unknown): Part;
-  row: Part;
-  rowBefore: Part;
-  operation: Part;
-  schema: Part;
-  table: Part;
-  time: Part;
-};
-export type Recipe = number & { readonly recipe: unique symbol };
-export function recipe(fields: Record<string, Part>, group?: (string | Part)[]): Recipe;
+export interface Recipe {
+  readonly recipe: unique symbol;
+}
+/** Makes a recipe, which `batch.write` takes. Make each one once, in the module, in `setup` or later. */
+export function recipe(description: RecipeDescription): Recipe;
+
+export interface Template {
+  readonly template: unique symbol;
+}
+/** A message group with placeholders, for `keep`: `template("customer-{customer}")`. */
+export function template(text: string): Template;
 
 export function log(message: unknown, level?: "error" | "warn" | "info" | "debug" | "trace"): void;
 export function count(counter: string, n?: number): void;
@@ -73,8 +67,11 @@ export interface Lists {
 
 /** Selects rows of these. */
 export interface Selectable {
-  /** The rows for which all tests hold. */
-  where(tests: Record<string, Test>): Rows;
+  /**
+   * The rows for which a condition holds (docs/expressions.md): "changed_to(status, 'paid')". A table in the batch that
+   * lacks a column of it is an error of the batch: `table` leaves out other tables.
+   */
+  where(condition: string): Rows;
   /** The rows with one of these operations. */
   of(...operations: Operation[]): Rows;
   /** The rows of one of these tables: "shop.orders". */
@@ -88,7 +85,8 @@ export interface Rows extends Iterable<number>, Selectable, Lists {
 
 export interface KeepTo {
   sink?: string;
-  group?: string | (string | Part)[];
+  /** The same text for all rows, or a template. */
+  group?: string | Template;
 }
 export interface EmitTo {
   sink?: string;
@@ -179,6 +177,8 @@ export interface Transform {
   tables?: string[];
   /** The columns that the transform uses of them, or an object with those of each table; by default all. */
   columns?: string[] | Record<string, string[]>;
+  /** The sinks that the transform uses: one that the configuration lacks is an error at the start. */
+  sinks?: string[];
   /** Called once with the settings. */
   setup?(settings: any): void;
   /** Called for each batch. */
@@ -189,5 +189,5 @@ export interface Transform {
 export function transform(transform: Transform): {
   configure(settings: string): void;
   describe(table: unknown): unknown;
-  process(rows: number): unknown;
+  process(rows: number): void;
 };

@@ -1,17 +1,19 @@
 // The Rowmill SDK for transforms in JavaScript, in one file.
 //
-//   import { changedTo, transform } from "./rowmill.js";
+//   import { recipe, transform } from "./rowmill.js";
+//
+//   const paid = recipe({ body: { event: "order_paid", id: "{id}" }, group: "customer-{customer}" });
 //
 //   export const { configure, describe, process } = transform({
 //     tables: ["shop.orders"],
 //     batch(batch) {
-//       batch.keep(batch.where({ status: changedTo("paid") }));
+//       batch.write(paid, batch.where("changed_to(status, 'paid') and total >= 100"));
 //     },
 //   });
 //
-// `batch` is called for each batch. The host selects the rows, applies commands to all of them at once, and writes
-// messages by recipes, so that a row costs little although JavaScript is interpreted. A transform that must read each
-// row has `row` instead, which is called for each row and takes a few microseconds:
+// `batch` is called for each batch. The host selects rows by conditions, applies commands to all of them at once, and
+// writes messages by recipes (docs/expressions.md), so that a row costs little although JavaScript is interpreted. A
+// transform that must read each row has `row` instead, which is called for each row and takes a few microseconds:
 //
 //     row(row) {
 //       if (row.changedTo("status", "paid")) row.keep();
@@ -19,16 +21,19 @@
 //
 // A row that is neither kept nor failed is dropped; rows of other tables pass. An exception in `row` is a failure of
 // that row: its messages and edits are discarded, the plugin's `on_error` decides on it, and the other rows are not
-// affected. An exception in `batch` rejects the batch, and the engine then tries each of its rows alone.
-// `throw new Retry("...")` is a transient failure of the batch.
+// affected. An exception in `batch` rejects the batch, and the engine then tries each of its rows alone. The error has
+// the calls that led to the exception, with file and line. `throw new Retry("...")` is a transient failure of the batch.
+//
+// `sinks: ["warehouse"]` beside `tables` declares the sinks that the transform uses: one that the configuration lacks
+// is then an error at the start and of `rowmill check`; otherwise, of the first row that goes to it.
 //
 // To read a column is an error if the table lacks it, the transform does not declare it, the getter is of another type,
 // or the row's image does not contain it; NULL is `null`. Names of columns are compared without case.
 //
 //   npx componentize-qjs --sync --stub-wasi --wit wit --world transform --js NAME.js -o NAME.wasm
 import batchRows from "rowmill:transform/batch@0.1.0";
-import bulk from "rowmill:transform/bulk@0.1.0";
 import host from "rowmill:transform/host@0.1.0";
+import outcome from "rowmill:transform/outcome@0.1.0";
 import query from "rowmill:transform/query@0.1.0";
 
 /** A transient failure, thrown by `row` or `batch`: the engine calls the transform again with the same batch. */
@@ -37,75 +42,116 @@ export class Retry extends Error {}
 /** The error of a getter or an edit that does not fit the column: the row's failure, with this message. */
 export class ColumnError extends Error {}
 
-/** Tests of a column, for `where`. Their values are texts, numbers or bigints. */
-export const equal = (value) => ({ tag: "equal", val: valueText(value) });
-export const oneOf = (...values) => ({ tag: "one-of", val: values.map(valueText) });
-export const prefix = (text) => ({ tag: "prefix", val: valueText(text) });
-/** Both bounds are inclusive; `undefined` is no bound. */
-export const between = (low, high) => ({ tag: "between", val: [bound(low), bound(high)] });
-export const isNull = { tag: "null" };
-/** The update changed the column; true for all inserts and deletes. */
-export const changed = { tag: "changed" };
-/** The column has this value after the change, and had another one, or none, before it. */
-export const changedTo = (value) => ({ tag: "changed-to", val: valueText(value) });
-export const not = (test) => ({ ...test, negated: !test.negated });
-/** Applies a test to the before image. */
-export const before = (test) => ({ ...test, view: "before" });
+// The host traps, without a place in the author's code, at a value of another type than it takes.
 
-/** Returns a value as the host parses it. */
+/** Returns a value as a person reads it. */
+function shown(value) {
+  if (typeof value !== "object" || value instanceof Error) return String(value);
+  return JSON.stringify(value, (_, part) => (typeof part === "bigint" ? String(part) : part));
+}
+function asText(value, name) {
+  if (typeof value === "string") return value;
+  throw new Error(`\`${name}\` must be a text, not ${shown(value)}`);
+}
+function asOneOf(values, value) {
+  if (values.includes(value)) return value;
+  throw new Error(`\`${shown(value)}\` is none of ${values.join(", ")}`);
+}
+function asIndex(value, name) {
+  if (Number.isSafeInteger(value) && value >= 0) return value;
+  throw new Error(`\`${name}\` must be an integer from 0, not ${shown(value)}`);
+}
+function checkNoOthers(others) {
+  for (const name in others) throw new Error(`there is no option \`${name}\``);
+}
+
+/** Returns a value as a literal for a condition: `total >= ${quote(limit)}`. Bytes become base64. */
+export function quote(value) {
+  if (value === null || typeof value === "boolean") return String(value);
+  if (value instanceof Uint8Array) return `'${value.toBase64()}'`;
+  const text = valueText(value);
+  if (typeof value === "string") return `'${text.replaceAll("\\", "\\\\").replaceAll("'", "''")}'`;
+  if (!text.includes("e")) return text;
+  // Conditions have no numbers with exponents.
+  const [digits, exponent] = text.split("e");
+  return exponent > 0 ? String(BigInt(value)) : value.toFixed((digits.split(".")[1] ?? "").length - exponent);
+}
+
+/** Returns a value of a column as the host parses it. */
 function valueText(value) {
   if (typeof value === "string") return value;
   if (typeof value === "bigint" || Number.isFinite(value)) return String(value);
   throw new Error(`${value} is not a column's value; use a text, a number or a bigint`);
 }
-const bound = (value) => (value === undefined ? "" : valueText(value));
 const valueOrNull = (value) => (value === null ? null : valueText(value));
 
-/** The values that a recipe puts into a message. */
-export const part = {
-  column: (name) => ({ tag: "column", val: name }),
-  before: (name) => ({ tag: "before", val: name }),
-  constant: (value) => ({ tag: "constant", val: JSON.stringify(value) }),
-  row: { tag: "row" },
-  rowBefore: { tag: "row-before" },
-  operation: { tag: "operation" },
-  schema: { tag: "schema" },
-  table: { tag: "table" },
-  time: { tag: "time" },
-};
+/** Whether the transform runs. Modules are evaluated when it is built, where there is no host. */
+let isRunning = false;
+/** The recipes to add when the transform starts. */
+const recipes = [];
+/** The host's number for a text that is not a recipe. The call has failed then, as will the next one with that text. */
+const NO_RECIPE = 2 ** 32 - 1;
+
+function recipeNumber(recipe) {
+  if (recipe.number !== undefined) return recipe.number;
+  if (recipe.text === undefined) throw new Error("`write` takes what `recipe` returned");
+  const number = host.addRecipe(recipe.text);
+  if (number !== NO_RECIPE) recipe.number = number;
+  return number;
+}
 
 /**
- * Makes a recipe, by which the host writes messages: `recipe({ id: part.column("id"), kind: part.constant("order") })`.
- * Make it once, in `setup` or later. `group` consists of texts and `part.column(name)`s.
+ * Makes a recipe, by which the host writes messages; its strings have placeholders: `"customer-{customer}"`. Make each
+ * one once, not for each batch. The names of docs/expressions.md (`for_each`) may be used, too, as in settings.
  */
-export function recipe(fields, group = []) {
-  return host.addRecipe({
-    fields: Object.entries(fields).map(([name, value]) => ({ name, value })),
-    group: groupParts(group),
-  });
+export function recipe({ deduplicationId, forEach, ...description }) {
+  const made = { text: json({ deduplication_id: deduplicationId, for_each: forEach, ...description }) };
+  if (isRunning) recipeNumber(made);
+  else recipes.push(made);
+  return made;
 }
 
-function groupParts(group) {
-  const groupPart = (part) =>
-    typeof part === "string" ? { tag: "text", val: part } : { tag: "column", val: part.val };
-  return [group].flat().filter((part) => part !== "").map(groupPart);
-}
+/** A group with placeholders, for `keep`: `template("customer-{customer}")`. */
+export const template = (group) => ({ tag: "template", val: asText(group, "template") });
 
-export const log = (message, level = "info") => host.log(level, String(message));
-export const count = (counter, n = 1) => host.count(counter, n);
+const LEVELS = ["error", "warn", "info", "debug", "trace"];
+export const log = (message, level = "info") => host.log(asOneOf(LEVELS, level), String(message));
+export const count = (counter, n = 1) => host.count(asText(counter, "counter"), asIndex(n, "n"));
 /** Returns the time in microseconds since 1970, or null if the clock is not granted. */
 export const now = () => host.now();
-export const env = (name) => host.env(name);
+export const env = (name) => host.env(asText(name, "name"));
 
-const sinks = new Map();
-function sinkNumber(name) {
+// The runtime has no console, and its clock is a trap.
+
+const printer = (level) => (...values) => log(values.map(shown).join(" "), level);
+const [debug, info, warn, error] = ["debug", "info", "warn", "error"].map(printer);
+globalThis.console ??= { log: info, debug, info, warn, error };
+
+const timeOfBuild = Date.now;
+Date.now = () => {
+  if (!isRunning) return timeOfBuild();
+  const time = host.now();
+  if (time !== null && time !== undefined) return Math.floor(time / 1000);
+  throw new Error("the clock is not granted; set `clock = true` under [grant] in the plugin's .toml");
+};
+globalThis.Date = new Proxy(Date, {
+  construct: (date, values, target) => Reflect.construct(date, values.length ? values : [date.now()], target),
+  apply: (date) => String(new date(date.now())),
+});
+Date.prototype.constructor = Date;
+
+const sinkNumbers = new Map();
+function sinkNumber(name, isDeclared = false) {
   if (name === undefined) return null;
-  if (!sinks.has(name)) {
-    const number = host.sink(name);
-    if (number === null || number === undefined) throw new Error(`the configuration has no sink \`${name}\``);
-    sinks.set(name, number);
+  if (!sinkNumbers.has(name)) {
+    const number = host.sink(asText(name, "sink"));
+    if (number === null || number === undefined) {
+      const declared = isDeclared ? ", which the transform declares" : "";
+      throw new Error(`the configuration has no sink \`${name}\`${declared}`);
+    }
+    sinkNumbers.set(name, number);
   }
-  return sinks.get(name);
+  return sinkNumbers.get(name);
 }
 
 const TYPE_OF_KIND = new Map();
@@ -124,6 +170,18 @@ const folded = (name) => Array.from(name, (character) => character.toLowerCase()
 /** Returns a name as it is written beside a dot: within backticks where it has a dot or a backtick. */
 const quoted = (name) => (/[.`]/.test(name) ? "`" + name.replaceAll("`", "``") + "`" : name);
 const fullName = ({ schema, name }) => `${quoted(schema)}.${quoted(name)}`;
+
+/** Returns the condition of a table's rows. */
+function tableCondition(written) {
+  const parts = written.match(/`(?:[^`]|``)+`|[^`.]+/g) ?? [];
+  if (parts.length !== 2 || parts.join(".") !== written) {
+    throw new Error(`\`${written}\` is not a table's full name, such as shop.orders`);
+  }
+  const [schema, name] = parts.map((part) => (part[0] === "`" ? part.slice(1, -1).replaceAll("``", "`") : part));
+  const full = fullName({ schema, name });
+  if (written !== full) throw new Error(`\`${written}\` has needless backticks: write ${full}`);
+  return `schema() = ${quote(schema)} and table() = ${quote(name)}`;
+}
 
 /** A table version, by its description. */
 class Table {
@@ -217,6 +275,7 @@ const NULL = 1;
 const CHANGES = 3;
 
 const OPERATIONS = ["insert", "update", "delete"];
+const VIEWS = ["newest", "before", "after"];
 
 /** What the host says of a batch; each question is asked once. An index is a row's index in `rows`. */
 class Answers {
@@ -270,6 +329,7 @@ class Answers {
     let values = views[view].get(column);
     if (!values) {
       this.#checkCurrent();
+      asText(column, "column");
       values = this.#tables.every((table) => table.admits(column)) ? ask(column, view) : [];
       views[view].set(column, values);
     }
@@ -317,9 +377,10 @@ class Answers {
       this.#checkCurrent();
       // Rows of this name may be of several versions of the table; the host rejects the batch if one lacks the column.
       const versions = this.#tables.filter((version) => version.name === table.name);
-      const allOf = [{ column: column.name, view: "newest", test: changed, negated: false }];
-      const rule = { tables: [table.name], inserts: false, updates: true, deletes: false, allOf };
-      rows = versions.every((version) => version.find(column.name)?.isDeclared) ? new Set(query.select(rule)) : null;
+      const mayAsk = versions.every((version) => version.find(column.name)?.isDeclared);
+      const name = column.name.replaceAll("`", "``");
+      const condition = `${tableCondition(table.name)} and op() = 'u' and changed(\`${name}\`)`;
+      rows = mayAsk ? new Set(query.select(condition)) : null;
       this.#changed.set(column, rows);
     }
     return rows;
@@ -371,49 +432,48 @@ let calls = 0;
 /** Selections, by the one that they are part of and what was asked: they are mostly the same in each batch. */
 const known = new Map();
 const KNOWN_MAX = 256;
-let made = 0;
+let rowsMade = 0;
 
 /** The tables on which the transform decides; undefined: all. */
 let wantedTables;
 
-/**
- * A selection of rows: those of some tables and operations that meet some conditions. The host applies commands to them
- * without the transform; to iterate over a selection gives the rows' numbers.
- */
+/** Rows that a condition selects. The host applies commands to them; to iterate over them gives their numbers. */
 class Rows {
   #numbers;
   #numbersOf;
-  #id = made++;
-  constructor(tables, operations, allOf) {
-    this.tables = tables; // undefined: all
-    this.operations = operations;
-    this.allOf = allOf;
-    const [inserts, updates, deletes] = OPERATIONS.map((operation) => operations.includes(operation));
-    this.rule = { tables: tables ?? [], inserts, updates, deletes, allOf };
-    this.given = { tag: "that-match", val: this.rule };
+  #id = rowsMade++;
+  #scope;
+  #conditions;
+  /** The conditions must all hold. Those of the scope, on tables and operations, are the first. */
+  constructor(scope, conditions) {
+    this.#scope = scope;
+    this.#conditions = conditions;
+    this.condition = [...scope, ...conditions].join(" and ") || "true";
+    this.given = { tag: "that-match", val: this.condition };
   }
-  /** Selects the rows of these for which all tests hold: `{ column: test }`. */
-  where(tests) {
-    const condition = ([column, { view = "newest", negated = false, ...test }]) => ({ column, view, test, negated });
-    const entries = Object.entries(tests);
-    const make = () => new Rows(this.tables, this.operations, [...this.allOf, ...entries.map(condition)]);
-    return this.#known(JSON.stringify(entries), make);
+  /** Selects the rows of these for which a condition holds: "status = 'paid'". */
+  where(condition) {
+    const part = `(${condition})`;
+    return this.#known(part, () => new Rows(this.#scope, [...this.#conditions, part]));
   }
   /** Selects the rows of these with one of these operations: "insert", "update", "delete". */
   of(...operations) {
-    const unknown = operations.find((operation) => !OPERATIONS.includes(operation));
-    if (unknown !== undefined) throw new Error(`\`${unknown}\` is not an operation; use insert, update or delete`);
-    const isOne = (operation) => operations.includes(operation);
-    return this.#known(operations.join(), () => new Rows(this.tables, this.operations.filter(isOne), this.allOf));
+    return this.#within(`of ${operations}`, () => {
+      operations.forEach((operation) => asOneOf(OPERATIONS, operation));
+      const letters = operations.map((operation) => `'${"cud"[OPERATIONS.indexOf(operation)]}'`);
+      return letters.length ? `op() in (${letters})` : "false";
+    });
   }
   /** Selects the rows of these that are of one of these tables: "shop.orders". */
   table(...names) {
-    const unwanted = names.find((name) => wantedTables && !wantedTables.includes(name));
-    if (unwanted !== undefined) throw new Error(`\`${unwanted}\` is not among the transform's \`tables\``);
-    const tables = names.filter((name) => this.tables?.includes(name) ?? true);
-    // A rule without tables is about all of them; one without operations matches nothing.
-    const make = () => new Rows(tables, tables.length ? this.operations : [], this.allOf);
-    return this.#known(`of ${JSON.stringify(names)}`, make);
+    return this.#within(`table ${JSON.stringify(names)}`, () => {
+      const unwanted = names.find((name) => wantedTables && !wantedTables.includes(name));
+      if (unwanted !== undefined) throw new Error(`\`${unwanted}\` is not among the transform's \`tables\``);
+      return names.length ? `(${names.map(tableCondition).join(" or ")})` : "false";
+    });
+  }
+  #within(asked, makeCondition) {
+    return this.#known(asked, () => new Rows([...this.#scope, makeCondition()], this.#conditions));
   }
   #known(asked, make) {
     const key = `${this.#id} ${asked}`;
@@ -426,7 +486,7 @@ class Rows {
   }
   get numbers() {
     if (this.#numbersOf !== calls) {
-      this.#numbers = this === ALL ? current.rows : Array.from(query.select(this.rule));
+      this.#numbers = this === ALL ? current.rows : Array.from(query.select(this.condition));
       this.#numbersOf = calls;
     }
     return this.#numbers;
@@ -466,7 +526,7 @@ class Rows {
   }
   /** Objects with the columns that the image contains; null where the row has no such image. */
   objects(view = "newest") {
-    const texts = query.json(view);
+    const texts = query.json(asOneOf(VIEWS, view));
     return this.#indexes.map((index) => {
       if (texts[index] === null || texts[index] === undefined) return null;
       const object = JSON.parse(texts[index]);
@@ -479,6 +539,7 @@ class Rows {
     });
   }
   #list(getter, column, view) {
+    asOneOf(VIEWS, view);
     const indexes = this.#indexes;
     const values = indexes.length ? current.values(getter, column, view) : [];
     return indexes.map((index) => current.get(getter, column, view, index, values));
@@ -488,10 +549,15 @@ class Rows {
   }
 }
 
-const ALL = new Rows(undefined, OPERATIONS, []);
+const ALL = new Rows([], []);
 
 /** Returns rows as the host takes them: a selection, or an array of numbers. */
-const given = (rows) => (rows instanceof Rows ? rows.given : { tag: "these", val: rows });
+function given(rows) {
+  if (rows instanceof Rows) return rows.given;
+  if (!Array.isArray(rows)) throw new Error("rows must be a selection or an array of their numbers");
+  for (const number of rows) asIndex(number, "row");
+  return { tag: "these", val: rows };
+}
 
 class Batch {
   #kept = [];
@@ -501,9 +567,9 @@ class Batch {
   get all() {
     return ALL;
   }
-  /** Selects the rows for which all tests hold: `{ column: test }`. */
-  where(tests) {
-    return ALL.where(tests);
+  /** Selects the rows for which a condition holds: "status = 'paid'". */
+  where(condition) {
+    return ALL.where(condition);
   }
   /** Selects the rows with one of these operations: "insert", "update", "delete". */
   of(...operations) {
@@ -554,62 +620,58 @@ class Batch {
 
   // Commands. `rows` is a selection or an array of rows' numbers.
 
-  /** Keeps the rows; optionally sends them to a sink, in a group: a text, or texts and `part.column(name)`s. */
-  keep(rows, { sink, group } = {}) {
-    if (rows instanceof Rows) bulk.keep(given(rows));
+  /** Keeps the rows; optionally sends them to a sink, in a group: a text or a `template`. */
+  keep(rows, to) {
+    const numbers = given(rows);
+    if (rows instanceof Rows) outcome.keep(numbers);
     else this.#kept.push(...rows);
-    if (sink !== undefined || group !== undefined) bulk.reroute(given(rows), sinkNumber(sink), groupParts(group ?? []));
+    if (to === undefined) return;
+    const { sink, group, ...others } = to;
+    checkNoOthers(others);
+    const isTemplate = group === undefined || group?.tag === "template";
+    const variant = isTemplate ? (group ?? null) : { tag: "text", val: asText(group, "group") };
+    outcome.reroute(numbers, sinkNumber(sink), variant);
   }
   /** Sets a column in the rows' after images: to a text (of a binary column: base64), a number, a bigint or null. */
   set(rows, column, value) {
-    bulk.set(given(rows), column, valueOrNull(value));
+    outcome.set(given(rows), asText(column, "column"), valueOrNull(value));
   }
   /** Sets a column in both images, where it has a value. Use it to hide what must not get out. */
   replace(rows, column, value) {
-    bulk.replace(given(rows), column, valueOrNull(value));
+    outcome.replace(given(rows), asText(column, "column"), valueOrNull(value));
   }
   /** Makes a message of each row by a recipe. */
-  write(recipe, rows, { sink } = {}) {
-    bulk.write(given(rows), recipe, sinkNumber(sink));
+  write(recipe, rows, { sink, ...others } = {}) {
+    checkNoOthers(others);
+    outcome.write(given(rows), recipeNumber(recipe), sinkNumber(sink));
   }
   /** Makes a message of the row of this number. A body that is not a text is written as JSON. */
-  emit(row, body, { sink, group = "", deduplicationId = "", attributes } = {}) {
+  emit(row, body, { sink, group = "", deduplicationId = "", attributes, ...others } = {}) {
+    checkNoOthers(others);
     this.#emits.push({
-      row,
+      row: asIndex(row, "row"),
       sink: sinkNumber(sink),
-      group,
-      deduplicationId,
+      group: asText(group, "group"),
+      deduplicationId: asText(deduplicationId, "deduplicationId"),
       body: typeof body === "string" ? body : json(body),
-      attributes: attributes ? Object.entries(attributes) : [],
+      attributes: attributes ? Object.entries(attributes).map(([name, value]) => [name, asText(value, name)]) : [],
     });
   }
   /** Fails the row of this number: the plugin's `on_error` decides on it. */
   fail(row, message) {
-    bulk.fail(row, message);
+    outcome.fail(asIndex(row, "row"), String(message));
   }
-  verdict() {
-    if (this.#emits.length) bulk.emit(this.#emits);
-    verdict.keep = this.#kept;
-    return verdict;
+  /** Tells the host what was collected of single rows. */
+  finish() {
+    if (this.#emits.length) outcome.emit(this.#emits);
+    if (this.#kept.length) outcome.keep({ tag: "these", val: this.#kept });
   }
 }
-
-/** The verdict on a batch: all but the kept rows is told to the host by commands. */
-const none = [];
-const verdict = {
-  keep: none,
-  reroutes: none,
-  edits: none,
-  emits: none,
-  attributes: none,
-  writes: none,
-  fails: none,
-  arena: new Uint8Array(0),
-};
 
 /** Returns a value as JSON, with the characters that SQS refuses escaped. */
 function json(value) {
   const text = JSON.stringify(value);
+  if (text === undefined) throw new Error(`a message's body must be JSON, not ${shown(value)}`);
   const isRefused = text.includes("\ufffe") || text.includes("\uffff");
   return isRefused ? text.replace(/[\ufffe\uffff]/g, (c) => (c === "\ufffe" ? "\\ufffe" : "\\uffff")) : text;
 }
@@ -693,12 +755,12 @@ class Row extends Image {
     return this._answers.changed(column, this._index);
   }
   /** Whether the column has this text after the change, and had another value, or none, before it. */
-  changedTo(column, text) {
+  changedTo(column, value) {
     const answers = this._answers;
-    if (!answers.isText(column, "after", this._index, text)) return false;
-    return this.operation !== "update" || !answers.isText(column, "before", this._index, text);
+    if (!answers.isText(column, "after", this._index, asText(value, "value"))) return false;
+    return this.operation !== "update" || !answers.isText(column, "before", this._index, value);
   }
-  /** Keeps the row; optionally sends it to a sink, in a group: a text, or texts and `part.column(name)`s. */
+  /** Keeps the row; optionally sends it to a sink, in a group: a text or a `template`. */
   keep(to) {
     this._answers.batch.keep([this.number], to);
   }
@@ -736,42 +798,119 @@ class Row extends Image {
   }
 }
 
-/** Returns an error's message and, unless a column does not fit, its place in the author's code. */
+const BASE64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+/** Decodes a segment of a source map: numbers of digits of 5 bits, the lowest first; the lowest bit is the sign. */
+function decoded(segment) {
+  const numbers = [];
+  let [number, shift] = [0, 0];
+  for (const character of segment) {
+    const digit = BASE64.indexOf(character);
+    number += (digit & 31) << shift;
+    shift += 5;
+    if (digit & 32) continue;
+    numbers.push(number & 1 ? -(number >> 1) : number >> 1);
+    [number, shift] = [0, 0];
+  }
+  return numbers;
+}
+
+/** Returns where a place in a file is in the source, if the build left the file's source map (ECMA-426). */
+function sourcePlace(file, line, column) {
+  const map = globalThis.sourceMaps?.[file];
+  let place = `${file}:${line}`;
+  if (!map) return place;
+  let [source, sourceLine] = [0, 0];
+  for (const [index, segments] of map.mappings.split(";", line).entries()) {
+    let from = 1;
+    for (const segment of segments.split(",")) {
+      const [columns = 0, sources = 0, lines = 0] = decoded(segment);
+      from += columns;
+      source += sources;
+      sourceLine += lines;
+      if (index === line - 1 && from <= column) place = `${map.sources[source]}:${sourceLine + 1}`;
+    }
+  }
+  return place;
+}
+
+/** Calls in the author's code by the stack of an error: stacks are mostly the same for each row. */
+const knownCalls = new Map();
+
+/** Returns the calls in the author's code, the innermost first: the function and the place, "app.js:12". */
+function authorCalls(stack) {
+  let known = knownCalls.get(stack);
+  if (!known) {
+    const frames = Array.from(stack.matchAll(/^ *at (.*) \(\/?([^<>()]+):(\d+):(\d+)\)$/gm));
+    const places = frames.filter(([, , file]) => file !== "rowmill.js");
+    known = places.map(([, scope, file, line, column]) => [scope, sourcePlace(file, Number(line), Number(column))]);
+    if (knownCalls.size === KNOWN_MAX) knownCalls.clear();
+    knownCalls.set(stack, known);
+  }
+  return known;
+}
+
+/** Returns an error's message and, unless a column does not fit, its place in the author's code and the calls to it. */
 function errorText(error) {
   if (error instanceof ColumnError || !(error instanceof Error)) return String(error?.message ?? error);
-  const message = error.message || error.name;
-  for (const line of String(error.stack).split("\n")) {
-    const [, scope, file, number] = /^\s*at (.*) \((?:.*\/)?([^/:]+):(\d+)(?::\d+)?\)$/.exec(line) ?? [];
-    if (file && file !== "rowmill.js") return `${message} (${file}:${number} in ${scope})`;
-  }
-  return message;
+  const message = String(error.message || error.name);
+  const calls = authorCalls(String(error.stack));
+  if (!calls.length) return message;
+  const [[scope, place]] = calls;
+  const first = message.replace(/\n|$/, (end) => ` (${place} in ${scope})${end}`);
+  return [first, ...calls.map(([scope, place]) => `  at ${scope} (${place})`)].join("\n");
+}
+
+/** Throws if one of the author's functions is asynchronous: the host does not wait for it, and its error gets lost. */
+function checkFinished(name, result) {
+  if (result instanceof Promise) throw new Error(`\`${name}\` returns a promise; it must not be asynchronous`);
+}
+
+function checkNames(member, names) {
+  const areNames = Array.isArray(names) && names.every((name) => typeof name === "string");
+  if (!areNames) throw new Error(`\`${member}\` must be an array of names, not ${shown(names)}`);
 }
 
 /**
  * Returns the module's exports. `tables` are the full names of the tables on whose rows the transform decides (by
  * default all), and `columns` the columns that it uses of them (by default all): an array of names for all these
- * tables, or an object with an array for each full name. The host does not decode the others. `setup` is called once
- * with the settings, `batch` for each batch, or `row` for each row.
+ * tables, or an object with an array for each full name. The host does not decode the others. `sinks` are the sinks
+ * that the transform uses: each must be in the configuration. `setup` is called once with the settings, `batch` for
+ * each batch, or `row` for each row.
  */
-export function transform({ tables: wanted, columns: used = [], setup, batch, row }) {
+export function transform({ tables: wanted, columns: used = [], sinks = [], setup, batch, row, ...others }) {
+  checkNoOthers(others);
+  if (!batch && !row) throw new Error("`transform` needs a function `batch` or `row`");
+  checkNames("sinks", sinks);
+  checkNames("tables", wanted ?? []);
+  wanted?.forEach(tableCondition);
   wantedTables = wanted;
-  const named = Array.isArray(used) ? [] : Object.keys(used);
+  const isOfEach = Object.getPrototypeOf(used) === Object.prototype;
+  const named = isOfEach ? Object.keys(used) : [];
+  named.forEach(tableCondition);
+  for (const names of isOfEach ? Object.values(used) : [used]) checkNames("columns", names);
   const unwanted = named.find((name) => wanted && !wanted.includes(name));
   if (unwanted !== undefined) throw new Error(`\`columns\` has \`${unwanted}\`, which is not among \`tables\``);
-  batch ??= (batch) => {
-    for (const each of batch.each()) {
-      try {
-        row(each);
-      } catch (error) {
-        if (error instanceof Retry) throw error;
-        each.fail(errorText(error));
-      }
-    }
-  };
+  const decide = batch
+    ? (work) => checkFinished("batch", batch(work))
+    : (work) => {
+        for (const each of work.each()) {
+          try {
+            const result = row(each);
+            if (result !== undefined) checkFinished("row", result);
+          } catch (error) {
+            if (error instanceof Retry) throw error;
+            each.fail(errorText(error));
+          }
+        }
+      };
   return {
     configure(settings) {
+      isRunning = true;
       try {
-        setup?.(JSON.parse(settings));
+        sinks.forEach((name) => sinkNumber(name, true));
+        recipes.forEach(recipeNumber);
+        checkFinished("setup", setup?.(JSON.parse(settings)));
       } catch (error) {
         throw errorText(error);
       }
@@ -779,7 +918,7 @@ export function transform({ tables: wanted, columns: used = [], setup, batch, ro
     describe(table) {
       const name = fullName(table);
       if (wanted && !wanted.includes(name)) return { tag: "pass" };
-      const columns = Array.isArray(used) ? used : (used[name] ?? []);
+      const columns = isOfEach ? (used[name] ?? []) : used;
       tables.set(table.id, new Table(table, columns));
       if (!columns.length) return { tag: "all" };
       return { tag: "want", val: { columns, before: true, inserts: true, updates: true, deletes: true } };
@@ -789,8 +928,8 @@ export function transform({ tables: wanted, columns: used = [], setup, batch, ro
       current = new Answers(work);
       calls++;
       try {
-        batch(work);
-        return work.verdict();
+        decide(work);
+        work.finish();
       } catch (error) {
         throw error instanceof Retry ? { tag: "retry", val: error.message } : { tag: "reject", val: errorText(error) };
       } finally {

@@ -24,6 +24,24 @@
 //! An optional `pub fn configure(settings: []const u8) ?[]const u8` is called once, with the settings as JSON. If it
 //! returns a message, the plugin does not load.
 //!
+//! `pub const sinks = .{ "warehouse", "europe" };` declares the sinks that the transform sends to. If the configuration
+//! lacks one, the plugin does not load; one that is not declared is looked up for each row.
+//!
+//! Declarations without `pub` are not seen by the SDK: such a `configure` is not called.
+//!
+//! The engine can evaluate conditions and write messages itself, as Rowmill's docs/expressions.md says. If `table`
+//! declares columns, theirs must be among them:
+//!
+//! ```zig
+//! var paid: rm.Condition = .{ .text = "changed_to(status, 'paid') and total >= 100" };
+//! var order: rm.Recipe = .{ .json =
+//!     \\{"body": {"id": "{id}", "total": "{total}"}, "group": "customer-{customer}"}
+//! };
+//! pub fn row(r: *rm.Row) !void {
+//!     if (paid.holds(r)) r.write(&order);
+//! }
+//! ```
+//!
 //!     zig build-exe -target wasm32-freestanding -O ReleaseSafe -fno-entry -rdynamic NAME.zig
 //!
 //! ReleaseFast and ReleaseSmall check nothing: there, `(try r.text("note")).?` on NULL is undefined behavior.
@@ -315,6 +333,49 @@ pub const Message = struct {
 /// An attribute of a message, of the type String.
 pub const Attribute = struct { name: []const u8, value: []const u8 };
 
+/// A condition on rows, a variable outside of functions. An invalid one, and one that makes no sense for a table whose
+/// interest is `.all` (begin it with `table() = 'orders' and`), is an error of the batch.
+pub const Condition = struct {
+    text: []const u8,
+    /// The number of the batch from which `rows` are selected.
+    batch: u64 = 0,
+    /// The indexes of the selected rows, ascending.
+    rows: Words = .empty,
+    /// The index in `rows` of the first one that is not before the current row.
+    next: usize = 0,
+
+    /// Returns whether the condition holds for the row. The engine evaluates it once for all rows of a batch.
+    pub fn holds(self: *Condition, row: *const Row) bool {
+        if (self.batch != batch_number) self.select(word(row.batch + 4));
+        const rows = self.rows.items;
+        while (self.next < rows.len and rows[self.next] < row.index) self.next += 1;
+        return self.next < rows.len and rows[self.next] == row.index;
+    }
+
+    fn select(self: *Condition, batch_rows: u32) void {
+        @branchHint(.cold);
+        self.rows.resize(allocator, batch_rows) catch fatal("out of memory");
+        const selected = host.select(self.text.ptr, len(self.text), self.rows.items.ptr);
+        self.rows.shrinkRetainingCapacity(selected);
+        self.batch = batch_number;
+        self.next = 0;
+    }
+};
+
+/// The description of messages that the engine writes, a variable outside of functions. A text that is not a recipe is
+/// an error of the batch.
+pub const Recipe = struct {
+    json: []const u8,
+    /// The engine's number of the recipe.
+    number: u32 = none,
+
+    fn add(self: *Recipe) u32 {
+        // An invalid recipe has no number: it is refused at each use.
+        if (self.number == none) self.number = host.recipe(self.json.ptr, len(self.json));
+        return self.number;
+    }
+};
+
 /// A row change. Its getters are those of `Image`, for the newest image.
 pub const Row = struct {
     table: *const Table,
@@ -498,9 +559,24 @@ pub const Row = struct {
         }
     }
 
+    /// Lets the engine make the recipe's messages of the row. They follow those of `emit`.
+    pub fn write(self: *Row, recipe: *Recipe) void {
+        self.writeTo(recipe, null);
+    }
+
+    /// The same for this sink (null: the route's).
+    pub fn writeTo(self: *Row, recipe: *Recipe, sink_name: ?[]const u8) void {
+        put(&out.writes, &.{ self.index, recipe.add(), sink(sink_name) });
+    }
+
     /// Fails the row with this message: `return r.fail("...")`.
     pub fn fail(_: *Row, message: []const u8) Error {
         return failRow("{s}", .{message});
+    }
+
+    /// Fails the row with a formatted message: `return r.failFmt("order {?d} is empty", .{id})`.
+    pub fn failFmt(_: *Row, comptime format: []const u8, args: anytype) Error {
+        return failRow(format, args);
     }
 
     /// Asks for the whole batch again, after a pause, with this message: `return r.retry("...")`. A batch is tried four
@@ -655,7 +731,7 @@ pub fn env(name: []const u8) ?[]const u8 {
 const Words = std.ArrayList(u32);
 const Bytes = std.ArrayList(u8);
 
-/// The number for no sink and no variable.
+/// The number for no sink, no recipe and no variable.
 const none = std.math.maxInt(u32);
 
 /// The verdict on the current batch.
@@ -665,6 +741,7 @@ var out: struct {
     edits: Words = .empty,
     emits: Words = .empty,
     attributes: Words = .empty,
+    writes: Words = .empty,
     fails: Words = .empty,
     reroute_text: Bytes = .empty,
     edit_text: Bytes = .empty,
@@ -672,11 +749,15 @@ var out: struct {
     attribute_text: Bytes = .empty,
     fail_text: Bytes = .empty,
 } = .{};
+/// The number of calls of `process`.
+var batch_number: u64 = 0;
 var input: []align(8) u8 = &.{};
 var answer: Bytes = .empty;
 var tables: std.ArrayList(?*Table) = .empty;
 /// The names of the columns that are declared in the current call of `table`, packed for the answer.
 var declarations: Bytes = .empty;
+/// The sinks that the transform declares, and their numbers.
+var declared_sinks: std.ArrayList(struct { name: []const u8, number: u32 }) = .empty;
 var variables: std.ArrayList(struct { name: []const u8, value: ?[]const u8 }) = .empty;
 
 /// The last error of the current row that has a message.
@@ -703,6 +784,8 @@ const host = struct {
     extern "rowmill" fn count(at: [*]const u8, len: u32, n: u64) void;
     extern "rowmill" fn now() u64;
     extern "rowmill" fn env(at: [*]const u8, len: u32, to: [*]u8, room: u32) u32;
+    extern "rowmill" fn recipe(at: [*]const u8, len: u32) u32;
+    extern "rowmill" fn select(at: [*]const u8, len: u32, to: [*]u32) u32;
 };
 
 fn failRow(comptime format: []const u8, args: anytype) Error {
@@ -749,6 +832,9 @@ fn allocate(comptime T: type, count_: usize) []T {
 
 fn sink(name: ?[]const u8) u32 {
     const text = name orelse return none;
+    for (declared_sinks.items) |declared| {
+        if (std.mem.eql(u8, declared.name, text)) return declared.number;
+    }
     const number = host.sink(text.ptr, len(text));
     if (number == none) {
         logFmt(.err, "the configuration has no sink `{s}`", .{text});
@@ -820,11 +906,23 @@ pub fn transform(comptime T: type) void {
         }
 
         fn configure(at: [*]const u8, size: u32) callconv(.c) u64 {
-            const fault: ?[]const u8 = if (@hasDecl(T, "configure")) T.configure(at[0..size]) else null;
+            const fault = declareSinks() orelse if (@hasDecl(T, "configure")) T.configure(at[0..size]) else null;
             answer.clearRetainingCapacity();
             addWords(&.{if (fault == null) 0 else 1});
             add(&answer, fault orelse "");
             return answered();
+        }
+
+        /// Looks the declared sinks up. Returns a message if the configuration lacks one.
+        fn declareSinks() ?[]const u8 {
+            if (!@hasDecl(T, "sinks")) return null;
+            inline for (T.sinks) |name| {
+                const number = host.sink(name.ptr, len(name));
+                if (number == none)
+                    return "the configuration has no sink `" ++ name ++ "`, which the transform declares";
+                declared_sinks.append(allocator, .{ .name = name, .number = number }) catch fatal("out of memory");
+            }
+            return null;
         }
 
         fn describe(at: [*]const u8, _: u32) callconv(.c) u64 {
@@ -862,12 +960,15 @@ pub fn transform(comptime T: type) void {
         }
 
         fn process(batch: [*]const u8, _: u32) callconv(.c) u64 {
-            const lists = [_]*Words{ &out.keep, &out.reroutes, &out.edits, &out.emits, &out.attributes, &out.fails };
+            const lists = [_]*Words{
+                &out.keep, &out.reroutes, &out.edits, &out.emits, &out.attributes, &out.writes, &out.fails,
+            };
             const texts = [_]*Bytes{
                 &out.reroute_text, &out.edit_text, &out.emit_text, &out.attribute_text, &out.fail_text,
             };
             for (lists) |list| list.clearRetainingCapacity();
             for (texts) |text| text.clearRetainingCapacity();
+            batch_number += 1;
             const offsets = batch + word(batch + 8);
             for (0..word(batch + 4)) |i| {
                 const at = batch + word(offsets + 4 * i);
@@ -908,7 +1009,7 @@ pub fn transform(comptime T: type) void {
             for (texts) |text| arena += len(text.items);
             answer.clearRetainingCapacity();
             addWords(&.{0});
-            for (lists, [_]u32{ 1, 3, 5, 5, 3, 2 }) |list, size| addWords(&.{@intCast(list.items.len / size)});
+            for (lists, [_]u32{ 1, 3, 5, 5, 3, 3, 2 }) |list, size| addWords(&.{@intCast(list.items.len / size)});
             addWords(&.{arena});
             for (lists) |list| addWords(list.items);
             for (texts) |text| add(&answer, text.items);

@@ -1,4 +1,4 @@
-//! Transforms in every language: the same three examples give the same results on the same rows, and run in the engine, from
+//! Transforms in every language: the same examples give the same results on the same rows, and run in the engine, from
 //! MySQL to a file.
 
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use rowmill_tests::{Build, Engine, Rig, log_lines, scratch, top, wait_for};
 use serde_json::{Value, json};
 
 const LANGUAGES: [&str; 8] = ["rust", "c", "zig", "assemblyscript", "go", "js", "ts", "python"];
-const EXAMPLES: [&str; 3] = ["filter", "reshape", "route"];
+const EXAMPLES: [&str; 8] = ["filter", "reshape", "route", "paid", "split", "flatten", "count", "validate"];
 
 fn module(language: &str, example: &str) -> PathBuf {
     top().join(format!("target/guests/{language}/{example}.wasm"))
@@ -48,6 +48,66 @@ fn getters_of_all_languages_agree() -> anyhow::Result<()> {
         let (code, said) = plugin(&["test", &module.to_string_lossy(), "--cases", &cases.to_string_lossy()])?;
         ensure!(code == Some(0) && said.contains("ok "), "{language}: {said}");
     }
+    Ok(())
+}
+
+/// In every language, a module of each kind gets past rows that are hard to process.
+#[test]
+fn hard_rows_break_no_module() -> anyhow::Result<()> {
+    for (language, example) in LANGUAGES.iter().flat_map(|&language| EXAMPLES.map(|example| (language, example))) {
+        let module = module(language, example);
+        let rows = top().join(format!("sdk/cases/{example}/example.rows.jsonl"));
+        let (code, said) =
+            plugin(&["inspect", "--verify", &module.to_string_lossy(), "--rows", &rows.to_string_lossy()])?;
+        ensure!(code == Some(0) && said.matches("ok ").count() == 6, "{language}/{example}: {said}");
+    }
+    Ok(())
+}
+
+/// A sink that a transform declares and the configuration lacks is an error when the transform is loaded.
+#[test]
+fn a_declared_sink_must_exist() -> anyhow::Result<()> {
+    let cases = scratch("a_declared_sink_must_exist");
+    let rows = std::fs::read_to_string(top().join("sdk/cases/paid/example.rows.jsonl"))?;
+    std::fs::write(cases.join("a.rows.jsonl"), rows.replace("order-management", "another"))?;
+    for language in LANGUAGES {
+        let module = module(language, "paid");
+        let (code, said) = plugin(&["test", &module.to_string_lossy(), "--cases", &cases.to_string_lossy()])?;
+        let error = "the configuration has no sink `order-management`, which the transform declares";
+        ensure!(code == Some(1) && said.contains(error), "{language}: {said}");
+    }
+    Ok(())
+}
+
+/// Logs and counters are in a case's results, and a case has settings of its own.
+#[test]
+fn logs_counters_and_settings_are_in_a_case() -> anyhow::Result<()> {
+    let directory = scratch("logs_counters_and_settings_are_in_a_case");
+    let module = directory.join("unruly.wasm");
+    std::fs::copy(top().join("target/guests/unruly.wasm"), &module)?;
+    std::fs::write(module.with_extension("toml"), "instances = 1\n")?;
+    let cases = directory.join("tests");
+    std::fs::create_dir(&cases)?;
+    let rows = [
+        json!({"settings": {"second": true}}),
+        json!({"table": "shop.t", "columns": ["id bigint", "act text", "second text", "n bigint"], "key": ["id"]}),
+        json!({"op": "c", "table": "shop.t", "after": {"id": 1, "act": "fail", "second": "count", "n": 0}}),
+        json!({"op": "c", "table": "shop.t", "after": {"id": 2, "act": "fail", "second": "trap", "n": 0}}),
+        json!({"op": "c", "table": "shop.t", "after": {"id": 3, "act": "fail", "second": "count", "n": 0}}),
+    ];
+    std::fs::write(cases.join("a.rows.jsonl"), rows.map(|row| row.to_string()).join("\n"))?;
+    let (code, said) = plugin(&["test", &module.to_string_lossy(), "--accept"])?;
+    ensure!(code == Some(0), "{said}");
+    let results = std::fs::read_to_string(cases.join("a.expected.jsonl"))?;
+    let results: Vec<Value> = results.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    // A trap starts a new instance, which counts anew.
+    assert_eq!((&results[0]["keep"]["after"]["n"], &results[2]["keep"]["after"]["n"]), (&json!(1), &json!(1)));
+    assert!(results[1]["failed"].as_str().is_some_and(|error| error.starts_with("told to trap")), "{results:#?}");
+    assert!(results[3]["log"].as_str().is_some_and(|line| line.starts_with("told to trap")), "{results:#?}");
+    assert_eq!((&results[3]["level"], &results[4]), (&json!("error"), &json!({"counters": {"counted": 2}})));
+    std::fs::write(cases.join("a.expected.jsonl"), "{}")?;
+    let (code, said) = plugin(&["test", &module.to_string_lossy()])?;
+    ensure!(code == Some(1) && said.contains("failed   a"), "{said}");
     Ok(())
 }
 
@@ -151,6 +211,20 @@ fn new_projects_build_and_pass_their_test() -> anyhow::Result<()> {
         let (code, said) = plugin(&["test", &path])?;
         ensure!(code == Some(0) && said.contains("ok       example"), "{language}: {said}");
     }
+    // Another version of a module, compared on recorded rows.
+    let project = directory.join("my-c");
+    let rows = project.join("tests/example.rows.jsonl");
+    for (other, expected) in [(project.join("my-c.wasm"), ": 0 differ from"), (module("c", "route"), ": 3 differ from")] {
+        let output = Command::new(rowmill_tests::binary()?)
+            .args(["plugin", "dev", "--once", "--rows"])
+            .arg(&rows)
+            .arg("--against")
+            .args([&other, &project])
+            .envs(environment.iter().cloned())
+            .output()?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        ensure!(said.contains("ok       example") && said.contains(expected), "{said}");
+    }
     let (code, said) = plugin(&["new", "Bad Name", "--lang", "c"])?;
     assert!(code == Some(1) && said.contains("lower-case letters"), "{said}");
     let (code, said) = plugin(&["build", &directory.to_string_lossy()])?;
@@ -221,6 +295,21 @@ async fn recorded_rows_are_cases() -> anyhow::Result<()> {
     ensure!(tail.wait()?.success(), "a stop is no failure");
     assert!(!rig.config.checkpoint().exists(), "no checkpoint is written");
     assert_eq!(std::fs::read_to_string(&rows)?.lines().count(), 5);
+    let output = Command::new(rowmill_tests::binary()?)
+        .args(["tail", "--record", "--from", "earliest", "--limit", "1", "--where", "changed_to(status, 'paid')", "--config"])
+        .arg(&config)
+        .env("ROWMILL_SOURCE_PASSWORD", &rig.config.password)
+        .output()?;
+    let lines = String::from_utf8(output.stdout)?;
+    assert!(output.status.success() && lines.lines().count() == 2 && lines.contains("\"id\":2"), "{lines}");
+    let output = Command::new(rowmill_tests::binary()?)
+        .args(["tail", "--from", "earliest", "--where", "statuss = 'paid'", "--config"])
+        .arg(&config)
+        .env("ROWMILL_SOURCE_PASSWORD", &rig.config.password)
+        .output()?;
+    let error = String::from_utf8(output.stderr)?;
+    assert!(error.contains("--where: shop.orders has no column `statuss`; did you mean `status`?"), "{error}");
+
     std::fs::copy(module_of_c(), rig.directory.join("filter.wasm"))?;
     let (code, said) = plugin(&["test", &rig.directory.to_string_lossy(), "--accept"])?;
     assert_eq!(code, Some(0), "{said}");

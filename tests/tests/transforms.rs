@@ -405,7 +405,7 @@ async fn a_guest_that_asks() -> anyhow::Result<()> {
         ("prefix", json!([1, 3, 4])),
         ("between", json!([0, 1, 3])),
         ("from", json!([1, 4, 5])),
-        ("null", json!([0, 3])),
+        ("null", json!([0, 3, 6])),
         ("changed", json!([4])),
         ("changed_to", json!([1, 3])),
         ("not", json!([0, 5])),

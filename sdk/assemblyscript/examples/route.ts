@@ -3,6 +3,9 @@ import { Interest, Row, Table, Transform, register } from "./rowmill";
 export { rowmill_alloc, rowmill_configure, rowmill_describe, rowmill_process } from "./rowmill";
 
 class Route extends Transform {
+  sinks(): string[] {
+    return ["europe"];
+  }
   table(table: Table): Interest {
     if (!table.is("shop", "orders")) return Interest.Pass;
     table.want("country");

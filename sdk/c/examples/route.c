@@ -1,6 +1,8 @@
 /* Sends German orders to another sink, in a group for each country, and hides e-mail addresses. */
 #include "rowmill.h"
 
+RM_SINKS("europe");
+
 rm_interest transform_table(const rm_table *table) {
     rm_want(table, "country");
     rm_want(table, "email");

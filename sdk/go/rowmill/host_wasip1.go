@@ -5,6 +5,12 @@ package rowmill
 //go:wasmimport rowmill sink
 func hostSink(at *byte, size uint32) uint32
 
+//go:wasmimport rowmill recipe
+func hostRecipe(at *byte, size uint32) uint32
+
+//go:wasmimport rowmill select
+func hostSelect(at *byte, size uint32, to *uint32) uint32
+
 //go:wasmimport rowmill log
 func hostLog(level uint32, at *byte, size uint32)
 

@@ -25,6 +25,20 @@
 // fit. Such an error, and any other panic of the row function, fails the row with its message, and the plugin's
 // `on_error` says what becomes of the row. Nothing else that was done for the row counts; other rows are not affected.
 //
+// The engine evaluates conditions and makes messages by recipes, which Rowmill's docs/expressions.md describes:
+//
+//	var (
+//		paid      = rowmill.NewCondition("changed_to(status, 'paid') and total >= 100")
+//		orderPaid = rowmill.NewRecipe(`{"body": {"id": "{id}", "total": "{total}"}, "group": "customer-{customer}"}`)
+//	)
+//
+//	Sinks: []string{"warehouse"},
+//	Row: func(r *rowmill.Row) {
+//		if paid.Holds(r) {
+//			r.WriteTo("warehouse", orderPaid) // r.Write(orderPaid): to the route's sink
+//		}
+//	},
+//
 //	GOOS=wasip1 GOARCH=wasm go build -buildmode=c-shared -o NAME.wasm .
 //
 // The format is specified in Rowmill's wit/packed-batch.md and wit/core-module.md.
@@ -106,6 +120,9 @@ func (s kindSet) String() string {
 
 // Transform is what a module does.
 type Transform struct {
+	// Sinks declares sinks that the transform sends to: one that the configuration lacks stops the engine's start. A sink
+	// that is not declared is looked up when it is first used, and its absence is an error of the row.
+	Sinks []string
 	// Configure takes the settings, as JSON. An error stops the engine's start. May be nil.
 	Configure func(settings string) error
 	// Table returns which rows of a table the transform decides on. It must always return the same for the same table
@@ -121,7 +138,8 @@ type Error string
 func (e Error) Error() string { return string(e) }
 
 // Retry is a transient failure, with its message. After panic(rowmill.Retry("...")) in Transform.Row the engine calls
-// the transform with the same batch again, up to three times within 1.3 s.
+// the transform with the same batch again, up to three times within 1.3 s: with all of its rows, but with
+// `instances = 1` in the plugin's .toml a batch has one row. What the transform changed in its own state stays changed.
 type Retry string
 
 func (r Retry) Error() string { return string(r) }
@@ -157,9 +175,9 @@ type knownColumn struct {
 	column *Column
 }
 
-// Want declares columns that the transform reads or edits, in addition to those declared before; if none are, all
-// columns may be used. The engine need not decode the other columns of rows that are dropped. A name that the table
-// does not have is an error of the plugin.
+// Want declares columns that the transform reads or edits, or that its conditions and recipes name (row() names all),
+// in addition to those declared before; if none are, all columns may be used. The engine need not decode the other
+// columns of rows that are dropped. A name that the table does not have is an error of each of its rows.
 func (t *Table) Want(columns ...string) { t.declared = append(t.declared, columns...) }
 
 // Column returns the column of this name, in upper or lower case; nil if the table does not have it.
@@ -252,7 +270,8 @@ type Image struct {
 	packed []byte
 }
 
-// Message is made of a row. All but the body may be left out.
+// Message is made of a row. All but the body may be left out: an empty text stands for the row's group, a deduplication
+// ID that follows from the row's place in the binlog, and the route's sink.
 type Message struct {
 	// Body is UTF-8.
 	Body                           []byte
@@ -459,8 +478,8 @@ func (i *Image) is(column *Column, text string) bool {
 	return i.packed != nil && i.state(column) == stateValue && string(i.bytes(column)) == text
 }
 
-// Changed returns whether an update changed a column of any kind: false for inserts and deletes. A column that is absent after
-// an update (binlog_row_image) was not changed.
+// Changed returns whether the row is an update that changed a column of any kind. A column that is absent after an update
+// (`binlog_row_image`) was not changed.
 func (r *Row) Changed(name string) bool {
 	column := r.column(name, anyKind)
 	if r.Operation != Update || r.after.state(column) == stateAbsent {
@@ -510,13 +529,16 @@ func (r *Row) transaction() []byte {
 
 var (
 	// The verdict's lists, and their parts of the arena.
-	keeps, reroutes, edits, emits, attributes, fails         []byte
+	keeps, reroutes, edits, emits, attributes, writes, fails []byte
 	rerouteText, editText, emitText, attributeText, failText []byte
 	input, batch, answer                                     []byte
-	current                                                  Row
-	tables                                                   []*Table
-	sinks                                                    = map[string]uint32{}
-	transform                                                Transform
+	// The number of calls of process so far.
+	batches   uint64
+	current   Row
+	tables    []*Table
+	sinks     = map[string]uint32{}
+	recipes   []*Recipe
+	transform Transform
 )
 
 // Register makes a transform the module's own. Call it in an init function.
@@ -538,13 +560,21 @@ func sink(name string) uint32 {
 	}
 	number, ok := sinks[name]
 	if !ok {
-		number = hostSink(unsafe.StringData(name), uint32(len(name)))
-		if number == none {
+		if number, ok = findSink(name); !ok {
 			panic(Error("the configuration has no sink `" + name + "`"))
 		}
-		sinks[name] = number
 	}
 	return number
+}
+
+// findSink asks the engine for a sink's number; false if the configuration lacks the sink.
+func findSink(name string) (uint32, bool) {
+	number := hostSink(unsafe.StringData(name), uint32(len(name)))
+	if number == none {
+		return none, false
+	}
+	sinks[name] = number
+	return number, true
 }
 
 // Keep keeps the row.
@@ -638,6 +668,78 @@ func (r *Row) Emit(m Message) {
 		attributeText = append(attributeText, attribute.Name...)
 		attributeText = append(attributeText, attribute.Value...)
 	}
+}
+
+// Recipe is a description of messages that the engine makes of rows. Make each recipe once, not for each row.
+type Recipe struct {
+	text string
+	// The engine's number, once it has accepted the recipe.
+	number   uint32
+	accepted bool
+}
+
+// NewRecipe returns a recipe of this JSON. A text that is not a recipe stops the engine's start; if the recipe is made
+// after Transform.Configure, it fails the batch in which the recipe is first used.
+func NewRecipe(json string) *Recipe {
+	recipe := &Recipe{text: json}
+	recipes = append(recipes, recipe)
+	return recipe
+}
+
+// add passes the recipe to the engine, unless the engine has accepted it before. The engine fails the call in which it
+// refuses a recipe.
+func (r *Recipe) add() {
+	if r.accepted {
+		return
+	}
+	r.number = hostRecipe(unsafe.StringData(r.text), uint32(len(r.text)))
+	r.accepted = r.number != none
+}
+
+// Write makes a message of the row by a recipe, or one for each item of the recipe's `for_each`. A column that the
+// recipe names and that the row does not have is an error of the row. Messages of Emit precede those of Write.
+func (r *Row) Write(recipe *Recipe) { r.WriteTo("", recipe) }
+
+// WriteTo does the same, and sends the messages to this sink ("": the route's sink).
+func (r *Row) WriteTo(sinkName string, recipe *Recipe) {
+	if recipe.add(); !recipe.accepted {
+		panic(Error("the engine refused the recipe"))
+	}
+	writes = words(writes, r.index, recipe.number, sink(sinkName))
+}
+
+// Condition is an expression over the columns of a row, which the engine evaluates for all rows of a batch at once.
+type Condition struct {
+	text string
+	// The rows of the batch for which the condition holds, ascending; the place of the next one in this list.
+	rows []uint32
+	next int
+	// The batch for which the rows were selected.
+	batch uint64
+}
+
+// NewCondition returns a condition of this text. A text that is not a condition, and a column that a table does not
+// have or the transform does not declare, fails the batch in which the condition is first used.
+func NewCondition(text string) *Condition { return &Condition{text: text} }
+
+// Holds returns whether the condition holds for a row; false where it is NULL.
+func (c *Condition) Holds(r *Row) bool {
+	if c.batch != batches {
+		c.selectRows()
+	}
+	for c.next < len(c.rows) && c.rows[c.next] < r.index {
+		c.next++
+	}
+	return c.next < len(c.rows) && c.rows[c.next] == r.index
+}
+
+func (c *Condition) selectRows() {
+	if size := int(le.Uint32(batch[4:])); cap(c.rows) < size {
+		c.rows = make([]uint32, size)
+	}
+	c.rows = c.rows[:cap(c.rows)]
+	count := hostSelect(unsafe.StringData(c.text), uint32(len(c.text)), unsafe.SliceData(c.rows))
+	c.rows, c.next, c.batch = c.rows[:count], 0, batches
 }
 
 // Fail says that the row cannot be processed; the plugin's `on_error` says what becomes of it. Nothing else that is
@@ -743,10 +845,18 @@ func alloc(size uint32) uint32 {
 
 //go:wasmexport rowmill_configure
 func configure(_, size uint32) uint64 {
+	for _, name := range transform.Sinks {
+		if _, ok := findSink(name); !ok {
+			return failed(Error("the configuration has no sink `" + name + "`, which the transform declares"))
+		}
+	}
 	if transform.Configure != nil {
 		if err := try(func() error { return transform.Configure(string(input[:size])) }); err != nil {
 			return failed(err)
 		}
+	}
+	for _, recipe := range recipes {
+		recipe.add()
 	}
 	answer = words(answer[:0], done)
 	return answered()
@@ -823,24 +933,27 @@ func (t *Table) markUndeclared() {
 //go:wasmexport rowmill_process
 func process(_, size uint32) uint64 {
 	lists := []*[]byte{
-		&keeps, &reroutes, &edits, &emits, &attributes, &fails,
+		&keeps, &reroutes, &edits, &emits, &attributes, &writes, &fails,
 		&rerouteText, &editText, &emitText, &attributeText, &failText,
 	}
 	for _, list := range lists {
 		*list = (*list)[:0]
 	}
 	batch = input[:size]
+	batches++
 	for next, rows := uint32(0), le.Uint32(batch[4:]); next < rows; next = current.index + 1 {
-		if err := try(func() error { return decide(next, rows) }); err != nil {
-			if _, ok := err.(Retry); ok {
-				return failed(err)
-			}
-			current.Fail(err.Error())
+		err := try(func() error { return decide(next, rows) })
+		if err == nil {
+			break
 		}
+		if _, ok := err.(Retry); ok {
+			return failed(err)
+		}
+		current.Fail(err.Error())
 	}
 	arena := len(rerouteText) + len(editText) + len(emitText) + len(attributeText) + len(failText)
 	answer = words(answer[:0], done, uint32(len(keeps)/4), uint32(len(reroutes)/12), uint32(len(edits)/20),
-		uint32(len(emits)/20), uint32(len(attributes)/12), uint32(len(fails)/8), uint32(arena))
+		uint32(len(emits)/20), uint32(len(attributes)/12), uint32(len(writes)/12), uint32(len(fails)/8), uint32(arena))
 	for _, list := range lists {
 		answer = append(answer, *list...)
 	}

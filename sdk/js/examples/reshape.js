@@ -1,17 +1,13 @@
 // Makes a small message of each change of an order, in a group for each customer.
-import { part, recipe, transform } from "./rowmill.js";
+import { recipe, transform } from "./rowmill.js";
 
-const { column, constant } = part;
-let change, deletion;
+const group = "customer-{customer}";
+const body = { id: "{id}", customer: "{customer}", status: "{status}", total: "{total}", email: "{email}" };
+const change = recipe({ body, group });
+const deletion = recipe({ body: { id: "{id}", deleted: true }, group });
 
 export const { configure, describe, process } = transform({
   tables: ["shop.orders"],
-  setup() {
-    const fields = ["id", "customer", "status", "total", "email"];
-    const group = ["customer-", column("customer")];
-    change = recipe(Object.fromEntries(fields.map((name) => [name, column(name)])), group);
-    deletion = recipe({ id: column("id"), deleted: constant(true) }, group);
-  },
   batch(batch) {
     batch.write(change, batch.of("insert", "update"));
     batch.write(deletion, batch.of("delete"));

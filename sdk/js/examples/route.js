@@ -1,12 +1,13 @@
 // Sends German orders to another sink, in a group for each country, and hides e-mail addresses.
-import { equal, transform } from "./rowmill.js";
+import { transform } from "./rowmill.js";
 
 export const { configure, describe, process } = transform({
   tables: ["shop.orders"],
   columns: ["country", "email"],
+  sinks: ["europe"],
   batch(batch) {
     batch.keep(batch.all);
-    batch.keep(batch.where({ country: equal("DE") }), { sink: "europe", group: "DE" });
+    batch.keep(batch.where("country = 'DE'"), { sink: "europe", group: "DE" });
     batch.replace(batch.all, "email", "hidden");
   },
 });

@@ -1,6 +1,6 @@
 """Keeps orders that became paid; drops all other changes of orders."""
 
-from rowmill import Transform, changed_to, exported
+from rowmill import Transform, exported
 
 
 class Filter(Transform):
@@ -8,7 +8,7 @@ class Filter(Transform):
     columns = ["status"]
 
     def batch(self, batch):
-        batch.keep(batch.where(status=changed_to("paid")))
+        batch.keep(batch.where("changed_to(status, 'paid')"))
 
 
 WitWorld = exported(Filter)

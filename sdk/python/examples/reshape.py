@@ -1,16 +1,15 @@
 """Makes a small message of each change of an order, in a group for each customer."""
 
-from rowmill import Transform, exported, part, recipe
+from rowmill import Transform, exported, recipe
 
 
 class Reshape(Transform):
     tables = ["shop.orders"]
-
-    def setup(self, settings):
-        group = ["customer-", part.column("customer")]
-        fields = ("id", "customer", "status", "total", "email")
-        self.change = recipe({name: part.column(name) for name in fields}, group)
-        self.deletion = recipe({"id": part.column("id"), "deleted": part.constant(True)}, group)
+    change = recipe(
+        {"id": "{id}", "customer": "{customer}", "status": "{status}", "total": "{total}", "email": "{email}"},
+        group="customer-{customer}",
+    )
+    deletion = recipe({"id": "{id}", "deleted": True}, group="customer-{customer}")
 
     def batch(self, batch):
         batch.write(self.change, batch.of("insert", "update"))

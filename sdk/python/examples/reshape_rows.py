@@ -8,12 +8,11 @@ class Reshape(Transform):
 
     def row(self, row):
         customer = row.integer("customer")
-        body = {"id": row.integer("id")}
         if row.operation == "delete":
-            body["deleted"] = True
+            body = {"id": row.integer("id"), "deleted": True}
         else:
-            body["customer"] = customer
-            body.update((column, row.text(column)) for column in ("status", "total", "email"))
+            texts = {column: row.text(column) for column in ("status", "total", "email")}
+            body = {"id": row.integer("id"), "customer": customer, **texts}
         row.emit(body, group=f"customer-{'' if customer is None else customer}")
 
 

@@ -1,6 +1,6 @@
 //! Makes a small message of each change of an order, in a group for each customer.
 
-use rowmill_sdk::{Failure, Interest, Operation, Outcome, Part, Recipe, Row, Table, Transform, export};
+use rowmill_sdk::{Failure, Interest, Operation, Outcome, Recipe, Row, Table, Transform, export};
 
 struct Reshape {
     change: Recipe,
@@ -9,10 +9,16 @@ struct Reshape {
 
 impl Default for Reshape {
     fn default() -> Self {
-        let of_customer = || Recipe::new().group_text("customer-").group_column("customer");
         Self {
-            change: of_customer().columns(&["id", "customer", "status", "total", "email"]),
-            deletion: of_customer().columns(&["id"]).field("deleted", Part::Json("true")),
+            change: Recipe::new(
+                r#"{
+                    "body": {
+                        "id": "{id}", "customer": "{customer}", "status": "{status}", "total": "{total}", "email": "{email}"
+                    },
+                    "group": "customer-{customer}"
+                }"#,
+            ),
+            deletion: Recipe::new(r#"{"body": {"id": "{id}", "deleted": true}, "group": "customer-{customer}"}"#),
         }
     }
 }

@@ -10,6 +10,10 @@ impl Transform for Route {
         Interest::only(table.is("shop.orders")).columns(&["country", "email"])
     }
 
+    fn sinks(&self) -> &'static [&'static str] {
+        &["europe"]
+    }
+
     fn row(&mut self, row: &Row<'_>) -> Result<Outcome, Failure> {
         let kept = row.replace("email", "hidden")?;
         Ok(match row.text("country")? {

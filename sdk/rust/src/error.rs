@@ -40,7 +40,8 @@ impl Failure {
         Self(Box::new(Reason::Reject(message.into())))
     }
 
-    /// The failure is transient: the transform is called again with the same rows, up to three times within 1.3 s.
+    /// The failure is transient: the transform is called again with the same rows, up to three times within 1.3 s. Those that
+    /// it has decided on are among them, and what it has changed in its own fields stays.
     pub fn retry(message: impl Into<String>) -> Self {
         Self(Box::new(Reason::Retry(message.into())))
     }

@@ -13,6 +13,9 @@
 //!     fn interest(&mut self, table: &Table) -> Interest {
 //!         Interest::only(table.is("shop.orders")).columns(&["status"])
 //!     }
+//!     fn sinks(&self) -> &'static [&'static str] {
+//!         &["order-management"]
+//!     }
 //!     fn row(&mut self, row: &Row) -> Result<Outcome, Failure> {
 //!         Ok(if row.changed_to("status", "paid")? { row.keep().to("order-management") } else { row.drop() })
 //!     }
@@ -38,7 +41,7 @@ mod view;
 
 pub use error::{ColumnError, Failure};
 pub use outcome::{Message, Outcome};
-pub use recipe::{Part, Recipe};
+pub use recipe::{Condition, Recipe};
 pub use row::Row;
 pub use rowmill_batch::{Cell, Column, Kind, Operation, RowHeader, TransactionHeader};
 pub use table::Table;
@@ -55,6 +58,7 @@ pub mod bindings {
         pub_export_macro: true,
         export_macro_name: "export_transform",
         default_bindings_module: "rowmill_sdk::bindings",
+        ownership: Borrowing { duplicate_if_necessary: true },
     });
 }
 
@@ -67,6 +71,12 @@ pub trait Transform: Default {
     fn configure(&mut self, settings: &str) -> Result<(), String> {
         let _ = settings;
         Ok(())
+    }
+
+    /// Returns the names of the sinks that the transform uses. The engine's start and `rowmill check` then report one that the
+    /// configuration lacks; a sink that is not declared is looked up for its first row.
+    fn sinks(&self) -> &'static [&'static str] {
+        &[]
     }
 
     /// Which rows of a table the transform decides on. Called for each table version before its first rows, and maybe again
@@ -148,7 +158,7 @@ pub fn report_panics() {
 macro_rules! export {
     ($transform:ty) => {
         const _: () = {
-            use $crate::bindings::{Failure, Guest, Interest, Table, Verdict};
+            use $crate::bindings::{Failure, Guest, Interest, Table};
             use $crate::runtime::Runtime;
 
             ::std::thread_local! {
@@ -165,7 +175,7 @@ macro_rules! export {
                 fn describe(table: Table) -> ::std::result::Result<Interest, ::std::string::String> {
                     RUNTIME.with_borrow_mut(|runtime| runtime.describe(table))
                 }
-                fn process(_rows: u32) -> ::std::result::Result<Verdict, Failure> {
+                fn process(_rows: u32) -> ::std::result::Result<(), Failure> {
                     RUNTIME.with_borrow_mut(|runtime| runtime.process())
                 }
             }

@@ -1,28 +1,27 @@
-//! A verdict in the making: what becomes of a batch's rows, and the messages made of them.
+//! What becomes of a batch's rows, in the making, and the messages made of them.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::mem::take;
+use std::ops::Range;
 
 use rowmill_batch::ImageKind;
 
-use crate::bindings::rowmill::transform::{host, types};
+use crate::bindings::rowmill::transform::{host, outcome, types};
 use crate::error::Failure;
 use crate::outcome::{Edit, Message, More, NewValue};
 use crate::recipe::Recipe;
 use crate::table::Table;
 use crate::view::Class;
 
-/// `edit.state`.
-const NULL: u8 = 1;
-const VALUE: u8 = 2;
-
-/// A verdict in the making.
+/// What becomes of a batch's rows, in the making.
 #[derive(Debug, Default)]
 pub struct Out {
     pub(crate) lists: RefCell<Lists>,
     /// Its memory is used again.
     message: RefCell<Message>,
+    /// The number of the batch.
+    pub(crate) batch: u64,
 }
 
 impl Out {
@@ -54,21 +53,58 @@ impl Out {
     }
 }
 
-/// A verdict's lists. Each one's bytes are gathered apart and joined at the end.
+/// What the engine is told when the batch is done. The bytes of each kind are gathered in one buffer.
 #[derive(Debug, Default)]
 pub(crate) struct Lists {
     pub(crate) keep: Vec<u32>,
     sinks: Vec<(String, u32)>,
-    reroutes: (Vec<types::Reroute>, Vec<u8>),
-    edits: (Vec<types::Edit>, Vec<u8>),
-    emits: (Vec<types::Emit>, Vec<u8>),
-    attributes: (Vec<types::Attribute>, Vec<u8>),
-    writes: Vec<types::Write>,
-    fails: (Vec<types::RowFail>, Vec<u8>),
+    reroutes: Vec<Reroute>,
+    edits: (Vec<PendingEdit>, Vec<u8>),
+    emits: (Vec<Emit>, Vec<u8>),
+    /// The places of names and values in the texts of `emits`.
+    attributes: Vec<(Range<usize>, Range<usize>)>,
+    writes: Vec<Write>,
+    fails: Vec<(u32, String)>,
     /// What is wrong with a message that was sent.
     fault: Option<String>,
     /// Messages in the last batch, and their bytes: the next will need about as much room.
     expected: (usize, usize),
+}
+
+/// Rows with one destination.
+#[derive(Debug)]
+struct Reroute {
+    sink: Option<u32>,
+    group: Option<String>,
+    rows: Vec<u32>,
+}
+
+/// Rows with one recipe.
+#[derive(Debug)]
+struct Write {
+    recipe: u32,
+    sink: Option<u32>,
+    rows: Vec<u32>,
+}
+
+#[derive(Debug)]
+struct PendingEdit {
+    row: u32,
+    image: types::Image,
+    column: u32,
+    value: Option<Range<usize>>,
+}
+
+/// A message, and the ends of its parts in the texts.
+#[derive(Debug)]
+struct Emit {
+    row: u32,
+    sink: Option<u32>,
+    start: usize,
+    group_end: usize,
+    id_end: usize,
+    end: usize,
+    attributes: Range<usize>,
 }
 
 impl Lists {
@@ -78,6 +114,23 @@ impl Lists {
         self.keep.reserve(rows);
         self.emits.0.reserve(self.expected.0);
         self.emits.1.reserve(self.expected.1);
+    }
+
+    /// Looks up the sinks that the transform declares, each by `number_of`.
+    ///
+    /// # Errors
+    /// If the configuration lacks one.
+    pub(crate) fn declare_sinks(
+        &mut self,
+        names: &[&str],
+        number_of: impl Fn(&str) -> Option<u32>,
+    ) -> Result<(), String> {
+        for &name in names {
+            let number = number_of(name)
+                .ok_or_else(|| format!("the configuration has no sink `{name}`, which the transform declares"))?;
+            self.sinks.push((name.to_owned(), number));
+        }
+        Ok(())
     }
 
     fn send(&mut self, row: u32, message: &Message) {
@@ -94,17 +147,17 @@ impl Lists {
                 return;
             }
         };
-        let recipe = recipe.number();
+        let Some(recipe) = recipe.number() else { return };
         match self.writes.iter_mut().find(|write| write.recipe == recipe && write.sink == sink) {
             Some(write) => write.rows.push(row),
-            None => self.writes.push(types::Write { recipe, sink, rows: vec![row] }),
+            None => self.writes.push(Write { recipe, sink, rows: vec![row] }),
         }
     }
 
     /// Reports that the transform failed on a row. The engine then ignores everything else of the row.
     #[cold]
-    pub(crate) fn fail(&mut self, row: u32, message: &str) {
-        self.fails.0.push(types::RowFail { row, message_len: append(&mut self.fails.1, message) });
+    pub(crate) fn fail(&mut self, row: u32, message: String) {
+        self.fails.push((row, message));
     }
 
     /// Writes the less common parts of a row's outcome.
@@ -117,8 +170,10 @@ impl Lists {
             self.keep.push(row);
             if sink.is_some() || group.is_some() {
                 let sink = self.sink(sink.as_ref()).map_err(Failure::reject)?;
-                let group_len = append(&mut self.reroutes.1, group.unwrap_or_default());
-                self.reroutes.0.push(types::Reroute { row, sink, group_len });
+                match self.reroutes.last_mut() {
+                    Some(last) if last.sink == sink && last.group == group => last.rows.push(row),
+                    _ => self.reroutes.push(Reroute { sink, group, rows: vec![row] }),
+                }
             }
         }
         for Edit { image, column: name, value } in edits {
@@ -136,9 +191,9 @@ impl Lists {
             if let Some(class) = class.filter(|&class| class != Class::of(table.kind(column))) {
                 return Err(class.mismatch(table, column).into());
             }
-            let state = if class.is_some() { VALUE } else { NULL };
-            let value_len = append(&mut self.edits.1, bytes);
-            self.edits.0.push(types::Edit { row, image, column: column.0, state, value_len });
+            let place = append(&mut self.edits.1, bytes);
+            let value = class.is_some().then_some(place);
+            self.edits.0.push(PendingEdit { row, image, column: column.0, value });
         }
         Ok(())
     }
@@ -146,17 +201,17 @@ impl Lists {
     fn emit(&mut self, row: u32, message: &Message) -> Result<(), String> {
         let Message { body, sink, group, deduplication_id, attributes } = message;
         let sink = self.sink(sink.as_ref())?;
-        let emit = self.emits.0.len() as u32;
-        let arena = &mut self.emits.1;
-        let group_len = append(arena, group);
-        let dedup_len = append(arena, deduplication_id);
-        let body_len = append(arena, body);
-        self.emits.0.push(types::Emit { row, sink, group_len, dedup_len, body_len });
+        let texts = &mut self.emits.1;
+        let Range { start, end: group_end } = append(texts, group);
+        let id_end = append(texts, deduplication_id).end;
+        let end = append(texts, body).end;
+        let first = self.attributes.len();
         for (name, value) in attributes {
-            let name_len = append(&mut self.attributes.1, name);
-            let value_len = append(&mut self.attributes.1, value);
-            self.attributes.0.push(types::Attribute { emit, name_len, value_len });
+            let name = append(texts, name);
+            self.attributes.push((name, append(texts, value)));
         }
+        let attributes = first..self.attributes.len();
+        self.emits.0.push(Emit { row, sink, start, group_end, id_end, end, attributes });
         Ok(())
     }
 
@@ -170,39 +225,73 @@ impl Lists {
         Ok(Some(number))
     }
 
-    pub(crate) fn verdict(&mut self) -> Result<types::Verdict, String> {
+    /// Tells the engine what becomes of the batch.
+    ///
+    /// # Errors
+    /// If a message that was sent is wrong.
+    pub(crate) fn tell(&mut self) -> Result<(), String> {
         let Self { keep, reroutes, edits, emits, attributes, writes, fails, fault, expected, .. } = self;
         if let Some(fault) = fault.take() {
             return Err(fault);
         }
         *expected = (emits.0.len(), emits.1.len());
-        let (reroutes, edits, emits) = (take(reroutes), take(edits), take(emits));
-        let (attributes, fails) = (take(attributes), take(fails));
-        // Mostly messages alone have bytes.
-        let mut arenas =
-            [reroutes.1, edits.1, emits.1, attributes.1, fails.1].into_iter().filter(|part| !part.is_empty());
-        let mut arena = arenas.next().unwrap_or_default();
-        arenas.for_each(|part| arena.extend_from_slice(&part));
-        Ok(types::Verdict {
-            keep: take(keep),
-            reroutes: reroutes.0,
-            edits: edits.0,
-            emits: emits.0,
-            attributes: attributes.0,
-            writes: take(writes),
-            fails: fails.0,
-            arena,
-        })
+        if !keep.is_empty() {
+            outcome::keep(outcome::Rows::These(keep));
+        }
+        for Reroute { sink, group, rows } in reroutes {
+            outcome::reroute(outcome::Rows::These(rows), *sink, group.as_deref().map(outcome::Group::Text));
+        }
+        if !edits.0.is_empty() {
+            outcome::edit(&edits.0.iter().map(|edit| edit.in_bytes(&edits.1)).collect::<Vec<_>>());
+        }
+        if !emits.0.is_empty() {
+            let texts = std::str::from_utf8(&emits.1).map_err(|error| not_utf8(&emits.0, error.valid_up_to()))?;
+            let part = |place: Range<usize>| texts.get(place.clone()).ok_or_else(|| not_utf8(&emits.0, place.start));
+            let attributes = attributes.iter().map(|(name, value)| Ok((part(name.clone())?, part(value.clone())?)));
+            let attributes = attributes.collect::<Result<Vec<_>, String>>()?;
+            let message = |emit: &Emit| {
+                Ok(outcome::Message {
+                    row: emit.row,
+                    sink: emit.sink,
+                    group: part(emit.start..emit.group_end)?,
+                    deduplication_id: part(emit.group_end..emit.id_end)?,
+                    body: part(emit.id_end..emit.end)?,
+                    attributes: &attributes[emit.attributes.clone()],
+                })
+            };
+            outcome::emit(&emits.0.iter().map(message).collect::<Result<Vec<_>, String>>()?);
+        }
+        for Write { recipe, sink, rows } in writes {
+            outcome::write(outcome::Rows::These(rows), *recipe, *sink);
+        }
+        for (row, message) in fails {
+            outcome::fail(*row, message);
+        }
+        Ok(())
     }
 }
 
-fn append(arena: &mut Vec<u8>, bytes: impl AsRef<[u8]>) -> u32 {
-    let bytes = bytes.as_ref();
+impl PendingEdit {
+    fn in_bytes<'a>(&self, bytes: &'a [u8]) -> outcome::ColumnEdit<'a> {
+        let value = self.value.clone().map_or(outcome::Value::Null, |place| outcome::Value::Packed(&bytes[place]));
+        outcome::ColumnEdit { row: self.row, image: self.image, column: self.column, value }
+    }
+}
+
+/// The error of the message that has a byte which is not UTF-8.
+#[cold]
+fn not_utf8(emits: &[Emit], at: usize) -> String {
+    let row = emits.iter().take_while(|emit| emit.start <= at).last().map_or(0, |emit| emit.row);
+    format!("a message of row {row} of the batch is not UTF-8")
+}
+
+fn append(out: &mut Vec<u8>, bytes: impl AsRef<[u8]>) -> Range<usize> {
+    let (start, bytes) = (out.len(), bytes.as_ref());
     // To copy nothing would be a call of the host all the same.
     if !bytes.is_empty() {
-        arena.extend_from_slice(bytes);
+        out.extend_from_slice(bytes);
     }
-    bytes.len() as u32
+    start..out.len()
 }
 
 #[cfg(test)]
@@ -216,7 +305,26 @@ mod tests {
         lists.keep.push(0);
         lists.send(1, &Message { body: b"{}".to_vec(), ..Message::default() });
         lists.begin(1); // the batch was given up
-        let verdict = lists.verdict().expect("nothing is wrong");
-        assert!(verdict.keep.is_empty() && verdict.emits.is_empty() && verdict.arena.is_empty());
+        assert!(lists.keep.is_empty() && lists.emits.0.is_empty() && lists.emits.1.is_empty());
+    }
+
+    #[test]
+    fn declared_sinks_are_known_or_refused() {
+        let number_of = |name: &str| ["warehouse", "europe"].iter().position(|sink| *sink == name).map(|at| at as u32);
+        let mut lists = Lists::default();
+        assert_eq!(lists.declare_sinks(&["europe"], number_of), Ok(()));
+        lists.begin(1);
+        assert_eq!(lists.sink(Some(&"europe".into())), Ok(Some(1)));
+        let error = "the configuration has no sink `asia`, which the transform declares".to_owned();
+        assert_eq!(lists.declare_sinks(&["warehouse", "asia"], number_of), Err(error));
+    }
+
+    #[test]
+    fn a_message_that_is_not_text_is_named() {
+        let mut lists = Lists::default();
+        lists.begin(2);
+        lists.send(3, &Message { body: b"{}".to_vec(), ..Message::default() });
+        lists.send(5, &Message { body: b"\xff".to_vec(), ..Message::default() });
+        assert_eq!(lists.tell(), Err("a message of row 5 of the batch is not UTF-8".to_owned()));
     }
 }

@@ -10,6 +10,7 @@ use crate::json::Object;
 
 /// What becomes of a row: [`Row::keep`](crate::Row::keep) and [`Row::drop`](crate::Row::drop) make it.
 #[derive(Debug, Clone, PartialEq)]
+#[must_use = "an outcome has an effect only if it is returned"]
 pub enum Outcome {
     /// It stays as it is.
     Keep,

@@ -1,88 +1,33 @@
-//! Messages that the engine writes.
+//! Messages that the engine writes, and rows that it selects.
 
 use std::borrow::Cow;
-use std::cell::OnceCell;
+use std::cell::{Cell, RefCell};
 
-use crate::bindings::rowmill::transform::{host, types};
+use crate::bindings::rowmill::transform::{host, query};
 
-/// How the engine makes a message of a row: a JSON object of these fields, in their order. It is the fastest way to make
-/// one, as nothing of it passes through the transform:
+/// What the engine returns for a text that is not a recipe.
+const NOT_A_RECIPE: u32 = u32::MAX;
+
+/// How the engine makes messages of a row: JSON with placeholders, as docs/expressions.md describes it. It is the fastest way
+/// to make one, as nothing of it passes through the transform:
 ///
 /// ```ignore
-/// Recipe::new().columns(&["id", "total"]).field("paid", Part::Json("true")).group_text("order-").group_column("id")
+/// Recipe::new(r#"{"body": {"id": "{id}", "sum": "{price * quantity}", "paid": true}, "group": "order-{id}"}"#)
 /// ```
 ///
-/// Made once and kept in the transform, it is used by [`Row::write`](crate::Row::write). A column that the row's table
-/// doesn't have is an error of that row.
-#[derive(Debug, Default)]
+/// Made once and kept in the transform, it is used by [`Row::write`](crate::Row::write). A text that is not a recipe is an
+/// error of the batch, a column that the row's table doesn't have an error of that row.
+#[derive(Debug)]
 pub struct Recipe {
-    fields: Vec<types::Field>,
-    group: Vec<types::GroupPart>,
+    text: Cow<'static, str>,
     sink: Option<Cow<'static, str>>,
-    number: OnceCell<u32>,
-}
-
-/// Something of a row that the engine writes: numbers as numbers, texts as strings, binary in base64.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part<'a> {
-    /// A column as it is now, or was before a delete.
-    Column(&'a str),
-    /// A column as it was before an update or a delete; else `null`.
-    Before(&'a str),
-    /// The row with all its columns, as it is now, or was before a delete.
-    Row,
-    /// The row with all its columns, as it was before an update or a delete; else `null`.
-    RowBefore,
-    /// `"c"`, `"u"` or `"d"`.
-    Operation,
-    /// The name of the schema (database).
-    Schema,
-    /// The table's name, without the schema.
-    Table,
-    /// When it was committed: milliseconds since 1970.
-    Time,
-    /// Always this: JSON text.
-    Json(&'a str),
+    number: Cell<Option<u32>>,
 }
 
 impl Recipe {
-    /// An empty object, in the row's group.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Adds a field for each of these columns, of its name.
-    pub fn columns(self, columns: &[&str]) -> Self {
-        columns.iter().fold(self, |recipe, column| recipe.field(column, Part::Column(column)))
-    }
-
-    /// Adds a field.
-    pub fn field(mut self, name: &str, part: Part<'_>) -> Self {
-        let value = match part {
-            Part::Column(column) => types::Part::Column(column.to_owned()),
-            Part::Before(column) => types::Part::Before(column.to_owned()),
-            Part::Row => types::Part::Row,
-            Part::RowBefore => types::Part::RowBefore,
-            Part::Operation => types::Part::Operation,
-            Part::Schema => types::Part::Schema,
-            Part::Table => types::Part::Table,
-            Part::Time => types::Part::Time,
-            Part::Json(json) => types::Part::Constant(json.to_owned()),
-        };
-        self.fields.push(types::Field { name: name.to_owned(), value });
-        self
-    }
-
-    /// Adds a text to the message group.
-    pub fn group_text(mut self, text: &str) -> Self {
-        self.group.push(types::GroupPart::Text(text.to_owned()));
-        self
-    }
-
-    /// Adds a column's text to the message group: as it is now, or was before a delete; nothing for NULL.
-    pub fn group_column(mut self, column: &str) -> Self {
-        self.group.push(types::GroupPart::Column(column.to_owned()));
-        self
+    /// A recipe, as JSON.
+    pub fn new(json: impl Into<Cow<'static, str>>) -> Self {
+        Self { text: json.into(), sink: None, number: Cell::new(None) }
     }
 
     /// Messages go to the sink of this name, instead of the one that the routes give.
@@ -96,10 +41,66 @@ impl Recipe {
         self.sink.as_ref()
     }
 
-    /// By what the engine knows it.
-    pub(crate) fn number(&self) -> u32 {
-        let Self { fields, group, number, .. } = self;
-        *number.get_or_init(|| host::add_recipe(&types::Recipe { fields: fields.clone(), group: group.clone() }))
+    /// The number by which the engine knows it; `None` if its text is not a recipe, so that the call will fail.
+    pub(crate) fn number(&self) -> Option<u32> {
+        self.number_by(host::add_recipe)
+    }
+
+    fn number_by(&self, add: impl FnOnce(&str) -> u32) -> Option<u32> {
+        if self.number.get().is_none() {
+            self.number.set(Some(add(&self.text)).filter(|&number| number != NOT_A_RECIPE));
+        }
+        self.number.get()
+    }
+}
+
+/// A condition that the engine tests for all rows of a batch at once: an expression, as docs/expressions.md describes it.
+///
+/// ```ignore
+/// Condition::new("changed_to(status, 'paid') and total >= 100")
+/// ```
+///
+/// Made once and kept in the transform, it is asked by [`Row::holds`](crate::Row::holds). A text that is not a condition, or
+/// that makes no sense for the table of a row, is an error of the batch.
+#[derive(Debug)]
+pub struct Condition {
+    text: Cow<'static, str>,
+    /// The number of the batch for which `rows` were selected.
+    batch: Cell<Option<u64>>,
+    /// The indexes of the rows, ascending.
+    rows: RefCell<Vec<u32>>,
+    /// The index in `rows` at which the last look-up ended.
+    at: Cell<usize>,
+}
+
+impl Condition {
+    /// A condition, as text.
+    pub fn new(text: impl Into<Cow<'static, str>>) -> Self {
+        Self { text: text.into(), batch: Cell::new(None), rows: RefCell::default(), at: Cell::new(0) }
+    }
+
+    /// Whether it holds for a row.
+    pub(crate) fn holds(&self, batch: u64, row: u32) -> bool {
+        self.holds_by(batch, row, query::select)
+    }
+
+    fn holds_by(&self, batch: u64, row: u32, select: impl FnOnce(&str) -> Vec<u32>) -> bool {
+        if self.batch.get() != Some(batch) {
+            self.rows.replace(select(&self.text));
+            self.batch.set(Some(batch));
+            self.at.set(0);
+        }
+        let rows = self.rows.borrow();
+        // Rows are mostly asked about in their order.
+        let mut at = self.at.get();
+        if at > 0 && rows[at - 1] >= row {
+            at = 0;
+        }
+        while rows.get(at).is_some_and(|&selected| selected < row) {
+            at += 1;
+        }
+        self.at.set(at);
+        rows.get(at) == Some(&row)
     }
 }
 
@@ -108,26 +109,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_stand_in_their_order() {
-        let recipe = Recipe::new()
-            .field("was", Part::RowBefore)
-            .columns(&["id", "total"])
-            .field("paid", Part::Json("true"))
-            .field("old", Part::Before("total"))
-            .group_text("order-")
-            .group_column("id")
-            .to("archive");
-        let fields: Vec<_> = recipe.fields.iter().map(|field| format!("{}: {:?}", field.name, field.value)).collect();
-        let expected = [
-            "was: Part::RowBefore",
-            "id: Part::Column(\"id\")",
-            "total: Part::Column(\"total\")",
-            "paid: Part::Constant(\"true\")",
-            "old: Part::Before(\"total\")",
-        ];
-        assert_eq!(fields, expected);
-        let group: Vec<_> = recipe.group.iter().map(|part| format!("{part:?}")).collect();
-        assert_eq!(group, ["GroupPart::Text(\"order-\")", "GroupPart::Column(\"id\")"]);
-        assert_eq!(recipe.sink().map(|sink| &**sink), Some("archive"));
+    fn a_recipe_is_added_once_unless_it_is_refused() {
+        let recipe = Recipe::new("{}");
+        for _ in 0..2 {
+            assert_eq!(recipe.number_by(|_| NOT_A_RECIPE), None);
+        }
+        assert_eq!(recipe.number_by(|_| 0), Some(0));
+        assert_eq!(recipe.number_by(|_| unreachable!("added already")), Some(0));
+    }
+
+    #[test]
+    fn a_condition_is_selected_once_for_each_batch() {
+        let condition = Condition::new("id > 1");
+        let holds = |batch, row, rows: &[u32]| condition.holds_by(batch, row, |_| rows.to_vec());
+        for (row, expected) in
+            [(0, false), (1, true), (2, false), (4, true), (4, true), (1, true), (0, false), (5, false)]
+        {
+            assert_eq!(holds(1, row, &[1, 4]), expected, "{row}");
+        }
+        assert!(holds(2, 0, &[0]) && !holds(2, 4, &[4]) && holds(3, 4, &[4]));
     }
 }

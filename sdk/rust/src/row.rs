@@ -5,7 +5,7 @@ use rowmill_batch::{self as packed, Batch, Cell, Operation, RowHeader, RowIndex,
 use crate::error::{ColumnError, Failure};
 use crate::out::Out;
 use crate::outcome::{Message, Outcome};
-use crate::recipe::Recipe;
+use crate::recipe::{Condition, Recipe};
 use crate::table::Table;
 use crate::view::{Class, View};
 
@@ -137,8 +137,8 @@ impl<'a> Row<'a> {
         Ok(self.row.after().is_some_and(is_value) && !self.row.before().is_some_and(is_value))
     }
 
-    /// Whether an update changed a column; false for inserts and deletes. A column that is absent after an update
-    /// (`binlog_row_image`) was not changed.
+    /// Whether the row is an update that changed a column. A column that is absent after an update (`binlog_row_image`) was
+    /// not changed.
     ///
     /// # Errors
     /// If there is no such column, or it is not declared.
@@ -196,10 +196,16 @@ impl<'a> Row<'a> {
         self.out.send(self.index, write)
     }
 
-    /// Lets the engine make a message of the row, whether or not the row is kept.
+    /// Lets the engine make messages of the row, whether or not the row is kept.
     #[inline]
     pub fn write(&self, recipe: &Recipe) {
         self.out.write(self.index, recipe);
+    }
+
+    /// Whether a condition holds for the row.
+    #[inline]
+    pub fn holds(&self, condition: &Condition) -> bool {
+        condition.holds(self.out.batch, self.index)
     }
 
     /// Drops the row.

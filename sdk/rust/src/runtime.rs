@@ -2,7 +2,7 @@
 
 use rowmill_batch::{Batch, ColumnIndex, Kind, RowIndex, TableId};
 
-use crate::bindings::rowmill::transform::{batch, types};
+use crate::bindings::rowmill::transform::{batch, host, types};
 use crate::error::{Failure, Reason};
 use crate::out::Out;
 use crate::outcome::Outcome;
@@ -21,7 +21,8 @@ pub struct Runtime<T> {
 impl<T: Transform> Runtime<T> {
     /// The world's `configure`.
     pub fn configure(&mut self, settings: &str) -> Result<(), String> {
-        self.transform.configure(settings)
+        self.transform.configure(settings)?;
+        self.out.lists.get_mut().declare_sinks(self.transform.sinks(), host::sink)
     }
 
     /// The world's `describe`.
@@ -52,10 +53,11 @@ impl<T: Transform> Runtime<T> {
     }
 
     /// The world's `process`.
-    pub fn process(&mut self) -> Result<types::Verdict, types::Failure> {
+    pub fn process(&mut self) -> Result<(), types::Failure> {
         let bytes = batch::rows();
         let batch = Batch::parse(&bytes).map_err(|error| types::Failure::Reject(error.to_string()))?;
         let Self { transform, tables, out } = self;
+        out.batch += 1;
         out.lists.get_mut().begin(batch.len());
         for index in 0..batch.len() as u32 {
             let TableId(id) = batch.row(RowIndex(index)).table();
@@ -78,14 +80,14 @@ impl<T: Transform> Runtime<T> {
                     };
                     if let Err(Failure(reason)) = done {
                         match *reason {
-                            Reason::Reject(message) => lists.fail(index, &message),
+                            Reason::Reject(message) => lists.fail(index, message),
                             Reason::Retry(message) => return Err(types::Failure::Retry(message)),
                         }
                     }
                 }
             }
         }
-        out.lists.get_mut().verdict().map_err(types::Failure::Reject)
+        out.lists.get_mut().tell().map_err(types::Failure::Reject)
     }
 }
 

@@ -4,6 +4,8 @@ const rm = @import("rowmill.zig");
 pub const panic = rm.panic;
 
 const Route = struct {
+    pub const sinks = .{"europe"};
+
     pub fn table(t: *rm.Table) rm.Interest {
         if (!t.is("shop", "orders")) return .pass;
         t.want("country");

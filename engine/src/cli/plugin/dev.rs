@@ -42,7 +42,8 @@ pub fn dev(
             seen = now;
             let started = Instant::now();
             let said = round(directory, rows, against).unwrap_or_else(|error| format!("error: {error:#}\n"));
-            print(&format!("{said}in {:.1?}; waiting for a change\n", started.elapsed()))?;
+            let waiting = if once { "" } else { "; waiting for a change" };
+            print(&format!("{said}in {:.1?}{waiting}\n", started.elapsed()))?;
         }
         if once {
             return Ok(());

@@ -14,6 +14,7 @@ func route(r *rowmill.Row) {
 
 func init() {
 	rowmill.Register(rowmill.Transform{
+		Sinks: []string{"europe"},
 		Table: func(t *rowmill.Table) rowmill.Interest {
 			t.Want("country", "email")
 			return t.OnlyIf(t.Is("shop", "orders"))
