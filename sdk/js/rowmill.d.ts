@@ -169,6 +169,7 @@ export interface Row extends Image {
   fail(message: string): void;
 }
 
+/** None of the functions may be asynchronous. */
 export interface Transform {
   /**
    * The full names of the tables on whose rows the transform decides; by default all. A name that has a dot is within

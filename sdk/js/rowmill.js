@@ -27,6 +27,9 @@
 // `sinks: ["warehouse"]` beside `tables` declares the sinks that the transform uses: one that the configuration lacks
 // is then an error at the start and of `rowmill check`; otherwise, of the first row that goes to it.
 //
+// Modules are evaluated when the transform is built; the host is there from `setup` on. `console` writes to the log,
+// and `Date` has the time if the clock is granted. `Math.random` gives the same numbers in each instance.
+//
 // To read a column is an error if the table lacks it, the transform does not declare it, the getter is of another type,
 // or the row's image does not contain it; NULL is `null`. Names of columns are compared without case.
 //
@@ -85,7 +88,7 @@ function valueText(value) {
 }
 const valueOrNull = (value) => (value === null ? null : valueText(value));
 
-/** Whether the transform runs. Modules are evaluated when it is built, where there is no host. */
+/** Whether the transform runs, and is not being built. */
 let isRunning = false;
 /** The recipes to add when the transform starts. */
 const recipes = [];
@@ -115,23 +118,32 @@ export function recipe({ deduplicationId, forEach, ...description }) {
 export const template = (group) => ({ tag: "template", val: asText(group, "template") });
 
 const LEVELS = ["error", "warn", "info", "debug", "trace"];
-export const log = (message, level = "info") => host.log(asOneOf(LEVELS, level), String(message));
-export const count = (counter, n = 1) => host.count(asText(counter, "counter"), asIndex(n, "n"));
+function running() {
+  if (isRunning) return host;
+  throw new Error("modules are evaluated when the transform is built; call the host in `setup` or later");
+}
+export const log = (message, level = "info") => running().log(asOneOf(LEVELS, level), String(message));
+export const count = (counter, n = 1) => running().count(asText(counter, "counter"), asIndex(n, "n"));
 /** Returns the time in microseconds since 1970, or null if the clock is not granted. */
-export const now = () => host.now();
-export const env = (name) => host.env(asText(name, "name"));
+export const now = () => running().now() ?? null;
+export const env = (name) => running().env(asText(name, "name")) ?? null;
 
 // The runtime has no console, and its clock is a trap.
 
 const printer = (level) => (...values) => log(values.map(shown).join(" "), level);
-const [debug, info, warn, error] = ["debug", "info", "warn", "error"].map(printer);
-globalThis.console ??= { log: info, debug, info, warn, error };
+globalThis.console ??= {
+  log: printer("info"),
+  debug: printer("debug"),
+  info: printer("info"),
+  warn: printer("warn"),
+  error: printer("error"),
+};
 
 const timeOfBuild = Date.now;
 Date.now = () => {
   if (!isRunning) return timeOfBuild();
-  const time = host.now();
-  if (time !== null && time !== undefined) return Math.floor(time / 1000);
+  const time = now();
+  if (time !== null) return Math.floor(time / 1000);
   throw new Error("the clock is not granted; set `clock = true` under [grant] in the plugin's .toml");
 };
 globalThis.Date = new Proxy(Date, {
@@ -885,25 +897,23 @@ export function transform({ tables: wanted, columns: used = [], sinks = [], setu
   checkNames("tables", wanted ?? []);
   wanted?.forEach(tableCondition);
   wantedTables = wanted;
-  const isOfEach = Object.getPrototypeOf(used) === Object.prototype;
-  const named = isOfEach ? Object.keys(used) : [];
+  const isByTable = typeof used === "object" && !Array.isArray(used);
+  const named = isByTable ? Object.keys(used) : [];
   named.forEach(tableCondition);
-  for (const names of isOfEach ? Object.values(used) : [used]) checkNames("columns", names);
+  for (const names of isByTable ? Object.values(used) : [used]) checkNames("columns", names);
   const unwanted = named.find((name) => wanted && !wanted.includes(name));
   if (unwanted !== undefined) throw new Error(`\`columns\` has \`${unwanted}\`, which is not among \`tables\``);
-  const decide = batch
-    ? (work) => checkFinished("batch", batch(work))
-    : (work) => {
-        for (const each of work.each()) {
-          try {
-            const result = row(each);
-            if (result !== undefined) checkFinished("row", result);
-          } catch (error) {
-            if (error instanceof Retry) throw error;
-            each.fail(errorText(error));
-          }
-        }
-      };
+  const decideRowByRow = (work) => {
+    for (const each of work.each()) {
+      try {
+        const result = row(each);
+        if (result !== undefined) checkFinished("row", result);
+      } catch (error) {
+        if (error instanceof Retry) throw error;
+        each.fail(errorText(error));
+      }
+    }
+  };
   return {
     configure(settings) {
       isRunning = true;
@@ -918,7 +928,7 @@ export function transform({ tables: wanted, columns: used = [], sinks = [], setu
     describe(table) {
       const name = fullName(table);
       if (wanted && !wanted.includes(name)) return { tag: "pass" };
-      const columns = isOfEach ? (used[name] ?? []) : used;
+      const columns = isByTable ? (used[name] ?? []) : used;
       tables.set(table.id, new Table(table, columns));
       if (!columns.length) return { tag: "all" };
       return { tag: "want", val: { columns, before: true, inserts: true, updates: true, deletes: true } };
@@ -928,7 +938,8 @@ export function transform({ tables: wanted, columns: used = [], sinks = [], setu
       current = new Answers(work);
       calls++;
       try {
-        decide(work);
+        if (batch) checkFinished("batch", batch(work));
+        else decideRowByRow(work);
         work.finish();
       } catch (error) {
         throw error instanceof Retry ? { tag: "retry", val: error.message } : { tag: "reject", val: errorText(error) };

@@ -214,7 +214,8 @@ fn new_projects_build_and_pass_their_test() -> anyhow::Result<()> {
     // Another version of a module, compared on recorded rows.
     let project = directory.join("my-c");
     let rows = project.join("tests/example.rows.jsonl");
-    for (other, expected) in [(project.join("my-c.wasm"), ": 0 differ from"), (module("c", "route"), ": 3 differ from")] {
+    for (other, expected) in [(project.join("my-c.wasm"), ": 0 differ from"), (module("c", "route"), ": 3 differ from")]
+    {
         let output = Command::new(rowmill_tests::binary()?)
             .args(["plugin", "dev", "--once", "--rows"])
             .arg(&rows)
@@ -296,7 +297,17 @@ async fn recorded_rows_are_cases() -> anyhow::Result<()> {
     assert!(!rig.config.checkpoint().exists(), "no checkpoint is written");
     assert_eq!(std::fs::read_to_string(&rows)?.lines().count(), 5);
     let output = Command::new(rowmill_tests::binary()?)
-        .args(["tail", "--record", "--from", "earliest", "--limit", "1", "--where", "changed_to(status, 'paid')", "--config"])
+        .args([
+            "tail",
+            "--record",
+            "--from",
+            "earliest",
+            "--limit",
+            "1",
+            "--where",
+            "changed_to(status, 'paid')",
+            "--config",
+        ])
         .arg(&config)
         .env("ROWMILL_SOURCE_PASSWORD", &rig.config.password)
         .output()?;
