@@ -15,6 +15,8 @@
 //! column's document is written as it is, or as text; the transform is given MySQL's form of it. A value that a column of its
 //! type cannot have is an error. A column that is left out is absent, as in a row image without it.
 
+mod domain;
+
 use std::sync::Arc;
 
 use rowmill_core::batch::{
@@ -26,6 +28,7 @@ use serde_json::{Map, Value, json};
 
 use crate::exact_json::Exact;
 use crate::transform::{check_value, time_us};
+use domain::Domain;
 
 /// The number of sample rows, which are one batch.
 pub(crate) const BATCH_ROWS: usize = 256;
@@ -188,69 +191,6 @@ struct DeclaredTable {
     table: Arc<Table>,
     /// By column.
     domains: Vec<Domain>,
-}
-
-/// The values that a column's declared type allows among those of its kind.
-enum Domain {
-    Any,
-    /// The members of an enum or a set.
-    Members(Vec<String>),
-    /// The digits after a decimal's point.
-    Scale(usize),
-}
-
-impl Domain {
-    /// Returns the domain of a declared type; `Any` where it does not say.
-    fn of(kind: Kind, declared: &str) -> Self {
-        let inner = declared.split_once('(').and_then(|(_, rest)| Some(rest.rsplit_once(')')?.0));
-        let Some(inner) = inner else { return Self::Any };
-        match kind {
-            Kind::Enum | Kind::Set => Self::Members(members(inner)),
-            Kind::Decimal => match inner.split_once(',').map_or(Ok(0), |(_, scale)| scale.trim().parse()) {
-                Ok(scale) => Self::Scale(scale),
-                Err(_) => Self::Any,
-            },
-            _ => Self::Any,
-        }
-    }
-
-    /// Returns why a text is not a value; `None` if it is one.
-    fn refuses(&self, kind: Kind, text: &str) -> Option<String> {
-        match self {
-            Self::Any => None,
-            // An invalid value that a server stored is the empty text.
-            Self::Members(_) if text.is_empty() => None,
-            Self::Members(members) => {
-                let mut parts = if kind == Kind::Set { text.split(',').collect() } else { vec![text] }.into_iter();
-                let unknown = parts.find(|part| !members.iter().any(|member| member == part))?;
-                Some(format!("`{unknown}` is not one of {}", members.join(", ")))
-            }
-            Self::Scale(scale) => {
-                let digits = text.split_once('.').map_or(0, |(_, fraction)| fraction.len());
-                (digits != *scale)
-                    .then(|| format!("`{text}` must have {scale} digits after the point, as MySQL logs it"))
-            }
-        }
-    }
-}
-
-/// Returns the members of an enum or a set: texts in quotes, within which a quote is doubled.
-fn members(list: &str) -> Vec<String> {
-    let mut members = Vec::new();
-    let mut rest = list;
-    while let Some((_, text)) = rest.split_once('\'') {
-        let mut member = String::new();
-        rest = text;
-        while let Some((part, after)) = rest.split_once('\'') {
-            member.push_str(part);
-            rest = after;
-            let Some(after) = after.strip_prefix('\'') else { break };
-            member.push('\'');
-            rest = after;
-        }
-        members.push(member);
-    }
-    members
 }
 
 fn declared(id: TableId, line: TableLine) -> Result<DeclaredTable, String> {

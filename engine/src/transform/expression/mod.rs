@@ -8,17 +8,21 @@
 mod compile;
 mod date;
 mod json_path;
+mod like;
+mod node;
 mod number;
 mod parse;
 mod scalar;
 mod template;
+mod value;
 
 use super::interest::Interests;
 
 pub(crate) use date::time_us;
 
-pub(super) use compile::{Compiled, RowContext as Row, absent};
+pub(super) use compile::Compiled;
 pub(super) use json_path::items;
+pub(super) use node::{RowContext as Row, absent};
 pub(super) use parse::parse;
 pub(super) use template::{CompiledTemplate, Template, push_json};
 

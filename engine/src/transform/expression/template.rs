@@ -3,8 +3,10 @@
 use rowmill_core::batch::Table;
 use rowmill_core::envelope::{push_cell, push_raw, push_string};
 
-use super::compile::{Compiled, RowContext, Value, float_text};
+use super::compile::Compiled;
+use super::node::RowContext;
 use super::parse::parse_placeholder;
+use super::value::{Value, float_text};
 use super::{Expression, Scope};
 
 /// A text with placeholders, each an expression within braces. Braces of the text itself are doubled.
