@@ -21,8 +21,8 @@
 //
 // A row that is neither kept nor failed is dropped; rows of other tables pass. An exception in `row` is a failure of
 // that row: its messages and edits are discarded, the plugin's `on_error` decides on it, and the other rows are not
-// affected. An exception in `batch` rejects the batch, and the engine then tries each of its rows alone. The error has
-// the calls that led to the exception, with file and line. `throw new Retry("...")` is a transient failure of the batch.
+// affected. An exception in `batch` rejects the batch, and the engine then tries each of its rows alone. Errors have
+// the calls that led to the exception, by file and line. `throw new Retry("...")` is a transient failure of the batch.
 //
 // `sinks: ["warehouse"]` beside `tables` declares the sinks that the transform uses: one that the configuration lacks
 // is then an error at the start and of `rowmill check`; otherwise, of the first row that goes to it.
@@ -98,7 +98,7 @@ const NO_RECIPE = 2 ** 32 - 1;
 function recipeNumber(recipe) {
   if (recipe.number !== undefined) return recipe.number;
   if (recipe.text === undefined) throw new Error("`write` takes what `recipe` returned");
-  const number = host.addRecipe(recipe.text);
+  const number = host.addRecipe(recipe.text) >>> 0; // the runtime has a u32 from 2^31 as a negative number
   if (number !== NO_RECIPE) recipe.number = number;
   return number;
 }

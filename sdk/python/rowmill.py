@@ -823,7 +823,7 @@ class Transform:
     #: table does not have is an error.
     columns: Sequence[str] | Mapping[str, Sequence[str]] | None = None
     #: The names of the sinks that it uses. One that the configuration lacks is then an error of the engine's start, and
-    #: of `rowmill check`, rather than of a row.
+    #: of `rowmill check`, rather than of a row. `setup` may set them.
     sinks: Sequence[str] = ()
 
     def setup(self, settings: dict[str, typing.Any]) -> None:
@@ -894,16 +894,16 @@ def exported(transform: type[Transform]) -> type:
     class WitWorld:
         def configure(self, settings):
             global _new_recipes
-            for name in _names(instance.sinks):
-                if host.sink(name) is None:
-                    raise Err(f"the configuration has no sink `{name}`, which the transform declares")
             try:
                 for made in _new_recipes or ():
                     made._add()
                 _new_recipes = None
                 instance.setup(json.loads(settings))
+                missing = [name for name in _names(instance.sinks) if host.sink(_utf8(name)) is None]
             except Exception as error:
                 raise Err(_message(error))
+            if missing:
+                raise Err(f"the configuration has no sink `{missing[0]}`, which the transform declares")
 
         def describe(self, table):
             name = f"{_quoted(table.schema)}.{_quoted(table.name)}"
@@ -912,7 +912,7 @@ def exported(transform: type[Transform]) -> type:
             if not _decides_on(name):
                 return types.Interest_Pass()
             declared = instance.columns
-            declared = _names(declared.get(name) if isinstance(declared, dict) else declared)
+            declared = _names(declared.get(name) if isinstance(declared, Mapping) else declared)
             _described[table.id] = _Table(table, name, declared)
             if not declared:
                 return types.Interest_All()
