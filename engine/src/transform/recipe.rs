@@ -483,9 +483,9 @@ impl Pieces<'_> {
     }
 }
 
-/// A value for each table, made at the table's first row.
+/// A value for each table, made at the table's first row. Boxed: there may be many tables, most of them without a value.
 #[derive(Debug)]
-pub(super) struct OfTables<T>(ByTable<T>);
+pub(super) struct OfTables<T>(ByTable<Box<T>>);
 
 impl<T> Default for OfTables<T> {
     fn default() -> Self {
@@ -498,7 +498,7 @@ impl<T> OfTables<T> {
         let known = self.0.entry(table);
         Ok(match known {
             Some(known) => known,
-            None => known.insert(make()?),
+            None => known.insert(Box::new(make()?)),
         })
     }
 }
