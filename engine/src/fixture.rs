@@ -33,6 +33,28 @@ use domain::Domain;
 /// The number of sample rows, which are one batch.
 pub(crate) const BATCH_ROWS: usize = 256;
 
+/// Each kind of column, with a MySQL type of it. A `FLOAT` is written in another way than a `DOUBLE`.
+pub(crate) const KINDS: [(Kind, &str); 18] = [
+    (Kind::Int, "bigint"),
+    (Kind::Uint, "bigint unsigned"),
+    (Kind::Float, "double"),
+    (Kind::Float, "float"),
+    (Kind::Decimal, "decimal"),
+    (Kind::Text, "text"),
+    (Kind::Bytes, "blob"),
+    (Kind::Json, "json"),
+    (Kind::Date, "date"),
+    (Kind::Time, "time"),
+    (Kind::Datetime, "datetime"),
+    (Kind::Timestamp, "timestamp"),
+    (Kind::Year, "year"),
+    (Kind::Bit, "bit(64)"),
+    (Kind::Enum, "enum"),
+    (Kind::Set, "set"),
+    (Kind::Geometry, "point"),
+    (Kind::Vector, "vector"),
+];
+
 /// The time of the first row's change, in microseconds since 1970; each later row's is one second later.
 const FIRST_TIME_US: i64 = 1_700_000_000_000_000;
 

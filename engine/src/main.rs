@@ -385,14 +385,8 @@ fn plugin(command: PluginCommand) -> anyhow::Result<()> {
             let tested = plugin::test(&path, cases.as_deref(), accept)?;
             let mut failed = 0;
             for (name, tested) in &tested {
-                print(&match tested {
-                    Tested::Passed => format!("ok       {name}\n"),
-                    Tested::Accepted => format!("accepted {name}\n"),
-                    Tested::Failed(how) => {
-                        failed += 1;
-                        format!("failed   {name}: {how}\n")
-                    }
-                })?;
+                failed += usize::from(matches!(tested, Tested::Failed(_)));
+                print(&tested.line(name))?;
             }
             anyhow::ensure!(failed == 0, "{failed} of {} cases failed", tested.len());
             Ok(())

@@ -254,6 +254,23 @@ fn what_is_printed_without_an_end_does_not_pile_up() {
     assert!(last < first * 5 + Duration::from_millis(100), "{first:?} at first, {last:?} later");
 }
 
+/// Counters that exist already do not count again against their number.
+#[test]
+fn a_call_counts_under_many_known_names_and_a_new_one() {
+    // Counts under 600 names, and under one more that is another one in each call.
+    let body = "(loop $next
+                (i32.store8 (i32.const 0x2000) (i32.add (i32.const 32) (i32.and (local.get $i) (i32.const 63))))
+                (i32.store8 (i32.const 0x2001) (i32.add (i32.const 32) (i32.shr_u (local.get $i) (i32.const 6))))
+                (call $count (i32.const 0x2000) (i32.const 2) (i64.const 1))
+                (br_if $next (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 600))))
+                (i32.store8 (i32.const 0x3000) (i32.add (i32.const 1) (i32.load8_u (i32.const 0x3000))))
+                (call $count (i32.const 0x3000) (i32.const 1) (i64.const 1))";
+    let plugin = load(&module("", body), LIMITS).expect("loaded");
+    (0..3).for_each(|_| drop(decide(&plugin).expect("decided")));
+    let counters = plugin.counters();
+    assert_eq!((counters.len(), counters.values().filter(|count| **count == 3).count()), (603, 600));
+}
+
 /// Log lines beyond the limit of a call are dropped, and one line says so.
 #[test]
 fn a_call_logs_a_bounded_number_of_lines() {

@@ -39,8 +39,8 @@ impl MessageText {
         is_text.then_some(Self { text, group_end, id_end })
     }
 
-    #[cfg(test)]
     /// Joins a group, a deduplication ID and a body.
+    #[cfg(test)]
     pub(crate) fn of(group: &str, deduplication_id: &str, body: String) -> Self {
         let (group_end, id_end) = (group.len(), group.len() + deduplication_id.len());
         let text = if id_end == 0 { body } else { [group, deduplication_id, &body].concat() };

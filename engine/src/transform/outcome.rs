@@ -256,12 +256,16 @@ impl Outcome {
         Ok(())
     }
 
-    pub fn write(&mut self, rows: Vec<RowIndex>, recipe: u32, sink: Option<u32>) -> Result<(), PluginError> {
-        self.take(MESSAGE_BYTES + rows.len() * ROW_BYTES)?;
+    /// Adds messages of rows by a recipe. The memory of the messages counts when they are rendered.
+    pub fn write(&mut self, rows: &[RowIndex], recipe: u32, sink: Option<u32>) -> Result<(), PluginError> {
+        self.take(rows.len() * ROW_BYTES)?;
         let sink = self.sink(sink)?;
         match self.writes.last_mut() {
-            Some(last) if (last.recipe, last.sink) == (recipe, sink) => last.rows.extend(rows),
-            _ => self.writes.push(Write { recipe, sink, rows }),
+            Some(last) if (last.recipe, last.sink) == (recipe, sink) => last.rows.extend_from_slice(rows),
+            _ => {
+                self.take(MESSAGE_BYTES)?;
+                self.writes.push(Write { recipe, sink, rows: rows.to_vec() });
+            }
         }
         Ok(())
     }
@@ -455,7 +459,7 @@ mod tests {
         assert!(error.contains("more than 1000 bytes; raise `output`"), "{error}");
         let error = asked.rows_of(Rows::These(vec![0, 256]), &mut Conditions::default()).expect_err("refused");
         assert!(error.to_string().contains("row 256 is not in the batch of 256 rows"), "{error}");
-        let error = outcome.write(vec![RowIndex(0)], 0, Some(1)).expect_err("refused").to_string();
+        let error = outcome.write(&[RowIndex(0)], 0, Some(1)).expect_err("refused").to_string();
         assert!(error.contains("sink 1 does not exist: there are 1"), "{error}");
         let error = outcome.attribute(0, "name", "value").expect_err("refused").to_string();
         assert!(error.contains("message 0 does not exist: there are 0"), "{error}");

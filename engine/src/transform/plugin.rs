@@ -180,9 +180,7 @@ impl Plugin {
         self.instances().made -= 1;
         self.returned.notify_one();
     }
-}
 
-impl Plugin {
     /// Returns the plugin's counters.
     pub(crate) fn counters(&self) -> BTreeMap<String, u64> {
         self.blueprint.counters.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -148,7 +148,7 @@ impl<'a> BatchQuery<'a> {
 }
 
 /// Returns the older of the images that a view reads.
-fn image_of(view: View) -> ImageKind {
+pub(super) fn image_of(view: View) -> ImageKind {
     match view {
         View::Before => ImageKind::Before,
         View::After | View::Newest => ImageKind::After,
@@ -199,7 +199,7 @@ pub(super) fn blob(column: &Column, value: &[u8]) -> Option<Vec<u8>> {
     matches!(column.kind, Kind::Bytes | Kind::Geometry | Kind::Vector).then(|| value.to_vec())
 }
 
-fn image<'a>(row: &Row<'a>, view: View) -> Option<Image<'a>> {
+pub(super) fn image<'a>(row: &Row<'a>, view: View) -> Option<Image<'a>> {
     match view {
         View::Before => row.before(),
         View::After => row.after(),

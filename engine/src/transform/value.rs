@@ -130,26 +130,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-
-    const KINDS: [(Kind, &str); 17] = [
-        (Kind::Int, "bigint"),
-        (Kind::Uint, "bigint unsigned"),
-        (Kind::Float, "float"),
-        (Kind::Float, "double"),
-        (Kind::Decimal, "decimal(10,2)"),
-        (Kind::Text, "text"),
-        (Kind::Bytes, "blob"),
-        (Kind::Json, "json"),
-        (Kind::Date, "date"),
-        (Kind::Time, "time"),
-        (Kind::Datetime, "datetime"),
-        (Kind::Timestamp, "timestamp"),
-        (Kind::Year, "year"),
-        (Kind::Bit, "bit(9)"),
-        (Kind::Enum, "enum"),
-        (Kind::Geometry, "point"),
-        (Kind::Vector, "vector"),
-    ];
+    use crate::fixture::KINDS;
 
     fn table(kind: Kind, mysql_type: &str) -> Table {
         let (name, mysql_type) = ("v".to_owned(), mysql_type.to_owned());

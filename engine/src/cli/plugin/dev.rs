@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 
-use super::test::{Output, Tested, difference, outputs, sources, test};
-use super::{build, module_in};
+use super::test::{Output, difference, outputs, sources, test};
+use super::{build, module_in, rows_in};
 use crate::fixture::Rows;
 use crate::transform::{Chain, Loader, Settings};
 
@@ -67,21 +67,18 @@ fn round(directory: &Path, rows: Option<&Path>, against: Option<&Path>) -> anyho
     build(directory)?;
     let mut out = String::new();
     for (name, tested) in test(directory, None, false)? {
-        match tested {
-            Tested::Passed | Tested::Accepted => writeln!(out, "ok       {name}")?,
-            Tested::Failed(how) => writeln!(out, "failed   {name}: {how}")?,
-        }
+        out.push_str(&tested.line(&name));
     }
     if let Some(rows) = rows {
         let module = module_in(directory)?;
-        out.push_str(&shown(&module, rows, against).with_context(|| rows.display().to_string())?);
+        out.push_str(&shown(&module, rows, against)?);
     }
     Ok(out)
 }
 
 /// Returns what becomes of rows, or which rows two versions of a module treat differently.
 fn shown(module: &Path, file: &Path, against: Option<&Path>) -> anyhow::Result<String> {
-    let rows = Rows::parse(&std::fs::read_to_string(file)?).map_err(|error| anyhow!(error))?;
+    let rows = rows_in(Some(file))?;
     let made = by_row(module, &rows)?;
     let count = rows.singles.len();
     let Some(against) = against else {
@@ -99,17 +96,17 @@ fn shown(module: &Path, file: &Path, against: Option<&Path>) -> anyhow::Result<S
     };
     let other = by_row(against, &rows).with_context(|| against.display().to_string())?;
     let nothing = Vec::new();
-    let of = |made: &'_ BTreeMap<usize, Vec<Output>>, index| made.get(&index).unwrap_or(&nothing).len();
-    let differing: Vec<(usize, String)> = (0..count)
+    let differing: Vec<String> = (0..count)
         .filter_map(|index| {
             let (old, new) = (other.get(&index).unwrap_or(&nothing), made.get(&index).unwrap_or(&nothing));
-            difference(old, new).map(|difference| (index, difference))
+            let (before, now) = (old.len(), new.len());
+            let line = |difference| format!("  row {index} ({before} results before, {now} now), {difference}");
+            difference(old, new).map(line)
         })
         .collect();
     let mut out = format!("{count} rows: {} differ from {}\n", differing.len(), against.display());
-    for (index, difference) in differing.iter().take(SHOWN_MAX) {
-        let (old, new) = (of(&other, *index), of(&made, *index));
-        writeln!(out, "  row {index} ({old} results before, {new} now), {difference}")?;
+    for line in differing.iter().take(SHOWN_MAX) {
+        writeln!(out, "{line}")?;
     }
     Ok(out)
 }
@@ -123,4 +120,22 @@ fn by_row(module: &Path, rows: &Rows) -> anyhow::Result<BTreeMap<usize, Vec<Outp
         made.entry(output.row()).or_default().push(output);
     }
     Ok(made)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A round must not be the cause of the next one.
+    #[test]
+    fn what_a_build_writes_is_not_a_change() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let write = |name: &str| std::fs::write(directory.path().join(name), name).expect("written");
+        ["build", "paid.ts", "paid.toml"].into_iter().for_each(write);
+        let before = state(directory.path(), None, None);
+        ["build-paid.js", "paid.wasm"].into_iter().for_each(write);
+        assert_eq!(state(directory.path(), None, None), before);
+        write("helper.js");
+        assert_ne!(state(directory.path(), None, None), before);
+    }
 }

@@ -11,8 +11,8 @@ use futures_util::FutureExt;
 use rowmill_core::batch::{Builder, PackedBatch, RowIndex, Table};
 use tracing::subscriber::{NoSubscriber, with_default};
 
-use super::module_in;
-use crate::fixture::{BATCH_ROWS, Rows, sample};
+use super::{module_in, rows_in};
+use crate::fixture::{BATCH_ROWS, Rows};
 use crate::transform::{Chain, Loader, Plugin, Settings, Transformed};
 
 /// How long rows are passed through a plugin to measure the time per row.
@@ -25,11 +25,7 @@ const MEASURED_FOR: Duration = Duration::from_millis(500);
 /// If the module cannot be loaded, or the rows cannot be read.
 pub fn inspect(path: &Path, rows: Option<&Path>) -> anyhow::Result<String> {
     let module = module_in(path)?;
-    let text = match rows {
-        Some(path) => std::fs::read_to_string(path).with_context(|| path.display().to_string())?,
-        None => sample(),
-    };
-    let rows = Rows::parse(&text).map_err(|error| anyhow::anyhow!(error))?;
+    let rows = rows_in(rows)?;
     let size = std::fs::metadata(&module).with_context(|| module.display().to_string())?.len();
     let loader = Loader::new(Settings::for_tests(rows.sinks.clone()).with_any_sink())?;
     // Without a cache, to measure the compilation.
@@ -89,7 +85,7 @@ impl Gauge {
     /// # Errors
     /// If the module cannot be loaded.
     pub fn load(module: &Path) -> anyhow::Result<Self> {
-        let rows = Rows::parse(&sample()).map_err(|error| anyhow::anyhow!(error))?;
+        let rows = rows_in(None)?;
         let plugin = Loader::new(Settings::for_tests(rows.sinks.clone()).with_any_sink())?.load(module)?;
         Ok(Self::new(plugin, rows))
     }

@@ -14,7 +14,16 @@ pub use verify::{Check, verify};
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
+
+use crate::fixture::{Rows, sample};
+
+/// Reads rows from a file of lines of JSON; without one, sample rows of a table with ten columns.
+fn rows_in(file: Option<&Path>) -> anyhow::Result<Rows> {
+    let Some(file) = file else { return Rows::parse(&sample()).map_err(|error| anyhow!(error)) };
+    let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+    Rows::parse(&text).map_err(|error| anyhow!("{}: {error}", file.display()))
+}
 
 /// Returns the module of a project: the file itself, or the only `.wasm` file in a directory.
 fn module_in(path: &Path) -> anyhow::Result<PathBuf> {

@@ -35,6 +35,17 @@ pub enum Tested {
     Failed(String),
 }
 
+impl Tested {
+    /// Returns the line that reports the result of a case.
+    pub fn line(&self, name: &str) -> String {
+        match self {
+            Self::Passed => format!("ok       {name}\n"),
+            Self::Accepted => format!("accepted {name}\n"),
+            Self::Failed(how) => format!("failed   {name}: {how}\n"),
+        }
+    }
+}
+
 /// Runs the test cases of a directory (by default `tests` beside the module) on a module. With `accept`, the results are
 /// written as those expected.
 ///
@@ -103,7 +114,11 @@ pub(super) fn sources(directory: &Path) -> Vec<PathBuf> {
 
 fn is_source(path: &Path) -> bool {
     const ENDINGS: [&str; 9] = ["rs", "c", "h", "zig", "go", "ts", "js", "py", "cpp"];
-    path.extension().is_some_and(|ending| ENDINGS.iter().any(|known| ending == *known))
+    // What a TypeScript project's build writes of its source.
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let built_of = name.strip_prefix("build-").and_then(|name| name.strip_suffix(".js"));
+    let is_built = built_of.is_some_and(|stem| path.with_file_name(format!("{stem}.ts")).exists());
+    !is_built && path.extension().is_some_and(|ending| ENDINGS.iter().any(|known| ending == *known))
 }
 
 fn case(module: &Path, file: &Path, accept: bool) -> anyhow::Result<Tested> {

@@ -3,16 +3,15 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, anyhow};
 use futures_util::FutureExt;
 use rowmill_core::batch::{
     Builder, Cell, Column, ColumnIndex, Kind, Operation, PackedBatch, RowHeader, Table, TableId, TransactionHeader,
 };
 use tracing::subscriber::{NoSubscriber, with_default};
 
-use super::module_in;
 use super::test::{difference, outputs};
-use crate::fixture::{Rows, sample};
+use super::{module_in, rows_in};
+use crate::fixture::{KINDS, Rows};
 use crate::transform::{Chain, Loader, Plugin, Settings};
 
 /// A check of a module: its name, and what is wrong.
@@ -43,11 +42,7 @@ enum HardValue {
 /// If the module cannot be loaded, or the rows cannot be read.
 pub fn verify(path: &Path, rows: Option<&Path>) -> anyhow::Result<Vec<Check>> {
     let module = module_in(path)?;
-    let text = match rows {
-        Some(path) => std::fs::read_to_string(path).with_context(|| path.display().to_string())?,
-        None => sample(),
-    };
-    let given = Rows::parse(&text).map_err(|error| anyhow!(error))?;
+    let given = rows_in(rows)?;
     let settings = Settings::for_tests(given.sinks.clone()).with_any_sink().with_users_cache();
     let loader = Loader::new(settings)?;
     let mut tables: Vec<Arc<Table>> = given.tables.to_vec();
@@ -92,19 +87,13 @@ fn check(plugin: &Arc<Plugin>, tables: &Arc<[Arc<Table>]>, rows: &[HardRow]) -> 
         packed: all.clone(),
         tables: Arc::clone(tables),
     };
-    let mut number = 0;
-    let mut run = |packed: &PackedBatch, first: usize| {
-        number += 1;
-        let done = chain.transform_in_part(number - 1, packed, tables).now_or_never().flatten();
-        let done = done.ok_or("the batch waits for another one")?;
-        let broken = done.dead.iter().find(|dead| matches!(dead.error.code, "trapped" | "malformed-verdict"));
-        match broken {
-            Some(dead) => Err(format!("row {}: {}", first + dead.origin as usize, dead.error.message)),
-            None => Ok(done.dead.len()),
-        }
-    };
-    let failed = run(&all, 0)?;
-    let done = || format!("{} rows, {failed} failed by the transform", rows.len());
+    let transformed = chain.transform_in_part(0, &all, tables).now_or_never().flatten();
+    let dead = transformed.ok_or("the batch waits for another one")?.dead;
+    let is_broken = |code: &str| matches!(code, "trapped" | "malformed-verdict");
+    if let Some(broken) = dead.iter().find(|dead| is_broken(dead.error.code)) {
+        return Err(format!("row {}: {}", broken.origin, broken.error.message));
+    }
+    let done = || format!("{} rows, {} failed by the transform", rows.len(), dead.len());
     if plugin.is_stateful() {
         return Ok(done());
     }
@@ -128,26 +117,6 @@ fn check(plugin: &Arc<Plugin>, tables: &Arc<[Arc<Table>]>, rows: &[HardRow]) -> 
 
 /// A table with a column of each kind, which transforms do not expect.
 fn unknown_table(id: TableId) -> Table {
-    let kinds = [
-        (Kind::Int, "bigint"),
-        (Kind::Uint, "bigint unsigned"),
-        (Kind::Float, "double"),
-        (Kind::Float, "float"),
-        (Kind::Decimal, "decimal"),
-        (Kind::Text, "text"),
-        (Kind::Bytes, "blob"),
-        (Kind::Json, "json"),
-        (Kind::Date, "date"),
-        (Kind::Time, "time"),
-        (Kind::Datetime, "datetime"),
-        (Kind::Timestamp, "timestamp"),
-        (Kind::Year, "year"),
-        (Kind::Bit, "bit(64)"),
-        (Kind::Enum, "enum"),
-        (Kind::Set, "set"),
-        (Kind::Geometry, "point"),
-        (Kind::Vector, "vector"),
-    ];
     let column = |(index, (kind, mysql_type)): (usize, &(Kind, &str))| Column {
         name: format!("Größe {index}"),
         kind: *kind,
@@ -160,7 +129,7 @@ fn unknown_table(id: TableId) -> Table {
         generation: 0,
         schema: "rowmill.verify".to_owned(),
         name: "of `all` kinds".to_owned(),
-        columns: kinds.iter().enumerate().map(column).collect(),
+        columns: KINDS.iter().enumerate().map(column).collect(),
         key: vec![ColumnIndex(0)],
     }
 }

@@ -11,6 +11,7 @@ use super::scalar::{Class, Scalar};
 use super::value::Value;
 use super::{ColumnName, Comparison, Expression, Function, Scope, View};
 use crate::config::nearest;
+use crate::transform::query::image_of;
 use crate::transform::value as column_value;
 
 /// An expression compiled for one table.
@@ -188,8 +189,7 @@ impl Compiler<'_> {
             let hint = nearest(name, self.table.columns.iter().map(|column| &*column.name));
             format!("{}{hint}", self.table.no_column(name))
         })?;
-        let image = if *view == View::Old { ImageKind::Before } else { ImageKind::After };
-        self.scope.interests.check(self.table, index, image)?;
+        self.scope.interests.check(self.table, index, image_of(*view))?;
         Ok((index, self.described(index)))
     }
 
@@ -230,9 +230,9 @@ impl Compiler<'_> {
             Function::BinlogFile => (Node::BinlogFile, Class::Text),
             Function::BinlogPosition => (Node::BinlogPosition, Class::Number),
             Function::Row | Function::RowExcept | Function::OldRow | Function::OldRowExcept => {
-                let (view, image) = match function {
-                    Function::Row | Function::RowExcept => (View::Newest, ImageKind::After),
-                    _ => (View::Old, ImageKind::Before),
+                let view = match function {
+                    Function::Row | Function::RowExcept => View::Newest,
+                    _ => View::Before,
                 };
                 let except = arguments.iter().map(|argument| {
                     let name = self.column_argument(function, argument)?;
@@ -242,7 +242,7 @@ impl Compiler<'_> {
                 let except = except.collect::<Result<Vec<_>, String>>()?;
                 for index in (0..self.table.columns.len() as u32).map(ColumnIndex) {
                     if !except.contains(&index) {
-                        self.scope.interests.check(self.table, index, image)?;
+                        self.scope.interests.check(self.table, index, image_of(view))?;
                     }
                 }
                 (Node::Row(view, except), Class::Json)

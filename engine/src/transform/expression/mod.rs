@@ -2,7 +2,7 @@
 //! the values of recipes.
 //!
 //! A text is parsed once ([`Expression`]), compiled for each table ([`Compiled`](compile::Compiled)), and evaluated for each row
-//! ([`evaluate`](compile::Compiled::value)). The compiler refuses what makes no sense for the table's columns, so that no
+//! ([`value`](compile::Compiled::value)). The compiler refuses what makes no sense for the table's columns, so that no
 //! comparison is false in silence.
 
 mod compile;
@@ -17,6 +17,7 @@ mod template;
 mod value;
 
 use super::interest::Interests;
+use super::wasm::bindings::query::View;
 
 pub(crate) use date::time_us;
 
@@ -25,17 +26,6 @@ pub(super) use json_path::items;
 pub(super) use node::{RowContext as Row, absent};
 pub(super) use parse::parse;
 pub(super) use template::{CompiledTemplate, Template, push_json};
-
-/// The image of a row that an expression reads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum View {
-    /// `OLD.column`: the before image.
-    Old,
-    /// `NEW.column`: the after image.
-    New,
-    /// `column`: the after image; of a deleted row the before image.
-    Newest,
-}
 
 /// A parsed expression.
 #[derive(Debug, Clone, PartialEq)]
@@ -64,7 +54,7 @@ pub(super) enum Expression {
     Or(Vec<Expression>),
 }
 
-/// A column of one of a row's images.
+/// A column of one of a row's images: `old.column`, `new.column` or `column`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ColumnName {
     pub view: View,

@@ -13,7 +13,7 @@ use super::number::{Number, Operator};
 use super::scalar::Scalar;
 use super::value::{Value, float_text, owned_text, unquoted_text};
 use super::{Comparison, View};
-use crate::transform::query::time_us;
+use crate::transform::query::{self, time_us};
 
 /// The row for which an expression is evaluated.
 #[derive(Clone, Copy)]
@@ -110,11 +110,7 @@ impl Comparison {
 
 impl<'a> RowContext<'a> {
     pub(super) fn image(&self, view: View) -> Option<Image<'a>> {
-        match view {
-            View::Old => self.row.before(),
-            View::New => self.row.after(),
-            View::Newest => Some(self.row.newest()),
-        }
+        query::image(&self.row, view)
     }
 
     /// Returns a column's value. NULL if the row does not have the image.

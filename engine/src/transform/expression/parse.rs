@@ -359,7 +359,7 @@ impl Parser<'_> {
         if self.symbol("(")? {
             return self.call(&word, start);
         }
-        for (name, view) in [("old", View::Old), ("new", View::New)] {
+        for (name, view) in [("old", View::Before), ("new", View::After)] {
             if is(name) && self.symbol(".")? {
                 let (Token::Word(name) | Token::Quoted(name)) = self.next.clone() else {
                     return Err(self.error("expected a column's name"));

@@ -93,23 +93,11 @@ impl CompiledTemplate {
         for piece in &self.0 {
             match piece {
                 Piece::Text(text) => out.extend_from_slice(text.as_bytes()),
-                Piece::Value(value) => push_text(value, context, out)?,
+                Piece::Value(value) => value.value(context)?.push_text(out)?,
             }
         }
         Ok(())
     }
-}
-
-/// Appends the value of an expression as text.
-///
-/// # Errors
-/// If it has no value for the row.
-pub(in crate::transform) fn push_text(
-    compiled: &Compiled,
-    context: &RowContext<'_>,
-    out: &mut Vec<u8>,
-) -> Result<(), String> {
-    compiled.value(context)?.push_text(out)
 }
 
 /// Appends the value of an expression as JSON. Decimals are strings, as in all formats of messages.

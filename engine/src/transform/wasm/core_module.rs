@@ -261,7 +261,7 @@ impl Verdict<'_> {
             outcome.attribute(emit, name, value)?;
         }
         for [row, recipe, sink] in self.writes.iter() {
-            outcome.write(vec![asked.known(row)?], recipe, given(sink))?;
+            outcome.write(&[asked.known(row)?], recipe, given(sink))?;
         }
         for [row, message_len] in self.fails.iter() {
             outcome.fail(asked.known(row)?, arena.text(message_len)?.to_owned())?;

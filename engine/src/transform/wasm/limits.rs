@@ -41,7 +41,7 @@ pub(in crate::transform) const LINES_MAX: usize = 100;
 /// Bytes that a plugin may print in one call: a runtime that aborts prints a lot.
 pub(in crate::transform) const PRINTED_BYTES_MAX: usize = 4 << 10;
 
-/// The memory that a message, a reroute, an edit, a failure, an attribute, and a row of a host command take besides their
+/// The memory that a message, a reroute, an edit, a failure, an attribute, and a row that is kept or written take besides their
 /// texts, in bytes, approximately. It counts as output, so that the output is bounded by the memory that it takes.
 pub(in crate::transform) const MESSAGE_BYTES: usize = 200;
 pub(in crate::transform) const REROUTE_BYTES: usize = 64;

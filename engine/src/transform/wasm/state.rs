@@ -359,18 +359,20 @@ impl PluginState {
     }
 
     pub fn add_to_counter(&mut self, counter: String, n: u64) {
-        let counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_known = counters.contains_key(&counter) || self.counted.contains_key(&counter);
-        let count = counters.len() + self.counted.len();
-        drop(counters);
-        if !is_known && (count >= COUNTERS_MAX || counter.len() > NAME_BYTES_MAX) {
+        if let Some(count) = self.counted.get_mut(&counter) {
+            *count = count.saturating_add(n);
+            return;
+        }
+        let known = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = |counter: &String| !known.contains_key(counter);
+        let count = known.len() + self.counted.keys().filter(|counter| is_new(counter)).count();
+        if is_new(&counter) && (count >= COUNTERS_MAX || counter.len() > NAME_BYTES_MAX) {
             let error =
                 format!("more than {COUNTERS_MAX} counters, or a counter's name of more than {NAME_BYTES_MAX} bytes");
             self.error.get_or_insert(PluginError::Reject(error));
             return;
         }
-        let count = self.counted.entry(counter).or_default();
-        *count = count.saturating_add(n);
+        self.counted.insert(counter, n);
     }
 
     /// Adds what a call that succeeded counted to the counters.
@@ -478,7 +480,7 @@ fn add_outcome(linker: &mut LinkerInstance<'_, PluginState>) -> wasmtime::Result
         )?;
     }
     linker.func_wrap("write", |mut store: Context<'_>, (rows, recipe, sink): (outcome::Rows, u32, Option<u32>)| {
-        store.data_mut().say_of(rows, |outcome, _, rows| outcome.write(rows, recipe, sink));
+        store.data_mut().say_of(rows, |outcome, _, rows| outcome.write(&rows, recipe, sink));
         Ok(())
     })?;
     linker.func_wrap("fail", |mut store: Context<'_>, (row, message): (u32, String)| {
