@@ -52,7 +52,7 @@ impl SinkRequirements {
 pub struct Router {
     routes: Arc<[config::Route]>,
     /// The index in `routes`, by table ID and operation.
-    route_of: ByTable<[Option<usize>; 3]>,
+    route_of: ByTable<[Option<usize>; 4]>,
     sinks: Vec<SinkRequirements>,
     schema_change_sink: Option<SinkId>,
     dead_letter_sink: Option<SinkId>,
@@ -409,7 +409,7 @@ impl Router {
 
 fn route<'r>(
     routes: &'r [config::Route],
-    route_of: &mut ByTable<[Option<usize>; 3]>,
+    route_of: &mut ByTable<[Option<usize>; 4]>,
     table: &Table,
     operation: Operation,
 ) -> RouteMatch<'r> {
@@ -462,6 +462,7 @@ pub fn plural(operation: Operation) -> &'static str {
         Operation::Insert => "inserts",
         Operation::Update => "updates",
         Operation::Delete => "deletes",
+        Operation::Read => "rows of a snapshot",
     }
 }
 

@@ -54,7 +54,8 @@ declare function host_recipe(at: usize, len: u32): u32;
 declare function host_select(at: usize, len: u32, to: usize): u32;
 
 export enum Interest { Pass, Drop, All }
-export enum Operation { Insert = 1, Update, Delete }
+/** `Read`: a row that a snapshot read, which has an after image, as an insert has. */
+export enum Operation { Insert = 1, Update, Delete, Read }
 export enum Level { Error, Warn, Info, Debug, Trace }
 export enum Kind {
   Int, Uint, Float, Decimal, Text, Bytes, Json, Date, Time, Datetime, Timestamp, Year, Bit, Enum, Set, Geometry, Vector
@@ -652,7 +653,7 @@ export class Row extends Image {
   get before(): Image {
     return beforeImage;
   }
-  /** The row after an insert or an update. */
+  /** The row after an insert, an update or a snapshot's read. */
   get after(): Image {
     return afterImage;
   }
@@ -707,14 +708,15 @@ export class Row extends Image {
   }
 
   /** Whether an insert or an update made a column of a kind that is read as text this text, which it was not before;
-   * false for deletes. Where row images are not complete (`binlog_row_image`), a column that is absent after an update
+   * false for deletes and reads. Where row images are not complete (`binlog_row_image`), a column that is absent after an update
    * was not changed, and one that is absent before counts as another value. */
   changedTo(column: string, text: string): bool {
     const place = placeOfKind(column, TEXT);
-    return place != 0 && isValue(afterImage.at, place, text) && !isValue(beforeImage.at, place, text);
+    if (!place || this.operation == Operation.Read) return false;
+    return isValue(afterImage.at, place, text) && !isValue(beforeImage.at, place, text);
   }
   /**
-   * Whether an update changed a column of any kind; false for inserts and deletes. A column that is absent after an update
+   * Whether an update changed a column of any kind; false for all other operations. A column that is absent after an update
    * (`binlog_row_image`) was not changed.
    */
   changed(column: string): bool {
@@ -984,9 +986,9 @@ export function rowmill_process(batch: usize, len: u32): u64 {
     rowIndex = i;
     const operation = load<u8>(at + 4);
     row.operation = operation;
-    beforeImage.at = operation == Operation.Insert ? 0 : first;
-    if (operation == Operation.Insert) afterImage.at = first;
-    else afterImage.at = operation == Operation.Update ? first + load<u32>(first) : 0;
+    beforeImage.at = operation == Operation.Update || operation == Operation.Delete ? first : 0;
+    if (operation == Operation.Update) afterImage.at = first + load<u32>(first);
+    else afterImage.at = operation == Operation.Delete ? 0 : first;
     row.at = afterImage.at ? afterImage.at : first;
     transform!.row(row);
     if (rowError !== null) endFailed();

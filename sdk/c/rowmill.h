@@ -58,7 +58,8 @@ typedef enum {
     RM_YEAR, RM_BIT, RM_ENUM, RM_SET, RM_GEOMETRY, RM_VECTOR
 } rm_kind;
 typedef enum { RM_PASS, RM_DROP, RM_ALL } rm_interest;
-typedef enum { RM_INSERT = 1, RM_UPDATE, RM_DELETE } rm_operation;
+/* RM_READ: a row that a snapshot read, which has an after image, as an insert has. */
+typedef enum { RM_INSERT = 1, RM_UPDATE, RM_DELETE, RM_READ } rm_operation;
 /* The newest image is the one after the change; of a deleted row, the one before it. */
 typedef enum { RM_BEFORE, RM_AFTER, RM_NEWEST } rm_image;
 typedef enum { RM_ABSENT, RM_NULL, RM_VALUE, RM_CHANGES } rm_state;
@@ -562,12 +563,13 @@ static inline bool rm_cell_equals(const rm_row *row, rm_image image, int32_t col
     rm_text value;
     return rm_cell(row, image, (uint32_t)column, &value) == RM_VALUE && rm_equals(value, text);
 }
-/* Whether a text column is this after the change and was not before; of a deleted row: false. Where row images are not
+/* Whether a text column is this after the change and was not before; of a deleted or read row: false. Where row images are not
  * complete (`binlog_row_image`), a column that is absent after an update was not changed, and one that is absent before
  * counts as another value. */
 static inline bool rm_changed_to(rm_row *row, const char *name, const char *text) {
     int32_t column = rm_use(row, RM_NEWEST, name, RM_TEXTS);
-    return column >= 0 && rm_cell_equals(row, RM_AFTER, column, text) && !rm_cell_equals(row, RM_BEFORE, column, text);
+    if (column < 0 || row->operation == RM_READ) return false;
+    return rm_cell_equals(row, RM_AFTER, column, text) && !rm_cell_equals(row, RM_BEFORE, column, text);
 }
 /* Whether an update changed a column. One that is absent after it (`binlog_row_image`) was not changed. */
 static inline bool rm_changed(rm_row *row, const char *name) {
@@ -819,8 +821,8 @@ RM_EXPORT("rowmill_process") uint64_t rm_process(const uint8_t *batch, uint32_t 
         if (id >= rm_table_room || !rm_tables[id]) continue;
         row.table = rm_tables[id], row.operation = (rm_operation)at[4], row.time_us = rm_i64(at + 32);
         row.packed = at, row.index = i, row.failed = false;
-        row.before = row.operation == RM_INSERT ? NULL : first;
-        row.after = row.operation == RM_INSERT ? first : row.operation == RM_UPDATE ? first + rm_u32(first) : NULL;
+        row.before = row.operation == RM_UPDATE || row.operation == RM_DELETE ? first : NULL;
+        row.after = row.operation == RM_UPDATE ? first + rm_u32(first) : row.operation == RM_DELETE ? NULL : first;
         switch (row.table->interest) {
         case RM_PASS: rm_keep(&row); break;
         case RM_DROP: break;

@@ -62,8 +62,8 @@ BEFORE: typing.Final = "before"
 AFTER: typing.Final = "after"
 _VIEWS = {NEWEST: query.View.NEWEST, BEFORE: query.View.BEFORE, AFTER: query.View.AFTER}
 
-Operation = typing.Literal["insert", "update", "delete"]
-_OPERATIONS = {"insert": "c", "update": "u", "delete": "d"}  # and what `op()` calls them
+Operation = typing.Literal["insert", "update", "delete", "read"]  # "read": by a snapshot
+_OPERATIONS = {"insert": "c", "update": "u", "delete": "d", "read": "r"}  # by their code; and what `op()` calls them
 
 #: What a column may be set to.
 Value = str | int | float | decimal.Decimal | bytes | None
@@ -355,7 +355,7 @@ class _Lists:
 
     @property
     def operations(self) -> list[Operation]:
-        """The operations: "insert", "update" or "delete"."""
+        """The operations: "insert", "update", "delete" or "read" (by a snapshot)."""
         return [_current.operation_list[index] for index in self._indexes()]
 
     @property
@@ -433,9 +433,9 @@ class Rows(_Lists):
 
     @_cached
     def of(self, *operations: Operation) -> Rows:
-        """Returns those of these rows with these operations: "insert", "update", "delete"."""
+        """Returns those of these rows with these operations: "insert", "update", "delete", "read" (by a snapshot)."""
         if unknown := set(operations).difference(_OPERATIONS):
-            raise ValueError(f"the operations are insert, update and delete, not {', '.join(sorted(unknown))}")
+            raise ValueError(f"the operations are insert, update, delete and read, not {', '.join(sorted(unknown))}")
         codes = ", ".join(f"'{_OPERATIONS[operation]}'" for operation in operations)
         return Rows((f"op() in ({codes})" if codes else "false", *self._conditions), self._of_tables)
 
@@ -533,7 +533,7 @@ class _Data:
     def check_null(self, index, what, name, view):
         """Checks that a column is NULL in a row for which the engine gives no value."""
         operation = self.operation_list[index]
-        if operation == "insert" and view == BEFORE or operation == "delete" and view == AFTER:
+        if view == (AFTER if operation == "delete" else BEFORE) and operation != "update":
             raise ColumnError(f"the row has no {view} image")
         column = self.table_list[index].column(name)
         if not self.answer(query.has, column, view)[index]:
@@ -579,7 +579,7 @@ class Batch(_Lists):
         return _ALL.where(condition)
 
     def of(self, *operations: Operation) -> Rows:
-        """Returns the rows of these operations: "insert", "update", "delete"."""
+        """Returns the rows of these operations: "insert", "update", "delete", "read" (by a snapshot)."""
         return _ALL.of(*operations)
 
     def table(self, *names: str) -> Rows:
@@ -729,7 +729,7 @@ class Row(Image):
 
     @property
     def operation(self) -> Operation:
-        """ "insert", "update" or "delete"."""
+        """ "insert", "update", "delete" or "read" (by a snapshot)."""
         return self._data.operation_list[self._index]
 
     @property
@@ -739,8 +739,8 @@ class Row(Image):
 
     @property
     def before(self) -> Image | None:
-        """The image before the change; None for an insert."""
-        return None if self.operation == "insert" else Image(self._data, self._index, BEFORE)
+        """The image before the change; None for an insert and a read."""
+        return None if self.operation in ("insert", "read") else Image(self._data, self._index, BEFORE)
 
     @property
     def after(self) -> Image | None:
@@ -748,19 +748,20 @@ class Row(Image):
         return None if self.operation == "delete" else Image(self._data, self._index, AFTER)
 
     def changed(self, column: str) -> bool:
-        """Whether an update changed the column; False for inserts and deletes."""
+        """Whether an update changed the column; False for other operations."""
         found = self._table.column(column)
         if self.operation != "update":
             return False
         return self.number in self._data.select(f"has({found.quoted}) and changed({found.quoted})")
 
     def changed_to(self, column: str, text: str) -> bool:
-        """Whether a column that `text` reads has this text after the change, and another value, or none, before it. A
-        column that is absent after the change is unchanged; one that is absent before it had another value."""
+        """Whether a column that `text` reads has this text after the change, and another value, or none, before it;
+        False for a read. A column that is absent after the change is unchanged; one that is absent before it had another
+        value."""
         if not isinstance(text, str):
             raise TypeError(f"`changed_to` compares texts, and {text!r} is not a str")
         newest = self._data.column(self._table, "text", column, NEWEST)[self._index]
-        if newest != text or self.operation == "delete":
+        if newest != text or self.operation in ("delete", "read"):
             return False
         return self._data.column(self._table, "text", column, BEFORE)[self._index] != text
 

@@ -58,7 +58,8 @@ pub const panic = std.debug.FullPanic(logPanic);
 pub const Error = error{RowFailed};
 
 pub const Interest = enum(u32) { pass, drop, all };
-pub const Operation = enum(u8) { insert = 1, update, delete };
+/// `read`: a row that a snapshot read, which has an after image, as an insert has.
+pub const Operation = enum(u8) { insert = 1, update, delete, read };
 pub const Level = enum(u32) { err, warn, info, debug, trace };
 
 /// A column's kind, which decides how its values are packed.
@@ -427,15 +428,16 @@ pub const Row = struct {
     }
 
     /// Returns whether a column that `text` reads has this value now and did not have it before: true for an insert
-    /// with the value and an update to it, false for a delete. A column that is absent after an update was not changed,
+    /// with the value and an update to it, false for a delete and a read. A column that is absent after an update was not changed,
     /// and one that is absent before it counts as another value: row images may lack columns (`binlog_row_image`).
     pub fn changedTo(self: *const Row, name: []const u8, wanted: []const u8) Error!bool {
         const index = try self.table.find(name);
         try self.table.check(index, .text);
+        if (self.operation == .read) return false;
         return self.after().isText(index, wanted) and !self.before().isText(index, wanted);
     }
 
-    /// Returns whether an update changed a column, of any kind; false for inserts and deletes. A column that is
+    /// Returns whether an update changed a column, of any kind; false for other operations. A column that is
     /// absent after an update (`binlog_row_image`) was not changed.
     pub fn changed(self: *const Row, name: []const u8) Error!bool {
         const index = try self.table.find(name);
@@ -984,7 +986,7 @@ pub fn transform(comptime T: type) void {
                     .batch = batch,
                     .header = at,
                     .images = switch (operation) {
-                        .insert => .{ null, first },
+                        .insert, .read => .{ null, first },
                         .update => .{ first, first + word(first) },
                         .delete => .{ first, null },
                     },

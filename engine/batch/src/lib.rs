@@ -104,7 +104,7 @@ mod tests {
         let value =
             || proptest::option::of(proptest::option::weighted(0.9, proptest::collection::vec(any::<u8>(), 0..20)));
         (0usize..40).prop_flat_map(move |columns| {
-            (1u8..=3, proptest::collection::vec(value(), columns), proptest::collection::vec(value(), columns))
+            (1u8..=4, proptest::collection::vec(value(), columns), proptest::collection::vec(value(), columns))
         })
     }
 
@@ -118,7 +118,7 @@ mod tests {
                 if index % 3 == 0 {
                     builder.transaction(&TRANSACTION);
                 }
-                let operation = Operation::from_code(*code).expect("1 to 3");
+                let operation = Operation::from_code(*code).expect("1 to 4");
                 builder.begin_row(&header(index as u32, operation, before.len(), index as u32));
                 for (has, image) in [(operation.has_before(), before), (operation.has_after(), after)] {
                     if has && !image.contains(&Some(None)) {
@@ -138,7 +138,7 @@ mod tests {
             let mut edited = Builder::with_capacity(0);
             prop_assert_eq!(batch.len(), rows.len());
             for ((index, (code, before, after)), row) in rows.iter().enumerate().zip(batch.rows()) {
-                let operation = Operation::from_code(*code).expect("1 to 3");
+                let operation = Operation::from_code(*code).expect("1 to 4");
                 prop_assert_eq!(row.header(), header(index as u32, operation, before.len(), index as u32));
                 prop_assert_eq!(batch.transaction(row.transaction()).header(), TRANSACTION);
                 for (has, image, values) in

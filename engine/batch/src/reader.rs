@@ -244,7 +244,7 @@ impl<'a> Row<'a> {
         self.operation().has_before().then(|| self.image_at(ROW_HEADER_LEN))
     }
 
-    /// Returns the after image, which inserts and updates have.
+    /// Returns the after image, which inserts, updates and reads have.
     #[inline]
     pub fn after(&self) -> Option<Image<'a>> {
         self.operation().has_after().then(|| self.newest())
@@ -267,7 +267,7 @@ impl<'a> Row<'a> {
                 let before_len = u32_at(self.bytes, ROW_HEADER_LEN) as usize;
                 self.image_at(ROW_HEADER_LEN + before_len)
             }
-            Operation::Insert | Operation::Delete => self.image_at(ROW_HEADER_LEN),
+            Operation::Insert | Operation::Delete | Operation::Read => self.image_at(ROW_HEADER_LEN),
         }
     }
 

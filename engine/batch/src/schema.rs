@@ -24,15 +24,21 @@ pub enum Operation {
     Update,
     /// The row is gone. It has a before image.
     Delete,
+    /// The row was there already, and a snapshot read it. It has an after image.
+    Read,
 }
 
 impl Operation {
+    /// All operations, in the order of their codes.
+    pub const ALL: [Self; 4] = [Self::Insert, Self::Update, Self::Delete, Self::Read];
+
     /// Returns the operation's code in a packed row.
     pub const fn code(self) -> u8 {
         match self {
             Self::Insert => 1,
             Self::Update => 2,
             Self::Delete => 3,
+            Self::Read => 4,
         }
     }
 
@@ -42,7 +48,18 @@ impl Operation {
             1 => Some(Self::Insert),
             2 => Some(Self::Update),
             3 => Some(Self::Delete),
+            4 => Some(Self::Read),
             _ => None,
+        }
+    }
+
+    /// Returns Debezium's letter for the operation.
+    pub const fn letter(self) -> &'static str {
+        match self {
+            Self::Insert => "c",
+            Self::Update => "u",
+            Self::Delete => "d",
+            Self::Read => "r",
         }
     }
 
@@ -53,7 +70,7 @@ impl Operation {
 
     /// Whether changes of this operation have an after image.
     pub const fn has_after(self) -> bool {
-        matches!(self, Self::Insert | Self::Update)
+        matches!(self, Self::Insert | Self::Update | Self::Read)
     }
 }
 

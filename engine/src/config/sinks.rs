@@ -207,7 +207,9 @@ impl RouteOperation {
     fn is(self, operation: Operation) -> bool {
         matches!(
             (self, operation),
-            (Self::Insert, Operation::Insert) | (Self::Update, Operation::Update) | (Self::Delete, Operation::Delete)
+            (Self::Insert, Operation::Insert | Operation::Read)
+                | (Self::Update, Operation::Update)
+                | (Self::Delete, Operation::Delete)
         )
     }
 }

@@ -91,7 +91,7 @@ pub(crate) enum Disposition {
 impl WantedColumns {
     fn is_about(&self, operation: Operation) -> bool {
         match operation {
-            Operation::Insert => self.inserts,
+            Operation::Insert | Operation::Read => self.inserts,
             Operation::Update => self.updates,
             Operation::Delete => self.deletes,
         }
@@ -248,6 +248,15 @@ mod tests {
 
         let TableProjection { inserts, .. } = table_projection(&[Interest::Drop, Interest::All]);
         assert_eq!(inserts.map(|row_projection| columns(&row_projection.after)), Some(vec![0]));
+    }
+
+    #[test]
+    fn rows_of_snapshots_go_with_inserts() {
+        let of = |inserts| types::Want { columns: Vec::new(), before: true, inserts, updates: true, deletes: true };
+        for (inserts, disposition) in [(true, Disposition::Ask), (false, Disposition::Keep)] {
+            let interest = Interest::new(types::Interest::Want(of(inserts)), &table()).expect("columns that it has");
+            assert_eq!(interest.disposition(Operation::Read), disposition);
+        }
     }
 
     #[test]

@@ -3,9 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use rowmill_core::batch::{
-    Batch, Cell, Column, ColumnIndex, Image, ImageKind, Kind, Operation, Row, RowIndex, Table, TableId,
-};
+use rowmill_core::batch::{Batch, Cell, Column, ColumnIndex, Image, ImageKind, Kind, Row, RowIndex, Table, TableId};
 use rowmill_core::envelope::push_image;
 
 use super::expression::{self, Compiled, Expression, Scope};
@@ -62,14 +60,9 @@ impl<'a> BatchQuery<'a> {
         &self.tables[row.table().0 as usize]
     }
 
-    /// Returns each row's operation, in order: 1 insert, 2 update, 3 delete.
+    /// Returns the code of each row's operation, in order.
     pub fn operations(&self) -> Vec<u8> {
-        let number = |row: Row<'_>| match row.operation() {
-            Operation::Insert => 1,
-            Operation::Update => 2,
-            Operation::Delete => 3,
-        };
-        self.rows().map(number).collect()
+        self.rows().map(|row| row.operation().code()).collect()
     }
 
     /// Returns each row's table ID, in order.

@@ -68,6 +68,7 @@ const (
 	Insert Operation = 1 + iota
 	Update
 	Delete
+	Read // by a snapshot: the row has an after image, as an inserted row has
 )
 
 // Kind is how a column's values are packed.
@@ -467,11 +468,11 @@ func AppendString(out []byte, text string) []byte {
 }
 
 // ChangedTo returns whether a column that Text returns has this value and did not have it before: true for an insert
-// with it and for an update to it, false for a delete. Where row images are not complete (`binlog_row_image`), a column
+// with it and for an update to it, false for a delete and a read. Where row images are not complete (`binlog_row_image`), a column
 // that is absent after an update was not changed, and one that is absent before counts as another value.
 func (r *Row) ChangedTo(name, text string) bool {
 	column := r.column(name, texts)
-	return r.after.is(column, text) && !r.before.is(column, text)
+	return r.Operation != Read && r.after.is(column, text) && !r.before.is(column, text)
 }
 
 func (i *Image) is(column *Column, text string) bool {
@@ -980,7 +981,7 @@ func decide(next, rows uint32) error {
 		images := packed[40:]
 		row.before.packed, row.after.packed, row.Image = nil, nil, &row.after
 		switch row.Operation {
-		case Insert:
+		case Insert, Read:
 			row.after.packed = images
 		case Update:
 			row.before.packed, row.after.packed = images, images[le.Uint32(images):]

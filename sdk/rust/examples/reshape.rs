@@ -31,7 +31,7 @@ impl Transform for Reshape {
     fn row(&mut self, row: &Row<'_>) -> Result<Outcome, Failure> {
         match row.operation() {
             Operation::Delete => row.write(&self.deletion),
-            Operation::Insert | Operation::Update => row.write(&self.change),
+            Operation::Insert | Operation::Update | Operation::Read => row.write(&self.change),
         }
         Ok(row.drop())
     }

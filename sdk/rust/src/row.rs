@@ -122,7 +122,7 @@ impl<'a> Row<'a> {
     }
 
     /// Whether a text column has this value now and did not have it before: true for an insert with the value and for an
-    /// update to it. Where row images are not complete (`binlog_row_image`), a column that is absent after an update was not
+    /// update to it, false for a delete and a read. Where row images are not complete (`binlog_row_image`), a column that is absent after an update was not
     /// changed, and one that is absent before counts as another value.
     ///
     /// # Errors
@@ -134,7 +134,8 @@ impl<'a> Row<'a> {
             return Err(Class::Text.mismatch(self.table, index));
         }
         let is_value = |image: packed::Image<'a>| image.cell(index).value() == Some(value.as_bytes());
-        Ok(self.row.after().is_some_and(is_value) && !self.row.before().is_some_and(is_value))
+        let is_change = self.operation() != Operation::Read;
+        Ok(is_change && self.row.after().is_some_and(is_value) && !self.row.before().is_some_and(is_value))
     }
 
     /// Whether the row is an update that changed a column. A column that is absent after an update (`binlog_row_image`) was

@@ -59,7 +59,7 @@ impl RowProjection {
 /// The projections of a table's rows, by operation. `None`: all columns.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TableProjection<T = RowProjection> {
-    /// The projection of inserted rows.
+    /// The projection of inserted rows, and of those that a snapshot reads.
     pub inserts: Option<T>,
     /// The projection of updated rows.
     pub updates: Option<T>,
@@ -71,7 +71,7 @@ impl<T> TableProjection<T> {
     /// Returns the projection of an operation's rows.
     pub fn for_operation(&self, operation: Operation) -> Option<&T> {
         match operation {
-            Operation::Insert => self.inserts.as_ref(),
+            Operation::Insert | Operation::Read => self.inserts.as_ref(),
             Operation::Update => self.updates.as_ref(),
             Operation::Delete => self.deletes.as_ref(),
         }

@@ -130,16 +130,8 @@ impl<'a> Change<'a> {
             Operation::Insert => "insert",
             Operation::Update => "update",
             Operation::Delete => "delete",
+            Operation::Read => "read",
         }
-    }
-}
-
-/// Returns Debezium's letter for an operation.
-pub(super) fn code(operation: Operation) -> u8 {
-    match operation {
-        Operation::Insert => b'c',
-        Operation::Update => b'u',
-        Operation::Delete => b'd',
     }
 }
 
@@ -156,9 +148,9 @@ pub(super) struct TableText {
     pub schema_name: Vec<u8>,
     pub table_name: Vec<u8>,
     pub full_name: Vec<u8>,
-    /// The text that [`Format::Row`](super::Format::Row) has after the columns, up to the value of the time: for
-    /// inserts, updates and deletes.
-    words: [Vec<u8>; 3],
+    /// The text that [`Format::Row`](super::Format::Row) has after the columns, up to the value of the time, by the
+    /// operation's code from 1.
+    words: [Vec<u8>; 4],
 }
 
 /// Returns a source's text from `"snapshot"` to `"sequence"`.
@@ -188,7 +180,7 @@ impl TableText {
             ["__deleted", "__op", "__db", "__table", "__source_ts_ms"].map(|name| unused_name(table, name));
         let words = |operation: Operation| {
             let mut out = format!(",\"{deleted}\":\"{}\"", operation == Operation::Delete).into_bytes();
-            out.extend(format!(",\"{op}\":\"{}\"", char::from(code(operation))).into_bytes());
+            out.extend(format!(",\"{op}\":\"{}\"", operation.letter()).into_bytes());
             out.extend(labelled(format!(",\"{db}\":").as_bytes(), &table.schema));
             out.extend(labelled(format!(",\"{table_name}\":").as_bytes(), &table.name));
             out.extend(format!(",\"{time}\":").into_bytes());
@@ -202,18 +194,13 @@ impl TableText {
             schema_name: labelled(b"", &table.schema),
             table_name: labelled(b"", &table.name),
             full_name: labelled(b"", &table.to_string()),
-            words: [Operation::Insert, Operation::Update, Operation::Delete].map(words),
+            words: Operation::ALL.map(words),
         }
     }
 
     /// Returns the text after a row's columns.
     pub fn words(&self, operation: Operation) -> &[u8] {
-        let [inserted, updated, deleted] = &self.words;
-        match operation {
-            Operation::Insert => inserted,
-            Operation::Update => updated,
-            Operation::Delete => deleted,
-        }
+        &self.words[usize::from(operation.code()) - 1]
     }
 }
 

@@ -9,7 +9,7 @@
 
 use rowmill_batch::json::Literal;
 
-use super::change::{Change, Origin, SourceName, code, push_image, schema_text, time_us};
+use super::change::{Change, Origin, SourceName, push_image, schema_text, time_us};
 use super::json::{Escaping, push_int, push_string};
 use crate::binlog::SchemaChange;
 
@@ -69,7 +69,7 @@ impl Writer {
         out.extend_from_slice(until_row);
         push_int(change.origin.row, out);
         out.extend_from_slice(until_operation);
-        out.push(code(change.operation));
+        out.extend_from_slice(change.operation.letter().as_bytes());
         out.extend_from_slice(until_end);
     }
 }

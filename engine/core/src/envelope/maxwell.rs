@@ -3,7 +3,7 @@
 //! There is no `xid`: the binlog has the transaction's `xid` only after the rows. `commit` is there if a row is known
 //! to be the last of its transaction. docs/formats.md lists the other differences.
 
-use rowmill_batch::{Cell, Column, Kind};
+use rowmill_batch::{Cell, Column, Kind, Operation};
 
 use super::change::{Change, push_object};
 use super::json::{push_int, push_raw, push_string, push_utf8};
@@ -18,7 +18,7 @@ pub(super) fn write(change: &Change<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b",\"table\":");
     out.extend_from_slice(&text.table_name);
     out.extend_from_slice(b",\"type\":\"");
-    out.extend_from_slice(change.word().as_bytes());
+    out.extend_from_slice(kind(change.operation).as_bytes());
     out.extend_from_slice(b"\",\"ts\":");
     push_int(origin.event_time_us / 1_000_000, out);
     if change.is_last {
@@ -44,6 +44,16 @@ pub(super) fn write(change: &Change<'_>, out: &mut Vec<u8>) {
         push_object(change.changed(), push_value, out);
     }
     out.push(b'}');
+}
+
+/// Returns Maxwell's word for an operation.
+fn kind(operation: Operation) -> &'static str {
+    match operation {
+        Operation::Insert => "insert",
+        Operation::Update => "update",
+        Operation::Delete => "delete",
+        Operation::Read => "bootstrap-insert",
+    }
 }
 
 fn push_value(column: &Column, cell: Cell<'_>, out: &mut Vec<u8>) {

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use anyhow::bail;
 use futures_util::FutureExt;
 use rowmill_core::batch::{
     Builder, Cell, Column, ColumnIndex, Kind, Operation, PackedBatch, RowHeader, Table, TableId, TransactionHeader,
@@ -34,8 +35,7 @@ enum HardValue {
     Value(Vec<u8>),
 }
 
-/// Runs a module on hard rows of the tables in `rows`, a file of lines of JSON, or of a project's tests; else of a sample table. A
-/// row that the transform fails is right; a trap, a malformed verdict, a failure of a batch that none of its rows causes, and
+/// Runs a module on hard rows of the tables in `rows`, a file of lines of JSON; else of a sample table. A row that the transform fails is right; a trap, a malformed verdict, a failure of a batch that none of its rows causes, and
 /// a result that depends on the batch or on earlier batches are wrong.
 ///
 /// # Errors
@@ -43,6 +43,9 @@ enum HardValue {
 pub fn verify(path: &Path, rows: Option<&Path>) -> anyhow::Result<Vec<Check>> {
     let module = module_in(path)?;
     let given = rows_in(rows)?;
+    if let Some(file) = rows.filter(|_| given.tables.is_empty()) {
+        bail!("{} has no table; a line is {{\"table\": ..., \"columns\": [...], \"key\": [...]}}", file.display());
+    }
     let settings = Settings::for_tests(given.sinks.clone()).with_any_sink().with_users_cache();
     let loader = Loader::new(settings)?;
     let mut tables: Vec<Arc<Table>> = given.tables.to_vec();
@@ -86,6 +89,7 @@ fn check(plugin: &Arc<Plugin>, tables: &Arc<[Arc<Table>]>, rows: &[HardRow]) -> 
         singles: Vec::new(),
         packed: all.clone(),
         tables: Arc::clone(tables),
+        declared_types: Vec::new(),
     };
     let transformed = chain.transform_in_part(0, &all, tables).now_or_never().flatten();
     let dead = transformed.ok_or("the batch waits for another one")?.dead;
@@ -98,7 +102,7 @@ fn check(plugin: &Arc<Plugin>, tables: &Arc<[Arc<Table>]>, rows: &[HardRow]) -> 
         return Ok(done());
     }
     let results = |packed: &PackedBatch, first: usize, number: u64| {
-        outputs(&chain, number, &fixture, packed, first as u32).map_err(|error| format!("{error:#}"))
+        outputs(&chain, number, &fixture.sinks, &fixture, packed, first as u32).map_err(|error| format!("{error:#}"))
     };
     let first = results(&all, 0, 1)?;
     let again = results(&all, 0, 2)?;
@@ -173,7 +177,7 @@ fn row(table: usize, operation: Operation, images: [Vec<HardValue>; 2]) -> HardR
     HardRow { table, operation, images }
 }
 
-/// An insert, an update and a delete for each value.
+/// A row of each operation for each value.
 fn rows_of_values(index: usize, table: &Table) -> Vec<HardRow> {
     let columns: Vec<Vec<Vec<u8>>> = table.columns.iter().map(values).collect();
     let most = columns.iter().map(Vec::len).max().unwrap_or(0);
@@ -183,6 +187,7 @@ fn rows_of_values(index: usize, table: &Table) -> Vec<HardRow> {
     let of = |nth: usize| {
         [
             row(index, Operation::Insert, [image(nth), Vec::new()]),
+            row(index, Operation::Read, [image(nth), Vec::new()]),
             row(index, Operation::Update, [image(nth), image(nth + 1)]),
             row(index, Operation::Delete, [image(nth), Vec::new()]),
         ]

@@ -5,7 +5,7 @@ use rowmill_core::envelope::push_columns;
 
 use super::date::Format;
 use super::like::Pattern;
-use super::node::{Node, Operand, RowContext, letter};
+use super::node::{Node, Operand, RowContext};
 use super::number::Number;
 use super::scalar::{Class, Scalar};
 use super::value::Value;
@@ -444,9 +444,8 @@ fn operation_in(value: &Operand, letters: &[Operand]) -> Option<Node> {
         _ => None,
     };
     let letters = letters.iter().map(text).collect::<Option<Vec<_>>>()?;
-    let operations = [Operation::Insert, Operation::Update, Operation::Delete];
-    let is_meant = |operation: &Operation| letters.iter().any(|wanted| wanted == letter(*operation));
-    Some(Node::OpIn(operations.into_iter().filter(is_meant).collect()))
+    let is_meant = |operation: &Operation| letters.iter().any(|wanted| wanted == operation.letter());
+    Some(Node::OpIn(Operation::ALL.into_iter().filter(is_meant).collect()))
 }
 
 #[cfg(test)]

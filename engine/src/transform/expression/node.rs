@@ -125,15 +125,6 @@ impl<'a> RowContext<'a> {
     }
 }
 
-/// The letter of an operation in Debezium's envelope.
-pub(super) fn letter(operation: Operation) -> &'static str {
-    match operation {
-        Operation::Insert => "c",
-        Operation::Update => "u",
-        Operation::Delete => "d",
-    }
-}
-
 /// The error of a row whose image lacks a column.
 pub(in crate::transform) fn absent(table: &Table, column: ColumnIndex) -> String {
     let name = &table.columns[column.0 as usize].name;
@@ -151,7 +142,7 @@ impl Node {
             Self::Float(number) => Value::Float(*number),
             Self::Text(constant) => text(constant),
             Self::Column(view, index) => context.cell(*view, *index)?,
-            Self::Op => text(letter(context.row.operation())),
+            Self::Op => text(context.row.operation().letter()),
             Self::CommitTime => Value::Moment(date::text(time_us(context.batch, &context.row))),
             Self::Gtid => match transaction().gtid {
                 "" => Value::Null,
@@ -277,6 +268,8 @@ impl Node {
                 }
                 _ => false,
             }),
+            // A row that a snapshot reads has not changed.
+            Self::ChangedTo(..) if context.row.operation() == Operation::Read => Some(false),
             Self::ChangedTo(index, wanted) => {
                 let column = &context.table.columns[index.0 as usize];
                 let is = |image: Option<Image<'_>>| {

@@ -20,6 +20,8 @@ const UPDATE: &str = r#"{"op": "u", "table": "shop.orders",
 
 const DELETE: &str = r#"{"op": "d", "table": "shop.orders", "before": {"id": 7, "status": "gone", "total": "99.00"}}"#;
 
+const READ: &str = r#"{"op": "r", "table": "shop.orders", "after": {"id": 7, "status": "paid"}}"#;
+
 fn with_row<T>(row: &str, use_it: impl FnOnce(&RowContext<'_>) -> T) -> T {
     let columns = COLUMNS.replace('\n', " ");
     let text = format!(
@@ -134,6 +136,26 @@ fn values_are_those_of_mysql() {
         ],
     );
     assert_eq!(json(INSERT, "old_row()"), "null");
+}
+
+/// A row that a snapshot reads has an after image, and is no change.
+#[test]
+fn a_read_row_has_not_changed() {
+    assert_values(
+        READ,
+        &[
+            ("op()", "\"r\""),
+            ("row()", r#"{"id":7,"status":"paid"}"#),
+            ("old_row()", "null"),
+            ("old.status", "null"),
+            ("status = 'paid'", "true"),
+            ("op() in ('c', 'r')", "true"),
+            ("op() in ('c', 'u', 'd')", "false"),
+            ("changed(status)", "false"),
+            ("changed_to(status, 'paid')", "false"),
+        ],
+    );
+    assert_eq!(json(INSERT, "changed_to(status, 'paid')"), "true");
 }
 
 #[test]
