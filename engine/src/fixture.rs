@@ -65,6 +65,8 @@ pub struct Rows {
     pub sinks: Vec<String>,
     /// The tables, in the order of their IDs.
     pub tables: Arc<[Arc<Table>]>,
+    /// The types of their columns, as declared.
+    pub declared_types: Vec<Vec<String>>,
     /// The settings of the tested plugin, in the place of those of its `.toml`.
     pub settings: Option<Map<String, Value>>,
     /// The files of the plugins that the rows pass through after the tested one.
@@ -203,8 +205,9 @@ impl Rows {
         let single = |(index, change)| pack(std::slice::from_ref(change), index);
         let singles = changes.iter().enumerate().map(single).collect::<Result<_, _>>()?;
         let packed = pack(&changes, 0)?;
+        let declared_types = tables.iter().map(|declared| declared.types.clone()).collect();
         let tables = tables.iter().map(|declared| Arc::clone(&declared.table)).collect();
-        Ok(Self { sinks, settings, plugins, packed, singles, tables })
+        Ok(Self { sinks, settings, plugins, packed, singles, tables, declared_types })
     }
 }
 
@@ -213,17 +216,20 @@ struct DeclaredTable {
     table: Arc<Table>,
     /// By column.
     domains: Vec<Domain>,
+    /// By column, as declared.
+    types: Vec<String>,
 }
 
 fn declared(id: TableId, line: TableLine) -> Result<DeclaredTable, String> {
     let (schema, table) = schema_and_table(&line.table)
         .ok_or("a table's name is `schema.table`; put a name that has a dot in backticks")?;
-    let (mut columns, mut domains) = (Vec::new(), Vec::new());
+    let (mut columns, mut domains, mut types) = (Vec::new(), Vec::new(), Vec::new());
     for column in &line.columns {
         let (name, declared) =
             split_name(column, ' ').ok_or_else(|| format!("column `{column}`: write `name type`"))?;
         let (kind, mysql_type) = kind(declared).ok_or_else(|| format!("column `{name}`: unknown type `{declared}`"))?;
         domains.push(Domain::of(kind, declared));
+        types.push(declared.to_owned());
         columns.push(Column {
             nullable: !line.key.iter().any(|key| *key == name),
             key: line.key.iter().any(|key| *key == name),
@@ -240,7 +246,7 @@ fn declared(id: TableId, line: TableLine) -> Result<DeclaredTable, String> {
     };
     let key = line.key.iter().map(index).collect::<Result<_, _>>()?;
     let (schema, name) = (schema.into_owned(), table.into_owned());
-    Ok(DeclaredTable { table: Arc::new(Table { id, generation: 0, schema, name, columns, key }), domains })
+    Ok(DeclaredTable { table: Arc::new(Table { id, generation: 0, schema, name, columns, key }), domains, types })
 }
 
 /// Returns the kind of a declared type, and the type as transforms see it.
@@ -278,14 +284,29 @@ pub(crate) fn kind(declared: &str) -> Option<(Kind, String)> {
     Some((kind, mysql_type))
 }
 
+/// Returns the members of a declared enum; none if it does not say.
+pub(crate) fn enum_members(declared: &str) -> Vec<String> {
+    match Domain::of(Kind::Enum, declared) {
+        Domain::Members(members) => members,
+        Domain::Any | Domain::Scale(_) => Vec::new(),
+    }
+}
+
+/// Whether a declared type ends with `not null`.
+pub(crate) fn is_not_null(declared: &str) -> bool {
+    let end = declared.rsplit(')').next().unwrap_or(declared);
+    end.to_ascii_lowercase().split_whitespace().collect::<Vec<_>>().ends_with(&["not", "null"])
+}
+
 fn push_change(builder: &mut Builder, change: &Change, index: u32, time_us: i64) -> Result<(), String> {
     let Change { table, line, index: index_in_transaction, transaction, .. } = change;
-    let DeclaredTable { table, domains } = &**table;
+    let DeclaredTable { table, domains, .. } = &**table;
     let (operation, images): (Operation, &[&Option<Map<String, Value>>]) = match line.op {
         'c' => (Operation::Insert, &[&line.after]),
         'u' => (Operation::Update, &[&line.before, &line.after]),
         'd' => (Operation::Delete, &[&line.before]),
-        other => return Err(format!("unknown op `{other}`; write c, u or d")),
+        'r' => (Operation::Read, &[&line.after]),
+        other => return Err(format!("unknown op `{other}`; write c, u, d or r")),
     };
     builder.begin_row(&RowHeader {
         table: table.id,
@@ -297,7 +318,8 @@ fn push_change(builder: &mut Builder, change: &Change, index: u32, time_us: i64)
         time_us,
     });
     for image in images {
-        let image = image.as_ref().ok_or("an insert needs an `after`, a delete a `before`, an update both")?;
+        let image =
+            image.as_ref().ok_or("an insert and a read need an `after`, a delete a `before`, an update both")?;
         if let Some(unknown) = image.keys().find(|name| table.column(name).is_none()) {
             return Err(format!("table {table} has no column `{unknown}`"));
         }
@@ -356,13 +378,8 @@ pub fn table_json(table: &Table) -> Value {
 /// Returns a row as a line that `Rows` can be parsed from.
 pub fn row_json(table: &Table, row: &Row<'_>) -> Value {
     let image = |image: Option<Image<'_>>| image.map(|image| image_json(table, image));
-    let op = match row.operation() {
-        Operation::Insert => "c",
-        Operation::Update => "u",
-        Operation::Delete => "d",
-    };
     let mut line = Map::new();
-    line.insert("op".to_owned(), json!(op));
+    line.insert("op".to_owned(), json!(row.operation().letter()));
     line.insert("table".to_owned(), json!(table.to_string()));
     for (name, image) in [("before", image(row.before())), ("after", image(row.after()))] {
         if let Some(image) = image {
@@ -557,6 +574,9 @@ mod tests {
             ("enum('a'',''b', 'c''')", "\"a','b\""),
             ("enum('a'',''b', 'c''')", "\"c'\""),
             ("enum('new')", "\"\""),
+            // As information_schema shows a backslash and a line break.
+            ("enum('a\\\\\\\\b','c\\\\nd')", "\"a\\\\b\""),
+            ("enum('a\\\\\\\\b','c\\\\nd')", "\"c\\nd\""),
             ("set('a','b')", "\"a,b\""),
             ("date", "\"2026-00-00\""),
             ("json", "[1, {\"b\": null}]"),

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
-use rowmill::cli::plugin::{self, Language, Tested};
+use rowmill::cli::plugin::{self, DevRows, Language, Recording, Tested};
 use rowmill::cli::printer::{Form, Selection, taken};
 use rowmill::cli::replay::{self, Wanted};
 use rowmill::cli::{check, tail};
@@ -236,21 +236,53 @@ enum PluginCommand {
         #[arg(long)]
         verify: bool,
     },
-    /// Builds and tests a project whenever a file changes, and shows what it does with recorded rows
+    /// Writes typed rows into a project: a function for each column, so that a misspelt column is a compile error
+    #[command(after_help = "Examples:\
+                      \n  rowmill plugin types paid-orders\
+                      \n  rowmill plugin types paid-orders --from mysql://rowmill@127.0.0.1:3306 --tables 'shop.*'\
+                      \n\nThe file is src/rows.rs (Rust), rows.h (C), rows.zig (Zig), rows.ts (AssemblyScript), rows.go (Go),\
+                      \nrows.js and rows.d.ts (JavaScript, TypeScript) or rows.py (Python). Run the command again when tables change.\
+                      \nThe server's password is ROWMILL_SOURCE_PASSWORD, or that of the URL.\
+                      \nExit codes: 0 written, 1 failed, 2 bad usage.")]
+    Types {
+        /// Directory of the project
+        #[arg(default_value = ".")]
+        directory: PathBuf,
+        /// Where the tables are read from: mysql://USER@HOST:PORT, or a file of rows; by default the project's tests
+        #[arg(long, value_name = "URL|FILE")]
+        from: Option<String>,
+        /// Patterns of tables, in order: the last match decides; by default all tables of the files
+        #[arg(short, long, value_name = "PATTERN")]
+        tables: Vec<String>,
+        /// Language of the plugin; by default found by the project's files
+        #[arg(short, long)]
+        lang: Option<Language>,
+    },
+    /// Builds and tests a project whenever a file changes, and shows what it does with rows, recorded or as they happen
     #[command(after_help = "Examples:\
                       \n  rowmill plugin dev paid-orders\
+                      \n  rowmill plugin dev paid-orders --config rowmill.toml --where \"table() = 'orders'\"\
                       \n  rowmill tail --record >today.rows.jsonl\
                       \n  rowmill plugin dev paid-orders --rows today.rows.jsonl --against plugins/paid-orders.wasm\
-                      \n\nNothing is delivered. Ends at Ctrl-C.")]
+                      \n\nNothing is delivered, and no checkpoint is read or written. Ends at Ctrl-C.")]
     Dev {
         /// Directory of the project
         #[arg(default_value = ".")]
         directory: PathBuf,
         /// File with recorded rows; what becomes of them is shown
-        #[arg(long, value_name = "FILE")]
+        #[arg(long, value_name = "FILE", group = "shown")]
         rows: Option<PathBuf>,
+        /// Configuration file: what becomes of its source's changes is shown as they happen
+        #[arg(short, long, value_name = "FILE", group = "shown", conflicts_with = "once")]
+        config: Option<PathBuf>,
+        /// Where to start with --config: earliest, latest, FILE:POSITION or gtid:SET
+        #[arg(long, value_name = "POSITION", default_value = "latest", requires = "config")]
+        from: String,
+        /// Shows only rows for which a condition holds, with --config
+        #[arg(long = "where", value_name = "CONDITION", requires = "config")]
+        condition: Option<String>,
         /// Another version of the plugin; the rows that it treats differently are shown
-        #[arg(long, value_name = "WASM", requires = "rows")]
+        #[arg(long, value_name = "WASM", requires = "shown")]
         against: Option<PathBuf>,
         /// Ends after the first round
         #[arg(long)]
@@ -377,6 +409,21 @@ fn tail(config: Config, start: Start, selection: Selection) -> anyhow::Result<()
     result
 }
 
+/// Begins to read a source's changes.
+fn live(config: &Path, from: &str, condition: Option<String>) -> anyhow::Result<DevRows> {
+    let start =
+        parse_start(from).map_err(|error| anyhow::anyhow!("--from: {}", error.replace("source.start = ", "")))?;
+    let selection = RowOptions { record: true, condition, limit: None }.selection()?;
+    let Config { source, sinks, .. } = Config::load_without_sinks(config)?;
+    let (recording, runtime) = (Recording::default(), run::runtime()?);
+    let mut out = recording.clone();
+    std::thread::spawn(move || {
+        let result = runtime.block_on(tail::run(source, start, selection, &mut out, std::future::pending()));
+        out.end(result);
+    });
+    Ok(DevRows::Live(recording, sinks.into_iter().map(|sink| sink.name).collect()))
+}
+
 fn plugin(command: PluginCommand) -> anyhow::Result<()> {
     match command {
         PluginCommand::New { name, lang } => print(&plugin::new(Path::new(&name), lang)?),
@@ -407,8 +454,16 @@ fn plugin(command: PluginCommand) -> anyhow::Result<()> {
             anyhow::ensure!(failed == 0, "{failed} of {} checks failed", checks.len());
             Ok(())
         }
-        PluginCommand::Dev { directory, rows, against, once } => {
-            plugin::dev(&directory, rows.as_deref(), against.as_deref(), once, print)
+        PluginCommand::Types { directory, from, tables, lang } => {
+            print(&plugin::types(&directory, from.as_deref(), &tables, lang)?)
+        }
+        PluginCommand::Dev { directory, rows, config, from, condition, against, once } => {
+            let rows = match (rows, config) {
+                (Some(file), _) => DevRows::Recorded(file),
+                (None, Some(config)) => live(&config, &from, condition)?,
+                (None, None) => DevRows::None,
+            };
+            plugin::dev(&directory, &rows, against.as_deref(), once, print)
         }
     }
 }
@@ -433,7 +488,7 @@ fn with_loaded(config: Result<Config, ConfigError>, run: impl FnOnce(Config) -> 
 fn ended(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error, FAILED),
+        Err(error) => fail(&error, if error.is::<ConfigError>() { BAD_CONFIG } else { FAILED }),
     }
 }
 

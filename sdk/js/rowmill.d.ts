@@ -1,7 +1,8 @@
 // The types of rowmill.js.
 
 export type View = "newest" | "before" | "after";
-export type Operation = "insert" | "update" | "delete";
+/** "read": a row that a snapshot read, which has an after image, as an insert has. */
+export type Operation = "insert" | "update" | "delete" | "read";
 export type Value = string | number | bigint | null;
 
 /** A transient failure, thrown by `row` or `batch`: the engine calls the transform again with the same batch. */
@@ -146,13 +147,13 @@ export interface Row extends Image {
   /** The table's full name: "shop.orders". */
   readonly table: string;
   readonly operation: Operation;
-  /** The before image; null for an insert. */
+  /** The before image; null for an insert and a read. */
   readonly before: Image | null;
   /** The after image; null for a delete. */
   readonly after: Image | null;
-  /** Whether an update changed the column; false for inserts and deletes, and if it is absent from the after image. */
+  /** Whether an update changed the column; false for other operations, and if it is absent from the after image. */
   changed(column: string): boolean;
-  /** Whether the column has this text after the change, and had another value, or none, before it. */
+  /** Whether the column has this text after the change, and had another value, or none, before it; false for a read. */
   changedTo(column: string, text: string): boolean;
   /** Keeps the row; optionally sends it to a sink, in a group. */
   keep(to?: KeepTo): void;
@@ -172,8 +173,8 @@ export interface Row extends Image {
 /** None of the functions may be asynchronous. */
 export interface Transform {
   /**
-   * The full names of the tables on whose rows the transform decides; by default all. A name that has a dot is within
-   * backticks: "`my.shop`.orders".
+   * The full names of the tables on whose rows the transform decides ("shop.*": all of the schema); by default all. A name that
+   * has a dot is within backticks: "`my.shop`.orders".
    */
   tables?: string[];
   /** The columns that the transform uses of them, or an object with those of each table; by default all. */
@@ -192,3 +193,15 @@ export function transform(transform: Transform): {
   describe(table: unknown): unknown;
   process(rows: number): void;
 };
+
+declare global {
+  /** Writes to the engine's log, each function at its level; `log` is `info`. */
+  interface Console {
+    debug(...values: unknown[]): void;
+    error(...values: unknown[]): void;
+    info(...values: unknown[]): void;
+    log(...values: unknown[]): void;
+    warn(...values: unknown[]): void;
+  }
+  var console: Console;
+}

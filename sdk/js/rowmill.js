@@ -286,7 +286,7 @@ const ABSENT = 0;
 const NULL = 1;
 const CHANGES = 3;
 
-const OPERATIONS = ["insert", "update", "delete"];
+const OPERATIONS = ["insert", "update", "delete", "read"]; // by their code
 const VIEWS = ["newest", "before", "after"];
 
 /** What the host says of a batch; each question is asked once. An index is a row's index in `rows`. */
@@ -325,7 +325,9 @@ class Answers {
     return this.#indexes.get(number);
   }
   hasImage(index, view) {
-    return view === "newest" || this.operation(index) !== (view === "before" ? "insert" : "delete");
+    if (view === "newest") return true;
+    const operation = this.operation(index);
+    return operation === "update" || (operation === "delete") === (view === "before");
   }
 
   /** Returns a column's value, or null where it is NULL or the row has no such image. */
@@ -449,6 +451,12 @@ let rowsMade = 0;
 /** The tables on which the transform decides; undefined: all. */
 let wantedTables;
 
+/** Whether the transform decides on the table of this full name. */
+function isWanted(table) {
+  const isMeant = (name) => name === table || (name.endsWith(".*") && table.startsWith(name.slice(0, -1)));
+  return !wantedTables || wantedTables.some(isMeant);
+}
+
 /** Rows that a condition selects. The host applies commands to them; to iterate over them gives their numbers. */
 class Rows {
   #numbers;
@@ -468,18 +476,18 @@ class Rows {
     const part = `(${condition})`;
     return this.#known(part, () => new Rows(this.#scope, [...this.#conditions, part]));
   }
-  /** Selects the rows of these with one of these operations: "insert", "update", "delete". */
+  /** Selects the rows of these with one of these operations: "insert", "update", "delete", "read" (by a snapshot). */
   of(...operations) {
     return this.#within(`of ${operations}`, () => {
       operations.forEach((operation) => asOneOf(OPERATIONS, operation));
-      const letters = operations.map((operation) => `'${"cud"[OPERATIONS.indexOf(operation)]}'`);
+      const letters = operations.map((operation) => `'${"cudr"[OPERATIONS.indexOf(operation)]}'`);
       return letters.length ? `op() in (${letters})` : "false";
     });
   }
   /** Selects the rows of these that are of one of these tables: "shop.orders". */
   table(...names) {
     return this.#within(`table ${JSON.stringify(names)}`, () => {
-      const unwanted = names.find((name) => wantedTables && !wantedTables.includes(name));
+      const unwanted = names.find((name) => !isWanted(name));
       if (unwanted !== undefined) throw new Error(`\`${unwanted}\` is not among the transform's \`tables\``);
       return names.length ? `(${names.map(tableCondition).join(" or ")})` : "false";
     });
@@ -583,7 +591,7 @@ class Batch {
   where(condition) {
     return ALL.where(condition);
   }
-  /** Selects the rows with one of these operations: "insert", "update", "delete". */
+  /** Selects the rows with one of these operations: "insert", "update", "delete", "read" (by a snapshot). */
   of(...operations) {
     return ALL.of(...operations);
   }
@@ -601,7 +609,7 @@ class Batch {
   get rows() {
     return current.rows;
   }
-  /** The operation of each row: "insert", "update" or "delete". */
+  /** The operation of each row: "insert", "update", "delete" or "read" (by a snapshot). */
   get operations() {
     return current.rows.map((_, index) => current.operation(index));
   }
@@ -747,11 +755,11 @@ class Row extends Image {
   get table() {
     return this._answers.table(this._index).name;
   }
-  /** "insert", "update" or "delete". */
+  /** "insert", "update", "delete" or "read" (by a snapshot). */
   get operation() {
     return this._answers.operation(this._index);
   }
-  /** The before image, with the same getters; null for an insert. */
+  /** The before image, with the same getters; null for an insert and a read. */
   get before() {
     return this.#image("before");
   }
@@ -762,14 +770,15 @@ class Row extends Image {
   #image(view) {
     return this._answers.hasImage(this._index, view) ? new Image(this._answers, this._index, view) : null;
   }
-  /** Whether an update changed the column; false for inserts and deletes, and if it is absent from the after image. */
+  /** Whether an update changed the column; false for other operations, and if it is absent from the after image. */
   changed(column) {
     return this._answers.changed(column, this._index);
   }
-  /** Whether the column has this text after the change, and had another value, or none, before it. */
+  /** Whether the column has this text after the change, and had another value, or none, before it; false for a read. */
   changedTo(column, value) {
     const answers = this._answers;
     if (!answers.isText(column, "after", this._index, asText(value, "value"))) return false;
+    if (this.operation === "read") return false;
     return this.operation !== "update" || !answers.isText(column, "before", this._index, value);
   }
   /** Keeps the row; optionally sends it to a sink, in a group: a text or a `template`. */
@@ -884,8 +893,8 @@ function checkNames(member, names) {
 }
 
 /**
- * Returns the module's exports. `tables` are the full names of the tables on whose rows the transform decides (by
- * default all), and `columns` the columns that it uses of them (by default all): an array of names for all these
+ * Returns the module's exports. `tables` are the full names of the tables on whose rows the transform decides (`shop.*`:
+ * all of the schema; by default all), and `columns` the columns that it uses of them (by default all): an array of names for all these
  * tables, or an object with an array for each full name. The host does not decode the others. `sinks` are the sinks
  * that the transform uses: each must be in the configuration. `setup` is called once with the settings, `batch` for
  * each batch, or `row` for each row.
@@ -901,7 +910,7 @@ export function transform({ tables: wanted, columns: used = [], sinks = [], setu
   const named = isByTable ? Object.keys(used) : [];
   named.forEach(tableCondition);
   for (const names of isByTable ? Object.values(used) : [used]) checkNames("columns", names);
-  const unwanted = named.find((name) => wanted && !wanted.includes(name));
+  const unwanted = named.find((name) => !isWanted(name));
   if (unwanted !== undefined) throw new Error(`\`columns\` has \`${unwanted}\`, which is not among \`tables\``);
   const decideRowByRow = (work) => {
     for (const each of work.each()) {
@@ -927,7 +936,7 @@ export function transform({ tables: wanted, columns: used = [], sinks = [], setu
     },
     describe(table) {
       const name = fullName(table);
-      if (wanted && !wanted.includes(name)) return { tag: "pass" };
+      if (!isWanted(name)) return { tag: "pass" };
       const columns = isByTable ? (used[name] ?? []) : used;
       tables.set(table.id, new Table(table, columns));
       if (!columns.length) return { tag: "all" };

@@ -51,6 +51,31 @@ fn getters_of_all_languages_agree() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What a language's own library prints is in the log, its clock shows the time of the batch, and random numbers are random; an
+/// error is shown with the author's file and line, also where the module was compiled of another language.
+#[test]
+fn the_libraries_of_python_and_javascript_work() -> anyhow::Result<()> {
+    let places = [
+        ("python", ["app.py:38 in raise_here", "app.py:32 in row"]),
+        ("js", ["throwHere (runtime.js:26)", "row (runtime.js:20)"]),
+        ("ts", ["throwHere (runtime.ts:31)", "row (runtime.ts:20)"]),
+    ];
+    for (language, [innermost, outer]) in places {
+        let (module, cases) = (module(language, "runtime"), top().join(format!("sdk/cases/runtime-{language}")));
+        let (code, said) = plugin(&["test", &module.to_string_lossy(), "--cases", &cases.to_string_lossy()])?;
+        ensure!(code == Some(0) && said.contains("ok "), "{language}: {said}");
+        // Where the result is another one, the whole error is shown.
+        let others = scratch(&format!("the_libraries_of_{language}"));
+        std::fs::copy(cases.join("example.rows.jsonl"), others.join("a.rows.jsonl"))?;
+        let expected = std::fs::read_to_string(cases.join("example.expected.jsonl"))?;
+        std::fs::write(others.join("a.expected.jsonl"), expected.replace("thrown", "x").replace("raised", "x"))?;
+        let (code, said) = plugin(&["test", &module.to_string_lossy(), "--cases", &others.to_string_lossy()])?;
+        let calls = said.split_once(&format!("\n      at {innermost}\n      at {outer}\n"));
+        ensure!(code == Some(1) && calls.is_some(), "{language}: {said}");
+    }
+    Ok(())
+}
+
 /// In every language, a module of each kind gets past rows that are hard to process.
 #[test]
 fn hard_rows_break_no_module() -> anyhow::Result<()> {
@@ -74,6 +99,22 @@ fn a_declared_sink_must_exist() -> anyhow::Result<()> {
         let module = module(language, "paid");
         let (code, said) = plugin(&["test", &module.to_string_lossy(), "--cases", &cases.to_string_lossy()])?;
         let error = "the configuration has no sink `order-management`, which the transform declares";
+        ensure!(code == Some(1) && said.contains(error), "{language}: {said}");
+    }
+    Ok(())
+}
+
+/// A transform whose tables are misspelt decides on no row: its test fails, instead of accepting that all rows pass.
+#[test]
+fn a_case_without_a_table_of_the_transform_fails() -> anyhow::Result<()> {
+    let cases = scratch("a_case_without_a_table_of_the_transform_fails");
+    let rows = std::fs::read_to_string(top().join("sdk/cases/filter/example.rows.jsonl"))?;
+    std::fs::write(cases.join("a.rows.jsonl"), rows.replace("shop.orders", "shop.ordrs"))?;
+    for language in LANGUAGES {
+        let module = module(language, "filter");
+        let (code, said) =
+            plugin(&["test", &module.to_string_lossy(), "--cases", &cases.to_string_lossy(), "--accept"])?;
+        let error = "decides on none of the tables of the case (shop.";
         ensure!(code == Some(1) && said.contains(error), "{language}: {said}");
     }
     Ok(())
@@ -180,19 +221,23 @@ fn module_of_c() -> PathBuf {
     module("c", "filter")
 }
 
+/// Returns the environment in which a project of any language builds.
+fn environment() -> anyhow::Result<Vec<(String, String)>> {
+    let mut variables = Vec::new();
+    for file in ["languages.env", "rust.env"] {
+        let text = std::fs::read_to_string(top().join("target/guests").join(file))?;
+        let pairs = text.lines().filter_map(|line| line.split_once('='));
+        variables.extend(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
+    Ok(variables)
+}
+
 /// A new project builds with one command and passes its test, with the compilers that built the examples.
 #[test]
 fn new_projects_build_and_pass_their_test() -> anyhow::Result<()> {
     let directory = scratch("new_projects_build_and_pass_their_test");
     let tools = top().join("target/tools");
-    let environment: Vec<(String, String)> = ["languages.env", "rust.env"]
-        .iter()
-        .map(|file| std::fs::read_to_string(top().join("target/guests").join(file)))
-        .collect::<Result<Vec<_>, _>>()?
-        .iter()
-        .flat_map(|text| text.lines().filter_map(|line| line.split_once('=')))
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .collect();
+    let environment = environment()?;
     for language in LANGUAGES {
         let project = directory.join(format!("my-{language}"));
         let path = project.to_string_lossy().into_owned();
@@ -231,6 +276,137 @@ fn new_projects_build_and_pass_their_test() -> anyhow::Result<()> {
     assert!(code == Some(1) && said.contains("lower-case letters"), "{said}");
     let (code, said) = plugin(&["build", &directory.to_string_lossy()])?;
     assert!(code == Some(1) && said.contains("no script `build`"), "{said}");
+    Ok(())
+}
+
+/// Runs `rowmill plugin build`, and returns whether it succeeded, and what it said.
+fn build(project: &Path, environment: &[(String, String)]) -> anyhow::Result<(bool, String)> {
+    let output = Command::new(rowmill_tests::binary()?)
+        .args(["plugin", "build"])
+        .arg(project)
+        .envs(environment.iter().cloned())
+        .output()?;
+    Ok((output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()))
+}
+
+/// The source of a project, the file of it that the test replaces, and a use of a column with the same one misspelt.
+const TYPED: [(&str, &str, &str, &str); 8] = [
+    ("rust.rs", "src/lib.rs", "order.status()?;", "order.statuss()?;"),
+    ("c.c", "my-c.c", "orders_status(order, &status)", "orders_statuss(order, &status)"),
+    ("zig.zig", "my-zig.zig", "order.status() orelse", "order.statuss() orelse"),
+    ("assemblyscript.ts", "my-assemblyscript.ts", "status = order.status;", "status = order.statuss;"),
+    ("go.go", "main.go", "order.Status()", "order.Statuss()"),
+    ("js.js", "my-js.js", "= order.status;", "= order.statuss;"),
+    ("ts.ts", "my-ts.ts", "= order.status;", "= order.statuss;"),
+    ("python.py", "app.py", "= order.status\n", "= order.statuss\n"),
+];
+
+/// Returns what an editor says of a project in JavaScript.
+fn checked_by_editor(project: &Path) -> anyhow::Result<String> {
+    let mut compiler = Command::new(project.join("node_modules/.bin/tsc"));
+    let output = compiler.args(["--noEmit", "--project", "jsconfig.json"]).current_dir(project).output()?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// In every language typed rows read each kind of column, and fail a row where its table is not as it was: another member of
+/// an enum, NULL where there was none. A misspelt column is found when the plugin is built; in JavaScript by the TypeScript
+/// compiler, in Python by the row that uses it.
+#[test]
+fn typed_rows_find_a_misspelt_column() -> anyhow::Result<()> {
+    let directory = scratch("typed_rows_find_a_misspelt_column");
+    let (data, tools) = (top().join("tests/data/typed-rows"), top().join("target/tools"));
+    let environment = environment()?;
+    for (language, (source, replaced, right, misspelt)) in LANGUAGES.into_iter().zip(TYPED) {
+        let project = directory.join(format!("my-{language}"));
+        let path = project.to_string_lossy().into_owned();
+        let (code, said) = plugin(&["new", &path, "--lang", language])?;
+        ensure!(code == Some(0), "{said}");
+        std::os::unix::fs::symlink(tools.join("guests-node/node_modules"), project.join("node_modules"))?;
+        let rows = project.join("tests/example.rows.jsonl");
+        let declared =
+            std::fs::read_to_string(&rows)?.replace("status varchar(20)", "status enum('new','paid','paid ')");
+        std::fs::write(&rows, declared)?;
+        let (code, said) = plugin(&["types", &path])?;
+        ensure!(code == Some(0) && said.contains("shop.customers, shop.orders"), "{language}: {said}");
+        for file in ["altered.rows.jsonl", "altered.expected.jsonl"] {
+            std::fs::copy(data.join(file), project.join("tests").join(file))?;
+        }
+        let text = std::fs::read_to_string(data.join(source))?.replace("PLUGIN_NAME", &format!("my-{language}"));
+        ensure!(text.contains(right), "{language}");
+        let file = project.join(replaced);
+        std::fs::write(&file, &text)?;
+        let (is_built, said) = build(&project, &environment)?;
+        ensure!(is_built && !said.contains("warning"), "{language}: {said}");
+        if language == "js" {
+            let said = checked_by_editor(&project)?;
+            ensure!(said.is_empty(), "{said}");
+        }
+        let (code, said) = plugin(&["test", &path])?;
+        ensure!(code == Some(0) && said.matches("ok       ").count() == 2, "{language}: {said}");
+
+        std::fs::write(&file, text.replace(right, misspelt))?;
+        let (is_built, mut said) = build(&project, &environment)?;
+        match language {
+            "js" => {
+                said = checked_by_editor(&project)?;
+            }
+            "python" => {
+                ensure!(is_built, "{said}");
+                said = plugin(&["test", &path])?.1;
+            }
+            _ => ensure!(!is_built, "{language}: a misspelt column is built"),
+        }
+        ensure!(said.to_lowercase().contains("statuss"), "{language}: {said}");
+    }
+    Ok(())
+}
+
+/// Typed rows of a server's tables have the members of enums and what is NOT NULL, and never the server's password.
+#[tokio::test]
+async fn typed_rows_of_a_server() -> anyhow::Result<()> {
+    let rig = Rig::start("typed_rows_of_a_server", Build::MySql, &[], "tables = [\"shop.*\"]").await?;
+    rig.mysql
+        .run(
+            "CREATE DATABASE shop; GRANT SELECT ON shop.* TO rowmill@'%'; CREATE TABLE shop.orders (id BIGINT UNSIGNED \
+             PRIMARY KEY, total DECIMAL(10,2) NOT NULL, note \
+             TEXT, state ENUM('new', 'it''s', 'a\\\\b', 'größe') NOT NULL, `a b` DATETIME(3), hidden INT INVISIBLE); CREATE TABLE \
+             shop.audit (id INT)",
+        )
+        .await?;
+    let project = rig.directory.join("typed");
+    let path = project.to_string_lossy().into_owned();
+    let (code, said) = plugin(&["new", &path, "--lang", "rust"])?;
+    ensure!(code == Some(0), "{said}");
+    let (url, password) = (rig.mysql.url(), rig.mysql.password());
+    let types = |url: &str, patterns: &[&str]| {
+        let mut command = Command::new(rowmill_tests::binary()?);
+        command.args(["plugin", "types", &path, "--from", url]).env("ROWMILL_SOURCE_PASSWORD", password);
+        let output = command.args(patterns.iter().flat_map(|pattern| ["--tables", pattern])).output()?;
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        anyhow::Ok((output.status.success(), said))
+    };
+    let (is_made, said) = types(&url, &["shop.*", "!shop.audit"])?;
+    ensure!(is_made && said.contains("rows.rs: shop.orders\n"), "{said}");
+    let text = std::fs::read_to_string(project.join("src/rows.rs"))?;
+    for piece in [
+        "--tables 'shop.*' --tables '!shop.audit'. DO NOT EDIT.\n",
+        "pub fn id(&self) -> Result<u64, Failure> {",
+        "pub fn total(&self) -> Result<&'a str, Failure> {",
+        "pub fn note(&self) -> Result<Option<&'a str>, Failure> {",
+        "pub fn state(&self) -> Result<OrdersState, Failure> {",
+        "Self::ItS => \"it's\",",
+        "Self::AB => \"a\\\\b\",",
+        "Self::Größe => \"größe\",",
+        "/// Column `a b`, datetime(3): ",
+        "pub fn hidden(&self) -> Result<Option<i64>, Failure> {",
+    ] {
+        ensure!(text.contains(piece), "{piece} is not in {text}");
+    }
+    ensure!(password.is_empty() || !text.contains(password), "{text}");
+    let (is_made, said) = types(&url, &[])?;
+    ensure!(!is_made && said.contains("--from with a server needs --tables"), "{said}");
+    let (is_made, said) = types(&url, &["other.*"])?;
+    ensure!(!is_made && said.contains("there is no table to make typed rows for"), "{said}");
     Ok(())
 }
 

@@ -1,9 +1,10 @@
 //! Transforms: their interface and permissions, and the engine's protection from their failures.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use mysql_async::prelude::Queryable;
 use rowmill::transform::{Loader, Settings};
 use rowmill_tests::{Build, Engine, Rig, log_lines, scratch, top, wait_for, whole_lines};
@@ -445,5 +446,73 @@ async fn a_guest_that_asks() -> anyhow::Result<()> {
     assert_eq!((&written[5]["op"], &written[5]["id"], &written[0]["old"]), (&json!("d"), &json!(2), &Value::Null));
     // The row on which the plugin does not decide passes.
     assert_eq!(rig.changes()?.iter().filter(|change| change.contains("others")).count(), 1);
+    Ok(())
+}
+
+/// `plugin dev --config` shows what becomes of a server's rows as they happen, and of the last ones again after a change of the
+/// project, or of a table.
+#[tokio::test]
+async fn a_project_is_shown_live_rows() -> anyhow::Result<()> {
+    let rig = Rig::start("a_project_is_shown_live_rows", Build::MySql, &[], "tables = [\"shop.*\"]").await?;
+    rig.mysql.run("CREATE DATABASE shop; CREATE TABLE shop.orders (id BIGINT PRIMARY KEY, status VARCHAR(20))").await?;
+    let config = rig.directory.join("rowmill.toml");
+    std::fs::write(&config, &rig.config.text)?;
+    let project = rig.directory.join("paid");
+    std::fs::create_dir_all(project.join("tests"))?;
+    for name in ["example.rows.jsonl", "example.expected.jsonl"] {
+        std::fs::copy(top().join("sdk/cases/filter").join(name), project.join("tests").join(name))?;
+    }
+    let build = project.join("build");
+    std::fs::write(
+        &build,
+        format!("#!/bin/sh\ncp {} paid.wasm\n", top().join("target/guests/c/filter.wasm").display()),
+    )?;
+    ensure!(Command::new("chmod").arg("+x").arg(&build).status()?.success());
+    let dev = |arguments: &[&str]| -> anyhow::Result<Command> {
+        let mut command = Command::new(rowmill_tests::binary()?);
+        command
+            .args(["plugin", "dev"])
+            .arg(&project)
+            .args(arguments)
+            .env("ROWMILL_SOURCE_PASSWORD", &rig.config.password);
+        Ok(command)
+    };
+    for wrong in [&["--config", "none.toml"][..], &["--where", "id = 1"], &["--once", "--config", "rowmill.toml"]] {
+        let output = dev(wrong)?.output()?;
+        ensure!(output.status.code() == Some(2), "{wrong:?}: {output:?}");
+    }
+    let said = rig.directory.join("said");
+    let condition = "id < 100";
+    let mut running = dev(&["--from", "earliest", "--where", condition, "--config", &config.to_string_lossy()])?
+        .stdout(std::fs::File::create(&said)?)
+        .spawn()?;
+    let says = async |what: &str, wanted: &[&str]| {
+        wait_for(what, Duration::from_secs(30), || async {
+            let text = std::fs::read_to_string(&said)?;
+            Ok(wanted.iter().all(|wanted| text.contains(wanted)).then_some(()))
+        })
+        .await
+        .with_context(|| std::fs::read_to_string(&said).unwrap_or_default())
+    };
+    says("it is built", &["ok       example", "waiting for rows and changes"]).await?;
+    rig.mysql.run("INSERT INTO shop.orders VALUES (1, 'paid'), (2, 'new'), (100, 'paid')").await?;
+    says(
+        "rows are shown",
+        &[
+            "2 rows",
+            "\"id\":1,\"status\":\"paid\"},\"op\":\"c\",\"table\":\"shop.orders\"},\"row\":0",
+            "{\"dropped\":true,\"row\":1}",
+        ],
+    )
+    .await?;
+    // Rows of other tables pass: the same rows have another outcome now.
+    std::fs::write(project.join("paid.toml"), "tables = [\"shop.customers\"]\n")?;
+    says("they are shown again", &["\"id\":2,\"status\":\"new\"},\"op\":\"c\",\"table\":\"shop.orders\"},\"row\":1"])
+        .await?;
+    rig.mysql.run("ALTER TABLE shop.orders ADD note TEXT; INSERT INTO shop.orders VALUES (3, 'new', 'soon')").await?;
+    says("the table has another column", &["\"note\":\"soon\""]).await?;
+    running.kill()?;
+    running.wait()?;
+    ensure!(!rig.config.checkpoint().exists(), "no checkpoint is written");
     Ok(())
 }

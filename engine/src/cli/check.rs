@@ -84,7 +84,7 @@ pub async fn run(config: &Config, out: &mut impl Write) -> std::io::Result<usize
                 }
             }
         }
-        Err(error) => report.problem(format!("{error:#}"))?,
+        Err(error) => report.problem(error_text(&error))?,
     }
     if report.problems == 0 {
         report.line("ready", "`rowmill run` has everything that it needs")?;
@@ -105,7 +105,7 @@ async fn plugins(
     let mut server = match Server::connect(&config.source).await {
         Ok(server) => server,
         Err(ConnectError::Transient(error) | ConnectError::Definite(error)) => {
-            return report.problem(format!("{error:#}"));
+            return report.problem(error_text(&error));
         }
     };
     let mut decided: Vec<(&str, Vec<String>)> = chain.names().into_iter().map(|name| (name, Vec::new())).collect();
@@ -206,7 +206,7 @@ async fn server(
     let mut server = match Server::connect(source).await {
         Ok(server) => server,
         Err(ConnectError::Transient(error) | ConnectError::Definite(error)) => {
-            return report.problem(format!("{error:#}"));
+            return report.problem(error_text(&error));
         }
     };
     report.ok(format!("{} answers: {}", source.address, server.version))?;
@@ -230,7 +230,7 @@ async fn server(
     }
     let kept = match server.retention().await {
         Ok(kept) => kept,
-        Err(error) => return report.problem(format!("{error:#}")),
+        Err(error) => return report.problem(error_text(&error)),
     };
     if let Some(kept) = kept.filter(|&kept| kept < DAY) {
         report.note(format!(
@@ -244,7 +244,7 @@ async fn server(
             "all changes of a table without a primary key are in one message group: {}",
             tables.join(", ")
         ))?,
-        Err(error) => report.problem(format!("{error:#}"))?,
+        Err(error) => report.problem(error_text(&error))?,
     }
     match server.tables(&source.tables).await {
         Ok(tables) if tables.is_empty() => report.note(
@@ -262,7 +262,7 @@ async fn server(
                 ))?;
             }
         }
-        Err(error) => report.problem(format!("{error:#}"))?,
+        Err(error) => report.problem(error_text(&error))?,
     }
     if let config::Checkpoint::MySql(MySqlCheckpoint { options, tls, .. }) = &config.checkpoint {
         unverified(options, tls, report)?;
@@ -273,7 +273,7 @@ async fn server(
     }
     let saved = match Checkpoint::read(&config.checkpoint).await {
         Ok(saved) => saved,
-        Err(error) => return report.problem(format!("{error:#}")),
+        Err(error) => return report.problem(error_text(&error)),
     };
     let has_checkpoint = saved.is_some();
     let start = match binlog::locate(&mut server, &source.start, saved).await {
@@ -293,7 +293,7 @@ async fn server(
                 ))?;
             }
         }
-        Err(error) => report.problem(format!("{error:#}"))?,
+        Err(error) => report.problem(error_text(&error))?,
     }
     server.disconnect().await;
     Ok(())

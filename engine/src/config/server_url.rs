@@ -33,7 +33,10 @@ pub(super) fn server(key: &str, url: &str, password: Option<&str>) -> Result<(Se
     let user = options.user().unwrap_or_default();
     let host = options.ip_or_hostname();
     let host = if host.contains(':') { format!("[{}]", host.replace('%', "%25")) } else { host.to_owned() };
-    let address = format!("mysql://{user}@{host}:{}", options.tcp_port());
+    let address = match options.socket() {
+        Some(socket) => format!("mysql://{user}@localhost?socket={socket}"),
+        None => format!("mysql://{user}@{host}:{}", options.tcp_port()),
+    };
     Ok((options.into(), address))
 }
 

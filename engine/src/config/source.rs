@@ -117,6 +117,27 @@ pub fn random_server_id() -> u32 {
 }
 
 impl Source {
+    /// Returns the source of a server's URL, with the defaults of all other settings. The password is that of
+    /// `ROWMILL_SOURCE_PASSWORD`, or of the URL.
+    ///
+    /// # Errors
+    /// If the text is not the URL of a server.
+    pub fn of_url(url: &str, tables: TablePatterns) -> Result<Self, String> {
+        let table = SourceTable {
+            url: Text(url.to_owned()),
+            password: None,
+            password_file: None,
+            server_id: None,
+            name: None,
+            tables: Some(tables),
+            on_error: None,
+            start: None,
+            tls: None,
+            failover: Vec::new(),
+        };
+        source(table, false, &mut Vec::new())
+    }
+
     /// Returns this source and one for each failover server: each has another server first, and the others as its failover.
     pub fn candidates(&self) -> Vec<Self> {
         let servers = std::iter::once((self.options.clone(), self.address.clone())).chain(self.failover.clone());

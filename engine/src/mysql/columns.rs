@@ -27,6 +27,10 @@ const UNLISTED: &str = "\
     AND k.index_type = 'HASH' AND k.non_unique = 0 AND k.index_name <> 'PRIMARY') \
     FROM information_schema.tables t WHERE t.table_schema = :schema AND t.table_name = :table";
 
+const NOT_NULL: &str = "\
+    SELECT c.column_name FROM information_schema.columns c \
+    WHERE c.table_schema = :schema AND c.table_name = :table AND c.is_nullable = 'NO'";
+
 /// MySQL may be set to hide generated primary keys from information_schema. Servers that do not know the setting do not
 /// generate keys.
 const SHOW_GENERATED_KEYS: &str = "SET SESSION show_gipk_in_create_table_and_information_schema = ON";
@@ -62,4 +66,12 @@ pub(crate) async fn list_columns(
         append_unlisted(&mut columns, is_system_versioned, hash_indexes);
     }
     Ok(columns)
+}
+
+/// Returns the names of the columns of a table that are never NULL.
+///
+/// # Errors
+/// The driver's errors.
+pub(crate) async fn list_not_null(server: &mut Server, schema: &str, table: &str) -> mysql_async::Result<Vec<String>> {
+    server.conn.exec(NOT_NULL, params! { "schema" => schema, "table" => table }).await
 }

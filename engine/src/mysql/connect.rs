@@ -83,7 +83,7 @@ fn connect_error(error: mysql_async::Error, config: &config::Source) -> ConnectE
         mysql_async::Error::Other(reason) => ConnectError::Definite(anyhow!("{address}: {reason}")),
         mysql_async::Error::Io(io) => ConnectError::Transient(
             anyhow::Error::new(io)
-                .context(format!("cannot reach {address}; is the server running, and are host and port right?")),
+                .context(format!("cannot reach {address}; is the server running, and is the address right?")),
         ),
         other => ConnectError::Transient(anyhow::Error::new(other).context(format!("cannot connect to {address}"))),
     }

@@ -1,31 +1,47 @@
-//! Builds and tests a project whenever its author saves a file, and shows what it does with recorded rows.
+//! Builds and tests a project whenever its author saves a file, and shows what it does with recorded rows, or with rows as they
+//! happen.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
+use serde_json::json;
+use tracing::subscriber::with_default;
 
-use super::test::{Output, difference, outputs, sources, test};
+use super::recording::{Recording, Taken};
+use super::test::{Output, PluginLog, Tested, difference, outputs, sources, test};
 use super::{build, module_in, rows_in};
 use crate::fixture::Rows;
-use crate::transform::{Chain, Loader, Settings};
+use crate::transform::{Chain, Loader, Plugin, Settings};
 
 /// The time between two looks at the files.
 const LOOK: Duration = Duration::from_millis(300);
 /// The rows of which the outcome is shown.
 const SHOWN_MAX: usize = 20;
 
-/// Builds a project and runs its tests, and does so again at each change of a file, until the process is stopped. With `rows`,
-/// a file of recorded rows, it shows what becomes of them, or, with `against`, another version of the module, which rows it
-/// treats differently. With `once`, it does so once.
+/// The rows of which `dev` shows the outcome.
+#[derive(Debug, Clone)]
+pub enum DevRows {
+    /// Those of the tests only.
+    None,
+    /// Those of a file.
+    Recorded(PathBuf),
+    /// Those of a server as they happen, where the configuration has these sinks.
+    Live(Recording, Vec<String>),
+}
+
+/// Builds a project and runs its tests, and does so again at each change of a file, until the process is stopped. It also shows
+/// what becomes of rows or, with `against`, another version of the module, which rows it treats differently. With `once`, it
+/// does so once.
 ///
 /// # Errors
-/// If the directory cannot be read. What the build or a test says is printed.
+/// If the directory or a live server cannot be read; with `once`, if the build or a test fails. What they say is printed.
 pub fn dev(
     directory: &Path,
-    rows: Option<&Path>,
+    rows: &DevRows,
     against: Option<&Path>,
     once: bool,
     print: impl Fn(&str) -> anyhow::Result<()>,
@@ -35,18 +51,54 @@ pub fn dev(
         "{} has no script `build`; name the directory of a plugin's project",
         directory.display()
     );
+    let file = match rows {
+        DevRows::Recorded(file) => Some(&**file),
+        DevRows::None | DevRows::Live(..) => None,
+    };
     let mut seen = BTreeMap::new();
+    let mut versions = None;
     loop {
-        let now = state(directory, rows, against);
-        if now != seen {
+        let now = state(directory, file, against);
+        let is_changed = now != seen;
+        if is_changed {
             seen = now;
+            versions = None;
             let started = Instant::now();
-            let said = round(directory, rows, against).unwrap_or_else(|error| format!("error: {error:#}\n"));
-            let waiting = if once { "" } else { "; waiting for a change" };
+            let mut said = String::new();
+            let is_right;
+            match round(directory, rows, against, &mut said) {
+                Ok((built, passed)) => (versions, is_right) = (Some(built), passed),
+                Err(error) => {
+                    is_right = false;
+                    writeln!(said, "error: {error:#}")?;
+                }
+            }
+            let waiting = match (once, rows) {
+                (true, _) => "",
+                (false, DevRows::Live(..)) => "; waiting for rows and changes",
+                (false, _) => "; waiting for a change",
+            };
             print(&format!("{said}in {:.1?}{waiting}\n", started.elapsed()))?;
+            if once {
+                anyhow::ensure!(is_right, "the build or a test failed: see above");
+                return Ok(());
+            }
         }
-        if once {
-            return Ok(());
+        if let DevRows::Live(recording, sinks) = rows
+            // While it does not build, rows wait.
+            && versions.is_some()
+            && let Some(taken) = recording.take(is_changed)?
+        {
+            let Taken { rows, missed, has_new_version } = taken;
+            if has_new_version {
+                versions = Some(Versions::load(directory, against, sinks)?);
+            }
+            if missed > 0 {
+                print(&format!("{missed} rows came too fast, or before a table was changed, and are left out\n"))?;
+            }
+            if let Some(versions) = &mut versions {
+                print(&versions.shown("rows", &rows).unwrap_or_else(|error| format!("error: {error:#}\n")))?;
+            }
         }
         std::thread::sleep(LOOK);
     }
@@ -63,63 +115,118 @@ fn state(directory: &Path, rows: Option<&Path>, against: Option<&Path>) -> BTree
     files.map(|path| (path.clone(), path.metadata().and_then(|metadata| metadata.modified()).ok())).collect()
 }
 
-fn round(directory: &Path, rows: Option<&Path>, against: Option<&Path>) -> anyhow::Result<String> {
+/// Builds a project, runs its tests, and shows the outcome of recorded rows. Returns its module, and whether the tests passed.
+fn round(
+    directory: &Path,
+    rows: &DevRows,
+    against: Option<&Path>,
+    out: &mut String,
+) -> anyhow::Result<(Versions, bool)> {
     build(directory)?;
-    let mut out = String::new();
+    let mut passed = true;
     for (name, tested) in test(directory, None, false)? {
+        passed &= tested == Tested::Passed;
         out.push_str(&tested.line(&name));
     }
-    if let Some(rows) = rows {
-        let module = module_in(directory)?;
-        out.push_str(&shown(&module, rows, against)?);
+    match rows {
+        DevRows::Recorded(file) => {
+            let rows = rows_in(Some(file))?;
+            let mut versions = Versions::load(directory, against, &rows.sinks)?;
+            out.push_str(&versions.shown(&format!("rows of {}", file.display()), &rows)?);
+            Ok((versions, passed))
+        }
+        DevRows::Live(_, sinks) => Ok((Versions::load(directory, against, sinks)?, passed)),
+        DevRows::None => Ok((Versions::load(directory, None, &[])?, passed)),
     }
-    Ok(out)
 }
 
-/// Returns what becomes of rows, or which rows two versions of a module treat differently.
-fn shown(module: &Path, file: &Path, against: Option<&Path>) -> anyhow::Result<String> {
-    let rows = rows_in(Some(file))?;
-    let made = by_row(module, &rows)?;
-    let count = rows.singles.len();
-    let Some(against) = against else {
-        let mut out = format!("{count} rows of {}:\n", file.display());
-        for index in 0..count.min(SHOWN_MAX) {
-            match made.get(&index) {
-                Some(outputs) => outputs.iter().try_for_each(|output| writeln!(out, "  {}", output.text))?,
-                None => writeln!(out, "  {{\"dropped\":true,\"row\":{index}}}")?,
+/// A project's module, and the version that it is compared with.
+struct Versions {
+    sinks: Vec<String>,
+    plugin: Arc<Plugin>,
+    now: Chain,
+    before: Option<(PathBuf, Chain)>,
+    /// The batches and rows that passed.
+    batches: u64,
+    rows: u32,
+    differing: usize,
+}
+
+impl Versions {
+    fn load(directory: &Path, against: Option<&Path>, sinks: &[String]) -> anyhow::Result<Self> {
+        let load = |module: &Path| {
+            let settings = Settings::for_tests(sinks.to_vec()).with_any_sink().with_users_cache();
+            Loader::new(settings)?.load(module).with_context(|| module.display().to_string())
+        };
+        let plugin = load(&module_in(directory)?)?;
+        let before = match against {
+            Some(other) => Some((other.to_owned(), Chain::new(vec![load(other)?]))),
+            None => None,
+        };
+        let (sinks, now) = (sinks.to_vec(), Chain::new(vec![Arc::clone(&plugin)]));
+        Ok(Self { sinks, plugin, now, before, batches: 0, rows: 0, differing: 0 })
+    }
+
+    /// Returns what becomes of rows, or which rows the versions treat differently.
+    fn shown(&mut self, name: &str, rows: &Rows) -> anyhow::Result<String> {
+        let Self { sinks, plugin, now, before, batches, rows: passed, differing } = self;
+        let (number, first, count) = (*batches, *passed, rows.singles.len());
+        *batches += 1;
+        *passed += count as u32;
+        let by_row = |chain: &Chain| {
+            let mut made: BTreeMap<usize, Vec<Output>> = BTreeMap::new();
+            for output in outputs(chain, number, sinks, rows, &rows.packed, first)? {
+                made.entry(output.row()).or_default().push(output);
+            }
+            Ok::<_, anyhow::Error>(made)
+        };
+        let log = PluginLog::apart();
+        let started = Instant::now();
+        let made = with_default(log.clone(), || by_row(now))?;
+        let each_us = started.elapsed().as_secs_f64() * 1e6 / count.max(1) as f64;
+        let mut out = String::new();
+        let numbers = first as usize..first as usize + count;
+        match before {
+            None => {
+                writeln!(out, "{count} {name}, {each_us:.1} µs each:")?;
+                for index in numbers.take(SHOWN_MAX) {
+                    match made.get(&index) {
+                        Some(outputs) => outputs.iter().try_for_each(|output| writeln!(out, "  {output}"))?,
+                        None => writeln!(out, "  {{\"dropped\":true,\"row\":{index}}}")?,
+                    }
+                }
+                if count > SHOWN_MAX {
+                    writeln!(out, "  and {} more", count - SHOWN_MAX)?;
+                }
+            }
+            Some((file, before)) => {
+                let other = by_row(before).with_context(|| file.display().to_string())?;
+                let nothing = Vec::new();
+                let differences: Vec<String> = numbers
+                    .filter_map(|index| {
+                        let (old, new) = (other.get(&index).unwrap_or(&nothing), made.get(&index).unwrap_or(&nothing));
+                        let (before, now) = (old.len(), new.len());
+                        let line =
+                            |difference| format!("  row {index} ({before} results before, {now} now), {difference}");
+                        difference(old, new).map(line)
+                    })
+                    .collect();
+                *differing += differences.len();
+                writeln!(out, "{passed} rows: {differing} differ from {}", file.display())?;
+                for line in differences.iter().take(SHOWN_MAX) {
+                    writeln!(out, "{line}")?;
+                }
             }
         }
-        if count > SHOWN_MAX {
-            writeln!(out, "  and {} more", count - SHOWN_MAX)?;
+        for line in log.lines().iter().take(SHOWN_MAX) {
+            writeln!(out, "  {line}")?;
         }
-        return Ok(out);
-    };
-    let other = by_row(against, &rows).with_context(|| against.display().to_string())?;
-    let nothing = Vec::new();
-    let differing: Vec<String> = (0..count)
-        .filter_map(|index| {
-            let (old, new) = (other.get(&index).unwrap_or(&nothing), made.get(&index).unwrap_or(&nothing));
-            let (before, now) = (old.len(), new.len());
-            let line = |difference| format!("  row {index} ({before} results before, {now} now), {difference}");
-            difference(old, new).map(line)
-        })
-        .collect();
-    let mut out = format!("{count} rows: {} differ from {}\n", differing.len(), against.display());
-    for line in differing.iter().take(SHOWN_MAX) {
-        writeln!(out, "{line}")?;
+        let counters = plugin.counters();
+        if !counters.is_empty() {
+            writeln!(out, "  {}", json!({ "counters": counters }))?;
+        }
+        Ok(out)
     }
-    Ok(out)
-}
-
-/// Returns the results of each row.
-fn by_row(module: &Path, rows: &Rows) -> anyhow::Result<BTreeMap<usize, Vec<Output>>> {
-    let settings = Settings::for_tests(rows.sinks.clone()).with_any_sink().with_users_cache();
-    let chain = Chain::new(vec![Loader::new(settings)?.load(module)?]);
-    let mut made: BTreeMap<usize, Vec<Output>> = BTreeMap::new();
-    for output in outputs(&chain, 0, rows, &rows.packed, 0)? {
-        made.entry(output.row()).or_default().push(output);
-    }
-    Ok(made)
 }
 
 #[cfg(test)]

@@ -44,13 +44,13 @@ pub fn inspect(path: &Path, rows: Option<&Path>) -> anyhow::Result<String> {
     }
     gauge.repeat();
     // A plugin that logs would log each row many thousand times.
-    let Cost { each_ns, batch_ns, rows, kept } = with_default(NoSubscriber::new(), || gauge.cost())?;
+    let Cost { each_ns, batch_ns, rows, kept, made } = with_default(NoSubscriber::new(), || gauge.cost())?;
     match rows {
         0 => writeln!(out, "per row    no row is left to measure")?,
         rows => writeln!(
             out,
-            "per row    {each_ns:.0} ns, in batches of {rows} rows of which {kept} are kept; a batch of one row takes \
-             {batch_ns:.0} ns"
+            "per row    {each_ns:.0} ns, in batches of {rows} rows of which {kept} are kept, and {made} messages are made; a \
+             batch of one row takes {batch_ns:.0} ns"
         )?,
     }
     Ok(out)
@@ -77,6 +77,8 @@ pub struct Cost {
     pub rows: usize,
     /// The number of rows of a batch that are kept.
     pub kept: usize,
+    /// The number of messages made of a batch.
+    pub made: usize,
 }
 
 impl Gauge {
@@ -125,11 +127,11 @@ impl Gauge {
     /// The plugin's error, if it fails on a row.
     pub fn cost(&mut self) -> anyhow::Result<Cost> {
         let (whole, rows) = (self.packed.clone(), self.packed.view().len());
-        let kept = self.run(whole.clone())?.rows.len();
+        let Transformed { rows: kept, emitted, .. } = self.run(whole.clone())?;
         let all_ns = self.time(&whole)?;
         let one = rows_of(&whole, (0..rows.min(1)).collect());
         let batch_ns = self.time(&one)?;
-        Ok(Cost { each_ns: all_ns / rows.max(1) as f64, batch_ns, rows, kept })
+        Ok(Cost { each_ns: all_ns / rows.max(1) as f64, batch_ns, rows, kept: kept.len(), made: emitted.len() })
     }
 
     /// Returns the time of a batch in nanoseconds.

@@ -3,13 +3,17 @@
 mod dev;
 mod inspect;
 mod project;
+mod recording;
 mod test;
+mod types;
 mod verify;
 
-pub use dev::dev;
+pub use dev::{DevRows, dev};
 pub use inspect::{Cost, Gauge, inspect};
 pub use project::{Language, build, new};
+pub use recording::Recording;
 pub use test::{Tested, test};
+pub use types::types;
 pub use verify::{Check, verify};
 
 use std::path::{Path, PathBuf};

@@ -29,7 +29,7 @@ pub enum Language {
 }
 
 /// A file of a project: its path and its text. `PLUGIN_NAME` stands for the project's name, in paths and in the texts
-/// of templates.
+/// of templates, and the line `PLUGIN_COMPILER` for the steps by which CI gets the language's compiler.
 struct File {
     path: &'static str,
     text: &'static str,
@@ -45,12 +45,60 @@ macro_rules! files {
 const COMMON: &[File] = files![
     "README.md" <- "template/README.md.txt",
     ".gitignore" <- "template/gitignore.txt",
+    ".github/workflows/transform.yml" <- "template/workflow.yml.txt",
     "PLUGIN_NAME.toml" <- "template/plugin.toml.txt",
     "tests/example.rows.jsonl" <- "cases/filter/example.rows.jsonl",
     "tests/example.expected.jsonl" <- "cases/filter/example.expected.jsonl",
 ];
 
 impl Language {
+    /// Returns the language of a project, by the files that its template has.
+    ///
+    /// # Errors
+    /// If the directory is no project, or of several languages.
+    pub(super) fn of_project(directory: &Path) -> anyhow::Result<Self> {
+        const FILES: [(Language, &str); 8] = [
+            (Language::Rust, "Cargo.toml"),
+            (Language::C, "rowmill.h"),
+            (Language::Zig, "rowmill.zig"),
+            (Language::AssemblyScript, "rowmill.ts"),
+            (Language::Go, "go.mod"),
+            (Language::Ts, "tsconfig.json"),
+            (Language::Js, "rowmill.js"),
+            (Language::Python, "app.py"),
+        ];
+        let mut found: Vec<Self> =
+            FILES.iter().filter(|(_, file)| directory.join(file).is_file()).map(|(language, _)| *language).collect();
+        // Projects in the first language have a file of the second one as well.
+        for (language, other) in [(Self::AssemblyScript, Self::Ts), (Self::Ts, Self::Js)] {
+            if found.contains(&language) {
+                found.retain(|found| *found != other);
+            }
+        }
+        match found.as_slice() {
+            [language] => Ok(*language),
+            [] => bail!(
+                "{} is no project of a plugin: it has none of {}; name a project's directory, or its language by --lang",
+                directory.display(),
+                FILES.map(|(_, file)| file).join(", ")
+            ),
+            _ => bail!("{} has files of several languages; name the plugin's by --lang", directory.display()),
+        }
+    }
+
+    /// Returns the steps of a GitHub workflow by which the compiler is installed.
+    fn compiler_steps(self) -> &'static str {
+        match self {
+            Self::Rust => include_str!("../../../../sdk/template/compilers/rust.yml.txt"),
+            Self::C | Self::Zig => include_str!("../../../../sdk/template/compilers/zig.yml.txt"),
+            Self::Go => include_str!("../../../../sdk/template/compilers/go.yml.txt"),
+            Self::AssemblyScript | Self::Js | Self::Ts => {
+                include_str!("../../../../sdk/template/compilers/npm.yml.txt")
+            }
+            Self::Python => include_str!("../../../../sdk/template/compilers/python.yml.txt"),
+        }
+    }
+
     fn files(self) -> &'static [File] {
         match self {
             Self::Rust => files![
@@ -91,6 +139,7 @@ impl Language {
             ],
             Self::AssemblyScript => files![
                 "build" <- "assemblyscript/template/build",
+                "tsconfig.json" <- "assemblyscript/template/tsconfig.json.txt",
                 "PLUGIN_NAME.ts" <- "assemblyscript/examples/filter.ts",
                 "rowmill.ts" <- "assemblyscript/rowmill.ts",
             ],
@@ -104,8 +153,10 @@ impl Language {
             ],
             Self::Js => files![
                 "build" <- "js/template/build",
+                "jsconfig.json" <- "js/template/jsconfig.json.txt",
                 "PLUGIN_NAME.js" <- "js/examples/filter.js",
                 "rowmill.js" <- "js/rowmill.js",
+                "rowmill.d.ts" <- "js/rowmill.d.ts",
                 "wit/transform.wit" <- "../wit/transform.wit",
             ],
             Self::Ts => files![
@@ -144,8 +195,9 @@ pub fn new(directory: &Path, language: Language) -> anyhow::Result<String> {
         let to = directory.join(path.replace("PLUGIN_NAME", name));
         let write = || {
             std::fs::create_dir_all(to.parent().unwrap_or(directory))?;
-            // Only templates contain the placeholder.
-            std::fs::write(&to, text.replace("PLUGIN_NAME", name))?;
+            // Only templates contain the placeholders.
+            let text = text.replace("PLUGIN_COMPILER\n", language.compiler_steps()).replace("PLUGIN_NAME", name);
+            std::fs::write(&to, text)?;
             if *path == "build" {
                 std::fs::set_permissions(&to, std::fs::Permissions::from_mode(0o755))?;
             }

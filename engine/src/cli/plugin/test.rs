@@ -1,12 +1,12 @@
 //! Runs a module on the rows of test cases, and compares the results with the expected ones.
 
-use std::fmt::Debug;
+use std::fmt::{self, Debug, Display, Formatter};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, anyhow, bail};
 use futures_util::FutureExt;
-use rowmill_core::batch::PackedBatch;
+use rowmill_core::batch::{PackedBatch, Table};
 use serde_json::{Map, Value, json};
 use tracing::dispatcher::{Dispatch, get_default};
 use tracing::field::{Field, Visit};
@@ -29,8 +29,8 @@ const EXPECTED: &str = ".expected.jsonl";
 pub enum Tested {
     /// The results are those expected.
     Passed,
-    /// The results are now those expected.
-    Accepted,
+    /// The results are now those expected; the errors of rows that fail.
+    Accepted(Vec<String>),
     /// The results are not those expected: the first difference.
     Failed(String),
 }
@@ -40,7 +40,10 @@ impl Tested {
     pub fn line(&self, name: &str) -> String {
         match self {
             Self::Passed => format!("ok       {name}\n"),
-            Self::Accepted => format!("accepted {name}\n"),
+            Self::Accepted(errors) => match errors.as_slice() {
+                [] => format!("accepted {name}\n"),
+                [first, ..] => format!("accepted {name}, with {} rows that fail; the first: {first}\n", errors.len()),
+            },
             Self::Failed(how) => format!("failed   {name}: {how}\n"),
         }
     }
@@ -58,6 +61,20 @@ pub fn test(path: &Path, cases: Option<&Path>, accept: bool) -> anyhow::Result<V
     }
     let beside_module = module.parent().unwrap_or(Path::new("")).join("tests");
     let directory = cases.unwrap_or(&beside_module);
+    let files = case_files(directory)?;
+    let case = |file: &PathBuf| {
+        let name = file.file_name().unwrap_or_default().to_string_lossy().trim_end_matches(ROWS).to_owned();
+        let tested = case(&module, file, accept).with_context(|| file.display().to_string())?;
+        Ok((name, tested))
+    };
+    files.iter().map(case).collect()
+}
+
+/// Returns the files of rows in a directory of cases, in the order of their names.
+///
+/// # Errors
+/// If there is none.
+pub(super) fn case_files(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut files: Vec<PathBuf> = std::fs::read_dir(directory)
         .with_context(|| {
             format!("cannot read {}; tests are files NAME{ROWS} and NAME{EXPECTED} there", directory.display())
@@ -69,12 +86,7 @@ pub fn test(path: &Path, cases: Option<&Path>, accept: bool) -> anyhow::Result<V
     if files.is_empty() {
         bail!("there is no NAME{ROWS} in {}", directory.display());
     }
-    let case = |file: &PathBuf| {
-        let name = file.file_name().unwrap_or_default().to_string_lossy().trim_end_matches(ROWS).to_owned();
-        let tested = case(&module, file, accept).with_context(|| file.display().to_string())?;
-        Ok((name, tested))
-    };
-    files.iter().map(case).collect()
+    Ok(files)
 }
 
 /// Refuses a project's module that is older than the sources that it is built of.
@@ -123,6 +135,9 @@ fn is_source(path: &Path) -> bool {
 
 fn case(module: &Path, file: &Path, accept: bool) -> anyhow::Result<Tested> {
     let rows = Rows::parse(&std::fs::read_to_string(file)?).map_err(|error| anyhow!(error))?;
+    if rows.singles.is_empty() {
+        return Ok(Tested::Failed("there is no row in it".to_owned()));
+    }
     let loader = Loader::new(Settings::for_tests(rows.sinks.clone()).with_users_cache())?;
     let settings = rows.settings.clone().map(|settings| Value::Object(settings).to_string());
     let plugin = loader.load_with(module, settings)?;
@@ -132,12 +147,21 @@ fn case(module: &Path, file: &Path, accept: bool) -> anyhow::Result<Tested> {
     let has_state = plugins.iter().any(|plugin| plugin.is_stateful());
     let chain = Chain::new(plugins);
     let log = PluginLog::default();
-    let mut made = with_default(log.clone(), || outputs(&chain, 0, &rows, &rows.packed, 0))?;
+    let mut made = with_default(log.clone(), || outputs(&chain, 0, &rows.sinks, &rows, &rows.packed, 0))?;
     let counters = plugin.counters();
+    let is_about = |table: &Arc<Table>| chain.interests(table).next().is_none_or(|(_, interest)| interest != Ok(false));
+    if !rows.tables.iter().any(is_about) {
+        let tables: Vec<String> = rows.tables.iter().map(Arc::to_string).collect();
+        return Ok(Tested::Failed(format!(
+            "the plugin decides on none of the tables of the case ({}), so that their rows pass it unchanged; check the tables' \
+             names in the transform and in its .toml",
+            tables.join(", ")
+        )));
+    }
     if !has_state {
         // Batches have any size, so a row's result must not depend on the other rows of its batch.
         let alone = || {
-            let single = |(index, single)| outputs(&chain, u64::from(index) + 1, &rows, single, index);
+            let single = |(index, single)| outputs(&chain, u64::from(index) + 1, &rows.sinks, &rows, single, index);
             (0..).zip(&rows.singles).map(single).collect::<anyhow::Result<Vec<_>>>()
         };
         // The log has these rows' lines already.
@@ -158,7 +182,7 @@ fn case(module: &Path, file: &Path, accept: bool) -> anyhow::Result<Tested> {
     if accept {
         let text: String = made.iter().map(|output| format!("{}\n", output.text)).collect();
         std::fs::write(&expected_file, text).with_context(|| format!("cannot write {expected_file}"))?;
-        return Ok(Tested::Accepted);
+        return Ok(Tested::Accepted(made.iter().filter_map(Output::error).collect()));
     }
     let text = std::fs::read_to_string(&expected_file)
         .with_context(|| format!("cannot read {expected_file}; `--accept` writes it"))?;
@@ -172,20 +196,27 @@ fn case(module: &Path, file: &Path, accept: bool) -> anyhow::Result<Tested> {
 
 /// The lines that plugins log, on their way to the log.
 #[derive(Clone)]
-struct PluginLog {
+pub(super) struct PluginLog {
     log: Dispatch,
+    /// Whether they go on to the log.
+    goes_on: bool,
     lines: Arc<Mutex<Vec<String>>>,
 }
 
 impl Default for PluginLog {
     fn default() -> Self {
-        Self { log: get_default(Dispatch::clone), lines: Arc::default() }
+        Self { log: get_default(Dispatch::clone), goes_on: true, lines: Arc::default() }
     }
 }
 
 impl PluginLog {
+    /// The lines are not to go on to the log.
+    pub fn apart() -> Self {
+        Self { goes_on: false, ..Self::default() }
+    }
+
     /// Returns the lines, as lines of results.
-    fn lines(&self) -> Vec<String> {
+    pub fn lines(&self) -> Vec<String> {
         std::mem::take(&mut *self.lines.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -213,6 +244,9 @@ impl Subscriber for PluginLog {
             let level = metadata.level().as_str().to_lowercase();
             let line = json!({"log": message.0.lines().next(), "level": level});
             self.lines.lock().unwrap_or_else(PoisonError::into_inner).push(line.to_string());
+            if !self.goes_on {
+                return;
+            }
         }
         if self.log.enabled(metadata) {
             self.log.event(event);
@@ -242,24 +276,45 @@ impl Subscriber for PluginLog {
 
 /// One line of results: of a row, a message or an error.
 pub(super) struct Output {
-    pub text: String,
+    text: String,
     exact: Exact,
+    /// The lines of an error after the first, such as the places in the source that led to it. They differ from build to build,
+    /// and are no part of the result.
+    more: Vec<String>,
 }
 
 impl Output {
     fn of(text: String) -> serde_json::Result<Self> {
-        Ok(Self { exact: Exact::parse(&text)?, text })
+        Ok(Self { exact: Exact::parse(&text)?, text, more: Vec::new() })
     }
 
     /// Returns the number of the row that the result is of.
     pub fn row(&self) -> usize {
-        let line: Value = serde_json::from_str(&self.text).unwrap_or_default();
-        line["row"].as_u64().unwrap_or_default() as usize
+        self.value()["row"].as_u64().unwrap_or_default() as usize
+    }
+
+    /// Returns the error, if the row failed.
+    fn error(&self) -> Option<String> {
+        self.value()["failed"].as_str().map(str::to_owned)
+    }
+
+    fn value(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_default()
+    }
+}
+
+impl Display for Output {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)?;
+        self.more
+            .iter()
+            .filter(|line| !line.trim().is_empty())
+            .try_for_each(|line| write!(f, "\n    {}", line.trim_end()))
     }
 }
 
 pub(super) fn difference(left: &[Output], right: &[Output]) -> Option<String> {
-    let line = |output: Option<&Output>| output.map_or_else(|| "nothing".to_owned(), |output| output.text.clone());
+    let line = |output: Option<&Output>| output.map_or_else(|| "nothing".to_owned(), Output::to_string);
     let same = |pair: (&Output, &Output)| pair.0.exact == pair.1.exact;
     let at = left.iter().zip(right).take_while(|pair| same(*pair)).count();
     if at == left.len() && at == right.len() {
@@ -272,6 +327,7 @@ pub(super) fn difference(left: &[Output], right: &[Output]) -> Option<String> {
 pub(super) fn outputs(
     chain: &Chain,
     number: u64,
+    sinks: &[String],
     rows: &Rows,
     packed: &PackedBatch,
     first: u32,
@@ -284,7 +340,7 @@ pub(super) fn outputs(
     let mut lines: Vec<(u32, Output)> = Vec::new();
     let address = |line: &mut Map<String, Value>, sink: Option<SinkId>, group: Option<&str>| {
         if let Some(sink) = sink {
-            line.insert("sink".to_owned(), json!(rows.sinks.get(sink.0)));
+            line.insert("sink".to_owned(), json!(sinks.get(sink.0)));
         }
         if let Some(group) = group {
             line.insert("group".to_owned(), json!(group));
@@ -322,9 +378,10 @@ pub(super) fn outputs(
     }
     for dead in done.dead {
         let mut line = line(dead.origin);
-        // Only the first line: a backtrace differs from build to build.
-        line.insert("failed".to_owned(), json!(dead.error.message.lines().next()));
-        lines.push((dead.origin, Output::of(Value::Object(line).to_string())?));
+        let mut message = dead.error.message.lines();
+        line.insert("failed".to_owned(), json!(message.next()));
+        let more = message.map(str::to_owned).collect();
+        lines.push((dead.origin, Output { more, ..Output::of(Value::Object(line).to_string())? }));
     }
     lines.sort_by_key(|(origin, _)| *origin);
     Ok(lines.into_iter().map(|(_, line)| line).collect())

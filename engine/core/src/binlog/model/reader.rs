@@ -252,6 +252,7 @@ impl<'a> Reader<'a> {
                     Operation::Insert => Change::Write,
                     Operation::Update => Change::Update,
                     Operation::Delete => Change::Delete,
+                    Operation::Read => unreachable!("the binlog has no snapshots"),
                 },
                 before: image(row.before()),
                 after: image(row.after()),
