@@ -256,8 +256,13 @@ fn new_projects_build_and_pass_their_test() -> anyhow::Result<()> {
         let (code, said) = plugin(&["test", &path])?;
         ensure!(code == Some(0) && said.contains("ok       example"), "{language}: {said}");
     }
-    // Another version of a module, compared on recorded rows.
+    // A module that is older than its source would pass the tests of the source before.
     let project = directory.join("my-c");
+    let source = project.join("my-c.c");
+    std::fs::write(&source, std::fs::read(&source)?)?;
+    let (code, said) = plugin(&["test", &project.to_string_lossy()])?;
+    ensure!(code == Some(1) && said.contains("my-c.wasm is older than"), "{said}");
+    // Another version of a module, compared on recorded rows.
     let rows = project.join("tests/example.rows.jsonl");
     for (other, expected) in
         [(project.join("my-c.wasm"), ": 0 differ from"), (module("c", "route"), "9 rows: 8 differ from")]
