@@ -389,10 +389,15 @@ fn is_level(filter: &str) -> bool {
 
 /// Runs a command with the start point that an argument names.
 fn at_place(argument: &str, place: &str, run: impl FnOnce(Start) -> ExitCode) -> ExitCode {
-    match parse_start(place) {
+    match place_of(argument, place) {
         Ok(start) => run(start),
-        Err(error) => fail(&anyhow::anyhow!("{argument}: {}", error.replace("source.start = ", "")), BAD_CONFIG),
+        Err(error) => fail(&error, BAD_CONFIG),
     }
+}
+
+/// Returns the start point that an argument names.
+fn place_of(argument: &str, place: &str) -> anyhow::Result<Start> {
+    parse_start(place).map_err(|error| anyhow::anyhow!("{argument}: {}", error.replace("source.start = ", "")))
 }
 
 fn tail(config: Config, start: Start, selection: Selection) -> anyhow::Result<()> {
@@ -411,17 +416,17 @@ fn tail(config: Config, start: Start, selection: Selection) -> anyhow::Result<()
 
 /// Begins to read a source's changes.
 fn live(config: &Path, from: &str, condition: Option<String>) -> anyhow::Result<DevRows> {
-    let start =
-        parse_start(from).map_err(|error| anyhow::anyhow!("--from: {}", error.replace("source.start = ", "")))?;
+    let start = place_of("--from", from)?;
     let selection = RowOptions { record: true, condition, limit: None }.selection()?;
     let Config { source, sinks, .. } = Config::load_without_sinks(config)?;
-    let (recording, runtime) = (Recording::default(), run::runtime()?);
+    let recording = Recording::new(sinks.into_iter().map(|sink| sink.name).collect());
+    let runtime = run::runtime()?;
     let mut out = recording.clone();
     std::thread::spawn(move || {
         let result = runtime.block_on(tail::run(source, start, selection, &mut out, std::future::pending()));
         out.end(result);
     });
-    Ok(DevRows::Live(recording, sinks.into_iter().map(|sink| sink.name).collect()))
+    Ok(DevRows::Live(recording))
 }
 
 fn plugin(command: PluginCommand) -> anyhow::Result<()> {

@@ -57,6 +57,20 @@ pub fn scratch(name: &str) -> PathBuf {
     directory
 }
 
+/// Returns the environment in which a project of any language builds: the compilers that `tests/tools` unpacked.
+///
+/// # Errors
+/// If they were not unpacked.
+pub fn compilers() -> anyhow::Result<Vec<(String, String)>> {
+    let mut variables = Vec::new();
+    for file in ["languages.env", "rust.env"] {
+        let text = std::fs::read_to_string(top().join("target/guests").join(file)).context(file)?;
+        let pairs = text.lines().filter_map(|line| line.split_once('='));
+        variables.extend(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
+    Ok(variables)
+}
+
 /// Returns a file's complete lines, without a last line that is still being written; nothing if the file does not exist.
 ///
 /// # Errors

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use rowmill_tests::{Build, Engine, Rig, log_lines, scratch, top, wait_for};
+use rowmill_tests::{Build, Engine, Rig, compilers, log_lines, scratch, top, wait_for};
 use serde_json::{Value, json};
 
 const LANGUAGES: [&str; 8] = ["rust", "c", "zig", "assemblyscript", "go", "js", "ts", "python"];
@@ -221,23 +221,12 @@ fn module_of_c() -> PathBuf {
     module("c", "filter")
 }
 
-/// Returns the environment in which a project of any language builds.
-fn environment() -> anyhow::Result<Vec<(String, String)>> {
-    let mut variables = Vec::new();
-    for file in ["languages.env", "rust.env"] {
-        let text = std::fs::read_to_string(top().join("target/guests").join(file))?;
-        let pairs = text.lines().filter_map(|line| line.split_once('='));
-        variables.extend(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())));
-    }
-    Ok(variables)
-}
-
 /// A new project builds with one command and passes its test, with the compilers that built the examples.
 #[test]
 fn new_projects_build_and_pass_their_test() -> anyhow::Result<()> {
     let directory = scratch("new_projects_build_and_pass_their_test");
     let tools = top().join("target/tools");
-    let environment = environment()?;
+    let environment = compilers()?;
     for language in LANGUAGES {
         let project = directory.join(format!("my-{language}"));
         let path = project.to_string_lossy().into_owned();
@@ -247,12 +236,8 @@ fn new_projects_build_and_pass_their_test() -> anyhow::Result<()> {
         ensure!(code == Some(1) && said.contains("already exists"), "{said}");
         // npm would download these again.
         std::os::unix::fs::symlink(tools.join("guests-node/node_modules"), project.join("node_modules"))?;
-        let output = Command::new(rowmill_tests::binary()?)
-            .args(["plugin", "build", &path])
-            .envs(environment.iter().cloned())
-            .output()
-            .context("build")?;
-        ensure!(output.status.success(), "{language}: {}", String::from_utf8_lossy(&output.stderr));
+        let (is_built, said) = build(&project, &environment)?;
+        ensure!(is_built, "{language}: {said}");
         let (code, said) = plugin(&["test", &path])?;
         ensure!(code == Some(0) && said.contains("ok       example"), "{language}: {said}");
     }
@@ -320,7 +305,7 @@ fn checked_by_editor(project: &Path) -> anyhow::Result<String> {
 fn typed_rows_find_a_misspelt_column() -> anyhow::Result<()> {
     let directory = scratch("typed_rows_find_a_misspelt_column");
     let (data, tools) = (top().join("tests/data/typed-rows"), top().join("target/tools"));
-    let environment = environment()?;
+    let environment = compilers()?;
     for (language, (source, replaced, right, misspelt)) in LANGUAGES.into_iter().zip(TYPED) {
         let project = directory.join(format!("my-{language}"));
         let path = project.to_string_lossy().into_owned();

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, ensure};
-use rowmill_tests::{binary, scratch, top};
+use rowmill_tests::{binary, compilers, scratch, top};
 use serde_json::Value;
 
 const LANGUAGES: [&str; 8] = ["rust", "c", "zig", "assemblyscript", "go", "js", "ts", "python"];
@@ -13,16 +13,13 @@ const LANGUAGES: [&str; 8] = ["rust", "c", "zig", "assemblyscript", "go", "js", 
 /// Makes a command with the compilers of all languages and `rowmill` in PATH, after `first`.
 fn command(program: impl AsRef<Path>, first: &[&Path]) -> anyhow::Result<Command> {
     let mut command = Command::new(program.as_ref());
-    for file in ["languages.env", "rust.env"] {
-        let text = std::fs::read_to_string(top().join("target/guests").join(file))?;
-        let variables = text.lines().filter_map(|line| line.split_once('='));
-        for (name, value) in variables {
+    for (name, value) in compilers()? {
+        if name == "PATH" {
+            let rowmill = binary()?;
+            let directories = first.iter().copied().chain(rowmill.parent()).map(Path::to_owned);
+            command.env(name, std::env::join_paths(directories.chain(std::env::split_paths(&value)))?);
+        } else {
             command.env(name, value);
-            if name == "PATH" {
-                let rowmill = binary()?;
-                let directories = first.iter().copied().chain(rowmill.parent()).map(Path::to_owned);
-                command.env(name, std::env::join_paths(directories.chain(std::env::split_paths(value)))?);
-            }
         }
     }
     Ok(command)

@@ -18,7 +18,8 @@ pub(super) fn write(change: &Change<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b",\"table\":");
     out.extend_from_slice(&text.table_name);
     out.extend_from_slice(b",\"type\":\"");
-    out.extend_from_slice(kind(change.operation).as_bytes());
+    let kind = if change.operation == Operation::Read { "bootstrap-insert" } else { change.word() };
+    out.extend_from_slice(kind.as_bytes());
     out.extend_from_slice(b"\",\"ts\":");
     push_int(origin.event_time_us / 1_000_000, out);
     if change.is_last {
@@ -44,16 +45,6 @@ pub(super) fn write(change: &Change<'_>, out: &mut Vec<u8>) {
         push_object(change.changed(), push_value, out);
     }
     out.push(b'}');
-}
-
-/// Returns Maxwell's word for an operation.
-fn kind(operation: Operation) -> &'static str {
-    match operation {
-        Operation::Insert => "insert",
-        Operation::Update => "update",
-        Operation::Delete => "delete",
-        Operation::Read => "bootstrap-insert",
-    }
 }
 
 fn push_value(column: &Column, cell: Cell<'_>, out: &mut Vec<u8>) {

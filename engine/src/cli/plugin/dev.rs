@@ -29,8 +29,8 @@ pub enum DevRows {
     None,
     /// Those of a file.
     Recorded(PathBuf),
-    /// Those of a server as they happen, where the configuration has these sinks.
-    Live(Recording, Vec<String>),
+    /// Those of a server as they happen.
+    Live(Recording),
 }
 
 /// Builds a project and runs its tests, and does so again at each change of a file, until the process is stopped. It also shows
@@ -53,7 +53,7 @@ pub fn dev(
     );
     let file = match rows {
         DevRows::Recorded(file) => Some(&**file),
-        DevRows::None | DevRows::Live(..) => None,
+        DevRows::None | DevRows::Live(_) => None,
     };
     let mut seen = BTreeMap::new();
     let mut versions = None;
@@ -65,17 +65,19 @@ pub fn dev(
             versions = None;
             let started = Instant::now();
             let mut said = String::new();
-            let is_right;
-            match round(directory, rows, against, &mut said) {
-                Ok((built, passed)) => (versions, is_right) = (Some(built), passed),
-                Err(error) => {
-                    is_right = false;
-                    writeln!(said, "error: {error:#}")?;
+            let is_right = match round(directory, rows, against, &mut said) {
+                Ok((live, passed)) => {
+                    versions = live;
+                    passed
                 }
-            }
+                Err(error) => {
+                    writeln!(said, "error: {error:#}")?;
+                    false
+                }
+            };
             let waiting = match (once, rows) {
                 (true, _) => "",
-                (false, DevRows::Live(..)) => "; waiting for rows and changes",
+                (false, DevRows::Live(_)) => "; waiting for rows and changes",
                 (false, _) => "; waiting for a change",
             };
             print(&format!("{said}in {:.1?}{waiting}\n", started.elapsed()))?;
@@ -84,21 +86,18 @@ pub fn dev(
                 return Ok(());
             }
         }
-        if let DevRows::Live(recording, sinks) = rows
+        if let DevRows::Live(recording) = rows
             // While it does not build, rows wait.
-            && versions.is_some()
-            && let Some(taken) = recording.take(is_changed)?
+            && let Some(versions) = &mut versions
+            && let Some(Taken { rows, missed, has_new_version }) = recording.take(is_changed)?
         {
-            let Taken { rows, missed, has_new_version } = taken;
             if has_new_version {
-                versions = Some(Versions::load(directory, against, sinks)?);
+                *versions = Versions::load(directory, against, recording.sinks())?;
             }
             if missed > 0 {
                 print(&format!("{missed} rows came too fast, or before a table was changed, and are left out\n"))?;
             }
-            if let Some(versions) = &mut versions {
-                print(&versions.shown("rows", &rows).unwrap_or_else(|error| format!("error: {error:#}\n")))?;
-            }
+            print(&versions.shown("rows", &rows).unwrap_or_else(|error| format!("error: {error:#}\n")))?;
         }
         std::thread::sleep(LOOK);
     }
@@ -115,13 +114,14 @@ fn state(directory: &Path, rows: Option<&Path>, against: Option<&Path>) -> BTree
     files.map(|path| (path.clone(), path.metadata().and_then(|metadata| metadata.modified()).ok())).collect()
 }
 
-/// Builds a project, runs its tests, and shows the outcome of recorded rows. Returns its module, and whether the tests passed.
+/// Builds a project, runs its tests, and shows the outcome of recorded rows. Returns its module, to be given live rows, and
+/// whether the tests passed.
 fn round(
     directory: &Path,
     rows: &DevRows,
     against: Option<&Path>,
     out: &mut String,
-) -> anyhow::Result<(Versions, bool)> {
+) -> anyhow::Result<(Option<Versions>, bool)> {
     build(directory)?;
     let mut passed = true;
     for (name, tested) in test(directory, None, false)? {
@@ -133,16 +133,15 @@ fn round(
             let rows = rows_in(Some(file))?;
             let mut versions = Versions::load(directory, against, &rows.sinks)?;
             out.push_str(&versions.shown(&format!("rows of {}", file.display()), &rows)?);
-            Ok((versions, passed))
+            Ok((None, passed))
         }
-        DevRows::Live(_, sinks) => Ok((Versions::load(directory, against, sinks)?, passed)),
-        DevRows::None => Ok((Versions::load(directory, None, &[])?, passed)),
+        DevRows::Live(recording) => Ok((Some(Versions::load(directory, against, recording.sinks())?), passed)),
+        DevRows::None => Ok((None, passed)),
     }
 }
 
 /// A project's module, and the version that it is compared with.
 struct Versions {
-    sinks: Vec<String>,
     plugin: Arc<Plugin>,
     now: Chain,
     before: Option<(PathBuf, Chain)>,
@@ -163,19 +162,20 @@ impl Versions {
             Some(other) => Some((other.to_owned(), Chain::new(vec![load(other)?]))),
             None => None,
         };
-        let (sinks, now) = (sinks.to_vec(), Chain::new(vec![Arc::clone(&plugin)]));
-        Ok(Self { sinks, plugin, now, before, batches: 0, rows: 0, differing: 0 })
+        let now = Chain::new(vec![Arc::clone(&plugin)]);
+        Ok(Self { plugin, now, before, batches: 0, rows: 0, differing: 0 })
     }
 
     /// Returns what becomes of rows, or which rows the versions treat differently.
     fn shown(&mut self, name: &str, rows: &Rows) -> anyhow::Result<String> {
-        let Self { sinks, plugin, now, before, batches, rows: passed, differing } = self;
+        let Self { plugin, now, before, batches, rows: passed, differing } = self;
         let (number, first, count) = (*batches, *passed, rows.singles.len());
         *batches += 1;
         *passed += count as u32;
+        let numbers = first as usize..first as usize + count;
         let by_row = |chain: &Chain| {
-            let mut made: BTreeMap<usize, Vec<Output>> = BTreeMap::new();
-            for output in outputs(chain, number, sinks, rows, &rows.packed, first)? {
+            let mut made: Results = numbers.clone().map(|index| (index, Vec::new())).collect();
+            for output in outputs(chain, number, rows, &rows.packed, first)? {
                 made.entry(output.row()).or_default().push(output);
             }
             Ok::<_, anyhow::Error>(made)
@@ -185,32 +185,14 @@ impl Versions {
         let made = with_default(log.clone(), || by_row(now))?;
         let each_us = started.elapsed().as_secs_f64() * 1e6 / count.max(1) as f64;
         let mut out = String::new();
-        let numbers = first as usize..first as usize + count;
         match before {
             None => {
                 writeln!(out, "{count} {name}, {each_us:.1} µs each:")?;
-                for index in numbers.take(SHOWN_MAX) {
-                    match made.get(&index) {
-                        Some(outputs) => outputs.iter().try_for_each(|output| writeln!(out, "  {output}"))?,
-                        None => writeln!(out, "  {{\"dropped\":true,\"row\":{index}}}")?,
-                    }
-                }
-                if count > SHOWN_MAX {
-                    writeln!(out, "  and {} more", count - SHOWN_MAX)?;
-                }
+                push_results(&made, &mut out)?;
             }
             Some((file, before)) => {
                 let other = by_row(before).with_context(|| file.display().to_string())?;
-                let nothing = Vec::new();
-                let differences: Vec<String> = numbers
-                    .filter_map(|index| {
-                        let (old, new) = (other.get(&index).unwrap_or(&nothing), made.get(&index).unwrap_or(&nothing));
-                        let (before, now) = (old.len(), new.len());
-                        let line =
-                            |difference| format!("  row {index} ({before} results before, {now} now), {difference}");
-                        difference(old, new).map(line)
-                    })
-                    .collect();
+                let differences = differences(&other, &made);
                 *differing += differences.len();
                 writeln!(out, "{passed} rows: {differing} differ from {}", file.display())?;
                 for line in differences.iter().take(SHOWN_MAX) {
@@ -227,6 +209,32 @@ impl Versions {
         }
         Ok(out)
     }
+}
+
+/// The results of each row, by its number.
+type Results = BTreeMap<usize, Vec<Output>>;
+
+/// Writes the results of the first rows.
+fn push_results(made: &Results, out: &mut String) -> std::fmt::Result {
+    for (index, outputs) in made.iter().take(SHOWN_MAX) {
+        outputs.iter().try_for_each(|output| writeln!(out, "  {output}"))?;
+        if outputs.is_empty() {
+            writeln!(out, "  {{\"dropped\":true,\"row\":{index}}}")?;
+        }
+    }
+    if made.len() > SHOWN_MAX {
+        writeln!(out, "  and {} more", made.len() - SHOWN_MAX)?;
+    }
+    Ok(())
+}
+
+/// Returns a text for each row whose results differ.
+fn differences(before: &Results, now: &Results) -> Vec<String> {
+    let of_row = |((index, before), now): ((&usize, &Vec<Output>), &Vec<Output>)| {
+        let difference = difference(before, now)?;
+        Some(format!("  row {index} ({} results before, {} now), {difference}", before.len(), now.len()))
+    };
+    before.iter().zip(now.values()).filter_map(of_row).collect()
 }
 
 #[cfg(test)]

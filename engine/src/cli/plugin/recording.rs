@@ -5,6 +5,7 @@ use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::anyhow;
+use serde::Deserialize;
 
 use crate::fixture::Rows;
 
@@ -14,14 +15,26 @@ const BYTES_MAX: usize = 16 << 20;
 
 /// The newest rows: one thread writes their lines, another takes them.
 #[derive(Debug, Clone, Default)]
-pub struct Recording(Arc<Mutex<Recorded>>);
+pub struct Recording {
+    /// The names of the sinks that a transform may name.
+    sinks: Vec<String>,
+    recorded: Arc<Mutex<Recorded>>,
+}
+
+/// What a line says of itself: a table's line has no operation.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Line {
+    op: Option<char>,
+    table: String,
+}
 
 #[derive(Debug, Default)]
 struct Recorded {
     /// The beginning of a line whose end is not yet written.
     begun: Vec<u8>,
-    /// The lines of tables, in the order of their IDs.
-    tables: Vec<String>,
+    /// The names and lines of tables, in the order of their IDs.
+    tables: Vec<(String, String)>,
     rows: VecDeque<String>,
     bytes: usize,
     /// The number of rows at the end of `rows` that were not taken.
@@ -45,8 +58,17 @@ pub(super) struct Taken {
 }
 
 impl Recording {
+    /// Begins a recording, where the configuration has these sinks.
+    pub fn new(sinks: Vec<String>) -> Self {
+        Self { sinks, ..Self::default() }
+    }
+
+    pub(super) fn sinks(&self) -> &[String] {
+        &self.sinks
+    }
+
     fn recorded(&self) -> MutexGuard<'_, Recorded> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.recorded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends the recording.
@@ -70,38 +92,40 @@ impl Recording {
             return Ok(None);
         }
         let first = recorded.rows.len() - count;
-        let lines: Vec<&str> = recorded.tables.iter().chain(recorded.rows.range(first..)).map(String::as_str).collect();
-        let rows = Rows::parse(&lines.concat()).map_err(|error| anyhow!("a row cannot be recorded: {error}"));
+        let mut lines: String = recorded.tables.iter().map(|(_, line)| line.as_str()).collect();
+        lines.extend(recorded.rows.range(first..).map(String::as_str));
         let missed = std::mem::take(&mut recorded.missed);
         let has_new_version = std::mem::take(&mut recorded.has_new_version);
         recorded.new = 0;
-        Ok(Some(Taken { rows: rows?, missed, has_new_version }))
+        // Meanwhile rows come.
+        drop(recorded);
+        let mut rows = Rows::parse(&lines).map_err(|error| anyhow!("a row cannot be recorded: {error}"))?;
+        rows.sinks.clone_from(&self.sinks);
+        Ok(Some(Taken { rows, missed, has_new_version }))
     }
 }
 
 impl Recorded {
     fn line(&mut self, line: String) {
-        let object: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
-        if object["op"].is_string() {
-            self.bytes += line.len();
-            self.rows.push_back(line);
-            self.new += 1;
-            while self.rows.len() > ROWS_MAX || self.bytes > BYTES_MAX {
-                self.bytes -= self.rows.pop_front().map_or(0, |oldest| oldest.len());
-                if self.new > self.rows.len() {
-                    self.new = self.rows.len();
-                    self.missed += 1;
-                }
-            }
-        } else {
-            let table =
-                |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap_or_default()["table"].take();
-            if self.tables.iter().any(|known| table(known) == object["table"]) {
+        let Line { op, table } = serde_json::from_str(&line).unwrap_or_default();
+        if op.is_none() {
+            if self.tables.iter().any(|(known, _)| *known == table) {
                 self.missed += self.new;
                 (self.new, self.bytes, self.has_new_version) = (0, 0, true);
                 self.rows.clear();
             }
-            self.tables.push(line);
+            self.tables.push((table, line));
+            return;
+        }
+        self.bytes += line.len();
+        self.rows.push_back(line);
+        self.new += 1;
+        while self.rows.len() > ROWS_MAX || self.bytes > BYTES_MAX {
+            self.bytes -= self.rows.pop_front().map_or(0, |oldest| oldest.len());
+            if self.new > self.rows.len() {
+                self.new = self.rows.len();
+                self.missed += 1;
+            }
         }
     }
 }

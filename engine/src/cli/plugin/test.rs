@@ -147,7 +147,7 @@ fn case(module: &Path, file: &Path, accept: bool) -> anyhow::Result<Tested> {
     let has_state = plugins.iter().any(|plugin| plugin.is_stateful());
     let chain = Chain::new(plugins);
     let log = PluginLog::default();
-    let mut made = with_default(log.clone(), || outputs(&chain, 0, &rows.sinks, &rows, &rows.packed, 0))?;
+    let mut made = with_default(log.clone(), || outputs(&chain, 0, &rows, &rows.packed, 0))?;
     let counters = plugin.counters();
     let is_about = |table: &Arc<Table>| chain.interests(table).next().is_none_or(|(_, interest)| interest != Ok(false));
     if !rows.tables.iter().any(is_about) {
@@ -161,7 +161,7 @@ fn case(module: &Path, file: &Path, accept: bool) -> anyhow::Result<Tested> {
     if !has_state {
         // Batches have any size, so a row's result must not depend on the other rows of its batch.
         let alone = || {
-            let single = |(index, single)| outputs(&chain, u64::from(index) + 1, &rows.sinks, &rows, single, index);
+            let single = |(index, single)| outputs(&chain, u64::from(index) + 1, &rows, single, index);
             (0..).zip(&rows.singles).map(single).collect::<anyhow::Result<Vec<_>>>()
         };
         // The log has these rows' lines already.
@@ -327,7 +327,6 @@ pub(super) fn difference(left: &[Output], right: &[Output]) -> Option<String> {
 pub(super) fn outputs(
     chain: &Chain,
     number: u64,
-    sinks: &[String],
     rows: &Rows,
     packed: &PackedBatch,
     first: u32,
@@ -340,7 +339,7 @@ pub(super) fn outputs(
     let mut lines: Vec<(u32, Output)> = Vec::new();
     let address = |line: &mut Map<String, Value>, sink: Option<SinkId>, group: Option<&str>| {
         if let Some(sink) = sink {
-            line.insert("sink".to_owned(), json!(sinks.get(sink.0)));
+            line.insert("sink".to_owned(), json!(rows.sinks.get(sink.0)));
         }
         if let Some(group) = group {
             line.insert("group".to_owned(), json!(group));

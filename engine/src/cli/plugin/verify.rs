@@ -102,7 +102,7 @@ fn check(plugin: &Arc<Plugin>, tables: &Arc<[Arc<Table>]>, rows: &[HardRow]) -> 
         return Ok(done());
     }
     let results = |packed: &PackedBatch, first: usize, number: u64| {
-        outputs(&chain, number, &fixture.sinks, &fixture, packed, first as u32).map_err(|error| format!("{error:#}"))
+        outputs(&chain, number, &fixture, packed, first as u32).map_err(|error| format!("{error:#}"))
     };
     let first = results(&all, 0, 1)?;
     let again = results(&all, 0, 2)?;

@@ -1,6 +1,6 @@
 //! Typed rows in AssemblyScript: `rows.ts`.
 
-use super::names::{Unique, enum_types, fill, identifier, literal_with_braces, member_names, pascal, type_names};
+use super::names::{Unique, enum_types, fill, identifier, literal_with_braces, member_names, pascal, push_tables};
 use super::{ColumnType, Reads, TableType, comment};
 
 /// Members that each class has, and keywords, which the compiler refuses as names of members.
@@ -44,11 +44,7 @@ function failMember(row: Row, table: string, column: string, value: string): voi
 /// Returns the text of the file.
 pub fn text(tables: &[TableType]) -> String {
     let mut text = HEAD.to_owned();
-    let names = type_names(tables);
-    let mut types = Unique::new("", names.iter().map(String::as_str));
-    for (table, name) in tables.iter().zip(&names) {
-        push_table(&mut text, table, name, &mut types);
-    }
+    push_tables(&mut text, tables, push_table);
     text
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use super::names::{Unique, enum_types, fill, literal_with_digits, member_names, pascal, type_names};
+use super::names::{Unique, enum_types, fill, literal_with_digits, member_names, pascal, push_tables};
 use super::{ColumnType, Reads, TableType};
 
 const HEAD: &str = r#"
@@ -58,11 +58,7 @@ pub fn module(directory: &Path) -> anyhow::Result<String> {
 /// Returns the text of the file in a module of this name.
 pub fn text(tables: &[TableType], module: &str) -> String {
     let mut text = fill(HEAD, &[("MODULE", module)]);
-    let names = type_names(tables);
-    let mut types = Unique::new("", names.iter().map(String::as_str));
-    for (table, name) in tables.iter().zip(&names) {
-        push_table(&mut text, table, name, &mut types);
-    }
+    push_tables(&mut text, tables, push_table);
     text + TAIL
 }
 

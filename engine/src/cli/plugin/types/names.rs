@@ -131,6 +131,15 @@ pub fn type_names(tables: &[TableType]) -> Vec<String> {
     tables.iter().map(name).collect()
 }
 
+/// Writes the tables one after another by `push`, which is given the name of each table's type, and the scope of types.
+pub fn push_tables(text: &mut String, tables: &[TableType], push: fn(&mut String, &TableType, &str, &mut Unique)) {
+    let names = type_names(tables);
+    let mut types = Unique::new("", names.iter().map(String::as_str));
+    for (table, name) in tables.iter().zip(&names) {
+        push(text, table, name, &mut types);
+    }
+}
+
 /// Returns the names of an enum's members, as `style` writes them.
 pub fn member_names(members: &[String], style: fn(&str) -> String, taken: &[&str]) -> Vec<String> {
     let mut unique = Unique::new(if style("a b").contains('_') { "_" } else { "" }, taken.iter().copied());

@@ -1,6 +1,6 @@
 //! Typed rows in Python: `rows.py`.
 
-use super::names::{Unique, enum_types, fill, identifier, literal_with_digits, type_names};
+use super::names::{Unique, enum_types, fill, identifier, literal_with_digits, push_tables};
 use super::{ColumnType, Reads, TableType, comment};
 
 /// Keywords, and names in the generated class that properties would hide.
@@ -51,11 +51,7 @@ def _member(value: str | None, members: frozenset[str], table: str, column: str)
 /// Returns the text of the file.
 pub fn text(tables: &[TableType]) -> String {
     let mut text = HEAD.to_owned();
-    let names = type_names(tables);
-    let mut types = Unique::new("", names.iter().map(String::as_str));
-    for (table, name) in tables.iter().zip(&names) {
-        push_table(&mut text, table, name, &mut types);
-    }
+    push_tables(&mut text, tables, push_table);
     text
 }
 

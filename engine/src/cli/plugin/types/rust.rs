@@ -1,7 +1,7 @@
 //! Typed rows in Rust: `src/rows.rs`, formatted as rustfmt does by default.
 
 use super::names::{
-    Unique, enum_types, identifier, is_among, literal_with_braces, member_names, pascal, screaming, type_names,
+    Unique, enum_types, identifier, is_among, literal_with_braces, member_names, pascal, push_tables, screaming,
 };
 use super::{ColumnType, Reads, TableType};
 
@@ -41,11 +41,7 @@ fn no_member(value: &str, table: &str, column: &str) -> Failure {
 /// Returns the text of the file.
 pub fn text(tables: &[TableType]) -> String {
     let mut text = HEAD.to_owned();
-    let names = type_names(tables);
-    let mut types = Unique::new("", names.iter().map(String::as_str));
-    for (table, name) in tables.iter().zip(&names) {
-        push_table(&mut text, table, name, &mut types);
-    }
+    push_tables(&mut text, tables, push_table);
     text + TAIL
 }
 

@@ -1,6 +1,6 @@
 //! Typed rows in Zig: `rows.zig`, formatted as `zig fmt` does.
 
-use super::names::{Unique, enum_types, fill, is_among, is_hidden, literal, literal_with_braces, type_names};
+use super::names::{Unique, enum_types, fill, is_among, is_hidden, literal, literal_with_braces, push_tables};
 use super::{ColumnType, Reads, TableType, comment};
 
 const KEYWORDS: &str = "\
@@ -34,11 +34,7 @@ fn noMember(row: *rm.Row, value: []const u8, comptime table: []const u8, comptim
 /// Returns the text of the file.
 pub fn text(tables: &[TableType]) -> String {
     let mut text = HEAD.to_owned();
-    let names = type_names(tables);
-    let mut types = Unique::new("", names.iter().map(String::as_str));
-    for (table, name) in tables.iter().zip(&names) {
-        push_table(&mut text, table, name, &mut types);
-    }
+    push_tables(&mut text, tables, push_table);
     text + TAIL
 }
 
